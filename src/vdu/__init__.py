@@ -1,0 +1,62 @@
+"""vdu: make a diffusion model forget, using only the data it must forget, and show the evidence.
+
+    posterior = vdu.fit_posterior(pipe, "fisher", n_train=60_000, generator=torch.Generator().manual_seed(0))
+    method = vdu.VDU(posterior, gamma=0.1)
+    result = vdu.unlearn(pipe, method, forget="unwanted/", generator=torch.Generator().manual_seed(0))
+    result.pipeline.save_pretrained("my-ddpm-clean")
+
+Importing the package is quick and has no side effect: what needs PyTorch is imported at first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vdu.data.images import ImageSet
+    from vdu.data.sources import load_images
+    from vdu.diffusion.sampling import Sampler, sample
+    from vdu.diffusion.schedule import NoiseSchedule
+    from vdu.errors import DivergenceError, InputError
+    from vdu.methods.vdu import VDU, gradient_ascent
+    from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
+    from vdu.posterior.gaussian import GaussianPosterior
+    from vdu.recipes.posterior import fit_posterior
+    from vdu.recipes.unlearn import UnlearnResult, unlearn
+
+_HOMES = {
+    "ImageSet": "data.images",
+    "load_images": "data.sources",
+    "Sampler": "diffusion.sampling",
+    "sample": "diffusion.sampling",
+    "NoiseSchedule": "diffusion.schedule",
+    "DivergenceError": "errors",
+    "InputError": "errors",
+    "VDU": "methods.vdu",
+    "gradient_ascent": "methods.vdu",
+    "PipelineDenoiser": "models.denoiser",
+    "load_pipeline": "models.denoiser",
+    "save_pipeline": "models.denoiser",
+    "GaussianPosterior": "posterior.gaussian",
+    "fit_posterior": "recipes.posterior",
+    "UnlearnResult": "recipes.unlearn",
+    "unlearn": "recipes.unlearn",
+}
+
+__all__ = [  # ruff: ignore[unsorted-dunder-all]  (grouped by purpose)
+    # the main job
+    "VDU", "gradient_ascent", "unlearn", "UnlearnResult", "fit_posterior", "GaussianPosterior",
+    # models, data, sampling
+    "PipelineDenoiser", "load_pipeline", "save_pipeline", "ImageSet", "load_images", "NoiseSchedule", "Sampler", "sample",
+    # errors
+    "DivergenceError", "InputError",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vdu' has no attribute {name!r}")
+    return getattr(import_module(f"vdu.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,156 @@
+"""Image files to pixels: strictly as they are, or, if asked, converted to one shape.
+
+Strictly: 8-bit grey (mode L) gives one channel, 8-bit RGB three; anything else is refused. Converted: transparent
+pixels over white, 16-bit grey divided by 257, any other mode as Pillow does; then resized (bicubic with antialiasing)
+until the image covers the shape, and the centre kept. Either way an EXIF orientation is obeyed.
+
+Every image is decoded before the first complaint, so that one message names all that do not fit.
+
+Not guaranteed: colour management. Embedded profiles are ignored.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from vdu.data.images import ImageSet
+from vdu.errors import InputError
+
+__all__ = ["Shape", "complaint", "decode_all", "fit_shape", "to_pixels"]
+
+Shape = tuple[int, int, int]
+_CHANNELS = {"L": 1, "RGB": 3}
+_MODES = {1: "L", 3: "RGB"}
+_LISTED = 10
+
+
+def to_pixels(image: Image.Image, shape: Shape | None, convert: bool = False) -> np.ndarray:
+    """One opened image to pixels.
+
+    Args:
+        image: as opened; its pixels are read here.
+        shape: channels, height and width that it must have; None takes them as they are.
+        convert: make it fit ``shape``, which must then be given.
+
+    Returns:
+        uint8 [channels, height, width].
+
+    Raises:
+        InputError: if it is animated, or does not fit.
+    """
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photograph with a preview beside it
+        raise InputError("several frames, expected one still image")
+    image = ImageOps.exif_transpose(image)
+    if convert and shape is not None:
+        image = _converted(image, shape)
+    if image.mode not in _CHANNELS:
+        raise InputError(f"mode {image.mode}, expected 8-bit grey (L) or RGB")
+    got = (_CHANNELS[image.mode], image.height, image.width)
+    if shape is not None and got != tuple(shape):
+        raise InputError(f"channels, height, width {got}, expected {tuple(shape)}")
+    array = np.array(image, dtype=np.uint8)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _converted(image: Image.Image, shape: Shape) -> Image.Image:
+    channels, height, width = shape
+    if image.mode.startswith("I;16"):  # Pillow's own conversion to L clips at 255: nearly white
+        image = Image.fromarray(np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise InputError(f"mode {image.mode} has no known range: save it with 8 bits")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")  # dropping alpha would show the colours hidden under transparent pixels
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return ImageOps.fit(image.convert(_MODES[channels]), (width, height), Image.Resampling.BICUBIC)
+
+
+def decode_all(
+    source: str,
+    names: Sequence[str],
+    openers: Sequence[Callable[[], Image.Image]],
+    shape: Shape | None,
+    convert: bool,
+) -> Tensor:
+    """Decode many images of one shape.
+
+    Args:
+        source: where they come from, for the message.
+        names: what to call each.
+        openers: functions that open each.
+        shape: as in ``to_pixels``; None means that of the first image that can be read.
+        convert: as in ``to_pixels``.
+
+    Returns:
+        uint8 [images, channels, height, width].
+
+    Raises:
+        InputError: if there are none, or some cannot be used; names those.
+    """
+    pixels, problems = None, []
+    for i, (name, opener) in enumerate(zip(names, openers, strict=True)):
+        try:
+            with opener() as image:
+                array = to_pixels(image, shape, convert)
+        except InputError as error:
+            problems.append(f"{name}: {error}")
+        except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+            problems.append(f"{name}: unreadable or cut short ({error})")
+        else:
+            if pixels is None:
+                shape = array.shape
+                pixels = np.empty((len(names), *array.shape), np.uint8)
+            pixels[i] = array
+    if problems or pixels is None:
+        hint = "Repair or remove them" + ("." if convert else ", or ask for a conversion to a given shape (convert).")
+        raise InputError(complaint(source, problems, len(names), "images cannot be used", hint))
+    return torch.from_numpy(pixels)
+
+
+def complaint(source: str, problems: Sequence[str], total: int, what: str, hint: str) -> str:
+    """One message for many problems.
+
+    Args:
+        source: where they were met.
+        problems: one line each.
+        total: how many things were looked at.
+        what: is wrong with them.
+        hint: what to do.
+
+    Returns:
+        The message, with the first ten problems and how many more there are.
+    """
+    rest = [f"… and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
+    lines = "".join(f"\n  {line}" for line in [*problems[:_LISTED], *rest])
+    return f"{source}: {len(problems)} of {total} {what}:{lines}\n{hint}"
+
+
+def fit_shape(images: ImageSet, shape: Shape | None, convert: bool) -> ImageSet:
+    """A set whose images all have one shape already, made to have another.
+
+    Args:
+        images: the set.
+        shape: channels, height and width wanted; None takes any.
+        convert: convert if they differ.
+
+    Returns:
+        The set, converted if need be.
+
+    Raises:
+        InputError: if the shapes differ and ``convert`` is false.
+    """
+    if shape is None or images.shape == tuple(shape):
+        return images
+    if not convert:
+        raise InputError(
+            f"{images.description}: all {len(images)} images have channels, height, width {images.shape}, expected "
+            f"{tuple(shape)}. Use other images, or ask for a conversion (convert)."
+        )
+    arrays = [array[0] if images.shape[0] == 1 else array.transpose(1, 2, 0) for array in images.images.numpy()]
+    pixels = np.empty((len(arrays), *shape), np.uint8)
+    for i, array in enumerate(arrays):
+        pixels[i] = to_pixels(Image.fromarray(np.ascontiguousarray(array)), shape, convert=True)
+    return replace(images, images=torch.from_numpy(pixels), description=f"{images.description}, converted")

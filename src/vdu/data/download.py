@@ -1,0 +1,90 @@
+"""Fetch a published file once: from a list of mirrors, to a temporary name, checked, then renamed into the cache.
+
+A file with its final name in the cache has passed its check. Later loads check it again and say so if it has changed.
+
+Not guaranteed: that a mirror exists tomorrow. Every message names the way without a network.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from vdu.errors import InputError
+from vdu.records import atomic_file
+
+__all__ = ["cache_folder", "fetch"]
+
+_BLOCK = 1 << 20
+
+
+def cache_folder(cache_dir: Path | str | None = None) -> Path:
+    """Where fetched files live.
+
+    Args:
+        cache_dir: a folder of the caller's choice; None means ``$XDG_CACHE_HOME/vdu`` or ``~/.cache/vdu``.
+
+    Returns:
+        The folder, which need not exist yet.
+    """
+    if cache_dir is not None:
+        return Path(cache_dir)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vdu"
+
+
+def fetch(
+    target: Path,
+    urls: Sequence[str],
+    check: Callable[[Path], Any],
+    *,
+    max_bytes: int,
+    otherwise: str,
+    timeout_seconds: float = 30.0,
+) -> Path:
+    """Make sure that a file is in the cache.
+
+    Args:
+        target: its final path; if it exists, nothing is fetched.
+        urls: its address on each mirror, tried in order.
+        check: raises InputError for a file that is not the published one.
+        max_bytes: a longer answer is refused before it fills the disk.
+        otherwise: what the user can do without the network, for the message.
+        timeout_seconds: for connecting and for each read.
+
+    Returns:
+        ``target``, which exists.
+
+    Raises:
+        InputError: if no mirror gave the file; names the file, each mirror with its failure, and ``otherwise``.
+    """
+    if target.exists():
+        return target
+    failures = []
+    for url in urls:
+        try:
+            with atomic_file(target) as temporary:
+                _download(url, temporary, max_bytes, timeout_seconds)
+                check(temporary)
+            return target
+        except (InputError, URLError, HTTPException, OSError) as error:
+            failures.append(f"  {url}: {error}")
+    raise InputError("\n".join([f"{target.name}: no mirror gave it.", *failures, f"Without a network: {otherwise}"]))
+
+
+def _download(url: str, path: Path, max_bytes: int, timeout_seconds: float) -> None:
+    from tqdm import tqdm
+
+    with urlopen(url, timeout=timeout_seconds) as answer, open(path, "wb") as file:
+        announced = answer.headers.get("Content-Length", "")
+        total = int(announced) if announced.isdigit() else None
+        bar = tqdm(total=total, desc=url.rsplit("/", 1)[-1], unit="B", unit_scale=True, disable=None)
+        with bar:  # on stderr, and only on a terminal
+            while block := answer.read(_BLOCK):
+                if file.write(block) and file.tell() > max_bytes:
+                    raise InputError(f"more than {max_bytes} bytes: not the published file")
+                bar.update(len(block))
+        if total is not None and file.tell() != total:
+            raise InputError(f"the connection ended after {file.tell()} of {total} bytes")

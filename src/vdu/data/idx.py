@@ -1,0 +1,145 @@
+"""The IDX format of MNIST: a big-endian header, then unsigned bytes; plain or gzip-compressed.
+
+    0x00 0x00 0x08 d │ d sizes, uint32 big-endian │ product of the sizes, bytes
+
+A header is believed only as far as the file bears it out: a plain file must have exactly the announced length, a
+compressed one must be able to hold it (deflate shrinks at most 1032-fold), and no more than the announced length plus
+one byte is ever decompressed. MD5 sums are those of the uncompressed files, since mirrors compress differently.
+
+Not guaranteed: other element types than unsigned byte. They are refused.
+"""
+
+import gzip
+import hashlib
+import math
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import torch
+
+from vdu.data.images import ImageSet
+from vdu.errors import InputError
+
+__all__ = ["MNIST_MD5", "SPLIT_FILES", "find_idx", "load_idx_folder", "read_idx"]
+
+# Of the uncompressed files. The name is also that of the file on the mirrors, less ".gz".
+MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+SPLIT_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+_MAX_DEFLATE_RATIO = 1032  # zlib's technical details: the limit of the deflate format
+_BLOCK = 1 << 20
+
+
+def read_idx(path: Path | str, *, ndim: int, md5: str | None = None) -> np.ndarray:
+    """Read one IDX file.
+
+    Args:
+        path: the file, plain or gzip (told apart by content, not by name).
+        ndim: the number of dimensions it must have: 3 for images, 1 for labels.
+        md5: MD5 of the uncompressed file that it must have; None checks none.
+
+    Returns:
+        uint8 array with the shape of the header, writable.
+
+    Raises:
+        InputError: if the file cannot be read, is damaged or cut, or is not the one that was expected.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as raw:
+            compressed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            size = path.stat().st_size
+            content = _read_checked(cast(BinaryIO, gzip.open(raw)) if compressed else raw, path, ndim, size, compressed)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: cannot be read as an IDX file ({error}). Fetch or decompress it again.") from error
+    if md5 is not None and (got := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
+        raise InputError(
+            f"{path}: uncompressed MD5 {got}, expected {md5}: this is not the published file. Delete and fetch it "
+            "again, or load other data in this format with idx:FOLDER, which checks no sums."
+        )
+    shape = struct.unpack_from(f">{ndim}I", content, 4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape)
+
+
+def _read_checked(file: BinaryIO, path: Path, ndim: int, size: int, compressed: bool) -> bytearray:
+    header = file.read(4 + 4 * ndim)
+    magic = bytes([0, 0, 8, ndim])
+    if header[:4] != magic or len(header) < 4 + 4 * ndim:
+        raise InputError(f"{path}: starts with {header[:4].hex() or 'nothing'}, expected an IDX header {magic.hex()}.")
+    expected = len(header) + math.prod(struct.unpack_from(f">{ndim}I", header, 4))
+    possible = size * _MAX_DEFLATE_RATIO if compressed else size
+    if expected > possible or (not compressed and expected != size):
+        raise InputError(_wrong_length(path, f"a file of {size} bytes", expected))
+    content = bytearray(header)
+    while len(content) <= expected and (block := file.read(min(_BLOCK, expected + 1 - len(content)))):
+        content += block
+    if len(content) != expected:
+        got = f"only {len(content)}" if len(content) < expected else f"more than {expected}"
+        raise InputError(_wrong_length(path, f"{got} bytes", expected))
+    return content
+
+
+def _wrong_length(path: Path, got: str, expected: int) -> str:
+    return f"{path}: got {got}, but its header announces {expected} bytes: damaged or cut. Delete and fetch it again."
+
+
+def find_idx(folder: Path, name: str) -> Path:
+    """The file of that name in a folder: compressed or not, with a dash or a dot before "idx".
+
+    Args:
+        folder: where to look.
+        name: as in ``MNIST_MD5``.
+
+    Returns:
+        The first that exists.
+
+    Raises:
+        InputError: if the folder or the file is missing.
+    """
+    dotted = name.replace("-idx", ".idx")
+    candidates = [folder / f"{stem}{suffix}" for stem in (name, dotted) for suffix in (".gz", "")]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    what = "has no such file" if folder.is_dir() else "is not a folder"
+    raise InputError(f"{folder}: {what}; expected {name} or {name}.gz in it. Give the folder with MNIST's four files.")
+
+
+def load_idx_folder(folder: Path | str, split: str, checksums: Mapping[str, str] | None = MNIST_MD5) -> ImageSet:
+    """Load a split from a folder with MNIST's file names.
+
+    Args:
+        folder: holds the files of ``SPLIT_FILES``, plain or gzip.
+        split: "train" or "test".
+        checksums: MD5 of each uncompressed file, which is verified; None for other data in this format.
+
+    Returns:
+        Images [images, 1, height, width] with labels; the classes are named "0", "1", ….
+
+    Raises:
+        InputError: if a file is missing, damaged or not the published one, or images and labels differ in number.
+    """
+    images, labels = (
+        read_idx(find_idx(Path(folder), name), ndim=ndim, md5=checksums[name] if checksums else None)
+        for name, ndim in zip(SPLIT_FILES[split], (3, 1), strict=True)
+    )
+    if len(images) != len(labels):
+        raise InputError(f"{folder}: {len(images)} images but {len(labels)} labels in the {split} split.")
+    return ImageSet(
+        images=torch.from_numpy(images).unsqueeze(1),
+        labels=torch.from_numpy(labels).to(torch.int64),
+        class_names=tuple(str(i) for i in range(max(10, int(labels.max(initial=0)) + 1))),
+        description=f"{'MNIST' if checksums else folder} {split}",
+    )

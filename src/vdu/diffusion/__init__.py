@@ -1,0 +1,1 @@
+"""Noise schedules, noising and sampling; diffusers' schedulers do the stepping."""

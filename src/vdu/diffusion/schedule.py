@@ -1,0 +1,206 @@
+"""Noise schedules: ᾱ, the weights of Eq. 3, and the way from one schedule to another.
+
+α_t = 1 − β_t,  ᾱ_t = ∏_{s≤t} α_s,  x_t = √ᾱ_t x0 + √(1−ᾱ_t) ε.
+
+The paper counts t = 1 … T; arrays here count index = t − 1 = 0 … T − 1, as diffusers does.
+
+Weights of the denoising loss (Panda et al., arXiv 2406.xxxx "Variational Diffusion Unlearning", Eq. 3 and Theorem 1):
+
+    paper     w_t = (1−α_t) / (α_t (1−ᾱ_{t−1}))       t = 2 … T
+    elbo      w_t / 2: the exact KL of the reverse kernels (a factor ½ is lost between Eq. 63 and Eq. 64)
+    uniform   1
+
+At t = 1, ᾱ_0 = 1 and w_1 divides by zero: Eq. 3 prints t = 1 … T, Theorem 1 has t = 2 … T, and Theorem 1 is right.
+
+Two schedules are matched by noise level, not by index: a network is asked at the fractional timestep of its own
+schedule that has the wanted ᾱ (log-linear in the signal-to-noise ratio between neighbours, exact at the integers).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from vdu.errors import InputError
+from vdu.types import NoisedBatch
+
+__all__ = ["NoiseSchedule", "check_weights", "kl_weights", "matching_timesteps", "noised_batch", "weight_share"]
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """A discrete noise schedule.
+
+    Args:
+        alpha_bars: ᾱ for index 0 … T − 1, [T], float64, strictly decreasing within (0, 1); the last entry may be 0
+            (zero terminal signal-to-noise ratio).
+
+    Raises:
+        InputError: if ᾱ is not strictly decreasing within (0, 1).
+    """
+
+    alpha_bars: Tensor
+
+    def __post_init__(self) -> None:
+        alpha_bars = self.alpha_bars.detach().to("cpu", torch.float64)
+        object.__setattr__(self, "alpha_bars", alpha_bars)
+        listed = alpha_bars.ndim == 1 and len(alpha_bars) >= 2
+        if not listed or not (alpha_bars[1:] < alpha_bars[:-1]).all() or alpha_bars[0] >= 1 or alpha_bars[-1] < 0:
+            got = f"from {alpha_bars.flatten()[0]:.4g} to {alpha_bars.flatten()[-1]:.4g}" if alpha_bars.numel() else "none"
+            raise InputError(
+                "noise schedule: ᾱ must be at least two numbers, strictly decreasing within (0, 1); "
+                f"got numbers of shape {tuple(alpha_bars.shape)}, {got}."
+            )
+
+    def __len__(self) -> int:
+        """The number of steps T."""
+        return len(self.alpha_bars)
+
+    @classmethod
+    def linear(cls, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Self:
+        """β linear from start to end (Ho et al. 2020, arXiv 2006.11239).
+
+        Returns:
+            The schedule.
+
+        Examples:
+            >>> round(float(NoiseSchedule.linear().alpha_bars[-1]), 8)
+            4.036e-05
+        """
+        return cls(torch.cumprod(1 - torch.linspace(beta_start, beta_end, steps, dtype=torch.float64), 0))
+
+    @classmethod
+    def cosine(cls, steps: int = 1000, max_beta: float = 0.999) -> Self:
+        """The squared-cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672, Eq. 17), β capped at ``max_beta``."""
+        t = torch.arange(steps + 1, dtype=torch.float64) / steps
+        f = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
+        return cls(torch.cumprod(1 - (1 - f[1:] / f[:-1]).clamp(max=max_beta), 0))
+
+    @cached_property
+    def alphas(self) -> Tensor:
+        """α_t = ᾱ_t / ᾱ_{t−1}, [T], float64."""
+        return self.alpha_bars / self.previous_alpha_bars
+
+    @property
+    def betas(self) -> Tensor:
+        """β_t = 1 − α_t, [T], float64."""
+        return 1 - self.alphas
+
+    @cached_property
+    def previous_alpha_bars(self) -> Tensor:
+        """ᾱ_{t−1}, with ᾱ_0 = 1, [T], float64."""
+        return torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bars[:-1]])
+
+    @cached_property
+    def log_snr(self) -> Tensor:
+        """log(ᾱ / (1−ᾱ)), [T], float64, strictly decreasing."""
+        return torch.log(self.alpha_bars.clamp(min=1e-20)) - torch.log1p(-self.alpha_bars)
+
+    def alpha_bar_at(self, timestep: Tensor) -> Tensor:
+        """ᾱ at fractional timesteps, float64: log-SNR linear between neighbours, exact at the integers.
+
+        Args:
+            timestep: [batch], within [0, T − 1].
+
+        Returns:
+            ᾱ, [batch], float64, on the device of ``timestep``.
+        """
+        t = timestep.detach().to("cpu", torch.float64)
+        low = t.floor().long().clamp(0, len(self) - 1)
+        high = (low + 1).clamp(max=len(self) - 1)
+        fraction = t - low
+        between = torch.sigmoid(torch.lerp(self.log_snr[low], self.log_snr[high], fraction))
+        return torch.where(fraction == 0, self.alpha_bars[low], between).to(timestep.device)
+
+
+def matching_timesteps(alpha_bars: Tensor, own: NoiseSchedule) -> Tensor:
+    """The fractional timesteps of a network's own schedule that have the given ᾱ.
+
+    Args:
+        alpha_bars: wanted ᾱ, [n], within (0, 1).
+        own: the schedule that the network was trained with.
+
+    Returns:
+        Timesteps within [0, T_own − 1], [n], float64. A level outside the own schedule's range is given its nearest end:
+        the network has never seen anything cleaner or noisier.
+    """
+    wanted = torch.log(alpha_bars.double().clamp(min=1e-20)) - torch.log1p(-alpha_bars.double())
+    rising = own.log_snr.flip(0)
+    right = torch.searchsorted(rising, wanted).clamp(1, len(own) - 1)
+    left = right - 1
+    fraction = ((wanted - rising[left]) / (rising[right] - rising[left])).clamp(0, 1)
+    return (len(own) - 1) - (left + fraction)
+
+
+def kl_weights(schedule: NoiseSchedule, kind: str = "paper") -> Tensor:
+    """The weight of each denoising step in Eq. 3; index 0 (t = 1) has weight 0, since the sum starts at t = 2.
+
+    Args:
+        schedule: the unlearning schedule.
+        kind: ``"paper"`` (Eq. 3 as printed), ``"elbo"`` (with the lost ½) or ``"uniform"`` (1).
+
+    Returns:
+        w, [T], float64.
+
+    Raises:
+        InputError: if the kind is unknown.
+    """
+    if kind not in {"paper", "elbo", "uniform"}:
+        raise InputError(f"weights: got {kind!r}; expected 'paper', 'elbo' or 'uniform'.")
+    alpha = schedule.alphas
+    if kind == "uniform":
+        weights = torch.ones_like(alpha)
+    else:
+        weights = (1 - alpha) / (alpha * (1 - schedule.previous_alpha_bars))  # Eq. 3, first term; ∞ at t = 1
+    if kind == "elbo":
+        weights = weights / 2  # Eq. 63
+    weights[0] = 0.0
+    return weights
+
+
+def check_weights(weights: Tensor) -> None:
+    """Refuse a schedule whose weight sits on a single step: nothing would be learnt anywhere else.
+
+    Raises:
+        InputError: if a weight is infinite (ᾱ = 0 at the last step), or if more than half of the total weight lies on
+            one step (a cosine schedule has 97 % on its last, at pure noise).
+    """
+    if not bool(torch.isfinite(weights).all()):
+        raise InputError(
+            "unlearning schedule: a weight of Eq. 3 is infinite, because ᾱ ends at 0; expected ᾱ > 0 everywhere. "
+            "Use the default (linear, T = 1000), a smaller alpha_bar_range, or weights='uniform'."
+        )
+    share, index = (weights / weights.sum()).max(0)
+    if float(share) > 0.5:
+        raise InputError(
+            f"unlearning schedule: {float(share):.0%} of the weight of Eq. 3 lies on step t = {int(index) + 1} of {len(weights)}; "
+            "expected at most half on one step. Use a linear schedule for unlearning (the default: linear, T = 1000; "
+            "it is mapped to the model's own schedule by noise level), or weights='uniform'."
+        )
+
+
+def weight_share(weights: Tensor, bins: int = 10) -> list[float]:
+    """The share of the total weight in equal ranges of t, for the log."""
+    return [round(float(part.sum() / weights.sum()), 4) for part in weights.tensor_split(bins)]
+
+
+def noised_batch(x0: Tensor, index: Tensor, noise: Tensor, schedule: NoiseSchedule, own: NoiseSchedule) -> NoisedBatch:
+    """Put images, drawn noise and drawn rows of the unlearning schedule together.
+
+    Args:
+        x0: clean images, [batch, channels, height, width].
+        index: rows of ``schedule``, [batch], int64.
+        noise: ε, like ``x0``.
+        schedule: the unlearning (or training) schedule that ``index`` counts in.
+        own: the schedule of the network.
+
+    Returns:
+        The batch, with ᾱ and the network's own timestep of each image.
+    """
+    rows = index.cpu()
+    alpha_bar = schedule.alpha_bars[rows]
+    same = schedule is own or (len(schedule) == len(own) and torch.equal(schedule.alpha_bars, own.alpha_bars))
+    timestep = rows if same else matching_timesteps(alpha_bar, own)
+    return NoisedBatch(x0, noise, index, alpha_bar.to(x0), timestep.to(x0.device))

@@ -1,0 +1,272 @@
+"""Percentage of unlearning (PUL): how much rarer the forget class has become, by the calls of a judge.
+
+    PUL = 100 · (n_orig − n_unl) / n_orig        n = images that the judge calls "forget" among N samples of a model
+
+Sample i of both models starts from the same noise, so the 95 % interval is paired: on each side, the wider of
+
+1. Paired bootstrap over seeds (percentiles). If n_unl = 0 every resample says PUL = 100 and it has no width, though 50
+   forget images gone to 0 cannot tell 100 from 95. A resample without forget images in the original leaves PUL
+   undefined: it may be anything, so it counts as the lowest value that N samples can give, 100·(1 − N), for the lower
+   limit and as 100 for the upper one. It is never dropped: that would hide how little a small n_orig tells.
+2. Score interval of the ratio n_unl/n_orig (see :mod:`vdu.metrics.paired_ratio`), which keeps its width: at n_unl = 0
+   it reads PUL ≥ 100·(1 − 1.96²/n_orig), so n_orig = 50 gives PUL ≥ 92.3, as does the exact bound for two independent
+   Poisson counts. At ordinary counts the two agree.
+
+PUL is above 0 when the class is rarer, 100 at most, and negative without limit when the unlearned model makes it MORE
+often.
+
+Not guaranteed: that the images are good (a collapsed model scores 100: never print PUL alone); that the judge is right
+(see :func:`pul_ceiling`); the interval knows neither the judge's error nor the spread over unlearning runs.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vdu.errors import InputError
+from vdu.metrics.intervals import TAIL, require_resamples, resample_counts
+from vdu.metrics.paired_ratio import ratio_interval
+
+__all__ = ["PUL", "CorrectedPUL", "corrected_pul", "flip_table", "percentage_unlearned", "pul_ceiling"]
+
+
+@dataclass(frozen=True)
+class PUL:
+    """Percentage of unlearning with a 95 % interval.
+
+    Attributes:
+        value: in per cent, (−∞, 100].
+        low: lower limit, in per cent.
+        high: upper limit, in per cent.
+        n_original: forget images among the original's samples.
+        n_unlearned: forget images among the unlearned model's samples.
+        n: samples of each model.
+        n_empty_resamples: bootstrap resamples without a forget image in the original.
+    """
+
+    value: float
+    low: float
+    high: float
+    n_original: int
+    n_unlearned: int
+    n: int
+    n_empty_resamples: int = 0
+    higher_is_better: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class CorrectedPUL:
+    """PUL corrected for a judge's known error rates.
+
+    Attributes:
+        value: in per cent, (−∞, 100].
+        prevalence_original: corrected share of forget images among the original's samples, (0, 1].
+        prevalence_unlearned: the same for the unlearned model, [0, 1].
+    """
+
+    value: float
+    prevalence_original: float
+    prevalence_unlearned: float
+    higher_is_better: ClassVar[bool] = True
+
+
+def percentage_unlearned(
+    original_is_forget: Tensor, unlearned_is_forget: Tensor, *, n_resamples: int = 2000, generator: torch.Generator
+) -> PUL:
+    """PUL of two models sampled from the same noise.
+
+    Args:
+        original_is_forget: the judge's calls on the original's samples, [N], bool.
+        unlearned_is_forget: its calls on the unlearned model's samples, [N], bool; entry i from the noise of entry i.
+        n_resamples: bootstrap resamples, at least 40.
+        generator: source of the resamples.
+
+    Returns:
+        The value, its interval and the raw counts.
+
+    Raises:
+        InputError: if the shapes or types are not as said, or the original made no forget image.
+
+    Source: Panda et al., "Variational Diffusion Unlearning", evaluation metrics.
+
+    Examples:
+        >>> original = torch.arange(500) < 50
+        >>> gone = percentage_unlearned(original, original & False, generator=torch.Generator().manual_seed(0))
+        >>> gone.value, round(gone.low, 1), gone.high
+        (100.0, 92.3, 100.0)
+    """
+    original, unlearned = _paired_calls(original_is_forget, unlearned_is_forget)
+    require_resamples(n_resamples)
+    n, n_original, n_unlearned = len(original), int(original.sum()), int(unlearned.sum())
+    if n_original == 0:
+        raise InputError(
+            f"original_is_forget: the judge calls 0 of the original's {n} samples forget, expected at least 1 (PUL is "
+            "a share of them). Draw more samples; check that the judge knows the class and that the model makes it."
+        )
+    both = int((original & unlearned).sum())
+    lost, gained = n_original - both, n_unlearned - both
+    low, high, n_empty = _bootstrap(both, lost, gained, n, n_resamples, generator)
+    ratio_low, ratio_high = ratio_interval(both, lost, gained)
+    return PUL(
+        value=100 * (n_original - n_unlearned) / n_original,
+        low=min(low, 100 * (1 - ratio_high)),
+        high=max(high, 100 * (1 - ratio_low)),
+        n_original=n_original,
+        n_unlearned=n_unlearned,
+        n=n,
+        n_empty_resamples=n_empty,
+    )
+
+
+def pul_ceiling(*, n_original: int, n: int, false_positive_rate: float) -> float:
+    """The PUL that a perfect unlearned model would get from this judge, on average.
+
+    Such a model makes N retained images, of which the judge still calls fpr·N forget, so the ceiling is
+    100·(1 − fpr·N/n_orig). With 10 % of the original's images in the class, a judge that finds them all and calls 1 %
+    of the others forget counts n_orig = 0.109·N and caps PUL at 90.8.
+
+    Args:
+        n_original: images called forget among the original's samples (false calls included), at least 1.
+        n: samples of each model.
+        false_positive_rate: share of retained images called forget, in [0, 1], measured on images the judge never saw.
+
+    Returns:
+        Per cent, at most 100; negative if false calls alone explain more than n_orig. A lucky draw can pass it, and
+        false calls on generated images can be more frequent than on real ones.
+
+    Examples:
+        >>> round(pul_ceiling(n_original=109, n=1000, false_positive_rate=0.01), 1)
+        90.8
+    """
+    _require_counts(n_original, 0, n)
+    _require_rate("false_positive_rate", false_positive_rate)
+    return 100 * (1 - false_positive_rate * n / n_original)
+
+
+def corrected_pul(
+    *, n_original: int, n_unlearned: int, n: int, true_positive_rate: float, false_positive_rate: float
+) -> CorrectedPUL:
+    """PUL of the prevalences that the judge's error rates imply, π = (n_forget/N − fpr)/(tpr − fpr) within [0, 1].
+
+    The true-positive rate cancels in the ratio unless a prevalence is cut at 0 or 1. A cut makes the estimate biased,
+    and it has no interval here: the rates are taken as exact and as valid for the generated images of BOTH models.
+
+    Args:
+        n_original: images called forget among the original's samples.
+        n_unlearned: images called forget among the unlearned model's samples.
+        n: samples of each model.
+        true_positive_rate: share of forget images called forget, in [0, 1].
+        false_positive_rate: share of retained images called forget, in [0, 1], below the true-positive rate.
+
+    Returns:
+        Corrected value and prevalences.
+
+    Raises:
+        InputError: if a number is out of range, or the original's calls are no more than false calls alone explain.
+
+    Source: Rogan and Gladen (1978), American Journal of Epidemiology 107(1).
+
+    Examples:
+        >>> rates = {"true_positive_rate": 1.0, "false_positive_rate": 0.01}
+        >>> corrected_pul(n_original=109, n_unlearned=10, n=1000, **rates).value
+        100.0
+    """
+    _require_counts(n_original, n_unlearned, n)
+    _require_rate("true_positive_rate", true_positive_rate)
+    _require_rate("false_positive_rate", false_positive_rate)
+    if true_positive_rate <= false_positive_rate:
+        raise InputError(
+            f"judge: got a true-positive rate of {true_positive_rate} and a false-positive rate of "
+            f"{false_positive_rate}, expected the first to be larger: such calls tell nothing. Use a better judge."
+        )
+    raw = [
+        (count / n - false_positive_rate) / (true_positive_rate - false_positive_rate)
+        for count in (n_original, n_unlearned)
+    ]
+    prevalence_original, prevalence_unlearned = (min(max(prevalence, 0.0), 1.0) for prevalence in raw)
+    if prevalence_original <= 0:
+        raise InputError(
+            f"n_original: got {n_original} forget calls among {n}, expected more than the "
+            f"{false_positive_rate * n:g} that false calls alone explain. Draw more samples or use a better judge."
+        )
+    value = 100 * (1 - prevalence_unlearned / prevalence_original)
+    return CorrectedPUL(value, prevalence_original, prevalence_unlearned)
+
+
+def flip_table(original_class: Tensor, unlearned_class: Tensor, n_classes: int) -> Tensor:
+    """How often each class became each other class, seed by seed.
+
+    Args:
+        original_class: class of the original's sample i, [N], integers in [0, K).
+        unlearned_class: class of the unlearned model's sample from the same noise, [N], integers in [0, K).
+        n_classes: K.
+
+    Returns:
+        Counts, [K, K], int64: row = class in the original, column = class in the unlearned model.
+
+    Raises:
+        InputError: if the lengths differ or a class is out of range.
+
+    Examples:
+        >>> flip_table(torch.tensor([0, 0, 1]), torch.tensor([1, 1, 1]), 2).tolist()
+        [[0, 2], [0, 1]]
+    """
+    pair = [torch.as_tensor(classes).cpu() for classes in (original_class, unlearned_class)]
+    if pair[0].ndim != 1 or pair[0].shape != pair[1].shape:
+        raise InputError(_shape_message("classes", *pair))
+    for name, classes in zip(("original_class", "unlearned_class"), pair, strict=True):
+        if classes.is_floating_point() or (
+            len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < n_classes
+        ):
+            raise InputError(
+                f"{name}: got {classes.dtype} values such as {classes.unique()[[0, -1]].tolist()}, expected "
+                f"integers from 0 to {n_classes - 1}. Give class indices of one judge and its number of classes."
+            )
+    flat = pair[0].long() * n_classes + pair[1].long()
+    return torch.bincount(flat, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def _bootstrap(
+    both: int, lost: int, gained: int, n: int, n_resamples: int, generator: torch.Generator
+) -> tuple[float, float, int]:
+    # Percentile limits of PUL, in per cent, and the number of resamples whose original has no forget image.
+    cells = torch.tensor([both, lost, gained, n - both - lost - gained])
+    b, c, d, _ = resample_counts(cells, n_resamples, generator=generator).unbind(1)
+    pul, empty = 100 * (c - d) / (b + c), b + c == 0
+    low = torch.quantile(pul.masked_fill(empty, 100.0 * (1 - n)), TAIL)
+    high = torch.quantile(pul.masked_fill(empty, 100.0), 1 - TAIL)
+    return float(low), float(high), int(empty.sum())
+
+
+def _paired_calls(original: Tensor, unlearned: Tensor) -> tuple[Tensor, Tensor]:
+    original, unlearned = torch.as_tensor(original).cpu(), torch.as_tensor(unlearned).cpu()
+    for name, calls in (("original_is_forget", original), ("unlearned_is_forget", unlearned)):
+        if calls.dtype != torch.bool:
+            raise InputError(
+                f"{name}: got {calls.dtype}, expected bool. Compare the judge's classes with the forget class."
+            )
+    if original.ndim != 1 or original.shape != unlearned.shape:
+        raise InputError(_shape_message("calls", original, unlearned))
+    return original, unlearned
+
+
+def _shape_message(what: str, original: Tensor, unlearned: Tensor) -> str:
+    return (
+        f"{what}: got shapes {tuple(original.shape)} for the original and {tuple(unlearned.shape)} for the unlearned "
+        "model, expected two vectors of equal length. Sample both models from the same seeds, in the same order."
+    )
+
+
+def _require_counts(n_original: int, n_unlearned: int, n: int) -> None:
+    if not (1 <= n_original <= n and 0 <= n_unlearned <= n):
+        raise InputError(
+            f"counts: got n_original={n_original}, n_unlearned={n_unlearned}, n={n}, expected 1 ≤ n_original ≤ n and "
+            "0 ≤ n_unlearned ≤ n. Count forget calls among the same number of samples of each model."
+        )
+
+
+def _require_rate(name: str, rate: float) -> None:
+    if not 0 <= rate <= 1:
+        raise InputError(f"{name}: got {rate}, expected a share from 0 to 1. Measure it on held-out images.")

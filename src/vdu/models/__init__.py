@@ -1,0 +1,1 @@
+"""One face over every pipeline kind, the judges, and checkpoint importers."""

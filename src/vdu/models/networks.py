@@ -1,0 +1,63 @@
+"""Networks that this package can train itself: plain ``UNet2DModel``s that any diffusers installation loads.
+
+``small`` fits a CPU: width 16-32-64 and one layer per level (0.69 M parameters at 28×28), self-attention on the coarsest
+level only. Most of a U-Net's time on a CPU goes into its finest level, so that one is kept thin.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from vdu.errors import InputError
+from vdu.rng import isolated_global
+
+__all__ = ["new_pipeline", "small_unet"]
+
+
+def small_unet(sample_shape: tuple[int, int, int], *, seed: int) -> nn.Module:
+    """A small U-Net for images of 8 to 64 pixels.
+
+    Args:
+        sample_shape: channels, height, width; height = width, divisible by 2 (8 to 15 pixels) or by 4 (16 to 64).
+        seed: seeds the weights; the caller's random stream is left untouched.
+
+    Returns:
+        A diffusers ``UNet2DModel``.
+
+    Raises:
+        InputError: if the size does not fit.
+
+    Examples:
+        >>> sum(p.numel() for p in small_unet((1, 28, 28), seed=0).parameters())
+        686769
+    """
+    from diffusers import UNet2DModel
+
+    channels, height, width = sample_shape
+    widths = (16, 32) if height < 16 else (16, 32, 64)
+    factor = 2 ** (len(widths) - 1)
+    if height != width or not 8 <= height <= 64 or height % factor:
+        raise InputError(
+            f"model small: got images of {height}×{width}; expected squares of 8 to 64 pixels, divisible by {factor}. "
+            "Resize the images, or train from a pipeline of your own with --from."
+        )
+    last = len(widths) - 1
+    with isolated_global(seed):
+        return UNet2DModel(
+            sample_size=height,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=widths,
+            layers_per_block=1,
+            down_block_types=tuple("AttnDownBlock2D" if i == last else "DownBlock2D" for i in range(len(widths))),
+            up_block_types=tuple("AttnUpBlock2D" if i == 0 else "UpBlock2D" for i in range(len(widths))),
+            norm_num_groups=8,
+            attention_head_dim=16,
+        )
+
+
+def new_pipeline(sample_shape: tuple[int, int, int], *, seed: int) -> Any:
+    """An untrained ``DDPMPipeline``: the small U-Net with a linear schedule of 1000 steps and x0 clipping when sampling."""
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    return DDPMPipeline(unet=small_unet(sample_shape, seed=seed), scheduler=DDPMScheduler(num_train_timesteps=1000))

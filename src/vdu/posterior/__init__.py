@@ -1,0 +1,1 @@
+"""One saved Gaussian over the weights, many estimators."""

@@ -1,0 +1,251 @@
+"""A diagonal Gaussian over a network's parameters: the one object that every posterior estimator gives.
+
+    Q(θ) = ∏ᵢ N(θᵢ; μᵢ, σᵢ²)            penalty(θ) = Σᵢ (θᵢ − μᵢ)² / (2σᵢ²)            ∇ᵢ = (θᵢ − μᵢ) / σᵢ²
+
+The penalty is the second term of the VDU loss (Eq. 3) and its gradient is added in closed form: no
+graph is kept. Only mean and variance live in memory. Names are kept in alphabetical order, so that
+sums, hashes and draws are the same before and after the file.
+
+On disk: one safetensors file, float32, keys ``mean/<name>`` and ``variance/<name>``, and one JSON record in its
+metadata. A file of another format, or one with NaN or a variance that is not positive, is refused.
+
+Not guaranteed: that the mean is a working network (see :func:`vdu.posterior.calibrate.mean_is_usable`), and that two
+estimators give variances of the same scale (see :func:`vdu.posterior.calibrate.calibrate_temperature`).
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from vdu.checks import hash_parameters, require_finite
+from vdu.errors import InputError
+from vdu.posterior.names import require_positive, require_same, select_names
+from vdu.posterior.storage import flatten, read_posterior, record_text, write_posterior
+from vdu.records import sha256_bytes
+from vdu.types import NamedTensors
+
+__all__ = ["GaussianPosterior", "normal_like"]
+
+
+def normal_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal draws in the shape, dtype and place of a tensor.
+
+    Args:
+        tensor: whose shape, dtype and device the draws take.
+        generator: the source; the draws are made on its device, so that they do not depend on the tensor's.
+
+    Returns:
+        z ~ N(0, 1).
+    """
+    return torch.randn(tensor.shape, generator=generator, device=generator.device, dtype=tensor.dtype).to(tensor.device)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GaussianPosterior:
+    """Mean and variance per named parameter, and where they came from.
+
+    Args:
+        mean: μ, name → tensor of any shape.
+        variance: σ² > 0, the same names and shapes.
+        estimator: how it was made, for example ``"ensemble"``.
+        n_members: number of networks it was made from, where that has a meaning.
+        prior_precision: precision of the prior that bounds σ², where there is one.
+        temperature: product of all factors by which the variance has been scaled since the estimator made it.
+        n_train: size of the training set that the variance stands for, where the estimator asks for it.
+        name_filter: regular expression (``re.search``) of the parameters it covers; None for all.
+        sources: what it was made from, name → SHA-256.
+        extras: further numbers for the record (cost, entries on the floor, …).
+
+    Raises:
+        InputError: if the names or shapes of mean and variance differ, or a number is not finite or not positive.
+
+    Examples:
+        >>> posterior = GaussianPosterior(
+        ...     mean={"w": torch.zeros(2)}, variance={"w": torch.tensor([1.0, 4.0])}, estimator="example"
+        ... )
+        >>> float(posterior.penalty({"w": torch.tensor([1.0, 4.0])}))  # (1²/1 + 4²/4) / 2
+        2.5
+    """
+
+    mean: dict[str, Tensor] = field(repr=False)
+    variance: dict[str, Tensor] = field(repr=False)
+    estimator: str
+    n_members: int | None = None
+    prior_precision: float | None = None
+    temperature: float = 1.0
+    n_train: int | None = None
+    name_filter: str | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+    extras: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_same("posterior variance", self.variance, self.mean)
+        for kind in ("mean", "variance"):
+            tensors = getattr(self, kind)
+            object.__setattr__(self, kind, {name: tensors[name].detach() for name in sorted(tensors)})
+        for name, mean in self.mean.items():
+            require_finite(f"posterior mean of {name}", mean)
+            require_positive(name, self.variance[name])
+        object.__setattr__(self, "extras", {name: float(value) for name, value in self.extras.items()})
+        for name, value in {**self.extras, "temperature": self.temperature}.items():
+            if not math.isfinite(value):
+                raise InputError(f"posterior record: {name} is {value}; expected a finite number. Check the input.")
+
+    # The penalty and its gradient
+
+    def penalty(self, parameters: NamedTensors) -> Tensor:
+        """Σ (θ − μ)² / (2σ²), differentiable, summed in float64 because it adds millions of terms of all sizes.
+
+        Args:
+            parameters: θ, with at least the posterior's names.
+
+        Returns:
+            A float64 scalar.
+        """
+        terms = [
+            ((theta.double() - mean.double()).square() / self.variance[name].double()).sum() / 2  # Eq. 3, second term
+            for (name, mean), theta in zip(self.mean.items(), self._matching(parameters), strict=True)
+        ]
+        return torch.stack(terms).sum()
+
+    @torch.no_grad()
+    def add_gradient(self, parameters: Mapping[str, nn.Parameter], scale: float) -> Tensor:
+        """Add scale · (θ − μ)/σ² to every ``.grad`` (made if it is None), without a graph.
+
+        Args:
+            parameters: θ, with at least the posterior's names, on the posterior's device.
+            scale: the factor before the penalty, for example γ.
+
+        Returns:
+            The unscaled penalty Σ (θ − μ)² / (2σ²), a float64 scalar: a by-product, for the log.
+        """
+        terms = []
+        # tensor by tensor: the temporaries are of the size of one tensor, not of the whole network
+        for theta, mean, variance in zip(self._matching(parameters), self.mean.values(), self.variance.values(), strict=True):
+            delta = theta - mean
+            gradient = delta / variance  # Eq. 3, second term, differentiated
+            theta.grad = gradient * scale if theta.grad is None else theta.grad.add_(gradient, alpha=scale)
+            terms.append(delta.mul_(gradient).sum(dtype=torch.float64))
+        return torch.stack(terms).sum() / 2
+
+    def _matching(self, parameters: Mapping[str, Any]) -> list[Any]:
+        """The posterior's parameters in its own order.
+
+        Args:
+            parameters: name → anything.
+
+        Returns:
+            One value per name of the posterior.
+
+        Raises:
+            InputError: if a name is missing.
+        """
+        missing = [name for name in self.mean if name not in parameters]
+        if missing:
+            raise InputError(
+                f"parameters: {len(missing)} of the posterior's {len(self.mean)} names missing, first {missing[:5]}. "
+                "Give the named parameters of the network the posterior was made for, unwrapped."
+            )
+        return [parameters[name] for name in self.mean]
+
+    # Other posteriors and draws
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """The same posterior in another place.
+
+        Args:
+            device: where; None stays.
+            dtype: floating dtype; None keeps it.
+
+        Returns:
+            A new posterior.
+        """
+        return replace(
+            self,
+            mean={name: tensor.to(device, dtype) for name, tensor in self.mean.items()},
+            variance={name: tensor.to(device, dtype) for name, tensor in self.variance.items()},
+        )
+
+    def with_mean(self, mean: NamedTensors) -> Self:
+        """The same variances around another mean, for example θ* where μ* is no working network.
+
+        Args:
+            mean: named parameters of the network; copied, not shared.
+
+        Returns:
+            A new posterior.
+        """
+        chosen = select_names(mean, self.name_filter)
+        require_same("new mean", chosen, self.mean)
+        copies = {name: tensor.detach().to(self.mean[name], copy=True) for name, tensor in chosen.items()}
+        return replace(self, mean=copies)
+
+    def scaled(self, temperature: float) -> Self:
+        """The posterior with variance τσ²; τ is multiplied into the record.
+
+        Args:
+            temperature: τ > 0.
+
+        Returns:
+            A new posterior.
+
+        Raises:
+            InputError: if τ is not positive and finite.
+        """
+        if not (temperature > 0 and math.isfinite(temperature)):
+            raise InputError(f"temperature: got {temperature}; expected a positive finite number.")
+        variance = {name: tensor * temperature for name, tensor in self.variance.items()}
+        return replace(self, variance=variance, temperature=self.temperature * temperature)
+
+    def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """One draw of the weights, μ + σz.
+
+        Args:
+            generator: the only source of z ~ N(0, 1).
+
+        Returns:
+            name → tensor, new.
+        """
+        return {
+            name: mean + self.variance[name].sqrt() * normal_like(mean, generator) for name, mean in self.mean.items()
+        }
+
+    # Identity and files
+
+    def check_matches(self, named_parameters: NamedTensors | Iterable[tuple[str, Tensor]]) -> None:
+        """Refuse a network whose parameters (those that pass the name filter) differ in name or shape.
+
+        Args:
+            named_parameters: ``network.named_parameters()`` or a mapping.
+        """
+        require_same("network", select_names(dict(named_parameters), self.name_filter), self.mean)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of mean, variance (as float32) and record: equal before saving and after loading."""
+        tensors = hash_parameters(flatten(self.mean, self.variance))
+        return sha256_bytes((tensors + record_text(self._record())).encode())
+
+    def save(self, path: Path | str) -> None:
+        """Write the posterior atomically as safetensors, float32."""
+        write_posterior(path, self.mean, self.variance, self._record())
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read, on the CPU, a file that :meth:`save` wrote; strangers are refused.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The posterior.
+        """
+        return cls(**read_posterior(path, {item.name for item in fields(cls)} - {"mean", "variance"}))
+
+    def _record(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("mean", "variance")}

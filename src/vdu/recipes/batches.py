@@ -1,0 +1,90 @@
+"""Batches that depend on the seed and the step alone: which images, which noise, which noise levels.
+
+Images are dealt in epochs: every image once per epoch, in an order drawn from (seed, "epoch", number). Noise and rows of
+the schedule of step k come from (seed, "noise", k), for the whole batch, whatever the number of processes.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from vdu.data.images import ImageSet
+from vdu.diffusion.schedule import NoiseSchedule, noised_batch
+from vdu.errors import InputError
+from vdu.rng import generator
+from vdu.types import NoisedBatch
+
+__all__ = ["NoisyImages", "deal", "unflatten"]
+
+
+@lru_cache(maxsize=8)
+def _order(n: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(n, generator=generator(seed, "epoch", epoch))
+
+
+def deal(n: int, batch_size: int, seed: int, step: int) -> Tensor:
+    """The images of one step.
+
+    Args:
+        n: number of images.
+        batch_size: images per step.
+        seed: seeds the order of every epoch.
+        step: counted from 0.
+
+    Returns:
+        Indices, [batch_size], int64.
+
+    Examples:
+        >>> sorted(torch.cat([deal(6, 2, 0, step) for step in range(3)]).tolist())
+        [0, 1, 2, 3, 4, 5]
+    """
+    position = torch.arange(step * batch_size, (step + 1) * batch_size)
+    parts = [_order(n, seed, int(epoch))[position[position // n == epoch] % n] for epoch in (position // n).unique()]
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class NoisyImages:
+    """Images of one role, dealt and noised step by step.
+
+    Attributes:
+        role: the name in the batch, for example "forget".
+        images: the images.
+        batch_size: images per step.
+        draw_weights: relative probability of each row of the schedule, [T], float64.
+        seed: seeds everything.
+
+    Raises:
+        InputError: if there are no images, or the batch size is not positive.
+    """
+
+    role: str
+    images: ImageSet
+    batch_size: int
+    draw_weights: Tensor
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or not len(self.images):
+            raise InputError(
+                f"{self.role}: got {len(self.images)} images and a batch size of {self.batch_size}; expected at least one of each."
+            )
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Tensors ``role.x0``, ``role.noise`` and ``role.index`` of one step."""
+        x0 = self.images.floats(deal(len(self.images), self.batch_size, self.seed, step))
+        source = generator(self.seed, "noise", step)
+        noise = torch.randn(x0.shape, generator=source)
+        index = torch.multinomial(self.draw_weights, len(x0), replacement=True, generator=source)
+        return {f"{self.role}.x0": x0, f"{self.role}.noise": noise, f"{self.role}.index": index}
+
+
+def unflatten(batch: dict[str, Tensor], schedule: NoiseSchedule, own: NoiseSchedule) -> dict[str, NoisedBatch]:
+    """The tensors of a micro-batch as one :class:`vdu.types.NoisedBatch` per role."""
+    noised = {}
+    for role in sorted({name.rsplit(".", 1)[0] for name in batch}):
+        x0, noise, index = (batch[f"{role}.{part}"] for part in ("x0", "noise", "index"))
+        noised[role] = noised_batch(x0, index, noise, schedule, own)
+    return noised

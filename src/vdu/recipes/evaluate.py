@@ -1,0 +1,347 @@
+"""``vdu evaluate``: is it gone, is the rest intact? Both models are sampled from the same noise and judged alike.
+
+PUL, u-FID and KID with intervals, class histogram, flips, and the reference rows that a number needs beside it: real
+images against real images, the original, and the filtered original (its samples without those of the forget class:
+perfect forgetting for free). What was not run is listed as not run.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vdu.checks import hash_parameters
+from vdu.data.images import ImageSet, to_float
+from vdu.diffusion.sampling import Sampler
+from vdu.errors import InputError
+from vdu.metrics.features import Calls, classify, extract_features
+from vdu.metrics.frechet import frechet_interval
+from vdu.metrics.histogram import class_counts, expected_distribution, histogram_distance
+from vdu.metrics.kid import kernel_distance
+from vdu.metrics.pul import flip_table, percentage_unlearned
+from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.recipes.judging import Judging, find_judges
+from vdu.recipes.own_samples import image_seeds, make_sampler, own_samples
+from vdu.recipes.settings import EvaluateSettings, plain
+from vdu.records import FORMAT_VERSION, Run, atomic_file, read_json, write_json
+from vdu.rng import derive_seed, generator
+
+__all__ = ["Evidence", "measure", "run"]
+
+NOT_RUN = {
+    "retrained": "Retrained without the class",
+    "ascent": "Gradient ascent at the same steps",
+    "isotropic": "Isotropic posterior",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an evaluation gives.
+
+    Attributes:
+        metrics: the parts of ``metrics.json`` that come from images.
+        original: the original's samples.
+        unlearned: the unlearned model's samples, image i from the same noise.
+        calls: the judge's calls on both.
+    """
+
+    metrics: dict[str, Any]
+    original: ImageSet
+    unlearned: ImageSet
+    calls: dict[str, Calls]
+
+
+def measure(
+    original: PipelineDenoiser,
+    unlearned: PipelineDenoiser,
+    judging: Judging,
+    *,
+    reference: ImageSet | None,
+    n_images: int,
+    sampler: Sampler,
+    seed: int,
+) -> Evidence:
+    """Sample both models from the same noise and compare them.
+
+    Args:
+        original: the model before.
+        unlearned: the model after.
+        judging: the judges and the classes to be forgotten.
+        reference: real images without the forget classes; None compares with the filtered original.
+        n_images: images from each model.
+        sampler: the sampling protocol.
+        seed: image i starts from noise drawn from (seed, i).
+
+    Returns:
+        The metrics, the images and the judge's calls on them.
+    """
+    before = own_samples(original, n_images, sampler, seed=seed, progress="original")
+    after = own_samples(unlearned, n_images, sampler, seed=seed, progress="unlearned")
+    calls = {"original": classify(judging.judge, before.floats()), "unlearned": classify(judging.judge, after.floats())}
+    wanted = n_images if reference is not None else 2 * n_images
+    filtered = _filtered(original, before, judging, wanted, sampler, seed)
+    features = {
+        name: extract_features(judging.judge.features, images.floats())
+        for name, images in {"original": before, "unlearned": after, "filtered_original": filtered.select(range(n_images))}.items()
+    }
+    against, held_out, description = _reference(judging, reference, filtered, n_images, seed)
+    rows = []
+    if held_out is not None:
+        rows.append(_row("real_split", "Real against real", held_out[0], held_out[1], seed, note="two disjoint sets of real images"))
+    rows.append(_row("original", "Original", against, features["original"], seed, calls["original"], judging))
+    note = f"the original's samples without those that {judging.filter_name} calls forget, drawn until N remain"
+    rows.append(_row("filtered_original", "Filtered original", against, features["filtered_original"], seed, note=note))
+    rows.append(_row("unlearned", "Unlearned", against, features["unlearned"], seed, calls["unlearned"], judging))
+    pul = _pul(calls["original"], calls["unlearned"], judging, seed)
+    rows[-1]["pul"] = {name: pul[name] for name in ("value", "low", "high", "n_original", "n_unlearned")}
+    rows += [_empty_row(name, label) for name, label in NOT_RUN.items()]
+    metrics = {
+        "n_images": n_images,
+        "rows": rows,
+        "histogram": _histogram(calls, judging, seed),
+        "flips": {
+            "classes": list(judging.judge.class_names),
+            "counts": flip_table(calls["original"].classes, calls["unlearned"].classes, judging.n_classes).tolist(),
+        },
+        "judge": judging.describe(pul["n_original"], n_images) | {"second": _second(judging, before, after, seed)},
+        "feature_network": f"judge:{judging.name}",
+        "reference": {"description": description, "n_images": len(against)},
+    }
+    return Evidence(metrics, before, after, calls)
+
+
+def _filtered(
+    original: PipelineDenoiser, first: ImageSet, judging: Judging, wanted: int, sampler: Sampler, seed: int
+) -> ImageSet:
+    """The original's samples that are not of the forget class, drawn until enough remain.
+
+    Args:
+        original: the model.
+        first: samples that are there already.
+        judging: its filter decides.
+        wanted: how many to keep.
+        sampler: the protocol.
+        seed: as for ``first``.
+
+    Returns:
+        ``wanted`` images.
+
+    Raises:
+        InputError: if more than nine tenths of the samples are forget images.
+    """
+    kept = first.images[~judging.filtered(first.floats())]
+    drawn = len(first)
+    while len(kept) < wanted:
+        if drawn > 10 * wanted:
+            raise InputError(f"filtered original: only {len(kept)} of {drawn} samples are not of the forget class; expected a minority.")
+        n = max(int((wanted - len(kept)) * 1.2), sampler.microbatch_size)
+        more = own_samples(original, n, sampler, seed=seed, start=drawn, progress="filtered original")
+        drawn += n
+        kept = torch.cat([kept, more.images[~judging.filtered(more.floats())]])
+    return ImageSet(kept[:wanted], description="filtered original")
+
+
+def _reference(
+    judging: Judging, reference: ImageSet | None, filtered: ImageSet, n: int, seed: int
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None, str]:
+    network = judging.judge.features
+    if reference is None:
+        return extract_features(network, to_float(filtered.images[n:])), None, f"filtered original, {n} further samples"
+    features = extract_features(network, reference.floats())
+    order = torch.randperm(len(features), generator=generator(seed, "split"))
+    held = min(n, len(features) // 2)
+    return features, (features[order[held:]], features[order[:held]]), reference.description
+
+
+def _row(
+    name: str, label: str, reference: Tensor, features: Tensor, seed: int,
+    calls: Calls | None = None, judging: Judging | None = None, note: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    fid = frechet_interval(reference, features, generator=generator(seed, "u-FID", name))
+    size = min(1000, min(len(reference), len(features)) // 2)
+    kid = kernel_distance(reference, features, subset_size=size, generator=generator(seed, "KID", name))
+    count = int(judging.is_forget(calls.classes).sum()) if calls is not None and judging is not None else None
+    return {
+        "name": name,
+        "label": label,
+        "pul": None,
+        "u_fid": {"value": fid.value, "low": fid.low, "high": fid.high},
+        "kid": {"value": kid.value, "low": kid.low, "high": kid.high},
+        "forget_count": count,
+        "status": "measured",
+        "note": note,
+    }
+
+
+def _empty_row(name: str, label: str) -> dict[str, Any]:
+    values = {"pul": None, "u_fid": None, "kid": None, "forget_count": None}
+    return {"name": name, "label": label, **values, "status": "not run", "note": ""}
+
+
+def _pul(before: Calls, after: Calls, judging: Judging, seed: int) -> dict[str, Any]:
+    was, now = judging.is_forget(before.classes), judging.is_forget(after.classes)
+    return asdict(percentage_unlearned(was, now, generator=generator(seed, "PUL")))
+
+
+def _second(judging: Judging, before: ImageSet, after: ImageSet, seed: int) -> dict[str, Any] | None:
+    if judging.second is None:
+        return None
+    other = judging.as_second()
+    pul = _pul(classify(other.judge, before.floats()), classify(other.judge, after.floats()), other, seed)
+    return other.describe(pul["n_original"], len(before)) | {"pul": pul}
+
+
+def _histogram(calls: dict[str, Calls], judging: Judging, seed: int) -> dict[str, Any]:
+    before, after = calls["original"].classes, calls["unlearned"].classes
+    counts = class_counts(before, judging.n_classes)
+    source = generator(seed, "histogram")
+    distance = histogram_distance(
+        before, after, n_classes=judging.n_classes, forget_classes=judging.forget_classes, generator=source
+    )
+    return {
+        "classes": list(judging.judge.class_names),
+        "original": counts.tolist(),
+        "unlearned": class_counts(after, judging.n_classes).tolist(),
+        "expected": (expected_distribution(counts, judging.forget_classes) * len(before)).tolist(),
+        "distance": distance.value,
+        "distance_low": distance.low,
+        "distance_high": distance.high,
+        "chance": distance.chance,
+        "chance_high": distance.chance_high,
+    }
+
+
+def run(settings: EvaluateSettings) -> dict[str, Any]:
+    """Evaluate a run of ``vdu unlearn`` in place.
+
+    Args:
+        settings: see :class:`vdu.recipes.settings.EvaluateSettings`.
+
+    Returns:
+        PUL, u-FID and the reference values.
+
+    Raises:
+        InputError: if the run is not finished, or the original is not the one that it started from.
+    """
+    from vdu.recipes.unlearn import reload_forget
+
+    record = Run.reopen(settings.run, "unlearn")
+    inputs = record.record["inputs"]
+    original = load_pipeline(inputs["model"]["path"])
+    if hash_parameters(original.unet.state_dict()) != inputs["model"]["sha256"]:
+        raise InputError(f"{inputs['model']['path']}: is not the model that this run started from (its hash differs). Put it back.")
+    before = PipelineDenoiser.from_pipeline(original)
+    after = PipelineDenoiser.from_pipeline(load_pipeline(record.folder / "pipeline"))
+    sampler = make_sampler(settings)
+    with record.stage("judge") as cost:
+        forget = reload_forget(record.folder, before.sample_shape)
+        judging = find_judges(settings, before, forget, inputs["forget"]["classes"], sampler, cost)
+    reference = reference_images(settings, judging, before.sample_shape)
+    with record.stage("evaluate") as cost:
+        seed = derive_seed(settings.seed, "evaluate")
+        evidence = measure(
+            before, after, judging, reference=reference, n_images=settings.n_images, sampler=sampler, seed=seed
+        )
+        cost["network_evaluations"] = int(3.2 * settings.n_images * settings.inference_steps)
+    metrics = complete(evidence.metrics, record, sampler, settings)
+    save_samples(record.folder / "samples", evidence, image_seeds(seed, settings.n_images))
+    write_json(record.folder / "metrics.json", metrics)
+    record.close()
+    return summary(metrics)
+
+
+def reference_images(settings: EvaluateSettings, judging: Judging, shape: tuple[int, int, int]) -> ImageSet | None:
+    """Real images without the forget classes: removed by label where there are labels, else by the judge.
+
+    Args:
+        settings: where the images are.
+        judging: the judge, and the classes to leave out.
+        shape: channels, height and width of the model.
+
+    Returns:
+        The images, or None if no reference is given.
+    """
+    from vdu.data.sources import load_images
+
+    if settings.reference is None:
+        return None
+    images = load_images(settings.reference, shape=shape, split=settings.reference_split)
+    names = judging.forget_names
+    if images.labels is not None and images.class_names is not None and set(names) <= set(images.class_names):
+        from vdu.data.forget import split_by_class
+
+        kept = split_by_class(images, names)[1]
+        return kept.select(range(len(kept)), f"{images.description} without {', '.join(names)} (by label)")
+    keep = ~judging.is_forget(classify(judging.judge, images.floats()).classes)
+    return images.select(keep, f"{images.description} without forget images (by the judge)")
+
+
+def complete(metrics: dict[str, Any], record: Run, sampler: Sampler, settings: EvaluateSettings) -> dict[str, Any]:
+    """Add what stands beside the numbers: format, forget set, protocol, cost and warnings."""
+    inputs, run_record = record.record["inputs"], record.record
+    cost = [dict(stage) for stage in run_record["stages"]]
+    posterior = Path(inputs.get("posterior", {}).get("path", "")) / "run.json"
+    if posterior.is_file():
+        cost = [{**stage, "stage": f"posterior: {stage['stage']}"} for stage in read_json(posterior)["stages"]] + cost
+    forget = inputs["forget"]
+    protocol = {f"sampler_{name}": value for name, value in sampler.describe().items() if value is not None}
+    protocol |= {name: value for name, value in plain(settings).items() if name not in {"run"} and not isinstance(value, list)}
+    protocol |= {"original_sha256": inputs["model"]["sha256"], "unlearned_sha256": run_record["pipeline"]["sha256"]}
+    return {
+        "format_version": FORMAT_VERSION,
+        "forget": {
+            "description": forget["description"],
+            "classes": forget["classes"] or None,
+            "n_images": forget["n_images"],
+            "sha256": forget["sha256"],
+        },
+        **metrics,
+        "protocol": protocol,
+        "cost": cost,
+        "warnings": _warnings(metrics),
+    }
+
+
+def _warnings(metrics: dict[str, Any]) -> list[str]:
+    found = []
+    original = next(row for row in metrics["rows"] if row["name"] == "original")
+    if original["forget_count"] < 50:
+        found.append(f"The original made only {original['forget_count']} images of the forget class: the interval of PUL is wide.")
+    if metrics["judge"]["source"] == "trained on the spot":
+        found.append("The judge was trained on the spot, from the forget set against own samples; its false-positive rate is an estimate.")
+    if metrics["judge"]["second"] is None:
+        found.append("No second judge: the judge that gives the features also filters the filtered original.")
+    return found
+
+
+def save_samples(folder: Path, evidence: Evidence, seeds: list[int]) -> None:
+    """Write both models' images, their seeds and the judge's calls."""
+    for name, images in (("original", evidence.original), ("unlearned", evidence.unlearned)):
+        calls = evidence.calls[name]
+        tensors = {
+            "images": images.images,
+            "seeds": torch.tensor(seeds, dtype=torch.int64),
+            "judge_class": calls.classes,
+            "judge_confidence": calls.confidence,
+        }
+        with atomic_file(folder / f"{name}.safetensors") as temporary:
+            save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
+
+
+def summary(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The few numbers that a person wants on the terminal."""
+    rows = {row["name"]: row for row in metrics["rows"]}
+    pul, name = rows["unlearned"]["pul"], f"u-FID[{metrics['feature_network']}]"
+    return {
+        "PUL": f"{pul['value']:.1f} % (95 % interval {pul['low']:.1f} to {pul['high']:.1f}; {pul['n_original']} → {pul['n_unlearned']} "
+        f"of {metrics['n_images']})",
+        f"{name} unlearned": round(rows["unlearned"]["u_fid"]["value"], 2),
+        f"{name} original": round(rows["original"]["u_fid"]["value"], 2),
+        f"{name} filtered original": round(rows["filtered_original"]["u_fid"]["value"], 2),
+        "histogram distance": f"{metrics['histogram']['distance']:.3f} (by chance up to {metrics['histogram']['chance_high']:.3f})",
+        "judge": f"{metrics['judge']['name']}, held-out error {metrics['judge']['held_out_error']:.2%}",
+    }

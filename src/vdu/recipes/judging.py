@@ -1,0 +1,169 @@
+"""Who judges the images: a given classifier, a packaged one, or one trained on the spot; and a second one as a check."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vdu.data.images import ImageSet
+from vdu.diffusion.sampling import Sampler
+from vdu.errors import InputError
+from vdu.metrics.features import classify
+from vdu.metrics.pul import pul_ceiling
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.judge import Judge, load_judge
+from vdu.recipes.own_samples import own_samples
+from vdu.recipes.settings import EvaluateSettings
+from vdu.rng import derive_seed
+
+__all__ = ["Judging", "find_judges"]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """One or two judges and the classes that shall be gone.
+
+    Attributes:
+        judge: gives the classes and the features.
+        record: what is known of it (``judge.json``).
+        source: "given", "zoo" or "trained on the spot".
+        forget_names: names of the classes to be forgotten.
+        second: a judge of another architecture; it also filters the filtered original.
+        second_record: what is known of the second.
+    """
+
+    judge: Judge
+    record: dict[str, Any]
+    source: str
+    forget_names: tuple[str, ...]
+    second: Judge | None = None
+    second_record: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The judge's name in tables."""
+        return str(self.record.get("name", self.judge.architecture))
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes the judge knows."""
+        return len(self.judge.class_names)
+
+    @property
+    def forget_classes(self) -> list[int]:
+        """Indices of the classes to be forgotten."""
+        return [list(self.judge.class_names).index(name) for name in self.forget_names]
+
+    @property
+    def filter_name(self) -> str:
+        """Which judge filters the filtered original."""
+        return "the second judge" if self.second is not None else "the judge"
+
+    def is_forget(self, classes: Tensor) -> Tensor:
+        """Which calls are of a class to be forgotten, bool like ``classes``."""
+        return torch.isin(classes, torch.tensor(self.forget_classes))
+
+    def filtered(self, images: Tensor) -> Tensor:
+        """Which images the filter takes out, [N], bool."""
+        other = self.as_second() if self.second is not None else self
+        return other.is_forget(classify(other.judge, images).classes)
+
+    def as_second(self) -> "Judging":
+        """The second judge in the place of the first."""
+        assert self.second is not None and self.second_record is not None
+        return replace(self, judge=self.second, record=self.second_record, second=None, second_record=None)
+
+    def rates(self) -> tuple[float, int]:
+        """The share of held-out retained images that the judge calls forget, and the number of held-out images."""
+        if "confusion" not in self.record:
+            return float(self.record["forget_false_positive_rate"]), int(self.record["n_held_out"])
+        confusion = torch.tensor(self.record["confusion"], dtype=torch.float64)
+        keep = torch.ones(len(confusion), dtype=torch.bool)
+        keep[self.forget_classes] = False
+        called = confusion[keep][:, self.forget_classes].sum()
+        return float(called / confusion[keep].sum()), int(confusion.sum())
+
+    def describe(self, n_original: int, n_images: int) -> dict[str, Any]:
+        """The judge's entry in ``metrics.json``, with the PUL that its own errors allow.
+
+        Args:
+            n_original: forget images that it counts in the original's samples.
+            n_images: samples of each model.
+
+        Returns:
+            Plain values.
+        """
+        rate, n_held_out = self.rates()
+        return {
+            "name": self.name,
+            "architecture": self.judge.architecture,
+            "source": self.source,
+            "held_out_error": float(self.record["held_out_error"]),
+            "n_held_out": n_held_out,
+            "forget_false_positive_rate": rate,
+            "pul_ceiling": pul_ceiling(n_original=n_original, n=n_images, false_positive_rate=rate),
+        }
+
+
+def find_judges(
+    settings: EvaluateSettings,
+    original: PipelineDenoiser,
+    forget: ImageSet,
+    forget_names: list[str],
+    sampler: Sampler,
+    cost: dict[str, Any],
+) -> Judging:
+    """The judges that the settings ask for.
+
+    Args:
+        settings: which judges.
+        original: the model before, for own samples if a judge must be trained on the spot.
+        forget: the forget set.
+        forget_names: names of the classes to be forgotten, if they have names.
+        sampler: how own samples are drawn.
+        cost: the stage's record; its network evaluations are filled in.
+
+    Returns:
+        The judges.
+
+    Raises:
+        InputError: if a judge does not know the classes or the image size.
+    """
+    if settings.judge is None:
+        from vdu.recipes.judge import train_forget_judge
+
+        seed = derive_seed(settings.seed, "judge")
+        samples = own_samples(original, settings.n_judge_samples, sampler, seed=seed, progress="samples for a judge")
+        cost["network_evaluations"] = settings.n_judge_samples * sampler.steps
+        judge, record = train_forget_judge(forget, samples, seed=seed)
+        return Judging(judge, record, "trained on the spot", ("forget",))
+    judge, record = _load(settings.judge, original, forget_names)
+    source = "given" if Path(settings.judge).is_dir() else "zoo"
+    judging = Judging(judge, record, source, tuple(forget_names))
+    if settings.second_judge is None:
+        return judging
+    second, second_record = _load(settings.second_judge, original, forget_names)
+    if tuple(second.class_names) != tuple(judge.class_names):
+        raise InputError(f"second judge: knows the classes {list(second.class_names)}; expected {list(judge.class_names)}.")
+    return replace(judging, second=second, second_record=second_record)
+
+
+def _load(where: str, original: PipelineDenoiser, forget_names: list[str]) -> tuple[Judge, dict[str, Any]]:
+    from vdu.zoo.packaged import judge_folder
+
+    judge, record = load_judge(Path(where) if Path(where).is_dir() else judge_folder(where))
+    if tuple(judge.sample_shape) != tuple(original.sample_shape):
+        raise InputError(
+            f"judge {where}: knows images of shape {tuple(judge.sample_shape)}, the model makes {tuple(original.sample_shape)}. "
+            "Give a judge for this size, or none: then one is trained on the spot."
+        )
+    unknown = [name for name in forget_names if name not in judge.class_names]
+    if unknown or not forget_names:
+        raise InputError(
+            f"judge {where}: knows the classes {', '.join(judge.class_names)}; "
+            f"the run forgot {', '.join(forget_names) or 'images without a class'}. "
+            "Give a judge that knows them, or none: then one is trained on the spot."
+        )
+    return judge, record

@@ -1,0 +1,132 @@
+"""``vdu pretrain``: train an unconditional diffusion model, or fine-tune one, with the mean squared error of the noise.
+
+L(θ) = E ‖ε − ε_θ(x_t, t)‖² / d,  t uniform over 1 … T      (Ho et al. 2020, arXiv 2006.11239, Eq. 14)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vdu.checks import hash_parameters
+from vdu.data.images import ImageSet
+from vdu.errors import InputError
+from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
+from vdu.recipes.batches import NoisyImages, unflatten
+from vdu.recipes.settings import PretrainSettings, to_toml
+from vdu.records import Run
+from vdu.rng import derive_seed
+from vdu.training.loop import TrainSettings, train
+from vdu.types import Losses
+
+__all__ = ["DenoisingObjective", "run"]
+
+
+@dataclass(frozen=True)
+class DenoisingObjective:
+    """The mean squared error of the noise over all elements of the batch."""
+
+    denoiser: PipelineDenoiser
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    def losses(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Losses:
+        """The loss of a micro-batch with the single role "data"."""
+        denoiser = self.denoiser.with_network(network)
+        data = unflatten(dict(batch), denoiser.schedule, denoiser.schedule)["data"]
+        return Losses({"mse": torch.nn.functional.mse_loss(denoiser.predict_noise(data.x_t, data.timestep), data.noise)})
+
+    def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
+        """None here."""
+        return {}
+
+
+def training_images(data: str, without: tuple[str, ...], shape: tuple[int, int, int] | None) -> ImageSet:
+    """The images to train on, without the classes to leave out."""
+    from vdu.data.sources import load_images
+
+    images = load_images(data, shape=shape)
+    if not without:
+        return images
+    from vdu.data.forget import split_by_class
+
+    return split_by_class(images, without)[1]
+
+
+def run(settings: PretrainSettings) -> dict[str, Any]:
+    """Train, and save the pipeline with the averaged weights.
+
+    Args:
+        settings: see :class:`vdu.recipes.settings.PretrainSettings`.
+
+    Returns:
+        A summary: the pipeline's folder, steps and last loss.
+
+    Raises:
+        InputError: if the images do not fit the model, or the output folder is taken.
+    """
+    from vdu.models.networks import new_pipeline
+
+    if settings.from_pipeline:
+        pipeline = load_pipeline(settings.from_pipeline)
+        images = training_images(settings.data, settings.without, PipelineDenoiser.from_pipeline(pipeline).sample_shape)
+    else:
+        images = training_images(settings.data, settings.without, None)
+        pipeline = new_pipeline(images.shape, seed=derive_seed(settings.seed, "weights"))
+    if len(images) == 0:
+        raise InputError("data: no images are left to train on; leave fewer classes out.")
+    record = Run(settings.output_dir, "pretrain", overwrite=settings.overwrite, resume=bool(settings.resume_from_checkpoint))
+    inputs = {"data": {"description": images.description, "n_images": len(images), "sha256": images.sha256}}
+    if settings.from_pipeline:
+        inputs["model"] = {"path": str(settings.from_pipeline), "sha256": hash_parameters(pipeline.unet.state_dict())}
+    record.start(to_toml(settings), inputs)
+    with record.stage("pretrain") as cost:
+        result = fit(pipeline, images, settings, folder=record.folder, resume=bool(settings.resume_from_checkpoint))
+        cost["network_evaluations"] = 3 * settings.batch_size * settings.steps
+    with record.replacing("pipeline") as temporary:
+        save_pipeline(pipeline, temporary)
+    weights = {"sha256": hash_parameters(pipeline.unet.state_dict()), "weights": "ema" if settings.ema_decay else "raw"}
+    record.finish(pipeline=weights)
+    return {"pipeline": str(record.folder / "pipeline"), "steps": result.steps, "loss": result.last.get("loss"), **weights}
+
+
+def fit(pipeline: Any, images: ImageSet, settings: PretrainSettings, *, folder: Path | None, resume: bool = False) -> Any:
+    """Train a pipeline's network in place; its weights become the averaged ones if an average is kept.
+
+    Args:
+        pipeline: the pipeline to train.
+        images: what to train on.
+        settings: how to train.
+        folder: the run folder, or None to write nothing.
+        resume: continue from the newest checkpoint.
+
+    Returns:
+        The :class:`vdu.training.loop.TrainResult`.
+    """
+    denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    uniform = torch.ones(len(denoiser.schedule), dtype=torch.float64)
+    make_batch = NoisyImages("data", images, settings.batch_size, uniform, derive_seed(settings.seed, "batches"))
+    how = TrainSettings(
+        steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        lr_schedule=settings.lr_schedule,
+        warmup_steps=settings.warmup_steps,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        max_grad_norm=settings.max_grad_norm,
+        ema_decay=settings.ema_decay or None,
+        mixed_precision=settings.mixed_precision,
+        seed=derive_seed(settings.seed, "training"),
+        checkpointing_steps=settings.checkpointing_steps,
+        checkpoints_total_limit=settings.checkpoints_total_limit,
+    )
+    identity = f"{images.sha256} {hash_parameters(pipeline.unet.state_dict())} {settings.batch_size}"
+    result = train(
+        pipeline.unet, DenoisingObjective(denoiser), make_batch, how, folder=folder, resume=resume, identity=identity, progress="pretrain"
+    )
+    if result.ema is not None:
+        with torch.no_grad():
+            for name, value in pipeline.unet.named_parameters():
+                value.copy_(result.ema[name])
+    return result

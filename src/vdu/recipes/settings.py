@@ -1,0 +1,320 @@
+"""The settings of every verb: one frozen dataclass each, shared by the command line, TOML files and run folders.
+
+This module imports neither torch nor diffusers, so that ``vdu --help`` stays quick.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+__all__ = [
+    "DemoSettings", "Estimator", "EvaluateSettings", "PosteriorSettings", "PretrainSettings", "ReportSettings",
+    "SampleSettings", "SamplerSettings", "UnlearnSettings", "plain", "to_toml",
+]  # fmt: skip
+
+
+Estimator = Literal["fisher", "ensemble", "finetuned-ensemble", "isotropic"]
+GivenFirst = Parameter(parse=False)  # the verb's first argument, not an option
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """Train an unconditional diffusion model from scratch, or fine-tune one.
+
+    Attributes:
+        data: images: mnist, cifar10, digits, mnist:FOLDER, hf:NAME, an image folder or a list of files.
+        output_dir: the run folder; the trained pipeline is in its pipeline/.
+        without: classes to leave out (the "retrained" reference of an unlearning).
+        from_pipeline: fine-tune this diffusers pipeline folder instead of starting from a new small U-Net.
+        steps: optimiser steps.
+        batch_size: images per step, over all processes.
+        learning_rate: Adam's peak step size.
+        lr_schedule: constant, linear or cosine.
+        warmup_steps: linear warm-up of the learning rate.
+        ema_decay: decay of the weight average that is saved in the end; 0 keeps none.
+        max_grad_norm: gradient clipping.
+        gradient_accumulation_steps: micro-batches per step and process.
+        mixed_precision: no, fp16 or bf16.
+        seed: seed of weights, batches and noise.
+        checkpointing_steps: a checkpoint every so many steps.
+        checkpoints_total_limit: how many checkpoints to keep.
+        resume_from_checkpoint: "latest" continues an interrupted run.
+        overwrite: start anew in a folder that already holds a run.
+    """
+
+    data: str
+    output_dir: Path
+    without: tuple[str, ...] = ()
+    from_pipeline: Path | None = None
+    steps: int = 4000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_steps: int = 100
+    ema_decay: float = 0.999
+    max_grad_norm: float = 1.0
+    gradient_accumulation_steps: int = 1
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    seed: int = 0
+    checkpointing_steps: int = 500
+    checkpoints_total_limit: int = 2
+    resume_from_checkpoint: Literal["latest"] | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings:
+    """How images are drawn; all of it is printed beside every number.
+
+    Attributes:
+        scheduler: ddpm (ancestral), ddim or dpm++ (DPM-Solver++).
+        inference_steps: network evaluations per image; ddpm with all of the model's steps is the paper's protocol.
+        eta: DDIM's noise, 0 (deterministic) to 1.
+        microbatch_size: images per network evaluation; part of the protocol.
+    """
+
+    scheduler: Literal["ddpm", "ddim", "dpm++"] = "ddim"
+    inference_steps: int = 25
+    eta: float = 0.0
+    microbatch_size: int = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings(SamplerSettings):
+    """Draw images from a pipeline: PNG files, one grid, and all pixels in one safetensors file.
+
+    Attributes:
+        pipeline: a diffusers pipeline folder.
+        output_dir: the folder for the images.
+        n_images: how many.
+        seed: image i starts from noise drawn from (seed, i).
+        overwrite: start anew in a folder that already holds a run.
+    """
+
+    pipeline: Path
+    output_dir: Path
+    n_images: int = 64
+    seed: int = 0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosteriorSettings(SamplerSettings):
+    """Estimate mean and variance of the pre-trained weights.
+
+    Attributes:
+        estimator: fisher (one checkpoint and its own samples), ensemble (checkpoints of several members),
+            finetuned-ensemble (one checkpoint, fine-tuned several times) or isotropic (a control).
+        pipeline: the pre-trained diffusers pipeline folder.
+        output_dir: the run folder; the posterior is in its posterior.safetensors.
+        members: ensemble: pipeline folders of the members.
+        data: finetuned-ensemble: what to fine-tune on; by default the model's own samples.
+        n_train: fisher: size of the set that the model was trained on (for MNIST 60000).
+        n_samples: own samples to draw.
+        draws_per_half: fisher: (t, ε) draws per sample and half.
+        prior_precision: fisher: precision of the prior; by default that of the weights themselves.
+        variance: isotropic: the variance of every weight.
+        n_members: finetuned-ensemble: how many fine-tunings.
+        finetune_steps: finetuned-ensemble: steps of each.
+        finetune_learning_rate: finetuned-ensemble: Adam's step size.
+        finetune_batch_size: finetuned-ensemble: images per step.
+        calibrate: scale the variance so that a draw of the weights raises the own-sample loss by this share
+            (for example 0.05); 0 leaves it as estimated.
+        mean: what to do if the mean is no working model: refuse, or recentre at the pipeline's own weights.
+        name_filter: regular expression of the parameters to cover; by default all.
+        seed: seeds everything.
+        resume_from_checkpoint: "latest" continues an interrupted run.
+        overwrite: start anew in a folder that already holds a run.
+    """
+
+    estimator: Annotated[Estimator, GivenFirst] = "fisher"
+    pipeline: Path
+    output_dir: Path
+    members: tuple[Path, ...] = ()
+    data: str | None = None
+    n_train: int | None = None
+    n_samples: int = 200
+    draws_per_half: int = 8
+    prior_precision: float | None = None
+    variance: float = 1e-4
+    n_members: int = 5
+    finetune_steps: int = 200
+    finetune_learning_rate: float = 1e-4
+    finetune_batch_size: int = 64
+    calibrate: float = 0.0
+    mean: Literal["refuse", "recentre"] = "refuse"
+    name_filter: str | None = None
+    seed: int = 0
+    resume_from_checkpoint: Literal["latest"] | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnSettings:
+    """Make a pipeline forget images; the new pipeline is in the run folder's pipeline/.
+
+    Attributes:
+        pipeline: the diffusers pipeline folder that shall forget; it is not changed.
+        forget: the images to forget: an image folder, a list of files, or a data set (then with --forget-class).
+        output_dir: the run folder.
+        forget_class: the classes to forget, if the images have labels.
+        convert: convert images of another size or mode to the model's, instead of refusing them.
+        method: vdu, or ascent (the same with the regulariser off).
+        posterior: file or run folder of "vdu posterior"; vdu needs it.
+        gamma: weight of the stability term, 0 to 1.
+        weights: of the denoising loss: paper (Eq. 3), elbo (with the lost ½) or uniform.
+        schedule_steps: T of the linear unlearning schedule; its noise levels are mapped to the model's by ᾱ.
+        beta_start: β of its first step.
+        beta_end: β of its last step.
+        alpha_bar_min: leave out noise levels with ᾱ below this.
+        alpha_bar_max: leave out noise levels with ᾱ above this.
+        steps: optimiser steps.
+        batch_size: forget images per step, over all processes.
+        learning_rate: Adam's step size.
+        lr_schedule: constant, linear or cosine.
+        gradient_accumulation_steps: micro-batches per step and process.
+        max_grad_norm: gradient clipping; by default none.
+        mixed_precision: no, fp16 or bf16.
+        seed: seeds everything.
+        checkpointing_steps: a checkpoint every so many steps.
+        resume_from_checkpoint: "latest" continues an interrupted run.
+        overwrite: start anew in a folder that already holds a run.
+    """
+
+    pipeline: Path
+    forget: str
+    output_dir: Path
+    forget_class: tuple[str, ...] = ()
+    convert: bool = False
+    method: Literal["vdu", "ascent"] = "vdu"
+    posterior: Path | None = None
+    gamma: float = 0.1
+    weights: Literal["paper", "elbo", "uniform"] = "paper"
+    schedule_steps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    alpha_bar_min: float = 0.0
+    alpha_bar_max: float = 1.0
+    steps: int = 60
+    batch_size: int = 128
+    learning_rate: float = 1e-6
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float | None = None
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    seed: int = 0
+    checkpointing_steps: int = 20
+    resume_from_checkpoint: Literal["latest"] | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(SamplerSettings):
+    """Compare an unlearned pipeline with the original, from the same noise; writes metrics.json and samples/.
+
+    Attributes:
+        run: the run folder of "vdu unlearn".
+        judge: folder of a trained judge ("vdu judge"), or mnist for the packaged one; by default one is trained on the
+            spot from the forget set against the original's own samples.
+        second_judge: a judge of another architecture, as a check; it also filters the filtered original.
+        reference: real images to compare with (a data set, folder or list); by default the filtered original.
+        reference_split: which part of a data set: train or test.
+        n_images: images from each model.
+        n_judge_samples: own samples for a judge trained on the spot.
+        seed: image i starts from noise drawn from (seed, i), for both models.
+    """
+
+    run: Annotated[Path, GivenFirst] = Path()
+    judge: str | None = None
+    second_judge: str | None = None
+    reference: str | None = None
+    reference_split: Literal["train", "test"] = "train"
+    n_images: int = 1000
+    n_judge_samples: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """Write a run's evidence report, one self-contained HTML file.
+
+    Attributes:
+        run: the run folder, after "vdu evaluate".
+        output: where to write; by default report.html in the run folder.
+        hide_forgotten: blur the images that shall be forgotten.
+    """
+
+    run: Annotated[Path, GivenFirst] = Path()
+    output: Path | None = None
+    hide_forgotten: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """The main job on the packaged digits: the small MNIST model forgets one digit.
+
+    Attributes:
+        output_dir: the run folder.
+        digit: the digit to forget, 0 to 9.
+        n_images: images from each model for the evidence.
+        steps: unlearning steps; by default those that were chosen by measurement.
+        seed: seeds everything.
+        overwrite: start anew in a folder that already holds a run.
+    """
+
+    output_dir: Path = Path("vdu-demo")
+    digit: int = 0
+    n_images: int = 500
+    steps: int | None = None
+    seed: int = 0
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings:
+    """Train a classifier on labelled images, to judge what models make.
+
+    Attributes:
+        data: labelled images with a test split: mnist, cifar10, digits, mnist:FOLDER, hf:NAME, a folder of class folders.
+        output_dir: the run folder; the judge is in its judge/.
+        architecture: cnn or lenet; one of each checks the other.
+        name: the judge's name in tables; by default that of the data and the architecture.
+        epochs: how often each image is seen.
+        batch_size: images per step, over all processes.
+        learning_rate: Adam's peak step size; it falls to 0 along a cosine.
+        weight_decay: decoupled weight decay.
+        shift_pixels: images are moved at random by up to so many pixels; by default 2, and 0 below 16 pixels.
+        seed: seed of weights, batches, shifts and dropout.
+        checkpointing_steps: a checkpoint every so many steps.
+        resume_from_checkpoint: "latest" continues an interrupted run.
+        overwrite: start anew in a folder that already holds a run.
+    """
+
+    data: str
+    output_dir: Path
+    architecture: Literal["cnn", "lenet"] = "cnn"
+    name: str | None = None
+    epochs: int = 6
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    shift_pixels: int | None = None
+    seed: int = 0
+    checkpointing_steps: int = 500
+    resume_from_checkpoint: Literal["latest"] | None = None
+    overwrite: bool = False
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Settings as plain values for TOML and JSON; options that are not set are left out."""
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None}
+
+
+def to_toml(settings: Any) -> str:
+    """Settings as the text of a TOML file."""
+    import tomli_w
+
+    return tomli_w.dumps(plain(settings))

@@ -1,0 +1,300 @@
+"""``vdu unlearn`` and :func:`unlearn`: a pipeline and the images to forget in, a pipeline that no longer makes them out."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vdu.checks import hash_parameters
+from vdu.data.images import ImageSet
+from vdu.diffusion.schedule import NoiseSchedule, kl_weights, weight_share
+from vdu.errors import InputError
+from vdu.methods.vdu import VDU
+from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
+from vdu.recipes.batches import NoisyImages, unflatten
+from vdu.recipes.card import write_card
+from vdu.recipes.posterior import load_posterior
+from vdu.recipes.settings import UnlearnSettings, to_toml
+from vdu.records import Run, read_json
+from vdu.rng import derive_seed, draw_seed
+from vdu.rng import generator as named_generator
+from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, train
+from vdu.types import Losses, Method, Tools
+
+__all__ = ["UnlearnResult", "make_method", "run", "unlearn"]
+
+
+@dataclass(frozen=True)
+class MethodObjective:
+    """A method as the training loop's objective: it puts the drawn tensors together and asks the method."""
+
+    method: Method
+    denoiser: PipelineDenoiser
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """The method's own limits of divergence."""
+        return self.method.limits
+
+    def losses(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Losses:
+        """The method's losses over the network that the loop trains."""
+        denoiser = self.denoiser.with_network(network)
+        return self.method.losses(denoiser, unflatten(dict(batch), self.method.schedule, denoiser.schedule))
+
+    def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
+        """The method's closed-form gradients."""
+        return self.method.add_gradients(parameters)
+
+
+@dataclass(frozen=True)
+class UnlearnResult:
+    """What unlearning gives.
+
+    Attributes:
+        pipeline: the new pipeline; the one that was given is untouched.
+        training: the loop's result.
+        network_evaluations: forward 1 and backward 2 per image.
+    """
+
+    pipeline: Any
+    training: TrainResult
+    network_evaluations: int
+
+
+def unlearn(
+    pipeline: Any,
+    method: Method,
+    *,
+    forget: ImageSet | Path | str,
+    steps: int = 60,
+    batch_size: int = 128,
+    learning_rate: float = 1e-6,
+    lr_schedule: str = "constant",
+    gradient_accumulation_steps: int = 1,
+    max_grad_norm: float | None = None,
+    mixed_precision: str = "no",
+    checkpointing_steps: int | None = None,
+    generator: torch.Generator,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: str | None = "unlearn",
+) -> UnlearnResult:
+    """Make a pipeline forget.
+
+    Args:
+        pipeline: an unconditional diffusers pipeline; left untouched.
+        method: for example ``vdu.VDU(posterior, gamma=0.1)``.
+        forget: the images to forget, or where they are (see :func:`vdu.data.sources.load_images`).
+        steps: optimiser steps.
+        batch_size: forget images per step, over all processes.
+        learning_rate: Adam's step size.
+        lr_schedule: "constant", "linear" or "cosine".
+        gradient_accumulation_steps: micro-batches per step and process.
+        max_grad_norm: clip the gradient norm to this; None does not clip.
+        mixed_precision: "no", "fp16" or "bf16".
+        checkpointing_steps: a checkpoint every so many steps (with a folder).
+        generator: one draw from it seeds everything.
+        folder: a run folder for checkpoints and the log; None writes nothing.
+        resume: continue from the newest checkpoint in the folder.
+        progress: title of the progress bar; None shows none.
+
+    Returns:
+        The new pipeline and the record of its making.
+    """
+    seed = draw_seed(generator)
+    original = PipelineDenoiser.from_pipeline(pipeline)
+    images = forget if isinstance(forget, ImageSet) else _load(forget, original)
+    denoiser = original.copy()
+    accelerator = make_accelerator(mixed_precision)
+    denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
+    ready = method.prepare(denoiser, Tools(n_forget=len(images)))
+    draw_weights = ready.draw_weights()
+    make_batch = NoisyImages("forget", images, batch_size, draw_weights, derive_seed(seed, "forget"))
+    settings = TrainSettings(
+        steps=steps,
+        learning_rate=learning_rate,
+        lr_schedule=lr_schedule,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        max_grad_norm=max_grad_norm,
+        mixed_precision=mixed_precision,
+        seed=derive_seed(seed, "training"),
+        checkpointing_steps=checkpointing_steps,
+    )
+    identity = f"{seed} {images.sha256} {hash_parameters(original.network.state_dict())} {batch_size} {method.name} {method.identity}"
+    result = train(
+        denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
+        folder=folder, resume=resume, identity=identity, progress=progress, accelerator=accelerator,
+    )  # fmt: skip
+    return UnlearnResult(replace_network(pipeline, denoiser.network), result, 3 * batch_size * steps)
+
+
+def replace_network(pipeline: Any, network: nn.Module) -> Any:
+    """A new pipeline of the same kind around another network; scheduler and other parts are copied.
+
+    Args:
+        pipeline: the pipeline to copy.
+        network: its new U-Net, used as it is.
+
+    Returns:
+        The new pipeline.
+    """
+    parts = {name: copy.deepcopy(part) for name, part in pipeline.components.items() if name != "unet"}
+    made = type(pipeline)(**parts, unet=network)
+    if hasattr(pipeline, "timestep_scale"):
+        made.timestep_scale = pipeline.timestep_scale
+    return made
+
+
+def _load(where: Path | str, denoiser: PipelineDenoiser) -> ImageSet:
+    from vdu.data.sources import load_images
+
+    return load_images(str(where), shape=denoiser.sample_shape)
+
+
+def run(settings: UnlearnSettings) -> dict[str, Any]:
+    """Unlearn from the command line: check everything, then work in a run folder.
+
+    Args:
+        settings: see :class:`vdu.recipes.settings.UnlearnSettings`.
+
+    Returns:
+        A summary: the new pipeline's folder and the last step's terms.
+    """
+    pipeline = load_pipeline(settings.pipeline)
+    forget = forget_images(settings, PipelineDenoiser.from_pipeline(pipeline).sample_shape)
+    method = make_method(settings)
+    resume = bool(settings.resume_from_checkpoint)
+    record = Run(settings.output_dir, "unlearn", overwrite=settings.overwrite, resume=resume)
+    inputs = _inputs(settings, pipeline, forget, method)
+    record.start(to_toml(settings), inputs)
+    with record.stage("unlearn") as cost:
+        result = unlearn(
+            pipeline,
+            method,
+            forget=forget,
+            steps=settings.steps,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            lr_schedule=settings.lr_schedule,
+            gradient_accumulation_steps=settings.gradient_accumulation_steps,
+            max_grad_norm=settings.max_grad_norm,
+            mixed_precision=settings.mixed_precision,
+            checkpointing_steps=settings.checkpointing_steps,
+            generator=named_generator(settings.seed, "unlearn"),
+            folder=record.folder,
+            resume=resume,
+        )
+        cost["network_evaluations"] = result.network_evaluations
+    with record.replacing("pipeline") as temporary:
+        save_pipeline(result.pipeline, temporary)
+        told = {name: getattr(settings, name) for name in ("gamma", "weights", "steps", "batch_size", "learning_rate", "seed")}
+        write_card(temporary, inputs, method.name, told)
+    sha256 = hash_parameters(result.pipeline.unet.state_dict())
+    record.finish(pipeline={"sha256": sha256, "weights": "raw"}, weight_share=weight_share(kl_weights(method.schedule, method.weights)))
+    last = result.training.last
+    return {"pipeline": str(record.folder / "pipeline"), "sha256": sha256, **last.get("terms", {}), **last.get("observed", {})}
+
+
+def forget_images(settings: UnlearnSettings, shape: tuple[int, int, int]) -> ImageSet:
+    """The images to forget, checked against the model's size.
+
+    Args:
+        settings: where they are, and which classes of them.
+        shape: channels, height and width of the model.
+
+    Returns:
+        The forget set.
+
+    Raises:
+        InputError: if classes are asked of images without labels, or the reverse on a labelled data set.
+    """
+    from vdu.data.forget import split_by_class
+    from vdu.data.sources import load_images
+
+    images = load_images(settings.forget, shape=shape, convert=settings.convert)
+    if settings.forget_class:
+        return split_by_class(images, settings.forget_class)[0]
+    if images.labels is not None and len(images.labels.unique()) > 1:
+        names = images.class_names or tuple(map(str, images.labels.unique().tolist()))
+        raise InputError(
+            f"forget: {settings.forget} holds {len(names)} classes ({', '.join(names[:10])}); say which to forget with --forget-class, "
+            "or give a folder that holds nothing but the unwanted images."
+        )
+    return images
+
+
+def make_method(settings: UnlearnSettings) -> VDU:
+    """The method that the settings ask for.
+
+    Args:
+        settings: method, posterior, γ and schedule.
+
+    Returns:
+        The method.
+
+    Raises:
+        InputError: if vdu has no posterior, or ascent has one.
+    """
+    if settings.method == "vdu" and settings.posterior is None:
+        raise InputError(
+            "vdu: --posterior is missing; make one with "
+            f"`vdu posterior fisher --pipeline {settings.pipeline} --n-train N --output-dir OUT` (no training data needed)."
+        )
+    ascent = settings.method == "ascent"
+    return VDU(
+        posterior=None if ascent or settings.posterior is None else load_posterior(settings.posterior),
+        gamma=0.0 if ascent else settings.gamma,
+        weights=settings.weights,
+        schedule=NoiseSchedule.linear(settings.schedule_steps, settings.beta_start, settings.beta_end),
+        alpha_bar_range=(settings.alpha_bar_min, settings.alpha_bar_max),
+    )
+
+
+def _inputs(settings: UnlearnSettings, pipeline: Any, forget: ImageSet, method: VDU) -> dict[str, Any]:
+    inputs: dict[str, Any] = {
+        "model": {"path": str(settings.pipeline.resolve()), "sha256": hash_parameters(pipeline.unet.state_dict())},
+        "forget": {
+            "source": settings.forget,
+            "classes": list(settings.forget_class),
+            "description": forget.description,
+            "n_images": len(forget),
+            "sha256": forget.sha256,
+        },
+    }
+    if method.posterior is not None and settings.posterior is not None:
+        inputs["posterior"] = {
+            "path": str(settings.posterior.resolve()),
+            "sha256": method.posterior.sha256,
+            "estimator": method.posterior.estimator,
+        }
+    return inputs
+
+
+def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
+    """The forget set of a finished run, checked to be the same images.
+
+    Args:
+        folder: the run folder.
+        shape: channels, height and width of the model.
+
+    Returns:
+        The images.
+
+    Raises:
+        InputError: if the images are not those that the run forgot.
+    """
+    import tomllib
+
+    config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    names = ("forget", "forget_class", "convert", "pipeline", "output_dir")
+    images = forget_images(UnlearnSettings(**{name: config[name] for name in names if name in config}), shape)
+    expected = read_json(folder / "run.json")["inputs"]["forget"]["sha256"]
+    if images.sha256 != expected:
+        raise InputError(
+            f"forget: the images at {config['forget']} are not those that this run forgot (their hash differs). Put them back."
+        )
+    return images

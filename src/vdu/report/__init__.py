@@ -1,0 +1,1 @@
+"""JSON and images become a page; no torch."""

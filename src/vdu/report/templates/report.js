@@ -1,0 +1,24 @@
+(() => {
+  "use strict";
+  const root = document.documentElement;
+  const one = (selector) => document.querySelector(selector);
+  const pictures = one("#pictures"), wipe = one("#wipe"), flip = one("#flip");
+  root.classList.add("js");
+  const show = (percent) => {
+    wipe.value = String(percent);
+    pictures.style.setProperty("--wipe", percent + "%");
+    wipe.setAttribute("aria-valuetext", percent <= 0 ? "before" : percent >= 100 ? "after" : percent + " % after");
+    flip.textContent = percent >= 50 ? "Show before" : "Show after";
+  };
+  document.querySelectorAll("input[name=view]").forEach((radio) =>
+    radio.addEventListener("change", () => pictures.classList.toggle("overlay", radio.value === "overlay" && radio.checked)));
+  wipe.addEventListener("input", () => show(Number(wipe.value)));
+  flip.addEventListener("click", () => show(Number(wipe.value) >= 50 ? 0 : 100));
+  show(50);
+  const closed = [];
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details:not([open])").forEach((d) => {
+    closed.push(d);
+    d.open = true;
+  }));
+  window.addEventListener("afterprint", () => closed.splice(0).forEach((d) => { d.open = false; }));
+})();

@@ -1,0 +1,173 @@
+"""Checkpoints: ``checkpoints/checkpoint-<step>/`` with weights, average, optimiser state and a checksum of each file.
+
+A checkpoint is written under a temporary name and renamed, so every folder with its real name is complete. Random
+state is not stored: every draw depends on the seed and the step alone (``vdu.rng``).
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vdu.checks import first_differences
+from vdu.errors import InputError
+from vdu.records import FORMAT_VERSION, atomic_folder, read_json, sha256_file, write_json
+from vdu.training.ema import ExponentialMovingAverage
+
+__all__ = ["latest_checkpoint", "list_checkpoints", "load_checkpoint", "load_weights", "save_checkpoint"]
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints in a folder, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint, or None."""
+    found = list_checkpoints(folder)
+    return found[-1] if found else None
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: ExponentialMovingAverage | None,
+    *,
+    fingerprint: str,
+    extra: dict[str, Any],
+    total_limit: int | None = None,
+) -> Path:
+    """Write a checkpoint atomically, then prune the oldest ones.
+
+    Args:
+        folder: the run's ``checkpoints`` folder.
+        step: number of optimiser steps done.
+        network: the bare network (not wrapped for distribution).
+        optimizer: an Adam-like optimiser over ``network.parameters()`` in order.
+        ema: the average, if there is one.
+        fingerprint: hash of everything that must be equal on resume.
+        extra: JSON state to keep (gradient scaler, guard).
+        total_limit: how many checkpoints to keep; None keeps all.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    path = folder / f"checkpoint-{step}"
+    with atomic_folder(path) as temporary:
+        save_file(_contiguous(network.state_dict()), temporary / "model.safetensors")
+        save_file(_optimizer_tensors(network, optimizer), temporary / "optimizer.safetensors")
+        if ema is not None:
+            save_file(_contiguous(ema.shadow), temporary / "ema.safetensors")
+        hashes = {file.name: sha256_file(file) for file in sorted(temporary.glob("*.safetensors"))}
+        state = {"format_version": FORMAT_VERSION, "step": step, "fingerprint": fingerprint, "sha256": hashes, "extra": extra}
+        write_json(temporary / "state.json", state)
+    if total_limit is not None:
+        for old in list_checkpoints(folder)[:-total_limit]:
+            shutil.rmtree(old)
+    return path
+
+
+def load_checkpoint(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: ExponentialMovingAverage | None,
+    *,
+    fingerprint: str,
+) -> tuple[int, dict[str, Any]]:
+    """Restore a checkpoint in place.
+
+    Args:
+        path: the checkpoint's folder.
+        network: the bare network.
+        optimizer: a fresh optimiser over ``network.parameters()``.
+        ema: the average to restore, if the run has one.
+        fingerprint: hash of everything that must be equal to the run that wrote it.
+
+    Returns:
+        The number of steps done, and the extra state.
+
+    Raises:
+        InputError: if a file is damaged, or the checkpoint is of another run or format.
+    """
+    state = _read_state(path)
+    if state["fingerprint"] != fingerprint:
+        raise InputError(
+            f"{path}: was written with other settings, data or model than those given now; a resumed run must be the same run. "
+            "Give the settings in the run's config.toml, or start anew with --overwrite."
+        )
+    network.load_state_dict(load_weights(path, network))
+    _restore_optimizer(network, optimizer, load_file(path / "optimizer.safetensors"))
+    if ema is not None:
+        device = next(network.parameters()).device
+        ema.shadow = {name: value.to(device) for name, value in load_file(path / "ema.safetensors").items()}
+    return int(state["step"]), state["extra"]
+
+
+def load_weights(path: Path, network: nn.Module, *, average: bool = False) -> dict[str, Tensor]:
+    """The weights in a checkpoint, after its checksums and names have been checked.
+
+    Args:
+        path: the checkpoint's folder.
+        network: a network of the expected architecture.
+        average: the averaged weights instead of the raw ones.
+
+    Returns:
+        Named tensors, on the CPU.
+
+    Raises:
+        InputError: if a file is damaged or belongs to another architecture.
+    """
+    _read_state(path)
+    weights = load_file(path / ("ema.safetensors" if average else "model.safetensors"))
+    expected = dict(network.named_parameters()) if average else network.state_dict()
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    lines = first_differences(shapes, {name: tuple(value.shape) for name, value in expected.items()})
+    if lines:
+        raise InputError(f"{path}: weights of another model: {'; '.join(lines)}. Use the checkpoint of this model.")
+    return weights
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    state = read_json(path / "state.json")
+    if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
+        raise InputError(f"{path}: not a checkpoint of format {FORMAT_VERSION}; start the run anew with --overwrite.")
+    if not {"sha256", "fingerprint", "extra"} <= set(state) or path.name != f"checkpoint-{state.get('step')}":
+        raise InputError(f"{path / 'state.json'}: damaged. Delete {path.name} to resume from the checkpoint before it.")
+    for name, expected in state["sha256"].items():
+        if not (path / name).is_file() or sha256_file(path / name) != expected:
+            raise InputError(
+                f"{path / name}: missing or damaged (its SHA-256 is not the recorded one). "
+                f"Delete {path.name} to resume from the checkpoint before it."
+            )
+    return state
+
+
+def _contiguous(tensors: Any) -> dict[str, Tensor]:
+    # clone: safetensors refuses tensors that share memory
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def _optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    names = [name for name, value in network.named_parameters() if value.requires_grad]
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{names[i]}|{key}": torch.as_tensor(value).detach().cpu().contiguous().clone()
+        for i, entries in state.items()
+        for key, value in entries.items()
+    }
+
+
+def _restore_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    names = [name for name, value in network.named_parameters() if value.requires_grad]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, entry = key.rsplit("|", 1)
+        state.setdefault(names.index(name), {})[entry] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,37 @@
+"""Exponential moving average of weights, θ̄ ← d θ̄ + (1 − d) θ, with d_k = min(d, (1 + k)/(10 + k)) at step k.
+
+The ramp keeps the random initial weights from staying in the average of a short run (as in diffusers' EMAModel).
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["ExponentialMovingAverage"]
+
+
+class ExponentialMovingAverage:
+    """A shadow copy of named parameters.
+
+    Args:
+        parameters: name and parameter pairs; the shadow starts equal to them.
+        decay: d, in [0, 1).
+    """
+
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], decay: float) -> None:
+        self.decay = decay
+        self.shadow: dict[str, Tensor] = {name: value.detach().clone() for name, value in parameters}
+
+    @torch.no_grad()
+    def update(self, parameters: Iterable[tuple[str, nn.Parameter]], step: int) -> None:
+        """Move the shadow towards the parameters after step ``step`` (counted from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = dict(parameters)
+        torch._foreach_lerp_(list(self.shadow.values()), [current[name] for name in self.shadow], 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, network: nn.Module) -> None:
+        """Write the averaged weights into a network."""
+        for name, value in network.named_parameters():
+            value.copy_(self.shadow[name])

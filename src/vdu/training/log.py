@@ -1,0 +1,70 @@
+"""The run's log: one JSON line per step in ``log.jsonl``, and a progress bar on standard error."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+from vdu.records import atomic_file
+
+__all__ = ["StepLog"]
+
+
+class StepLog:
+    """Writes and shows the steps of a training run.
+
+    Args:
+        folder: the run folder; None writes no file.
+        start: steps already done; later lines of an interrupted run are dropped, since they will be made again.
+        steps: steps in all.
+        title: title of the progress bar; None shows none.
+        active: False on all processes but the first.
+    """
+
+    def __init__(self, folder: Path | None, start: int, steps: int, title: str | None, active: bool) -> None:
+        self.path = folder / "log.jsonl" if folder and active else None
+        self.start, self.steps, self.title, self.active = start, steps, title, active
+        self.last: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        from tqdm import tqdm
+
+        self._file = None
+        if self.path:
+            kept = _lines_before(self.path, self.start) if self.path.exists() else []
+            with atomic_file(self.path) as temporary:
+                temporary.write_text("".join(kept), encoding="utf-8")
+            self.last = json.loads(kept[-1]) if kept else {}
+            self._file = self.path.open("a", encoding="utf-8")
+        silent = self.title is None or not self.active
+        self._bar = tqdm(
+            total=self.steps, initial=self.start, desc=self.title, file=sys.stderr, disable=silent, mininterval=1, dynamic_ncols=True
+        )
+        return self
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append a line and show its terms."""
+        self.last = line
+        if self._file:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        shown = line["observed"] or line["terms"]
+        self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()}, refresh=False)
+        self._bar.update()
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+        if self._file:
+            self._file.close()
+
+
+def _lines_before(path: Path, start: int) -> list[str]:
+    kept = []
+    for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if json.loads(text)["step"] > start:
+                break
+        except (json.JSONDecodeError, KeyError, TypeError):
+            break  # a line cut off by a kill
+        kept.append(text)
+    return kept

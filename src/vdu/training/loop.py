@@ -1,0 +1,310 @@
+"""The one training loop, the only place where an optimiser steps.
+
+It serves pre-training, fine-tuning, judges and every unlearning method. Each step k:
+
+    batch_k = make_batch(k)                     drawn for the whole step from (seed, k), cut by process and micro-batch
+    g = ∇ Σ terms, averaged over processes      accelerate (torch.distributed) inside
+    g += closed-form gradients                  once per step, after the averaging
+    θ ← Adam(θ, clip(g))
+
+Because a step depends on nothing but (θ, Adam state, k), resuming from a checkpoint gives the same bits on one CPU
+process, and several processes see exactly the draws that one process sees.
+
+Not guaranteed: equal float32 bits for different numbers of processes or micro-batches (sums are ordered otherwise).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vdu.errors import DivergenceError, InputError
+from vdu.records import sha256_bytes
+from vdu.rng import derive_seed, isolated_global
+from vdu.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from vdu.training.ema import ExponentialMovingAverage
+from vdu.training.log import StepLog
+from vdu.types import Losses
+
+__all__ = ["Objective", "TrainResult", "TrainSettings", "make_accelerator", "train"]
+
+TensorBatch = Mapping[str, Tensor]
+
+
+class Objective(Protocol):
+    """What the loop minimises.
+
+    Attributes:
+        limits: the largest value that an observed scalar may take before the run counts as diverged.
+    """
+
+    @property
+    def limits(self) -> Mapping[str, float]: ...  # ruff: ignore[undocumented-public-method]
+
+    def losses(self, network: nn.Module, batch: TensorBatch) -> Losses:
+        """The terms for a micro-batch, each a mean over it (or scaled from a mean)."""
+        ...
+
+    def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
+        """Add closed-form gradients to ``.grad``; returns the values of their terms for the log."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train.
+
+    Attributes:
+        steps: number of optimiser steps.
+        learning_rate: Adam's step size at its peak.
+        lr_schedule: "constant", or "cosine" or "linear" (to 0 where step ``steps`` + 1 would be).
+        warmup_steps: linear warm-up.
+        weight_decay: decoupled weight decay (AdamW).
+        gradient_accumulation_steps: micro-batches per step and process.
+        max_grad_norm: clip the global gradient norm to this; None does not clip.
+        ema_decay: decay of the weight average; None keeps none.
+        mixed_precision: "no", "fp16" or "bf16".
+        seed: seeds dropout; the batches are seeded by their maker.
+        checkpointing_steps: write a checkpoint every so many steps; None writes only the last.
+        checkpoints_total_limit: how many checkpoints to keep.
+    """
+
+    steps: int
+    learning_rate: float
+    lr_schedule: str = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float | None = None
+    ema_decay: float | None = None
+    mixed_precision: str = "no"
+    seed: int = 0
+    checkpointing_steps: int | None = None
+    checkpoints_total_limit: int | None = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "gradient_accumulation_steps", "checkpoints_total_limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name}: got {value}; expected at least 1.")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step ``step``, counted from 0.
+
+        Returns:
+            Adam's step size.
+
+        Raises:
+            InputError: if the schedule is unknown.
+
+        Examples:
+            >>> TrainSettings(steps=10, learning_rate=1.0, lr_schedule="linear").rate(5)
+            0.5
+        """
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        done = step / self.steps
+        decay = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+        if self.lr_schedule not in decay:
+            raise InputError(f"lr_schedule: got {self.lr_schedule!r}; expected one of {', '.join(decay)}.")
+        return self.learning_rate * warmup * decay[self.lr_schedule]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run leaves besides the weights in the network.
+
+    Attributes:
+        steps: steps done in all.
+        ema: averaged weights by name, or None.
+        last: the last step's log line.
+    """
+
+    steps: int
+    ema: dict[str, Tensor] | None
+    last: dict[str, Any]
+
+
+def train(
+    network: nn.Module,
+    objective: Objective,
+    make_batch: Callable[[int], TensorBatch],
+    settings: TrainSettings,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    identity: str = "",
+    progress: str | None = None,
+    accelerator: Any = None,
+) -> TrainResult:
+    """Train a network in place.
+
+    Args:
+        network: on the CPU or already on the accelerator's device.
+        objective: the loss terms and closed-form gradients.
+        make_batch: step → the global batch: tensors with one leading dimension that the number of processes and
+            micro-batches divides. Must depend on the step alone.
+        settings: how to train.
+        folder: the run folder for ``checkpoints/`` and ``log.jsonl``; None writes nothing.
+        resume: continue from the newest checkpoint in ``folder`` if there is one.
+        identity: whatever else must be equal on resume (hashes of data, model, method).
+        progress: title of the progress bar on standard error; None shows none.
+        accelerator: an ``accelerate.Accelerator``; by default one is made.
+
+    Returns:
+        The result; the network holds the last raw weights.
+
+    Raises:
+        DivergenceError: if a loss or gradient is not finite, or an observed value passes its limit. The weights stay
+            those before the bad step, and a checkpoint of them is written.
+        InputError: if the run to resume is another one, or already longer.
+    """
+    accelerator = accelerator or make_accelerator(settings.mixed_precision)
+    # the network goes to the device before the optimiser sees its parameters
+    model = accelerator.prepare_model(network)
+    parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    # fused: one pass over memory and no temporary copies of the parameters
+    optimizer = accelerator.prepare_optimizer(
+        torch.optim.AdamW(parameters.values(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    )
+    ema = ExponentialMovingAverage(parameters.items(), settings.ema_decay) if settings.ema_decay else None
+    checkpoints = folder / "checkpoints" if folder else None
+    fingerprint = _fingerprint(settings, identity, accelerator.num_processes)
+    start = 0
+    if resume and checkpoints and (newest := latest_checkpoint(checkpoints)):
+        start, extra = load_checkpoint(newest, network, optimizer.optimizer, ema, fingerprint=fingerprint)
+        if accelerator.scaler is not None:
+            accelerator.scaler.load_state_dict(extra["scaler"])
+    if start > settings.steps:
+        raise InputError(
+            f"steps: got {settings.steps}, but the newest checkpoint has {start} steps; expected at least as many. "
+            "Give more steps, or start anew with --overwrite."
+        )
+
+    def checkpoint(step: int) -> None:
+        if checkpoints and accelerator.is_main_process:
+            extra = {"scaler": accelerator.scaler.state_dict() if accelerator.scaler else None}
+            save_checkpoint(
+                checkpoints, step, network, optimizer.optimizer, ema,
+                fingerprint=fingerprint, extra=extra, total_limit=settings.checkpoints_total_limit,
+            )  # fmt: skip
+        accelerator.wait_for_everyone()
+
+    network.train()
+    with StepLog(folder, start, settings.steps, progress, accelerator.is_main_process) as log:
+        for step in range(start, settings.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.rate(step)
+            optimizer.zero_grad(set_to_none=True)
+            with isolated_global(derive_seed(settings.seed, "step", step, accelerator.process_index)):
+                line = _backward(model, objective, make_batch(step), settings.gradient_accumulation_steps, accelerator)
+            accelerator.unscale_gradients(optimizer)
+            line["terms"] |= objective.add_gradients(parameters)
+            norm = _clip(parameters, settings.max_grad_norm)
+            trouble = _trouble(line, norm, objective.limits, fp16=accelerator.scaler is not None)
+            if trouble:
+                checkpoint(step)
+                raise DivergenceError(_advice(trouble, step, checkpoints))
+            optimizer.step()
+            if ema is not None:
+                ema.update(parameters.items(), step)
+            done = {"step": step + 1, "loss": sum(line["terms"].values()), **line}
+            log.write(done | {"grad_norm": norm, "learning_rate": settings.rate(step)})
+            every = settings.checkpointing_steps
+            if step + 1 == settings.steps or (every and (step + 1) % every == 0):
+                checkpoint(step + 1)
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # mixed precision changes the network's forward in place
+    network.eval()
+    return TrainResult(settings.steps, ema.shadow if ema else None, log.last)
+
+
+def make_accelerator(mixed_precision: str = "no") -> Any:
+    """An ``accelerate.Accelerator`` on CUDA if there is one, else on the CPU (also under ``torchrun``, with gloo).
+
+    Args:
+        mixed_precision: "no", "fp16" or "bf16".
+
+    Returns:
+        The accelerator.
+
+    Raises:
+        InputError: if the launcher asked for several processes and accelerate runs in one (they would overwrite each other).
+    """
+    import os
+
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
+        AcceleratorState._reset_state()  # else the first precision of a process would be its last
+    # without cpu=True, torchrun on a CPU starts independent copies that know nothing of each other
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision)
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != wanted:
+        raise InputError(f"launcher: asked for {wanted} processes, got {accelerator.num_processes}; on a CPU use torchrun.")
+    return accelerator
+
+
+def _cut(batch: TensorBatch, part: int, parts: int) -> dict[str, Tensor]:
+    for name, value in batch.items():
+        if len(value) % parts:
+            raise InputError(
+                f"batch: {len(value)} entries of {name!r} cannot be cut into {parts} equal parts; "
+                "choose a batch size that processes × gradient accumulation steps divides."
+            )
+    return {name: value[len(value) * part // parts : len(value) * (part + 1) // parts] for name, value in batch.items()}
+
+
+def _backward(model: nn.Module, objective: Objective, batch: TensorBatch, parts: int, accelerator: Any) -> dict[str, Any]:
+    """Gradients of one step, and the mean of each term over processes and micro-batches."""
+    mine = _cut(batch, accelerator.process_index, accelerator.num_processes)
+    sums: dict[tuple[str, str], Tensor] = {}
+    for part in range(parts):
+        micro = {name: value.to(accelerator.device, non_blocking=True) for name, value in _cut(mine, part, parts).items()}
+        no_sync = part < parts - 1 and accelerator.num_processes > 1
+        with accelerator.no_sync(model) if no_sync else torch.enable_grad():
+            with accelerator.autocast():
+                losses = objective.losses(model, micro)
+            accelerator.backward(torch.stack([term.double() for term in losses.terms.values()]).sum() / parts)
+        for kind, values in (("terms", losses.terms), ("observed", losses.observed)):
+            for name, value in values.items():
+                sums[kind, name] = sums.get((kind, name), 0) + value.detach().double() / parts
+    means = accelerator.reduce(torch.stack(list(sums.values())), "mean").tolist()
+    line: dict[str, Any] = {"terms": {}, "observed": {}}
+    for (kind, name), value in zip(sums, means, strict=True):
+        line[kind][name] = value
+    return line
+
+
+def _clip(parameters: Mapping[str, nn.Parameter], limit: float | None) -> float:
+    gradients = [value.grad for value in parameters.values() if value.grad is not None]
+    if limit is None:
+        return float(torch.nn.utils.get_total_norm(gradients))
+    return float(torch.nn.utils.clip_grad_norm_(parameters.values(), limit))
+
+
+def _trouble(line: dict[str, Any], norm: float, limits: Mapping[str, float], *, fp16: bool) -> str | None:
+    for name, value in (line["terms"] | line["observed"]).items():
+        if not math.isfinite(value):
+            return f"{name} became {value}"
+        if value > limits.get(name, math.inf):
+            return f"{name} rose to {value:.4g}, past its limit of {limits[name]:.4g}"
+    # under fp16 the gradient scaler meets overflowing gradients itself, by skipping the step
+    return None if math.isfinite(norm) or fp16 else f"the gradient norm became {norm}"
+
+
+def _advice(trouble: str, step: int, checkpoints: Path | None) -> str:
+    kept = f"The weights before that are in {checkpoints / f'checkpoint-{step}'}." if checkpoints else "The weights are those before that step."
+    return f"diverged at step {step + 1}: {trouble}. {kept} Lower the learning rate or the number of steps, or strengthen the regulariser."
+
+
+def _fingerprint(settings: TrainSettings, identity: str, processes: int) -> str:
+    values = asdict(settings) | {"identity": identity, "processes": processes}
+    for free in ("checkpointing_steps", "checkpoints_total_limit"):
+        del values[free]
+    if settings.lr_schedule == "constant":
+        del values["steps"]  # a constant rate does not know where it ends, so a run may be made longer
+    return sha256_bytes(repr(sorted(values.items())).encode())

@@ -1,0 +1,145 @@
+"""The protocols that the rooms of the package share: what a denoiser, a method and a noised batch are.
+
+Symbols: x0 clean images in [−1, 1]; ε standard normal noise; ᾱ the cumulative signal variance of the schedule;
+x_t = √ᾱ x0 + √(1−ᾱ) ε. A denoiser is a model behind one face, whatever its pipeline predicts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, runtime_checkable
+
+from torch import Tensor, nn
+
+__all__ = ["Batch", "Denoiser", "Losses", "Method", "NamedTensors", "NoisedBatch", "Tools"]
+
+NamedTensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class NoisedBatch:
+    """Images with the noise and the noise level that were drawn for them.
+
+    Attributes:
+        x0: clean images, [batch, channels, height, width], in [−1, 1] (or the model's latent space).
+        noise: standard normal noise ε of the same shape.
+        index: row of the unlearning (or training) schedule, [batch], int64, counted from 0.
+        alpha_bar: ᾱ of that row, [batch], in (0, 1).
+        timestep: the timestep of the network's own schedule with that ᾱ, [batch], possibly fractional.
+    """
+
+    x0: Tensor
+    noise: Tensor
+    index: Tensor
+    alpha_bar: Tensor
+    timestep: Tensor
+
+    @property
+    def x_t(self) -> Tensor:
+        """The noised images √ᾱ x0 + √(1−ᾱ) ε, in the dtype of x0."""
+        alpha_bar = self.alpha_bar.view(-1, *[1] * (self.x0.ndim - 1))
+        return (alpha_bar.sqrt() * self.x0 + (1 - alpha_bar).sqrt() * self.noise).to(self.x0.dtype)
+
+
+Batch = Mapping[str, NoisedBatch]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What an objective or a method gives for a batch.
+
+    Attributes:
+        terms: scalars whose sum is minimised, by name.
+        observed: scalars that are only logged (and watched by the guard against divergence).
+    """
+
+    terms: Mapping[str, Tensor]
+    observed: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a recipe hands to a method before the first step.
+
+    Attributes:
+        n_forget: number of images in the forget set.
+    """
+
+    n_forget: int
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """One face over every kind of diffusion pipeline; methods and samplers see only this."""
+
+    network: nn.Module
+    schedule: Any
+    scheduler_config: dict[str, Any]
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the raw output has a second set of channels for the variance."""
+        ...
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one sample in the model's own space."""
+        ...
+
+    def predict_noise(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The noise ε that the model sees in x_t at (possibly fractional) timesteps of its own schedule."""
+        ...
+
+    def predict_raw(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What the network itself gives, for diffusers' schedulers, which know its prediction type."""
+        ...
+
+    def with_network(self, network: nn.Module) -> Self:
+        """The same face over another network of the same architecture (a copy, or one wrapped for training)."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images in [−1, 1] to the model's own space (the identity for pixel models)."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The model's own space back to images in [−1, 1]."""
+        ...
+
+
+class Method(Protocol):
+    """An unlearning method: loss terms and optional hooks. It knows no loop, no file and no optimiser.
+
+    Attributes:
+        name: the name on the command line.
+        needs: the roles of data it wants in each batch, a subset of {"forget", "own_samples", "retain"}.
+        schedule: the noise levels at which it works (a ``vdu.diffusion.schedule.NoiseSchedule``).
+        limits: the largest value that an observed scalar may take before the run counts as diverged.
+        identity: a hash of all that makes the method what it is; a resumed run must have the same.
+    """
+
+    @property
+    def name(self) -> str: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def identity(self) -> str: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def needs(self) -> frozenset[str]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def schedule(self) -> Any: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def limits(self) -> Mapping[str, float]: ...  # ruff: ignore[undocumented-public-method]
+
+    def draw_weights(self) -> Tensor:
+        """Relative probability with which each row of the schedule is drawn, [T], float64."""
+        ...
+
+    def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
+        """Anything to be done once, before the first step (checks, masks, Fisher information, frozen teachers)."""
+        ...
+
+    def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
+        """The terms for noise and timesteps drawn outside."""
+        ...
+
+    def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
+        """Add closed-form gradients to ``.grad`` and return the values of their terms for the log."""
+        ...

@@ -1,0 +1,1 @@
+"""Small packaged models with their provenance."""

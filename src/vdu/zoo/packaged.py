@@ -1,0 +1,34 @@
+"""The small models that come with the package, so that the main job runs without a download.
+
+    mnist-small     unconditional DDPM of 28×28 digits, 0.69 M parameters, linear schedule, T = 1000
+    mnist           judge of the ten digits (architecture cnn); mnist-lenet: another architecture, as a second judge
+
+Each folder holds a ``provenance.json`` or ``judge.json`` with the command that made it, the hash of the data and what it
+reached.
+"""
+
+from pathlib import Path
+
+from vdu.errors import InputError
+
+__all__ = ["judge_folder", "pipeline_folder"]
+
+HERE = Path(__file__).parent
+PIPELINES = {"mnist-small": "mnist-small"}
+JUDGES = {"mnist": "mnist-judge", "mnist-lenet": "mnist-judge-lenet"}
+
+
+def pipeline_folder(name: str) -> Path:
+    """The folder of a packaged diffusers pipeline."""
+    return _folder("pipeline", name, PIPELINES)
+
+
+def judge_folder(name: str) -> Path:
+    """The folder of a packaged judge."""
+    return _folder("judge", name, JUDGES)
+
+
+def _folder(kind: str, name: str, known: dict[str, str]) -> Path:
+    if name not in known:
+        raise InputError(f"{kind}: got {name!r}, which is neither a folder nor packaged; packaged are {', '.join(known)}.")
+    return HERE / known[name]

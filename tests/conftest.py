@@ -1,0 +1,53 @@
+"""Shared by all rooms: a U-Net of ten thousand weights on 8×8 images, and pipelines around it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors are quicker on one thread, and busy machines stay usable."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def make_unet() -> Callable[..., Any]:
+    """Seeded tiny ``UNet2DModel``; keyword arguments change its configuration."""
+    from diffusers import UNet2DModel
+
+    def make(*, seed: int = 0, **changes: Any) -> Any:
+        config: dict[str, Any] = {
+            "sample_size": 8,
+            "in_channels": 1,
+            "out_channels": 1,
+            "block_out_channels": (8,),
+            "layers_per_block": 1,
+            "down_block_types": ("DownBlock2D",),
+            "up_block_types": ("UpBlock2D",),
+            "norm_num_groups": 4,
+            "attention_head_dim": 4,
+        }
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return UNet2DModel(**config | changes).eval()
+
+    return make
+
+
+@pytest.fixture
+def make_pipeline(make_unet: Callable[..., Any]) -> Callable[..., Any]:
+    """``DDPMPipeline`` around a tiny U-Net; ``scheduler`` holds changes of its ``DDPMScheduler``."""
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    def make(scheduler: dict[str, Any] | None = None, **unet: Any) -> Any:
+        pipeline = DDPMPipeline(unet=make_unet(**unet), scheduler=DDPMScheduler(**scheduler or {}))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return make

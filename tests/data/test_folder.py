@@ -1,0 +1,183 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from vdu.data.sources import load_images
+from vdu.errors import InputError
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*size: int) -> np.ndarray:
+    return RNG.integers(0, 256, size, dtype=np.uint8)
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return array
+
+
+def test_pixels_are_those_of_the_files_in_order_of_name(tmp_path):
+    arrays = {name: save(tmp_path / name, noise(5, 7, 3)) for name in ("b.png", "a.bmp", "z/y/c.PNG", "B.png")}
+    images = load_images(str(tmp_path))
+    assert images.names == ("B.png", "a.bmp", "b.png", "z/y/c.PNG")
+    assert images.labels is None and images.shape == (3, 5, 7)
+    for i, name in enumerate(images.names):
+        assert np.array_equal(images.images[i].numpy(), np.moveaxis(arrays[name], 2, 0))
+    assert load_images(str(tmp_path)).sha256 == images.sha256
+
+
+def test_class_folders_become_labels(tmp_path):
+    for name in ("dog/1.png", "cat/deep/er/2.png", "cat/1.png"):
+        save(tmp_path / name, noise(4, 4))
+    (tmp_path / ".hidden").mkdir()
+    images = load_images(str(tmp_path), shape=(1, 4, 4))
+    assert images.class_names == ("cat", "dog")
+    assert images.names == ("cat/1.png", "cat/deep/er/2.png", "dog/1.png")
+    assert images.labels is not None and images.labels.tolist() == [0, 0, 1]
+
+
+def test_split_folders_are_entered_and_not_taken_for_classes(tmp_path):
+    save(tmp_path / "train/cat/1.png", noise(4, 4))
+    save(tmp_path / "test/1.png", noise(4, 4))
+    assert load_images(str(tmp_path)).class_names == ("cat",)
+    assert load_images(str(tmp_path), split="test").names == ("1.png",)
+    (tmp_path / "test/1.png").unlink()
+    (tmp_path / "test").rmdir()
+    with pytest.raises(InputError, match=r"holds the splits train, but not 'test'"):
+        load_images(str(tmp_path), split="test")
+    with pytest.raises(InputError, match=r"has no test split"):
+        load_images(str(tmp_path / "train"), split="test")
+
+
+def damage(folder):
+    """One good file, and one of each kind that cannot be used."""
+    save(folder / "a_good.png", noise(6, 6))
+    save(folder / "b_size.png", noise(6, 5))
+    save(folder / "c_rgb.png", noise(6, 6, 3))
+    save(folder / "d_rgba.png", noise(6, 6, 4))
+    save(folder / "e_16bit.png", noise(6, 6).astype(np.uint16))
+    Image.fromarray(noise(6, 6)).convert("P").save(folder / "f_palette.png")
+    save(folder / "g_cut.png", noise(6, 6))
+    (folder / "g_cut.png").write_bytes((folder / "g_cut.png").read_bytes()[:60])
+    (folder / "h_text.jpg").write_text("not an image")
+    frames = [Image.fromarray(noise(6, 6)) for _ in range(2)]
+    frames[0].save(folder / "i_animated.gif", save_all=True, append_images=frames[1:])
+
+
+def test_all_offenders_are_named_at_once(tmp_path):
+    damage(tmp_path)
+    with pytest.raises(InputError, match=r"8 of 9 images cannot be used") as caught:
+        load_images(str(tmp_path), shape=(1, 6, 6))
+    lines = str(caught.value).splitlines()[1:9]
+    expected = [
+        ("b_size.png", "(1, 6, 5), expected (1, 6, 6)"), ("c_rgb.png", "(3, 6, 6), expected (1, 6, 6)"),
+        ("d_rgba.png", "mode RGBA"), ("e_16bit.png", "mode I"), ("f_palette.png", "mode P"),
+        ("g_cut.png", "unreadable"), ("h_text.jpg", "unreadable"), ("i_animated.gif", "several frames"),
+    ]  # fmt: skip
+    for line, (name, reason) in zip(lines, expected, strict=True):
+        assert name in line and reason in line
+
+
+def test_converting_leaves_only_the_unreadable(tmp_path):
+    damage(tmp_path)
+    with pytest.raises(InputError, match=r"3 of 9 images cannot be used:\n  g_cut.*\n  h_text.*\n  i_animated"):
+        load_images(str(tmp_path), shape=(1, 6, 6), convert=True)
+
+
+def test_ten_offenders_are_listed_and_the_rest_counted(tmp_path):
+    for i in range(13):
+        save(tmp_path / f"{i:02}.png", noise(3, 3 if i == 0 else 4))
+    with pytest.raises(InputError, match=r"(?s)12 of 13 .*01\.png.*10\.png.*… and 2 more") as caught:
+        load_images(str(tmp_path))
+    assert "11.png" not in str(caught.value)
+
+
+def test_conversion_resizes_and_keeps_the_centre(tmp_path):
+    array = noise(12, 20, 3)
+    save(tmp_path / "a.png", array)
+    got = load_images(str(tmp_path), shape=(3, 6, 6), convert=True).images[0].numpy()
+    whole = Image.fromarray(array).resize((10, 6), Image.Resampling.BICUBIC)  # antialiased, as Pillow always does
+    assert np.array_equal(got, np.moveaxis(np.asarray(whole)[:, 2:8], 2, 0))
+    assert np.array_equal(  # an image that fits already is left alone
+        load_images(str(tmp_path), shape=(3, 12, 20), convert=True).images[0].numpy(), np.moveaxis(array, 2, 0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.full((2, 2), 257 * 100, np.uint16), 100),  # Pillow alone clips this to 255
+        (np.full((2, 2, 4), (10, 20, 30, 0), np.uint8), 255),  # transparent: white, not the hidden colour
+        (np.full((2, 2, 4), (0, 0, 0, 255), np.uint8), 0),
+        (np.full((2, 2, 3), (255, 0, 0), np.uint8), round(0.299 * 255)),  # luma of ITU-R 601-2
+    ],
+)
+def test_conversion_of_modes(tmp_path, array, expected):
+    save(tmp_path / "a.png", array)
+    assert load_images(str(tmp_path), shape=(1, 2, 2), convert=True).images.unique().tolist() == [expected]
+
+
+def test_exif_orientation_is_obeyed(tmp_path):
+    array = noise(2, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90° clockwise
+    Image.fromarray(array).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(load_images(str(tmp_path)).images[0, 0].numpy(), np.rot90(array, -1))
+
+
+def test_unknown_files_stop_the_load_and_companions_do_not(tmp_path):
+    save(tmp_path / "a.png", noise(2, 2))
+    for name in ("a.txt", "LICENSE", ".DS_Store", "metadata.jsonl"):
+        (tmp_path / name).write_text("x")
+    assert len(load_images(str(tmp_path))) == 1
+    (tmp_path / "b.heic").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match=r"2 of 3 files are of a kind that cannot be read:\n  b.heic\n  link"):
+        load_images(str(tmp_path))
+
+
+def test_empty_missing_and_half_empty_folders(tmp_path):
+    with pytest.raises(InputError, match=r"holds no image files .*\.png"):
+        load_images(str(tmp_path))
+    with pytest.raises(InputError, match=r"no such source, folder or file; expected mnist"):
+        load_images(str(tmp_path / "none"))
+    save(tmp_path / "cat" / "a.png", noise(2, 2))
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(InputError, match=r"class folders dog hold no images"):
+        load_images(str(tmp_path))
+
+
+def test_a_list_file_is_relative_to_itself_and_sorted(tmp_path):
+    first, second = save(tmp_path / "im/b.png", noise(3, 3)), save(tmp_path / "im/a.png", noise(3, 3))
+    (tmp_path / "list.txt").write_text("im/b.png\r\n\n./im/a.png\n")
+    images = load_images(str(tmp_path / "list.txt"))
+    assert images.names == ("im/a.png", "im/b.png")
+    assert np.array_equal(images.images.numpy(), np.stack([second, first])[:, None])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"im/x.png\nim/a.png\nim/y.png",
+            r"2 of 3 images do not exist:\n  im/x.png\n  im/y.png\nPaths are relative to",
+        ),
+        (b"im/a.png\n./im/a.png", r"1 of 1 images are named more than once:\n  im/a.png"),
+        (b"\n \n", r"names no images"),
+        (b"\xff\xfe\x00", r"is not a text file"),
+        (b"a\0b", r"names no images"),
+    ],
+)
+def test_bad_lists(tmp_path, content, message):
+    save(tmp_path / "im/a.png", noise(3, 3))
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_images(str(tmp_path / "list.txt"))
+
+
+def test_one_image_is_no_list(tmp_path):
+    save(tmp_path / "a.png", noise(3, 3))
+    with pytest.raises(InputError, match=r"is one image; expected a folder"):
+        load_images(str(tmp_path / "a.png"))

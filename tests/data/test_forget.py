@@ -1,0 +1,113 @@
+import pytest
+import torch
+
+from vdu.data import forget
+from vdu.data.forget import split_by_class, split_by_names, split_by_predicate
+from vdu.data.images import ImageSet
+from vdu.errors import InputError
+
+LABELS = [2, 0, 1, 0, 2, 2]
+
+
+def animals(**changes) -> ImageSet:
+    fields = {
+        "images": torch.arange(6, dtype=torch.uint8).mul(50).reshape(6, 1, 1, 1),
+        "labels": torch.tensor(LABELS),
+        "names": tuple("abcdef"),
+        "class_names": ("cat", "dog", "1", "unused"),
+        "description": "animals",
+    }
+    return ImageSet(**{**fields, **changes})
+
+
+def places(images: ImageSet) -> list[int]:
+    return [value // 50 for value in images.images.flatten().tolist()]
+
+
+@pytest.mark.parametrize(
+    ("classes", "forgotten"),
+    [
+        ("cat", [1, 3]),
+        (["dog"], [2]),
+        (0, [1, 3]),
+        ("0", [1, 3]),
+        ("1", [0, 4, 5]),  # a name before an index
+        (1, [2]),
+        (["1", "cat", 0], [0, 1, 3, 4, 5]),
+        ([0, 1, 2], [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_classes_are_split_whole(classes, forgotten):
+    gone, kept = split_by_class(animals(), classes)
+    assert places(gone) == forgotten
+    assert places(kept) == [i for i in range(6) if i not in forgotten]
+    assert gone.labels is not None and gone.labels.tolist() == [LABELS[i] for i in forgotten]
+    assert gone.names == tuple("abcdef"[i] for i in forgotten)
+
+
+def test_descriptions_tell_the_sides_apart():
+    gone, kept = split_by_class(animals(), ["cat", 1])
+    assert gone.description == "animals: classes cat, dog"
+    assert kept.description == "animals without classes cat, dog"
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ("bird", r"class 'bird': unknown; the classes are: 0 = cat, 1 = dog, 2 = 1, 3 = unused"),
+        (4, r"class 4: unknown"),
+        (-1, r"class -1: unknown"),
+        ("-1", r"class '-1': unknown"),
+        ("²", r"class '²': unknown"),
+        ("unused", r"class 'unused': no image of animals has it"),
+        ([], r"nothing to forget among 6 images"),
+    ],
+)
+def test_classes_that_cannot_be_forgotten(classes, message):
+    with pytest.raises(InputError, match=message):
+        split_by_class(animals(), classes)
+
+
+def test_labels_without_names_go_by_index():
+    gone, _ = split_by_class(animals(class_names=None), "2")
+    assert places(gone) == [0, 4, 5]
+    with pytest.raises(InputError, match=r"class 3: unknown; the classes are: 0, 1, 2\."):
+        split_by_class(animals(class_names=None), 3)
+    with pytest.raises(InputError, match=r"animals: has no labels"):
+        split_by_class(animals(labels=None), 0)
+
+
+def test_names_are_split_in_the_order_of_the_set():
+    gone, kept = split_by_names(animals(), ["e", "b", "e"])
+    assert (gone.names, kept.names) == (("b", "e"), ("a", "c", "d", "f"))
+    assert (places(gone), places(kept)) == ([1, 4], [0, 2, 3, 5])
+    assert split_by_names(animals(), "a")[0].names == ("a",)
+
+
+def test_names_that_cannot_be_forgotten():
+    with pytest.raises(InputError, match=r"2 of 3 names are not in the set:\n  x\n  y\n.*such as 'a'"):
+        split_by_names(animals(), ["y", "a", "x"])
+    with pytest.raises(InputError, match=r"nothing to forget"):
+        split_by_names(animals(), [])
+    with pytest.raises(InputError, match=r"animals: its images have no names"):
+        split_by_names(animals(names=None), ["a"])
+
+
+@pytest.mark.parametrize("batch", [1, 4, 512])
+def test_a_predicate_sees_floats_and_its_batch_size_changes_nothing(monkeypatch, batch):
+    monkeypatch.setattr(forget, "_BATCH", batch)
+    gone, kept = split_by_predicate(animals(), lambda x: x[:, 0, 0, 0] > 0)  # 150 … 250 of 255
+    assert (places(gone), places(kept)) == ([3, 4, 5], [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("predicate", "message"),
+    [
+        (lambda x: x.sum((1, 2, 3)), r"gave torch\.float32 \[6\], expected bool \[6\]"),
+        (lambda x: x > 0, r"gave torch\.bool \[6, 1, 1, 1\]"),
+        (lambda x: x[:, 0, 0, 0] > 2, r"images picked by a predicate: nothing to forget among 6"),
+    ],
+)
+def test_predicates_that_cannot_be_used(predicate, message):
+    with pytest.raises(InputError, match=message):
+        split_by_predicate(animals(), predicate)

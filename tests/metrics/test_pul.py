@@ -1,0 +1,180 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vdu.errors import InputError
+from vdu.metrics.paired_ratio import ratio_interval
+from vdu.metrics.pul import PUL, corrected_pul, flip_table, percentage_unlearned, pul_ceiling
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def calls(both, lost, gained, n):
+    original, unlearned = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
+    original[: both + lost] = True
+    unlearned[:both] = True
+    unlearned[both + lost : both + lost + gained] = True
+    return original, unlearned
+
+
+def pul(both, lost, gained, n, seed=0):
+    return percentage_unlearned(*calls(both, lost, gained, n), generator=generator(seed))
+
+
+@pytest.mark.parametrize(
+    ("cells", "value"), [((10, 40, 0), 80.0), ((0, 50, 0), 100.0), ((50, 0, 0), 0.0), ((50, 0, 25), -50.0)]
+)
+def test_value_and_counts_by_hand(cells, value):
+    result = pul(*cells, 500)
+    assert result.value == value
+    assert (result.n_original, result.n_unlearned, result.n) == (50, cells[0] + cells[2], 500)
+    assert result.low < value <= result.high
+
+
+def test_higher_means_more_unlearned():
+    assert PUL.higher_is_better
+    assert pul(5, 45, 0, 500).value > pul(40, 10, 0, 500).value
+
+
+def test_interval_agrees_with_resampling_seeds_one_by_one():
+    original, unlearned = calls(30, 170, 20, 1000)
+    rng, values = np.random.default_rng(0), []
+    for _ in range(2000):
+        rows = rng.integers(1000, size=1000)
+        n_original, n_unlearned = original.numpy()[rows].sum(), unlearned.numpy()[rows].sum()
+        values.append(100 * (n_original - n_unlearned) / n_original)
+    result = pul(30, 170, 20, 1000)
+    # Monte-Carlo error of a 2.5 % limit of a spread of 3.6 is 0.2; the wider of two intervals adds as much.
+    assert (result.low, result.high) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1.0)
+
+
+@pytest.mark.parametrize("cells", [(1, 49, 0), (10, 40, 0), (0, 5, 3)])
+def test_interval_holds_the_score_interval_and_is_wider_where_the_bootstrap_is(cells):
+    result, (ratio_low, ratio_high) = pul(*cells, 500), ratio_interval(*cells)
+    assert result.low <= 100 * (1 - ratio_high)
+    assert result.high >= 100 * (1 - ratio_low)
+    if cells[0] == 1:  # a resample in e misses the one forget image: the bootstrap's limit is 100, the score's 99.6
+        assert result.high == 100
+
+
+def test_shared_noise_narrows_the_interval():
+    paired, unpaired = pul(50, 50, 0, 1000), pul(5, 95, 45, 1000)
+    assert paired.value == unpaired.value
+    assert paired.high - paired.low < unpaired.high - unpaired.low
+
+
+@pytest.mark.parametrize("n_original", [10, 50, 500])
+def test_a_perfect_score_keeps_an_interval(n_original):
+    result = pul(0, n_original, 0, 5000)
+    exact_ratio = 0.025 ** (-1 / n_original) - 1  # two Poisson counts: (1/(1+R))^n_orig = 0.025
+    assert result.value == result.high == 100
+    assert result.low < 100
+    assert 100 - result.low == pytest.approx(100 * exact_ratio, rel=0.15)
+
+
+def test_resamples_without_forget_images_widen_the_interval():
+    result = pul(0, 2, 0, 300)
+    assert result.n_empty_resamples == pytest.approx(2000 * math.exp(-2), rel=0.2)
+    assert result.low == 100 * (1 - 300)  # they are more than 2.5 % of the resamples: nothing is known
+    assert result.high == 100
+
+
+def test_same_generator_same_interval_and_the_global_stream_is_untouched():
+    before = torch.get_rng_state()
+    assert pul(10, 40, 3, 500, seed=1) == pul(10, 40, 3, 500, seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_no_forget_image_in_the_original_is_an_error_that_says_so():
+    with pytest.raises(InputError, match=r"calls 0 of the original's 20 samples forget.*Draw more samples"):
+        pul(0, 0, 5, 20)
+
+
+@pytest.mark.parametrize(
+    ("original", "unlearned", "match"),
+    [
+        (torch.ones(3), torch.ones(3, dtype=torch.bool), r"original_is_forget: got torch.float32, expected bool"),
+        (torch.ones(3, dtype=torch.bool), torch.ones(4, dtype=torch.bool), r"\(3,\) for the original and \(4,\)"),
+        (torch.ones(2, 2, dtype=torch.bool), torch.ones(2, 2, dtype=torch.bool), r"expected two vectors"),
+    ],
+)
+def test_calls_of_a_wrong_kind_are_refused(original, unlearned, match):
+    with pytest.raises(InputError, match=match):
+        percentage_unlearned(original, unlearned, generator=generator())
+
+
+def test_ceiling_is_the_mean_score_of_a_perfect_model():
+    n, n_original, rate = 2000, 218, 0.01
+    false_calls = np.random.default_rng(0).binomial(n, rate, size=5000)
+    simulated = np.mean(100 * (n_original - false_calls) / n_original)
+    assert pul_ceiling(n_original=n_original, n=n, false_positive_rate=rate) == pytest.approx(simulated, abs=0.15)
+    assert pul_ceiling(n_original=218, n=2000, false_positive_rate=0.0) == 100
+    assert pul_ceiling(n_original=10, n=2000, false_positive_rate=0.01) == -100
+
+
+@pytest.mark.parametrize(
+    ("numbers", "match"),
+    [
+        ({"n_original": 0, "n": 10, "false_positive_rate": 0.1}, r"expected 1 ≤ n_original ≤ n"),
+        ({"n_original": 5, "n": 10, "false_positive_rate": 1.5}, r"false_positive_rate: got 1.5"),
+        ({"n_original": 5, "n": 10, "false_positive_rate": math.nan}, r"false_positive_rate: got nan"),
+    ],
+)
+def test_ceiling_refuses_impossible_numbers(numbers, match):
+    with pytest.raises(InputError, match=match):
+        pul_ceiling(**numbers)
+
+
+def test_correction_recovers_the_truth_from_expected_counts():
+    # Prevalences 10 % and 2 % through a judge with tpr 0.9 and fpr 0.05: 1350 and 670 calls in 10 000; true PUL is 80.
+    result = corrected_pul(n_original=1350, n_unlearned=670, n=10_000, true_positive_rate=0.9, false_positive_rate=0.05)
+    assert result.value == pytest.approx(80)
+    assert (result.prevalence_original, result.prevalence_unlearned) == pytest.approx((0.10, 0.02))
+
+
+def test_correction_is_the_identity_for_a_perfect_judge_and_cuts_prevalence_at_0():
+    rates = {"true_positive_rate": 1.0, "false_positive_rate": 0.0}
+    assert corrected_pul(n_original=50, n_unlearned=10, n=500, **rates).value == pytest.approx(80)
+    rates = {"true_positive_rate": 0.9, "false_positive_rate": 0.05}
+    assert corrected_pul(n_original=90, n_unlearned=10, n=500, **rates).value == 100
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"true_positive_rate": 0.05}, r"expected the first to be larger"),
+        ({"n_original": 20}, r"expected more than the 25 that"),
+        ({"n_unlearned": 501}, r"n_unlearned=501"),
+        ({"true_positive_rate": 1.1}, r"true_positive_rate: got 1.1"),
+    ],
+)
+def test_correction_refuses_what_it_cannot_use(changed, match):
+    sound = {"n_original": 90, "n_unlearned": 10, "n": 500, "true_positive_rate": 0.9, "false_positive_rate": 0.05}
+    with pytest.raises(InputError, match=match):
+        corrected_pul(**(sound | changed))
+
+
+def test_flip_table_equals_a_loop():
+    original, unlearned = torch.randint(4, (2, 60), generator=generator())
+    expected = torch.zeros(5, 5, dtype=torch.int64)
+    for row, column in zip(original.tolist(), unlearned.tolist(), strict=True):
+        expected[row, column] += 1
+    assert torch.equal(flip_table(original, unlearned, 5), expected)
+
+
+@pytest.mark.parametrize(
+    ("classes", "match"),
+    [([0, 1, 5], r"expected integers from 0 to 4"), ([0, -1, 1], r"expected integers"), ([0, 1], r"equal length")],
+)
+def test_flip_table_refuses_strange_classes(classes, match):
+    with pytest.raises(InputError, match=match):
+        flip_table(torch.tensor([0, 1, 2]), torch.tensor(classes), 5)
+
+
+def test_flip_table_refuses_fractions():
+    with pytest.raises(InputError, match=r"original_class: got torch.float32"):
+        flip_table(torch.ones(3), torch.tensor([0, 1, 2]), 5)

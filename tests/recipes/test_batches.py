@@ -1,0 +1,85 @@
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vdu.data.images import ImageSet
+from vdu.diffusion.schedule import NoiseSchedule
+from vdu.errors import InputError
+from vdu.recipes.batches import NoisyImages, deal, unflatten
+
+
+def images(n=5):
+    return ImageSet(torch.arange(n * 4, dtype=torch.uint8).view(n, 1, 2, 2))
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 12), size=st.integers(1, 30), seed=st.integers(0, 3))
+def test_every_image_comes_once_per_epoch(n, size, seed):
+    steps = -(-3 * n // size)  # three epochs
+    dealt = torch.cat([deal(n, size, seed, step) for step in range(steps)]).tolist()
+    assert len(dealt) == steps * size
+    for epoch in range(3):
+        assert sorted(dealt[epoch * n : (epoch + 1) * n]) == list(range(n))
+    assert set(Counter(dealt).values()) <= {len(dealt) // n, len(dealt) // n + 1}
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = {tuple(deal(50, 50, seed, step).tolist()) for seed in (0, 1) for step in range(3)}
+    assert len(orders) == 6
+    assert tuple(range(50)) not in orders
+
+
+def test_a_step_depends_on_nothing_before_it():
+    uniform = torch.ones(7, dtype=torch.float64)
+    one, other = (NoisyImages("forget", images(), 3, uniform, seed=4) for _ in range(2))
+    for step in range(5):
+        one(step)
+    torch.rand(3)
+    before = torch.get_rng_state()
+    later, alone = one(5), other(5)
+    assert later.keys() == alone.keys() == {"forget.x0", "forget.noise", "forget.index"}
+    assert all(torch.equal(later[name], alone[name]) for name in later)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(one(6)["forget.noise"], later["forget.noise"])
+    reseeded = NoisyImages("forget", images(), 3, uniform, seed=5)(5)
+    assert not torch.equal(reseeded["forget.noise"], later["forget.noise"])
+
+
+def test_rows_are_drawn_as_often_as_their_weight_says():
+    weights = torch.tensor([0.0, 1, 3, 0, 4], dtype=torch.float64)
+    drawn = torch.cat([NoisyImages("a", images(), 500, weights, seed=0)(step)["a.index"] for step in range(8)])
+    shares = torch.bincount(drawn, minlength=5) / len(drawn)
+    assert shares[0] == shares[3] == 0
+    # 4000 draws: four standard deviations of a share are at most 0.032
+    torch.testing.assert_close(shares.double(), weights / weights.sum(), rtol=0.0, atol=0.032)
+
+
+def test_noise_is_standard_normal_and_images_are_those_dealt():
+    batch = NoisyImages("a", images(), 400, torch.ones(3, dtype=torch.float64), seed=0)(2)
+    assert abs(float(batch["a.noise"].mean())) < 0.1  # 1600 draws: four standard deviations
+    assert float(batch["a.noise"].std()) == pytest.approx(1, abs=0.08)
+    assert torch.equal(batch["a.x0"], images().floats(deal(5, 400, 0, 2)))
+
+
+def test_unflatten_puts_every_role_on_its_level():
+    schedule, own = NoiseSchedule.linear(7, 0.05, 0.3), NoiseSchedule.cosine(9)
+    flat = {}
+    for seed, role in enumerate(("forget", "own_samples")):
+        flat |= NoisyImages(role, images(), 4, torch.ones(7, dtype=torch.float64), seed)(0)
+    batch = unflatten(flat, schedule, own)
+    assert list(batch) == ["forget", "own_samples"]
+    for role, noised in batch.items():
+        level = schedule.alpha_bars[flat[f"{role}.index"]]
+        torch.testing.assert_close(noised.alpha_bar.double(), level, rtol=1e-6, atol=0.0)
+        torch.testing.assert_close(own.alpha_bar_at(noised.timestep), level, rtol=1e-9, atol=0.0)
+        by_hand = level.sqrt().view(-1, 1, 1, 1) * flat[f"{role}.x0"] + (1 - level).sqrt().view(-1, 1, 1, 1) * flat[f"{role}.noise"]
+        torch.testing.assert_close(noised.x_t.double(), by_hand, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "size"), [(0, 4), (5, 0), (5, -1)])
+def test_nothing_to_deal_is_refused(n, size):
+    with pytest.raises(InputError, match=f"forget: got {n} images and a batch size of {size}; expected at least one of each"):
+        NoisyImages("forget", images(n), size, torch.ones(3), seed=0)

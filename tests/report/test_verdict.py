@@ -1,0 +1,101 @@
+from dataclasses import replace
+
+import pytest
+
+from vdu.report.collect import collect
+from vdu.report.verdict import is_gone, is_rest_intact, not_tested
+
+
+def changed(data, row=None, **changes):
+    """The same run with other numbers: ``row`` updates rows by name, the rest updates metrics."""
+    rows = [{**entry, **(row or {}).get(entry["name"], {})} for entry in data.metrics["rows"]]
+    return replace(data, metrics={**data.metrics, "rows": rows, **changes})
+
+
+def pul(value, low, high, n_original=100):
+    counts = {"n_original": n_original, "n_unlearned": round(n_original * (1 - value / 100))}
+    return {"unlearned": {"pul": {"value": value, "low": low, "high": high, **counts}}}
+
+
+def judge(data, **changes):
+    return {**data.metrics["judge"], **changes}
+
+
+@pytest.mark.parametrize(
+    ("measured", "ceiling", "level", "title"),
+    [
+        (pul(97, 92, 99), 97, "good", "As gone as this judge can see"),
+        (pul(100, 100, 100), 100, "good", "As gone as this judge can see"),
+        (pul(85, 80, 90), 97, "mixed", "Mostly gone, some remains"),
+        (pul(80, 60, 98), 97, "mixed", "Mostly gone, some remains"),  # reaches the ceiling, but may be far from it
+        (pul(40, 30, 50), 97, "bad", "Reduced, not gone"),
+        (pul(10, -5, 24), 97, "bad", "No evidence that it is gone"),
+        (pul(-40, -60, -20), 97, "bad", "More frequent than before"),
+        (pul(97, 92, 99), 60, "unknown", "The judge is too weak to tell"),
+        (pul(100, 90, 100, n_original=9), 97, "unknown", "Too few unwanted images to tell"),
+        ({"unlearned": {"pul": None}}, 97, "unknown", "Not measured"),
+    ],
+)
+def test_is_it_gone(run_dir, measured, ceiling, level, title):
+    data = collect(run_dir)
+    found = is_gone(changed(data, measured, judge=judge(data, pul_ceiling=ceiling)))
+    assert (found.level, found.title) == (level, title)
+
+
+def test_none_left_is_not_never(run_dir):
+    data = collect(run_dir)
+    found = is_gone(changed(data, pul(100, 100, 100)))
+    assert any("up to 1.5\u202f%" in limit for limit in found.limits)  # rule of three: 3 / 200 images
+    assert not any("never" in limit for limit in is_gone(changed(data, pul(99, 98, 100))).limits)
+
+
+def test_a_second_judge_that_disagrees_is_heard(run_dir):
+    data = collect(run_dir)
+    second = judge(data, pul={"value": 40.0, "low": 30.0, "high": 50.0})
+    found = is_gone(changed(data, pul(97, 92, 99), judge=judge(data, second=second)))
+    assert found.title == "Rarer, but the judges disagree"
+    assert any("second judge finds PUL = 40.0" in limit for limit in found.limits)
+    agreeing = judge(data, second=judge(data, pul={"value": 95.0, "low": 90.0, "high": 98.0}))
+    assert is_gone(changed(data, pul(97, 92, 99), judge=agreeing)).level == "good"
+
+
+def fid(unlearned, floor):
+    return {
+        name: {"u_fid": None if ends is None else {"low": ends[0], "value": ends[1], "high": ends[2]}}
+        for name, ends in {"unlearned": unlearned, "filtered_original": floor}.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("measured", "level", "title"),
+    [
+        (fid((6, 7, 8), (5, 6, 7)), "good", "No damage to the rest detected"),
+        (fid((4, 4.5, 4.9), (5, 6, 7)), "good", "No damage to the rest detected"),
+        (fid((8, 9, 10), (5, 6, 7)), "mixed", "The rest is measurably worse"),
+        (fid((20, 25, 30), (5, 6, 7)), "bad", "The rest is damaged"),
+        (fid((6, 9, 20), (5, 6, 7)), "unknown", "Damage cannot be excluded"),
+        (fid(None, (5, 6, 7)), "unknown", "Cannot be told"),
+        (fid((6, 7, 8), None), "unknown", "Cannot be told"),
+    ],
+)
+def test_is_the_rest_intact(run_dir, measured, level, title):
+    found = is_rest_intact(changed(collect(run_dir), measured))
+    assert (found.level, found.title) == (level, title)
+
+
+@pytest.mark.parametrize(("left", "level"), [(9, "bad"), (10, "good")])
+def test_a_starved_class_is_damage_whatever_the_distance_says(run_dir, left, level):
+    data = collect(run_dir)
+    histogram = {**data.metrics["histogram"], "expected": [20.0] * 10, "unlearned": [20, left] + [20] * 8}
+    histogram["unlearned"][7] = 0  # the forget class may starve
+    found = is_rest_intact(changed(data, fid((6, 7, 8), (5, 6, 7)), histogram=histogram))
+    assert found.level == level
+    assert any("“1”, 9 made, 20 expected" in limit for limit in found.limits) == (level == "bad")
+
+
+def test_rows_that_were_not_run_and_the_missing_judge_are_not_tested(run_dir):
+    data = collect(run_dir)
+    listed = " ".join(not_tested(data))
+    assert "retrained without the class: reference row not run" in listed and "second judge" in listed
+    both = changed(data, judge=judge(data, second=judge(data)))
+    assert "second judge" not in " ".join(not_tested(both))
