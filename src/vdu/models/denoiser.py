@@ -153,6 +153,7 @@ def load_pipeline(path: Path | str) -> Any:
         InputError: if the folder is not a pipeline, needs pickled weights, or holds NaN or infinite weights.
     """
     from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
 
     path = Path(path)
     if not (path / "model_index.json").is_file():
@@ -160,6 +161,7 @@ def load_pipeline(path: Path | str) -> Any:
     index = read_json(path / "model_index.json")  # looked at first: other kinds need libraries that may be missing
     parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
     _refuse_others(str(path), [name for name in parts if name not in ("unet", "scheduler")])
+    logging.disable_progress_bar()
     try:
         pipeline = DiffusionPipeline.from_pretrained(str(path), local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -167,6 +169,8 @@ def load_pipeline(path: Path | str) -> Any:
             f"{path}: diffusers cannot load this pipeline: {error} Only safetensors weights are read; "
             "pickled weights (.bin) must be converted first (pipeline.save_pretrained(..., safe_serialization=True))."
         ) from error
+    finally:
+        logging.enable_progress_bar()
     if (path / EXTRA_FILE).is_file():
         pipeline.timestep_scale = float(read_json(path / EXTRA_FILE).get("timestep_scale", 1.0))
     check_network(getattr(pipeline, "unet", None), str(path))
