@@ -320,7 +320,7 @@ def test_the_identity_tells_methods_apart_that_print_alike():
         VDU(posterior_of(network, seed=3)),
         VDU(posterior_of(network), gamma=0.2),
         VDU(posterior_of(network), weights="elbo"),
-        VDU(posterior_of(network), schedule=NoiseSchedule.linear(1000, 1e-4, 0.02 + 1e-9)),
+        VDU(posterior_of(network), schedule=NoiseSchedule.linear(1000, 1e-4, 0.02 + 1e-13)),
         VDU(posterior_of(network), alpha_bar_range=(0.1, 1.0)),
         gradient_ascent(),
     ]

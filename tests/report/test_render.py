@@ -10,6 +10,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vdu.errors import InputError
+from vdu.report import tables
+from vdu.report.collect import collect
 from vdu.report.render import render_report
 
 EVIL = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)><svg onload=alert(1)>{{ 7 * 7 }}"
@@ -187,7 +189,12 @@ def test_a_failure_leaves_the_last_good_page(run_dir):
 
 def test_many_classes_are_cut_and_the_page_says_so(make_run, tmp_path):
     names = [f"class {i}" for i in range(100)]
-    text = " ".join(Page(render(make_run(tmp_path / "run", n=2000, names=names))).text.split())
+    folder = make_run(tmp_path / "run", n=2000, names=names)
+    histogram = json.loads((folder / "metrics.json").read_text("utf-8"))["histogram"]
+    off = [abs(got - want) for got, want in zip(histogram["unlearned"], histogram["expected"], strict=True)]
+    shown = {row["name"] for row in tables.histogram(collect(folder))["rows"]}
+    assert {f"class {i}" for i in np.argsort(off)[-29:]} <= shown | {"class 7"}
+    text = " ".join(Page(render(folder)).text.split())
     assert "The 30 classes furthest from the expectation; 70 more are in metrics.json" in text
     assert "class 7 (to forget)" in text and "The full flip table" not in text
 
