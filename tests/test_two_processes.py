@@ -26,12 +26,15 @@ from vdu.training.loop import TrainSettings, make_accelerator, train
 from vdu.types import Losses
 
 SEEDS = list(range(11))  # four micro-batches, the last one not full
-SAMPLERS = {"ddpm": Sampler("ddpm", steps=4, microbatch_size=3), "ddim": Sampler("ddim", steps=4, eta=0.5, microbatch_size=3)}
+SAMPLERS = {
+    "ddpm": Sampler("ddpm", steps=4, microbatch_size=3),
+    "ddim": Sampler("ddim", steps=4, eta=0.5, microbatch_size=3),
+}
 SETTINGS = TrainSettings(steps=5, learning_rate=0.02, max_grad_norm=0.5, ema_decay=0.9, gradient_accumulation_steps=2)
 
 
 class Regression:
-    limits = {"largest": 1e6}  # noqa: RUF012
+    limits = {"largest": 1e6}  # ruff: ignore[mutable-class-default]
 
     def losses(self, network, batch) -> Losses:
         error = network(batch["x"]) - batch["y"]
@@ -47,7 +50,11 @@ class Regression:
 def draw_images() -> dict[str, Tensor]:
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-    blocks: dict[str, Any] = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    blocks: dict[str, Any] = {
+        "block_out_channels": (8,),
+        "down_block_types": ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",),
+    }
     with isolated_global(0):
         unet = UNet2DModel(8, 1, 1, layers_per_block=1, norm_num_groups=4, attention_head_dim=4, **blocks)
     denoiser = PipelineDenoiser.from_pipeline(DDPMPipeline(unet, DDPMScheduler()))
@@ -69,7 +76,14 @@ def train_network(folder: Path, **options: Any) -> dict[str, Tensor]:
 
 
 def pretrain_digits(folder: Path) -> None:
-    settings = {"data": "digits", "steps": 2, "batch_size": 4, "warmup_steps": 0, "learning_rate": 1e-3, "ema_decay": 0.0}
+    settings = {
+        "data": "digits",
+        "steps": 2,
+        "batch_size": 4,
+        "warmup_steps": 0,
+        "learning_rate": 1e-3,
+        "ema_decay": 0.0,
+    }
     pretrain.run(PretrainSettings(output_dir=folder, **settings))
 
 
@@ -90,7 +104,16 @@ def folders(tmp_path_factory):
     """What two processes wrote, and what one wrote."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
     environment = os.environ | {"PYTHONPATH": str(Path(vdu.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
-    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__, str(two)]
+    program = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        __file__,
+        str(two),
+    ]
     done = subprocess.run(program, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     main(one)
@@ -116,7 +139,9 @@ def test_training_gives_the_same_weights(folders):
         weights = load_file(folders[1] / f"weights-{rank}.safetensors")
         for name, value in truth.items():
             torch.testing.assert_close(weights[name], value, rtol=1e-12, atol=1e-14)
-    lines = [[json.loads(line) for line in (folder / "train" / "log.jsonl").read_text().splitlines()] for folder in folders]
+    lines = [
+        [json.loads(line) for line in (folder / "train" / "log.jsonl").read_text().splitlines()] for folder in folders
+    ]
     assert len(lines[1]) == SETTINGS.steps  # one process writes
     for ours, theirs in zip(*lines, strict=True):
         assert theirs["terms"] == pytest.approx(ours["terms"], rel=1e-12)
@@ -129,7 +154,9 @@ def test_a_run_is_not_resumed_with_another_number_of_processes(folders):
 
 
 def test_a_verb_writes_one_run_folder(folders):
-    truth, weights = (load_file(folder / "run" / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors") for folder in folders)
+    truth, weights = (
+        load_file(folder / "run" / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors") for folder in folders
+    )
     for name, value in truth.items():
         # Adam divides by the root of tiny squares: sums in another order move a weight by a part of the learning rate
         torch.testing.assert_close(weights[name], value, rtol=0.0, atol=2e-4)

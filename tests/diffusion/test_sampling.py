@@ -88,7 +88,9 @@ def test_the_spacing_is_the_one_asked_for(make_pipeline, own):
 
 
 def test_x0_clipping_is_the_pipelines_own_unless_it_is_said(make_pipeline):
-    clipping, not_clipping = (PipelineDenoiser.from_pipeline(make_pipeline(own)) for own in ({}, {"clip_sample": False}))
+    clipping, not_clipping = (
+        PipelineDenoiser.from_pipeline(make_pipeline(own)) for own in ({}, {"clip_sample": False})
+    )
     own, off = (Sampler("ddim", steps=4, clip_sample=clip, microbatch_size=1) for clip in (None, False))
     assert not torch.equal(sample(clipping, [1], own), sample(clipping, [1], off))
     assert torch.equal(sample(not_clipping, [1], own), sample(clipping, [1], off))

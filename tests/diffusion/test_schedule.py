@@ -71,7 +71,9 @@ def test_shares_of_the_weight(schedule, steps, share):
 
 def reverse_kernels(schedule: NoiseSchedule, t: int, x0, noise, guess) -> tuple[Normal, Normal]:
     """q(x_{t−1} | x_t, x0) and p_θ(x_{t−1} | x_t), the latter with x0 as the guessed noise implies it (Ho et al., Eq. 7)."""
-    alpha_bar, before, alpha = (value[t - 1] for value in (schedule.alpha_bars, schedule.previous_alpha_bars, schedule.alphas))
+    alpha_bar, before, alpha = (
+        value[t - 1] for value in (schedule.alpha_bars, schedule.previous_alpha_bars, schedule.alphas)
+    )
     x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
     guessed_x0 = (x_t - (1 - alpha_bar).sqrt() * guess) / alpha_bar.sqrt()
     variance = (1 - alpha) * (1 - before) / (1 - alpha_bar)
@@ -108,7 +110,9 @@ def test_the_first_step_has_no_weight_and_all_others_have(kind):
 def test_bad_weights_are_refused():
     with pytest.raises(InputError, match="weights: got 'snr'; expected 'paper', 'elbo' or 'uniform'"):
         kl_weights(NoiseSchedule.linear(), "snr")
-    with pytest.raises(InputError, match=r"97% of the weight of Eq\. 3 lies on step t = 1000 of 1000.*Use a linear schedule"):
+    with pytest.raises(
+        InputError, match=r"97% of the weight of Eq\. 3 lies on step t = 1000 of 1000.*Use a linear schedule"
+    ):
         check_weights(kl_weights(NoiseSchedule.cosine()))
     zero_snr = NoiseSchedule(torch.cat([NoiseSchedule.linear().alpha_bars, torch.zeros(1)]))
     with pytest.raises(InputError, match="a weight of Eq. 3 is infinite"):

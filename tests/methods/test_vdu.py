@@ -38,7 +38,9 @@ def face(network=None, schedule=SCHEDULE, kind="epsilon", shape=SHAPE) -> Pipeli
 def posterior_of(network, seed=1, shift=0.1) -> GaussianPosterior:
     """A mean beside the weights and variances of all sizes."""
     source = torch.Generator().manual_seed(seed)
-    draw = {name: torch.rand(value.shape, generator=source, dtype=value.dtype) for name, value in network.named_parameters()}
+    draw = {
+        name: torch.rand(value.shape, generator=source, dtype=value.dtype) for name, value in network.named_parameters()
+    }
     mean = {name: value.detach() + shift * draw[name] for name, value in network.named_parameters()}
     return GaussianPosterior(mean=mean, variance={name: 1e-3 + value for name, value in draw.items()}, estimator="test")
 
@@ -64,7 +66,9 @@ def first_term_by_hand(denoiser, x0, noise, kind, low=0.0, high=1.0):
     for image, t in itertools.product(range(len(x0)), range(2, len(alpha_bars) + 1)):
         now, before = alpha_bars[t - 1], alpha_bars[t - 2]
         alpha = now / before
-        weight = {"paper": 1.0, "elbo": 0.5}.get(kind, 1.0) * ((1 - alpha) / (alpha * (1 - before)) if kind != "uniform" else 1)
+        weight = {"paper": 1.0, "elbo": 0.5}.get(kind, 1.0) * (
+            (1 - alpha) / (alpha * (1 - before)) if kind != "uniform" else 1
+        )
         if not low <= now <= high:
             continue
         x_t = math.sqrt(now) * x0[image] + math.sqrt(1 - now) * noise[image, t - 1]
@@ -79,7 +83,9 @@ def all_draws(x0, noise, method):
     rows = ready.draw_weights().nonzero().flatten().tolist()
     values = []
     for image, row in itertools.product(range(len(x0)), rows):
-        batch = noised_batch(x0[image : image + 1], torch.tensor([row]), noise[image, row][None], SCHEDULE, denoiser.schedule)
+        batch = noised_batch(
+            x0[image : image + 1], torch.tensor([row]), noise[image, row][None], SCHEDULE, denoiser.schedule
+        )
         values.append(float(ready.losses(denoiser, {"forget": batch}).terms["plasticity"]))
     return sum(values) / len(values)
 
@@ -98,8 +104,12 @@ def test_the_mean_over_all_draws_is_eq_3_by_brute_force(weights, gamma):
     if gamma:
         for name, value in parameters.items():
             mean, variance = ready.posterior.mean[name].flatten(), ready.posterior.variance[name].flatten()
-            penalty += sum(float((a - b) ** 2 / (2 * c)) for a, b, c in zip(value.detach().flatten(), mean, variance, strict=True))
-    assert ready.add_gradients(parameters) == ({"stability": pytest.approx(gamma * penalty, rel=1e-12)} if gamma else {})
+            penalty += sum(
+                float((a - b) ** 2 / (2 * c)) for a, b, c in zip(value.detach().flatten(), mean, variance, strict=True)
+            )
+    assert ready.add_gradients(parameters) == (
+        {"stability": pytest.approx(gamma * penalty, rel=1e-12)} if gamma else {}
+    )
 
 
 def test_a_batch_is_the_mean_of_its_images():
@@ -109,7 +119,9 @@ def test_a_batch_is_the_mean_of_its_images():
     picked = noise[torch.arange(3), index]
     whole = ready.losses(denoiser, {"forget": noised_batch(x0, index, picked, SCHEDULE, SCHEDULE)})
     singles = [
-        ready.losses(denoiser, {"forget": noised_batch(x0[i : i + 1], index[i : i + 1], picked[i : i + 1], SCHEDULE, SCHEDULE)})
+        ready.losses(
+            denoiser, {"forget": noised_batch(x0[i : i + 1], index[i : i + 1], picked[i : i + 1], SCHEDULE, SCHEDULE)}
+        )
         for i in range(3)
     ]
     for name, kind in (("plasticity", "terms"), ("mse", "observed")):
@@ -165,7 +177,7 @@ def test_it_climbs_the_forget_loss():
 class PlainAscent:
     """Minus the weighted squared error, written out: nothing of VDU's code."""
 
-    limits = {}  # noqa: RUF012
+    limits = {}  # ruff: ignore[mutable-class-default]
 
     def __init__(self, schedule, n_forget):
         alpha_bars = schedule.alpha_bars
@@ -208,7 +220,9 @@ def test_gamma_0_is_plain_ascent_bit_by_bit():
     for kind in ("gamma 0", "gradient_ascent", "by hand"):
         denoiser = face()
         posterior = posterior_of(denoiser.network) if kind == "gamma 0" else None  # given, but without weight
-        method = VDU(posterior, gamma=0.0, schedule=SCHEDULE) if kind == "gamma 0" else gradient_ascent(schedule=SCHEDULE)
+        method = (
+            VDU(posterior, gamma=0.0, schedule=SCHEDULE) if kind == "gamma 0" else gradient_ascent(schedule=SCHEDULE)
+        )
         ready = method.prepare(denoiser, Tools(n_forget=4))
         assert (ready.name, ready.needs) == ("ascent", {"forget"})
         objective = PlainAscent(SCHEDULE, 4) if kind == "by hand" else Adapter(ready, denoiser)
@@ -240,7 +254,9 @@ def test_the_default_schedule_works_on_a_cosine_v_prediction_model(make_unet):
         level, before = float(ready.schedule.alpha_bars[row]), float(ready.schedule.alpha_bars[row - 1])
         t = float(batch.timestep[i])
         assert abs(t - row) > 1  # another row of the own schedule has this level …
-        assert float(own.alpha_bars[math.floor(t)]) >= level >= float(own.alpha_bars[math.ceil(t)])  # … and it is this one
+        assert (
+            float(own.alpha_bars[math.floor(t)]) >= level >= float(own.alpha_bars[math.ceil(t)])
+        )  # … and it is this one
         x_t = math.sqrt(level) * x0[i] + math.sqrt(1 - level) * noise[i]
         with torch.no_grad():
             v = network(x_t[None], torch.tensor([t])).sample[0]
@@ -253,7 +269,9 @@ def test_the_default_schedule_works_on_a_cosine_v_prediction_model(make_unet):
 
 
 def test_an_unlearning_schedule_with_its_weight_on_one_step_is_refused():
-    with pytest.raises(InputError, match=r"unlearning schedule: 97% of the weight.*t = 1000 of 1000.*Use a linear schedule"):
+    with pytest.raises(
+        InputError, match=r"unlearning schedule: 97% of the weight.*t = 1000 of 1000.*Use a linear schedule"
+    ):
         gradient_ascent(schedule=NoiseSchedule.cosine())
     gradient_ascent(schedule=NoiseSchedule.cosine(), weights="uniform")
     zero_snr = NoiseSchedule(torch.cat([SCHEDULE.alpha_bars, torch.zeros(1, dtype=torch.float64)]))
@@ -299,7 +317,10 @@ def test_bad_options_are_refused(options, message):
 
 def test_the_posterior_of_another_model_is_refused_with_the_first_differences():
     other = nn.Sequential(nn.Linear(2, 2)).double()
-    with pytest.raises(InputError, match=r"network: names or shapes differ from those expected:\n  0\.bias: missing\n  0\.weight: missing\n  u: unexp"):
+    with pytest.raises(
+        InputError,
+        match=r"network: names or shapes differ from those expected:\n  0\.bias: missing\n  0\.weight: missing\n  u: unexp",
+    ):
         VDU(posterior_of(other)).prepare(face(), Tools(n_forget=1))
 
 

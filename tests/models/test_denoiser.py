@@ -103,10 +103,16 @@ def test_a_copy_has_weights_of_its_own(make_pipeline):
     [
         (lambda make: make(num_class_embeds=10), "has class-conditional unet; expected an unconditional model"),
         (lambda make: make(class_embed_type="timestep"), "has class-conditional unet"),
-        (lambda make: make({"prediction_type": "flow"}), "prediction_type 'flow' is unknown; expected one of epsilon, v_pred"),
+        (
+            lambda make: make({"prediction_type": "flow"}),
+            "prediction_type 'flow' is unknown; expected one of epsilon, v_pred",
+        ),
         (lambda make: make(sample_size=None), "no sample_size, so the image size is unknown; set it"),
         (lambda make: object(), "got object, which lacks a unet or a scheduler"),
-        (lambda make: SimpleNamespace(unet=make().unet, scheduler=KarrasVeScheduler(), components={}), "has no alphas_cumprod"),
+        (
+            lambda make: SimpleNamespace(unet=make().unet, scheduler=KarrasVeScheduler(), components={}),
+            "has no alphas_cumprod",
+        ),
         (lambda make: latent(make), "has vqvae; expected an unconditional model in pixel space"),
     ],
 )
@@ -148,7 +154,11 @@ def cut_off(folder):
 
 
 def text_to_image(folder):
-    parts = {"text_encoder": ["transformers", "CLIPTextModel"], "safety_checker": [None, None], "requires_safety_checker": True}
+    parts = {
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "safety_checker": [None, None],
+        "requires_safety_checker": True,
+    }
     edit_json(folder / "model_index.json", _class_name="StableDiffusionPipeline", **parts)
 
 
@@ -162,7 +172,10 @@ def text_to_image(folder):
         (pickled, r"Only safetensors weights are read; pickled weights \(\.bin\) must be converted"),
         (cut_off, "diffusers cannot load this pipeline"),
         (text_to_image, "has text_encoder; expected an unconditional model"),
-        (lambda folder: edit_json(folder / "unet" / "config.json", block_out_channels=[12]), "cannot load this pipeline"),
+        (
+            lambda folder: edit_json(folder / "unet" / "config.json", block_out_channels=[12]),
+            "cannot load this pipeline",
+        ),
         (lambda folder: shutil.rmtree(folder / "scheduler"), "cannot load this pipeline"),
     ],
 )
@@ -178,7 +191,9 @@ def test_the_timestep_scale_survives_the_file(make_pipeline, tmp_path):
     save_pipeline(pipeline, tmp_path / "plain")
     pipeline.timestep_scale = 0.25
     save_pipeline(pipeline, tmp_path / "scaled")
-    scales = [PipelineDenoiser.from_pipeline(load_pipeline(tmp_path / name)).timestep_scale for name in ("plain", "scaled")]
+    scales = [
+        PipelineDenoiser.from_pipeline(load_pipeline(tmp_path / name)).timestep_scale for name in ("plain", "scaled")
+    ]
     assert scales == [1.0, 0.25]
     assert not (tmp_path / "plain" / "vdu.json").exists()
 
@@ -208,8 +223,19 @@ def test_a_plain_pipeline_comes_in_is_unlearned_and_goes_out_plain(make_unet, tm
     forget = ImageSet(torch.randint(256, (4, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)))
     before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
     source = torch.Generator().manual_seed(0)
-    result = unlearn(pipeline, gradient_ascent(), forget=forget, steps=2, batch_size=4, learning_rate=1e-3, generator=source, progress=None)
-    assert all(torch.equal(value, before[name]) for name, value in pipeline.unet.state_dict().items())  # input untouched
+    result = unlearn(
+        pipeline,
+        gradient_ascent(),
+        forget=forget,
+        steps=2,
+        batch_size=4,
+        learning_rate=1e-3,
+        generator=source,
+        progress=None,
+    )
+    assert all(
+        torch.equal(value, before[name]) for name, value in pipeline.unet.state_dict().items()
+    )  # input untouched
     save_pipeline(result.pipeline, tmp_path / "out")
     plain = DiffusionPipeline.from_pretrained(tmp_path / "out")
     assert type(plain) is kind

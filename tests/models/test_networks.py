@@ -13,7 +13,9 @@ def test_the_small_unet_fits_its_images(shape):
 
 @pytest.mark.parametrize("shape", [(1, 28, 32), (1, 4, 4), (1, 9, 9), (3, 30, 30), (3, 68, 68)])
 def test_sizes_that_do_not_fit_are_refused(shape):
-    with pytest.raises(InputError, match=f"model small: got images of {shape[1]}×{shape[2]}; expected squares of 8 to 64"):
+    with pytest.raises(
+        InputError, match=f"model small: got images of {shape[1]}×{shape[2]}; expected squares of 8 to 64"
+    ):
         small_unet(shape, seed=0)
 
 
@@ -27,5 +29,9 @@ def test_weights_depend_on_the_seed_alone():
 
 def test_a_new_pipeline_has_the_papers_schedule():
     scheduler = new_pipeline((1, 8, 8), seed=0).scheduler
-    assert (scheduler.config.num_train_timesteps, scheduler.config.beta_start, scheduler.config.beta_end) == (1000, 1e-4, 0.02)
+    assert (scheduler.config.num_train_timesteps, scheduler.config.beta_start, scheduler.config.beta_end) == (
+        1000,
+        1e-4,
+        0.02,
+    )
     assert scheduler.config.prediction_type == "epsilon"

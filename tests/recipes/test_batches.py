@@ -75,11 +75,16 @@ def test_unflatten_puts_every_role_on_its_level():
         level = schedule.alpha_bars[flat[f"{role}.index"]]
         torch.testing.assert_close(noised.alpha_bar.double(), level, rtol=1e-6, atol=0.0)
         torch.testing.assert_close(own.alpha_bar_at(noised.timestep), level, rtol=1e-9, atol=0.0)
-        by_hand = level.sqrt().view(-1, 1, 1, 1) * flat[f"{role}.x0"] + (1 - level).sqrt().view(-1, 1, 1, 1) * flat[f"{role}.noise"]
+        by_hand = (
+            level.sqrt().view(-1, 1, 1, 1) * flat[f"{role}.x0"]
+            + (1 - level).sqrt().view(-1, 1, 1, 1) * flat[f"{role}.noise"]
+        )
         torch.testing.assert_close(noised.x_t.double(), by_hand, rtol=0.0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("n", "size"), [(0, 4), (5, 0), (5, -1)])
 def test_nothing_to_deal_is_refused(n, size):
-    with pytest.raises(InputError, match=f"forget: got {n} images and a batch size of {size}; expected at least one of each"):
+    with pytest.raises(
+        InputError, match=f"forget: got {n} images and a batch size of {size}; expected at least one of each"
+    ):
         NoisyImages("forget", images(n), size, torch.ones(3), seed=0)

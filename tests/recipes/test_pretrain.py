@@ -24,7 +24,14 @@ def tiny(make_pipeline, tmp_path):
 
 
 def options(folder, **changes):
-    fixed = {"data": "digits", "steps": 5, "batch_size": 4, "learning_rate": 1e-2, "warmup_steps": 2, "checkpointing_steps": 2}
+    fixed = {
+        "data": "digits",
+        "steps": 5,
+        "batch_size": 4,
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "checkpointing_steps": 2,
+    }
     return PretrainSettings(output_dir=folder, **fixed | changes)
 
 
@@ -50,7 +57,9 @@ def test_the_objective_is_the_mean_squared_error_of_the_noise(make_pipeline):
     source = torch.Generator().manual_seed(0)
     x0, noise = torch.randn(2, 4, 1, 8, 8, generator=source)
     index = torch.tensor([0, 10, 500, 999])
-    truth = torch.nn.functional.mse_loss(pipeline.unet(pipeline.scheduler.add_noise(x0, noise, index), index).sample, noise)
+    truth = torch.nn.functional.mse_loss(
+        pipeline.unet(pipeline.scheduler.add_noise(x0, noise, index), index).sample, noise
+    )
     objective = DenoisingObjective(PipelineDenoiser.from_pipeline(pipeline))
     losses = objective.losses(pipeline.unet, {"data.x0": x0, "data.noise": noise, "data.index": index})
     torch.testing.assert_close(losses.terms["mse"], truth, rtol=1e-5, atol=0.0)
@@ -91,7 +100,10 @@ def test_the_pipeline_given_is_not_touched_and_the_average_is_saved(tiny, tmp_pa
     pretrain.run(options(tmp_path / "run", from_pipeline=tiny, ema_decay=0.5))
     assert contents(tiny) == before
     saved = load_file(tmp_path / "run" / "pipeline" / "unet" / WEIGHTS)
-    average, raw = (load_file(tmp_path / "run" / "checkpoints" / "checkpoint-5" / f"{name}.safetensors") for name in ("ema", "model"))
+    average, raw = (
+        load_file(tmp_path / "run" / "checkpoints" / "checkpoint-5" / f"{name}.safetensors")
+        for name in ("ema", "model")
+    )
     assert all(torch.equal(saved[name], average[name]) for name in saved)
     assert not all(torch.equal(saved[name], raw[name]) for name in saved)
     pretrain.run(options(tmp_path / "raw", from_pipeline=tiny, ema_decay=0.0))

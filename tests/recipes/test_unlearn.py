@@ -82,7 +82,10 @@ def test_the_number_of_forget_images_scales_the_first_term_alone(make_pipeline):
     posterior = fit_isotropic(dict(pipeline.unet.named_parameters()), 1e-4)
     one = some_images(1)
     many = ImageSet(one.images.repeat(2, 1, 1, 1))
-    logs = [quick(pipeline, VDU(posterior, gamma=0.5), forget=images, steps=1).training.last["terms"] for images in (one, many)]
+    logs = [
+        quick(pipeline, VDU(posterior, gamma=0.5), forget=images, steps=1).training.last["terms"]
+        for images in (one, many)
+    ]
     assert logs[1]["plasticity"] == pytest.approx(2 * logs[0]["plasticity"], rel=1e-6)
     assert logs[0]["plasticity"] < 0
     assert logs[0]["stability"] == logs[1]["stability"] == 0.0  # at the mean
@@ -157,7 +160,13 @@ def test_another_run_is_not_resumed(model, make_pipeline, tmp_path):
     recipe.run(options(model, tmp_path / "run"))
     pipeline = make_pipeline()
     fit_isotropic(dict(pipeline.unet.named_parameters()), 2e-4).save(tmp_path / "other.safetensors")
-    for changes in ({"posterior": tmp_path / "other.safetensors"}, {"gamma": 0.2}, {"forget_class": ("4",)}, {"seed": 1}, {"beta_end": 0.021}):
+    for changes in (
+        {"posterior": tmp_path / "other.safetensors"},
+        {"gamma": 0.2},
+        {"forget_class": ("4",)},
+        {"seed": 1},
+        {"beta_end": 0.021},
+    ):
         with pytest.raises(InputError, match="was written with other settings, data or model"):
             recipe.run(options(model, tmp_path / "run", resume_from_checkpoint="latest", **changes))
 

@@ -34,7 +34,10 @@ def test_everything_comes_back(make_network, tmp_path):
     network, fresh = make_network(), make_network()
     optimizer, ema = stepped(network)
     path = save(tmp_path, 2, network, optimizer, ema)
-    other, other_ema = torch.optim.AdamW(fresh.parameters(), 0.1, fused=True), ExponentialMovingAverage(fresh.named_parameters(), 0.9)
+    other, other_ema = (
+        torch.optim.AdamW(fresh.parameters(), 0.1, fused=True),
+        ExponentialMovingAverage(fresh.named_parameters(), 0.9),
+    )
     assert load_checkpoint(path, fresh, other, other_ema, fingerprint="abc") == (2, {"scaler": None})
     for left, right in ((network.state_dict(), fresh.state_dict()), (ema.shadow, other_ema.shadow)):
         assert all(torch.equal(left[name], right[name]) for name in left)
@@ -72,7 +75,9 @@ def test_a_flipped_byte_is_noticed(make_network, tmp_path, name, place):
     content = bytearray((path / name).read_bytes())
     content[place] ^= 1
     (path / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"{name}: missing or damaged.*Delete checkpoint-2 to resume from the checkpoint before"):
+    with pytest.raises(
+        InputError, match=rf"{name}: missing or damaged.*Delete checkpoint-2 to resume from the checkpoint before"
+    ):
         load_checkpoint(path, network, optimizer, ema, fingerprint="abc")
     (path / name).unlink()
     with pytest.raises(InputError, match=rf"{name}: missing or damaged"):
@@ -102,11 +107,16 @@ def test_another_architecture_is_refused_with_the_first_differences(make_network
     network = make_network()
     path = save(tmp_path, 2, network, *stepped(network))
     wider = nn.Sequential(nn.Linear(3, 5), nn.Tanh())
-    with pytest.raises(InputError, match=r"weights of another model: 0\.bias: got shape \(4,\), expected \(5,\); 0\.weight.*3\.bias: unexp"):
+    with pytest.raises(
+        InputError,
+        match=r"weights of another model: 0\.bias: got shape \(4,\), expected \(5,\); 0\.weight.*3\.bias: unexp",
+    ):
         load_weights(path, wider)
 
 
-def test_a_full_disk_in_the_middle_of_a_checkpoint_keeps_the_last_one(make_network, make_batches, regression, tmp_path, monkeypatch):
+def test_a_full_disk_in_the_middle_of_a_checkpoint_keeps_the_last_one(
+    make_network, make_batches, regression, tmp_path, monkeypatch
+):
     settings = TrainSettings(steps=6, learning_rate=0.02, ema_decay=0.9, checkpointing_steps=2)
     truth, network, resumed = make_network(), make_network(), make_network()
     train(truth, regression(), make_batches(), settings)

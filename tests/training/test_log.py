@@ -23,7 +23,11 @@ def steps(folder):
 
 def test_one_line_per_step(tmp_path):
     assert write(tmp_path, 0, 3) == ({}, line(3))
-    assert [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()] == [line(1), line(2), line(3)]
+    assert [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()] == [
+        line(1),
+        line(2),
+        line(3),
+    ]
 
 
 @pytest.mark.parametrize("damage", ["", '{"step": 4, "lo', '{"loss": 1}\n', "[1]\n"])

@@ -111,7 +111,9 @@ def test_bad_settings_are_refused(name):
 def test_gradient_accumulation_is_the_full_batch(make_network, make_batches, regression, tmp_path, parts):
     logs, networks = [], []
     for accumulation in (1, parts):
-        settings = TrainSettings(steps=4, learning_rate=0.02, gradient_accumulation_steps=accumulation, max_grad_norm=0.5)
+        settings = TrainSettings(
+            steps=4, learning_rate=0.02, gradient_accumulation_steps=accumulation, max_grad_norm=0.5
+        )
         networks.append(make_network())
         train(networks[-1], regression(), make_batches(), settings, folder=tmp_path / str(accumulation))
         lines = (tmp_path / str(accumulation) / "log.jsonl").read_text().splitlines()
@@ -187,7 +189,9 @@ def test_a_run_of_constant_rate_can_be_made_longer_but_not_shorter(make_network,
     run(tmp_path, long, regression(), make_batches(), longer, resume=True)
     run(None, at_once, regression(), make_batches(), longer)
     assert_same_bits(weights_of(long), weights_of(at_once))
-    with pytest.raises(InputError, match="steps: got 3, but the newest checkpoint has 5 steps; expected at least as many"):
+    with pytest.raises(
+        InputError, match="steps: got 3, but the newest checkpoint has 5 steps; expected at least as many"
+    ):
         run(tmp_path, make_network(), regression(), make_batches(), settings, resume=True)
 
 
@@ -245,12 +249,16 @@ class Bad:
         ("observed", "forget rose to 3, past its limit of 2.5"),
     ],
 )
-def test_divergence_stops_the_run_and_keeps_the_weights_before_it(make_network, make_batches, tmp_path, how, message, at):
+def test_divergence_stops_the_run_and_keeps_the_weights_before_it(
+    make_network, make_batches, tmp_path, how, message, at
+):
     batches, network, sound = make_batches(), make_network(), make_network()
-    bad = lambda step: batches(step) | {"bad": torch.full((8,), step == at)}  # noqa: E731
+    bad = lambda step: batches(step) | {"bad": torch.full((8,), step == at)}  # ruff: ignore[lambda-assignment]
     objective = Bad(how, {"forget": 2.5})
     settings = TrainSettings(steps=6, learning_rate=0.02)
-    with pytest.raises(DivergenceError, match=f"diverged at step {at + 1}: {message}.*checkpoint-{at}.*Lower the learning rate"):
+    with pytest.raises(
+        DivergenceError, match=f"diverged at step {at + 1}: {message}.*checkpoint-{at}.*Lower the learning rate"
+    ):
         train(network, objective, bad, settings, folder=tmp_path)
     if at:
         train(sound, objective, bad, TrainSettings(steps=at, learning_rate=0.02))
@@ -269,7 +277,12 @@ def test_mixed_precision_leaves_no_trace_on_the_network(make_network, make_batch
     x = torch.rand(4, 3)
     for precision in ("no", "bf16", "no"):
         network = make_network(torch.float32)
-        result = train(network, regression(), make_batches(torch.float32), TrainSettings(steps=2, learning_rate=0.02, mixed_precision=precision))
+        result = train(
+            network,
+            regression(),
+            make_batches(torch.float32),
+            TrainSettings(steps=2, learning_rate=0.02, mixed_precision=precision),
+        )
         exact = network[3](network[1](network[0](x)))
         assert torch.equal(network(x), exact)
         assert network(x).dtype == torch.float32
