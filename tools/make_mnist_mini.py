@@ -24,8 +24,14 @@ def main(mnist: str, out: str) -> None:
     first = torch.cat([(train.labels == digit).nonzero().flatten()[:PER_DIGIT] for digit in range(10)]).sort().values
     for prefix, images in (("train", train.select(first)), ("t10k", test)):
         pixels, labels = images.images.squeeze(1).numpy(), images.labels.to(torch.uint8).numpy()
-        write(Path(out) / f"{prefix}-images-idx3-ubyte.gz", struct.pack(">4B3I", 0, 0, 8, 3, *pixels.shape) + pixels.tobytes())
-        write(Path(out) / f"{prefix}-labels-idx1-ubyte.gz", struct.pack(">4BI", 0, 0, 8, 1, len(labels)) + labels.tobytes())
+        write(
+            Path(out) / f"{prefix}-images-idx3-ubyte.gz",
+            struct.pack(">4B3I", 0, 0, 8, 3, *pixels.shape) + pixels.tobytes(),
+        )
+        write(
+            Path(out) / f"{prefix}-labels-idx1-ubyte.gz",
+            struct.pack(">4BI", 0, 0, 8, 1, len(labels)) + labels.tobytes(),
+        )
 
 
 def write(path: Path, data: bytes) -> None:

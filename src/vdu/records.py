@@ -124,7 +124,9 @@ def read_json(path: Path | str) -> Any:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}). Restore the file or run the step that writes it again.") from None
+        raise InputError(
+            f"{path}: not valid JSON ({error}). Restore the file or run the step that writes it again."
+        ) from None
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -210,7 +212,9 @@ class Run:
         record = read_json(path) if path.exists() else None
         if not isinstance(record, dict) or record.get("verb") != self.verb:
             got = f"a run of {record.get('verb')!r}" if isinstance(record, dict) else "files but no run of ours"
-            raise InputError(f"{self.folder}: holds {got}; expected a run of {self.verb!r} to continue. Use another --output-dir.")
+            raise InputError(
+                f"{self.folder}: holds {got}; expected a run of {self.verb!r} to continue. Use another --output-dir."
+            )
 
     def _clear(self, overwrite: bool) -> None:
         if not overwrite:
@@ -219,7 +223,9 @@ class Run:
                 "--resume-from-checkpoint latest to continue, or another --output-dir."
             )
         if not (self.folder / "run.json").exists():
-            raise InputError(f"{self.folder}: holds files but no run.json, so it is no run of ours; --overwrite refuses it.")
+            raise InputError(
+                f"{self.folder}: holds files but no run.json, so it is no run of ours; --overwrite refuses it."
+            )
         self._lock()
         shutil.rmtree(self.folder)
 
@@ -234,7 +240,9 @@ class Run:
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{self.folder}: another process is writing this run. Wait for it, or use another --output-dir.") from None
+            raise InputError(
+                f"{self.folder}: another process is writing this run. Wait for it, or use another --output-dir."
+            ) from None
 
     def start(self, config: str, inputs: dict[str, Any]) -> None:
         """Write the resolved settings and the record of the run's beginning.
@@ -300,10 +308,14 @@ class Run:
         """
         record = read_json(Path(folder) / "run.json")
         if not isinstance(record, dict) or record.get("format_version") != FORMAT_VERSION:
-            raise InputError(f"{folder}: its run.json is not of format {FORMAT_VERSION}; make the run again with this version.")
+            raise InputError(
+                f"{folder}: its run.json is not of format {FORMAT_VERSION}; make the run again with this version."
+            )
         if record.get("verb") != verb or not record.get("finished"):
             state = "a finished" if record.get("finished") else "an unfinished"
-            raise InputError(f"{folder}: holds {state} run of {record.get('verb')!r}; expected a finished run of {verb!r}.")
+            raise InputError(
+                f"{folder}: holds {state} run of {record.get('verb')!r}; expected a finished run of {verb!r}."
+            )
         run = cls(folder, verb, resume=True)
         run._record, run._stages = record, record["stages"]
         return run

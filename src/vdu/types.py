@@ -71,9 +71,20 @@ class Tools:
 class Denoiser(Protocol):
     """One face over every kind of diffusion pipeline; methods and samplers see only this."""
 
-    network: nn.Module
-    schedule: Any
-    scheduler_config: dict[str, Any]
+    @property
+    def network(self) -> nn.Module:
+        """The network itself, whatever it predicts."""
+        ...
+
+    @property
+    def schedule(self) -> Any:
+        """The network's own noise schedule (a ``vdu.diffusion.schedule.NoiseSchedule``)."""
+        ...
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        """The configuration of the pipeline's own diffusers scheduler."""
+        ...
 
     @property
     def learned_variance(self) -> bool:

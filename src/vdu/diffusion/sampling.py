@@ -68,7 +68,9 @@ class Sampler:
         import diffusers
 
         if self.steps > len(denoiser.schedule):
-            raise InputError(f"steps: got {self.steps}; the model's schedule has {len(denoiser.schedule)}. Use at most that many.")
+            raise InputError(
+                f"steps: got {self.steps}; the model's schedule has {len(denoiser.schedule)}. Use at most that many."
+            )
         config = {**denoiser.scheduler_config, "timestep_spacing": self.spacing}
         if self.clip_sample is not None:
             config["clip_sample"] = self.clip_sample
@@ -113,7 +115,10 @@ def sample(
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     mine: dict[int, Tensor] = {}
     silent = progress is None or rank > 0
-    with _evaluating(denoiser), tqdm(total=len(seeds), desc=progress, unit="image", file=sys.stderr, disable=silent, mininterval=1) as bar:
+    with (
+        _evaluating(denoiser),
+        tqdm(total=len(seeds), desc=progress, unit="image", file=sys.stderr, disable=silent, mininterval=1) as bar,
+    ):
         for number, start in enumerate(starts):
             if number % world == rank:
                 mine[start] = _microbatch(denoiser, list(seeds[start : start + size]), sampler)

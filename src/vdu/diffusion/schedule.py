@@ -48,7 +48,11 @@ class NoiseSchedule:
         object.__setattr__(self, "alpha_bars", alpha_bars)
         listed = alpha_bars.ndim == 1 and len(alpha_bars) >= 2
         if not listed or not (alpha_bars[1:] < alpha_bars[:-1]).all() or alpha_bars[0] >= 1 or alpha_bars[-1] < 0:
-            got = f"from {alpha_bars.flatten()[0]:.4g} to {alpha_bars.flatten()[-1]:.4g}" if alpha_bars.numel() else "none"
+            got = (
+                f"from {alpha_bars.flatten()[0]:.4g} to {alpha_bars.flatten()[-1]:.4g}"
+                if alpha_bars.numel()
+                else "none"
+            )
             raise InputError(
                 "noise schedule: ᾱ must be at least two numbers, strictly decreasing within (0, 1); "
                 f"got numbers of shape {tuple(alpha_bars.shape)}, {got}."

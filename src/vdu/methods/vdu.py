@@ -62,9 +62,13 @@ class VDU:
 
     def __post_init__(self) -> None:
         if not 0 <= self.gamma <= 1:
-            raise InputError(f"gamma: got {self.gamma}; expected a number in [0, 1] (the paper tries 0.1, 0.3, 0.6 and 0.8).")
+            raise InputError(
+                f"gamma: got {self.gamma}; expected a number in [0, 1] (the paper tries 0.1, 0.3, 0.6 and 0.8)."
+            )
         if self.gamma > 0 and self.posterior is None:
-            raise InputError(f"posterior: none given with gamma = {self.gamma}; give one, or gamma = 0 (gradient ascent).")
+            raise InputError(
+                f"posterior: none given with gamma = {self.gamma}; give one, or gamma = 0 (gradient ascent)."
+            )
         check_weights(self._weights())
 
     @property
@@ -92,7 +96,9 @@ class VDU:
         inside = (self.schedule.alpha_bars >= low) & (self.schedule.alpha_bars <= high)
         weights = torch.where(inside, kl_weights(self.schedule, self.weights), 0.0)  # not a product: a weight may be ∞
         if not bool((weights > 0).any()):
-            raise InputError(f"alpha_bar_range: no step of the unlearning schedule has ᾱ within [{low}, {high}]; widen it within [0, 1].")
+            raise InputError(
+                f"alpha_bar_range: no step of the unlearning schedule has ᾱ within [{low}, {high}]; widen it within [0, 1]."
+            )
         return weights
 
     def draw_weights(self) -> Tensor:
@@ -112,10 +118,13 @@ class VDU:
         """The plasticity term, and the plain mean squared error for the log and the guard."""
         forget = batch["forget"]
         error = (forget.noise - denoiser.predict_noise(forget.x_t, forget.timestep)).double().square()
+        assert self._n_forget is not None, "prepare() comes before losses()"
         weights = self._weights().to(error.device)
         scale = self._n_forget * int((weights > 0).sum())  # a batch mean becomes the sum over D_f and t
         plasticity = scale * (weights[forget.index] * error.sum(dim=(1, 2, 3))).mean()
-        return Losses({"plasticity": -(1 - self.gamma) * plasticity}, {"mse": error.detach().mean()})  # Eq. 3, first term
+        return Losses(
+            {"plasticity": -(1 - self.gamma) * plasticity}, {"mse": error.detach().mean()}
+        )  # Eq. 3, first term
 
     def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
         """The stability term: γ(θ−μ*)/σ*² in closed form (Eq. 3, second term)."""

@@ -68,7 +68,9 @@ class PipelineDenoiser:
                 f"pipeline: got {type(pipeline).__name__}, which lacks a unet or a scheduler; "
                 "expected an unconditional diffusers pipeline such as DDPMPipeline or DDIMPipeline."
             )
-        others = [name for name, part in pipeline.components.items() if name not in ("unet", "scheduler") and part is not None]
+        others = [
+            name for name, part in pipeline.components.items() if name not in ("unet", "scheduler") and part is not None
+        ]
         config = unet.config
         if getattr(config, "num_class_embeds", None) or getattr(config, "class_embed_type", None):
             others.append("class-conditional unet")
@@ -157,7 +159,9 @@ def load_pipeline(path: Path | str) -> Any:
 
     path = Path(path)
     if not (path / "model_index.json").is_file():
-        raise InputError(f"{path}: no model_index.json there; expected a folder that a diffusers pipeline's save_pretrained wrote.")
+        raise InputError(
+            f"{path}: no model_index.json there; expected a folder that a diffusers pipeline's save_pretrained wrote."
+        )
     index = read_json(path / "model_index.json")  # looked at first: other kinds need libraries that may be missing
     parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
     _refuse_others(str(path), [name for name in parts if name not in ("unet", "scheduler")])
@@ -227,13 +231,17 @@ def _read_schedule(scheduler: Any) -> NoiseSchedule:
 def _read_prediction_type(scheduler: Any) -> str:
     kind = scheduler.config.get("prediction_type")
     if kind not in PREDICTION_TYPES:
-        raise InputError(f"pipeline: prediction_type {kind!r} is unknown; expected one of {', '.join(PREDICTION_TYPES)}.")
+        raise InputError(
+            f"pipeline: prediction_type {kind!r} is unknown; expected one of {', '.join(PREDICTION_TYPES)}."
+        )
     return kind
 
 
 def _read_shape(config: Any) -> tuple[int, int, int]:
     size = config.sample_size
     if size is None:
-        raise InputError("pipeline: the unet's configuration has no sample_size, so the image size is unknown; set it and save again.")
+        raise InputError(
+            "pipeline: the unet's configuration has no sample_size, so the image size is unknown; set it and save again."
+        )
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     return int(config.in_channels), int(height), int(width)

@@ -14,7 +14,7 @@ from vdu.rng import isolated_global
 __all__ = ["new_pipeline", "small_unet"]
 
 
-def small_unet(sample_shape: tuple[int, int, int], *, seed: int) -> nn.Module:
+def small_unet(sample_shape: tuple[int, int, int], *, seed: int) -> "UNet2DModel":
     """A small U-Net for images of 8 to 64 pixels.
 
     Args:

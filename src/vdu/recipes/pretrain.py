@@ -36,7 +36,9 @@ class DenoisingObjective:
         """The loss of a micro-batch with the single role "data"."""
         denoiser = self.denoiser.with_network(network)
         data = unflatten(dict(batch), denoiser.schedule, denoiser.schedule)["data"]
-        return Losses({"mse": torch.nn.functional.mse_loss(denoiser.predict_noise(data.x_t, data.timestep), data.noise)})
+        return Losses({
+            "mse": torch.nn.functional.mse_loss(denoiser.predict_noise(data.x_t, data.timestep), data.noise)
+        })
 
     def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
         """None here."""
@@ -77,7 +79,9 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         pipeline = new_pipeline(images.shape, seed=derive_seed(settings.seed, "weights"))
     if len(images) == 0:
         raise InputError("data: no images are left to train on; leave fewer classes out.")
-    record = Run(settings.output_dir, "pretrain", overwrite=settings.overwrite, resume=bool(settings.resume_from_checkpoint))
+    record = Run(
+        settings.output_dir, "pretrain", overwrite=settings.overwrite, resume=bool(settings.resume_from_checkpoint)
+    )
     inputs = {"data": {"description": images.description, "n_images": len(images), "sha256": images.sha256}}
     if settings.from_pipeline:
         inputs["model"] = {"path": str(settings.from_pipeline), "sha256": hash_parameters(pipeline.unet.state_dict())}
@@ -89,10 +93,17 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         save_pipeline(pipeline, temporary)
     weights = {"sha256": hash_parameters(pipeline.unet.state_dict()), "weights": "ema" if settings.ema_decay else "raw"}
     record.finish(pipeline=weights)
-    return {"pipeline": str(record.folder / "pipeline"), "steps": result.steps, "loss": result.last.get("loss"), **weights}
+    return {
+        "pipeline": str(record.folder / "pipeline"),
+        "steps": result.steps,
+        "loss": result.last.get("loss"),
+        **weights,
+    }
 
 
-def fit(pipeline: Any, images: ImageSet, settings: PretrainSettings, *, folder: Path | None, resume: bool = False) -> Any:
+def fit(
+    pipeline: Any, images: ImageSet, settings: PretrainSettings, *, folder: Path | None, resume: bool = False
+) -> Any:
     """Train a pipeline's network in place; its weights become the averaged ones if an average is kept.
 
     Args:
@@ -123,7 +134,14 @@ def fit(pipeline: Any, images: ImageSet, settings: PretrainSettings, *, folder: 
     )
     identity = f"{images.sha256} {hash_parameters(pipeline.unet.state_dict())} {settings.batch_size}"
     result = train(
-        pipeline.unet, DenoisingObjective(denoiser), make_batch, how, folder=folder, resume=resume, identity=identity, progress="pretrain"
+        pipeline.unet,
+        DenoisingObjective(denoiser),
+        make_batch,
+        how,
+        folder=folder,
+        resume=resume,
+        identity=identity,
+        progress="pretrain",
     )
     if result.ema is not None:
         with torch.no_grad():

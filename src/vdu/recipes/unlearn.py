@@ -191,12 +191,23 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         cost["network_evaluations"] = result.network_evaluations
     with record.replacing("pipeline") as temporary:
         save_pipeline(result.pipeline, temporary)
-        told = {name: getattr(settings, name) for name in ("gamma", "weights", "steps", "batch_size", "learning_rate", "seed")}
+        told = {
+            name: getattr(settings, name)
+            for name in ("gamma", "weights", "steps", "batch_size", "learning_rate", "seed")
+        }
         write_card(temporary, inputs, method.name, told)
     sha256 = hash_parameters(result.pipeline.unet.state_dict())
-    record.finish(pipeline={"sha256": sha256, "weights": "raw"}, weight_share=weight_share(kl_weights(method.schedule, method.weights)))
+    record.finish(
+        pipeline={"sha256": sha256, "weights": "raw"},
+        weight_share=weight_share(kl_weights(method.schedule, method.weights)),
+    )
     last = result.training.last
-    return {"pipeline": str(record.folder / "pipeline"), "sha256": sha256, **last.get("terms", {}), **last.get("observed", {})}
+    return {
+        "pipeline": str(record.folder / "pipeline"),
+        "sha256": sha256,
+        **last.get("terms", {}),
+        **last.get("observed", {}),
+    }
 
 
 def forget_images(settings: UnlearnSettings, shape: tuple[int, int, int]) -> ImageSet:

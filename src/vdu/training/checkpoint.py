@@ -65,7 +65,13 @@ def save_checkpoint(
         if ema is not None:
             save_file(_contiguous(ema.shadow), temporary / "ema.safetensors")
         hashes = {file.name: sha256_file(file) for file in sorted(temporary.glob("*.safetensors"))}
-        state = {"format_version": FORMAT_VERSION, "step": step, "fingerprint": fingerprint, "sha256": hashes, "extra": extra}
+        state = {
+            "format_version": FORMAT_VERSION,
+            "step": step,
+            "fingerprint": fingerprint,
+            "sha256": hashes,
+            "extra": extra,
+        }
         write_json(temporary / "state.json", state)
     if total_limit is not None:
         for old in list_checkpoints(folder)[:-total_limit]:

@@ -28,7 +28,7 @@ class ExponentialMovingAverage:
         """Move the shadow towards the parameters after step ``step`` (counted from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         current = dict(parameters)
-        torch._foreach_lerp_(list(self.shadow.values()), [current[name] for name in self.shadow], 1 - decay)
+        torch._foreach_lerp_(list(self.shadow.values()), [current[name] for name in self.shadow], 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def copy_to(self, network: nn.Module) -> None:

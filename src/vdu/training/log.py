@@ -38,7 +38,13 @@ class StepLog:
             self._file = self.path.open("a", encoding="utf-8")
         silent = self.title is None or not self.active
         self._bar = tqdm(
-            total=self.steps, initial=self.start, desc=self.title, file=sys.stderr, disable=silent, mininterval=1, dynamic_ncols=True
+            total=self.steps,
+            initial=self.start,
+            desc=self.title,
+            file=sys.stderr,
+            disable=silent,
+            mininterval=1,
+            dynamic_ncols=True,
         )
         return self
 

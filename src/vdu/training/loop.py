@@ -244,7 +244,9 @@ def make_accelerator(mixed_precision: str = "no") -> Any:
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision)
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:
-        raise InputError(f"launcher: asked for {wanted} processes, got {accelerator.num_processes}; on a CPU use torchrun.")
+        raise InputError(
+            f"launcher: asked for {wanted} processes, got {accelerator.num_processes}; on a CPU use torchrun."
+        )
     return accelerator
 
 
@@ -258,12 +260,16 @@ def _cut(batch: TensorBatch, part: int, parts: int) -> dict[str, Tensor]:
     return {name: value[len(value) * part // parts : len(value) * (part + 1) // parts] for name, value in batch.items()}
 
 
-def _backward(model: nn.Module, objective: Objective, batch: TensorBatch, parts: int, accelerator: Any) -> dict[str, Any]:
+def _backward(
+    model: nn.Module, objective: Objective, batch: TensorBatch, parts: int, accelerator: Any
+) -> dict[str, Any]:
     """Gradients of one step, and the mean of each term over processes and micro-batches."""
     mine = _cut(batch, accelerator.process_index, accelerator.num_processes)
     sums: dict[tuple[str, str], Tensor] = {}
     for part in range(parts):
-        micro = {name: value.to(accelerator.device, non_blocking=True) for name, value in _cut(mine, part, parts).items()}
+        micro = {
+            name: value.to(accelerator.device, non_blocking=True) for name, value in _cut(mine, part, parts).items()
+        }
         no_sync = part < parts - 1 and accelerator.num_processes > 1
         with accelerator.no_sync(model) if no_sync else torch.enable_grad():
             with accelerator.autocast():
@@ -297,8 +303,11 @@ def _trouble(line: dict[str, Any], norm: float, limits: Mapping[str, float], *, 
 
 
 def _advice(trouble: str, step: int, checkpoints: Path | None) -> str:
-    kept = f"The weights before that are in {checkpoints / f'checkpoint-{step}'}." if checkpoints else "The weights are those before that step."
-    return f"diverged at step {step + 1}: {trouble}. {kept} Lower the learning rate or the number of steps, or strengthen the regulariser."
+    kept = "The weights are those before that step."
+    if checkpoints:
+        kept = f"The weights before that are in {checkpoints / f'checkpoint-{step}'}."
+    advice = "Lower the learning rate or the number of steps, or strengthen the regulariser."
+    return f"diverged at step {step + 1}: {trouble}. {kept} {advice}"
 
 
 def _fingerprint(settings: TrainSettings, identity: str, processes: int) -> str:
