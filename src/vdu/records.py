@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -186,13 +186,22 @@ class Run:
         verb: the command that owns it, for example ``"unlearn"``.
         overwrite: start anew in a folder that already holds a run.
         resume: continue the run that the folder holds.
+        keep: what the run reads; ``overwrite`` refuses to delete it.
 
     Raises:
         InputError: if the folder holds a run (or anything else) and neither ``overwrite`` nor ``resume`` is given,
             if it is not a run of this verb that can be resumed, or if another process is writing it.
     """
 
-    def __init__(self, folder: Path | str, verb: str, *, overwrite: bool = False, resume: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        verb: str,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        keep: Iterable[Path | str | None] = (),
+    ) -> None:
         self.folder = Path(folder)
         self.verb = verb
         self.active = int(os.environ.get("RANK", "0")) == 0
@@ -203,7 +212,7 @@ class Run:
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: is a file; expected a folder for the run's output.")
         if self.folder.exists() and any(path.name != ".lock" for path in self.folder.iterdir()):
-            self._check_resumable() if resume else self._clear(overwrite)
+            self._check_resumable() if resume else self._clear(overwrite, keep)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock()
 
@@ -216,7 +225,7 @@ class Run:
                 f"{self.folder}: holds {got}; expected a run of {self.verb!r} to continue. Use another --output-dir."
             )
 
-    def _clear(self, overwrite: bool) -> None:
+    def _clear(self, overwrite: bool, keep: Iterable[Path | str | None]) -> None:
         if not overwrite:
             raise InputError(
                 f"{self.folder}: already holds files. Use --overwrite to start anew, "
@@ -226,6 +235,9 @@ class Run:
             raise InputError(
                 f"{self.folder}: holds files but no run.json, so it is no run of ours; --overwrite refuses it."
             )
+        lost = [str(path) for path in keep if path and Path(path).resolve().is_relative_to(self.folder.resolve())]
+        if lost:
+            raise InputError(f"{self.folder}: --overwrite would delete {', '.join(lost)}, which this run reads. Use another --output-dir.")
         self._lock()
         shutil.rmtree(self.folder)
 

@@ -39,7 +39,7 @@ def small_unet(sample_shape: tuple[int, int, int], *, seed: int) -> "UNet2DModel
     if height != width or not 8 <= height <= 64 or height % factor:
         raise InputError(
             f"model small: got images of {height}×{width}; expected squares of 8 to 64 pixels, divisible by {factor}. "
-            "Resize the images, or train from a pipeline of your own with --from."
+            "Resize the images, or train from a pipeline of your own with --from-pipeline."
         )
     last = len(widths) - 1
     with isolated_global(seed):

@@ -3,6 +3,7 @@
 This module imports neither torch nor diffusers, so that ``vdu --help`` stays quick.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,21 @@ __all__ = [
 
 
 Estimator = Literal["fisher", "ensemble", "finetuned-ensemble", "isotropic"]
+
+
+def _count(type_: Any, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"Got {value}; expected at least 1.")
+
+
+def _rate(type_: Any, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"Got {value}; expected a number above 0.")
+
+
+# refused before a run folder is touched
+Count = Annotated[int, Parameter(validator=_count)]
+Rate = Annotated[float, Parameter(validator=_rate)]
 GivenFirst = Parameter(parse=False)  # the verb's first argument, not an option
 
 
@@ -48,18 +64,18 @@ class PretrainSettings:
     output_dir: Path
     without: tuple[str, ...] = ()
     from_pipeline: Path | None = None
-    steps: int = 4000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
+    steps: Count = 4000
+    batch_size: Count = 128
+    learning_rate: Rate = 1e-3
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
     warmup_steps: int = 100
     ema_decay: float = 0.999
     max_grad_norm: float = 1.0
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: Count = 1
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     seed: int = 0
-    checkpointing_steps: int = 500
-    checkpoints_total_limit: int = 2
+    checkpointing_steps: Count = 500
+    checkpoints_total_limit: Count = 2
     resume_from_checkpoint: Literal["latest"] | None = None
     overwrite: bool = False
 
@@ -76,9 +92,9 @@ class SamplerSettings:
     """
 
     scheduler: Literal["ddpm", "ddim", "dpm++"] = "ddim"
-    inference_steps: int = 25
+    inference_steps: Count = 25
     eta: float = 0.0
-    microbatch_size: int = 50
+    microbatch_size: Count = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +111,7 @@ class SampleSettings(SamplerSettings):
 
     pipeline: Path
     output_dir: Path
-    n_images: int = 64
+    n_images: Count = 64
     seed: int = 0
     overwrite: bool = False
 
@@ -135,14 +151,14 @@ class PosteriorSettings(SamplerSettings):
     members: tuple[Path, ...] = ()
     data: str | None = None
     n_train: int | None = None
-    n_samples: int = 200
-    draws_per_half: int = 8
+    n_samples: Count = 200
+    draws_per_half: Count = 8
     prior_precision: float | None = None
-    variance: float = 1e-4
-    n_members: int = 5
-    finetune_steps: int = 200
-    finetune_learning_rate: float = 1e-4
-    finetune_batch_size: int = 64
+    variance: Rate = 1e-4
+    n_members: Count = 5
+    finetune_steps: Count = 200
+    finetune_learning_rate: Rate = 1e-4
+    finetune_batch_size: Count = 64
     calibrate: float = 0.0
     mean: Literal["refuse", "recentre"] = "refuse"
     name_filter: str | None = None
@@ -192,20 +208,20 @@ class UnlearnSettings:
     posterior: Path | None = None
     gamma: float = 0.1
     weights: Literal["paper", "elbo", "uniform"] = "paper"
-    schedule_steps: int = 1000
+    schedule_steps: Count = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
     alpha_bar_min: float = 0.0
     alpha_bar_max: float = 1.0
-    steps: int = 60
-    batch_size: int = 128
-    learning_rate: float = 1e-6
+    steps: Count = 60
+    batch_size: Count = 128
+    learning_rate: Rate = 1e-6
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: Count = 1
     max_grad_norm: float | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     seed: int = 0
-    checkpointing_steps: int = 20
+    checkpointing_steps: Count = 20
     resume_from_checkpoint: Literal["latest"] | None = None
     overwrite: bool = False
 
@@ -231,8 +247,8 @@ class EvaluateSettings(SamplerSettings):
     second_judge: str | None = None
     reference: str | None = None
     reference_split: Literal["train", "test"] = "train"
-    n_images: int = 1000
-    n_judge_samples: int = 1000
+    n_images: Count = 1000
+    n_judge_samples: Count = 1000
     seed: int = 0
 
 
@@ -266,8 +282,8 @@ class DemoSettings:
 
     output_dir: Path = Path("vdu-demo")
     digit: int = 0
-    n_images: int = 500
-    steps: int | None = None
+    n_images: Count = 500
+    steps: Count | None = None
     seed: int = 0
     overwrite: bool = False
 
@@ -296,13 +312,13 @@ class JudgeSettings:
     output_dir: Path
     architecture: Literal["cnn", "lenet"] = "cnn"
     name: str | None = None
-    epochs: int = 6
-    batch_size: int = 128
-    learning_rate: float = 2e-3
+    epochs: Count = 6
+    batch_size: Count = 128
+    learning_rate: Rate = 2e-3
     weight_decay: float = 0.01
     shift_pixels: int | None = None
     seed: int = 0
-    checkpointing_steps: int = 500
+    checkpointing_steps: Count = 500
     resume_from_checkpoint: Literal["latest"] | None = None
     overwrite: bool = False
 
