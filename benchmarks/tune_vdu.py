@@ -6,8 +6,8 @@ Usage: tune_vdu.py OUT.json [--n-images 400]      (about 15 minutes on 2 cores; 
 Rule, fixed before the run: every setting is unlearned once (seed 0, 64 forget images per step) and measured every 12 steps
 up to 60, on N images (20-step DDIM, seed 1); a curve ends early once its u-FID[judge] passes twice that of the filtered
 original, or when it diverges. Of all points with u-FID[judge] at most 1.5 times that of the filtered original, the one with
-the highest PUL is taken, at equal PUL the one with the lower u-FID. The demo then uses it for every digit; the digit 0, its
-default, has no part in the choice.
+the highest PUL is taken, at equal PUL the one with the lower u-FID. The demo then uses it for every digit. Its default is the
+digit that the choice was made on; other digits have no part in the choice and show how far it carries.
 """
 
 import argparse

@@ -51,3 +51,16 @@ def make_pipeline(make_unet: Callable[..., Any]) -> Callable[..., Any]:
         return pipeline
 
     return make
+
+
+@pytest.fixture
+def command() -> Callable[..., int]:
+    """The command line in this process: tokens in, exit code out; ``capsys`` has what it says."""
+    from vdu.cli import main
+
+    def call(*tokens: Any) -> int:
+        with pytest.raises(SystemExit) as stop:
+            main([str(token) for token in tokens])
+        return int(stop.value.code or 0)
+
+    return call

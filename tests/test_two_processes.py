@@ -37,6 +37,7 @@ class Regression:
     limits = {"largest": 1e6}  # ruff: ignore[mutable-class-default]
 
     def losses(self, network, batch) -> Losses:
+        self.n_seen = len(batch["x"])
         error = network(batch["x"]) - batch["y"]
         return Losses({"mse": error.square().mean()}, {"largest": error.abs().mean()})
 
@@ -48,6 +49,7 @@ class Regression:
 
 
 def draw_images() -> dict[str, Tensor]:
+    """The images of each sampler, and how often this process evaluated the network."""
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
     blocks: dict[str, Any] = {
@@ -58,8 +60,11 @@ def draw_images() -> dict[str, Tensor]:
     with isolated_global(0):
         unet = UNet2DModel(8, 1, 1, layers_per_block=1, norm_num_groups=4, attention_head_dim=4, **blocks)
     denoiser = PipelineDenoiser.from_pipeline(DDPMPipeline(unet, DDPMScheduler()))
+    calls: list[int] = []
+    unet.register_forward_hook(lambda *_: calls.append(1))
     accelerator = make_accelerator()
-    return {name: sample(denoiser, SEEDS, sampler, accelerator=accelerator) for name, sampler in SAMPLERS.items()}
+    images = {name: sample(denoiser, SEEDS, sampler, accelerator=accelerator) for name, sampler in SAMPLERS.items()}
+    return images | {"evaluations": torch.tensor(len(calls))}
 
 
 def train_network(folder: Path, **options: Any) -> dict[str, Tensor]:
@@ -70,9 +75,11 @@ def train_network(folder: Path, **options: Any) -> dict[str, Tensor]:
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
         return {"x": x, "y": torch.stack([x.sum(1), x[:, 0] * x[:, 1]], 1)}
 
-    result = train(network, Regression(), batch, SETTINGS, folder=folder, **options)
+    regression = Regression()
+    result = train(network, regression, batch, SETTINGS, folder=folder, **options)
     assert result.ema is not None
-    return {**network.state_dict(), **{f"ema.{name}": value for name, value in result.ema.items()}}
+    averages = {f"ema.{name}": value for name, value in result.ema.items()}
+    return {**network.state_dict(), **averages, "n_seen": torch.tensor(regression.n_seen)}
 
 
 def pretrain_digits(folder: Path) -> None:
@@ -133,12 +140,21 @@ def test_images_have_the_same_bits(folders):
     assert len(truth["ddpm"]) == len(SEEDS)
 
 
+def test_the_work_of_sampling_is_shared(folders):
+    paths = [folders[0] / "images-0.safetensors", *(folders[1] / f"images-{rank}.safetensors" for rank in (0, 1))]
+    one, *both = (int(load_file(path)["evaluations"]) for path in paths)
+    assert one == len(SAMPLERS) * 4 * 4  # micro-batches × steps
+    assert both == [one // 2] * 2
+
+
 def test_training_gives_the_same_weights(folders):
     truth = load_file(folders[0] / "weights-0.safetensors")
+    n_seen = int(truth.pop("n_seen"))
     for rank in (0, 1):
         weights = load_file(folders[1] / f"weights-{rank}.safetensors")
-        for name, value in truth.items():
-            torch.testing.assert_close(weights[name], value, rtol=1e-12, atol=1e-14)
+        assert int(weights.pop("n_seen")) == n_seen // 2  # the batch is shared
+        for name, value in weights.items():
+            torch.testing.assert_close(value, truth[name], rtol=1e-12, atol=1e-14)
     lines = [
         [json.loads(line) for line in (folder / "train" / "log.jsonl").read_text().splitlines()] for folder in folders
     ]

@@ -6,13 +6,16 @@ else. Never 0 on a failure.
 
 import json as json_module
 import sys
+import tomllib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
-from cyclopts.config import Toml
+from cyclopts.config import Dict
+from safetensors import SafetensorError
 
 from vdu.errors import DivergenceError, InputError
 from vdu.recipes.settings import (
@@ -30,7 +33,24 @@ from vdu.recipes.settings import (
 
 __all__ = ["app", "main"]
 
-app = App(name="vdu", help="Make a diffusion model forget, using only the data it must forget.", version_flags=["--version"])
+app = App(
+    name="vdu",
+    help="Make a diffusion model forget, using only the data it must forget.",
+    version_flags=["--version"],
+    default_parameter=Parameter(negative_iterable=()),
+    suppress_keyboard_interrupt=False,  # main tells what an interrupted run leaves
+)
+
+SETTINGS = {
+    "demo": DemoSettings,
+    "evaluate": EvaluateSettings,
+    "judge": JudgeSettings,
+    "posterior": PosteriorSettings,
+    "pretrain": PretrainSettings,
+    "report": ReportSettings,
+    "sample": SampleSettings,
+    "unlearn": UnlearnSettings,
+}
 
 Json = Annotated[bool, Parameter(help="Print the result as JSON.", negative=())]
 DryRun = Annotated[bool, Parameter(help="Print the resolved settings and stop.", negative=())]
@@ -131,16 +151,34 @@ def main(tokens: list[str] | None = None) -> None:
 
 
 def _dispatch(tokens: list[str]) -> None:
+    tokens = [part for token in tokens for part in (token.split("=", 1) if token.startswith("--config=") else [token])]
+    app.config = ()
     if "--config" in tokens:
         place = tokens.index("--config")
         if place + 1 == len(tokens):
             raise InputError("--config: got no file; expected a TOML file with the settings of this verb.")
         path = Path(tokens[place + 1])
-        if not path.is_file():
-            raise InputError(f"--config {path}: no such file.")
-        app.config = (Toml(path, use_commands_as_keys=False),)
         tokens = tokens[:place] + tokens[place + 2 :]
+        app.config = (Dict(_read_config(path, tokens[:1]), use_commands_as_keys=False, source=str(path)),)
     app(tokens, exit_on_error=True)
+
+
+def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"--config {path}: no such file; write one with --dry-run > {path.name}.")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: not a TOML file ({error}). Correct it, or write a new one with --dry-run.") from None
+    if not verb or verb[0] not in SETTINGS:
+        raise InputError(f"--config: got {verb or 'no verb'}; expected the verb first: vdu VERB --config {path.name}.")
+    known = [item.name for item in fields(SETTINGS[verb[0]])]
+    for name in values:
+        if name.replace("-", "_") not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"The settings of {verb[0]} are {', '.join(known)}."
+            raise InputError(f"--config {path}: {name!r} is no setting of vdu {verb[0]}. {hint}")
+    return values
 
 
 def _guarded(action: Callable[[], None]) -> int:
@@ -153,9 +191,13 @@ def _guarded(action: Callable[[], None]) -> int:
         print(f"vdu: {error}", file=sys.stderr)
         return 4
     except KeyboardInterrupt:
-        print("vdu: interrupted; what was complete is kept, --resume-from-checkpoint latest continues.", file=sys.stderr)
+        print(
+            "vdu: interrupted; what was complete is kept. pretrain, judge, posterior and unlearn go on with "
+            "--resume-from-checkpoint latest; start the others again.",
+            file=sys.stderr,
+        )
         return 130
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # a full disk, for example
         print(f"vdu: {error} (what was complete before is kept)", file=sys.stderr)
         return 1
     return 0

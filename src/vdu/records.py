@@ -237,7 +237,9 @@ class Run:
             )
         lost = [str(path) for path in keep if path and Path(path).resolve().is_relative_to(self.folder.resolve())]
         if lost:
-            raise InputError(f"{self.folder}: --overwrite would delete {', '.join(lost)}, which this run reads. Use another --output-dir.")
+            raise InputError(
+                f"{self.folder}: --overwrite would delete {', '.join(lost)}, which this run reads. Use another --output-dir."
+            )
         self._lock()
         shutil.rmtree(self.folder)
 

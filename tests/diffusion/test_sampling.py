@@ -60,18 +60,19 @@ def test_ddim_gives_the_bits_of_the_ddim_pipeline(make_pipeline, scheduler, eta)
         assert torch.equal(unit(sample(PipelineDenoiser.from_pipeline(each), SEEDS, sampler)), truth)
 
 
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("channels", "learned"), [(1, False), (1, True), (4, True)])
 @pytest.mark.parametrize("name", ["ddim", "dpm++"])
-def test_few_step_samplers_give_the_bits_of_a_loop_over_diffusers_schedulers(make_pipeline, name, channels):
-    """With a learned variance diffusers' DDIM fails and its DPM-Solver++ wants the noise: the first channels alone."""
-    pipeline = make_pipeline(MILD if channels == 1 else MILD | LEARNED, out_channels=channels)
+def test_few_step_samplers_give_the_bits_of_a_loop_over_diffusers_schedulers(make_pipeline, name, channels, learned):
+    """With a learned variance diffusers' DDIM fails, and its DPM-Solver++ takes three channels for the noise."""
+    unet = {"in_channels": channels, "out_channels": channels * (1 + learned)}
+    pipeline = make_pipeline(MILD | LEARNED if learned else MILD, **unet)
     kind = DDIMScheduler if name == "ddim" else DPMSolverMultistepScheduler
     scheduler = kind(timestep_spacing="trailing", **MILD)
     scheduler.set_timesteps(5)
-    x = torch.cat([torch.randn(1, 1, 8, 8, generator=source) for source in generators()])
+    x = torch.cat([torch.randn(1, channels, 8, 8, generator=source) for source in generators()])
     with torch.no_grad():
         for t in scheduler.timesteps:
-            x = scheduler.step(pipeline.unet(x, t).sample[:, :1], t, x).prev_sample
+            x = scheduler.step(pipeline.unet(x, t).sample[:, :channels], t, x).prev_sample
     sampler = Sampler(name, steps=5, microbatch_size=len(SEEDS))
     images = sample(PipelineDenoiser.from_pipeline(pipeline), SEEDS, sampler)
     assert torch.equal(images, x.clamp(-1, 1))

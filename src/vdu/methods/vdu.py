@@ -21,7 +21,7 @@ twice over.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -57,9 +57,6 @@ class VDU:
     alpha_bar_range: tuple[float, float] = (0.0, 1.0)
     _n_forget: int | None = field(default=None, repr=False)
 
-    needs: ClassVar[frozenset[str]] = frozenset({"forget"})
-    limits: ClassVar[Mapping[str, float]] = {"mse": 2.0}
-
     def __post_init__(self) -> None:
         if not 0 <= self.gamma <= 1:
             raise InputError(
@@ -75,6 +72,16 @@ class VDU:
     def name(self) -> str:
         """The name on the command line."""
         return "vdu" if self.gamma > 0 else "ascent"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The forget set and nothing else."""
+        return frozenset({"forget"})
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """Twice the mean squared error of predicting no noise at all."""
+        return {"mse": 2.0}
 
     @property
     def identity(self) -> str:

@@ -126,7 +126,9 @@ class GaussianPosterior:
         """
         terms = []
         # tensor by tensor: the temporaries are of the size of one tensor, not of the whole network
-        for theta, mean, variance in zip(self._matching(parameters), self.mean.values(), self.variance.values(), strict=True):
+        for theta, mean, variance in zip(
+            self._matching(parameters), self.mean.values(), self.variance.values(), strict=True
+        ):
             delta = theta - mean
             gradient = delta / variance  # Eq. 3, second term, differentiated
             theta.grad = gradient * scale if theta.grad is None else theta.grad.add_(gradient, alpha=scale)

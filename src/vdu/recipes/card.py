@@ -35,7 +35,8 @@ def write_card(folder: Path, inputs: dict[str, Any], method: str, settings: dict
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(
-        library_name="diffusers", tags=["diffusion", "unconditional-image-generation", "machine-unlearning", "vdu", method]
+        library_name="diffusers",
+        tags=["diffusion", "unconditional-image-generation", "machine-unlearning", "vdu", method],
     )
     forget = inputs["forget"]
     text = TEXT.format(

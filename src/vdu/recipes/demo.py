@@ -23,7 +23,9 @@ def run(settings: DemoSettings) -> dict[str, Any]:
     model, out = pipeline_folder("mnist-small"), settings.output_dir
     common: dict[str, Any] = {"overwrite": settings.overwrite, "seed": settings.seed}
     _say(f"1/4 posterior of the weights, from the model's own samples → {out / 'posterior'}")
-    posterior.run(PosteriorSettings(estimator="fisher", pipeline=model, output_dir=out / "posterior", **_posterior(), **common))
+    posterior.run(
+        PosteriorSettings(estimator="fisher", pipeline=model, output_dir=out / "posterior", **_posterior(), **common)
+    )
     _say(f"2/4 forget the digit {settings.digit} → {out / 'run'}")
     chosen = _unlearn() | ({"steps": settings.steps} if settings.steps else {})
     unlearn.run(

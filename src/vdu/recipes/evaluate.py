@@ -5,6 +5,8 @@ images against real images, the original, and the filtered original (its samples
 perfect forgetting for free). What was not run is listed as not run.
 """
 
+import sys
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -82,21 +84,34 @@ def measure(
     before = own_samples(original, n_images, sampler, seed=seed, progress="original")
     after = own_samples(unlearned, n_images, sampler, seed=seed, progress="unlearned")
     calls = {"original": classify(judging.judge, before.floats()), "unlearned": classify(judging.judge, after.floats())}
+    pul = _pul(calls["original"], calls["unlearned"], judging, seed)  # refuses before the longer part begins
     wanted = n_images if reference is not None else 2 * n_images
     filtered = _filtered(original, before, judging, wanted, sampler, seed)
     features = {
         name: extract_features(judging.judge.features, images.floats())
-        for name, images in {"original": before, "unlearned": after, "filtered_original": filtered.select(range(n_images))}.items()
+        for name, images in {
+            "original": before,
+            "unlearned": after,
+            "filtered_original": filtered.select(range(n_images)),
+        }.items()
     }
     against, held_out, description = _reference(judging, reference, filtered, n_images, seed)
     rows = []
     if held_out is not None:
-        rows.append(_row("real_split", "Real against real", held_out[0], held_out[1], seed, note="two disjoint sets of real images"))
+        rows.append(
+            _row(
+                "real_split",
+                "Real against real",
+                held_out[0],
+                held_out[1],
+                seed,
+                note="two disjoint sets of real images",
+            )
+        )
     rows.append(_row("original", "Original", against, features["original"], seed, calls["original"], judging))
     note = f"the original's samples without those that {judging.filter_name} calls forget, drawn until N remain"
     rows.append(_row("filtered_original", "Filtered original", against, features["filtered_original"], seed, note=note))
     rows.append(_row("unlearned", "Unlearned", against, features["unlearned"], seed, calls["unlearned"], judging))
-    pul = _pul(calls["original"], calls["unlearned"], judging, seed)
     rows[-1]["pul"] = {name: pul[name] for name in ("value", "low", "high", "n_original", "n_unlearned")}
     rows += [_empty_row(name, label) for name, label in NOT_RUN.items()]
     metrics = {
@@ -137,7 +152,9 @@ def _filtered(
     drawn = len(first)
     while len(kept) < wanted:
         if drawn > 10 * wanted:
-            raise InputError(f"filtered original: only {len(kept)} of {drawn} samples are not of the forget class; expected a minority.")
+            raise InputError(
+                f"filtered original: only {len(kept)} of {drawn} samples are not of the forget class; expected a minority."
+            )
         n = max(int((wanted - len(kept)) * 1.2), sampler.microbatch_size)
         more = own_samples(original, n, sampler, seed=seed, start=drawn, progress="filtered original")
         drawn += n
@@ -233,33 +250,43 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     inputs = record.record["inputs"]
     original = load_pipeline(inputs["model"]["path"])
     if hash_parameters(original.unet.state_dict()) != inputs["model"]["sha256"]:
-        raise InputError(f"{inputs['model']['path']}: is not the model that this run started from (its hash differs). Put it back.")
+        raise InputError(
+            f"{inputs['model']['path']}: is not the model that this run started from (its hash differs). Put it back."
+        )
     before = PipelineDenoiser.from_pipeline(original)
     after = PipelineDenoiser.from_pipeline(load_pipeline(record.folder / "pipeline"))
     sampler = make_sampler(settings)
     with record.stage("judge") as cost:
         forget = reload_forget(record.folder, before.sample_shape)
-        judging = find_judges(settings, before, forget, inputs["forget"]["classes"], sampler, cost)
-    reference = reference_images(settings, judging, before.sample_shape)
-    with record.stage("evaluate") as cost:
+        classes = list(settings.forget_class) or inputs["forget"]["classes"]
+        judging = find_judges(settings, before, forget, classes, sampler, cost)
+    reference = reference_images(settings, judging, classes, before.sample_shape)
+    with record.stage("evaluate") as cost, warnings.catch_warnings(record=True) as caught:
         seed = derive_seed(settings.seed, "evaluate")
         evidence = measure(
             before, after, judging, reference=reference, n_images=settings.n_images, sampler=sampler, seed=seed
         )
         cost["network_evaluations"] = int(3.2 * settings.n_images * settings.inference_steps)
     metrics = complete(evidence.metrics, record, sampler, settings)
+    metrics["forget"]["classes"] = classes or None
+    metrics["warnings"] += sorted({str(each.message) for each in caught if "vdu" in Path(each.filename).parts})
+    for text in metrics["warnings"]:
+        print(f"vdu: warning: {text}", file=sys.stderr)
     save_samples(record.folder / "samples", evidence, image_seeds(seed, settings.n_images))
     write_json(record.folder / "metrics.json", metrics)
     record.close()
     return summary(metrics)
 
 
-def reference_images(settings: EvaluateSettings, judging: Judging, shape: tuple[int, int, int]) -> ImageSet | None:
+def reference_images(
+    settings: EvaluateSettings, judging: Judging, names: list[str], shape: tuple[int, int, int]
+) -> ImageSet | None:
     """Real images without the forget classes: removed by label where there are labels, else by the judge.
 
     Args:
         settings: where the images are.
-        judging: the judge, and the classes to leave out.
+        judging: the judge, where the images have no labels of these classes.
+        names: the classes to leave out, if they have names.
         shape: channels, height and width of the model.
 
     Returns:
@@ -270,8 +297,8 @@ def reference_images(settings: EvaluateSettings, judging: Judging, shape: tuple[
     if settings.reference is None:
         return None
     images = load_images(settings.reference, shape=shape, split=settings.reference_split)
-    names = judging.forget_names
-    if images.labels is not None and images.class_names is not None and set(names) <= set(images.class_names):
+    known = () if images.labels is None or images.class_names is None else images.class_names
+    if names and set(names) <= set(known):
         from vdu.data.forget import split_by_class
 
         kept = split_by_class(images, names)[1]
@@ -289,7 +316,9 @@ def complete(metrics: dict[str, Any], record: Run, sampler: Sampler, settings: E
         cost = [{**stage, "stage": f"posterior: {stage['stage']}"} for stage in read_json(posterior)["stages"]] + cost
     forget = inputs["forget"]
     protocol = {f"sampler_{name}": value for name, value in sampler.describe().items() if value is not None}
-    protocol |= {name: value for name, value in plain(settings).items() if name not in {"run"} and not isinstance(value, list)}
+    protocol |= {
+        name: value for name, value in plain(settings).items() if name not in {"run"} and not isinstance(value, list)
+    }
     protocol |= {"original_sha256": inputs["model"]["sha256"], "unlearned_sha256": run_record["pipeline"]["sha256"]}
     return {
         "format_version": FORMAT_VERSION,
@@ -310,9 +339,13 @@ def _warnings(metrics: dict[str, Any]) -> list[str]:
     found = []
     original = next(row for row in metrics["rows"] if row["name"] == "original")
     if original["forget_count"] < 50:
-        found.append(f"The original made only {original['forget_count']} images of the forget class: the interval of PUL is wide.")
+        found.append(
+            f"The original made only {original['forget_count']} images of the forget class: the interval of PUL is wide."
+        )
     if metrics["judge"]["source"] == "trained on the spot":
-        found.append("The judge was trained on the spot, from the forget set against own samples; its false-positive rate is an estimate.")
+        found.append(
+            "The judge was trained on the spot, from the forget set against own samples; its false-positive rate is an estimate."
+        )
     if metrics["judge"]["second"] is None:
         found.append("No second judge: the judge that gives the features also filters the filtered original.")
     return found
@@ -336,12 +369,15 @@ def summary(metrics: dict[str, Any]) -> dict[str, Any]:
     """The few numbers that a person wants on the terminal."""
     rows = {row["name"]: row for row in metrics["rows"]}
     pul, name = rows["unlearned"]["pul"], f"u-FID[{metrics['feature_network']}]"
-    return {
+    shown = {
         "PUL": f"{pul['value']:.1f} % (95 % interval {pul['low']:.1f} to {pul['high']:.1f}; {pul['n_original']} → {pul['n_unlearned']} "
         f"of {metrics['n_images']})",
         f"{name} unlearned": round(rows["unlearned"]["u_fid"]["value"], 2),
         f"{name} original": round(rows["original"]["u_fid"]["value"], 2),
         f"{name} filtered original": round(rows["filtered_original"]["u_fid"]["value"], 2),
-        "histogram distance": f"{metrics['histogram']['distance']:.3f} (by chance up to {metrics['histogram']['chance_high']:.3f})",
         "judge": f"{metrics['judge']['name']}, held-out error {metrics['judge']['held_out_error']:.2%}",
     }
+    histogram = metrics["histogram"]
+    if sum(expected > 0 for expected in histogram["expected"]) > 1:  # of one kept class it is 0 by definition
+        shown["histogram distance"] = f"{histogram['distance']:.3f} (by chance up to {histogram['chance_high']:.3f})"
+    return shown

@@ -48,7 +48,7 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
     with isolated_global(derive_seed(settings.seed, "weights")):
         judge = Judge(settings.architecture, images.shape, _class_names(images, held_out))
     resume = bool(settings.resume_from_checkpoint)
-    record = Run(settings.output_dir, "judge", overwrite=settings.overwrite, resume=resume)
+    record = Run(settings.output_dir, "judge", overwrite=settings.overwrite, resume=resume, keep=(settings.data,))
     inputs = {"data": provenance(images), "held_out": provenance(held_out)}
     record.start(to_toml(settings), inputs)
     shift = default_shift(images.shape) if settings.shift_pixels is None else settings.shift_pixels

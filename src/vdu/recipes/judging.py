@@ -146,7 +146,9 @@ def find_judges(
         return judging
     second, second_record = _load(settings.second_judge, original, forget_names)
     if tuple(second.class_names) != tuple(judge.class_names):
-        raise InputError(f"second judge: knows the classes {list(second.class_names)}; expected {list(judge.class_names)}.")
+        raise InputError(
+            f"second judge: knows the classes {list(second.class_names)}; expected {list(judge.class_names)}."
+        )
     return replace(judging, second=second, second_record=second_record)
 
 
@@ -164,6 +166,6 @@ def _load(where: str, original: PipelineDenoiser, forget_names: list[str]) -> tu
         raise InputError(
             f"judge {where}: knows the classes {', '.join(judge.class_names)}; "
             f"the run forgot {', '.join(forget_names) or 'images without a class'}. "
-            "Give a judge that knows them, or none: then one is trained on the spot."
+            "Name the judge's own classes with --forget-class, or give no judge: then one is trained on the spot."
         )
     return judge, record

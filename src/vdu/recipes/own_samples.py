@@ -12,7 +12,10 @@ __all__ = ["image_seeds", "make_sampler", "own_samples"]
 def make_sampler(settings: SamplerSettings) -> Sampler:
     """The sampling protocol in a verb's settings."""
     return Sampler(
-        scheduler=settings.scheduler, steps=settings.inference_steps, eta=settings.eta, microbatch_size=settings.microbatch_size
+        scheduler=settings.scheduler,
+        steps=settings.inference_steps,
+        eta=settings.eta,
+        microbatch_size=settings.microbatch_size,
     )
 
 
@@ -22,7 +25,13 @@ def image_seeds(seed: int, n_images: int, start: int = 0) -> list[int]:
 
 
 def own_samples(
-    denoiser: Denoiser, n_images: int, sampler: Sampler, *, seed: int, start: int = 0, progress: str | None = "own samples"
+    denoiser: Denoiser,
+    n_images: int,
+    sampler: Sampler,
+    *,
+    seed: int,
+    start: int = 0,
+    progress: str | None = "own samples",
 ) -> ImageSet:
     """Draw images from a model.
 

@@ -42,4 +42,6 @@ def save_grid(images: Tensor, path: Path, *, columns: int = 16, scale: int = 1, 
         canvas[:, top : top + height, left : left + width] = pixels
     picture = _picture(canvas)
     with atomic_file(path) as temporary:
-        picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(temporary, format="PNG")
+        picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST).save(
+            temporary, format="PNG"
+        )

@@ -66,10 +66,16 @@ def fit_posterior(
     seed = draw_seed(generator)
     if estimator == "fisher":
         if options.get("n_train") is None:
-            raise InputError("fisher: n_train is missing; give the size of the set that the model was trained on (for MNIST 60000).")
+            raise InputError(
+                "fisher: n_train is missing; give the size of the set that the model was trained on (for MNIST 60000)."
+            )
         if samples is None:
-            samples = own_samples(denoiser, n_samples, sampler or Sampler(), seed=derive_seed(seed, "own samples")).floats()
-        return fit_fisher(denoiser, samples, generator=torch.Generator().manual_seed(derive_seed(seed, "fisher")), **options)
+            samples = own_samples(
+                denoiser, n_samples, sampler or Sampler(), seed=derive_seed(seed, "own samples")
+            ).floats()
+        return fit_fisher(
+            denoiser, samples, generator=torch.Generator().manual_seed(derive_seed(seed, "fisher")), **options
+        )
     if estimator == "ensemble":
         return fit_ensemble((dict(member.unet.named_parameters()) for member in members), **options)
     if estimator == "isotropic":
@@ -94,7 +100,8 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     _check(settings)
     pipeline = load_pipeline(settings.pipeline)
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
-    record = Run(settings.output_dir, "posterior", overwrite=settings.overwrite, resume=bool(settings.resume_from_checkpoint))
+    resume, keep = bool(settings.resume_from_checkpoint), (settings.pipeline, *settings.members, settings.data)
+    record = Run(settings.output_dir, "posterior", overwrite=settings.overwrite, resume=resume, keep=keep)
     model = {"path": str(settings.pipeline), "sha256": hash_parameters(pipeline.unet.state_dict())}
     record.start(to_toml(settings), {"model": model})
     n = settings.n_samples
@@ -113,7 +120,9 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
             posterior = posterior.scaled(tau)
             notes |= {"temperature": tau} | {f"calibration_{name}": value for name, value in extras.items()}
             cost["network_evaluations"] = int(extras["network_evaluations"])
-    posterior = replace(posterior, extras={**posterior.extras, **notes}, sources={**posterior.sources, "pipeline": model["sha256"]})
+    posterior = replace(
+        posterior, extras={**posterior.extras, **notes}, sources={**posterior.sources, "pipeline": model["sha256"]}
+    )
     posterior.save(record.folder / FILE)
     record.finish(posterior={"file": FILE, "estimator": posterior.estimator})
     return {"posterior": str(record.folder / FILE), "estimator": posterior.estimator, **posterior.extras}
@@ -126,20 +135,32 @@ def _check(settings: PosteriorSettings) -> None:
             "With one checkpoint use fisher or finetuned-ensemble."
         )
     if settings.estimator == "fisher" and settings.n_train is None:
-        raise InputError("fisher: --n-train is missing; give the size of the set that the model was trained on (for MNIST 60000).")
+        raise InputError(
+            "fisher: --n-train is missing; give the size of the set that the model was trained on (for MNIST 60000)."
+        )
 
 
-def _estimate(settings: PosteriorSettings, pipeline: Any, samples: ImageSet, folder: Path) -> tuple[GaussianPosterior, int]:
+def _estimate(
+    settings: PosteriorSettings, pipeline: Any, samples: ImageSet, folder: Path
+) -> tuple[GaussianPosterior, int]:
     if settings.estimator == "finetuned-ensemble":
         return _finetuned(settings, pipeline, samples, folder)
     options: dict[str, Any] = {}
     if settings.estimator == "fisher":
         options = {"n_train": settings.n_train, "samples": samples.floats(), "draws_per_half": settings.draws_per_half}
-        options |= {"prior_precision": settings.prior_precision, "name_filter": settings.name_filter, "progress": _bar("fisher")}
+        options |= {
+            "prior_precision": settings.prior_precision,
+            "name_filter": settings.name_filter,
+            "progress": _bar("fisher"),
+        }
     elif settings.estimator == "ensemble":
         options = {"members": [load_pipeline(path) for path in settings.members], "name_filter": settings.name_filter}
     posterior = fit_posterior(
-        pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), variance=settings.variance, **options
+        pipeline,
+        settings.estimator,
+        generator=named_generator(settings.seed, "estimator"),
+        variance=settings.variance,
+        **options,
     )
     return posterior, int(posterior.extras.get("network_evaluations", 0))
 
@@ -160,7 +181,9 @@ def _bar(title: str) -> Any:
     return show
 
 
-def _finetuned(settings: PosteriorSettings, pipeline: Any, samples: ImageSet, folder: Path) -> tuple[GaussianPosterior, int]:
+def _finetuned(
+    settings: PosteriorSettings, pipeline: Any, samples: ImageSet, folder: Path
+) -> tuple[GaussianPosterior, int]:
     """K short fine-tunings of one checkpoint with different seeds; each is kept in members/ and not made twice.
 
     Args:
@@ -191,7 +214,8 @@ def _finetuned(settings: PosteriorSettings, pipeline: Any, samples: ImageSet, fo
         with atomic_folder(target / "pipeline") as temporary:
             save_pipeline(member, temporary)
     posterior = fit_ensemble(
-        (dict(load_pipeline(path / "pipeline").unet.named_parameters()) for path in folders), name_filter=settings.name_filter
+        (dict(load_pipeline(path / "pipeline").unet.named_parameters()) for path in folders),
+        name_filter=settings.name_filter,
     )
     evaluations = 3 * settings.finetune_batch_size * settings.finetune_steps * settings.n_members
     return replace(posterior, estimator="finetuned-ensemble"), evaluations

@@ -79,15 +79,15 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         pipeline = new_pipeline(images.shape, seed=derive_seed(settings.seed, "weights"))
     if len(images) == 0:
         raise InputError("data: no images are left to train on; leave fewer classes out.")
-    record = Run(
-        settings.output_dir, "pretrain", overwrite=settings.overwrite, resume=bool(settings.resume_from_checkpoint)
-    )
+    resume = bool(settings.resume_from_checkpoint)
+    keep = (settings.from_pipeline, settings.data)
+    record = Run(settings.output_dir, "pretrain", overwrite=settings.overwrite, resume=resume, keep=keep)
     inputs = {"data": {"description": images.description, "n_images": len(images), "sha256": images.sha256}}
     if settings.from_pipeline:
         inputs["model"] = {"path": str(settings.from_pipeline), "sha256": hash_parameters(pipeline.unet.state_dict())}
     record.start(to_toml(settings), inputs)
     with record.stage("pretrain") as cost:
-        result = fit(pipeline, images, settings, folder=record.folder, resume=bool(settings.resume_from_checkpoint))
+        result = fit(pipeline, images, settings, folder=record.folder, resume=resume)
         cost["network_evaluations"] = 3 * settings.batch_size * settings.steps
     with record.replacing("pipeline") as temporary:
         save_pipeline(pipeline, temporary)

@@ -31,9 +31,13 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     accelerator = make_accelerator()
     pipeline = load_pipeline(settings.pipeline)
     denoiser = PipelineDenoiser.from_pipeline(pipeline.to(accelerator.device))
-    record = Run(settings.output_dir, "sample", overwrite=settings.overwrite) if accelerator.is_main_process else None
-    if record is not None:
-        record.start(to_toml(settings), {"model": {"path": str(settings.pipeline), "sha256": hash_parameters(pipeline.unet.state_dict())}})
+    record = None
+    if accelerator.is_main_process:
+        record = Run(settings.output_dir, "sample", overwrite=settings.overwrite, keep=(settings.pipeline,))
+        record.start(
+            to_toml(settings),
+            {"model": {"path": str(settings.pipeline), "sha256": hash_parameters(pipeline.unet.state_dict())}},
+        )
     seeds = image_seeds(settings.seed, settings.n_images)
     images = to_uint8(sample(denoiser, seeds, make_sampler(settings), accelerator=accelerator, progress="sample"))
     if record is None:

@@ -235,6 +235,8 @@ class EvaluateSettings(SamplerSettings):
         judge: folder of a trained judge ("vdu judge"), or mnist for the packaged one; by default one is trained on the
             spot from the forget set against the original's own samples.
         second_judge: a judge of another architecture, as a check; it also filters the filtered original.
+        forget_class: the forgotten classes, as a given judge or a labelled reference calls them; by default those of
+            "vdu unlearn --forget-class".
         reference: real images to compare with (a data set, folder or list); by default the filtered original.
         reference_split: which part of a data set: train or test.
         n_images: images from each model.
@@ -245,6 +247,7 @@ class EvaluateSettings(SamplerSettings):
     run: Annotated[Path, GivenFirst] = Path()
     judge: str | None = None
     second_judge: str | None = None
+    forget_class: tuple[str, ...] = ()
     reference: str | None = None
     reference_split: Literal["train", "test"] = "train"
     n_images: Count = 1000
@@ -281,7 +284,7 @@ class DemoSettings:
     """
 
     output_dir: Path = Path("vdu-demo")
-    digit: int = 0
+    digit: int = 8
     n_images: Count = 500
     steps: Count | None = None
     seed: int = 0
@@ -326,7 +329,9 @@ class JudgeSettings:
 def plain(settings: Any) -> dict[str, Any]:
     """Settings as plain values for TOML and JSON; options that are not set are left out."""
     values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
+    }
 
 
 def to_toml(settings: Any) -> str:

@@ -168,7 +168,10 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     forget = forget_images(settings, PipelineDenoiser.from_pipeline(pipeline).sample_shape)
     method = make_method(settings)
     resume = bool(settings.resume_from_checkpoint)
-    record = Run(settings.output_dir, "unlearn", overwrite=settings.overwrite, resume=resume)
+    if method.posterior is not None:  # now, before --overwrite empties the folder
+        method.posterior.check_matches(dict(pipeline.unet.named_parameters()))
+    keep = (settings.pipeline, settings.forget, settings.posterior)
+    record = Run(settings.output_dir, "unlearn", overwrite=settings.overwrite, resume=resume, keep=keep)
     inputs = _inputs(settings, pipeline, forget, method)
     record.start(to_toml(settings), inputs)
     with record.stage("unlearn") as cost:
@@ -270,7 +273,7 @@ def _inputs(settings: UnlearnSettings, pipeline: Any, forget: ImageSet, method: 
         "model": {"path": str(settings.pipeline.resolve()), "sha256": hash_parameters(pipeline.unet.state_dict())},
         "forget": {
             "source": settings.forget,
-            "classes": list(settings.forget_class),
+            "classes": _class_names(forget) if settings.forget_class else [],
             "description": forget.description,
             "n_images": len(forget),
             "sha256": forget.sha256,
@@ -283,6 +286,11 @@ def _inputs(settings: UnlearnSettings, pipeline: Any, forget: ImageSet, method: 
             "estimator": method.posterior.estimator,
         }
     return inputs
+
+
+def _class_names(images: ImageSet) -> list[str]:
+    present = [] if images.labels is None else images.labels.unique().tolist()
+    return [images.class_names[label] if images.class_names else str(label) for label in present]
 
 
 def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:

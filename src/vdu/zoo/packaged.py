@@ -30,5 +30,7 @@ def judge_folder(name: str) -> Path:
 
 def _folder(kind: str, name: str, known: dict[str, str]) -> Path:
     if name not in known:
-        raise InputError(f"{kind}: got {name!r}, which is neither a folder nor packaged; packaged are {', '.join(known)}.")
+        raise InputError(
+            f"{kind}: got {name!r}, which is neither a folder nor packaged; packaged are {', '.join(known)}."
+        )
     return HERE / known[name]

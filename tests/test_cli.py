@@ -1,0 +1,136 @@
+"""The command line itself: quick help, settings that survive TOML, JSON alone on standard output."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from dataclasses import fields
+
+import pytest
+
+from vdu import cli
+from vdu.recipes.settings import plain
+
+VERBS = {
+    "demo": (),
+    "evaluate": ("some-run",),
+    "judge": ("--data", "digits", "--output-dir", "out"),
+    "posterior": ("ensemble", "--pipeline", "p", "--output-dir", "out", "--members", "a", "--members", "b"),
+    "pretrain": ("--data", "digits", "--output-dir", "out", "--without", "3"),
+    "report": ("some-run", "--hide-forgotten"),
+    "sample": ("--pipeline", "p", "--output-dir", "out"),
+    "unlearn": ("--pipeline", "p", "--output-dir", "out", "--forget", "f", "--gamma", "0.3", "--learning-rate", "3e-7"),
+}
+
+
+def test_the_table_is_complete():
+    assert set(VERBS) == set(cli.SETTINGS) == {name for name in cli.app if not name.startswith("-")}
+
+
+@pytest.mark.parametrize("tokens", [["--help"], ["unlearn", "--help"], ["posterior", "fisher", "--dry-run"]])
+def test_help_imports_neither_torch_nor_diffusers(tokens):
+    program = (
+        "import sys\nfrom vdu.cli import main\n"
+        f"try:\n    main({tokens!r})\nexcept SystemExit:\n    pass\n"
+        "print('heavy:', sorted({'torch', 'diffusers', 'numpy'} & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_python_dash_m_runs_the_same_command_line():
+    answer = subprocess.run([sys.executable, "-m", "vdu", "frobnicate"], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert "Unknown command" in answer.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_has_a_help_text(verb, command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert command(verb, "--help") == 0
+    shown = capsys.readouterr().out
+    for item in fields(cli.SETTINGS[verb]):
+        assert f"--{item.name.replace('_', '-')}" in shown, item.name
+    for argument in cli.app[verb].assemble_argument_collection():
+        assert argument.parameter.help or not argument.parameter.parse, argument.name
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_dry_run_prints_settings_that_config_takes(verb, command, capsys, tmp_path):
+    assert command(verb, *VERBS[verb], "--dry-run") == 0
+    shown = capsys.readouterr().out
+    values = tomllib.loads(shown)
+    assert set(values) <= {item.name for item in fields(cli.SETTINGS[verb])}
+    (tmp_path / "settings.toml").write_text(shown, encoding="utf-8")
+    for tokens in (["--config", tmp_path / "settings.toml"], [f"--config={tmp_path / 'settings.toml'}"]):
+        assert command(verb, *tokens, "--dry-run") == 0
+        assert tomllib.loads(capsys.readouterr().out) == values
+    assert command("sample", "--dry-run") == 2  # the file served one call only
+
+
+def test_an_option_overrides_the_file_and_defaults_fill_it(command, capsys, tmp_path):
+    (tmp_path / "c.toml").write_text('pipeline = "p"\nforget = "f"\noutput_dir = "o"\nsteps = 7\noverwrite = true\n')
+    tokens = ("--config", tmp_path / "c.toml", "--no-overwrite", "--forget-class", "3", "--forget-class", "8")
+    assert command("unlearn", *tokens, "--dry-run") == 0
+    values = tomllib.loads(capsys.readouterr().out)
+    assert (values["steps"], values["overwrite"], values["forget_class"]) == (7, False, ["3", "8"])
+    truth = cli.UnlearnSettings(pipeline="p", forget="f", output_dir="o", steps=7, forget_class=("3", "8"))  # type: ignore[arg-type]
+    assert values == plain(truth)
+
+
+def test_json_is_alone_on_standard_output(command, capsys, make_pipeline, tmp_path):
+    make_pipeline().save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    tokens = ("--pipeline", tmp_path / "model", "--output-dir", tmp_path / "out", "--n-images", 3)
+    assert command("sample", *tokens, "--inference-steps", 2, "--microbatch-size", 2, "--json") == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["n_images"] == 3
+    assert "3/3" in said.err  # the progress bar
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 3
+
+
+def test_without_json_the_result_is_lines(command, capsys, make_pipeline, tmp_path):
+    make_pipeline().save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    tokens = ("isotropic", "--pipeline", tmp_path / "model", "--output-dir", tmp_path / "out", "--n-samples", 2)
+    assert command("posterior", *tokens, "--inference-steps", 2) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"posterior: {tmp_path / 'out' / 'posterior.safetensors'}", "estimator: isotropic"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["sample", "--config"], "--config: got no file; expected a TOML file"),
+        (["sample", "--config", "nowhere.toml"], "nowhere.toml: no such file; write one with --dry-run"),
+        (["sample", "--steps", "3"], "requires an argument"),
+        (["demo", "--stepz", "3"], 'Did you mean "--steps"'),
+        (["demo", "--steps", "many"], "unable to convert"),
+        (["demo", "--n-images", "0"], "Got 0; expected at least 1."),
+        (["demo", "some", "--seed", "1"], "Unused Tokens"),
+        (["posterior", "laplace", "--pipeline", "p", "--output-dir", "o"], "Choose from"),
+        (["unlearn", *VERBS["unlearn"], "--learning-rate", "nan"], "expected a number above 0"),
+    ],
+)
+def test_a_command_that_cannot_be_read_is_refused(tokens, message, command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert command(*tokens) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepz = 3\n", r"'stepz' is no setting of vdu demo. Did you mean 'steps'?"),
+        ("zzz = 3\n", r"'zzz' is no setting of vdu demo. The settings of demo are output_dir, digit"),
+        ("steps = [", "not a TOML file"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_refused(text, message, command, capsys, tmp_path):
+    (tmp_path / "c.toml").write_text(text)
+    assert command("demo", "--config", tmp_path / "c.toml") == 2
+    assert message in capsys.readouterr().err
+    assert command("--config", tmp_path / "c.toml") == 2
+    assert "expected the verb first" in capsys.readouterr().err
