@@ -30,6 +30,7 @@ ALLOWED = {
     "report": {"records", "errors"},
     "recipes": FOUNDATION | LIBRARY | {"report"},
     "cli": {"recipes", "report", "errors"},
+    "__main__": {"cli"},
 }
 TORCH = {"torch", "torchvision", "torchmetrics", "diffusers", "accelerate", "transformers"}
 HEAVY = TORCH | {"numpy", "sklearn", "matplotlib", "scipy", "PIL", "datasets", "jinja2"}

@@ -100,13 +100,15 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     _check(settings)
     pipeline = load_pipeline(settings.pipeline)
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    sampler = make_sampler(settings)
+    sampler.make(denoiser)  # refuses now what the model's schedule cannot do
     resume, keep = bool(settings.resume_from_checkpoint), (settings.pipeline, *settings.members, settings.data)
     record = Run(settings.output_dir, "posterior", overwrite=settings.overwrite, resume=resume, keep=keep)
     model = {"path": str(settings.pipeline), "sha256": hash_parameters(pipeline.unet.state_dict())}
     record.start(to_toml(settings), {"model": model})
     n = settings.n_samples
     with record.stage("own samples") as cost:
-        samples = own_samples(denoiser, n, make_sampler(settings), seed=derive_seed(settings.seed, "own samples"))
+        samples = own_samples(denoiser, n, sampler, seed=derive_seed(settings.seed, "own samples"))
         cost["network_evaluations"] = n * settings.inference_steps
     with record.stage(settings.estimator) as cost:
         posterior, cost["network_evaluations"] = _estimate(settings, pipeline, samples, record.folder)

@@ -31,6 +31,8 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     accelerator = make_accelerator()
     pipeline = load_pipeline(settings.pipeline)
     denoiser = PipelineDenoiser.from_pipeline(pipeline.to(accelerator.device))
+    sampler = make_sampler(settings)
+    sampler.make(denoiser)  # refuses now what the model's schedule cannot do
     record = None
     if accelerator.is_main_process:
         record = Run(settings.output_dir, "sample", overwrite=settings.overwrite, keep=(settings.pipeline,))
@@ -39,7 +41,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
             {"model": {"path": str(settings.pipeline), "sha256": hash_parameters(pipeline.unet.state_dict())}},
         )
     seeds = image_seeds(settings.seed, settings.n_images)
-    images = to_uint8(sample(denoiser, seeds, make_sampler(settings), accelerator=accelerator, progress="sample"))
+    images = to_uint8(sample(denoiser, seeds, sampler, accelerator=accelerator, progress="sample"))
     if record is None:
         return {}
     with atomic_file(record.folder / "images.safetensors") as temporary:

@@ -19,19 +19,25 @@ __all__ = [
 Estimator = Literal["fisher", "ensemble", "finetuned-ensemble", "isotropic"]
 
 
-def _count(type_: Any, value: int) -> None:
-    if value < 1:
+def _count(type_: Any, value: int | None) -> None:
+    if value is not None and value < 1:
         raise ValueError(f"Got {value}; expected at least 1.")
 
 
-def _rate(type_: Any, value: float) -> None:
-    if not 0 < value < math.inf:
+def _rate(type_: Any, value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
         raise ValueError(f"Got {value}; expected a number above 0.")
+
+
+def _share(type_: Any, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"Got {value}; expected a number from 0 to below 1.")
 
 
 # refused before a run folder is touched
 Count = Annotated[int, Parameter(validator=_count)]
 Rate = Annotated[float, Parameter(validator=_rate)]
+Share = Annotated[float, Parameter(validator=_share)]
 GivenFirst = Parameter(parse=False)  # the verb's first argument, not an option
 
 
@@ -69,8 +75,8 @@ class PretrainSettings:
     learning_rate: Rate = 1e-3
     lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
     warmup_steps: int = 100
-    ema_decay: float = 0.999
-    max_grad_norm: float = 1.0
+    ema_decay: Share = 0.999
+    max_grad_norm: Rate = 1.0
     gradient_accumulation_steps: Count = 1
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     seed: int = 0
@@ -153,13 +159,13 @@ class PosteriorSettings(SamplerSettings):
     n_train: int | None = None
     n_samples: Count = 200
     draws_per_half: Count = 8
-    prior_precision: float | None = None
+    prior_precision: Rate | None = None
     variance: Rate = 1e-4
     n_members: Count = 5
     finetune_steps: Count = 200
     finetune_learning_rate: Rate = 1e-4
     finetune_batch_size: Count = 64
-    calibrate: float = 0.0
+    calibrate: Share = 0.0
     mean: Literal["refuse", "recentre"] = "refuse"
     name_filter: str | None = None
     seed: int = 0
@@ -218,7 +224,7 @@ class UnlearnSettings:
     learning_rate: Rate = 1e-6
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     gradient_accumulation_steps: Count = 1
-    max_grad_norm: float | None = None
+    max_grad_norm: Rate | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     seed: int = 0
     checkpointing_steps: Count = 20
@@ -328,10 +334,13 @@ class JudgeSettings:
 
 def plain(settings: Any) -> dict[str, Any]:
     """Settings as plain values for TOML and JSON; options that are not set are left out."""
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
-    }
+
+    def simple(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [simple(each) for each in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: simple(value) for name, value in asdict(settings).items() if value is not None}
 
 
 def to_toml(settings: Any) -> str:
