@@ -1,12 +1,14 @@
 """The main job, as a user types it: pipelines that plain diffusers made, a folder of PNGs, evidence, a page, plain diffusers."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 
 from vdu.checks import hash_parameters
 from vdu.data.sources import load_images
@@ -38,7 +40,7 @@ def train(unet, scheduler, x0: torch.Tensor, steps: int) -> None:
     optimizer = torch.optim.Adam(unet.parameters(), 4e-3)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / steps)
-        x, t = x0[torch.randint(len(x0), (64,))], torch.randint(1000, (64,))
+        x, t = x0[torch.randint(len(x0), (32,))], torch.randint(1000, (32,))
         noise = torch.randn_like(x)
         target = noise if scheduler.config.prediction_type == "epsilon" else scheduler.get_velocity(x, noise, t)
         optimizer.zero_grad()
@@ -58,23 +60,212 @@ def model(request, make_unet, digits, tmp_path) -> Path:
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     unet = make_unet(block_out_channels=(16, 32), **blocks).train()
     with isolated_global(0):
-        train(unet, scheduler, load_images(str(digits)).floats(), steps=150)
+        train(unet, scheduler, load_images(str(digits)).floats(), steps=100)
     kind(unet=unet.eval(), scheduler=scheduler).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
+@pytest.fixture
+def unwanted(model, digits, tmp_path, command) -> Path:
+    """What the model makes and its owner does not want: its samples that are nearer to the mean three than to the mean zero."""
+    assert (
+        command(
+            "sample", "--pipeline", model, "--n-images", 160, "--seed", 7, *QUICK, "--output-dir", tmp_path / "drawn"
+        )
+        == 0
+    )
+    drawn, real = load_images(str(tmp_path / "drawn" / "images")), load_images(str(digits))
+    zero, three = (real.floats()[real.labels == label].mean(0) for label in (0, 1))
+    threes = [(drawn.floats() - mean).square().sum((1, 2, 3)) for mean in (zero, three)]
+    (tmp_path / "unwanted").mkdir()
+    for i in (threes[1] < threes[0]).nonzero().flatten().tolist():
+        assert drawn.names is not None
+        (tmp_path / "drawn" / "images" / drawn.names[i]).rename(tmp_path / "unwanted" / drawn.names[i])
+    return tmp_path / "unwanted"
+
+
+def read(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def rows(run: Path) -> dict[str, dict]:
+    return {row["name"]: row for row in read(run / "metrics.json")["rows"]}
+
+
 @pytest.mark.parametrize("model", KINDS, indirect=True)
-def test_the_main_job(model, digits, tmp_path, command, capsys):
+def test_the_main_job(model, unwanted, tmp_path, command, capsys):
     before = hash_parameters(DiffusionPipeline.from_pretrained(model).unet.state_dict())
     post, run = tmp_path / "posterior", tmp_path / "run"
-    assert command("posterior", "fisher", "--pipeline", model, "--n-train", 600, "--n-samples", 16,
+    assert command("posterior", "fisher", "--pipeline", model, "--n-train", 300, "--n-samples", 16,
                    "--draws-per-half", 2, *QUICK, "--output-dir", post) == 0  # fmt: skip
     capsys.readouterr()
-    assert command("unlearn", "--pipeline", model, "--forget", digits / "3", "--posterior", post, "--steps", 8,
+    assert command("unlearn", "--pipeline", model, "--forget", unwanted, "--posterior", post, "--steps", 8,
                    "--batch-size", 32, "--learning-rate", 3e-4, "--output-dir", run, "--json") == 0  # fmt: skip
     unlearned = json.loads(capsys.readouterr().out)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    print(log[0], log[-1])
+    assert 0 < log[0]["observed"]["mse"] < 0.2  # a wrong reading of v or of the cosine schedule gives about 1
+    assert (log[0]["terms"]["stability"], log[-1]["terms"]["stability"] > 0) == (0.0, True)
+
     assert command("evaluate", run, "--n-images", 40, "--n-judge-samples", 80, *QUICK) == 0
-    print(capsys.readouterr())
-    assert 0
+    said = capsys.readouterr()
+    assert "PUL: " in said.out
+    assert "vdu: warning: The judge was trained on the spot" in said.err
+    pul = rows(run)["unlearned"]["pul"]
+    assert 0 < pul["n_original"] < 40  # the judge tells the two kinds apart
+    assert pul["n_unlearned"] < pul["n_original"]
+    metrics = read(run / "metrics.json")
+    assert (metrics["judge"]["source"], metrics["n_images"]) == ("trained on the spot", 40)
+    assert [row["status"] for row in metrics["rows"]] == ["measured"] * 3 + ["not run"] * 3
+    assert {stage["stage"] for stage in metrics["cost"]} >= {"posterior: fisher", "unlearn", "judge", "evaluate"}
+
+    assert command("report", run) == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "evidence report" in page.lower() and "http" not in page.split("<body", 1)[0].replace("http-equiv", "")
+    assert command("report", run, "--hide-forgotten", "--output", tmp_path / "hidden.html") == 0
+    assert (tmp_path / "hidden.html").stat().st_size > 1000
+
+    made = type(DiffusionPipeline.from_pretrained(model)).from_pretrained(run / "pipeline")  # plain diffusers
+    made.set_progress_bar_config(disable=True)
+    images = made(
+        batch_size=2, num_inference_steps=3, output_type="np", generator=torch.Generator().manual_seed(0)
+    ).images
+    assert images.shape == (2, 8, 8, 1) and images.std() > 0.01
+    assert hash_parameters(made.unet.state_dict()) == unlearned["sha256"] != before
+    original = DiffusionPipeline.from_pretrained(model)
+    assert dict(made.scheduler.config) == dict(original.scheduler.config)
+    assert hash_parameters(original.unet.state_dict()) == before
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    """A model of all digits and two judges, by the command line alone."""
+    from vdu.cli import main
+
+    folder = tmp_path_factory.mktemp("labelled")
+    for tokens in (
+        "pretrain --data digits --steps 120 --batch-size 32 --learning-rate 4e-3 --ema-decay 0 --output-dir model",
+        "judge --data digits --epochs 3 --output-dir cnn",
+        "judge --data digits --epochs 3 --architecture lenet --output-dir lenet",
+    ):
+        *options, last = tokens.split()
+        with pytest.raises(SystemExit) as stop:
+            main([*options, str(folder / last)])
+        assert stop.value.code in (None, 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(labelled) -> Path:
+    from vdu.cli import main
+
+    options = [
+        "--forget",
+        "digits",
+        "--forget-class",
+        "3",
+        "--steps",
+        "4",
+        "--batch-size",
+        "32",
+        "--learning-rate",
+        "1e-4",
+    ]
+    folders = ["--pipeline", str(labelled / "model" / "pipeline"), "--output-dir", str(labelled / "run")]
+    with pytest.raises(SystemExit) as stop:
+        main(["unlearn", "--method", "ascent", *options, *folders])
+    assert stop.value.code in (None, 0)
+    return labelled / "run"
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A run that forgot the threes by gradient ascent, for one test."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_given_judges_and_real_images(labelled, run, command, capsys):
+    judges = ("--judge", labelled / "cnn" / "judge", "--second-judge", labelled / "lenet" / "judge")
+    data = ("--reference", "digits", "--reference-split", "test")
+    assert command("evaluate", run, *judges, *data, "--n-images", 80, *QUICK) == 0
+    metrics, table = read(run / "metrics.json"), rows(run)
+    assert list(table)[:4] == ["real_split", "original", "filtered_original", "unlearned"]
+    test_split = load_images("digits", split="test")
+    assert test_split.labels is not None
+    assert metrics["reference"]["n_images"] == int((test_split.labels != 3).sum())
+    assert "without 3 (by label)" in metrics["reference"]["description"]
+    assert (metrics["judge"]["source"], metrics["judge"]["second"]["architecture"]) == ("given", "lenet")
+    assert metrics["judge"]["held_out_error"] == read(labelled / "cnn" / "judge" / "judge.json")["held_out_error"] < 0.3
+    for name in ("original", "unlearned"):
+        calls = load_file(run / "samples" / f"{name}.safetensors")["judge_class"]
+        assert calls.bincount(minlength=10).tolist() == metrics["histogram"][name]
+        assert int((calls == 3).sum()) == table[name]["forget_count"]
+    pul = table["unlearned"]["pul"]
+    assert pul["value"] == pytest.approx(100 * (1 - pul["n_unlearned"] / pul["n_original"]))
+    assert table["real_split"]["u_fid"]["value"] < table["original"]["u_fid"]["value"]
+    assert "histogram distance: " in capsys.readouterr().out
+    assert command("report", run) == 0
+
+
+def test_a_model_that_never_makes_the_class_is_refused(labelled, run, command, capsys):
+    judge = ("--judge", labelled / "cnn" / "judge")
+    assert command("evaluate", run, *judge, "--n-images", 80, *QUICK) == 0
+    first = (run / "metrics.json").read_bytes()
+    made = load_file(run / "samples" / "original.safetensors")["judge_class"][:4].tolist()
+    never = min(set(range(10)) - set(made))
+    assert command("evaluate", run, *judge, "--n-images", 4, "--forget-class", never, *QUICK) == 2
+    said = capsys.readouterr().err
+    assert "calls 0 of the original's 4 samples forget" in said
+    assert "Draw more samples (--n-images)" in said and "vdu sample" in said
+    assert (run / "metrics.json").read_bytes() == first
+
+
+def test_a_folder_without_labels_beside_a_judge_with_classes(labelled, tmp_path, command, capsys):
+    threes, run = pngs(tmp_path / "pngs", (3,)) / "3", tmp_path / "run"
+    assert command("unlearn", "--method", "ascent", "--pipeline", labelled / "model" / "pipeline", "--forget", threes,
+                   "--steps", 1, "--batch-size", 8, "--output-dir", run) == 0  # fmt: skip
+    judge = ("--judge", labelled / "cnn" / "judge")
+    assert command("evaluate", run, *judge, *QUICK) == 2
+    assert "Name the judge's own classes with --forget-class" in capsys.readouterr().err
+    assert command("evaluate", run, *judge, "--forget-class", 3, "--reference", "digits", "--n-images", 80, *QUICK) == 0
+    metrics = read(run / "metrics.json")
+    assert metrics["forget"]["classes"] == ["3"]
+    assert "without 3 (by label)" in metrics["reference"]["description"]
+
+
+@pytest.fixture
+def cheap(labelled):
+    return ("--pipeline", labelled / "model" / "pipeline", "--n-samples", 8, *QUICK)
+
+
+def test_finetuned_ensemble_and_isotropic(cheap, labelled, tmp_path, command, capsys):
+    capsys.readouterr()
+    options = ("--n-members", 2, "--finetune-steps", 2, "--finetune-batch-size", 4, "--calibrate", 0.1, "--json")
+    assert command("posterior", "finetuned-ensemble", *cheap, *options, "--output-dir", tmp_path / "a") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["estimator"] == "finetuned-ensemble" and summary["temperature"] > 0
+    members = [hash_parameters(DDPMPipeline.from_pretrained(tmp_path / "a" / "members" / k / "pipeline").unet.state_dict())
+               for k in "01"]  # fmt: skip
+    assert members[0] != members[1]
+    assert command("posterior", "isotropic", *cheap, "--variance", 0.5, "--output-dir", tmp_path / "b") == 0
+    posterior = load_file(tmp_path / "b" / "posterior.safetensors")
+    own = DDPMPipeline.from_pretrained(labelled / "model" / "pipeline").unet
+    assert all(torch.equal(posterior[f"mean/{name}"], value) for name, value in own.named_parameters())
+    assert all(bool((posterior[f"variance/{name}"] == 0.5).all()) for name, _ in own.named_parameters())
+
+
+def test_networks_of_different_descent_have_no_working_mean(cheap, labelled, tmp_path, command, capsys):
+    other, out = tmp_path / "other", tmp_path / "out"
+    assert command("pretrain", "--data", "digits", "--steps", 1, "--seed", 5, "--output-dir", other) == 0
+    members = ("--members", labelled / "model" / "pipeline", "--members", other / "pipeline")
+    assert command("posterior", "ensemble", *cheap, *members, "--output-dir", out) == 2
+    said = capsys.readouterr().err
+    assert "times that of the model (expected at most 1.1)" in said and "--mean recentre" in said
+    assert not (out / "posterior.safetensors").exists()
+    assert (
+        command("posterior", "ensemble", *cheap, *members, "--mean", "recentre", "--output-dir", out, "--overwrite")
+        == 0
+    )
+    assert command("unlearn", "--pipeline", labelled / "model" / "pipeline", "--posterior", out, "--forget", "digits",
+                   "--forget-class", 3, "--steps", 1, "--batch-size", 4, "--output-dir", tmp_path / "run") == 0  # fmt: skip
+    line = json.loads((tmp_path / "run" / "log.jsonl").read_text())
+    assert line["terms"]["stability"] == 0.0  # centred at the model's own weights

@@ -169,7 +169,9 @@ def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path}: not a TOML file ({error}). Correct it, or write a new one with --dry-run.") from None
+        raise InputError(
+            f"--config {path}: not a TOML file ({error}). Correct it, or write a new one with --dry-run."
+        ) from None
     if not verb or verb[0] not in SETTINGS:
         raise InputError(f"--config: got {verb or 'no verb'}; expected the verb first: vdu VERB --config {path.name}.")
     known = [item.name for item in fields(SETTINGS[verb[0]])]

@@ -8,7 +8,7 @@ from vdu.data.sources import load_images
 from vdu.errors import InputError
 from vdu.models.judge import load_judge, save_judge
 from vdu.recipes.classification import LabelledImages, judge_logits, shifted
-from vdu.recipes.forget_judge import _hold_out
+from vdu.recipes.forget_judge import _hold_out, _n_others
 from vdu.recipes.judge import run, train_forget_judge
 from vdu.recipes.settings import JudgeSettings
 
@@ -120,14 +120,14 @@ def test_a_judge_taught_without_labels_agrees_with_the_true_ones(tmp_path, capsy
 
 def test_the_rates_are_those_of_the_judge_that_is_returned():
     forget, own = mixed(digit=8, share=0.15, n_own=400)
-    judge, record = train_forget_judge(forget, own, seed=1, steps=12, progress=False)
+    judge, record = train_forget_judge(forget, own, seed=1, steps=30, progress=False)
     held_out = [_hold_out(name, images, 1)[1] for name, images in (("forget images", forget), ("own samples", own))]
     found, called = (float(judge_logits(judge, images).argmax(1).double().mean()) for images in held_out)
     rates = record["forget"]
     assert 0.05 < record["held_out_error"] < 1  # so bad a judge that a shift in the wrong direction would show
     assert record["held_out_error"] == rates["miss_rate"] == pytest.approx(1 - found)
     share, false = rates["share"], rates["false_positive_rate"]
-    assert share * found + (1 - share) * false == pytest.approx(called)
+    assert share * found + (1 - share) * false == pytest.approx(called, abs=0.02)  # no rate is below 0
 
 
 def test_sets_that_teach_nothing_are_refused():
@@ -136,6 +136,6 @@ def test_sets_that_teach_nothing_are_refused():
         train_forget_judge(forget.select(range(39)), own, seed=0)
     with pytest.raises(InputError, match="expected the same"):
         train_forget_judge(ImageSet(torch.zeros(50, 1, 9, 9, dtype=torch.uint8)), own, seed=0)
-    zeros = load_images("digits").select(load_images("digits").labels == 0)
-    with pytest.raises(InputError, match="look like forget images"):
-        train_forget_judge(zeros.select(range(70)), zeros.select(range(70, 140)), seed=0, steps=3, progress=False)
+    assert _n_others(0.1, 60) == 54
+    with pytest.raises(InputError, match="90% of the own samples look like forget images"):
+        _n_others(0.9, 60)

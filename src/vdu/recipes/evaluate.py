@@ -201,6 +201,12 @@ def _empty_row(name: str, label: str) -> dict[str, Any]:
 
 def _pul(before: Calls, after: Calls, judging: Judging, seed: int) -> dict[str, Any]:
     was, now = judging.is_forget(before.classes), judging.is_forget(after.classes)
+    if not was.any():
+        raise InputError(
+            f"evaluate: the judge {judging.name} calls 0 of the original's {len(was)} samples forget; expected some, for PUL is "
+            "a share of them. Draw more samples (--n-images), and look at them (vdu sample): does the model make the class at "
+            "all? A judge trained on the spot may only have learnt to tell real images from generated ones: give another (--judge)."
+        )
     return asdict(percentage_unlearned(was, now, generator=generator(seed, "PUL")))
 
 

@@ -30,7 +30,7 @@ from vdu.recipes.positive_unlabelled import ForgetRates, estimate_rates, estimat
 from vdu.rng import derive_seed, generator, isolated_global
 from vdu.training.loop import TrainSettings, train
 
-__all__ = ["train_forget_judge"]
+__all__ = ["require_enough", "train_forget_judge"]
 
 CLASSES = ("other", "forget")
 HELD_OUT_SHARE = 0.25
@@ -43,7 +43,7 @@ def train_forget_judge(
     *,
     seed: int,
     architecture: str = "cnn",
-    steps: int = 120,
+    steps: int = 300,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     noise: float = 0.3,
@@ -99,13 +99,26 @@ def train_forget_judge(
     return judge, record
 
 
-def _hold_out(name: str, images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
-    # the images to train on, and those held out
-    if len(images) < FEWEST_IMAGES:
+def require_enough(name: str, n_images: int) -> None:
+    """Refuse sets too small to learn from and to test on.
+
+    Args:
+        name: what they are, for the message.
+        n_images: how many there are.
+
+    Raises:
+        InputError: if they are fewer than 40.
+    """
+    if n_images < FEWEST_IMAGES:
         raise InputError(
-            f"forget judge: got {len(images)} {name}; expected at least {FEWEST_IMAGES}, better 1000. "
+            f"forget judge: got {n_images} {name}; expected at least {FEWEST_IMAGES}, better 1000. "
             "Give more, or a judge that was trained elsewhere."
         )
+
+
+def _hold_out(name: str, images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
+    # the images to train on, and those held out
+    require_enough(name, len(images))
     order = torch.randperm(len(images), generator=generator(seed, "held out", name))
     n_held_out = round(HELD_OUT_SHARE * len(images))
     return images.select(order[n_held_out:]), images.select(order[:n_held_out])

@@ -132,8 +132,10 @@ def find_judges(
         InputError: if a judge does not know the classes or the image size.
     """
     if settings.judge is None:
-        from vdu.recipes.judge import train_forget_judge
+        from vdu.recipes.forget_judge import require_enough, train_forget_judge
 
+        require_enough("forget images", len(forget))  # before samples are drawn
+        require_enough("own samples (--n-judge-samples)", settings.n_judge_samples)
         seed = derive_seed(settings.seed, "judge")
         samples = own_samples(original, settings.n_judge_samples, sampler, seed=seed, progress="samples for a judge")
         cost["network_evaluations"] = settings.n_judge_samples * sampler.steps
