@@ -4,12 +4,13 @@
 level only. Most of a U-Net's time on a CPU goes into its finest level, so that one is kept thin.
 """
 
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from vdu.errors import InputError
 from vdu.rng import isolated_global
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
 
 __all__ = ["new_pipeline", "small_unet"]
 

@@ -91,7 +91,7 @@ def train_forget_judge(
     scores = [_scores(judge, images) for images in (forget_held_out, own_held_out)]
     threshold = _threshold(estimate_share(*scores), len(own_held_out))
     with torch.no_grad():
-        judge.head.bias += torch.tensor([threshold / 2, -threshold / 2])
+        judge.head.bias.add_(torch.tensor([threshold / 2, -threshold / 2]))
     rates = estimate_rates(*scores, threshold=threshold, generator=generator(seed, "rates"))
     record = _record(rates, provenance(forget, own_samples), options | {"seed": seed, "architecture": architecture})
     if progress:
