@@ -165,6 +165,7 @@ def load_pipeline(path: Path | str) -> Any:
     index = read_json(path / "model_index.json")  # looked at first: other kinds need libraries that may be missing
     parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
     _refuse_others(str(path), [name for name in parts if name not in ("unet", "scheduler")])
+    shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         pipeline = DiffusionPipeline.from_pretrained(str(path), local_files_only=True, use_safetensors=True)
@@ -174,7 +175,8 @@ def load_pipeline(path: Path | str) -> Any:
             "pickled weights (.bin) must be converted first (pipeline.save_pretrained(..., safe_serialization=True))."
         ) from error
     finally:
-        logging.enable_progress_bar()
+        if shown:
+            logging.enable_progress_bar()
     if (path / EXTRA_FILE).is_file():
         pipeline.timestep_scale = float(read_json(path / EXTRA_FILE).get("timestep_scale", 1.0))
     check_network(getattr(pipeline, "unet", None), str(path))

@@ -16,7 +16,7 @@ from vdu.errors import InputError
 from vdu.rng import generator
 from vdu.types import NoisedBatch
 
-__all__ = ["NoisyImages", "deal", "unflatten"]
+__all__ = ["NoisyImages", "deal", "require_divisible", "unflatten"]
 
 
 @lru_cache(maxsize=8)
@@ -43,6 +43,22 @@ def deal(n: int, batch_size: int, seed: int, step: int) -> Tensor:
     position = torch.arange(step * batch_size, (step + 1) * batch_size)
     parts = [_order(n, seed, int(epoch))[position[position // n == epoch] % n] for epoch in (position // n).unique()]
     return torch.cat(parts)
+
+
+def require_divisible(batch_size: int, parts: int) -> None:
+    """Refuse a batch that cannot be cut into micro-batches, before a run folder is touched.
+
+    Args:
+        batch_size: images per step.
+        parts: gradient accumulation steps.
+
+    Raises:
+        InputError: if the parts would not be equal.
+    """
+    if batch_size % parts:
+        raise InputError(
+            f"batch_size: got {batch_size}, which {parts} gradient accumulation steps do not divide; choose a multiple of {parts}."
+        )
 
 
 @dataclass(frozen=True)

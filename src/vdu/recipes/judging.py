@@ -131,6 +131,10 @@ def find_judges(
     Raises:
         InputError: if a judge does not know the classes or the image size.
     """
+    if settings.judge is None and settings.second_judge is not None:
+        raise InputError(
+            f"--second-judge: got {settings.second_judge} without --judge; expected both, or none of them."
+        )
     if settings.judge is None:
         from vdu.recipes.forget_judge import require_enough, train_forget_judge
 

@@ -19,6 +19,7 @@ from vdu.posterior.ensemble import fit_ensemble
 from vdu.posterior.fisher import fit_fisher
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.isotropic import fit_isotropic
+from vdu.posterior.names import select_names
 from vdu.recipes.own_samples import make_sampler, own_samples
 from vdu.recipes.settings import PosteriorSettings, PretrainSettings, to_toml
 from vdu.records import Run, atomic_folder
@@ -101,7 +102,8 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     pipeline = load_pipeline(settings.pipeline)
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     sampler = make_sampler(settings)
-    sampler.make(denoiser)  # refuses now what the model's schedule cannot do
+    select_names(dict(denoiser.network.named_parameters()), settings.name_filter)
+    sampler.make(denoiser)  # both refuse now what the model's schedule cannot do
     resume, keep = bool(settings.resume_from_checkpoint), (settings.pipeline, *settings.members, settings.data)
     record = Run(settings.output_dir, "posterior", overwrite=settings.overwrite, resume=resume, keep=keep)
     model = {"path": str(settings.pipeline), "sha256": hash_parameters(pipeline.unet.state_dict())}

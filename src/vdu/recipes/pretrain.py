@@ -15,7 +15,7 @@ from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet
 from vdu.errors import InputError
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
-from vdu.recipes.batches import NoisyImages, unflatten
+from vdu.recipes.batches import NoisyImages, require_divisible, unflatten
 from vdu.recipes.settings import PretrainSettings, to_toml
 from vdu.records import Run
 from vdu.rng import derive_seed
@@ -79,6 +79,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         pipeline = new_pipeline(images.shape, seed=derive_seed(settings.seed, "weights"))
     if len(images) == 0:
         raise InputError("data: no images are left to train on; leave fewer classes out.")
+    require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
     resume = bool(settings.resume_from_checkpoint)
     keep = (settings.from_pipeline, settings.data)
     record = Run(settings.output_dir, "pretrain", overwrite=settings.overwrite, resume=resume, keep=keep)

@@ -34,6 +34,11 @@ def _share(type_: Any, value: float) -> None:
         raise ValueError(f"Got {value}; expected a number from 0 to below 1.")
 
 
+def _digit(type_: Any, value: int) -> None:
+    if not 0 <= value <= 9:
+        raise ValueError(f"Got {value}; expected a digit from 0 to 9.")
+
+
 # refused before a run folder is touched
 Count = Annotated[int, Parameter(validator=_count)]
 Rate = Annotated[float, Parameter(validator=_rate)]
@@ -290,7 +295,7 @@ class DemoSettings:
     """
 
     output_dir: Path = Path("vdu-demo")
-    digit: int = 8
+    digit: Annotated[int, Parameter(validator=_digit)] = 8
     n_images: Count = 500
     steps: Count | None = None
     seed: int = 0

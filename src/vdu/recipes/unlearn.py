@@ -15,7 +15,7 @@ from vdu.diffusion.schedule import NoiseSchedule, kl_weights, weight_share
 from vdu.errors import InputError
 from vdu.methods.vdu import VDU
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
-from vdu.recipes.batches import NoisyImages, unflatten
+from vdu.recipes.batches import NoisyImages, require_divisible, unflatten
 from vdu.recipes.card import write_card
 from vdu.recipes.posterior import load_posterior
 from vdu.recipes.settings import UnlearnSettings, to_toml
@@ -168,6 +168,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     forget = forget_images(settings, PipelineDenoiser.from_pipeline(pipeline).sample_shape)
     method = make_method(settings)
     resume = bool(settings.resume_from_checkpoint)
+    require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
     if method.posterior is not None:  # now, before --overwrite empties the folder
         method.posterior.check_matches(dict(pipeline.unet.named_parameters()))
     keep = (settings.pipeline, settings.forget, settings.posterior)
