@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -133,7 +134,9 @@ def test_the_posterior_of_another_model(desk, refused, unlearn, make_unet):
 
 
 def test_a_pipeline_with_an_unknown_schedule(desk, refused, make_unet):
-    DDPMPipeline(unet=make_unet(), scheduler=FlowMatchEulerDiscreteScheduler()).save_pretrained(desk / "flow")
+    DDPMPipeline(unet=make_unet(), scheduler=cast("Any", FlowMatchEulerDiscreteScheduler())).save_pretrained(
+        desk / "flow"
+    )
     refused("FlowMatchEulerDiscreteScheduler has no alphas_cumprod", "Save the pipeline with", pipeline=desk / "flow")
 
 
@@ -159,6 +162,7 @@ def test_a_folder_that_holds_a_run(desk, refused, unlearn):
     refused("was written with other settings, data or model", resume_from_checkpoint="latest", seed=1)
     refused("newest checkpoint has 6 steps", resume_from_checkpoint="latest", steps=4)
     refused("expected a number in [0, 1]", gamma=2, overwrite=True)
+    refused("which 3 gradient accumulation steps do not divide", gradient_accumulation_steps=3, overwrite=True)
     refused("holds files but no run.json, so it is no run of ours", output_dir=desk / "unwanted", overwrite=True)
     refused("is a file; expected a folder", output_dir=desk / "posterior.safetensors", overwrite=True)
     first = contents(desk / "run")
@@ -179,6 +183,20 @@ def test_overwrite_spares_what_the_run_reads(desk, refused, unlearn, command, ca
     assert contents(desk) == before
 
 
+def test_a_posterior_that_cannot_be_made_leaves_the_old_one(desk, command, capsys):
+    tokens = ("isotropic", "--pipeline", desk / "model", "--n-samples", 2, "--output-dir", desk / "post")
+    assert command("posterior", *tokens, "--inference-steps", 2) == 0
+    before = contents(desk)
+    for wrong, text in {
+        ("--name-filter", "("): "not a valid regular expression",
+        ("--name-filter", "zzz"): "matches none of the ",
+        ("--inference-steps", "2000"): "the model's schedule has 1000",
+    }.items():
+        assert command("posterior", *tokens, *wrong, "--overwrite") == 2
+        assert text in capsys.readouterr().err
+        assert contents(desk) == before
+
+
 # evaluation and report
 
 
@@ -191,6 +209,8 @@ def test_an_evaluation_needs_what_the_run_had(desk, unlearn, command, capsys):
         assert contents(desk / "run") == before
 
     assert unlearn(steps=1) == 0
+    assert command("evaluate", desk / "run", "--second-judge", "mnist") == 2
+    assert "--second-judge: got mnist without --judge" in capsys.readouterr().err
     refuses("a report needs these files too", "metrics.json: made by `vdu evaluate", verb="report")
     refuses("got 6 forget images; expected at least 40")
     (desk / "unwanted" / "5.png").unlink()

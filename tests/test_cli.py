@@ -107,6 +107,7 @@ def test_without_json_the_result_is_lines(command, capsys, make_pipeline, tmp_pa
         (["demo", "--stepz", "3"], "Did you mean --steps?"),
         (["demo", "--steps", "many"], "unable to convert"),
         (["demo", "--n-images", "0"], "Got 0; expected at least 1."),
+        (["demo", "--digit", "12"], "expected a digit from 0 to 9"),
         (["demo", "some", "--seed", "1"], "Unused Tokens"),
         (["posterior", "laplace", "--pipeline", "p", "--output-dir", "o"], "Choose from"),
         (["unlearn", *VERBS["unlearn"][:-1], "nan"], "expected a number above 0"),
