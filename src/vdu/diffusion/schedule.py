@@ -4,7 +4,7 @@
 
 The paper counts t = 1 … T; arrays here count index = t − 1 = 0 … T − 1, as diffusers does.
 
-Weights of the denoising loss (Panda et al., arXiv 2406.xxxx "Variational Diffusion Unlearning", Eq. 3 and Theorem 1):
+Weights of the denoising loss (Panda et al., "Variational Diffusion Unlearning", Eq. 3 and Theorem 1):
 
     paper     w_t = (1−α_t) / (α_t (1−ᾱ_{t−1}))       t = 2 … T
     elbo      w_t / 2: the exact KL of the reverse kernels (a factor ½ is lost between Eq. 63 and Eq. 64)
