@@ -130,7 +130,10 @@ def test_the_posterior_of_another_model(desk, refused, unlearn, make_unet):
     refused("network", text, "… and ", posterior=desk / "other.safetensors", overwrite=True)
     refused("not a readable safetensors file", posterior=desk / "nowhere", overwrite=True)
     refused("no 'vdu_posterior' metadata", posterior=desk / "model" / WEIGHTS, overwrite=True)
-    refused("vdu: --posterior is missing; make one with `vdu posterior fisher --pipeline", posterior=None)
+    refused(
+        "--posterior is missing, which the method vdu needs; make one with `vdu posterior fisher --pipeline",
+        posterior=None,
+    )
 
 
 def test_a_pipeline_with_an_unknown_schedule(desk, refused, make_unet):

@@ -1,6 +1,6 @@
 """The command line: it parses, calls one recipe and prints. Progress goes to standard error, results to standard output.
 
-Exit codes: 0 done; 2 bad input; 3 a reproduction outside its tolerance; 4 a run that diverged; 130 interrupted; 1 anything
+Exit codes: 0 done; 2 bad input; 4 a run that diverged; 130 interrupted; 1 anything
 else. Never 0 on a failure.
 """
 

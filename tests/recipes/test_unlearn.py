@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -175,7 +176,10 @@ def test_another_run_is_not_resumed(model, make_pipeline, tmp_path):
     ("changes", "message"),
     [
         ({"forget_class": ()}, r"forget: digits holds 10 classes \(0, 1, .*say which to forget with --forget-class"),
-        ({"posterior": None}, "vdu: --posterior is missing; make one with `vdu posterior fisher"),
+        (
+            {"posterior": None},
+            "--posterior is missing, which the method vdu needs; make one with `vdu posterior fisher",
+        ),
         ({"gamma": 2.0}, "gamma: got 2.0"),
         ({"schedule_steps": 3, "beta_start": 0.01, "beta_end": 0.9}, "Use a linear schedule"),
     ],
@@ -198,3 +202,21 @@ def test_the_forget_set_of_a_run_must_not_change(model, tmp_path):
     config.write_text(config.read_text().replace('"3"', '"4"'))
     with pytest.raises(InputError, match=r"not those that this run forgot \(their hash differs\). Put them back"):
         recipe.reload_forget(tmp_path / "run", (1, 8, 8))
+
+
+def test_a_posterior_made_for_other_weights_is_refused(model, make_pipeline, tmp_path):
+    parameters = dict(make_pipeline().unet.named_parameters())
+    stranger = dataclasses.replace(fit_isotropic(parameters, 1e-4), sources={"pipeline": "0" * 64})
+    stranger.save(tmp_path / "stranger.safetensors")
+    with pytest.raises(InputError, match="was made for the model with SHA-256 000000000000…"):
+        recipe.run(options(model, tmp_path / "run", posterior=tmp_path / "stranger.safetensors"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_source_keeps_its_meaning_in_another_folder(monkeypatch, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert recipe.absolute("images") == str(tmp_path / "images")
+    assert recipe.absolute("mnist:images") == f"mnist:{tmp_path / 'images'}"
+    assert [recipe.absolute(name) for name in ("digits", "hf:nobody/nothing")] == ["digits", "hf:nobody/nothing"]

@@ -32,13 +32,13 @@ from vdu.data.idx import MNIST_MD5, SPLIT_FILES, load_idx_folder, read_idx
 from vdu.data.images import ImageSet
 from vdu.errors import InputError
 
-__all__ = ["MNIST_MIRRORS", "fetch_mnist", "load_images"]
+__all__ = ["MNIST_MIRRORS", "NAMES", "fetch_mnist", "load_images"]
 
 MNIST_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
-_KNOWN = ("mnist", "mnist-mini", "idx", "cifar10", "digits")
+NAMES = ("mnist", "mnist-mini", "idx", "cifar10", "digits")
 _MINI_FOLDER = Path(__file__).parent / "mnist_mini"  # made by tools/make_mnist_mini.py
 _MINI_MD5 = MNIST_MD5 | {
     "train-images-idx3-ubyte": "d2442bc08bd5ff7a07250f72c4d51549",
@@ -88,7 +88,7 @@ def load_images(
     try:
         if kind == "hf" and colon:
             return load_huggingface(place, split, shape, convert)
-        if kind in _KNOWN:
+        if kind in NAMES:
             return fit_shape(_load_known(kind, place, split, cache_folder(cache_dir)), shape, convert)
         path = Path(spec).expanduser()
         if path.is_dir():

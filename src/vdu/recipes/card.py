@@ -8,7 +8,7 @@ __all__ = ["write_card"]
 TEXT = """
 # {title}
 
-An unconditional diffusion model after approximate machine unlearning with [`vdu`]: it was made from a pre-trained model to
+An unconditional diffusion model after approximate machine unlearning with `vdu`: it was made from a pre-trained model to
 no longer generate the images described below, from those images alone. **Approximate, not certified**: see the evidence
 report of the run for how far it went and what was not tested.
 

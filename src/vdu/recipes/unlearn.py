@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vdu.diffusion.schedule import NoiseSchedule, kl_weights, weight_share
 from vdu.errors import InputError
 from vdu.methods.vdu import VDU
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
+from vdu.posterior.gaussian import GaussianPosterior
 from vdu.recipes.batches import NoisyImages, require_divisible, unflatten
 from vdu.recipes.card import write_card
 from vdu.recipes.posterior import load_posterior
@@ -164,6 +165,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     Returns:
         A summary: the new pipeline's folder and the last step's terms.
     """
+    settings = replace(settings, forget=absolute(settings.forget))  # evaluate may run in another folder
     pipeline = load_pipeline(settings.pipeline)
     forget = forget_images(settings, PipelineDenoiser.from_pipeline(pipeline).sample_shape)
     method = make_method(settings)
@@ -171,6 +173,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
     if method.posterior is not None:  # now, before --overwrite empties the folder
         method.posterior.check_matches(dict(pipeline.unet.named_parameters()))
+        check_origin(method.posterior, hash_parameters(pipeline.unet.state_dict()))
     keep = (settings.pipeline, settings.forget, settings.posterior)
     record = Run(settings.output_dir, "unlearn", overwrite=settings.overwrite, resume=resume, keep=keep)
     inputs = _inputs(settings, pipeline, forget, method)
@@ -197,7 +200,16 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         save_pipeline(result.pipeline, temporary)
         told = {
             name: getattr(settings, name)
-            for name in ("gamma", "weights", "steps", "batch_size", "learning_rate", "seed")
+            for name in (
+                "gamma",
+                "weights",
+                "alpha_bar_min",
+                "alpha_bar_max",
+                "steps",
+                "batch_size",
+                "learning_rate",
+                "seed",
+            )
         }
         write_card(temporary, inputs, method.name, told)
     sha256 = hash_parameters(result.pipeline.unet.state_dict())
@@ -212,6 +224,28 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         **last.get("terms", {}),
         **last.get("observed", {}),
     }
+
+
+def absolute(source: str) -> str:
+    """A source of images with its path made absolute, where it has one."""
+    from vdu.data.sources import NAMES
+
+    kind, colon, place = source.rpartition(":")
+    return source if source in NAMES or not Path(place).exists() else f"{kind}{colon}{Path(place).resolve()}"
+
+
+def check_origin(posterior: GaussianPosterior, sha256: str) -> None:
+    """Refuse a posterior that was estimated for other weights, even of the same architecture.
+
+    Raises:
+        InputError: if the posterior's record names another pipeline.
+    """
+    made_for = posterior.sources.get("pipeline")
+    if made_for not in {None, sha256}:
+        raise InputError(
+            f"posterior: was made for the model with SHA-256 {str(made_for)[:12]}…, this one has {sha256[:12]}…; expected the same "
+            "weights, for its mean pulls towards them. Make one for this model with `vdu posterior`."
+        )
 
 
 def forget_images(settings: UnlearnSettings, shape: tuple[int, int, int]) -> ImageSet:
@@ -256,7 +290,7 @@ def make_method(settings: UnlearnSettings) -> VDU:
     """
     if settings.method == "vdu" and settings.posterior is None:
         raise InputError(
-            "vdu: --posterior is missing; make one with "
+            "--posterior is missing, which the method vdu needs; make one with "
             f"`vdu posterior fisher --pipeline {settings.pipeline} --n-train N --output-dir OUT` (no training data needed)."
         )
     ascent = settings.method == "ascent"
