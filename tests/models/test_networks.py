@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from vdu.errors import InputError
+from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.networks import new_pipeline, small_unet
 
 
@@ -35,3 +36,62 @@ def test_a_new_pipeline_has_the_papers_schedule():
         0.02,
     )
     assert scheduler.config.prediction_type == "epsilon"
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "parameters"),
+    [("ddpm-pytorch", (1, 28, 28), 10_188_081), ("improved-diffusion", (3, 32, 32), 52_546_438)],
+)
+def test_the_papers_networks_have_the_published_sizes(model, shape, parameters):
+    before = torch.get_rng_state()
+    pipeline = new_pipeline(shape, seed=0, model=model)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert sum(value.numel() for value in pipeline.unet.parameters()) == parameters
+    ours = PipelineDenoiser.from_pipeline(pipeline)
+    assert ours.sample_shape == shape
+    x = torch.rand(1, *shape)
+    with torch.no_grad():
+        assert ours.predict_noise(x, torch.tensor([3])).shape == x.shape
+
+
+@pytest.mark.parametrize("model", ["ddpm-pytorch", "improved-diffusion"])
+@pytest.mark.parametrize("shape", [(1, 32, 32), (3, 28, 28), (1, 8, 8)])
+def test_the_papers_networks_take_their_own_images_only(model, shape):
+    own = {"ddpm-pytorch": "1×28×28", "improved-diffusion": "3×32×32"}[model]
+    got = "×".join(map(str, shape))
+    with pytest.raises(InputError, match=f"model {model}: got images of {got}; expected {own}"):
+        new_pipeline(shape, seed=0, model=model)
+
+
+def test_an_unknown_model_is_refused():
+    with pytest.raises(InputError, match="got 'large'; expected one of small, ddpm-pytorch, improved-diffusion"):
+        new_pipeline((1, 28, 28), seed=0, model="large")
+
+
+def test_the_papers_schedules_are_the_published_ones():
+    """Truth: Ho et al. 2020's linear β, and Nichol & Dhariwal 2021, Eq. 17, with β at most 0.999."""
+    linear = new_pipeline((1, 28, 28), seed=0, model="ddpm-pytorch")
+    truth = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    torch.testing.assert_close(linear.scheduler.alphas_cumprod.double(), truth, rtol=1e-4, atol=0.0)
+    assert not linear.scheduler.config.clip_sample
+    cosine = new_pipeline((3, 32, 32), seed=0, model="improved-diffusion")
+    t = torch.arange(4001, dtype=torch.float64) / 4000
+    curve = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
+    truth = torch.cumprod(1 - (1 - curve[1:] / curve[:-1]).clamp(max=0.999), 0)
+    # float32 β, added up 4000 times
+    torch.testing.assert_close(cosine.scheduler.alphas_cumprod.double(), truth, rtol=1e-3, atol=1e-6)
+    config = cosine.scheduler.config
+    assert (config.variance_type, config.clip_sample, config.prediction_type) == ("learned_range", True, "epsilon")
+    assert cosine.timestep_scale == 0.25
+    assert PipelineDenoiser.from_pipeline(cosine).learned_variance
+
+
+def test_an_untrained_improved_diffusion_says_zero():
+    """The original starts its last convolution, and the end of every branch, at zero."""
+    unet = new_pipeline((3, 32, 32), seed=0, model="improved-diffusion").unet
+    zero = {
+        name.removesuffix(".weight") for name, value in unet.named_parameters() if "weight" in name and not value.any()
+    }
+    branches = {name for name, _ in unet.named_modules() if name.endswith(("conv2", "to_out.0"))}
+    assert zero == branches | {"conv_out"}
+    assert len(branches) == 12 + 2 + 16 + 6 + 1 + 8  # residual blocks down, middle, up; attentions down, middle, up

@@ -1,18 +1,22 @@
-"""Networks that this package can train itself: plain ``UNet2DModel``s that any diffusers installation loads.
+"""Networks that this package can train itself, by name: ``small`` and the paper's two (``paper_networks``).
 
-``small`` fits a CPU: width 16-32-64 and one layer per level (0.69 M parameters at 28×28), self-attention on the coarsest
-level only. Most of a U-Net's time on a CPU goes into its finest level, so that one is kept thin.
+``small`` is a plain ``UNet2DModel`` that any diffusers installation loads. It fits a CPU: width 16-32-64 and one layer per
+level (0.69 M parameters at 28×28), self-attention on the coarsest level only. Most of a U-Net's time on a CPU goes into its
+finest level, so that one is kept thin.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from vdu.errors import InputError
+from vdu.models.paper_networks import ddpm_pytorch_pipeline, improved_diffusion_pipeline
 from vdu.rng import isolated_global
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel
 
 __all__ = ["new_pipeline", "small_unet"]
+
+PAPER_MODELS = {"ddpm-pytorch": ddpm_pytorch_pipeline, "improved-diffusion": improved_diffusion_pipeline}
 
 
 def small_unet(sample_shape: tuple[int, int, int], *, seed: int) -> "UNet2DModel":
@@ -57,8 +61,25 @@ def small_unet(sample_shape: tuple[int, int, int], *, seed: int) -> "UNet2DModel
         )
 
 
-def new_pipeline(sample_shape: tuple[int, int, int], *, seed: int) -> Any:
-    """An untrained ``DDPMPipeline``: the small U-Net with a linear schedule of 1000 steps and x0 clipping when sampling."""
+def new_pipeline(sample_shape: tuple[int, int, int], *, seed: int, model: str = "small") -> Any:
+    """An untrained ``DDPMPipeline``.
+
+    Args:
+        sample_shape: channels, height, width of the images.
+        seed: seeds the weights; the caller's random stream is left untouched.
+        model: "small", with a linear schedule of 1000 steps and x0 clipping when sampling; "ddpm-pytorch" (1×28×28) or
+            "improved-diffusion" (3×32×32), the paper's networks with their own schedules.
+
+    Returns:
+        The pipeline; improved-diffusion's has a ``timestep_scale``.
+
+    Raises:
+        InputError: if the model is unknown, or the images do not fit it.
+    """
     from diffusers import DDPMPipeline, DDPMScheduler
 
+    if model in PAPER_MODELS:
+        return PAPER_MODELS[model](sample_shape, seed=seed)
+    if model != "small":
+        raise InputError(f"model: got {model!r}; expected one of small, {', '.join(PAPER_MODELS)}.")
     return DDPMPipeline(unet=small_unet(sample_shape, seed=seed), scheduler=DDPMScheduler(num_train_timesteps=1000))
