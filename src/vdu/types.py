@@ -122,7 +122,9 @@ class Method(Protocol):
 
     Attributes:
         name: the name on the command line.
-        needs: the roles of data it wants in each batch, a subset of {"forget", "own_samples", "retain"}.
+        needs: the roles of data it wants in each batch, a subset of {"forget" (the images to forget), "surrogate" (images of
+            uniform noise in [−1, 1]), "own_samples" (of the original model, all of them), "retain" (real retained data, or
+            own samples without those of the forget class)}.
         schedule: the noise levels at which it works (a ``vdu.diffusion.schedule.NoiseSchedule``).
         limits: the largest value that an observed scalar may take before the run counts as diverged.
         identity: a hash of all that makes the method what it is; a resumed run must have the same.

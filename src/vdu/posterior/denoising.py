@@ -22,7 +22,17 @@ from vdu.errors import InputError
 from vdu.posterior.gaussian import normal_like
 from vdu.types import Denoiser
 
-__all__ = ["Draws", "base_loss", "check_samples", "draw", "evaluation_mode", "fixed_loss", "sample_loss"]
+__all__ = [
+    "Draws",
+    "base_loss",
+    "check_samples",
+    "draw",
+    "evaluation_mode",
+    "fixed_loss",
+    "gradients",
+    "only_gradients_of",
+    "sample_loss",
+]
 
 
 @dataclass(frozen=True)
@@ -165,3 +175,31 @@ def evaluation_mode(network: nn.Module) -> Generator[None, None, None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def gradients(loss: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients without touching ``.grad``.
+
+    Args:
+        loss: a scalar.
+        parameters: with respect to which.
+
+    Returns:
+        One gradient per parameter; zero where the loss does not reach it.
+    """
+    return torch.autograd.grad(loss, parameters, materialize_grads=True)
+
+
+@contextmanager
+def only_gradients_of(network: nn.Module, parameters: list[Tensor]) -> Generator[None, None, None]:
+    """Inside the block gradients are on, for the given parameters alone; the flags are restored after it."""
+    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    chosen = {id(parameter) for parameter in parameters}
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(id(parameter) in chosen)
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

@@ -21,8 +21,7 @@ Source: definition of this package; EWC: Kirkpatrick et al. 2017, arXiv 1612.007
 one estimate squared) is another quantity.
 """
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from vdu.checks import hash_parameters
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights
 from vdu.errors import InputError
-from vdu.posterior.denoising import check_samples, draw, evaluation_mode, sample_loss
+from vdu.posterior.denoising import check_samples, draw, evaluation_mode, gradients, only_gradients_of, sample_loss
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.names import select_names
 from vdu.types import Denoiser, NamedTensors
@@ -141,14 +140,14 @@ def fisher_diagonal(
     check_samples(denoiser, samples, generator)
     total = {name: torch.zeros_like(parameter, dtype=torch.float64) for name, parameter in parameters.items()}
     device, loss_sum = next(iter(parameters.values())).device, 0.0
-    with evaluation_mode(denoiser.network), _only_gradients_of(denoiser.network, list(parameters.values())):
+    with evaluation_mode(denoiser.network), only_gradients_of(denoiser.network, list(parameters.values())):
         for done, sample in enumerate(samples, 1):
             x0 = sample.to(device).expand(draws_per_half, *sample.shape)
             halves = []
             for _ in range(2):
                 draws = draw(x0, len(schedule), generator)
                 loss = sample_loss(denoiser, x0, draws, schedule, weights).mean()
-                halves.append(_gradients(loss, list(parameters.values())))
+                halves.append(gradients(loss, list(parameters.values())))
                 loss_sum += float(loss.detach()) / 2
             for accumulator, g_a, g_b in zip(total.values(), *halves, strict=True):
                 accumulator.addcmul_(g_a.double(), g_b.double())
@@ -177,31 +176,3 @@ def default_prior_precision(parameters: NamedTensors) -> float:
     if not square > 0:
         raise InputError("fisher: the covered weights are all zero and give no prior; set prior_precision.")
     return sum(tensor.numel() for tensor in parameters.values()) / square
-
-
-def _gradients(loss: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:
-    """Gradients without touching ``.grad``.
-
-    Args:
-        loss: a scalar.
-        parameters: with respect to which.
-
-    Returns:
-        One gradient per parameter; zero where the loss does not reach it.
-    """
-    return torch.autograd.grad(loss, parameters, materialize_grads=True)
-
-
-@contextmanager
-def _only_gradients_of(network: nn.Module, parameters: list[Tensor]) -> Generator[None, None, None]:
-    """Inside the block gradients are on, for the given parameters alone; the flags are restored after it."""
-    flags = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    chosen = {id(parameter) for parameter in parameters}
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(id(parameter) in chosen)
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
