@@ -14,10 +14,12 @@ from vdu.recipes.settings import plain
 VERBS = {
     "demo": (),
     "evaluate": ("some-run",),
+    "import": ("improved-diffusion", "ema.pt", "out", "--schedule", "cosine"),
     "judge": ("--data", "digits", "--output-dir", "out"),
     "posterior": ("ensemble", "--pipeline", "p", "--output-dir", "out", "--members", "a", "--members", "b"),
     "pretrain": ("--data", "digits", "--output-dir", "out", "--without", "3"),
     "report": ("some-run", "--hide-forgotten"),
+    "reproduce": ("table1", "--scale", "smoke", "--output-dir", "out"),
     "sample": ("--pipeline", "p", "--output-dir", "out"),
     "unlearn": ("--pipeline", "p", "--output-dir", "out", "--forget", "f", "--gamma", "0.3", "--learning-rate", "3e-7"),
 }

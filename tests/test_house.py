@@ -27,8 +27,9 @@ ALLOWED = {
     "methods": FOUNDATION | {"diffusion", "posterior"},
     "metrics": FOUNDATION,
     "zoo": FOUNDATION | {"models", "posterior", "data"},
-    "report": {"records", "errors"},
-    "recipes": FOUNDATION | LIBRARY | {"report"},
+    "paper": {"errors"},
+    "report": {"records", "errors", "paper"},
+    "recipes": FOUNDATION | LIBRARY | {"report", "paper"},
     "cli": {"recipes", "report", "errors"},
     "__main__": {"cli"},
 }

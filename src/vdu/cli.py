@@ -1,6 +1,6 @@
 """The command line: it parses, calls one recipe and prints. Progress goes to standard error, results to standard output.
 
-Exit codes: 0 done; 2 bad input; 4 a run that diverged; 130 interrupted; 1 anything
+Exit codes: 0 done; 2 bad input; 3 a reproduction outside our committed intervals; 4 a run that diverged; 130 interrupted; 1 anything
 else. Never 0 on a failure.
 """
 
@@ -19,13 +19,16 @@ from safetensors import SafetensorError
 
 from vdu.errors import DivergenceError, InputError
 from vdu.recipes.settings import (
+    Architecture,
     DemoSettings,
     Estimator,
     EvaluateSettings,
+    ImportSettings,
     JudgeSettings,
     PosteriorSettings,
     PretrainSettings,
     ReportSettings,
+    ReproduceSettings,
     SampleSettings,
     UnlearnSettings,
     to_toml,
@@ -44,10 +47,12 @@ app = App(
 SETTINGS = {
     "demo": DemoSettings,
     "evaluate": EvaluateSettings,
+    "import": ImportSettings,
     "judge": JudgeSettings,
     "posterior": PosteriorSettings,
     "pretrain": PretrainSettings,
     "report": ReportSettings,
+    "reproduce": ReproduceSettings,
     "sample": SampleSettings,
     "unlearn": UnlearnSettings,
 }
@@ -71,7 +76,11 @@ def _run(recipe: str, settings: Any, json: bool, dry_run: bool) -> None:
         return
     from importlib import import_module
 
-    _show(import_module(f"vdu.recipes.{recipe}").run(settings), json)
+    result = import_module(f"vdu.recipes.{recipe}").run(settings)
+    code = result.pop("exit_code", 0)
+    _show(result, json)
+    if code:
+        sys.exit(code)
 
 
 @app.command
@@ -84,6 +93,28 @@ def demo(settings: Annotated[DemoSettings | None, Flat] = None, *, json: Json = 
 def pretrain(settings: Annotated[PretrainSettings, Flat], *, json: Json = False, dry_run: DryRun = False) -> None:
     """Train an unconditional diffusion model from scratch, or fine-tune one."""
     _run("pretrain", settings, json, dry_run)
+
+
+@app.command(name="import")
+def import_(
+    architecture: Architecture,
+    checkpoint: Path,
+    output_dir: Path,
+    *,
+    settings: Annotated[ImportSettings | None, Flat] = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Turn a checkpoint of a public repository into a diffusers pipeline folder.
+
+    Args:
+        architecture: ddpm-pytorch (explainingai-code/DDPM-Pytorch, MNIST) or improved-diffusion (openai/improved-diffusion,
+            unconditional CIFAR-10).
+        checkpoint: the state dict of the network or of its moving average: .pth, .pt or .safetensors.
+        output_dir: the pipeline folder; new or empty.
+    """
+    given = {"architecture": architecture, "checkpoint": checkpoint, "output_dir": output_dir}
+    _run("import_checkpoint", replace(settings or ImportSettings(), **given), json, dry_run)
 
 
 @app.command
@@ -141,6 +172,22 @@ def report(
     _run("report", replace(settings or ReportSettings(), run=run), json, dry_run)
 
 
+@app.command
+def reproduce(
+    table: str,
+    *,
+    settings: Annotated[ReproduceSettings | None, Flat] = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Give the paper's tables and figures back, ours beside its own; started again, it goes on where it was.
+
+    Args:
+        table: table1, table2 or figures; or a TOML file of the same form.
+    """
+    _run("reproduce", replace(settings or ReproduceSettings(), table=table), json, dry_run)
+
+
 def main(tokens: list[str] | None = None) -> None:
     """The entry point: run a verb and turn errors into messages and exit codes.
 
@@ -195,7 +242,7 @@ def _guarded(action: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print(
             "vdu: interrupted; what was complete is kept. pretrain, judge, posterior and unlearn go on with "
-            "--resume-from-checkpoint latest; start the others again.",
+            "--resume-from-checkpoint latest, reproduce by itself; start the others again.",
             file=sys.stderr,
         )
         return 130

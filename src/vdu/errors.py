@@ -3,11 +3,15 @@
 Everything else that goes wrong is a bug or the machine's fault and keeps its own type and traceback.
 """
 
-__all__ = ["DivergenceError", "InputError"]
+__all__ = ["BusyError", "DivergenceError", "InputError"]
 
 
 class InputError(ValueError):
     """What the user gave cannot be used: the message says what was got, what was expected and what to do (exit code 2)."""
+
+
+class BusyError(InputError):
+    """Another process is writing this run (exit code 2)."""
 
 
 class DivergenceError(RuntimeError):

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from vdu.errors import InputError
+from vdu.errors import BusyError, InputError
 
 __all__ = [
     "FORMAT_VERSION", "Run", "atomic_file", "atomic_folder", "environment",
@@ -254,7 +254,7 @@ class Run:
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(
+            raise BusyError(
                 f"{self.folder}: another process is writing this run. Wait for it, or use another --output-dir."
             ) from None
 

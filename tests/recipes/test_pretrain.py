@@ -7,7 +7,7 @@ from diffusers import DDPMPipeline
 from safetensors.torch import load_file
 
 from vdu.errors import InputError
-from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.recipes import pretrain
 from vdu.recipes.batches import NoisyImages
 from vdu.recipes.pretrain import DenoisingObjective
@@ -138,3 +138,49 @@ def test_what_cannot_be_trained_on_is_refused(tiny, tmp_path, make_pipeline):
     with pytest.raises(InputError, match="digits"):
         pretrain.run(options(tmp_path / "run", from_pipeline=tmp_path / "rgb"))
     assert not (tmp_path / "run").exists()  # refused before anything was written
+
+
+def test_variance_channels_are_not_trained(make_pipeline):
+    pipeline = make_pipeline({"variance_type": "learned_range"}, out_channels=2)
+    x0, noise = torch.randn(2, 4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    objective = DenoisingObjective(PipelineDenoiser.from_pipeline(pipeline))
+    batch = {"data.x0": x0, "data.noise": noise, "data.index": torch.tensor([0, 10, 500, 999])}
+    objective.losses(pipeline.unet, batch).terms["mse"].backward()
+    gradient = pipeline.unet.conv_out.weight.grad
+    assert gradient[0].any()
+    assert not gradient[1].any()
+
+
+def test_the_papers_network_can_be_trained(tmp_path):
+    chosen = {"data": "mnist-mini", "model": "ddpm-pytorch", "steps": 1, "batch_size": 1, "ema_decay": 0.0}
+    summary = pretrain.run(options(tmp_path / "run", **chosen))
+    assert load_pipeline(summary["pipeline"]).unet.config.widths == [32, 64, 128, 256]
+
+
+def test_a_new_model_and_a_given_pipeline_exclude_each_other(tiny, tmp_path):
+    with pytest.raises(InputError, match="got ddpm-pytorch and --from-pipeline .*; expected one of the two"):
+        pretrain.run(options(tmp_path / "run", from_pipeline=tiny, model="ddpm-pytorch"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_compiled_network_keeps_its_names_and_its_course(tiny, tmp_path, monkeypatch, precision):
+    """Traced but not translated (the "eager" backend), it computes the same bits."""
+    real, compiled = torch.nn.Module.compile, []
+
+    def trace(network):
+        compiled.append(network)
+        real(network, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", trace)
+    some = {"from_pipeline": tiny, "steps": 2, "mixed_precision": precision}
+    truth = pretrain.run(options(tmp_path / "a", **some))
+    assert compiled == []
+    summary = pretrain.run(options(tmp_path / "b", **some, compile=True))
+    assert len(compiled) == 1
+    assert summary["sha256"] == truth["sha256"]
+    assert contents(tmp_path / "b" / "pipeline") == contents(tmp_path / "a" / "pipeline")
+    names = [load_file(tmp_path / each / "checkpoints" / "checkpoint-2" / "model.safetensors").keys() for each in "ab"]
+    assert names[0] == names[1]
+    with pytest.raises(InputError, match="was written with other settings"):
+        pretrain.run(options(tmp_path / "b", **some, resume_from_checkpoint="latest"))

@@ -4,6 +4,7 @@ Images are dealt in epochs: every image once per epoch, in an order drawn from (
 the schedule of step k come from (seed, "noise", k), for the whole batch, whatever the number of processes.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,7 +17,7 @@ from vdu.errors import InputError
 from vdu.rng import generator
 from vdu.types import NoisedBatch
 
-__all__ = ["NoisyImages", "deal", "require_divisible", "unflatten"]
+__all__ = ["NoisyImages", "UniformImages", "deal", "require_divisible", "together", "unflatten"]
 
 
 @lru_cache(maxsize=8)
@@ -91,10 +92,43 @@ class NoisyImages:
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Tensors ``role.x0``, ``role.noise`` and ``role.index`` of one step."""
         x0 = self.images.floats(deal(len(self.images), self.batch_size, self.seed, step))
+        return _noised(self.role, x0, self.draw_weights, generator(self.seed, "noise", step))
+
+
+@dataclass(frozen=True)
+class UniformImages:
+    """Images of uniform noise in [−1, 1], drawn and noised step by step: the surrogates of Selective Amnesia.
+
+    Attributes:
+        role: the name in the batch, for example "surrogate".
+        shape: channels, height and width.
+        batch_size: images per step.
+        draw_weights: relative probability of each row of the schedule, [T], float64.
+        seed: seeds everything.
+    """
+
+    role: str
+    shape: tuple[int, int, int]
+    batch_size: int
+    draw_weights: Tensor
+    seed: int
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Tensors ``role.x0``, ``role.noise`` and ``role.index`` of one step."""
         source = generator(self.seed, "noise", step)
-        noise = torch.randn(x0.shape, generator=source)
-        index = torch.multinomial(self.draw_weights, len(x0), replacement=True, generator=source)
-        return {f"{self.role}.x0": x0, f"{self.role}.noise": noise, f"{self.role}.index": index}
+        x0 = 2 * torch.rand(self.batch_size, *self.shape, generator=source) - 1
+        return _noised(self.role, x0, self.draw_weights, source)
+
+
+def _noised(role: str, x0: Tensor, draw_weights: Tensor, source: torch.Generator) -> dict[str, Tensor]:
+    noise = torch.randn(x0.shape, generator=source)
+    index = torch.multinomial(draw_weights, len(x0), replacement=True, generator=source)
+    return {f"{role}.x0": x0, f"{role}.noise": noise, f"{role}.index": index}
+
+
+def together(makers: Sequence[Callable[[int], dict[str, Tensor]]]) -> Callable[[int], dict[str, Tensor]]:
+    """One maker of batches with the tensors of several roles."""
+    return lambda step: {name: value for maker in makers for name, value in maker(step).items()}
 
 
 def unflatten(batch: dict[str, Tensor], schedule: NoiseSchedule, own: NoiseSchedule) -> dict[str, NoisedBatch]:

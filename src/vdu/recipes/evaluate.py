@@ -7,7 +7,7 @@ perfect forgetting for free). What was not run is listed as not run.
 
 import sys
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,10 @@ from vdu.data.images import ImageSet, to_float
 from vdu.diffusion.sampling import Sampler
 from vdu.errors import InputError
 from vdu.metrics.features import Calls, classify, extract_features
-from vdu.metrics.frechet import frechet_interval
-from vdu.metrics.histogram import class_counts, expected_distribution, histogram_distance
-from vdu.metrics.kid import kernel_distance
-from vdu.metrics.pul import flip_table, percentage_unlearned
+from vdu.metrics.pul import flip_table
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.recipes.judging import Judging, find_judges
+from vdu.recipes.measures import distance_row, empty_row, histogram, paired_pul, second_opinion
 from vdu.recipes.own_samples import image_seeds, make_sampler, own_samples
 from vdu.recipes.settings import EvaluateSettings, plain
 from vdu.records import FORMAT_VERSION, Run, atomic_file, read_json, write_json
@@ -84,7 +82,7 @@ def measure(
     before = own_samples(original, n_images, sampler, seed=seed, progress="original")
     after = own_samples(unlearned, n_images, sampler, seed=seed, progress="unlearned")
     calls = {"original": classify(judging.judge, before.floats()), "unlearned": classify(judging.judge, after.floats())}
-    pul = _pul(calls["original"], calls["unlearned"], judging, seed)  # refuses before the longer part begins
+    pul = paired_pul(calls["original"], calls["unlearned"], judging, seed)  # refuses before the longer part begins
     wanted = n_images if reference is not None else 2 * n_images
     filtered = _filtered(original, before, judging, wanted, sampler, seed)
     features = {
@@ -99,7 +97,7 @@ def measure(
     rows = []
     if held_out is not None:
         rows.append(
-            _row(
+            distance_row(
                 "real_split",
                 "Real against real",
                 held_out[0],
@@ -108,21 +106,26 @@ def measure(
                 note="two disjoint sets of real images",
             )
         )
-    rows.append(_row("original", "Original", against, features["original"], seed, calls["original"], judging))
+    rows.append(distance_row("original", "Original", against, features["original"], seed, calls["original"], judging))
     note = f"the original's samples without those that {judging.filter_name} calls forget, drawn until N remain"
-    rows.append(_row("filtered_original", "Filtered original", against, features["filtered_original"], seed, note=note))
-    rows.append(_row("unlearned", "Unlearned", against, features["unlearned"], seed, calls["unlearned"], judging))
+    rows.append(
+        distance_row("filtered_original", "Filtered original", against, features["filtered_original"], seed, note=note)
+    )
+    rows.append(
+        distance_row("unlearned", "Unlearned", against, features["unlearned"], seed, calls["unlearned"], judging)
+    )
     rows[-1]["pul"] = {name: pul[name] for name in ("value", "low", "high", "n_original", "n_unlearned")}
-    rows += [_empty_row(name, label) for name, label in NOT_RUN.items()]
+    rows += [empty_row(name, label) for name, label in NOT_RUN.items()]
     metrics = {
         "n_images": n_images,
         "rows": rows,
-        "histogram": _histogram(calls, judging, seed),
+        "histogram": histogram(calls, judging, seed),
         "flips": {
             "classes": list(judging.judge.class_names),
             "counts": flip_table(calls["original"].classes, calls["unlearned"].classes, judging.n_classes).tolist(),
         },
-        "judge": judging.describe(pul["n_original"], n_images) | {"second": _second(judging, before, after, seed)},
+        "judge": judging.describe(pul["n_original"], n_images)
+        | {"second": second_opinion(judging, before, after, seed)},
         "feature_network": f"judge:{judging.name}",
         "reference": {"description": description, "n_images": len(against)},
     }
@@ -172,70 +175,6 @@ def _reference(
     order = torch.randperm(len(features), generator=generator(seed, "split"))
     held = min(n, len(features) // 2)
     return features, (features[order[held:]], features[order[:held]]), reference.description
-
-
-def _row(
-    name: str, label: str, reference: Tensor, features: Tensor, seed: int,
-    calls: Calls | None = None, judging: Judging | None = None, note: str = "",
-) -> dict[str, Any]:  # fmt: skip
-    fid = frechet_interval(reference, features, generator=generator(seed, "u-FID", name))
-    size = min(1000, min(len(reference), len(features)) // 2)
-    kid = kernel_distance(reference, features, subset_size=size, generator=generator(seed, "KID", name))
-    count = int(judging.is_forget(calls.classes).sum()) if calls is not None and judging is not None else None
-    return {
-        "name": name,
-        "label": label,
-        "pul": None,
-        "u_fid": {"value": fid.value, "low": fid.low, "high": fid.high},
-        "kid": {"value": kid.value, "low": kid.low, "high": kid.high},
-        "forget_count": count,
-        "status": "measured",
-        "note": note,
-    }
-
-
-def _empty_row(name: str, label: str) -> dict[str, Any]:
-    values = {"pul": None, "u_fid": None, "kid": None, "forget_count": None}
-    return {"name": name, "label": label, **values, "status": "not run", "note": ""}
-
-
-def _pul(before: Calls, after: Calls, judging: Judging, seed: int) -> dict[str, Any]:
-    was, now = judging.is_forget(before.classes), judging.is_forget(after.classes)
-    if not was.any():
-        raise InputError(
-            f"evaluate: the judge {judging.name} calls 0 of the original's {len(was)} samples forget; expected some, for PUL is "
-            "a share of them. Draw more samples (--n-images), and look at them (vdu sample): does the model make the class at "
-            "all? A judge trained on the spot may only have learnt to tell real images from generated ones: give another (--judge)."
-        )
-    return asdict(percentage_unlearned(was, now, generator=generator(seed, "PUL")))
-
-
-def _second(judging: Judging, before: ImageSet, after: ImageSet, seed: int) -> dict[str, Any] | None:
-    if judging.second is None:
-        return None
-    other = judging.as_second()
-    pul = _pul(classify(other.judge, before.floats()), classify(other.judge, after.floats()), other, seed)
-    return other.describe(pul["n_original"], len(before)) | {"pul": pul}
-
-
-def _histogram(calls: dict[str, Calls], judging: Judging, seed: int) -> dict[str, Any]:
-    before, after = calls["original"].classes, calls["unlearned"].classes
-    counts = class_counts(before, judging.n_classes)
-    source = generator(seed, "histogram")
-    distance = histogram_distance(
-        before, after, n_classes=judging.n_classes, forget_classes=judging.forget_classes, generator=source
-    )
-    return {
-        "classes": list(judging.judge.class_names),
-        "original": counts.tolist(),
-        "unlearned": class_counts(after, judging.n_classes).tolist(),
-        "expected": (expected_distribution(counts, judging.forget_classes) * len(before)).tolist(),
-        "distance": distance.value,
-        "distance_low": distance.low,
-        "distance_high": distance.high,
-        "chance": distance.chance,
-        "chance_high": distance.chance_high,
-    }
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""``vdu posterior`` and :func:`fit_posterior`: mean and variance of the pre-trained weights, by one of four estimators."""
+"""``vdu posterior`` and :func:`fit_posterior`: mean and variance of the pre-trained weights, by one of five estimators."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.errors import InputError
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
+from vdu.posterior.amnesia_fisher import fit_amnesia_fisher
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.ensemble import fit_ensemble
 from vdu.posterior.fisher import fit_fisher
@@ -39,7 +40,7 @@ def fit_posterior(
     samples: Tensor | None = None,
     n_samples: int = 200,
     sampler: Sampler | None = None,
-    members: Sequence[Any] = (),
+    members: Iterable[Any] = (),
     variance: float = 1e-4,
     **options: Any,
 ) -> GaussianPosterior:
@@ -47,15 +48,17 @@ def fit_posterior(
 
     Args:
         pipeline: the pre-trained diffusers pipeline.
-        estimator: "fisher", "ensemble" or "isotropic" (fine-tuned ensembles write files: use ``vdu posterior``).
+        estimator: "fisher", "amnesia-fisher", "ensemble" or "isotropic" (fine-tuned ensembles write files: use ``vdu posterior``).
         generator: one draw from it seeds everything.
-        samples: fisher: own samples, [N, channels, height, width] in [−1, 1]; by default ``n_samples`` are drawn.
+        samples: fishers: own samples, [N, channels, height, width] in [−1, 1]; by default ``n_samples`` are drawn.
         n_samples: how many to draw.
         sampler: how to draw them.
-        members: ensemble: pipelines of the members.
+        members: ensemble: pipelines of the members; an iterator keeps one in memory at a time.
         variance: isotropic: the variance of every weight.
         **options: fisher: ``n_train`` (required), ``draws_per_half``, ``prior_precision`` and the other arguments of
-            :func:`vdu.posterior.fisher.fit_fisher`; ensemble: those of :func:`vdu.posterior.ensemble.fit_ensemble`.
+            :func:`vdu.posterior.fisher.fit_fisher`; amnesia-fisher: those of
+            :func:`vdu.posterior.amnesia_fisher.fit_amnesia_fisher`; ensemble: those of
+            :func:`vdu.posterior.ensemble.fit_ensemble`.
 
     Returns:
         The posterior.
@@ -65,8 +68,8 @@ def fit_posterior(
     """
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     seed = draw_seed(generator)
-    if estimator == "fisher":
-        if options.get("n_train") is None:
+    if estimator in {"fisher", "amnesia-fisher"}:
+        if estimator == "fisher" and options.get("n_train") is None:
             raise InputError(
                 "fisher: n_train is missing; give the size of the set that the model was trained on (for MNIST 60000)."
             )
@@ -74,14 +77,13 @@ def fit_posterior(
             samples = own_samples(
                 denoiser, n_samples, sampler or Sampler(), seed=derive_seed(seed, "own samples")
             ).floats()
-        return fit_fisher(
-            denoiser, samples, generator=torch.Generator().manual_seed(derive_seed(seed, "fisher")), **options
-        )
+        fit = fit_fisher if estimator == "fisher" else fit_amnesia_fisher
+        return fit(denoiser, samples, generator=torch.Generator().manual_seed(derive_seed(seed, "fisher")), **options)
     if estimator == "ensemble":
         return fit_ensemble((dict(member.unet.named_parameters()) for member in members), **options)
     if estimator == "isotropic":
         return fit_isotropic(dict(denoiser.network.named_parameters()), variance)
-    raise InputError(f"estimator: got {estimator!r}; expected fisher, ensemble or isotropic.")
+    raise InputError(f"estimator: got {estimator!r}; expected fisher, amnesia-fisher, ensemble or isotropic.")
 
 
 def load_posterior(path: Path) -> GaussianPosterior:
@@ -157,8 +159,11 @@ def _estimate(
             "name_filter": settings.name_filter,
             "progress": _bar("fisher"),
         }
+    elif settings.estimator == "amnesia-fisher":
+        options = {"samples": samples.floats(), "timesteps_per_sample": settings.timesteps_per_sample}
+        options |= {"name_filter": settings.name_filter, "progress": _bar("amnesia-fisher")}
     elif settings.estimator == "ensemble":
-        options = {"members": [load_pipeline(path) for path in settings.members], "name_filter": settings.name_filter}
+        options = {"members": map(load_pipeline, settings.members), "name_filter": settings.name_filter}
     posterior = fit_posterior(
         pipeline,
         settings.estimator,

@@ -4,7 +4,7 @@ L(θ) = E ‖ε − ε_θ(x_t, t)‖² / d,  t uniform over 1 … T      (Ho et 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet
-from vdu.errors import InputError
+from vdu.errors import BusyError, InputError
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
 from vdu.recipes.batches import NoisyImages, require_divisible, unflatten
 from vdu.recipes.settings import PretrainSettings, to_toml
@@ -27,7 +27,10 @@ __all__ = ["DenoisingObjective", "run"]
 
 @dataclass(frozen=True)
 class DenoisingObjective:
-    """The mean squared error of the noise over all elements of the batch."""
+    """The mean squared error of the noise over all elements of the batch.
+
+    The variance channels of a network that has them (improved-diffusion) are not trained: they have no part in ε.
+    """
 
     denoiser: PipelineDenoiser
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -58,7 +61,7 @@ def training_images(data: str, without: tuple[str, ...], shape: tuple[int, int, 
 
 
 def run(settings: PretrainSettings) -> dict[str, Any]:
-    """Train, and save the pipeline with the averaged weights.
+    """Train, and save the pipeline with the averaged weights; or several, one after another.
 
     Args:
         settings: see :class:`vdu.recipes.settings.PretrainSettings`.
@@ -67,16 +70,23 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         A summary: the pipeline's folder, steps and last loss.
 
     Raises:
-        InputError: if the images do not fit the model, or the output folder is taken.
+        InputError: if the images do not fit the model, two models are named, or the output folder is taken.
     """
+    if settings.members > 1:
+        return _run_members(settings)
     from vdu.models.networks import new_pipeline
 
     if settings.from_pipeline:
+        if settings.model != "small":
+            raise InputError(
+                f"model: got {settings.model} and --from-pipeline {settings.from_pipeline}; expected one of the two, since "
+                "a pipeline brings its own network. Leave one of them out."
+            )
         pipeline = load_pipeline(settings.from_pipeline)
         images = training_images(settings.data, settings.without, PipelineDenoiser.from_pipeline(pipeline).sample_shape)
     else:
         images = training_images(settings.data, settings.without, None)
-        pipeline = new_pipeline(images.shape, seed=derive_seed(settings.seed, "weights"))
+        pipeline = new_pipeline(images.shape, seed=derive_seed(settings.seed, "weights"), model=settings.model)
     if len(images) == 0:
         raise InputError("data: no images are left to train on; leave fewer classes out.")
     require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
@@ -100,6 +110,20 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         "loss": result.last.get("loss"),
         **weights,
     }
+
+
+def _run_members(settings: PretrainSettings) -> dict[str, Any]:
+    """Member k in member-k/ with seed + k; a finished one costs a look, one that another process is making is left to it."""
+    resume = None if settings.overwrite else "latest"
+    summary: dict[str, Any] = {}
+    for k in range(settings.members):
+        folder = settings.output_dir / f"member-{k}"
+        member = replace(settings, members=1, output_dir=folder, seed=settings.seed + k, resume_from_checkpoint=resume)
+        try:
+            summary[folder.name] = run(member)["pipeline"]
+        except BusyError:
+            summary[folder.name] = "left to the process that is making it"
+    return summary
 
 
 def fit(
@@ -134,6 +158,9 @@ def fit(
         checkpoints_total_limit=settings.checkpoints_total_limit,
     )
     identity = f"{images.sha256} {hash_parameters(pipeline.unet.state_dict())} {settings.batch_size}"
+    if settings.compile:
+        pipeline.unet.compile()  # in place: the names of the weights stay. It chooses memory formats itself
+        identity += " compiled"  # other bits
     result = train(
         pipeline.unet,
         DenoisingObjective(denoiser),

@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 __all__ = [
-    "DemoSettings", "Estimator", "EvaluateSettings", "PosteriorSettings", "PretrainSettings", "ReportSettings",
-    "SampleSettings", "SamplerSettings", "UnlearnSettings", "plain", "to_toml",
+    "Architecture", "DemoSettings", "Estimator", "EvaluateSettings", "ImportSettings", "PosteriorSettings",
+    "PretrainSettings", "ReportSettings", "ReproduceSettings", "SampleSettings", "SamplerSettings", "UnlearnSettings",
+    "plain", "to_toml",
 ]  # fmt: skip
 
 
-Estimator = Literal["fisher", "ensemble", "finetuned-ensemble", "isotropic"]
+Estimator = Literal["fisher", "ensemble", "finetuned-ensemble", "isotropic", "amnesia-fisher"]
+Architecture = Literal["ddpm-pytorch", "improved-diffusion"]
 
 
 def _count(type_: Any, value: int | None) -> None:
@@ -54,7 +56,10 @@ class PretrainSettings:
         data: images: mnist, cifar10, digits, mnist:FOLDER, hf:NAME, an image folder or a list of files.
         output_dir: the run folder; the trained pipeline is in its pipeline/.
         without: classes to leave out (the "retrained" reference of an unlearning).
-        from_pipeline: fine-tune this diffusers pipeline folder instead of starting from a new small U-Net.
+        from_pipeline: fine-tune this diffusers pipeline folder instead of starting from a new model.
+        model: the new model: small (8 to 64 pixels), or the paper's: ddpm-pytorch (1×28×28), improved-diffusion (3×32×32).
+        members: train so many, with the seeds seed, seed + 1, … in member-0/, member-1/, …: an ensemble for "vdu posterior
+            ensemble". Started again, or on another machine over the same folder, it goes on with what is missing.
         steps: optimiser steps.
         batch_size: images per step, over all processes.
         learning_rate: Adam's peak step size.
@@ -64,6 +69,7 @@ class PretrainSettings:
         max_grad_norm: gradient clipping.
         gradient_accumulation_steps: micro-batches per step and process.
         mixed_precision: no, fp16 or bf16.
+        compile: compile the network (minutes at the start, quicker steps on an accelerator).
         seed: seed of weights, batches and noise.
         checkpointing_steps: a checkpoint every so many steps.
         checkpoints_total_limit: how many checkpoints to keep.
@@ -74,7 +80,9 @@ class PretrainSettings:
     data: str
     output_dir: Path
     without: tuple[str, ...] = ()
-    from_pipeline: Path | None = None
+    from_pipeline: Annotated[Path | None, Parameter(alias="--from")] = None
+    model: Literal["small", "ddpm-pytorch", "improved-diffusion"] = "small"
+    members: Count = 1
     steps: Count = 4000
     batch_size: Count = 128
     learning_rate: Rate = 1e-3
@@ -84,6 +92,7 @@ class PretrainSettings:
     max_grad_norm: Rate = 1.0
     gradient_accumulation_steps: Count = 1
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    compile: bool = False
     seed: int = 0
     checkpointing_steps: Count = 500
     checkpoints_total_limit: Count = 2
@@ -133,7 +142,8 @@ class PosteriorSettings(SamplerSettings):
 
     Attributes:
         estimator: fisher (one checkpoint and its own samples), ensemble (checkpoints of several members),
-            finetuned-ensemble (one checkpoint, fine-tuned several times) or isotropic (a control).
+            finetuned-ensemble (one checkpoint, fine-tuned several times), isotropic (a control) or amnesia-fisher
+            (Selective Amnesia's Fisher, for that method).
         pipeline: the pre-trained diffusers pipeline folder.
         output_dir: the run folder; the posterior is in its posterior.safetensors.
         members: ensemble: pipeline folders of the members.
@@ -141,6 +151,7 @@ class PosteriorSettings(SamplerSettings):
         n_train: fisher: size of the set that the model was trained on (for MNIST 60000).
         n_samples: own samples to draw.
         draws_per_half: fisher: (t, ε) draws per sample and half.
+        timesteps_per_sample: amnesia-fisher: strata of timesteps per own sample (the published form takes all of them).
         prior_precision: fisher: precision of the prior; by default that of the weights themselves.
         variance: isotropic: the variance of every weight.
         n_members: finetuned-ensemble: how many fine-tunings.
@@ -164,6 +175,7 @@ class PosteriorSettings(SamplerSettings):
     n_train: int | None = None
     n_samples: Count = 200
     draws_per_half: Count = 8
+    timesteps_per_sample: Count = 50
     prior_precision: Rate | None = None
     variance: Rate = 1e-4
     n_members: Count = 5
@@ -179,7 +191,7 @@ class PosteriorSettings(SamplerSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnlearnSettings:
+class UnlearnSettings(SamplerSettings):
     """Make a pipeline forget images; the new pipeline is in the run folder's pipeline/.
 
     Attributes:
@@ -188,8 +200,12 @@ class UnlearnSettings:
         output_dir: the run folder.
         forget_class: the classes to forget, if the images have labels.
         convert: convert images of another size or mode to the model's, instead of refusing them.
-        method: vdu, or ascent (the same with the regulariser off).
-        posterior: file or run folder of "vdu posterior"; vdu needs it.
+        method: vdu, ascent (the same with the regulariser off), or selective-amnesia.
+        posterior: file or run folder of "vdu posterior"; vdu needs it, and selective-amnesia (there "amnesia-fisher").
+        retain: images to keep, for methods that can use some: a data set, folder or list, or self (the model's own
+            samples, less those that a judge trained on the spot takes for the forget class).
+        n_own_samples: own samples to draw for --retain self, with the sampler below.
+        ewc: selective-amnesia: λ, the weight of its penalty.
         gamma: weight of the stability term, 0 to 1.
         weights: of the denoising loss: paper (Eq. 3), elbo (with the lost ½) or uniform.
         schedule_steps: T of the linear unlearning schedule; its noise levels are mapped to the model's by ᾱ.
@@ -198,7 +214,7 @@ class UnlearnSettings:
         alpha_bar_min: leave out noise levels with ᾱ below this.
         alpha_bar_max: leave out noise levels with ᾱ above this.
         steps: optimiser steps.
-        batch_size: forget images per step, over all processes.
+        batch_size: images of each role per step, over all processes.
         learning_rate: Adam's step size.
         lr_schedule: constant, linear or cosine.
         gradient_accumulation_steps: micro-batches per step and process.
@@ -215,8 +231,11 @@ class UnlearnSettings:
     output_dir: Path
     forget_class: tuple[str, ...] = ()
     convert: bool = False
-    method: Literal["vdu", "ascent"] = "vdu"
+    method: Literal["vdu", "ascent", "selective-amnesia"] = "vdu"
     posterior: Path | None = None
+    retain: str | None = None
+    n_own_samples: Count = 1000
+    ewc: float = 10.0
     gamma: float = 0.1
     weights: Literal["paper", "elbo", "uniform"] = "paper"
     schedule_steps: Count = 1000
@@ -300,6 +319,45 @@ class DemoSettings:
     steps: Count | None = None
     seed: int = 0
     overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceSettings:
+    """Run a table of the paper, or its figures, cell by cell; what is done is not done again.
+
+    Attributes:
+        table: table1, table2 or figures, or a TOML file of the same form.
+        scale: smoke (minutes), small (two CPU cores, hours) or paper (the paper's own networks; wants an accelerator).
+        output_dir: the folder of all scales' cells; several processes and machines may share it.
+        data: where the training data are, if not where the table says (for example mnist:FOLDER).
+        list_cells: only list the cells and which of them are done.
+    """
+
+    table: Annotated[str, GivenFirst] = "table1"
+    scale: Literal["smoke", "small", "paper"] = "small"
+    output_dir: Path = Path("vdu-paper")
+    data: str | None = None
+    list_cells: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSettings:
+    """Turn a checkpoint of a public repository into a diffusers pipeline folder.
+
+    Attributes:
+        architecture: ddpm-pytorch (explainingai-code/DDPM-Pytorch, MNIST) or improved-diffusion (openai/improved-diffusion,
+            unconditional CIFAR-10).
+        checkpoint: the state dict of the network or of its moving average: .pth, .pt or .safetensors.
+        output_dir: the pipeline folder; new or empty.
+        schedule: the noise schedule of the training; the file does not tell it, and only the published one is taken.
+        diffusion_steps: T of that schedule; likewise.
+    """
+
+    architecture: Annotated[Architecture, GivenFirst] = "ddpm-pytorch"
+    checkpoint: Annotated[Path, GivenFirst] = Path()
+    output_dir: Annotated[Path, GivenFirst] = Path()
+    schedule: Literal["linear", "cosine"] | None = None
+    diffusion_steps: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """``vdu unlearn`` and :func:`unlearn`: a pipeline and the images to forget in, a pipeline that no longer makes them out."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,18 @@ from torch import Tensor, nn
 
 from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet
+from vdu.data.sources import load_images
 from vdu.diffusion.schedule import NoiseSchedule, kl_weights, weight_share
 from vdu.errors import InputError
+from vdu.methods.selective_amnesia import SelectiveAmnesia
 from vdu.methods.vdu import VDU
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
 from vdu.posterior.gaussian import GaussianPosterior
-from vdu.recipes.batches import NoisyImages, require_divisible, unflatten
+from vdu.recipes.batches import NoisyImages, UniformImages, require_divisible, together, unflatten
 from vdu.recipes.card import write_card
+from vdu.recipes.own_samples import make_sampler, own_samples
 from vdu.recipes.posterior import load_posterior
+from vdu.recipes.replay import retained_own_samples
 from vdu.recipes.settings import UnlearnSettings, to_toml
 from vdu.records import Run, read_json
 from vdu.rng import derive_seed, draw_seed
@@ -71,6 +75,7 @@ def unlearn(
     method: Method,
     *,
     forget: ImageSet | Path | str,
+    retain: ImageSet | None = None,
     steps: int = 60,
     batch_size: int = 128,
     learning_rate: float = 1e-6,
@@ -90,8 +95,10 @@ def unlearn(
         pipeline: an unconditional diffusers pipeline; left untouched.
         method: for example ``vdu.VDU(posterior, gamma=0.1)``.
         forget: the images to forget, or where they are (see :func:`vdu.data.sources.load_images`).
+        retain: images to keep, for methods that need some: real ones, or the model's own without those of the forget
+            class (:func:`vdu.recipes.replay.retained_own_samples`).
         steps: optimiser steps.
-        batch_size: forget images per step, over all processes.
+        batch_size: images of each role per step, over all processes.
         learning_rate: Adam's step size.
         lr_schedule: "constant", "linear" or "cosine".
         gradient_accumulation_steps: micro-batches per step and process.
@@ -108,13 +115,12 @@ def unlearn(
     """
     seed = draw_seed(generator)
     original = PipelineDenoiser.from_pipeline(pipeline)
-    images = forget if isinstance(forget, ImageSet) else _load(forget, original)
+    images = forget if isinstance(forget, ImageSet) else load_images(str(forget), shape=original.sample_shape)
     denoiser = original.copy()
     accelerator = make_accelerator(mixed_precision)
     denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
     ready = method.prepare(denoiser, Tools(n_forget=len(images)))
-    draw_weights = ready.draw_weights()
-    make_batch = NoisyImages("forget", images, batch_size, draw_weights, derive_seed(seed, "forget"))
+    make_batch = _batches(ready, {"forget": images, "retain": retain}, denoiser.sample_shape, batch_size, seed)
     settings = TrainSettings(
         steps=steps,
         learning_rate=learning_rate,
@@ -126,11 +132,50 @@ def unlearn(
         checkpointing_steps=checkpointing_steps,
     )
     identity = f"{seed} {images.sha256} {hash_parameters(original.network.state_dict())} {batch_size} {method.name} {method.identity}"
+    if retain is not None and "retain" in method.needs:
+        identity += f" {retain.sha256}"
     result = train(
         denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
         folder=folder, resume=resume, identity=identity, progress=progress, accelerator=accelerator,
     )  # fmt: skip
-    return UnlearnResult(replace_network(pipeline, denoiser.network), result, 3 * batch_size * steps)
+    evaluations = 3 * batch_size * steps * len(method.needs)
+    return UnlearnResult(replace_network(pipeline, denoiser.network), result, evaluations)
+
+
+def _batches(
+    method: Method, sets: Mapping[str, ImageSet | None], shape: tuple[int, int, int], batch_size: int, seed: int
+) -> Callable[[int], dict[str, Tensor]]:
+    """Batches of every role that the method needs, each with its own seed.
+
+    Args:
+        method: it says which roles, and at which noise levels.
+        sets: the images that there are, by role.
+        shape: channels, height and width of the model.
+        batch_size: images of each role per step.
+        seed: of the run.
+
+    Returns:
+        step → tensors.
+
+    Raises:
+        InputError: if a role has no images.
+    """
+    draw_weights, makers = method.draw_weights(), []
+    for role in sorted(method.needs):
+        role_seed = derive_seed(seed, role)
+        if role == "surrogate":
+            makers.append(UniformImages(role, shape, batch_size, draw_weights, role_seed))
+            continue
+        images = sets.get(role)
+        if images is None:
+            raise InputError(
+                f"{role}: the method {method.name} needs such images, got none. Give real ones (--retain DATA), or let the model "
+                "draw its own and drop those of the forget class (--retain self)."
+            )
+        if images.shape != shape:
+            raise InputError(f"{role}: got images of shape {images.shape}; expected {shape}, the model's.")
+        makers.append(NoisyImages(role, images, batch_size, draw_weights, role_seed))
+    return together(makers)
 
 
 def replace_network(pipeline: Any, network: nn.Module) -> Any:
@@ -150,12 +195,6 @@ def replace_network(pipeline: Any, network: nn.Module) -> Any:
     return made
 
 
-def _load(where: Path | str, denoiser: PipelineDenoiser) -> ImageSet:
-    from vdu.data.sources import load_images
-
-    return load_images(str(where), shape=denoiser.sample_shape)
-
-
 def run(settings: UnlearnSettings) -> dict[str, Any]:
     """Unlearn from the command line: check everything, then work in a run folder.
 
@@ -164,6 +203,9 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
 
     Returns:
         A summary: the new pipeline's folder and the last step's terms.
+
+    Raises:
+        InputError: if what is given does not fit together, or the output folder is taken.
     """
     settings = replace(settings, forget=absolute(settings.forget))  # evaluate may run in another folder
     pipeline = load_pipeline(settings.pipeline)
@@ -174,15 +216,25 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     if method.posterior is not None:  # now, before --overwrite empties the folder
         method.posterior.check_matches(dict(pipeline.unet.named_parameters()))
         check_origin(method.posterior, hash_parameters(pipeline.unet.state_dict()))
-    keep = (settings.pipeline, settings.forget, settings.posterior)
+    if settings.retain and "retain" not in method.needs:
+        raise InputError(f"--retain: got {settings.retain}, but the method {method.name} looks at forget images only.")
+    retain = None if settings.retain in {None, "self"} else load_images(str(settings.retain), shape=forget.shape)
+    keep = (settings.pipeline, settings.forget, settings.posterior, settings.retain)
     record = Run(settings.output_dir, "unlearn", overwrite=settings.overwrite, resume=resume, keep=keep)
     inputs = _inputs(settings, pipeline, forget, method)
     record.start(to_toml(settings), inputs)
+    if settings.retain == "self":
+        with record.stage("replay") as cost:
+            denoiser, seed = PipelineDenoiser.from_pipeline(pipeline), derive_seed(settings.seed, "replay")
+            samples = own_samples(denoiser, settings.n_own_samples, make_sampler(settings), seed=seed)
+            retain, _ = retained_own_samples(forget, samples, seed=seed)
+            cost["network_evaluations"] = settings.n_own_samples * settings.inference_steps
     with record.stage("unlearn") as cost:
         result = unlearn(
             pipeline,
             method,
             forget=forget,
+            retain=retain,
             steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
@@ -201,10 +253,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         told = {
             name: getattr(settings, name)
             for name in (
-                "gamma",
-                "weights",
-                "alpha_bar_min",
-                "alpha_bar_max",
+                *(("gamma", "weights", "alpha_bar_min", "alpha_bar_max") if isinstance(method, VDU) else ("ewc",)),
                 "steps",
                 "batch_size",
                 "learning_rate",
@@ -213,10 +262,10 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         }
         write_card(temporary, inputs, method.name, told)
     sha256 = hash_parameters(result.pipeline.unet.state_dict())
-    record.finish(
-        pipeline={"sha256": sha256, "weights": "raw"},
-        weight_share=weight_share(kl_weights(method.schedule, method.weights)),
+    extras = (
+        {"weight_share": weight_share(kl_weights(method.schedule, method.weights))} if isinstance(method, VDU) else {}
     )
+    record.finish(pipeline={"sha256": sha256, "weights": "raw"}, **extras)
     last = result.training.last
     return {
         "pipeline": str(record.folder / "pipeline"),
@@ -262,7 +311,6 @@ def forget_images(settings: UnlearnSettings, shape: tuple[int, int, int]) -> Ima
         InputError: if classes are asked of images without labels, or the reverse on a labelled data set.
     """
     from vdu.data.forget import split_by_class
-    from vdu.data.sources import load_images
 
     images = load_images(settings.forget, shape=shape, convert=settings.convert)
     if settings.forget_class:
@@ -276,7 +324,7 @@ def forget_images(settings: UnlearnSettings, shape: tuple[int, int, int]) -> Ima
     return images
 
 
-def make_method(settings: UnlearnSettings) -> VDU:
+def make_method(settings: UnlearnSettings) -> VDU | SelectiveAmnesia:
     """The method that the settings ask for.
 
     Args:
@@ -286,16 +334,22 @@ def make_method(settings: UnlearnSettings) -> VDU:
         The method.
 
     Raises:
-        InputError: if vdu has no posterior, or ascent has one.
+        InputError: if the method needs a posterior and there is none.
     """
-    if settings.method == "vdu" and settings.posterior is None:
-        raise InputError(
-            "--posterior is missing, which the method vdu needs; make one with "
-            f"`vdu posterior fisher --pipeline {settings.pipeline} --n-train N --output-dir OUT` (no training data needed)."
-        )
     ascent = settings.method == "ascent"
+    estimator = "amnesia-fisher" if settings.method == "selective-amnesia" else "fisher"
+    if settings.posterior is None and not ascent:
+        n_train = " --n-train N" if estimator == "fisher" else ""
+        raise InputError(
+            f"--posterior is missing, which the method {settings.method} needs; make one with "
+            f"`vdu posterior {estimator} --pipeline {settings.pipeline}{n_train} --output-dir OUT` (no training data needed)."
+        )
+    posterior = None if ascent or settings.posterior is None else load_posterior(settings.posterior)
+    if settings.method == "selective-amnesia":
+        assert posterior is not None
+        return SelectiveAmnesia(posterior, replay="self" if settings.retain else "none", ewc=settings.ewc)
     return VDU(
-        posterior=None if ascent or settings.posterior is None else load_posterior(settings.posterior),
+        posterior=posterior,
         gamma=0.0 if ascent else settings.gamma,
         weights=settings.weights,
         schedule=NoiseSchedule.linear(settings.schedule_steps, settings.beta_start, settings.beta_end),
@@ -303,7 +357,9 @@ def make_method(settings: UnlearnSettings) -> VDU:
     )
 
 
-def _inputs(settings: UnlearnSettings, pipeline: Any, forget: ImageSet, method: VDU) -> dict[str, Any]:
+def _inputs(
+    settings: UnlearnSettings, pipeline: Any, forget: ImageSet, method: VDU | SelectiveAmnesia
+) -> dict[str, Any]:
     inputs: dict[str, Any] = {
         "model": {"path": str(settings.pipeline.resolve()), "sha256": hash_parameters(pipeline.unet.state_dict())},
         "forget": {

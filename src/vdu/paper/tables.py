@@ -1,0 +1,233 @@
+"""Reads a table of the paper and the worlds it is run in; unknown or missing keys are refused. Standard library only.
+
+    tableN.toml     printed values, claims of the text, rows (options of ``vdu unlearn``), and runs per scale
+    scales.toml     per scale and data set: models, ensemble, sampler, judges
+
+A run is rows × classes × seeds at a number of images. A file of the same form given by path works like a packaged one; it
+may bring its own ``[scales]``.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from vdu.errors import InputError
+
+__all__ = ["Claim", "Printed", "Row", "RowRun", "Table", "World", "expected_results", "load_table"]
+
+HERE = Path(__file__).parent
+METRICS = ("pul", "u_fid")
+
+
+@dataclass(frozen=True)
+class Printed:
+    """One printed cell: PUL in per cent and u-FID of a row for a class of a data set."""
+
+    dataset: str
+    forget: str
+    row: str
+    pul: float
+    u_fid: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper as a comparison of our means, for every class that has both sides.
+
+    ``metric`` of ``row`` is ≥ ``at_least``; or + ``margin`` ≤ ``factor`` × that of the row ``below``; or ≥ ``factor`` ×
+    that of the row ``above``. ``filtered-original``, ``original`` and ``retrained`` are rows too.
+    """
+
+    text: str
+    row: str
+    metric: str
+    at_least: float | None = None
+    below: str | None = None
+    above: str | None = None
+    factor: float = 1.0
+    margin: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with its options (those of ``vdu unlearn``); ``epochs`` over the forget set stand in for ``steps``."""
+
+    label: str
+    options: Mapping[str, Any]
+    epochs: float | None = None
+    posterior: str | None = None
+
+
+@dataclass(frozen=True)
+class RowRun:
+    """Which rows are run for which classes and seeds, with how many images from each model."""
+
+    dataset: str
+    rows: tuple[str, ...]
+    forget: tuple[str, ...]
+    seeds: tuple[int, ...]
+    n_images: int
+
+
+@dataclass(frozen=True)
+class World:
+    """The models, samplers and judges of one data set at one scale; see ``scales.toml`` for the meaning of each."""
+
+    original: str
+    network: str
+    data: str
+    pretrain: Mapping[str, Any]
+    members: int
+    ensemble: str
+    retrained: tuple[str, ...]
+    sampler: Mapping[str, Any]
+    n_train: int
+    n_own_samples: int
+    n_fisher_samples: int
+    timesteps_per_sample: int
+    judge: str
+    second_judge: str
+    finetune: Mapping[str, Any] = field(default_factory=dict)
+    min_original: int = 50
+    max_steps: int | None = None
+    check: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper at one scale.
+
+    Attributes:
+        name: the file's name without its ending.
+        title: what it shows.
+        figure: the figures drawn of it: "grids" or "front".
+        network: the paper's network of each data set.
+        features: the paper's feature network.
+        tolerances: of PUL in points, and of u-FID as a share.
+        printed: the printed cells.
+        claims: what the text says of them.
+        rows: by name.
+        runs: what is run at this scale.
+        worlds: by data set, at this scale.
+    """
+
+    name: str
+    scale: str
+    title: str
+    figure: str
+    network: Mapping[str, str]
+    features: str
+    tolerances: Mapping[str, float]
+    printed: tuple[Printed, ...]
+    claims: tuple[Claim, ...]
+    rows: Mapping[str, Row]
+    runs: tuple[RowRun, ...]
+    worlds: Mapping[str, World]
+
+
+def load_table(name: str, scale: str) -> Table:
+    """Read a packaged table, or one from a file.
+
+    Args:
+        name: "table1", "table2", or the path of a TOML file.
+        scale: "smoke", "small" or "paper".
+
+    Returns:
+        The table.
+
+    Raises:
+        InputError: if there is no such table or scale, or the file holds what it should not.
+    """
+    path = HERE / f"{name}.toml" if (HERE / f"{name}.toml").is_file() and name != "scales" else Path(name)
+    if not path.is_file():
+        known = sorted(file.stem for file in HERE.glob("table*.toml"))
+        raise InputError(
+            f"table: got {name!r}; expected one of {', '.join(known)}, figures, or a TOML file of that form."
+        )
+    values = _read(path)
+    _known(path.name, values, {"title", "figure", "paper", "claims", "rows", "runs", "scales"})
+    paper = values.get("paper", {})
+    _known(
+        f"{path.name} [paper]", paper, {"network", "features", "n_images", "pul_tolerance", "u_fid_tolerance", "values"}
+    )
+    scales = _read(HERE / "scales.toml") | values.get("scales", {})
+    rows = {key: _make(Row, f"{path.name} [rows.{key}]", value) for key, value in values.get("rows", {}).items()}
+    table = Table(
+        name=path.stem,
+        scale=scale,
+        title=values.get("title", path.stem),
+        figure=values.get("figure", "grids"),
+        network=paper.get("network", {}),
+        features=paper.get("features", ""),
+        tolerances={"pul": paper.get("pul_tolerance", 10.0), "u_fid": paper.get("u_fid_tolerance", 0.25)},
+        printed=tuple(_make(Printed, f"{path.name} [paper] values", each) for each in paper.get("values", [])),
+        claims=tuple(_make(Claim, f"{path.name} [[claims]]", each) for each in values.get("claims", [])),
+        rows=rows,
+        runs=tuple(
+            _make(RowRun, f"{path.name} [[runs.{scale}]]", each) for each in values.get("runs", {}).get(scale, [])
+        ),
+        worlds={key: _make(World, f"scale {scale}, {key}", value) for key, value in scales.get(scale, {}).items()},
+    )
+    _check(table)
+    return table
+
+
+def expected_results() -> dict[str, Any]:
+    """Our committed results: ``{"table1 small": {"mnist 1 vdu": {"pul": {"value", "low", "high"}, …}, …}, …}``."""
+    import json
+
+    path = HERE / "expected.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error}).") from None
+
+
+def _known(where: str, values: Any, names: Iterable[str]) -> None:
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: got {type(values).__name__}; expected keys and values.")
+    for name in values:
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            raise InputError(
+                f"{where}: unknown key {name!r}; "
+                + (f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}.")
+            )
+
+
+def _make(kind: type, where: str, values: Any) -> Any:
+    """One record from a TOML table; lists become tuples."""
+    _known(where, values, [item.name for item in fields(kind)])
+    needed = [item.name for item in fields(kind) if item.default is MISSING and item.default_factory is MISSING]
+    missing = [name for name in needed if name not in values]
+    if missing:
+        raise InputError(f"{where}: lacks {', '.join(missing)}.")
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _check(table: Table) -> None:
+    """Names that must exist do.
+
+    Raises:
+        InputError: naming the one that does not.
+    """
+    if not table.runs:
+        raise InputError(f"{table.name}: has no [[runs.{table.scale}]]; nothing to do at this scale.")
+    for run in table.runs:
+        unknown = [row for row in run.rows if row not in table.rows]
+        if unknown:
+            raise InputError(f"{table.name}: runs the unknown row {unknown[0]!r}; rows are {', '.join(table.rows)}.")
+        if run.dataset not in table.worlds:
+            raise InputError(f"{table.name}: runs {run.dataset!r}, which the scale {table.scale} does not describe.")
+    for claim in table.claims:
+        if claim.metric not in METRICS or (claim.at_least, claim.below, claim.above).count(None) != 2:
+            raise InputError(
+                f"{table.name}: claim {claim.text!r} needs a metric of {METRICS} and one of at_least, below, above."
+            )

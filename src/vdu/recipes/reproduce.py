@@ -1,0 +1,172 @@
+"""``vdu reproduce``: a table of the paper with our numbers beside its own, or its figures, made cell by cell.
+
+What is written to OUT/<scale>/: ``<table>.json`` (everything), ``<table>.md`` (ours | paper | verdict) and the figures.
+The cells are in OUT/cells; a run that is killed repeats nothing that is done, and several processes or machines may work on
+one OUT. Exit code 3: a number of ours lies outside the interval of the one that this package committed.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from vdu.errors import InputError
+from vdu.paper.tables import Table, expected_results, load_table
+from vdu.recipes.cells import Cell, CellStore, run_cells
+from vdu.recipes.paper_cells import PaperCells
+from vdu.recipes.settings import ReproduceSettings
+from vdu.records import atomic_file, environment, write_json
+from vdu.report.paper_table import REFERENCES, aggregate, compare, differences, judge_claims, markdown
+
+__all__ = ["plan", "run"]
+
+FIGURE_TABLES = ("table1", "table2")
+
+
+def run(settings: ReproduceSettings) -> dict[str, Any]:
+    """Make what is missing, then write tables and figures.
+
+    Args:
+        settings: see :class:`vdu.recipes.settings.ReproduceSettings`.
+
+    Returns:
+        A summary: the files, and what differs from the committed results. ``exit_code`` 3 if something does.
+    """
+    names = FIGURE_TABLES if settings.table == "figures" else (settings.table,)
+    tables = [load_table(name, settings.scale) for name in names]
+    if settings.table == "figures":
+        _require_matplotlib()
+    store = CellStore(settings.output_dir)
+    plans = [plan(table, store.folder, settings.data) for table in tables]
+    if settings.list_cells:
+        cells = [cell for made in plans for cell in made.all]
+        return {cell.name: "done" if store.result(cell) else "missing" for cell in cells}
+    summary: dict[str, Any] = {}
+    for table, made in zip(tables, plans, strict=True):
+        run_cells(store, made.all, say=lambda text: print(text, file=sys.stderr, flush=True))
+        summary |= _write(table, made, store, settings)
+    return summary
+
+
+class Plan:
+    """The cells of a table, by what they are to it.
+
+    Attributes:
+        rows: (data set, class, row) → cells, one per seed.
+        references: (data set, class) → cell.
+        retrained: (data set, class) → cell.
+        checks: data set → cell.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str, str], list[Cell]] = {}
+        self.references: dict[tuple[str, str], Cell] = {}
+        self.retrained: dict[tuple[str, str], Cell] = {}
+        self.checks: dict[str, Cell] = {}
+
+    @property
+    def all(self) -> list[Cell]:
+        """Every cell, what is needed most first."""
+        rows = [cell for cells in self.rows.values() for cell in cells]
+        return [*self.references.values(), *rows, *self.retrained.values(), *self.checks.values()]
+
+
+def plan(table: Table, folder: Path, data: str | None = None) -> Plan:
+    """The cells that a table asks for at its scale.
+
+    Args:
+        table: the table.
+        folder: the store's folder.
+        data: where the training data are, if not where the table says.
+
+    Returns:
+        The cells.
+    """
+    made = Plan()
+    for dataset in dict.fromkeys(each.dataset for each in table.runs):
+        runs = [each for each in table.runs if each.dataset == dataset]
+        sizes = tuple(each.n_images for each in runs)
+        cells = PaperCells(folder, table.scale, dataset, table.worlds[dataset], data=data, sizes=sizes)
+        for each in runs:
+            for name in each.rows:
+                for forget in each.forget:
+                    made.references.setdefault((dataset, forget), cells.reference(forget))
+                    made.rows.setdefault((dataset, forget, name), []).extend(
+                        cells.row(table.rows[name], forget, seed, each.n_images) for seed in each.seeds
+                    )
+        for forget in table.worlds[dataset].retrained:
+            if (dataset, forget) in made.references:
+                made.retrained[dataset, forget] = cells.retrained_row(forget)
+        if table.worlds[dataset].check:
+            first = runs[0]
+            made.checks[dataset] = cells.check(table.rows[first.rows[0]], first.forget[0])
+    return made
+
+
+def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettings) -> dict[str, Any]:
+    """Aggregate, judge, compare, and write everything of one table."""
+
+    def record(cell: Cell) -> dict[str, Any]:
+        found = store.result(cell)
+        assert found is not None
+        return found
+
+    measured: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for (dataset, forget), cell in made.references.items():
+        for name in REFERENCES:
+            at = {
+                n: {name: value[name], "n_original": value["n_original"]}
+                for n, value in record(cell)["result"]["at"].items()
+            }
+            measured[dataset, forget, name] = [
+                {"at": {n: value[name] for n, value in at.items()}, "status": "measured"}
+            ]
+    for key, cell in made.retrained.items():
+        measured[*key, "retrained"] = [record(cell)["result"]]
+    for key, cells in made.rows.items():
+        measured[key] = [record(cell)["result"] | {"seconds": record(cell)["seconds"]} for cell in cells]
+    results = {
+        "table": table.name, "scale": table.scale, "title": table.title,
+        "command": f"vdu reproduce {settings.table} --scale {settings.scale}", "environment": environment(),
+        "rows": aggregate(table, measured),
+        "judges": {f"{dataset} {forget}": record(cell)["result"]["judge"] for (dataset, forget), cell in made.references.items()},
+        "sampler_check": {dataset: record(cell)["result"] for dataset, cell in made.checks.items()},
+        "worlds": {name: {**vars(table.worlds[name])} for name in {each.dataset for each in table.runs}},
+        "cells": {cell.id: record(cell)["seconds"] for cell in _with_parents(made.all)},
+    }  # fmt: skip
+    results["comparison"] = compare(table, results["rows"])
+    results["claims"] = judge_claims(table, results["rows"])
+    outside = differences(expected_results().get(f"{table.name} {table.scale}", {}), results["rows"])
+    results["outside_committed"] = outside
+    folder = settings.output_dir / settings.scale
+    write_json(folder / f"{table.name}.json", _plain(results))
+    with atomic_file(folder / f"{table.name}.md") as temporary:
+        temporary.write_text(markdown(table, results), encoding="utf-8")
+    files = {table.name: str(folder / f"{table.name}.md")}
+    if settings.table == "figures":
+        from vdu.recipes.paper_figures import draw
+
+        files |= draw(table, results, made, store, folder)
+    return files | ({"outside the committed intervals": outside, "exit_code": 3} if outside else {})
+
+
+def _with_parents(cells: list[Cell]) -> list[Cell]:
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        found |= {each.id: each for each in _with_parents(list(cell.needs.values()))} | {cell.id: cell}
+    return list(found.values())
+
+
+def _plain(value: Any) -> Any:
+    """Tuples and read-only mappings as JSON knows them."""
+    if isinstance(value, dict):
+        return {str(name): _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _require_matplotlib() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise InputError(
+            "figures: matplotlib is missing; expected it for the plots. Install it: pip install 'vdu[plots]'."
+        )
