@@ -131,7 +131,7 @@ def posterior(
 
     Args:
         estimator: fisher (one checkpoint and its own samples), ensemble (several checkpoints), finetuned-ensemble (one
-            checkpoint, fine-tuned several times) or isotropic (a control).
+            checkpoint, fine-tuned several times), isotropic (a control) or amnesia-fisher (for Selective Amnesia).
     """
     _run("posterior", replace(settings, estimator=estimator), json, dry_run)
 

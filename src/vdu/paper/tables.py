@@ -20,6 +20,7 @@ __all__ = ["Claim", "Printed", "Row", "RowRun", "Table", "World", "expected_resu
 
 HERE = Path(__file__).parent
 METRICS = ("pul", "u_fid")
+REFERENCES = ("real-split", "original", "filtered-original", "retrained")  # rows that every table has
 
 
 @dataclass(frozen=True)
@@ -148,15 +149,16 @@ def load_table(name: str, scale: str) -> Table:
             f"table: got {name!r}; expected one of {', '.join(known)}, figures, or a TOML file of that form."
         )
     values = _read(path)
-    _known(path.name, values, {"title", "figure", "paper", "claims", "rows", "runs", "scales"})
+    _known(path.name, values, ("title", "figure", "paper", "claims", "rows", "runs", "scales"))
     paper = values.get("paper", {})
     _known(
-        f"{path.name} [paper]", paper, {"network", "features", "n_images", "pul_tolerance", "u_fid_tolerance", "values"}
+        f"{path.name} [paper]", paper, ("network", "features", "n_images", "pul_tolerance", "u_fid_tolerance", "values")
     )
     scales = _read(HERE / "scales.toml") | values.get("scales", {})
+    _known(f"{path.name} [runs]", values.get("runs", {}), scales)
     rows = {key: _make(Row, f"{path.name} [rows.{key}]", value) for key, value in values.get("rows", {}).items()}
     table = Table(
-        name=path.stem,
+        name=path.stem if path.parent == HERE or not (HERE / path.name).is_file() else f"{path.stem}-given",
         scale=scale,
         title=values.get("title", path.stem),
         figure=values.get("figure", "grids"),
@@ -176,7 +178,7 @@ def load_table(name: str, scale: str) -> Table:
 
 
 def expected_results() -> dict[str, Any]:
-    """Our committed results: ``{"table1 small": {"mnist 1 vdu": {"pul": {"value", "low", "high"}, …}, …}, …}``."""
+    """Our committed results: ``{"table1 small": {"mnist 1 vdu 1000": {"pul": {"value", "low", "high"}, …}, …}, …}``."""
     import json
 
     path = HERE / "expected.json"
@@ -226,8 +228,22 @@ def _check(table: Table) -> None:
             raise InputError(f"{table.name}: runs the unknown row {unknown[0]!r}; rows are {', '.join(table.rows)}.")
         if run.dataset not in table.worlds:
             raise InputError(f"{table.name}: runs {run.dataset!r}, which the scale {table.scale} does not describe.")
+    asked = [(run.dataset, forget, row) for run in table.runs for forget in run.forget for row in run.rows]
+    twice = [each for each in asked if asked.count(each) > 1]
+    if twice:  # its seeds would be counted twice
+        raise InputError(f"{table.name}: runs {' '.join(twice[0])} twice at the scale {table.scale}; expected one run.")
+    for printed in table.printed:
+        _require_row(table, f"the printed {printed.dataset} {printed.forget}", printed.row, ())
     for claim in table.claims:
         if claim.metric not in METRICS or (claim.at_least, claim.below, claim.above).count(None) != 2:
             raise InputError(
                 f"{table.name}: claim {claim.text!r} needs a metric of {METRICS} and one of at_least, below, above."
             )
+        for row in filter(None, (claim.row, claim.below, claim.above)):
+            _require_row(table, f"claim {claim.text!r}", row, REFERENCES)
+
+
+def _require_row(table: Table, where: str, row: str, others: tuple[str, ...]) -> None:
+    names = (*table.rows, *others)
+    if row not in names:
+        raise InputError(f"{table.name}: {where} is of the unknown row {row!r}; rows are {', '.join(names)}.")

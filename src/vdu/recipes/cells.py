@@ -60,6 +60,7 @@ class CellStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._read: dict[str, dict[str, Any]] = {}
+        self._told: set[tuple[Path, str]] = set()  # so that a damaged result is named once and not at every look
 
     def stem(self, cell: Cell) -> Path:
         """The path of a cell's files, without an ending."""
@@ -80,7 +81,9 @@ class CellStore:
                 return None
             trouble = self._trouble(path)
             if trouble:
-                print(f"vdu: {path}: {trouble}; this cell is made again.", file=sys.stderr)
+                if (path, trouble) not in self._told:
+                    print(f"vdu: {path}: {trouble}; this cell is made again.", file=sys.stderr)
+                    self._told.add((path, trouble))
                 return None
             self._read[cell.id] = read_json(path)
         return self._read[cell.id]

@@ -399,7 +399,9 @@ class PaperCells:
         judge_recipe.run(
             JudgeSettings(data=self.data, output_dir=stem, architecture=kind, resume_from_checkpoint="latest")
         )
-        return {"judge": str((stem / "judge").relative_to(self.folder))}
+        weights = "judge/model.safetensors"
+        files = {f"{stem.name}/{weights}": sha256_file(stem / weights)}
+        return {"judge": str((stem / "judge").relative_to(self.folder)), "files": files}
 
     def _sizes_up_to(self, n: int) -> tuple[int, ...]:
         return (*[size for size in self.sizes[:1] if size < n], n)

@@ -38,8 +38,8 @@ def run(settings: ReproduceSettings) -> dict[str, Any]:
     store = CellStore(settings.output_dir)
     plans = [plan(table, store.folder, settings.data) for table in tables]
     if settings.list_cells:
-        cells = [cell for made in plans for cell in made.all]
-        return {cell.name: "done" if store.result(cell) else "missing" for cell in cells}
+        cells = _with_parents([cell for made in plans for cell in made.all])
+        return {cell.id: "done" if store.result(cell) else "missing" for cell in cells}
     summary: dict[str, Any] = {}
     for table, made in zip(tables, plans, strict=True):
         run_cells(store, made.all, say=lambda text: print(text, file=sys.stderr, flush=True))

@@ -20,6 +20,7 @@ from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.recipes.batches import NoisyImages, UniformImages, require_divisible, together, unflatten
 from vdu.recipes.card import write_card
+from vdu.recipes.forget_judge import require_enough
 from vdu.recipes.own_samples import make_sampler, own_samples
 from vdu.recipes.posterior import load_posterior
 from vdu.recipes.replay import retained_own_samples
@@ -218,7 +219,12 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         check_origin(method.posterior, hash_parameters(pipeline.unet.state_dict()))
     if settings.retain and "retain" not in method.needs:
         raise InputError(f"--retain: got {settings.retain}, but the method {method.name} looks at forget images only.")
-    retain = None if settings.retain in {None, "self"} else load_images(str(settings.retain), shape=forget.shape)
+    if settings.retain == "self":  # before --overwrite empties the folder, and before samples are drawn
+        require_enough("forget images", len(forget))
+        require_enough("own samples (--n-own-samples)", settings.n_own_samples)
+    retain = None
+    if settings.retain not in {None, "self"}:
+        retain = load_images(str(settings.retain), shape=forget.shape, convert=settings.convert)
     keep = (settings.pipeline, settings.forget, settings.posterior, settings.retain)
     record = Run(settings.output_dir, "unlearn", overwrite=settings.overwrite, resume=resume, keep=keep)
     inputs = _inputs(settings, pipeline, forget, method)
@@ -227,7 +233,8 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         with record.stage("replay") as cost:
             denoiser, seed = PipelineDenoiser.from_pipeline(pipeline), derive_seed(settings.seed, "replay")
             samples = own_samples(denoiser, settings.n_own_samples, make_sampler(settings), seed=seed)
-            retain, _ = retained_own_samples(forget, samples, seed=seed)
+            retain, judged = retained_own_samples(forget, samples, seed=seed)
+            cost["filter"] = judged["forget"]
             cost["network_evaluations"] = settings.n_own_samples * settings.inference_steps
     with record.stage("unlearn") as cost:
         result = unlearn(
@@ -262,9 +269,11 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         }
         write_card(temporary, inputs, method.name, told)
     sha256 = hash_parameters(result.pipeline.unet.state_dict())
-    extras = (
-        {"weight_share": weight_share(kl_weights(method.schedule, method.weights))} if isinstance(method, VDU) else {}
-    )
+    extras: dict[str, Any] = {}
+    if isinstance(method, VDU):
+        extras["weight_share"] = weight_share(kl_weights(method.schedule, method.weights))
+    if retain is not None:
+        extras["retain"] = {"source": settings.retain, "description": retain.description, "sha256": retain.sha256}
     record.finish(pipeline={"sha256": sha256, "weights": "raw"}, **extras)
     last = result.training.last
     return {

@@ -152,7 +152,8 @@ def _holds(claim: Claim, rows: Rows, dataset: str, forget: str) -> str | None:
         return None
     # the fewest images that both have: a Fréchet distance depends on their number
     n = min(set(left["at"]) & set(right["at"] if right else left["at"]), key=int, default=None)
-    if n is None:
+    sides = (left, right) if right else (left,)
+    if n is None or any(side["at"][n].get(claim.metric) is None for side in sides):  # references have no PUL
         return None
     low, high = (left["at"][n][claim.metric][name] for name in ("low", "high"))
     if right is None:
@@ -166,23 +167,24 @@ def _holds(claim: Claim, rows: Rows, dataset: str, forget: str) -> str | None:
 
 
 def differences(expected: Mapping[str, Any], rows: Rows) -> list[str]:
-    """Numbers whose interval does not meet the committed one.
+    """Numbers whose interval does not meet the committed one, and committed numbers that are no longer there.
 
     Args:
-        expected: "dataset forget row n" → metric → ``{"low", "high"}``.
+        expected: "dataset forget row n" → metric → ``{"value", "low", "high"}``.
         rows: of this run.
 
     Returns:
         One sentence each; empty if all agree or nothing was committed for them.
     """
+    ours = {f"{row['dataset']} {row['forget']} {row['row']} {n}": at for row in rows for n, at in row["at"].items()}
     found = []
-    for row in rows:
-        for n, at in row["at"].items():
-            for metric, wanted in expected.get(f"{row['dataset']} {row['forget']} {row['row']} {n}", {}).items():
-                got = at[metric]
-                if got["low"] > wanted["high"] or got["high"] < wanted["low"]:
-                    where = f"{row['dataset']} {row['forget']}, {row['label']}, N = {n}"
-                    found.append(f"{where}: {metric} {_interval(got)}; committed {_interval(wanted)}")
+    for name, metrics in expected.items():
+        for metric, wanted in metrics.items():
+            got = ours.get(name, {}).get(metric)
+            if got is None:  # a row that diverges now, for example
+                found.append(f"{name}: {metric} has no number; committed {_interval(wanted)}")
+            elif got["low"] > wanted["high"] or got["high"] < wanted["low"]:
+                found.append(f"{name}: {metric} {_interval(got)}; committed {_interval(wanted)}")
     return found
 
 

@@ -1,0 +1,270 @@
+"""The paper's tables as data: what is packaged is what was printed, and what a file should not hold is refused."""
+
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from vdu.errors import InputError
+from vdu.paper.tables import expected_results, load_table
+from vdu.recipes.settings import Architecture, Estimator, PretrainSettings, SamplerSettings, UnlearnSettings
+
+SCALES = ("smoke", "small", "paper")
+PACKAGED = [(name, scale) for name in ("table1", "table2") for scale in SCALES]
+
+# The paper's Tables 1 and 2, typed a second time, line by line as they are printed.
+TABLE_1 = """
+mnist    0           77.47 121.61  61.00 29.33
+mnist    1           15.01 301.25  75.06 14.42
+mnist    8           48.95 161.08  68.96 38.20
+cifar10  automobile   2.25  92.89  60.87 30.85
+cifar10  frog        66.39 111.95  62.56 30.17
+cifar10  ship        85.02 249.88  71.63 24.45
+"""
+TABLE_2 = """
+mnist    1     0.1  75.06 14.43
+mnist    1     0.3  72.15 14.33
+mnist    1     0.6  55.21 11.54
+mnist    1     0.8  71.67 13.12
+cifar10  ship  0.1  71.63 24.46
+cifar10  ship  0.3  74.65 28.75
+cifar10  ship  0.6  56.54 20.51
+cifar10  ship  0.8  69.95 19.64
+"""
+
+
+def names(kind: type) -> set[str]:
+    return {item.name for item in fields(kind)}
+
+
+# What is packaged
+
+
+def test_table_1_is_printed_so():
+    printed = {}
+    for line in TABLE_1.split("\n")[1:-1]:
+        dataset, forget, *numbers = line.split()
+        for method, pul, u_fid in zip(("selective-amnesia", "vdu"), numbers[::2], numbers[1::2], strict=True):
+            printed[dataset, forget, method] = (float(pul), float(u_fid))
+    table = load_table("table1", "paper")
+    found = {(each.dataset, each.forget, method_of(table, each)): (each.pul, each.u_fid) for each in table.printed}
+    assert found == printed
+    assert len(table.printed) == 12
+
+
+def method_of(table, printed) -> str:
+    return table.rows[printed.row].options["method"]
+
+
+def test_table_2_is_printed_so():
+    printed = [line.split() for line in TABLE_2.split("\n")[1:-1]]
+    table = load_table("table2", "paper")
+    found = [
+        (each.dataset, each.forget, table.rows[each.row].options["gamma"], each.pul, each.u_fid)
+        for each in table.printed
+    ]
+    assert found == [(dataset, forget, *map(float, numbers)) for dataset, forget, *numbers in printed]
+
+
+@pytest.mark.parametrize(("name", "scale"), PACKAGED)
+def test_every_printed_number_is_run_at_the_papers_scale_alone(name, scale):
+    table = load_table(name, scale)
+    run = {(each.dataset, forget, row) for each in table.runs for forget in each.forget for row in each.rows}
+    wanted = {(each.dataset, each.forget, each.row) for each in table.printed}
+    assert (wanted <= run) == (scale == "paper")
+    same = {key for key, world in table.worlds.items() if world.network == table.network[key]}
+    assert same == ({"mnist", "cifar10"} if scale == "paper" else set())
+    if scale == "paper":
+        assert {(each.n_images, len(each.seeds) > 0) for each in table.runs} == {(5000, True)}
+
+
+@pytest.mark.parametrize(("name", "scale"), PACKAGED)
+def test_every_option_is_one_of_the_command_line(name, scale):
+    table = load_table(name, scale)
+    posteriors = {*get_args(Estimator), "ensemble-recentred", None}
+    own = names(UnlearnSettings) - {"pipeline", "forget", "forget_class", "output_dir", "posterior"}
+    for row in table.rows.values():
+        assert set(row.options) <= own, row.label
+        assert ("steps" in row.options) == (row.epochs is None), row.label
+        assert row.posterior in posteriors, row.label
+        assert (row.posterior is None) == (row.options["method"] == "ascent"), row.label
+    for world in table.worlds.values():
+        assert world.network in {"small", *get_args(Architecture)}
+        assert set(world.pretrain) | set(world.finetune) <= names(PretrainSettings) - {"data", "output_dir", "seed"}
+        assert set(world.sampler) <= names(SamplerSettings)
+        assert world.ensemble in {"independent", "finetuned"} and world.members >= 2
+        assert bool(world.finetune) == (world.ensemble == "finetuned")
+        assert set(world.check or {}) <= {"n_images", "inference_steps"}
+
+
+@pytest.mark.parametrize(("name", "scale"), PACKAGED)
+def test_the_papers_settings_are_those_of_the_paper(name, scale):
+    """Appendix 6.2.3; γ = 0.1 in Table 1, for its numbers are those of that γ in Table 2."""
+    table = load_table(name, scale)
+    for printed in table.printed:
+        row = table.rows[printed.row]
+        if row.options["method"] != "vdu":
+            continue
+        assert (row.options["learning_rate"], row.options["batch_size"]) == (1e-6, 128)
+        assert row.epochs == (1 if printed.dataset == "mnist" else 4)
+        assert row.posterior == "ensemble"
+        assert name == "table2" or row.options["gamma"] == 0.1
+        cifar = {"schedule_steps": 500, "beta_start": 2e-4, "beta_end": 0.04} if printed.dataset == "cifar10" else {}
+        assert {key: value for key, value in row.options.items() if key.startswith(("schedule", "beta"))} == cifar
+
+
+def test_committed_results_are_of_rows_that_are_run():
+    for key, rows in expected_results().items():
+        name, scale = key.split()
+        table = load_table(name, scale)
+        run = {f"{each.dataset} {forget}" for each in table.runs for forget in each.forget}
+        assert {" ".join(row.split()[:2]) for row in rows} <= run
+
+
+def test_reading_a_table_imports_no_torch():
+    program = (
+        "import sys\nfrom vdu.paper.tables import load_table\nload_table('table1', 'small')\n"
+        "print(sorted({'torch', 'numpy', 'diffusers', 'cyclopts'} & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+# A file of one's own
+
+MINE = """
+title = "Mine"
+[paper]
+network = { digits = "small" }
+values = [{ dataset = "digits", forget = "3", row = "vdu", pul = 50.0, u_fid = 10.0 }]
+[[claims]]
+text = "it forgets"
+row = "vdu"
+metric = "pul"
+at_least = 50.0
+[rows.vdu]
+label = "VDU"
+options = { method = "vdu", steps = 2 }
+[rows.ascent]
+label = "Ascent"
+options = { method = "ascent" }
+epochs = 0.5
+[[runs.smoke]]
+dataset = "digits"
+rows = ["vdu"]
+forget = ["3"]
+seeds = [0, 1]
+n_images = 80
+[scales.smoke.digits]
+original = "train"
+network = "small"
+data = "digits"
+pretrain = { steps = 2 }
+members = 2
+ensemble = "independent"
+retrained = []
+sampler = { inference_steps = 2 }
+n_train = 1
+n_own_samples = 2
+n_fisher_samples = 3
+timesteps_per_sample = 4
+judge = "train:cnn"
+second_judge = "train:lenet"
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def call(old="", new="", text=MINE) -> str:
+        assert old in text
+        (tmp_path / "mine.toml").write_text(text.replace(old, new, 1) if old else text, encoding="utf-8")
+        return str(tmp_path / "mine.toml")
+
+    return call
+
+
+def test_a_file_of_the_same_form_is_read(write):
+    table = load_table(write(), "smoke")
+    assert (table.name, table.scale, table.title, table.figure) == ("mine", "smoke", "Mine", "grids")
+    assert table.tolerances == {"pul": 10.0, "u_fid": 0.25}
+    assert (table.runs[0].seeds, table.runs[0].rows, table.runs[0].n_images) == ((0, 1), ("vdu",), 80)
+    assert (table.rows["ascent"].epochs, table.rows["vdu"].epochs) == (0.5, None)
+    assert (table.claims[0].at_least, table.claims[0].factor, table.claims[0].margin) == (50.0, 1.0, 0.0)
+    world = table.worlds["digits"]
+    assert (world.members, world.min_original, world.max_steps, world.check) == (2, 50, None, None)
+    assert "mnist" not in table.worlds  # its own scale "smoke" stands for the packaged one
+    tighter = write("[paper]", "[paper]\npul_tolerance = 5.0\nu_fid_tolerance = 0.1")
+    assert load_table(tighter, "smoke").tolerances == {"pul": 5.0, "u_fid": 0.1}
+
+
+def test_without_scales_of_its_own_it_takes_the_packaged_ones(write):
+    text = MINE[: MINE.index("[scales")].replace("digits", "mnist")
+    assert load_table(write(text=text), "smoke").worlds == load_table("table1", "smoke").worlds
+
+
+@pytest.mark.parametrize("other", ["filtered-original", "original", "retrained", "ascent"])
+def test_a_claim_compares_with_a_row_or_a_reference(write, other):
+    path = write("at_least = 50.0", f'below = "{other}"\nfactor = 1.5\nmargin = 2.0')
+    (claim,) = load_table(path, "smoke").claims
+    assert (claim.below, claim.factor, claim.margin, claim.at_least) == (other, 1.5, 2.0, None)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title =", "titel =", r"mine\.toml: unknown key 'titel'; did you mean 'title'\?"),
+        ("title =", "zzzz =", r"mine\.toml: unknown key 'zzzz'; known are title, figure"),
+        ("network = { d", "netwrok = { d", r"\[paper\]: unknown key 'netwrok'; did you mean 'network'\?"),
+        ("pul = 50.0", "pull = 50.0", r"\[paper\] values: unknown key 'pull'; did you mean 'pul'\?"),
+        ("pul = 50.0, ", "", r"\[paper\] values: lacks pul\."),
+        ("at_least = 50", "at_lest = 50", r"\[\[claims\]\]: unknown key 'at_lest'; did you mean 'at_least'\?"),
+        ('text = "it forgets"\n', "", r"\[\[claims\]\]: lacks text\."),
+        ("epochs = 0.5", "epoch = 0.5", r"\[rows\.ascent\]: unknown key 'epoch'; did you mean 'epochs'\?"),
+        ('label = "VDU"\n', "", r"\[rows\.vdu\]: lacks label\."),
+        ("seeds = [0, 1]\nn_images = 80\n", "", r"\[\[runs\.smoke\]\]: lacks seeds, n_images\."),
+        ("seeds =", "seed =", r"\[\[runs\.smoke\]\]: unknown key 'seed'; did you mean 'seeds'\?"),
+        ("[[runs.smoke]]", "[[runs.smokey]]", r"\[runs\]: unknown key 'smokey'; did you mean 'smoke'\?"),
+        ("n_train", "n_trian", "scale smoke, digits: unknown key 'n_trian'; did you mean 'n_train'"),
+        ("n_train = 1\n", "", r"scale smoke, digits: lacks n_train\."),
+        ('rows = ["vdu"]', 'rows = ["vdu", "fdu"]', "runs the unknown row 'fdu'; rows are vdu, ascent"),
+        ('rows = ["vdu"]', 'rows = ["vdu", "vdu"]', "runs digits 3 vdu twice at the scale smoke; expected one run"),
+        ('dataset = "digits"\nrows', 'dataset = "mars"\nrows', "runs 'mars', which the scale smoke does not describe"),
+        ('row = "vdu", pul', 'row = "fdu", pul', "the printed digits 3 is of the unknown row 'fdu'; rows are vdu"),
+        (
+            'row = "vdu"\n',
+            'row = "fdu"\n',
+            "claim 'it forgets' is of the unknown row 'fdu'; rows are vdu, ascent, real",
+        ),
+        ("at_least = 50.0", 'below = "fdu"', "claim 'it forgets' is of the unknown row 'fdu'"),
+        ("at_least = 50.0", 'above = "fdu"', "claim 'it forgets' is of the unknown row 'fdu'"),
+        ("at_least = 50.0", "", "claim 'it forgets' needs a metric of .* and one of at_least, below, above"),
+        ("at_least = 50.0", 'at_least = 50.0\nbelow = "ascent"', "claim 'it forgets' needs a metric of .* and one of"),
+        ('metric = "pul"', 'metric = "fid"', r"claim 'it forgets' needs a metric of \('pul', 'u_fid'\)"),
+        ("title =", "title = [", r"mine\.toml: not a TOML file \("),
+        ("[paper]", "[[paper]]", r"\[paper\]: got list; expected keys and values"),
+        ("[rows.vdu]", "[[rows.vdu]]", r"\[rows\.vdu\]: got list; expected keys and values"),
+    ],
+)
+def test_what_a_file_should_not_hold_is_refused(write, old, new, message):
+    with pytest.raises(InputError, match=message):
+        load_table(write(old, new), "smoke")
+
+
+def test_no_table_no_scale_and_no_text_are_refused(write, tmp_path):
+    for name in ("table3", "scales", "", str(tmp_path)):
+        with pytest.raises(InputError, match=r"table: got .*; expected one of table1, table2, figures, or a TOML file"):
+            load_table(name, "small")
+    for name, scale in (("table1", "tiny"), (write(), "small")):
+        with pytest.raises(InputError, match=rf"has no \[\[runs\.{scale}\]\]; nothing to do at this scale"):
+            load_table(name, scale)
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"bytes\.toml: not a TOML file"):
+        load_table(str(tmp_path / "bytes.toml"), "small")
+
+
+def test_a_path_with_the_name_of_a_packaged_table_is_the_file(write, tmp_path):
+    path = Path(write()).rename(tmp_path / "table1.toml")
+    assert load_table(str(path), "smoke").title == "Mine"
