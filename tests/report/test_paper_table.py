@@ -123,7 +123,7 @@ def test_every_number_of_images_has_its_entry_and_references_have_no_pul():
     rows = aggregate(table(), {("digits", "3", name): [reference] for name in (*REFERENCES, "retrained")})
     labels = ["Real against real", "Original", "Filtered original", "Retrained without the class"]
     assert [each["label"] for each in rows] == labels
-    assert all(set(each["at"]["80"]) == {"u_fid", "kid"} for each in rows)
+    assert all(set(each["at"]["80"]) == {"u_fid", "u_fid_seeds", "kid"} for each in rows)
 
 
 # ours against the paper

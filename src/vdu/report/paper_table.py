@@ -82,8 +82,10 @@ def aggregate(table: Table, measured: Measured) -> list[dict[str, Any]]:
 def _at(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The metrics of one row at one number of images, over its seeds."""
     made: dict[str, Any] = {name: mean_of([each[name] for each in values]) for name in ("u_fid", "kid")}
+    made["u_fid_seeds"] = [each["u_fid"]["value"] for each in values]
     if "pul" in values[0]:
         made["pul"] = mean_of([each["pul"] for each in values])
+        made["pul_seeds"] = [each["pul"]["value"] for each in values]
         made["n_original"] = values[0]["pul"]["n_original"]
         made["n_unlearned"] = [each["pul"]["n_unlearned"] for each in values]
     if values[0].get("second"):
