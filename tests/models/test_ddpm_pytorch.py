@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -130,3 +132,11 @@ def test_it_is_a_denoiser_like_any_other(tmp_path):
 @pytest.mark.parametrize("name", ["qkv.bias", "out.bias"])
 def test_attention_starts_like_multihead_attention(name):
     assert not SelfAttention(16, 4).get_parameter(name).any()
+
+
+def test_a_fresh_process_loads_a_saved_pipeline(tmp_path):
+    """diffusers takes a class only from a library that has been imported; nothing here has imported it."""
+    new_pipeline((1, 28, 28), seed=0, model="ddpm-pytorch").save_pretrained(tmp_path / "model")
+    program = f"from vdu.models.denoiser import load_pipeline\nprint(type(load_pipeline({str(tmp_path / 'model')!r}).unet).__name__)"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["DDPMPytorchUNet"]

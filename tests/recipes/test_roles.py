@@ -7,6 +7,7 @@ import torch
 
 from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet
+from vdu.data.sources import load_images
 from vdu.errors import InputError
 from vdu.methods.selective_amnesia import SelectiveAmnesia
 from vdu.recipes import replay
@@ -299,3 +300,31 @@ def test_the_posterior_must_be_of_this_model(desk, call, make_pipeline, capsys):
     make_pipeline(seed=1).save_pretrained(desk / "other")
     assert call(pipeline=desk / "other") == 2
     assert "posterior: was made for the model with SHA-256" in capsys.readouterr().err
+
+
+def test_the_class_to_forget_is_not_replayed(make_pipeline, tmp_path, command):
+    """Labelled data to keep are taken without it."""
+    pipeline = make_pipeline()
+    pipeline.save_pretrained(tmp_path / "model")
+    samples = some_images().floats()
+    fit_posterior(
+        pipeline, "amnesia-fisher", samples=samples, timesteps_per_sample=2, generator=seeded(0)
+    ).save(tmp_path / "posterior.safetensors")  # fmt: skip
+    code = command(
+        "unlearn", "--pipeline", tmp_path / "model", "--forget", "digits", "--forget-class", "3", "--retain", "digits",
+        "--method", "selective-amnesia", "--posterior", tmp_path / "posterior.safetensors", "--steps", "1", "--batch-size", "2",
+        "--output-dir", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 0
+    digits = load_images("digits")
+    kept = digits.select(digits.labels != 3)
+    assert read_json(tmp_path / "run" / "run.json")["retain"]["sha256"] == kept.sha256
+
+
+def test_a_posterior_of_other_weights_is_refused_in_python_too(make_pipeline):
+    samples = some_images().floats()
+    posterior = fit_posterior(
+        make_pipeline(seed=1), "amnesia-fisher", samples=samples, timesteps_per_sample=2, generator=seeded(0)
+    )
+    with pytest.raises(InputError, match="was made for the model with SHA-256"):
+        unlearn(make_pipeline(seed=2), SelectiveAmnesia(posterior), forget=some_images(), steps=1, generator=seeded(0))

@@ -15,7 +15,8 @@ The shape is that of the tutorial, where it differs from other U-Nets too: one s
 1×1 convolution on every residual, also where the widths agree; attention on every level; group norm of 8 groups.
 
 Not guaranteed: bits equal to the tutorial's, whose attention adds in another order. Unlike there, timesteps may be
-fractional. The class is this package's own: a saved pipeline loads in plain diffusers where ``vdu`` is installed.
+fractional. The class is this package's own: a saved pipeline
+loads with :func:`vdu.load_pipeline`, or in plain diffusers after ``import vdu.models.ddpm_pytorch``.
 """
 
 import torch

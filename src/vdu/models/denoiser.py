@@ -13,6 +13,7 @@ Not guaranteed: ε at a noise level with ᾱ = 0 exactly (nothing of x0 is left;
 
 import copy
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ from vdu.records import read_json, write_json
 __all__ = ["PipelineDenoiser", "load_pipeline", "save_pipeline"]
 
 EXTRA_FILE = "vdu.json"
+OWN_NETWORKS = ("vdu.models.ddpm_pytorch",)
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
@@ -165,6 +167,9 @@ def load_pipeline(path: Path | str) -> Any:
     index = read_json(path / "model_index.json")  # looked at first: other kinds need libraries that may be missing
     parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
     _refuse_others(str(path), [name for name in parts if name not in ("unet", "scheduler")])
+    for library, _ in (index[name] for name in parts):
+        if library in OWN_NETWORKS:  # diffusers takes a class from a library that has been imported, and from no other
+            import_module(library)
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

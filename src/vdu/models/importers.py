@@ -113,9 +113,9 @@ def _load(path: Path) -> Any:
             "expected named tensors and nothing else. Where you trust the file, load it in its own repository and save the "
             "network's state_dict() again."
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: cannot be read ({str(error).strip().splitlines()[0] if str(error) else type(error).__name__}); expected "
+            f"{path}: cannot be read ({type(error).__name__}: {str(error).strip().split(chr(10))[0]}); expected "
             "a PyTorch or safetensors file. It may be damaged or cut short: download it again."
         ) from None
 

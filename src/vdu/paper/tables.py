@@ -12,15 +12,29 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vdu.errors import InputError
 
-__all__ = ["Claim", "Printed", "Row", "RowRun", "Table", "World", "expected_results", "load_table"]
+__all__ = [
+    "LABELS",
+    "REFERENCES",
+    "Claim",
+    "Printed",
+    "Row",
+    "RowRun",
+    "Table",
+    "World",
+    "expected_results",
+    "load_table",
+]
 
 HERE = Path(__file__).parent
 METRICS = ("pul", "u_fid")
-REFERENCES = ("real-split", "original", "filtered-original", "retrained")  # rows that every table has
+FIGURES = ("grids", "front")
+REFERENCES = {"real-split": "Real against real", "original": "Original", "filtered-original": "Filtered original"}
+LABELS = REFERENCES | {"retrained": "Retrained without the class"}  # rows that every table has
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,8 @@ class World:
     min_original: int = 50
     max_steps: int | None = None
     check: Mapping[str, int] | None = None
+    differs: tuple[str, ...] = ()
+    data_sha256: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -211,7 +227,30 @@ def _make(kind: type, where: str, values: Any) -> Any:
     missing = [name for name in needed if name not in values]
     if missing:
         raise InputError(f"{where}: lacks {', '.join(missing)}.")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    hints = get_type_hints(kind)
+    for name, value in given.items():
+        if not _fits(value, hints[name]):
+            raise InputError(f"{where}: {name} is {value!r}; expected {_spoken(hints[name])}.")
+    return kind(**given)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a TOML value is of an annotated type of this module."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin in {Union, UnionType}:
+        return any(_fits(value, each) for each in inside)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(each, inside[0]) for each in value)
+    if origin is Mapping:
+        return isinstance(value, dict) and (inside[1] is Any or all(_fits(each, inside[1]) for each in value.values()))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+
+
+def _spoken(hint: Any) -> str:
+    return str(hint).replace("collections.abc.", "").replace("typing.", "").replace("<class '", "").replace("'>", "")
 
 
 def _check(table: Table) -> None:
@@ -222,7 +261,13 @@ def _check(table: Table) -> None:
     """
     if not table.runs:
         raise InputError(f"{table.name}: has no [[runs.{table.scale}]]; nothing to do at this scale.")
+    if table.figure not in FIGURES:
+        raise InputError(f"{table.name}: figure is {table.figure!r}; expected one of {', '.join(FIGURES)}.")
     for run in table.runs:
+        if run.n_images < 1 or not (run.rows and run.forget and run.seeds):
+            raise InputError(
+                f"{table.name}: got the run {run}; expected at least one row, class and seed, and n_images ≥ 1."
+            )
         unknown = [row for row in run.rows if row not in table.rows]
         if unknown:
             raise InputError(f"{table.name}: runs the unknown row {unknown[0]!r}; rows are {', '.join(table.rows)}.")
@@ -240,7 +285,7 @@ def _check(table: Table) -> None:
                 f"{table.name}: claim {claim.text!r} needs a metric of {METRICS} and one of at_least, below, above."
             )
         for row in filter(None, (claim.row, claim.below, claim.above)):
-            _require_row(table, f"claim {claim.text!r}", row, REFERENCES)
+            _require_row(table, f"claim {claim.text!r}", row, tuple(LABELS))
 
 
 def _require_row(table: Table, where: str, row: str, others: tuple[str, ...]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from vdu.errors import DivergenceError, InputError
 from vdu.records import FORMAT_VERSION, environment, read_json, sha256_bytes, sha256_file, write_json
 
-__all__ = ["Cell", "CellStore", "run_cells"]
+__all__ = ["Cell", "CellStore", "run_cells", "with_needs"]
 
 POLL_SECONDS = 2.0
 
@@ -36,12 +36,14 @@ class Cell:
         make: does the work; it is given the results of ``needs`` by the names they have here, and the path stem for files
             of its own, and returns plain values. ``files`` in them names files beside the result that belong to it.
         needs: the cells that must be there before.
+        title: for people, where the name does not tell enough; no part of the identity.
     """
 
     name: str
     spec: Mapping[str, Any]
     make: Callable[[Mapping[str, Any], Path], dict[str, Any]] = field(repr=False)
     needs: Mapping[str, "Cell"] = field(default_factory=dict, repr=False)
+    title: str = ""
 
     @cached_property
     def id(self) -> str:
@@ -82,7 +84,7 @@ class CellStore:
             trouble = self._trouble(path)
             if trouble:
                 if (path, trouble) not in self._told:
-                    print(f"vdu: {path}: {trouble}; this cell is made again.", file=sys.stderr)
+                    print(f"vdu: {trouble.rstrip('.')}; this cell is made again.", file=sys.stderr)
                     self._told.add((path, trouble))
                 return None
             self._read[cell.id] = read_json(path)
@@ -94,11 +96,11 @@ class CellStore:
         except InputError as error:
             return str(error)
         if not isinstance(record, dict) or record.get("sha256") != _checksum(record):
-            return "its checksum is wrong"
+            return f"{path.name}: its checksum is wrong"
         for name, sha256 in record["result"].get("files", {}).items():
             file = path.parent / name
             if not file.is_file() or sha256_file(file) != sha256:
-                return f"its file {name} is missing or changed"
+                return f"{path.name}: its file {name} is missing or changed"
         return None
 
     def write(self, cell: Cell, result: dict[str, Any], seconds: float) -> None:
@@ -153,10 +155,16 @@ def run_cells(store: CellStore, cells: Sequence[Cell], *, say: Callable[[str], N
         cells: which; the cells they need are made too.
         say: told what is being made.
     """
-    waiting = _with_needs(cells)
-    total, moved = len(waiting), True
+    waiting = with_needs(cells)
+    total, moved, told = len(waiting), True, False
     while waiting:
         if not moved:
+            if not told:
+                say(
+                    "waiting for cells that another process is making: "
+                    + ", ".join(cell.name for cell in waiting.values())
+                )
+            told = True
             time.sleep(POLL_SECONDS)
         moved = False
         for cell in list(waiting.values()):
@@ -167,7 +175,7 @@ def run_cells(store: CellStore, cells: Sequence[Cell], *, say: Callable[[str], N
                     if not mine:
                         continue
                     if store.result(cell) is None:  # else another process finished it a moment ago
-                        say(f"[{total - len(waiting) + 1}/{total}] {cell.name}")
+                        say(f"[{total - len(waiting) + 1}/{total}] {cell.title or cell.name}")
                         _make(store, cell)
             del waiting[cell.id]
             moved = True
@@ -183,8 +191,15 @@ def _make(store: CellStore, cell: Cell) -> None:
     store.write(cell, result, time.monotonic() - began)
 
 
-def _with_needs(cells: Sequence[Cell]) -> dict[str, Cell]:
-    """All cells by id, each after those it needs."""
+def with_needs(cells: Sequence[Cell]) -> dict[str, Cell]:
+    """The cells and all that they need, by id, each after those it needs.
+
+    Args:
+        cells: some cells.
+
+    Returns:
+        id → cell.
+    """
     found: dict[str, Cell] = {}
 
     def visit(cell: Cell) -> None:

@@ -10,11 +10,12 @@ Image i of every model starts from the same noise. Rows with more images than ``
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -41,7 +42,7 @@ from vdu.recipes.measures import distance_row, histogram, paired_pul, second_opi
 from vdu.recipes.own_samples import own_samples
 from vdu.recipes.posterior import fit_posterior
 from vdu.recipes.replay import retained_own_samples
-from vdu.recipes.settings import EvaluateSettings, JudgeSettings, PretrainSettings, UnlearnSettings, plain
+from vdu.recipes.settings import EvaluateSettings, JudgeSettings, PretrainSettings, UnlearnMethod, UnlearnSettings
 from vdu.recipes.unlearn import make_method, unlearn
 from vdu.records import atomic_file, sha256_file
 from vdu.rng import derive_seed, generator
@@ -52,6 +53,7 @@ __all__ = ["PaperCells"]
 
 WEIGHTS = "pipeline/unet/diffusion_pytorch_model.safetensors"
 SHOWN = 256  # images of a row that are kept for the figures
+POSTERIORS = ("ensemble", "ensemble-recentred", "fisher", "amnesia-fisher", "isotropic")
 SPARE = 1.3  # the original's samples, in multiples of N: enough for N without the class
 Needs = Mapping[str, Any]
 
@@ -77,6 +79,37 @@ class PaperCells:
         self.sampler = Sampler(**_sampler_options(world.sampler))
         self._cells: dict[str, Cell] = {}
         self._features: dict[str, Tensor] = {}
+
+    def verify(self, rows: Mapping[str, Row], classes: Iterable[str]) -> None:
+        """Refuse before the first cell what would stop a later one.
+
+        Args:
+            rows: the rows that will be run.
+            classes: the classes that will be forgotten.
+
+        Raises:
+            InputError: if the data are not the world's, or a class, an option or a posterior does not exist.
+        """
+        if self.data != self.world.data and self.world.data_sha256 is None:
+            raise InputError(
+                f"--data: got {self.data}, but the table does not say which content its data {self.world.data} must have; "
+                "expected data_sha256 in its [scales], or leave --data out."
+            )
+        for split, wanted in (self.world.data_sha256 or {"train": None, "test": None}).items():
+            got = _data(self.data, split).sha256
+            if wanted is not None and wanted != got:
+                raise InputError(
+                    f"data: {self.data} ({split}) has the content {got[:12]}…; expected {wanted[:12]}…, that of {self.world.data}, "
+                    "for cells made from other images must not be mixed. Give the same images, or a table of your own."
+                )
+        for forget in classes:
+            self.forget_set(forget)
+        for name, row in rows.items():
+            unlearn_settings(row.options)
+            if row.posterior not in {None, *POSTERIORS}:
+                raise InputError(
+                    f"row {name}: posterior is {row.posterior!r}; expected one of {', '.join(POSTERIORS)}."
+                )
 
     # The cells
 
@@ -131,6 +164,7 @@ class PaperCells:
 
     def row(self, row: Row, forget: str, seed: int, n_images: int) -> Cell:
         """A method's run for a class and a seed, measured."""
+        title = f"{self.place}/{forget}: {row.label}, seed {seed}"
         needs = {"original": self.original(), "samples": self.samples(), **self._judge_cells()}
         if row.posterior:
             needs["posterior"] = self.posterior(row.posterior)
@@ -141,7 +175,7 @@ class PaperCells:
             "max_steps": self.world.max_steps, "sizes": self._sizes_up_to(n_images), "data": self.world.data, **self._judges,
         }  # fmt: skip
         name = f"{forget}/{row.options['method']}-seed-{seed}"
-        return self._cell(name, spec, partial(self._make_row, row, spec), needs)
+        return self._cell(name, spec, partial(self._make_row, row, spec), needs, title)
 
     def retrained_row(self, forget: str) -> Cell:
         """The retrained model, measured like an unlearned one."""
@@ -201,6 +235,7 @@ class PaperCells:
                 options = {"timesteps_per_sample": self.world.timesteps_per_sample}
             some = images[: self.world.n_fisher_samples]
             return fit_posterior(pipeline, kind, samples=some, generator=generator(0, kind), **options), {}
+        assert members, f"no estimator makes {kind}"
         ensemble = fit_ensemble(dict(self._open(each).unet.named_parameters()) for each in members)
         if kind == "isotropic":  # of the same mean variance, so that γ weighs the same
             total = sum(float(value.double().sum()) for value in ensemble.variance.values())
@@ -424,8 +459,9 @@ class PaperCells:
         spec: Mapping[str, Any],
         make: Callable[[Needs, Path], dict[str, Any]],
         needs: Mapping[str, Cell] | None = None,
+        title: str = "",
     ) -> Cell:
-        cell = Cell(f"{self.place}/{name}", spec, make, needs or {})
+        cell = Cell(f"{self.place}/{name}", spec, make, needs or {}, title)
         return self._cells.setdefault(cell.id, cell)
 
     def _path(self, where: str) -> Path:
@@ -460,11 +496,29 @@ def unlearn_settings(options: Mapping[str, Any]) -> UnlearnSettings:
     Raises:
         InputError: if there is no such option.
     """
-    try:
-        return UnlearnSettings(pipeline=Path(), forget="", output_dir=Path(), **options)
-    except TypeError as error:
-        known = ", ".join(plain(UnlearnSettings(pipeline=Path(), forget="", output_dir=Path())))
-        raise InputError(f"row options: {error}; those of vdu unlearn are {known}.") from None
+    fixed: dict[str, Any] = {"pipeline": Path(), "forget": "", "output_dir": Path()}
+    defaults = UnlearnSettings(**fixed)
+    known = [item.name for item in fields(UnlearnSettings) if item.name not in fixed]
+    for name, value in options.items():
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            raise InputError(
+                f"row options: {name!r} is none of vdu unlearn's; "
+                + (f"did you mean {near[0]!r}?" if near else f"they are {', '.join(known)}.")
+            )
+        default = getattr(defaults, name)
+        if isinstance(default, int | float | str) and not isinstance(
+            value, float if isinstance(default, float) else type(default)
+        ):
+            if not (isinstance(default, float) and isinstance(value, int)):
+                raise InputError(
+                    f"row options: {name} is {value!r}; expected {type(default).__name__}, for example {default!r}."
+                )
+    if options.get("method") not in get_args(UnlearnMethod):
+        raise InputError(
+            f"row options: method is {options.get('method')!r}; expected one of {', '.join(get_args(UnlearnMethod))}."
+        )
+    return UnlearnSettings(**fixed, **options)
 
 
 def _sampler_options(given: Mapping[str, Any]) -> dict[str, Any]:

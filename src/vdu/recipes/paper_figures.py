@@ -17,11 +17,10 @@ from torch import Tensor
 
 from vdu.data.images import to_float
 from vdu.metrics.features import classify
-from vdu.models.judge import load_judge
+from vdu.models.judge import Judge
 from vdu.paper.tables import Table
 from vdu.recipes.cells import CellStore
 from vdu.records import atomic_file
-from vdu.zoo.packaged import judge_folder
 
 __all__ = ["draw"]
 
@@ -47,6 +46,7 @@ def draw(table: Table, results: Mapping[str, Any], plan: Any, store: CellStore, 
         return {f"{table.name} front": str(path)}
     files = {}
     for dataset, cell in {key[0]: cell for key, cell in plan.references.items()}.items():
+        judge = plan.judge(dataset, store)
         needs = {name: store.result(need) for name, need in cell.needs.items()}
         before = load_file(store.folder / (needs["samples"] or {})["result"]["images"])["images"]
         for figure, rows in _figures(table, dataset, plan).items():
@@ -56,11 +56,11 @@ def draw(table: Table, results: Mapping[str, Any], plan: Any, store: CellStore, 
                 result = (store.result(plan.rows[dataset, forget, name][0]) or {})["result"]
                 if result.get("status") == "measured":
                     after = load_file(store.folder / result["images"])["images"]
-                    strips += _strips(
-                        figure, before, after, forget, table.rows[name].label, table.worlds[dataset].judge
-                    )
-            _draw_strips(strips, path)
-            files[f"{figure} {dataset}"] = str(path)
+                    strips += _strips(figure, before, after, forget, table.rows[name].label, judge)
+            files[f"{figure} {dataset}"] = str(path) if strips else "not drawn: no row of it has images"
+            if strips:
+                title = f"{figure}, {dataset}, scale {table.scale}, first seed; the same noise down every column"
+                _draw_strips(strips, path, title)
     return files
 
 
@@ -71,26 +71,27 @@ def _figures(table: Table, dataset: str, plan: Any) -> dict[str, list[tuple[str,
     return {
         "figure1": [key for key in present if key[1] in main],
         "figure3": [key for key in present if key[1] in main],
+        "figure4": [key for key in present if key[1] in main],
         "figure5": [key for key in present if key[1].startswith("sa-")],
         "all-rows": present,
     }
 
 
 def _strips(
-    figure: str, before: Tensor, after: Tensor, forget: str, label: str, judge: str
+    figure: str, before: Tensor, after: Tensor, forget: str, label: str, judge: Judge
 ) -> list[tuple[str, Tensor]]:
+    named = f"{label}, forgetting {forget}"
     if figure == "figure1":
-        network, _ = load_judge(judge_folder(judge.removeprefix("zoo:"))) if judge.startswith("zoo:") else (None, None)
-        some = before[: len(after)]
-        if network is None:
-            return []
-        classes = classify(network, to_float(some)).classes
-        of_class = (classes == list(network.class_names).index(forget)).nonzero().flatten()[:COLUMNS]
-        return [(f"original's {forget}s", some[of_class]), (label, after[of_class])]
-    return [("original", before[:COLUMNS]), (f"{label}, forgetting {forget}", after[:COLUMNS])]
+        classes = classify(judge, to_float(before[: len(after)])).classes
+        of_class = (classes == list(judge.class_names).index(forget)).nonzero().flatten()[:COLUMNS]
+        return [(f"what the judge calls {forget}", before[of_class]), (named, after[of_class])]
+    if figure == "figure4":
+        parts = [slice(start, start + COLUMNS) for start in range(0, min(4 * COLUMNS, len(after)), COLUMNS)]
+        return [strip for part in parts for strip in (("before", before[part]), (named, after[part]))]
+    return [("original", before[:COLUMNS]), (named, after[:COLUMNS])]
 
 
-def _draw_strips(strips: list[tuple[str, Tensor]], path: Path) -> None:
+def _draw_strips(strips: list[tuple[str, Tensor]], path: Path, title: str) -> None:
     """Rows of images with their labels; a strip equal to one drawn before it is not drawn again."""
     from matplotlib.figure import Figure
 
@@ -98,7 +99,8 @@ def _draw_strips(strips: list[tuple[str, Tensor]], path: Path) -> None:
     for label, images in strips:
         if len(images) and not (label == "original" and any(name == "original" for name, _ in shown)):
             shown.append((label, images))
-    figure = Figure(figsize=(11, 0.62 * len(shown) + 0.2), layout="constrained")
+    figure = Figure(figsize=(11, 0.62 * len(shown) + 0.5), layout="constrained")
+    figure.suptitle(title, fontsize=8)
     axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
     for axis, (label, images) in zip(axes, shown, strict=True):
         axis.imshow(torch.cat(list(images), dim=-1).permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
@@ -112,34 +114,38 @@ def _draw_strips(strips: list[tuple[str, Tensor]], path: Path) -> None:
 
 
 def _front(table: Table, results: Mapping[str, Any], path: Path) -> None:
+    """PUL against u-FID: a colour per class, a marker per row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
     ours, paper = figure.subplots(1, 2)
+    colours: dict[str, str] = {}
+    markers: dict[str, str] = {}
+    seen: set[str] = set()
+
+    def style(forget: str, label: str) -> dict[str, Any]:
+        colours.setdefault(forget, f"C{len(colours)}")
+        markers.setdefault(label, "osD^vPX*<>"[len(markers) % 10])
+        shown = f"{forget}: {label}"
+        name = None if shown in seen else shown
+        seen.add(shown)
+        return {"color": colours[forget], "marker": markers[label], "markersize": 5, "linestyle": "none", "label": name}
+
     for row in results["rows"]:
         n = min(row["at"], key=int, default=None)
-        if n is None or row["row"] in {"real-split", "retrained"} or "pul" not in row["at"][n]:
+        if n is None or row["row"] not in table.rows:
             continue
         at = row["at"][n]
         error = {
-            axis: [[at[m]["value"] - at[m]["low"]], [at[m]["high"] - at[m]["value"]]]
-            for axis, m in (("xerr", "u_fid"), ("yerr", "pul"))
+            axis: [[at[metric]["value"] - at[metric]["low"]], [at[metric]["high"] - at[metric]["value"]]]
+            for axis, metric in (("xerr", "u_fid"), ("yerr", "pul"))
         }
-        label = f"{row['forget']}: {row['label']}"
-        ours.errorbar(
-            at["u_fid"]["value"], at["pul"]["value"], fmt="o", markersize=4, linewidth=0.8, label=label, **error
-        )
+        look = style(row["forget"], row["label"])
+        ours.errorbar(at["u_fid"]["value"], at["pul"]["value"], elinewidth=0.6, alpha=0.7, **error, **look)
     for printed in table.printed:
-        paper.plot(printed.u_fid, printed.pul, "o", markersize=4)
-        paper.annotate(f"{printed.forget}, {table.rows[printed.row].label.removeprefix('VDU, ')}", (printed.u_fid, printed.pul), fontsize=6,
-                       xytext=(4, 3), textcoords="offset points")  # fmt: skip
-    ours.set_title(f"ours, scale {table.scale}", fontsize=9)
-    paper.set_title("the paper", fontsize=9)
-    ours.set_xlabel("u-FID[judge]")
-    paper.set_xlabel("u-FID as printed")
-    for axis in (ours, paper):
-        axis.set_ylabel("PUL, %")
-        axis.tick_params(labelsize=7)
-    ours.legend(fontsize=5)
+        paper.plot(printed.u_fid, printed.pul, **style(printed.forget, table.rows[printed.row].label))
+    ours.set(title=f"ours, scale {table.scale}", xlabel="u-FID[judge]", ylabel="PUL, %", ylim=(-10, 105))
+    paper.set(title="the paper", xlabel="u-FID as printed", ylabel="PUL, %", ylim=(-10, 105))
+    figure.legend(loc="outside lower center", ncols=4, fontsize=6)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)

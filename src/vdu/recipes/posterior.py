@@ -78,12 +78,15 @@ def fit_posterior(
                 denoiser, n_samples, sampler or Sampler(), seed=derive_seed(seed, "own samples")
             ).floats()
         fit = fit_fisher if estimator == "fisher" else fit_amnesia_fisher
-        return fit(denoiser, samples, generator=torch.Generator().manual_seed(derive_seed(seed, "fisher")), **options)
-    if estimator == "ensemble":
-        return fit_ensemble((dict(member.unet.named_parameters()) for member in members), **options)
-    if estimator == "isotropic":
-        return fit_isotropic(dict(denoiser.network.named_parameters()), variance)
-    raise InputError(f"estimator: got {estimator!r}; expected fisher, amnesia-fisher, ensemble or isotropic.")
+        source = torch.Generator().manual_seed(derive_seed(seed, "fisher"))
+        posterior = fit(denoiser, samples, generator=source, **options)
+    elif estimator == "ensemble":
+        posterior = fit_ensemble((dict(member.unet.named_parameters()) for member in members), **options)
+    elif estimator == "isotropic":
+        posterior = fit_isotropic(dict(denoiser.network.named_parameters()), variance)
+    else:
+        raise InputError(f"estimator: got {estimator!r}; expected fisher, amnesia-fisher, ensemble or isotropic.")
+    return replace(posterior, sources={**posterior.sources, "pipeline": hash_parameters(pipeline.unet.state_dict())})
 
 
 def load_posterior(path: Path) -> GaussianPosterior:

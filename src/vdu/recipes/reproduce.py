@@ -2,20 +2,22 @@
 
 What is written to OUT/<scale>/: ``<table>.json`` (everything), ``<table>.md`` (ours | paper | verdict) and the figures.
 The cells are in OUT/cells; a run that is killed repeats nothing that is done, and several processes or machines may work on
-one OUT. Exit code 3: a number of ours lies outside the interval of the one that this package committed.
+one OUT. Exit code 3: a number's interval does not meet the one that this package committed.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from vdu.errors import InputError
-from vdu.paper.tables import Table, expected_results, load_table
-from vdu.recipes.cells import Cell, CellStore, run_cells
+from vdu.models.judge import Judge
+from vdu.paper.tables import REFERENCES, Table, expected_results, load_table
+from vdu.recipes.cells import Cell, CellStore, run_cells, with_needs
 from vdu.recipes.paper_cells import PaperCells
 from vdu.recipes.settings import ReproduceSettings
 from vdu.records import atomic_file, environment, write_json
-from vdu.report.paper_table import REFERENCES, aggregate, compare, differences, judge_claims, markdown
+from vdu.report.paper_table import aggregate, compare, differences, judge_claims, markdown
 
 __all__ = ["plan", "run"]
 
@@ -35,11 +37,13 @@ def run(settings: ReproduceSettings) -> dict[str, Any]:
     tables = [load_table(name, settings.scale) for name in names]
     if settings.table == "figures":
         _require_matplotlib()
+    _require_writable(settings.output_dir)
     store = CellStore(settings.output_dir)
     plans = [plan(table, store.folder, settings.data) for table in tables]
     if settings.list_cells:
-        cells = _with_parents([cell for made in plans for cell in made.all])
-        return {cell.id: "done" if store.result(cell) else "missing" for cell in cells}
+        cells = with_needs([cell for made in plans for cell in made.all]).values()
+        about = {cell.id: f" ({cell.title})" if cell.title else "" for cell in cells}
+        return {cell.id: ("done" if store.result(cell) else "missing") + about[cell.id] for cell in cells}
     summary: dict[str, Any] = {}
     for table, made in zip(tables, plans, strict=True):
         run_cells(store, made.all, say=lambda text: print(text, file=sys.stderr, flush=True))
@@ -55,13 +59,21 @@ class Plan:
         references: (data set, class) → cell.
         retrained: (data set, class) → cell.
         checks: data set → cell.
+        worlds: data set → the maker of its cells.
     """
 
     def __init__(self) -> None:
+        self.worlds: dict[str, PaperCells] = {}
         self.rows: dict[tuple[str, str, str], list[Cell]] = {}
         self.references: dict[tuple[str, str], Cell] = {}
         self.retrained: dict[tuple[str, str], Cell] = {}
         self.checks: dict[str, Cell] = {}
+
+    def judge(self, dataset: str, store: CellStore) -> Judge:
+        """The judge of a data set, once its cells are done."""
+        (_, forget), cell = next((key, cell) for key, cell in self.references.items() if key[0] == dataset)
+        done = {name: (store.result(need) or {})["result"] for name, need in cell.needs.items()}
+        return self.worlds[dataset].judging(forget, done).judge
 
     @property
     def all(self) -> list[Cell]:
@@ -70,13 +82,14 @@ class Plan:
         return [*self.references.values(), *rows, *self.retrained.values(), *self.checks.values()]
 
 
-def plan(table: Table, folder: Path, data: str | None = None) -> Plan:
+def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = True) -> Plan:
     """The cells that a table asks for at its scale.
 
     Args:
         table: the table.
         folder: the store's folder.
         data: where the training data are, if not where the table says.
+        verify: load the data and refuse now what would stop a later cell.
 
     Returns:
         The cells.
@@ -86,6 +99,12 @@ def plan(table: Table, folder: Path, data: str | None = None) -> Plan:
         runs = [each for each in table.runs if each.dataset == dataset]
         sizes = tuple(each.n_images for each in runs)
         cells = PaperCells(folder, table.scale, dataset, table.worlds[dataset], data=data, sizes=sizes)
+        if verify:
+            names = {name for each in runs for name in each.rows}
+            cells.verify(
+                {name: table.rows[name] for name in names}, {forget for each in runs for forget in each.forget}
+            )
+        made.worlds[dataset] = cells
         for each in runs:
             for name in each.rows:
                 for forget in each.forget:
@@ -126,34 +145,38 @@ def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettin
         measured[key] = [record(cell)["result"] | {"seconds": record(cell)["seconds"]} for cell in cells]
     results = {
         "table": table.name, "scale": table.scale, "title": table.title,
-        "command": f"vdu reproduce {settings.table} --scale {settings.scale}", "environment": environment(),
+        "command": f"vdu reproduce {table.name} --scale {settings.scale}", "environment": environment(),
         "rows": aggregate(table, measured),
         "judges": {f"{dataset} {forget}": record(cell)["result"]["judge"] for (dataset, forget), cell in made.references.items()},
         "sampler_check": {dataset: record(cell)["result"] for dataset, cell in made.checks.items()},
         "worlds": {name: {**vars(table.worlds[name])} for name in {each.dataset for each in table.runs}},
-        "cells": {cell.id: record(cell)["seconds"] for cell in _with_parents(made.all)},
+        "cells": {cell.id: record(cell)["seconds"] for cell in with_needs(made.all).values()},
+        "mean_loss_ratio": {
+            cell.name: ratio
+            for cell in with_needs(made.all).values()
+            if (ratio := record(cell)["result"].get("mean_loss_ratio")) is not None
+        },
     }  # fmt: skip
     results["comparison"] = compare(table, results["rows"])
     results["claims"] = judge_claims(table, results["rows"])
-    outside = differences(expected_results().get(f"{table.name} {table.scale}", {}), results["rows"])
+    committed = expected_results().get(f"{table.name} {table.scale}", {})
+    outside = differences(committed, results["rows"])
     results["outside_committed"] = outside
     folder = settings.output_dir / settings.scale
     write_json(folder / f"{table.name}.json", _plain(results))
     with atomic_file(folder / f"{table.name}.md") as temporary:
         temporary.write_text(markdown(table, results), encoding="utf-8")
     files = {table.name: str(folder / f"{table.name}.md")}
+    n_committed = sum(len(metrics) for metrics in committed.values())
+    files[f"{table.name} against the committed"] = (
+        f"{n_committed - len(outside)} of {n_committed} numbers meet their committed interval" if committed
+        else "nothing is committed for this table and scale: not compared"
+    )  # fmt: skip
     if settings.table == "figures":
         from vdu.recipes.paper_figures import draw
 
         files |= draw(table, results, made, store, folder)
-    return files | ({"outside the committed intervals": outside, "exit_code": 3} if outside else {})
-
-
-def _with_parents(cells: list[Cell]) -> list[Cell]:
-    found: dict[str, Cell] = {}
-    for cell in cells:
-        found |= {each.id: each for each in _with_parents(list(cell.needs.values()))} | {cell.id: cell}
-    return list(found.values())
+    return files | ({f"{table.name} outside the committed intervals": outside, "exit_code": 3} if outside else {})
 
 
 def _plain(value: Any) -> Any:
@@ -161,6 +184,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(name): _plain(each) for name, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _require_writable(folder: Path) -> None:
+    """Refuse a place that cannot be written before any work is done.
+
+    Args:
+        folder: the output folder.
+
+    Raises:
+        InputError: if it is a file or not writable.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        kind = "is not writable" if there.is_dir() else "is a file"
+        raise InputError(f"{there}: {kind}; expected a folder for the cells and tables. Use another --output-dir.")
 
 
 def _require_matplotlib() -> None:

@@ -12,12 +12,13 @@ from cyclopts import Parameter
 
 __all__ = [
     "Architecture", "DemoSettings", "Estimator", "EvaluateSettings", "ImportSettings", "PosteriorSettings",
-    "PretrainSettings", "ReportSettings", "ReproduceSettings", "SampleSettings", "SamplerSettings", "UnlearnSettings",
+    "PretrainSettings", "ReportSettings", "ReproduceSettings", "SampleSettings", "SamplerSettings", "UnlearnMethod", "UnlearnSettings",
     "plain", "to_toml",
 ]  # fmt: skip
 
 
 Estimator = Literal["fisher", "ensemble", "finetuned-ensemble", "isotropic", "amnesia-fisher"]
+UnlearnMethod = Literal["vdu", "ascent", "selective-amnesia"]
 Architecture = Literal["ddpm-pytorch", "improved-diffusion"]
 
 
@@ -202,8 +203,8 @@ class UnlearnSettings(SamplerSettings):
         convert: convert images of another size or mode to the model's, instead of refusing them.
         method: vdu, ascent (the same with the regulariser off), or selective-amnesia.
         posterior: file or run folder of "vdu posterior"; vdu needs it, and selective-amnesia (there "amnesia-fisher").
-        retain: images to keep, for methods that can use some: a data set, folder or list, or self (the model's own
-            samples, less those that a judge trained on the spot takes for the forget class).
+        retain: images to keep, for methods that can use some: a data set, folder or list (of labelled ones, the classes to
+            forget are left out), or self (the model's own samples, less those that a judge trained on the spot takes for the forget class).
         n_own_samples: own samples to draw for --retain self, with the sampler below.
         ewc: selective-amnesia: λ, the weight of its penalty.
         gamma: weight of the stability term, 0 to 1.
@@ -231,7 +232,7 @@ class UnlearnSettings(SamplerSettings):
     output_dir: Path
     forget_class: tuple[str, ...] = ()
     convert: bool = False
-    method: Literal["vdu", "ascent", "selective-amnesia"] = "vdu"
+    method: UnlearnMethod = "vdu"
     posterior: Path | None = None
     retain: str | None = None
     n_own_samples: Count = 1000

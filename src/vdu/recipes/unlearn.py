@@ -4,12 +4,13 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from vdu.checks import hash_parameters
+from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.schedule import NoiseSchedule, kl_weights, weight_share
@@ -24,7 +25,7 @@ from vdu.recipes.forget_judge import require_enough
 from vdu.recipes.own_samples import make_sampler, own_samples
 from vdu.recipes.posterior import load_posterior
 from vdu.recipes.replay import retained_own_samples
-from vdu.recipes.settings import UnlearnSettings, to_toml
+from vdu.recipes.settings import UnlearnMethod, UnlearnSettings, to_toml
 from vdu.records import Run, read_json
 from vdu.rng import derive_seed, draw_seed
 from vdu.rng import generator as named_generator
@@ -120,6 +121,9 @@ def unlearn(
     denoiser = original.copy()
     accelerator = make_accelerator(mixed_precision)
     denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
+    posterior = getattr(method, "posterior", None)
+    if posterior is not None:
+        check_origin(posterior, hash_parameters(original.network.state_dict()))
     ready = method.prepare(denoiser, Tools(n_forget=len(images)))
     make_batch = _batches(ready, {"forget": images, "retain": retain}, denoiser.sample_shape, batch_size, seed)
     settings = TrainSettings(
@@ -218,13 +222,19 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         method.posterior.check_matches(dict(pipeline.unet.named_parameters()))
         check_origin(method.posterior, hash_parameters(pipeline.unet.state_dict()))
     if settings.retain and "retain" not in method.needs:
-        raise InputError(f"--retain: got {settings.retain}, but the method {method.name} looks at forget images only.")
+        raise InputError(
+            f"--retain: got {settings.retain}, but the method {method.name} looks at forget images only. "
+            "Leave it out, or use --method selective-amnesia."
+        )
     if settings.retain == "self":  # before --overwrite empties the folder, and before samples are drawn
         require_enough("forget images", len(forget))
         require_enough("own samples (--n-own-samples)", settings.n_own_samples)
     retain = None
     if settings.retain not in {None, "self"}:
         retain = load_images(str(settings.retain), shape=forget.shape, convert=settings.convert)
+        known = retain.class_names or ()
+        if retain.labels is not None and (shared := [name for name in settings.forget_class if name in known]):
+            retain = split_by_class(retain, shared)[1]  # what is to be forgotten is not replayed
     keep = (settings.pipeline, settings.forget, settings.posterior, settings.retain)
     record = Run(settings.output_dir, "unlearn", overwrite=settings.overwrite, resume=resume, keep=keep)
     inputs = _inputs(settings, pipeline, forget, method)
@@ -319,8 +329,6 @@ def forget_images(settings: UnlearnSettings, shape: tuple[int, int, int]) -> Ima
     Raises:
         InputError: if classes are asked of images without labels, or the reverse on a labelled data set.
     """
-    from vdu.data.forget import split_by_class
-
     images = load_images(settings.forget, shape=shape, convert=settings.convert)
     if settings.forget_class:
         return split_by_class(images, settings.forget_class)[0]
@@ -343,8 +351,10 @@ def make_method(settings: UnlearnSettings) -> VDU | SelectiveAmnesia:
         The method.
 
     Raises:
-        InputError: if the method needs a posterior and there is none.
+        InputError: if there is no such method, or it needs a posterior and there is none.
     """
+    if settings.method not in get_args(UnlearnMethod):  # a settings object made in Python or from a table
+        raise InputError(f"method: got {settings.method!r}; expected one of {', '.join(get_args(UnlearnMethod))}.")
     ascent = settings.method == "ascent"
     estimator = "amnesia-fisher" if settings.method == "selective-amnesia" else "fisher"
     if settings.posterior is None and not ascent:
