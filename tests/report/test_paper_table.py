@@ -95,7 +95,10 @@ def test_rows_are_means_over_their_seeds():
     for name, values in {"pul": (50.0, 60.0), "second_pul": (49.0, 59.0), "u_fid": (10.0, 12.0)}.items():
         half = 2.0 if name == "u_fid" else 4.0
         width = math.hypot(stats.t.ppf(0.975, 1) * np.std(values, ddof=1) / math.sqrt(2), half)
-        assert at[name] == pytest.approx(around(np.mean(values), width), rel=2e-3), name
+        expected = around(np.mean(values), width)
+        if name != "u_fid":
+            expected["high"] = min(expected["high"], 100.0)
+        assert at[name] == pytest.approx(expected, rel=5e-3), name
     assert at["kid"]["value"] == pytest.approx(0.11)
     assert (at["n_original"], at["n_unlearned"]) == (20, [10, 8])
     assert at["histogram_distance"] == pytest.approx(0.055)

@@ -104,6 +104,8 @@ def _at(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         made["n_unlearned"] = [each["pul"]["n_unlearned"] for each in values]
     if values[0].get("second"):
         made["second_pul"] = mean_of([each["second"]["pul"] for each in values])
+    for name in {"pul", "second_pul"} & set(made):
+        made[name]["high"] = min(made[name]["high"], 100.0)  # of what was there no more can go
     if values[0].get("histogram"):
         made["histogram_distance"] = fmean(each["histogram"]["distance"] for each in values)
         made["histogram_chance_high"] = values[0]["histogram"]["chance_high"]
