@@ -190,6 +190,11 @@ def test_bad_settings_are_refused_before_anything_is_written(model, tmp_path, ch
     assert not (tmp_path / "run").exists()
 
 
+def test_ascent_with_a_posterior_is_refused(model, tmp_path):
+    with pytest.raises(InputError, match="ascent is the method without a regulariser"):
+        recipe.run(options(model, tmp_path / "run", method="ascent"))
+
+
 def test_ascent_needs_no_posterior(model, tmp_path):
     recipe.run(options(model, tmp_path / "run", method="ascent", posterior=None))
     assert "posterior" not in json.loads((tmp_path / "run" / "run.json").read_text())["inputs"]

@@ -351,11 +351,16 @@ def make_method(settings: UnlearnSettings) -> VDU | SelectiveAmnesia:
         The method.
 
     Raises:
-        InputError: if there is no such method, or it needs a posterior and there is none.
+        InputError: if there is no such method, it needs a posterior and there is none, or the reverse.
     """
     if settings.method not in get_args(UnlearnMethod):  # a settings object made in Python or from a table
         raise InputError(f"method: got {settings.method!r}; expected one of {', '.join(get_args(UnlearnMethod))}.")
     ascent = settings.method == "ascent"
+    if ascent and settings.posterior is not None:
+        raise InputError(
+            f"--posterior: got {settings.posterior}, but ascent is the method without a regulariser and would not look at it. "
+            "Leave it out, or use --method vdu."
+        )
     estimator = "amnesia-fisher" if settings.method == "selective-amnesia" else "fisher"
     if settings.posterior is None and not ascent:
         n_train = " --n-train N" if estimator == "fisher" else ""
