@@ -12,8 +12,9 @@ from vdu.models.networks import new_pipeline
 from vdu.paper.tables import load_table
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.recipes import pretrain
-from vdu.recipes.paper_cells import PaperCells, unlearn_settings
+from vdu.recipes.paper_cells import PaperCells
 from vdu.recipes.reproduce import plan
+from vdu.recipes.row_options import unlearn_settings
 from vdu.recipes.settings import PretrainSettings
 from vdu.recipes.unlearn import make_method, unlearn
 

@@ -11,11 +11,10 @@ Image i of every model starts from the same noise. Rows with more images than ``
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, replace
-from difflib import get_close_matches
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -42,7 +41,8 @@ from vdu.recipes.measures import distance_row, histogram, paired_pul, second_opi
 from vdu.recipes.own_samples import own_samples
 from vdu.recipes.posterior import fit_posterior
 from vdu.recipes.replay import retained_own_samples
-from vdu.recipes.settings import EvaluateSettings, JudgeSettings, PretrainSettings, UnlearnMethod, UnlearnSettings
+from vdu.recipes.row_options import unlearn_settings
+from vdu.recipes.settings import EvaluateSettings, JudgeSettings, PretrainSettings, UnlearnSettings
 from vdu.recipes.unlearn import make_method, unlearn
 from vdu.records import atomic_file, sha256_file
 from vdu.rng import derive_seed, generator
@@ -482,43 +482,6 @@ def _data(source: str, split: str) -> ImageSet:
 @lru_cache(maxsize=8)
 def _pipeline(path: Path) -> Any:
     return load_pipeline(path)
-
-
-def unlearn_settings(options: Mapping[str, Any]) -> UnlearnSettings:
-    """A row's options as the settings of ``vdu unlearn``.
-
-    Args:
-        options: its fields without pipeline, forget and output_dir.
-
-    Returns:
-        The settings.
-
-    Raises:
-        InputError: if there is no such option.
-    """
-    fixed: dict[str, Any] = {"pipeline": Path(), "forget": "", "output_dir": Path()}
-    defaults = UnlearnSettings(**fixed)
-    known = [item.name for item in fields(UnlearnSettings) if item.name not in fixed]
-    for name, value in options.items():
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            raise InputError(
-                f"row options: {name!r} is none of vdu unlearn's; "
-                + (f"did you mean {near[0]!r}?" if near else f"they are {', '.join(known)}.")
-            )
-        default = getattr(defaults, name)
-        if isinstance(default, int | float | str) and not isinstance(
-            value, float if isinstance(default, float) else type(default)
-        ):
-            if not (isinstance(default, float) and isinstance(value, int)):
-                raise InputError(
-                    f"row options: {name} is {value!r}; expected {type(default).__name__}, for example {default!r}."
-                )
-    if options.get("method") not in get_args(UnlearnMethod):
-        raise InputError(
-            f"row options: method is {options.get('method')!r}; expected one of {', '.join(get_args(UnlearnMethod))}."
-        )
-    return UnlearnSettings(**fixed, **options)
 
 
 def _sampler_options(given: Mapping[str, Any]) -> dict[str, Any]:
