@@ -22,7 +22,7 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.recipes import pretrain
 from vdu.recipes.settings import PretrainSettings
 from vdu.rng import isolated_global
-from vdu.training.loop import TrainSettings, make_accelerator, train
+from vdu.training.loop import Objective, TrainSettings, make_accelerator, train
 from vdu.types import Losses
 
 SEEDS = list(range(11))  # four micro-batches, the last one not full
@@ -33,7 +33,7 @@ SAMPLERS = {
 SETTINGS = TrainSettings(steps=5, learning_rate=0.02, max_grad_norm=0.5, ema_decay=0.9, gradient_accumulation_steps=2)
 
 
-class Regression:
+class Regression(Objective):
     limits = {"largest": 1e6}  # ruff: ignore[mutable-class-default]
 
     def losses(self, network, batch) -> Losses:

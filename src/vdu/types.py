@@ -4,7 +4,7 @@ Symbols: x0 clean images in [−1, 1]; ε standard normal noise; ᾱ the cumulat
 x_t = √ᾱ x0 + √(1−ᾱ) ε. A denoiser is a model behind one face, whatever its pipeline predicts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -58,13 +58,24 @@ class Losses:
 
 @dataclass(frozen=True)
 class Tools:
-    """What a recipe hands to a method before the first step.
+    """What a recipe hands to a method before the first step; which of the optional ones, the method's ``uses`` says.
 
     Attributes:
         n_forget: number of images in the forget set.
+        teacher: the original model ε₀, frozen.
+        forget_model: ε_f, a copy of the original fine-tuned on the forget set.
+        self_model: ε_s, a copy of the original fine-tuned on its own samples.
+        classifier: (x_t, ᾱ) → logit of r(x_t), the probability that a noised own sample is of the forget class, [batch].
+        retained: S_r, own samples of the original without those like the forget set, [n, channels, height, width], in
+            [−1, 1].
     """
 
     n_forget: int
+    teacher: "Denoiser | None" = None
+    forget_model: "Denoiser | None" = None
+    self_model: "Denoiser | None" = None
+    classifier: Callable[[Tensor, Tensor], Tensor] | None = None
+    retained: Tensor | None = None
 
 
 @runtime_checkable
@@ -123,8 +134,10 @@ class Method(Protocol):
     Attributes:
         name: the name on the command line.
         needs: the roles of data it wants in each batch, a subset of {"forget" (the images to forget), "surrogate" (images of
-            uniform noise in [−1, 1]), "own_samples" (of the original model, all of them), "retain" (real retained data, or
-            own samples without those of the forget class)}.
+            uniform noise in [−1, 1]), "own_forget" (own samples of the original that look like the forget set), "retain"
+            (real retained data, or own samples without those of the forget class)}.
+        uses: the optional tools it wants, names of attributes of :class:`Tools`.
+        per_term: whether it combines the gradients of its terms itself, see :meth:`combine`.
         schedule: the noise levels at which it works (a ``vdu.diffusion.schedule.NoiseSchedule``).
         limits: the largest value that an observed scalar may take before the run counts as diverged.
         identity: a hash of all that makes the method what it is; a resumed run must have the same.
@@ -136,6 +149,10 @@ class Method(Protocol):
     def identity(self) -> str: ...  # ruff: ignore[undocumented-public-method]
     @property
     def needs(self) -> frozenset[str]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def uses(self) -> frozenset[str]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def per_term(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
     @property
     def schedule(self) -> Any: ...  # ruff: ignore[undocumented-public-method]
     @property
@@ -155,4 +172,20 @@ class Method(Protocol):
 
     def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
         """Add closed-form gradients to ``.grad`` and return the values of their terms for the log."""
+        ...
+
+    def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
+        """One gradient from those of the terms, each a list over the parameters; called only if ``per_term``."""
+        ...
+
+    def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
+        """Called after every optimiser step with the step's terms and observed values, to undo what must not move."""
+        ...
+
+    def state(self) -> dict[str, float]:
+        """What changes during a run besides the weights, for checkpoints."""
+        ...
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Take :meth:`state` back on resume."""
         ...

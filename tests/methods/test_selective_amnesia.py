@@ -13,7 +13,7 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.posterior.amnesia_fisher import amnesia_fisher_diagonal, fit_amnesia_fisher
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.isotropic import fit_isotropic
-from vdu.training.loop import TrainSettings, train
+from vdu.training.loop import Objective, TrainSettings, train
 from vdu.types import Tools
 
 SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
@@ -125,7 +125,7 @@ def test_a_step_against_its_gradient_lowers_a_term(term):
     assert float(after) == pytest.approx(term_by_hand(denoiser.network, part)[0], rel=1e-12)  # the error, not minus it
 
 
-class Adapter:
+class Adapter(Objective):
     """A method as the loop's objective."""
 
     def __init__(self, method, denoiser):

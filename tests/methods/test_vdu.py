@@ -11,7 +11,7 @@ from vdu.methods.vdu import VDU, gradient_ascent
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.isotropic import fit_isotropic
-from vdu.training.loop import TrainSettings, train
+from vdu.training.loop import Objective, TrainSettings, train
 from vdu.types import Losses, Tools
 
 SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
@@ -174,7 +174,7 @@ def test_it_climbs_the_forget_loss():
 # γ = 0 is plain ascent
 
 
-class PlainAscent:
+class PlainAscent(Objective):
     """Minus the weighted squared error, written out: nothing of VDU's code."""
 
     limits = {}  # ruff: ignore[mutable-class-default]
@@ -195,7 +195,7 @@ class PlainAscent:
         return {}
 
 
-class Adapter:
+class Adapter(Objective):
     """A method as the loop's objective."""
 
     def __init__(self, method, denoiser):

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from vdu.rng import isolated_global
+from vdu.training.loop import Objective
 from vdu.types import Losses
 
 PULL = 0.3
 
 
 @dataclass
-class Regression:
+class Regression(Objective):
     """mse(network(x), y) with the closed-form gradient of PULL · ½‖θ‖²."""
 
     limits: Mapping[str, float] = field(default_factory=dict)

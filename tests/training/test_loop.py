@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vdu.errors import DivergenceError, InputError
-from vdu.training.loop import TrainSettings, make_accelerator, train
+from vdu.training.loop import Objective, TrainSettings, make_accelerator, train
 from vdu.types import Losses
 
 PULL = 0.3
@@ -216,7 +216,7 @@ def test_dropout_neither_disturbs_nor_depends_on_the_callers_stream(make_network
 # divergence
 
 
-class Bad:
+class Bad(Objective):
     """Turns bad at a step, in one of several ways."""
 
     def __init__(self, how, limits=None):

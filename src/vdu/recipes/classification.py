@@ -8,7 +8,7 @@ Not guaranteed: that a shifted or noised image still belongs to its class.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,16 +20,14 @@ from vdu.models.judge import Judge
 from vdu.recipes.batches import deal
 from vdu.records import sha256_bytes
 from vdu.rng import derive_seed, generator
-from vdu.training.loop import Losses
+from vdu.training.loop import Objective
+from vdu.types import Losses
 
 __all__ = ["ClassificationObjective", "LabelledImages", "default_shift", "judge_logits", "provenance", "shifted"]
 
 
-@dataclass(frozen=True)
-class ClassificationObjective:
+class ClassificationObjective(Objective):
     """Cross-entropy; the share of wrong calls is watched."""
-
-    limits: Mapping[str, float] = field(default_factory=dict)
 
     def losses(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Losses:
         """The loss of a micro-batch.
@@ -44,17 +42,6 @@ class ClassificationObjective:
         logits = network(batch["images"])
         wrong = (logits.argmax(1) != batch["labels"]).float().mean()
         return Losses({"cross_entropy": nn.functional.cross_entropy(logits, batch["labels"])}, {"error": wrong})
-
-    def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
-        """None here.
-
-        Args:
-            parameters: left alone.
-
-        Returns:
-            Nothing for the log.
-        """
-        return {}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ L(θ) = E ‖ε − ε_θ(x_t, t)‖² / d,  t uniform over 1 … T      (Ho et 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,20 @@ from vdu.recipes.batches import NoisyImages, require_divisible, unflatten
 from vdu.recipes.settings import PretrainSettings, to_toml
 from vdu.records import Run
 from vdu.rng import derive_seed
-from vdu.training.loop import TrainSettings, train
+from vdu.training.loop import Objective, TrainSettings, train
 from vdu.types import Losses
 
 __all__ = ["DenoisingObjective", "run"]
 
 
 @dataclass(frozen=True)
-class DenoisingObjective:
+class DenoisingObjective(Objective):
     """The mean squared error of the noise over all elements of the batch.
 
     The variance channels of a network that has them (improved-diffusion) are not trained: they have no part in ε.
     """
 
     denoiser: PipelineDenoiser
-    limits: Mapping[str, float] = field(default_factory=dict)
 
     def losses(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Losses:
         """The loss of a micro-batch with the single role "data"."""
@@ -42,10 +41,6 @@ class DenoisingObjective:
         return Losses({
             "mse": torch.nn.functional.mse_loss(denoiser.predict_noise(data.x_t, data.timestep), data.noise)
         })
-
-    def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
-        """None here."""
-        return {}
 
 
 def training_images(data: str, without: tuple[str, ...], shape: tuple[int, int, int] | None) -> ImageSet:

@@ -3,9 +3,9 @@
 It serves pre-training, fine-tuning, judges and every unlearning method. Each step k:
 
     batch_k = make_batch(k)                     drawn for the whole step from (seed, k), cut by process and micro-batch
-    g = ∇ Σ terms, averaged over processes      accelerate (torch.distributed) inside
+    g = ∇ Σ terms, averaged over processes      accelerate (torch.distributed) inside; or combine(∇ term₁, ∇ term₂, …)
     g += closed-form gradients                  once per step, after the averaging
-    θ ← Adam(θ, clip(g))
+    θ ← Adam(θ, clip(g))                        then after_step, which may put back what must not move
 
 Because a step depends on nothing but (θ, Adam state, k), resuming from a checkpoint gives the same bits on one CPU
 process, and several processes see exactly the draws that one process sees.
@@ -14,10 +14,11 @@ Not guaranteed: equal float32 bits for different numbers of processes or micro-b
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,23 +36,38 @@ __all__ = ["Objective", "TrainResult", "TrainSettings", "make_accelerator", "tra
 TensorBatch = Mapping[str, Tensor]
 
 
-class Objective(Protocol):
-    """What the loop minimises.
+class Objective:
+    """What the loop minimises; a subclass gives the losses, and overrides what else it needs.
 
     Attributes:
         limits: the largest value that an observed scalar may take before the run counts as diverged.
+        per_term: whether :meth:`combine` makes one gradient of those of the terms; else the terms are added up.
     """
 
-    @property
-    def limits(self) -> Mapping[str, float]: ...  # ruff: ignore[undocumented-public-method]
+    limits: Mapping[str, float] = MappingProxyType({})
+    per_term: bool = False
 
     def losses(self, network: nn.Module, batch: TensorBatch) -> Losses:
         """The terms for a micro-batch, each a mean over it (or scaled from a mean)."""
-        ...
+        raise NotImplementedError
 
     def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
         """Add closed-form gradients to ``.grad``; returns the values of their terms for the log."""
-        ...
+        return {}
+
+    def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
+        """One gradient from those of the terms, each a list over the parameters, averaged over micro-batches."""
+        raise NotImplementedError
+
+    def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
+        """Called after every optimiser step with the step's terms and observed values."""
+
+    def state(self) -> dict[str, float]:
+        """What changes during a run besides the weights, for checkpoints."""
+        return {}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Take :meth:`state` back on resume."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +137,13 @@ class TrainResult:
         steps: steps done in all.
         ema: averaged weights by name, or None.
         last: the last step's log line.
+        stopped: why the run ended before its last step, or None.
     """
 
     steps: int
     ema: dict[str, Tensor] | None
     last: dict[str, Any]
+    stopped: str | None = None
 
 
 def train(
@@ -139,6 +157,7 @@ def train(
     identity: str = "",
     progress: str | None = None,
     accelerator: Any = None,
+    stop: Callable[[int, Mapping[str, Tensor]], str | None] | None = None,
 ) -> TrainResult:
     """Train a network in place.
 
@@ -153,6 +172,8 @@ def train(
         identity: whatever else must be equal on resume (hashes of data, model, method).
         progress: title of the progress bar on standard error; None shows none.
         accelerator: an ``accelerate.Accelerator``; by default one is made.
+        stop: asked after every step, with the steps done and the weights that would be kept (the average if there is
+            one); a reason ends the run there. Must depend on its arguments alone, and be the same on every process.
 
     Returns:
         The result; the network holds the last raw weights.
@@ -171,13 +192,17 @@ def train(
         torch.optim.AdamW(parameters.values(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     )
     ema = ExponentialMovingAverage(parameters.items(), settings.ema_decay) if settings.ema_decay else None
+    if objective.per_term and accelerator.scaler is not None:
+        raise InputError("mixed_precision: got fp16 with a method that combines its terms' gradients; use bf16 or no.")
     checkpoints = folder / "checkpoints" if folder else None
     fingerprint = _fingerprint(settings, identity, accelerator.num_processes)
-    start = 0
+    start, stopped = 0, None
     if resume and checkpoints and (newest := latest_checkpoint(checkpoints)):
         start, extra = load_checkpoint(newest, network, optimizer.optimizer, ema, fingerprint=fingerprint)
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(extra["scaler"])
+        objective.load_state(extra.get("objective", {}))
+        stopped = extra.get("stopped")
     if start > settings.steps:
         raise InputError(
             f"steps: got {settings.steps}, but the newest checkpoint has {start} steps; expected at least as many. "
@@ -186,7 +211,11 @@ def train(
 
     def checkpoint(step: int) -> None:
         if checkpoints and accelerator.is_main_process:
-            extra = {"scaler": accelerator.scaler.state_dict() if accelerator.scaler else None}
+            extra = {
+                "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
+                "objective": objective.state(),
+                "stopped": stopped,
+            }
             save_checkpoint(
                 checkpoints, step, network, optimizer.optimizer, ema,
                 fingerprint=fingerprint, extra=extra, total_limit=settings.checkpoints_total_limit,
@@ -195,12 +224,14 @@ def train(
 
     network.train()
     with StepLog(folder, start, settings.steps, progress, accelerator.is_main_process) as log:
-        for step in range(start, settings.steps):
+        for step in range(start, start if stopped else settings.steps):
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
             optimizer.zero_grad(set_to_none=True)
             with isolated_global(derive_seed(settings.seed, "step", step, accelerator.process_index)):
-                line = _backward(model, objective, make_batch(step), settings.gradient_accumulation_steps, accelerator)
+                line = _backward(
+                    model, objective, make_batch(step), settings.gradient_accumulation_steps, accelerator, parameters
+                )
             accelerator.unscale_gradients(optimizer)
             line["terms"] |= objective.add_gradients(parameters)
             norm = _clip(parameters, settings.max_grad_norm)
@@ -209,16 +240,22 @@ def train(
                 checkpoint(step)
                 raise DivergenceError(_advice(trouble, step, checkpoints))
             optimizer.step()
+            objective.after_step(parameters, line["terms"] | line["observed"])
             if ema is not None:
                 ema.update(parameters.items(), step)
             done = {"step": step + 1, "loss": sum(line["terms"].values()), **line}
             log.write(done | {"grad_norm": norm, "learning_rate": settings.rate(step)})
+            if stop is not None:
+                stopped = stop(step + 1, ema.shadow if ema else parameters)
             every = settings.checkpointing_steps
-            if step + 1 == settings.steps or (every and (step + 1) % every == 0):
+            if stopped or step + 1 == settings.steps or (every and (step + 1) % every == 0):
                 checkpoint(step + 1)
+            start = step + 1
+            if stopped:
+                break
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # mixed precision changes the network's forward in place
     network.eval()
-    return TrainResult(settings.steps, ema.shadow if ema else None, log.last)
+    return TrainResult(start, ema.shadow if ema else None, log.last, stopped)
 
 
 def make_accelerator(mixed_precision: str = "no") -> Any:
@@ -261,28 +298,55 @@ def _cut(batch: TensorBatch, part: int, parts: int) -> dict[str, Tensor]:
 
 
 def _backward(
-    model: nn.Module, objective: Objective, batch: TensorBatch, parts: int, accelerator: Any
+    model: nn.Module,
+    objective: Objective,
+    batch: TensorBatch,
+    parts: int,
+    accelerator: Any,
+    parameters: Mapping[str, nn.Parameter],
 ) -> dict[str, Any]:
     """Gradients of one step, and the mean of each term over processes and micro-batches."""
     mine = _cut(batch, accelerator.process_index, accelerator.num_processes)
     sums: dict[tuple[str, str], Tensor] = {}
+    of_terms: dict[str, list[Tensor]] = {}
     for part in range(parts):
         micro = {
             name: value.to(accelerator.device, non_blocking=True) for name, value in _cut(mine, part, parts).items()
         }
-        no_sync = part < parts - 1 and accelerator.num_processes > 1
+        # one term's gradients bypass DistributedDataParallel and are averaged below
+        no_sync = (part < parts - 1 or objective.per_term) and accelerator.num_processes > 1
         with accelerator.no_sync(model) if no_sync else torch.enable_grad():
             with accelerator.autocast():
                 losses = objective.losses(model, micro)
-            accelerator.backward(torch.stack([term.double() for term in losses.terms.values()]).sum() / parts)
+            if objective.per_term:
+                for name, gradients in _term_gradients(losses.terms, list(parameters.values()), parts).items():
+                    before = of_terms.get(name)
+                    of_terms[name] = [a + b for a, b in zip(before, gradients, strict=True)] if before else gradients
+            else:
+                accelerator.backward(torch.stack([term.double() for term in losses.terms.values()]).sum() / parts)
         for kind, values in (("terms", losses.terms), ("observed", losses.observed)):
             for name, value in values.items():
                 sums[kind, name] = sums.get((kind, name), 0) + value.detach().double() / parts
+    if objective.per_term:
+        averaged = {name: [accelerator.reduce(each, "mean") for each in of_terms[name]] for name in sorted(of_terms)}
+        for value, gradient in zip(parameters.values(), objective.combine(averaged), strict=True):
+            value.grad = gradient
     means = accelerator.reduce(torch.stack(list(sums.values())), "mean").tolist()
     line: dict[str, Any] = {"terms": {}, "observed": {}}
     for (kind, name), value in zip(sums, means, strict=True):
         line[kind][name] = value
     return line
+
+
+def _term_gradients(terms: Mapping[str, Tensor], parameters: list[nn.Parameter], parts: int) -> dict[str, list[Tensor]]:
+    """The gradient of each term divided by ``parts``, a list over the parameters."""
+    found = {}
+    for place, (name, term) in enumerate(terms.items()):
+        kept = place < len(terms) - 1
+        gradients = torch.autograd.grad(term / parts, parameters, retain_graph=kept, allow_unused=True)
+        pairs = zip(gradients, parameters, strict=True)
+        found[name] = [torch.zeros_like(value) if each is None else each for each, value in pairs]
+    return found
 
 
 def _clip(parameters: Mapping[str, nn.Parameter], limit: float | None) -> float:

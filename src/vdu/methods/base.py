@@ -1,0 +1,141 @@
+"""What every method has unless it says otherwise, so that a method's own file holds little but its formula.
+
+A method is a frozen dataclass: its fields are its settings (and its identity), ``losses`` is its formula. Most override
+``name``, ``needs``, ``uses`` and ``losses`` and nothing else; ``docs/adding-a-method.md`` makes one from nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from vdu.diffusion.schedule import NoiseSchedule
+from vdu.errors import InputError
+from vdu.records import sha256_bytes
+from vdu.types import Batch, Denoiser, Losses, NoisedBatch, Tools
+
+__all__ = ["BaseMethod", "Hooks", "mean_squared", "require_positive"]
+
+
+class Hooks:
+    """The optional hooks of a method, doing nothing."""
+
+    uses: ClassVar[frozenset[str]] = frozenset()
+    per_term: ClassVar[bool] = False
+
+    def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
+        """No closed-form gradients."""
+        return {}
+
+    def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
+        """Not asked for."""
+        raise NotImplementedError
+
+    def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
+        """Nothing to undo."""
+
+    def state(self) -> dict[str, float]:
+        """Nothing changes besides the weights."""
+        return {}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Nothing to take back."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BaseMethod(Hooks):
+    """A method over the model's own noise levels, all drawn alike.
+
+    Args:
+        schedule: the noise levels; None takes the model's own.
+        alpha_bar_range: only noise levels with ᾱ in this range take part.
+
+    Attributes:
+        name: the name on the command line.
+        needs: the roles of data in each batch.
+        uses: the tools that it wants, attributes of :class:`vdu.types.Tools`.
+        limits: of observed values; by default twice the mean squared error of predicting no noise at all.
+    """
+
+    schedule: NoiseSchedule | None = None
+    alpha_bar_range: tuple[float, float] = (0.0, 1.0)
+    tools: Tools | None = field(default=None, repr=False, metadata={"identity": False})
+
+    name: ClassVar[str] = ""
+    needs: ClassVar[frozenset[str]] = frozenset({"forget"})
+    limits: ClassVar[Mapping[str, float]] = {"mse": 2.0}
+
+    @property
+    def identity(self) -> str:
+        """Hash of all settings, for a resumed run."""
+        settings = {
+            item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.metadata.get("identity", True)
+        }
+        return sha256_bytes(repr((self.name, sorted(settings.items()))).encode())
+
+    def draw_weights(self) -> Tensor:
+        """Every level in the range alike.
+
+        Returns:
+            Relative probabilities, [T], float64.
+
+        Raises:
+            InputError: if no level lies in the range.
+        """
+        assert self.schedule is not None, "prepare() comes first"
+        low, high = self.alpha_bar_range
+        inside = (self.schedule.alpha_bars >= low) & (self.schedule.alpha_bars <= high)
+        if not bool(inside.any()):
+            raise InputError(
+                f"alpha_bar_range: no step of the schedule has ᾱ within [{low}, {high}]; widen it within [0, 1]."
+            )
+        return inside.double()
+
+    def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
+        """Take the tools, and the model's own schedule where none was given."""
+        missing = [name for name in sorted(self.uses) if getattr(tools, name) is None]
+        if missing:
+            raise InputError(
+                f"{self.name}: needs {', '.join(missing)}, got none; vdu.unlearn makes them unless tools were given to it."
+            )
+        return replace(self, schedule=self.schedule or denoiser.schedule, tools=tools)
+
+    def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
+        """The formula; every method has its own."""
+        raise NotImplementedError
+
+
+def mean_squared(denoiser: Denoiser, batch: NoisedBatch, target: Tensor | None = None) -> Tensor:
+    """‖ε_θ(x_t, t) − target‖²/d of each image.
+
+    Args:
+        denoiser: the model.
+        batch: noised images, each [batch, channels, height, width].
+        target: by default the drawn noise.
+
+    Returns:
+        [batch], float32 or the model's own precision.
+    """
+    wanted = batch.noise if target is None else target
+    return (denoiser.predict_noise(batch.x_t, batch.timestep) - wanted).square().flatten(1).mean(1)
+
+
+def require_positive(**values: float) -> None:
+    """Refuse settings that are not finite numbers above 0.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for name, value in values.items():
+        if not 0 < value < float("inf"):
+            raise InputError(f"{name}: got {value}; expected a finite number above 0.")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, NoiseSchedule):
+        return value.alpha_bars.tolist()
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    return getattr(value, "sha256", value)  # a posterior has one
