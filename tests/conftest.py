@@ -16,6 +16,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Own samples are kept for one test only."""
+    monkeypatch.setenv("VDU_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def make_unet() -> Callable[..., Any]:
     """Seeded tiny ``UNet2DModel``; keyword arguments change its configuration."""

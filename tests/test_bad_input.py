@@ -51,6 +51,7 @@ def unlearn(desk, command):
     def call(**changes) -> int:
         options = {"pipeline": desk / "model", "forget": desk / "unwanted", "posterior": desk / "posterior.safetensors"}
         options |= {
+            "method": "vdu",
             "output_dir": desk / "run",
             "steps": 6,
             "batch_size": 4,

@@ -9,7 +9,7 @@ from dataclasses import fields
 import pytest
 
 from vdu import cli
-from vdu.recipes.settings import plain
+from vdu.recipes.settings import METHODS, plain
 
 VERBS = {
     "demo": (),
@@ -26,7 +26,8 @@ VERBS = {
 
 
 def test_the_table_is_complete():
-    assert set(VERBS) == set(cli.SETTINGS) == {name for name in cli.app if not name.startswith("-")}
+    assert set(VERBS) == set(cli.SETTINGS)
+    assert {*VERBS, "list"} == {name for name in cli.app if not name.startswith("-")}  # list has nothing to set
 
 
 @pytest.mark.parametrize("tokens", [["--help"], ["unlearn", "--help"], ["posterior", "fisher", "--dry-run"]])
@@ -98,6 +99,20 @@ def test_without_json_the_result_is_lines(command, capsys, make_pipeline, tmp_pa
     assert command("posterior", *tokens, "--inference-steps", 2) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [f"posterior: {tmp_path / 'out' / 'posterior.safetensors'}", "estimator: isotropic"]
+
+
+def test_list_names_every_method_and_its_options(command, capsys):
+    assert command("list", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert tuple(found) == METHODS
+    assert found["vdu"]["needs"] == ["forget images", "a posterior (vdu posterior)"]
+    assert found["ascent"]["needs"] == ["forget images"]
+    assert found["vdu"]["training"] == {"steps": 60, "batch_size": 128, "learning_rate": 1e-6}
+    assert command("list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line and not line.startswith(" ")] == list(METHODS)
+    for each in found.values():
+        assert f"    options  {' '.join(each['options']) or 'none'}" in lines
 
 
 @pytest.mark.parametrize(

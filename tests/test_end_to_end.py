@@ -104,8 +104,8 @@ def test_the_main_job(model, unwanted, tmp_path, command, capsys, monkeypatch):
     assert command("posterior", "fisher", "--pipeline", model, "--n-train", 300, "--n-samples", 16,
                    "--draws-per-half", 2, *QUICK, "--output-dir", post) == 0  # fmt: skip
     capsys.readouterr()
-    assert command("unlearn", "--pipeline", model, "--forget", unwanted, "--posterior", post, "--steps", 8,
-                   "--batch-size", 32, "--learning-rate", 3e-4, "--output-dir", run, "--json") == 0  # fmt: skip
+    assert command("unlearn", "--method", "vdu", "--pipeline", model, "--forget", unwanted, "--posterior", post,
+                   "--steps", 8, "--batch-size", 32, "--learning-rate", 3e-4, "--output-dir", run, "--json") == 0  # fmt: skip
     unlearned = json.loads(capsys.readouterr().out)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert 0 < log[0]["observed"]["mse"] < 0.2  # a wrong reading of v or of the cosine schedule gives about 1
@@ -270,7 +270,8 @@ def test_networks_of_different_descent_have_no_working_mean(cheap, labelled, tmp
         command("posterior", "ensemble", *cheap, *members, "--mean", "recentre", "--output-dir", out, "--overwrite")
         == 0
     )
-    assert command("unlearn", "--pipeline", labelled / "model" / "pipeline", "--posterior", out, "--forget", "digits",
-                   "--forget-class", 3, "--steps", 1, "--batch-size", 4, "--output-dir", tmp_path / "run") == 0  # fmt: skip
+    assert command("unlearn", "--method", "vdu", "--pipeline", labelled / "model" / "pipeline", "--posterior", out,
+                   "--forget", "digits", "--forget-class", 3, "--steps", 1, "--batch-size", 4,
+                   "--output-dir", tmp_path / "run") == 0  # fmt: skip
     line = json.loads((tmp_path / "run" / "log.jsonl").read_text())
     assert line["terms"]["stability"] == 0.0  # centred at the model's own weights

@@ -25,6 +25,7 @@ from vdu.recipes.settings import (
     EvaluateSettings,
     ImportSettings,
     JudgeSettings,
+    ListSettings,
     PosteriorSettings,
     PretrainSettings,
     ReportSettings,
@@ -172,6 +173,20 @@ def report(
     _run("report", replace(settings or ReportSettings(), run=run), json, dry_run)
 
 
+@app.command(name="list")
+def list_(*, json: Json = False) -> None:
+    """The methods of vdu unlearn: what data each needs, and the options that it takes."""
+    from vdu.recipes import list_methods
+
+    found = list_methods.run(ListSettings())
+    if json:
+        _show(found, True)
+        return
+    for name, each in found.items():
+        print(f"{name}\n    {each['about']}\n    needs    {'; '.join(each['needs'])}")
+        print(f"    options  {' '.join(each['options']) or 'none'}\n    training {each['training']}\n")
+
+
 @app.command
 def reproduce(
     table: str,
@@ -183,7 +198,7 @@ def reproduce(
     """Give the paper's tables and figures back, ours beside its own; started again, it goes on where it was.
 
     Args:
-        table: table1, table2 or figures; or a TOML file of the same form.
+        table: table1, table2 or figures; leaderboard (methods against each other); or a TOML file of the same form.
     """
     _run("reproduce", replace(settings or ReproduceSettings(), table=table), json, dry_run)
 

@@ -68,6 +68,7 @@ class Tools:
         classifier: (x_t, ᾱ) → logit of r(x_t), the probability that a noised own sample is of the forget class, [batch].
         retained: S_r, own samples of the original without those like the forget set, [n, channels, height, width], in
             [−1, 1].
+        forget: the forget set's images, [n, channels, height, width], in [−1, 1].
     """
 
     n_forget: int
@@ -76,6 +77,7 @@ class Tools:
     self_model: "Denoiser | None" = None
     classifier: Callable[[Tensor, Tensor], Tensor] | None = None
     retained: Tensor | None = None
+    forget: Tensor | None = None
 
 
 @runtime_checkable
@@ -137,6 +139,7 @@ class Method(Protocol):
             uniform noise in [−1, 1]), "own_forget" (own samples of the original that look like the forget set), "retain"
             (real retained data, or own samples without those of the forget class)}.
         uses: the optional tools it wants, names of attributes of :class:`Tools`.
+        batch_shares: images of a role per step, as a share of the batch size, where it is not 1.
         per_term: whether it combines the gradients of its terms itself, see :meth:`combine`.
         schedule: the noise levels at which it works (a ``vdu.diffusion.schedule.NoiseSchedule``).
         limits: the largest value that an observed scalar may take before the run counts as diverged.
@@ -154,12 +157,14 @@ class Method(Protocol):
     @property
     def per_term(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
     @property
+    def batch_shares(self) -> Mapping[str, float]: ...  # ruff: ignore[undocumented-public-method]
+    @property
     def schedule(self) -> Any: ...  # ruff: ignore[undocumented-public-method]
     @property
     def limits(self) -> Mapping[str, float]: ...  # ruff: ignore[undocumented-public-method]
 
-    def draw_weights(self) -> Tensor:
-        """Relative probability with which each row of the schedule is drawn, [T], float64."""
+    def draw_weights(self, role: str = "forget") -> Tensor:
+        """Relative probability with which each row of the schedule is drawn for the images of a role, [T], float64."""
         ...
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:

@@ -8,15 +8,19 @@ import torch
 from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
+from vdu.diffusion.sampling import Sampler
 from vdu.errors import InputError
+from vdu.methods.distillation import RetainDistillation
 from vdu.methods.selective_amnesia import SelectiveAmnesia
-from vdu.recipes import replay
+from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.recipes import aids
 from vdu.recipes.batches import NoisyImages, UniformImages, together
-from vdu.recipes.forget_judge import train_forget_judge
+from vdu.recipes.own_samples import cache_folder, shared_own_samples
 from vdu.recipes.posterior import fit_posterior, load_posterior
+from vdu.recipes.resemblance import resemblance
 from vdu.recipes.unlearn import unlearn
 from vdu.records import read_json
-from vdu.rng import derive_seed, draw_seed
+from vdu.rng import derive_seed, draw_seed, generator
 
 UNIFORM = torch.ones(7, dtype=torch.float64)
 SHAPE = (1, 8, 8)
@@ -153,7 +157,7 @@ def test_a_strong_penalty_holds_the_weights_back(model):
 @pytest.mark.parametrize(
     ("retain", "message"),
     [
-        (None, r"retain: the method selective-amnesia needs such images, got none\. Give real ones \(--retain DATA\)"),
+        (None, "resemblance: got 6 forget images; expected at least 40"),  # own samples would be sorted
         (some_images(shape=(1, 4, 4)), r"retain: got images of shape \(1, 4, 4\); expected \(1, 8, 8\), the model's"),
         (some_images(n=0), "retain: got 0 images and a batch size of 4"),
     ],
@@ -163,6 +167,21 @@ def test_images_to_keep_that_are_missing_or_do_not_fit(model, tmp_path, retain, 
     with pytest.raises(InputError, match=message):
         quick(pipeline, SelectiveAmnesia(posterior, replay="self"), retain=retain, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    assert not cache_folder().exists() or not list(cache_folder().iterdir())  # nothing was drawn in vain
+
+
+def test_an_empty_set_to_keep_is_refused_and_not_replaced_by_own_samples(make_pipeline, monkeypatch):
+    """Also where own samples are sorted all the same, for another role."""
+
+    def fewer(*sets, **options):
+        return resemblance(*sets, **options | {"score_steps": 30, "steps": 3})
+
+    monkeypatch.setattr(aids, "resemblance", fewer)
+    monkeypatch.setattr(aids, "COPY_STEPS", 2)
+    digits = load_images("digits")
+    how = {"forget": digits.select(digits.labels == 3), "n_own_samples": 60, "sampler": Sampler("ddpm", steps=2)}
+    with pytest.raises(InputError, match="retain: got 0 images"):
+        quick(make_pipeline(), RetainDistillation(), retain=some_images(n=0), force=True, **how)
 
 
 def test_a_run_is_not_resumed_with_other_images_to_keep(model, tmp_path):
@@ -182,12 +201,12 @@ def test_a_run_is_not_resumed_with_other_images_to_keep(model, tmp_path):
 
 @pytest.fixture
 def desk(make_pipeline, tmp_path, command, capsys, monkeypatch):
-    """A folder with a model and, by ``vdu posterior``, its posterior; the judge of --retain self is quick."""
+    """A folder with a model and, by ``vdu posterior``, its posterior; the classifiers of --retain self are quick."""
 
-    def fewer(forget, samples, **options):
-        return train_forget_judge(forget, samples, **options | {"steps": 20})
+    def fewer(*sets, **options):
+        return resemblance(*sets, **options | {"score_steps": 30, "steps": 3})
 
-    monkeypatch.setattr(replay, "train_forget_judge", fewer)
+    monkeypatch.setattr(aids, "resemblance", fewer)
     make_pipeline().save_pretrained(tmp_path / "model")
     tokens = ("--pipeline", tmp_path / "model", "--output-dir", tmp_path / "posterior", "--n-samples", 3)
     assert command("posterior", "amnesia-fisher", *tokens, "--timesteps-per-sample", 4, "--inference-steps", 2) == 0
@@ -240,10 +259,44 @@ def test_selective_amnesia_without_replay(desk, call):
 
 
 def test_selective_amnesia_with_its_own_samples(desk, call):
-    assert call(retain="self") == 0
-    stages = {each["stage"]: each["network_evaluations"] for each in read_json(desk / "run" / "run.json")["stages"]}
-    assert stages == {"replay": 60 * 2, "unlearn": 3 * 4 * 4 * 2}
+    assert call(retain="self", force=True) == 0
+    (stage,) = read_json(desk / "run" / "run.json")["stages"]
+    judged = stage["resemblance"]
+    assert (stage["stage"], stage["own_samples"]["n"], stage["own_samples"]["n_drawn_now"]) == ("unlearn", 60, 60)
+    assert (judged["n_own"], judged["n_like_forget"] + judged["n_kept"] <= 60) == (60, True)
+    n_digits = read_json(desk / "run" / "run.json")["inputs"]["forget"]["n_images"]
+    # two scoring classifiers and one of noised images, 64 of each kind per step; then each image is scored at three levels
+    assert judged["classifier_evaluations"] == 3 * 2 * 64 * (2 * 30 + 3) + 3 * (60 + n_digits)
+    classifiers = round(judged["classifier_evaluations"] * judged["classifier_flops_share"])
+    assert stage["network_evaluations"] == 60 * 2 + classifiers + 3 * 4 * 4 * 2
     assert [set(line["terms"]) for line in log_of(desk / "run")] == [{"surrogate", "replay", "ewc"}] * 4
+
+
+def test_own_samples_that_are_nothing_like_the_forget_set_are_refused(desk, call, capsys):
+    """The model is untrained; --force is for those who know better."""
+    assert call(retain="self") == 2
+    said = capsys.readouterr().err
+    assert "The model does not seem to make such images: nothing to forget" in said and "--force" in said
+    assert not (desk / "run" / "pipeline").exists()
+
+
+def test_the_images_that_are_replayed_are_the_kept_own_samples(desk, call):
+    """What --retain self does, by hand: the shared own samples, without those that resemble the forget set."""
+    assert call(retain="self", force=True) == 0
+    pipeline = load_pipeline(desk / "model")
+    denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    own, n_drawn = shared_own_samples(denoiser, 60, Sampler("ddim", steps=2))
+    assert n_drawn == 0  # they are those that the command drew
+    digits = load_images("digits")
+    forget = digits.select(digits.labels == 3)
+    seed = derive_seed(draw_seed(generator(0, "unlearn")), "resemblance")
+    judged = resemblance(forget, own, denoiser.schedule, seed=seed, score_steps=30, steps=3, force=True)
+    kept = own.select(judged.kept)
+    assert len(kept) >= 40
+    method = SelectiveAmnesia(load_posterior(desk / "posterior"), replay="self")
+    how = {"forget": forget, "steps": 4, "batch_size": 4, "learning_rate": 1e-4, "progress": None}
+    result = unlearn(pipeline, method, retain=kept, generator=generator(0, "unlearn"), **how)
+    assert weights(result) == read_json(desk / "run" / "run.json")["pipeline"]["sha256"]
 
 
 def test_images_to_keep_may_be_given(desk, call):
@@ -256,8 +309,8 @@ def test_images_to_keep_may_be_given(desk, call):
 
 
 def test_an_interrupted_replay_ends_in_the_same_bits(desk, call, monkeypatch):
-    """The own samples are drawn again, and are the same."""
-    assert call(retain="self", output_dir=desk / "truth") == 0
+    """The own samples are drawn again, and are the same: the cache is another one."""
+    assert call(retain="self", force=True, output_dir=desk / "truth") == 0
     real = UniformImages.__call__
 
     def interrupted(self, step):
@@ -266,9 +319,10 @@ def test_an_interrupted_replay_ends_in_the_same_bits(desk, call, monkeypatch):
         return real(self, step)
 
     monkeypatch.setattr(UniformImages, "__call__", interrupted)
-    assert call(retain="self") == 130
+    assert call(retain="self", force=True) == 130
     monkeypatch.setattr(UniformImages, "__call__", real)
-    assert call(retain="self", resume_from_checkpoint="latest") == 0
+    monkeypatch.setenv("VDU_CACHE", str(desk / "other-cache"))
+    assert call(retain="self", force=True, resume_from_checkpoint="latest") == 0
     ends = [read_json(desk / name / "run.json")["pipeline"]["sha256"] for name in ("truth", "run")]
     assert ends[0] == ends[1]
     assert log_of(desk / "truth") == log_of(desk / "run")
@@ -279,8 +333,8 @@ def test_an_interrupted_replay_ends_in_the_same_bits(desk, call, monkeypatch):
     ("changes", "message"),
     [
         ({"posterior": None}, "the method selective-amnesia needs; make one with `vdu posterior amnesia-fisher --pipeline"),
-        ({"method": "vdu", "retain": "self"}, "--retain: got self, but the method vdu looks at forget images only"),
-        ({"method": "ascent", "posterior": None, "retain": "digits"}, "--retain: got digits, but the method ascent looks at"),
+        ({"method": "vdu", "retain": "self"}, "--retain: got self, but the method vdu does not look at retained images"),
+        ({"method": "ascent", "posterior": None, "retain": "digits"}, "--retain: got digits, but the method ascent does not look at"),
         ({"retain": "nowhere"}, "nowhere: no such source"),
         ({"retain": "mnist-mini"}, "(1, 28, 28), expected (1, 8, 8). Use other images, or ask for a conversion"),
         ({"ewc": -1}, "ewc: got -1.0; expected a finite number"),

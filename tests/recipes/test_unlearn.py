@@ -28,7 +28,7 @@ def model(make_pipeline, tmp_path):
 
 def options(model, folder, **changes):
     fixed = {"forget": "digits", "forget_class": ("3",), "posterior": model.parent / "posterior.safetensors"}
-    fixed |= {"steps": 5, "batch_size": 4, "learning_rate": 1e-3, "checkpointing_steps": 2}
+    fixed |= {"method": "vdu", "steps": 5, "batch_size": 4, "learning_rate": 1e-3, "checkpointing_steps": 2}
     return UnlearnSettings(pipeline=model, output_dir=folder, **fixed | changes)
 
 

@@ -86,10 +86,13 @@ def test_agreeing_seeds_do_not_shrink_the_interval_over_images():
 
 def test_rows_are_means_over_their_seeds():
     seeds = [measured(50.0, 10.0, seconds=2.0), measured(60.0, 12.0, seconds=4.0)]
+    seeds[0] |= {"unlearn_seconds": 1.5, "posterior_evaluations": 640, "ending": "after 7 steps"}
+    seeds[1] |= {"unlearn_seconds": 2.7, "posterior_evaluations": 640, "ending": "after 9 steps"}
     (found,) = aggregate(table(), {("digits", "3", "vdu"): seeds})
     assert {key: value for key, value in found.items() if key != "at"} == {
         "dataset": "digits", "forget": "3", "row": "vdu", "label": "VDU", "n_seeds": 2, "n_diverged": 0,
-        "seconds": 3.0, "steps": 9, "network_evaluations": 27,
+        "seconds": 3.0, "steps": 9, "network_evaluations": 27, "unlearn_seconds": 2.1, "posterior_evaluations": 640,
+        "ending": "after 7 steps",
     }  # fmt: skip
     at = found["at"]["80"]
     for name, values in {"pul": (50.0, 60.0), "second_pul": (49.0, 59.0), "u_fid": (10.0, 12.0)}.items():

@@ -24,6 +24,7 @@ class Hooks:
 
     uses: ClassVar[frozenset[str]] = frozenset()
     per_term: ClassVar[bool] = False
+    batch_shares: ClassVar[Mapping[str, float]] = {}
 
     def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
         """No closed-form gradients."""
@@ -75,8 +76,11 @@ class BaseMethod(Hooks):
         }
         return sha256_bytes(repr((self.name, sorted(settings.items()))).encode())
 
-    def draw_weights(self) -> Tensor:
-        """Every level in the range alike.
+    def draw_weights(self, role: str = "forget") -> Tensor:
+        """Every level alike; for what is to be forgotten, every level in the range.
+
+        Args:
+            role: of the images; "retain" has all levels.
 
         Returns:
             Relative probabilities, [T], float64.
@@ -85,7 +89,7 @@ class BaseMethod(Hooks):
             InputError: if no level lies in the range.
         """
         assert self.schedule is not None, "prepare() comes first"
-        low, high = self.alpha_bar_range
+        low, high = (0.0, 1.0) if role == "retain" else self.alpha_bar_range
         inside = (self.schedule.alpha_bars >= low) & (self.schedule.alpha_bars <= high)
         if not bool(inside.any()):
             raise InputError(

@@ -110,7 +110,7 @@ class SelectiveAmnesia(Hooks):
         assert self.schedule is not None, "prepare() comes first"
         return self.schedule
 
-    def draw_weights(self) -> Tensor:
+    def draw_weights(self, role: str = "forget") -> Tensor:
         """All T steps alike, t = 1 among them, [T], float64."""
         return torch.ones(len(self._levels()), dtype=torch.float64)
 

@@ -109,7 +109,7 @@ class VDU(Hooks):
             )
         return weights
 
-    def draw_weights(self) -> Tensor:
+    def draw_weights(self, role: str = "forget") -> Tensor:
         """Steps are drawn uniformly among those that take part, [T], float64."""
         return (self._weights() > 0).double()
 

@@ -32,7 +32,7 @@ __all__ = [
 
 HERE = Path(__file__).parent
 METRICS = ("pul", "u_fid")
-FIGURES = ("grids", "front")
+FIGURES = ("grids", "front", "pareto")
 REFERENCES = {"real-split": "Real against real", "original": "Original", "filtered-original": "Filtered original"}
 LABELS = REFERENCES | {"retrained": "Retrained without the class"}  # rows that every table has
 
@@ -120,7 +120,9 @@ class Table:
     Attributes:
         name: the file's name without its ending.
         title: what it shows.
-        figure: the figures drawn of it: "grids" or "front".
+        figure: the figures drawn of it: "grids", "front" or "pareto".
+        leaderboard: methods against each other: rows choose what they retain by resemblance, and precision and recall
+            are measured too.
         network: the paper's network of each data set.
         features: the paper's feature network.
         tolerances: of PUL in points, and of u-FID as a share.
@@ -143,13 +145,14 @@ class Table:
     rows: Mapping[str, Row]
     runs: tuple[RowRun, ...]
     worlds: Mapping[str, World]
+    leaderboard: bool = False
 
 
 def load_table(name: str, scale: str) -> Table:
     """Read a packaged table, or one from a file.
 
     Args:
-        name: "table1", "table2", or the path of a TOML file.
+        name: "table1", "table2", "leaderboard", or the path of a TOML file.
         scale: "smoke", "small" or "paper".
 
     Returns:
@@ -160,12 +163,12 @@ def load_table(name: str, scale: str) -> Table:
     """
     path = HERE / f"{name}.toml" if (HERE / f"{name}.toml").is_file() and name != "scales" else Path(name)
     if not path.is_file():
-        known = sorted(file.stem for file in HERE.glob("table*.toml"))
+        known = sorted(file.stem for file in HERE.glob("*.toml") if file.stem != "scales")
         raise InputError(
             f"table: got {name!r}; expected one of {', '.join(known)}, figures, or a TOML file of that form."
         )
     values = _read(path)
-    _known(path.name, values, ("title", "figure", "paper", "claims", "rows", "runs", "scales"))
+    _known(path.name, values, ("title", "figure", "leaderboard", "paper", "claims", "rows", "runs", "scales"))
     paper = values.get("paper", {})
     _known(
         f"{path.name} [paper]", paper, ("network", "features", "n_images", "pul_tolerance", "u_fid_tolerance", "values")
@@ -188,6 +191,7 @@ def load_table(name: str, scale: str) -> Table:
             _make(RowRun, f"{path.name} [[runs.{scale}]]", each) for each in values.get("runs", {}).get(scale, [])
         ),
         worlds={key: _make(World, f"scale {scale}, {key}", value) for key, value in scales.get(scale, {}).items()},
+        leaderboard=bool(values.get("leaderboard", False)),
     )
     _check(table)
     return table

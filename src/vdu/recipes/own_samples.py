@@ -1,12 +1,29 @@
-"""Images that the original model makes itself: all that many methods and estimators know of what is to be kept."""
+"""Images that the original model makes itself: all that many methods and estimators know of what is to be kept.
 
+They are drawn once per model and kept: methods, posteriors and judges that ask for n of them are given the first n of the
+same. What a model is judged by is drawn from other noise.
+
+The cache is $VDU_CACHE, or vdu/ in $XDG_CACHE_HOME, or ~/.cache/vdu; delete it at any time.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.recipes.settings import SamplerSettings
+from vdu.records import atomic_file, sha256_bytes
 from vdu.rng import derive_seed
 from vdu.types import Denoiser
 
-__all__ = ["image_seeds", "make_sampler", "own_samples"]
+__all__ = ["SHARED_SEED", "cache_folder", "image_seeds", "make_sampler", "own_samples", "shared_own_samples"]
+
+SHARED_SEED = derive_seed(0, "own samples, shared")
 
 
 def make_sampler(settings: SamplerSettings) -> Sampler:
@@ -48,3 +65,50 @@ def own_samples(
     """
     images = sample(denoiser, image_seeds(seed, n_images, start), sampler, progress=progress)
     return ImageSet(to_uint8(images), description=f"{n_images} own samples, {sampler.scheduler} {sampler.steps} steps")
+
+
+def cache_folder() -> Path:
+    """Where own samples are kept between runs."""
+    given = os.environ.get("VDU_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vdu"
+
+
+def shared_own_samples(
+    denoiser: Denoiser, n_images: int, sampler: Sampler, *, progress: str | None = "own samples"
+) -> tuple[ImageSet, int]:
+    """The first images of the sequence that this model, sampler and machine's cache share.
+
+    Args:
+        denoiser: the model; its weights' hash is part of the cache's key.
+        n_images: how many.
+        sampler: the protocol.
+        progress: title of the progress bar; None shows none.
+
+    Returns:
+        The images, and how many had to be drawn now. A cache that cannot be read or written is named on standard error,
+        and they are drawn.
+    """
+    key = f"{hash_parameters(denoiser.network.state_dict())} {sorted(sampler.describe().items())} {SHARED_SEED}"
+    path = cache_folder() / "own-samples" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
+    try:
+        kept = load_file(path)["images"] if path.exists() else None
+    except (SafetensorError, OSError, KeyError) as error:
+        print(f"vdu: {path}: cannot be read ({error}); the own samples are drawn again.", file=sys.stderr)
+        kept = None
+    there = 0 if kept is None else len(kept)
+    if there < n_images:
+        import torch
+
+        drawn = own_samples(
+            denoiser, n_images - there, sampler, seed=SHARED_SEED, start=there, progress=progress
+        ).images
+        kept = drawn if kept is None else torch.cat([kept, drawn])
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as temporary:
+                save_file({"images": kept.contiguous()}, temporary)
+        except OSError as error:
+            print(f"vdu: {path}: cannot be written ({error}); these own samples are not kept.", file=sys.stderr)
+    assert kept is not None
+    description = f"{n_images} own samples, {sampler.scheduler} {sampler.steps} steps"
+    return ImageSet(kept[:n_images], description=description), max(0, n_images - there)

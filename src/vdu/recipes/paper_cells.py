@@ -10,6 +10,7 @@ Image i of every model starts from the same noise. Rows with more images than ``
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cache, cached_property, lru_cache, partial
@@ -27,6 +28,7 @@ from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
 from vdu.errors import InputError
 from vdu.metrics.features import Calls, classify, extract_features
+from vdu.metrics.precision import density_coverage, precision_recall
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.paper.tables import Row, World
 from vdu.posterior.calibrate import mean_is_usable
@@ -42,8 +44,8 @@ from vdu.recipes.own_samples import own_samples
 from vdu.recipes.posterior import fit_posterior
 from vdu.recipes.replay import retained_own_samples
 from vdu.recipes.row_options import unlearn_settings
-from vdu.recipes.settings import EvaluateSettings, JudgeSettings, PretrainSettings, UnlearnSettings
-from vdu.recipes.unlearn import make_method, unlearn
+from vdu.recipes.settings import DEFAULTS, EvaluateSettings, JudgeSettings, PretrainSettings
+from vdu.recipes.unlearn import UnlearnResult, make_method, unlearn
 from vdu.records import atomic_file, sha256_file
 from vdu.rng import derive_seed, generator
 from vdu.training.loop import make_accelerator
@@ -52,6 +54,7 @@ from vdu.zoo.packaged import pipeline_folder
 __all__ = ["PaperCells"]
 
 WEIGHTS = "pipeline/unet/diffusion_pytorch_model.safetensors"
+BOARD_VERSION = 1  # of what a leaderboard's cells measure
 SHOWN = 256  # images of a row that are kept for the figures
 POSTERIORS = ("ensemble", "ensemble-recentred", "fisher", "amnesia-fisher", "isotropic")
 SPARE = 1.3  # the original's samples, in multiples of N: enough for N without the class
@@ -68,11 +71,21 @@ class PaperCells:
         world: its models, samplers and judges.
         data: where the training data are; by default where the world says.
         sizes: every number of images that is asked of a model at this scale.
+        leaderboard: rows choose what they retain by resemblance, and precision and recall are measured too.
     """
 
     def __init__(
-        self, folder: Path, scale: str, dataset: str, world: World, *, data: str | None, sizes: tuple[int, ...]
+        self,
+        folder: Path,
+        scale: str,
+        dataset: str,
+        world: World,
+        *,
+        data: str | None,
+        sizes: tuple[int, ...],
+        leaderboard: bool = False,
     ) -> None:
+        self.leaderboard = leaderboard
         self.folder, self.world, self.sizes = folder, world, tuple(sorted(set(sizes)))
         self.place = f"{scale}/{dataset}"
         self.data = data or world.data
@@ -159,6 +172,7 @@ class PaperCells:
     def reference(self, forget: str) -> Cell:
         """Real against real, original and filtered original, for a class and every number of images."""
         spec = {"forget": forget, "sizes": self.sizes, "min_original": self.world.min_original, **self._judges}
+        spec |= {"leaderboard": BOARD_VERSION} if self.leaderboard else {}
         needs = {"original": self.original(), "samples": self.samples(), **self._judge_cells()}
         return self._cell(f"{forget}/reference", spec, partial(self._make_reference, forget), needs)
 
@@ -168,12 +182,14 @@ class PaperCells:
         needs = {"original": self.original(), "samples": self.samples(), **self._judge_cells()}
         if row.posterior:
             needs["posterior"] = self.posterior(row.posterior)
-        if row.options.get("retain") == "self":
+        if row.options.get("retain") == "self" and not self.leaderboard:
             needs["replay"] = self.replay(forget)
         spec = {
             "forget": forget, "seed": seed, "n_images": n_images, "options": dict(row.options), "epochs": row.epochs,
             "max_steps": self.world.max_steps, "sizes": self._sizes_up_to(n_images), "data": self.world.data, **self._judges,
         }  # fmt: skip
+        if self.leaderboard:
+            spec |= {"leaderboard": BOARD_VERSION, "defaults": DEFAULTS.get(str(row.options["method"]), {})}
         name = f"{forget}/{row.options['method']}-seed-{seed}"
         return self._cell(name, spec, partial(self._make_row, row, spec), needs, title)
 
@@ -182,6 +198,7 @@ class PaperCells:
         needs = {"original": self.original(), "samples": self.samples(), **self._judge_cells()}
         needs["model"] = self.retrained(forget)
         spec = {"forget": forget, "sizes": self.sizes, **self._judges}
+        spec |= {"leaderboard": BOARD_VERSION} if self.leaderboard else {}
         return self._cell(f"{forget}/retrained", spec, partial(self._make_retrained_row, forget), needs)
 
     def check(self, row: Row, forget: str) -> Cell:
@@ -298,38 +315,71 @@ class PaperCells:
             }
             counted = int(judging.is_forget(calls.classes[:n]).sum())
             result["at"][str(n)] = {
-                name: {"u_fid": rows[name]["u_fid"], "kid": rows[name]["kid"], "n_images": len(features[name])}
+                name: {
+                    "u_fid": rows[name]["u_fid"],
+                    "kid": rows[name]["kid"],
+                    "n_images": len(features[name]),
+                    **self._precision(against[name], features[name]),
+                }
                 for name in rows
             } | {"n_original": counted}
         return result
 
     def _make_row(self, row: Row, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
-        pipeline, made, settings = self._unlearned(row, spec, done)
+        began = time.monotonic()
+        pipeline, made = self._unlearned(row, spec, done)
+        seconds = time.monotonic() - began
         last = made.training.last
         about = {
-            "steps": settings.steps, "network_evaluations": made.network_evaluations,
-            "terms": last.get("terms", {}), "observed": last.get("observed", {}),
+            "steps": made.training.steps, "network_evaluations": made.network_evaluations,
+            "terms": last.get("terms", {}), "observed": last.get("observed", {}), "unlearn_seconds": round(seconds, 1),
         }  # fmt: skip
+        if self.leaderboard:
+            about |= {"ending": made.ending, "aids": made.aids.record if made.aids else {}}
+            about["posterior_evaluations"] = self._posterior_evaluations(row.posterior, done)
         return about | self._measured(pipeline, spec["forget"], spec["sizes"], done, stem)
 
-    def _unlearned(self, row: Row, spec: Mapping[str, Any], done: Needs) -> tuple[Any, Any, UnlearnSettings]:
+    def _unlearned(self, row: Row, spec: Mapping[str, Any], done: Needs) -> tuple[Any, UnlearnResult]:
         forget, pipeline = self.forget_set(spec["forget"]), self._open(done["original"]["pipeline"])
         options = dict(row.options)
         if row.epochs is not None:  # an epoch of the paper: every forget image once, the last batch may be short
             options["steps"] = math.ceil(row.epochs * len(forget) / options["batch_size"])
-        if self.world.max_steps:
-            options["steps"] = min(options["steps"], self.world.max_steps)
         if "posterior" in done:
             options["posterior"] = self._path(done["posterior"]["posterior"])
         retain = self._images(done["replay"]) if "replay" in done else None
+        if options.get("retain") == "data":  # real images of the other classes
+            retain = split_by_class(_data(self.data, "train"), [spec["forget"]])[1]
         settings = unlearn_settings(options)
+        if self.world.max_steps and settings.steps is not None:
+            settings = replace(settings, steps=min(settings.steps, self.world.max_steps))
         made = unlearn(
             pipeline, make_method(settings), forget=forget, retain=retain, steps=settings.steps,
             batch_size=settings.batch_size, learning_rate=settings.learning_rate, lr_schedule=settings.lr_schedule,
             max_grad_norm=settings.max_grad_norm, mixed_precision=settings.mixed_precision,
+            warmup_steps=settings.warmup_steps, ema_decay=settings.ema_decay, n_own_samples=settings.n_own_samples,
+            sampler=self.sampler, full_length=settings.full_length, force=settings.force,
             generator=generator(spec.get("seed", 0), "unlearn"),
         )  # fmt: skip
-        return made.pipeline, made, settings
+        return made.pipeline, made
+
+    def _posterior_evaluations(self, kind: str | None, done: Needs) -> int:
+        """What the posterior cost: its estimation, its own samples, and the members of an ensemble besides the original."""
+        if kind is None:
+            return 0
+        if kind.startswith("ensemble"):
+            options = self.world.pretrain if self.world.ensemble == "independent" else self.world.finetune
+            return (self.world.members - 1) * 3 * options["steps"] * options["batch_size"]
+        drawn = 0 if kind == "isotropic" else self.world.n_fisher_samples * self.sampler.steps
+        return drawn + int(done["posterior"].get("network_evaluations", 0))
+
+    def _precision(self, reference: Tensor, features: Tensor) -> dict[str, float]:
+        """Precision, recall, density and coverage, in a leaderboard."""
+        if not self.leaderboard:
+            return {}
+        both = precision_recall(reference, features), density_coverage(reference, features)
+        return {
+            "precision": both[0].precision, "recall": both[0].recall, "density": both[1].density, "coverage": both[1].coverage,
+        }  # fmt: skip
 
     def _make_retrained_row(self, forget: str, done: Needs, stem: Path) -> dict[str, Any]:
         return self._measured(self._open(done["model"]["pipeline"]), forget, self.sizes, done, stem)
@@ -356,6 +406,7 @@ class PaperCells:
                 "u_fid": distances["u_fid"],
                 "kid": distances["kid"],
                 "histogram": histogram(some, judging, seed),
+                **self._precision(real, features[:n]),
             }
         path = stem.with_name(stem.name + ".safetensors")
         _save_images(path, after.images[:SHOWN])
@@ -365,7 +416,7 @@ class PaperCells:
     def _make_check(self, row: Row, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
         assert self.world.check is not None
         n, many = self.world.check["n_images"], self.world.check["inference_steps"]
-        unlearned, _, _ = self._unlearned(row, spec, done)
+        unlearned, _ = self._unlearned(row, spec, done)
         judging = self.judging(spec["forget"], done)
         real = self._real_features(spec["forget"], judging)
         result: dict[str, Any] = {"n_images": n}

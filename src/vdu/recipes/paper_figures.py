@@ -40,6 +40,8 @@ def draw(table: Table, results: Mapping[str, Any], plan: Any, store: CellStore, 
     Returns:
         Name → file.
     """
+    if table.figure == "pareto":
+        return _pareto(table, results, folder)
     if table.figure == "front":
         path = folder / f"{table.name}-front.png"
         _front(table, results, path)
@@ -149,3 +151,43 @@ def _front(table: Table, results: Mapping[str, Any], path: Path) -> None:
     figure.legend(loc="outside lower center", ncols=4, fontsize=6)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=130)
+
+
+def _pareto(table: Table, results: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """PUL against u-FID of every method, one panel per class, with the references as lines; u-FID on a logarithmic axis."""
+    from matplotlib.figure import Figure
+
+    classes = list(dict.fromkeys((row["dataset"], row["forget"]) for row in results["rows"]))
+    figure = Figure(figsize=(4.6 * len(classes) + 2.6, 5.2), layout="constrained")
+    panels = figure.subplots(1, len(classes), squeeze=False, sharey=True)[0]
+    names = list(table.rows)
+    for axis, (dataset, forget) in zip(panels, classes, strict=True):
+        for row in results["rows"]:
+            n = min(row["at"], key=int, default=None)
+            if n is None or (row["dataset"], row["forget"]) != (dataset, forget):
+                continue
+            at = row["at"][n]
+            if row["row"] in table.rows:
+                place = names.index(row["row"])
+                look = {
+                    "color": f"C{place % 10}",
+                    "marker": "os^DvP*X"[place // 10 * 3 % 8 :][place % 3],
+                    "label": row["label"],
+                }
+                axis.plot(at["u_fid"]["value"], at["pul"]["value"], linestyle="none", markersize=7, **look)
+            elif row["row"] in {"filtered-original", "retrained"}:
+                style = "--" if row["row"] == "retrained" else ":"
+                axis.axvline(at["u_fid"]["value"], color="grey", linestyle=style, linewidth=1, label=row["label"])
+        axis.set(
+            title=f"{dataset}, forgetting {forget}",
+            xlabel="u-FID[judge] (lower is better)",
+            xscale="log",
+            ylim=(-20, 104),
+        )
+    panels[0].set_ylabel("PUL, % (higher is better)")
+    found = {label: handle for axis in panels for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(found.values(), found.keys(), loc="outside right upper", fontsize=6)
+    path = folder / f"{table.name}-pareto.png"
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+    return {f"{table.name} pareto": str(path)}

@@ -122,7 +122,13 @@ def _run_members(settings: PretrainSettings) -> dict[str, Any]:
 
 
 def fit(
-    pipeline: Any, images: ImageSet, settings: PretrainSettings, *, folder: Path | None, resume: bool = False
+    pipeline: Any,
+    images: ImageSet,
+    settings: PretrainSettings,
+    *,
+    folder: Path | None,
+    resume: bool = False,
+    progress: str | None = "pretrain",
 ) -> Any:
     """Train a pipeline's network in place; its weights become the averaged ones if an average is kept.
 
@@ -132,6 +138,7 @@ def fit(
         settings: how to train.
         folder: the run folder, or None to write nothing.
         resume: continue from the newest checkpoint.
+        progress: title of the progress bar; None shows none.
 
     Returns:
         The :class:`vdu.training.loop.TrainResult`.
@@ -164,7 +171,7 @@ def fit(
         folder=folder,
         resume=resume,
         identity=identity,
-        progress="pretrain",
+        progress=progress,
     )
     if result.ema is not None:
         with torch.no_grad():

@@ -17,6 +17,7 @@ from vdu.recipes.cells import Cell, CellStore, run_cells, with_needs
 from vdu.recipes.paper_cells import PaperCells
 from vdu.recipes.settings import ReproduceSettings
 from vdu.records import atomic_file, environment, write_json
+from vdu.report import leaderboard
 from vdu.report.paper_table import aggregate, compare, differences, judge_claims, markdown
 
 __all__ = ["plan", "run"]
@@ -98,7 +99,9 @@ def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = 
     for dataset in dict.fromkeys(each.dataset for each in table.runs):
         runs = [each for each in table.runs if each.dataset == dataset]
         sizes = tuple(each.n_images for each in runs)
-        cells = PaperCells(folder, table.scale, dataset, table.worlds[dataset], data=data, sizes=sizes)
+        cells = PaperCells(
+            folder, table.scale, dataset, table.worlds[dataset], data=data, sizes=sizes, leaderboard=table.leaderboard
+        )
         if verify:
             names = {name for each in runs for name in each.rows}
             cells.verify(
@@ -112,10 +115,11 @@ def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = 
                     made.rows.setdefault((dataset, forget, name), []).extend(
                         cells.row(table.rows[name], forget, seed, each.n_images) for seed in each.seeds
                     )
-        for forget in table.worlds[dataset].retrained:
+        classes = dict.fromkeys(forget for each in runs for forget in each.forget)
+        for forget in classes if table.leaderboard else table.worlds[dataset].retrained:
             if (dataset, forget) in made.references:
                 made.retrained[dataset, forget] = cells.retrained_row(forget)
-        if table.worlds[dataset].check:
+        if table.worlds[dataset].check and not table.leaderboard:  # table1 and table2 show it
             first = runs[0]
             made.checks[dataset] = cells.check(table.rows[first.rows[0]], first.forget[0])
     return made
@@ -165,14 +169,15 @@ def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettin
     folder = settings.output_dir / settings.scale
     write_json(folder / f"{table.name}.json", _plain(results))
     with atomic_file(folder / f"{table.name}.md") as temporary:
-        temporary.write_text(markdown(table, results), encoding="utf-8")
+        page = leaderboard.markdown if table.leaderboard else markdown
+        temporary.write_text(page(table, results), encoding="utf-8")
     files = {table.name: str(folder / f"{table.name}.md")}
     n_committed = sum(len(metrics) for metrics in committed.values())
     files[f"{table.name} against the committed"] = (
         f"{n_committed - len(outside)} of {n_committed} numbers meet their committed interval" if committed
         else "nothing is committed for this table and scale: not compared"
     )  # fmt: skip
-    if settings.table == "figures":
+    if settings.table == "figures" or (table.figure == "pareto" and _has_matplotlib()):
         from vdu.recipes.paper_figures import draw
 
         files |= draw(table, results, made, store, folder)
@@ -201,10 +206,14 @@ def _require_writable(folder: Path) -> None:
         raise InputError(f"{there}: {kind}; expected a folder for the cells and tables. Use another --output-dir.")
 
 
-def _require_matplotlib() -> None:
+def _has_matplotlib() -> bool:
     from importlib.util import find_spec
 
-    if find_spec("matplotlib") is None:
+    return find_spec("matplotlib") is not None
+
+
+def _require_matplotlib() -> None:
+    if not _has_matplotlib():
         raise InputError(
             "figures: matplotlib is missing; expected it for the plots. Install it: pip install 'vdu[plots]'."
         )

@@ -6,19 +6,49 @@ This module imports neither torch nor diffusers, so that ``vdu --help`` stays qu
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
 __all__ = [
-    "Architecture", "DemoSettings", "Estimator", "EvaluateSettings", "ImportSettings", "PosteriorSettings",
+    "Architecture", "DemoSettings", "Estimator", "EvaluateSettings", "ImportSettings", "ListSettings", "PosteriorSettings",
     "PretrainSettings", "ReportSettings", "ReproduceSettings", "SampleSettings", "SamplerSettings", "UnlearnMethod", "UnlearnSettings",
     "plain", "to_toml",
 ]  # fmt: skip
 
 
 Estimator = Literal["fisher", "ensemble", "finetuned-ensemble", "isotropic", "amnesia-fisher"]
-UnlearnMethod = Literal["vdu", "ascent", "selective-amnesia"]
+UnlearnMethod = Literal[
+    "auto", "distillation", "retrack", "anchor", "bounded", "conflict-free", "vdu", "ascent", "selective-amnesia", "esd", "salun",
+    "erasediff", "siss", "finetune",
+]  # fmt: skip
+METHODS = get_args(UnlearnMethod)
+
+# what --steps, --batch-size and so on are where they are not given; the paper's for its own methods
+_DISTILLATION = {
+    "steps": 220, "batch_size": 32, "learning_rate": 2e-4, "warmup_steps": 10, "max_grad_norm": 0.5, "ema_decay": 0.98,
+    "n_own_samples": 1500, "scheduler": "ddpm", "inference_steps": 20,
+}  # fmt: skip
+_PAPER = {"steps": 60, "batch_size": 128, "learning_rate": 1e-6}
+_OTHER = {
+    "steps": 200,
+    "batch_size": 64,
+    "learning_rate": 1e-5,
+    "n_own_samples": 1500,
+    "scheduler": "ddpm",
+    "inference_steps": 20,
+}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    name: {"n_own_samples": 1000, "warmup_steps": 0, "ema_decay": 0.0, "scheduler": "ddim", "inference_steps": 25} | own
+    for name in METHODS
+    for own in [
+        _DISTILLATION
+        if name in {"auto", "distillation", "retrack"}
+        else _PAPER
+        if name in {"vdu", "ascent", "selective-amnesia"}
+        else _OTHER
+    ]
+}
 Architecture = Literal["ddpm-pytorch", "improved-diffusion"]
 
 
@@ -32,8 +62,8 @@ def _rate(type_: Any, value: float | None) -> None:
         raise ValueError(f"Got {value}; expected a number above 0.")
 
 
-def _share(type_: Any, value: float) -> None:
-    if not 0 <= value < 1:
+def _share(type_: Any, value: float | None) -> None:
+    if value is not None and not 0 <= value < 1:
         raise ValueError(f"Got {value}; expected a number from 0 to below 1.")
 
 
@@ -201,11 +231,15 @@ class UnlearnSettings(SamplerSettings):
         output_dir: the run folder.
         forget_class: the classes to forget, if the images have labels.
         convert: convert images of another size or mode to the model's, instead of refusing them.
-        method: vdu, ascent (the same with the regulariser off), or selective-amnesia.
+        method: auto (the one that measured best: distillation), vdu (the paper's), ascent (the same with the regulariser off), or
+            one of those that "vdu list" explains.
+        option: NAME=VALUE, a setting of the method's own, for example forget_weight=0.3; "vdu list" names them.
         posterior: file or run folder of "vdu posterior"; vdu needs it, and selective-amnesia (there "amnesia-fisher").
         retain: images to keep, for methods that can use some: a data set, folder or list (of labelled ones, the classes to
-            forget are left out), or self (the model's own samples, less those that a judge trained on the spot takes for the forget class).
-        n_own_samples: own samples to draw for --retain self, with the sampler below.
+            forget are left out), or self (the model's own samples, less those that resemble the forget set).
+        n_own_samples: own samples to draw, with the sampler below, for methods that want some.
+        force: go on where the model makes nothing like the forget set, or little else.
+        full_length: all steps, even where the stopping rule says that it is forgotten.
         ewc: selective-amnesia: λ, the weight of its penalty.
         gamma: weight of the stability term, 0 to 1.
         weights: of the denoising loss: paper (Eq. 3), elbo (with the lost ½) or uniform.
@@ -214,12 +248,15 @@ class UnlearnSettings(SamplerSettings):
         beta_end: β of its last step.
         alpha_bar_min: leave out noise levels with ᾱ below this.
         alpha_bar_max: leave out noise levels with ᾱ above this.
-        steps: optimiser steps.
+        steps: optimiser steps; auto stops sooner if its rule says that it is forgotten. Like those below and the sampler, by
+            default what suits the method.
         batch_size: images of each role per step, over all processes.
         learning_rate: Adam's step size.
         lr_schedule: constant, linear or cosine.
+        warmup_steps: linear warm-up of the learning rate.
+        ema_decay: decay of the weight average that is saved in the end; 0 keeps none.
         gradient_accumulation_steps: micro-batches per step and process.
-        max_grad_norm: gradient clipping; by default none.
+        max_grad_norm: gradient clipping; by default none, or what suits the method.
         mixed_precision: no, fp16 or bf16.
         seed: seeds everything.
         checkpointing_steps: a checkpoint every so many steps.
@@ -232,10 +269,13 @@ class UnlearnSettings(SamplerSettings):
     output_dir: Path
     forget_class: tuple[str, ...] = ()
     convert: bool = False
-    method: UnlearnMethod = "vdu"
+    method: UnlearnMethod = "auto"
+    option: tuple[str, ...] = ()
     posterior: Path | None = None
     retain: str | None = None
-    n_own_samples: Count = 1000
+    n_own_samples: Count | None = None
+    force: bool = False
+    full_length: bool = False
     ewc: float = 10.0
     gamma: float = 0.1
     weights: Literal["paper", "elbo", "uniform"] = "paper"
@@ -244,10 +284,14 @@ class UnlearnSettings(SamplerSettings):
     beta_end: float = 0.02
     alpha_bar_min: float = 0.0
     alpha_bar_max: float = 1.0
-    steps: Count = 60
-    batch_size: Count = 128
-    learning_rate: Rate = 1e-6
+    scheduler: Literal["ddpm", "ddim", "dpm++"] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    inference_steps: Count | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    steps: Count | None = None
+    batch_size: Count | None = None
+    learning_rate: Rate | None = None
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int | None = None
+    ema_decay: Share | None = None
     gradient_accumulation_steps: Count = 1
     max_grad_norm: Rate | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
@@ -255,6 +299,12 @@ class UnlearnSettings(SamplerSettings):
     checkpointing_steps: Count = 20
     resume_from_checkpoint: Literal["latest"] | None = None
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Fill in what suits the method, so that the run's record says what was done."""
+        for name, value in DEFAULTS.get(self.method, DEFAULTS["vdu"]).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +359,7 @@ class DemoSettings:
         output_dir: the run folder.
         digit: the digit to forget, 0 to 9.
         n_images: images from each model for the evidence.
-        steps: unlearning steps; by default those that were chosen by measurement.
+        steps: unlearning steps at most; by default those that were chosen by measurement.
         seed: seeds everything.
         overwrite: start anew in a folder that already holds a run.
     """
@@ -323,11 +373,16 @@ class DemoSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ListSettings:
+    """The methods, what data each needs, and the options that it takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReproduceSettings:
     """Run a table of the paper, or its figures, cell by cell; what is done is not done again.
 
     Attributes:
-        table: table1, table2 or figures, or a TOML file of the same form.
+        table: table1, table2, figures or leaderboard, or a TOML file of the same form.
         scale: smoke (minutes), small (two CPU cores, hours) or paper (the paper's own networks; wants an accelerator).
         output_dir: the folder of all scales' cells; several processes and machines may share it.
         data: where the training data are, if not where the table says (for example mnist:FOLDER).

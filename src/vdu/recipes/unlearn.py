@@ -1,10 +1,11 @@
 """``vdu unlearn`` and :func:`unlearn`: a pipeline and the images to forget in, a pipeline that no longer makes them out."""
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,39 +14,45 @@ from vdu.checks import hash_parameters
 from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
-from vdu.diffusion.schedule import NoiseSchedule, kl_weights, weight_share
+from vdu.diffusion.sampling import Sampler
+from vdu.diffusion.schedule import kl_weights, weight_share
 from vdu.errors import InputError
-from vdu.methods.selective_amnesia import SelectiveAmnesia
+from vdu.methods.distillation import RetainDistillation
+from vdu.methods.retrack import Retrack
 from vdu.methods.vdu import VDU
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
 from vdu.posterior.gaussian import GaussianPosterior
+from vdu.recipes.aids import Aids, make_aids
 from vdu.recipes.batches import NoisyImages, UniformImages, require_divisible, together, unflatten
 from vdu.recipes.card import write_card
-from vdu.recipes.forget_judge import require_enough
-from vdu.recipes.own_samples import make_sampler, own_samples
-from vdu.recipes.posterior import load_posterior
-from vdu.recipes.replay import retained_own_samples
-from vdu.recipes.settings import UnlearnMethod, UnlearnSettings, to_toml
+from vdu.recipes.evaluations import EvaluationCounter
+from vdu.recipes.methods import make_method
+from vdu.recipes.own_samples import make_sampler
+from vdu.recipes.resemblance import require_enough
+from vdu.recipes.settings import DEFAULTS, UnlearnSettings, to_toml
+from vdu.recipes.stopping import ForgottenCheck
 from vdu.records import Run, read_json
 from vdu.rng import derive_seed, draw_seed
 from vdu.rng import generator as named_generator
-from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, train
-from vdu.types import Losses, Method, Tools
+from vdu.training.loop import Objective, TrainResult, TrainSettings, make_accelerator, train
+from vdu.types import Losses, Method
 
 __all__ = ["UnlearnResult", "make_method", "run", "unlearn"]
 
+STOPPING = {RetainDistillation.name, Retrack.name}  # their steps were chosen as an upper bound, not as a setting
 
-@dataclass(frozen=True)
-class MethodObjective:
-    """A method as the training loop's objective: it puts the drawn tensors together and asks the method."""
 
-    method: Method
-    denoiser: PipelineDenoiser
+class MethodObjective(Objective):
+    """A method as the training loop's objective: it puts the drawn tensors together and asks the method.
 
-    @property
-    def limits(self) -> Mapping[str, float]:
-        """The method's own limits of divergence."""
-        return self.method.limits
+    Args:
+        method: prepared.
+        denoiser: the model that learns.
+    """
+
+    def __init__(self, method: Method, denoiser: PipelineDenoiser) -> None:
+        self.method, self.denoiser = method, denoiser
+        self.limits, self.per_term = method.limits, method.per_term
 
     def losses(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Losses:
         """The method's losses over the network that the loop trains."""
@@ -56,6 +63,22 @@ class MethodObjective:
         """The method's closed-form gradients."""
         return self.method.add_gradients(parameters)
 
+    def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
+        """The method's own way."""
+        return self.method.combine(gradients)
+
+    def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
+        """The method's own."""
+        self.method.after_step(parameters, values)
+
+    def state(self) -> dict[str, float]:
+        """The method's own."""
+        return self.method.state()
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """The method's own."""
+        self.method.load_state(state)
+
 
 @dataclass(frozen=True)
 class UnlearnResult:
@@ -64,12 +87,17 @@ class UnlearnResult:
     Attributes:
         pipeline: the new pipeline; the one that was given is untouched.
         training: the loop's result.
-        network_evaluations: forward 1 and backward 2 per image.
+        network_evaluations: forward 1 and backward 2 per image; own samples, auxiliary models and looks of the stopping
+            rule included, small classifiers in the model's equivalents by FLOPs.
+        aids: what the method was given besides the forget set.
+        ending: why it ended, in plain words, or None where there is no rule.
     """
 
     pipeline: Any
     training: TrainResult
     network_evaluations: int
+    aids: Aids | None = field(default=None, repr=False)
+    ending: str | None = None
 
 
 def unlearn(
@@ -78,14 +106,20 @@ def unlearn(
     *,
     forget: ImageSet | Path | str,
     retain: ImageSet | None = None,
-    steps: int = 60,
-    batch_size: int = 128,
-    learning_rate: float = 1e-6,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
     lr_schedule: str = "constant",
+    warmup_steps: int | None = None,
+    ema_decay: float | None = None,
     gradient_accumulation_steps: int = 1,
     max_grad_norm: float | None = None,
     mixed_precision: str = "no",
     checkpointing_steps: int | None = None,
+    n_own_samples: int | None = None,
+    sampler: Sampler | None = None,
+    full_length: bool = False,
+    force: bool = False,
     generator: torch.Generator,
     folder: Path | None = None,
     resume: bool = False,
@@ -95,18 +129,24 @@ def unlearn(
 
     Args:
         pipeline: an unconditional diffusers pipeline; left untouched.
-        method: for example ``vdu.VDU(posterior, gamma=0.1)``.
+        method: for example ``vdu.RetainDistillation()``, or ``vdu.VDU(posterior, gamma=0.1)``.
         forget: the images to forget, or where they are (see :func:`vdu.data.sources.load_images`).
-        retain: images to keep, for methods that need some: real ones, or the model's own without those of the forget
-            class (:func:`vdu.recipes.replay.retained_own_samples`).
-        steps: optimiser steps.
+        retain: real images to keep, for methods that want some; None takes the model's own samples without those that
+            resemble the forget set (:func:`vdu.recipes.resemblance.resemblance`).
+        steps: optimiser steps; here and below None takes what suits the method (``vdu.recipes.settings.DEFAULTS``).
         batch_size: images of each role per step, over all processes.
         learning_rate: Adam's step size.
         lr_schedule: "constant", "linear" or "cosine".
+        warmup_steps: linear warm-up of the learning rate.
+        ema_decay: decay of the weight average that is kept in the end; 0 keeps the last weights.
         gradient_accumulation_steps: micro-batches per step and process.
         max_grad_norm: clip the gradient norm to this; None does not clip.
         mixed_precision: "no", "fp16" or "bf16".
         checkpointing_steps: a checkpoint every so many steps (with a folder).
+        n_own_samples: own samples for methods that want some.
+        sampler: how they are drawn.
+        full_length: all steps, even where the stopping rule (:mod:`vdu.recipes.stopping`) says that it is forgotten.
+        force: go on where the model makes nothing like the forget set, or little else.
         generator: one draw from it seeds everything.
         folder: a run folder for checkpoints and the log; None writes nothing.
         resume: continue from the newest checkpoint in the folder.
@@ -118,20 +158,31 @@ def unlearn(
     seed = draw_seed(generator)
     original = PipelineDenoiser.from_pipeline(pipeline)
     images = forget if isinstance(forget, ImageSet) else load_images(str(forget), shape=original.sample_shape)
+    default = DEFAULTS.get(method.name, DEFAULTS["vdu"])
+    batch_size, steps = batch_size or default["batch_size"], steps or default["steps"]
     denoiser = original.copy()
     accelerator = make_accelerator(mixed_precision)
     denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
     posterior = getattr(method, "posterior", None)
     if posterior is not None:
         check_origin(posterior, hash_parameters(original.network.state_dict()))
-    ready = method.prepare(denoiser, Tools(n_forget=len(images)))
-    make_batch = _batches(ready, {"forget": images, "retain": retain}, denoiser.sample_shape, batch_size, seed)
+    aids = make_aids(
+        pipeline, method, images, retain=retain, n_own_samples=n_own_samples or default["n_own_samples"], force=force,
+        sampler=sampler or Sampler(scheduler=default["scheduler"], steps=default["inference_steps"]), seed=seed,
+        device=accelerator.device, say=_say if progress and accelerator.is_main_process else None,
+    )  # fmt: skip
+    counter = EvaluationCounter()
+    with counter.watching(denoiser.network):
+        ready = method.prepare(denoiser, aids.tools)
+    make_batch = _batches(ready, aids.sets, denoiser.sample_shape, batch_size, seed)
     settings = TrainSettings(
         steps=steps,
-        learning_rate=learning_rate,
+        learning_rate=learning_rate or default["learning_rate"],
         lr_schedule=lr_schedule,
+        warmup_steps=default["warmup_steps"] if warmup_steps is None else warmup_steps,
+        ema_decay=(default["ema_decay"] if ema_decay is None else ema_decay) or None,
         gradient_accumulation_steps=gradient_accumulation_steps,
-        max_grad_norm=max_grad_norm,
+        max_grad_norm=max_grad_norm or default.get("max_grad_norm"),
         mixed_precision=mixed_precision,
         seed=derive_seed(seed, "training"),
         checkpointing_steps=checkpointing_steps,
@@ -139,12 +190,34 @@ def unlearn(
     identity = f"{seed} {images.sha256} {hash_parameters(original.network.state_dict())} {batch_size} {method.name} {method.identity}"
     if retain is not None and "retain" in method.needs:
         identity += f" {retain.sha256}"
-    result = train(
-        denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
-        folder=folder, resume=resume, identity=identity, progress=progress, accelerator=accelerator,
-    )  # fmt: skip
-    evaluations = 3 * batch_size * steps * len(method.needs)
-    return UnlearnResult(replace_network(pipeline, denoiser.network), result, evaluations)
+    if aids.judged is not None:
+        identity += f" {len(aids.judged.kept)} {aids.sampler}"
+    check = ForgottenCheck(denoiser.copy(), aids, steps)
+    rule = check if check.possible and not full_length and method.name in STOPPING else None
+    tools = aids.tools
+    others = [each.network for each in (tools.teacher, tools.self_model, tools.forget_model) if each is not None]
+    with counter.watching(denoiser.network, check.denoiser.network, *others):
+        result = train(
+            denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
+            folder=folder, resume=resume, identity=identity, progress=progress, accelerator=accelerator, stop=rule,
+        )  # fmt: skip
+        if result.ema is not None:
+            with torch.no_grad():
+                for name, value in denoiser.network.named_parameters():
+                    value.copy_(result.ema[name])
+        ending = result.stopped
+        if rule is not None and ending is None:
+            ending = rule.sentence(result.steps, rule.remaining(dict(denoiser.network.named_parameters())))
+            ending += "; these were all the steps, and --steps gives more"
+    if ending and progress and accelerator.is_main_process:
+        _say(ending)
+    return UnlearnResult(
+        replace_network(pipeline, denoiser.network), result, aids.evaluations + counter.total, aids, ending
+    )
+
+
+def _say(text: str) -> None:
+    print(f"unlearn: {text}", file=sys.stderr, flush=True)
 
 
 def _batches(
@@ -165,21 +238,19 @@ def _batches(
     Raises:
         InputError: if a role has no images.
     """
-    draw_weights, makers = method.draw_weights(), []
+    makers = []
     for role in sorted(method.needs):
-        role_seed = derive_seed(seed, role)
+        role_seed, draw_weights = derive_seed(seed, role), method.draw_weights(role)
+        size = max(1, round(batch_size * method.batch_shares.get(role, 1.0)))
         if role == "surrogate":
-            makers.append(UniformImages(role, shape, batch_size, draw_weights, role_seed))
+            makers.append(UniformImages(role, shape, size, draw_weights, role_seed))
             continue
         images = sets.get(role)
         if images is None:
-            raise InputError(
-                f"{role}: the method {method.name} needs such images, got none. Give real ones (--retain DATA), or let the model "
-                "draw its own and drop those of the forget class (--retain self)."
-            )
+            raise InputError(f"{role}: the method {method.name} needs such images, got none.")
         if images.shape != shape:
             raise InputError(f"{role}: got images of shape {images.shape}; expected {shape}, the model's.")
-        makers.append(NoisyImages(role, images, batch_size, draw_weights, role_seed))
+        makers.append(NoisyImages(role, images, size, draw_weights, role_seed))
     return together(makers)
 
 
@@ -217,18 +288,24 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     forget = forget_images(settings, PipelineDenoiser.from_pipeline(pipeline).sample_shape)
     method = make_method(settings)
     resume = bool(settings.resume_from_checkpoint)
+    assert settings.batch_size is not None
+    assert settings.n_own_samples is not None
     require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
-    if method.posterior is not None:  # now, before --overwrite empties the folder
-        method.posterior.check_matches(dict(pipeline.unet.named_parameters()))
-        check_origin(method.posterior, hash_parameters(pipeline.unet.state_dict()))
+    posterior = getattr(method, "posterior", None)
+    if posterior is not None:  # now, before --overwrite empties the folder
+        posterior.check_matches(dict(pipeline.unet.named_parameters()))
+        check_origin(posterior, hash_parameters(pipeline.unet.state_dict()))
     if settings.retain and "retain" not in method.needs:
         raise InputError(
-            f"--retain: got {settings.retain}, but the method {method.name} looks at forget images only. "
-            "Leave it out, or use --method selective-amnesia."
+            f"--retain: got {settings.retain}, but the method {method.name} does not look at retained images. "
+            "Leave it out, or use a method that does (vdu list)."
         )
-    if settings.retain == "self":  # before --overwrite empties the folder, and before samples are drawn
-        require_enough("forget images", len(forget))
+    if method.needs & {"retain", "own_forget"} and settings.retain in {None, "self"}:
+        require_enough(
+            "forget images", len(forget)
+        )  # before --overwrite empties the folder, and before samples are drawn
         require_enough("own samples (--n-own-samples)", settings.n_own_samples)
+        make_sampler(settings).make(PipelineDenoiser.from_pipeline(pipeline))
     retain = None
     if settings.retain not in {None, "self"}:
         retain = load_images(str(settings.retain), shape=forget.shape, convert=settings.convert)
@@ -237,15 +314,8 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
             retain = split_by_class(retain, shared)[1]  # what is to be forgotten is not replayed
     keep = (settings.pipeline, settings.forget, settings.posterior, settings.retain)
     record = Run(settings.output_dir, "unlearn", overwrite=settings.overwrite, resume=resume, keep=keep)
-    inputs = _inputs(settings, pipeline, forget, method)
+    inputs = _inputs(settings, pipeline, forget, posterior)
     record.start(to_toml(settings), inputs)
-    if settings.retain == "self":
-        with record.stage("replay") as cost:
-            denoiser, seed = PipelineDenoiser.from_pipeline(pipeline), derive_seed(settings.seed, "replay")
-            samples = own_samples(denoiser, settings.n_own_samples, make_sampler(settings), seed=seed)
-            retain, judged = retained_own_samples(forget, samples, seed=seed)
-            cost["filter"] = judged["forget"]
-            cost["network_evaluations"] = settings.n_own_samples * settings.inference_steps
     with record.stage("unlearn") as cost:
         result = unlearn(
             pipeline,
@@ -256,6 +326,12 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
             lr_schedule=settings.lr_schedule,
+            warmup_steps=settings.warmup_steps,
+            ema_decay=settings.ema_decay,
+            n_own_samples=settings.n_own_samples,
+            sampler=make_sampler(settings),
+            full_length=settings.full_length,
+            force=settings.force,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
             max_grad_norm=settings.max_grad_norm,
             mixed_precision=settings.mixed_precision,
@@ -265,12 +341,13 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
             resume=resume,
         )
         cost["network_evaluations"] = result.network_evaluations
+        cost |= (result.aids.record if result.aids else {}) | ({"ending": result.ending} if result.ending else {})
     with record.replacing("pipeline") as temporary:
         save_pipeline(result.pipeline, temporary)
         told = {
             name: getattr(settings, name)
             for name in (
-                *(("gamma", "weights", "alpha_bar_min", "alpha_bar_max") if isinstance(method, VDU) else ("ewc",)),
+                *TOLD.get(settings.method, ("option",)),
                 "steps",
                 "batch_size",
                 "learning_rate",
@@ -279,19 +356,28 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         }
         write_card(temporary, inputs, method.name, told)
     sha256 = hash_parameters(result.pipeline.unet.state_dict())
+    weights = "raw" if result.training.ema is None else "ema"
     extras: dict[str, Any] = {}
     if isinstance(method, VDU):
         extras["weight_share"] = weight_share(kl_weights(method.schedule, method.weights))
     if retain is not None:
         extras["retain"] = {"source": settings.retain, "description": retain.description, "sha256": retain.sha256}
-    record.finish(pipeline={"sha256": sha256, "weights": "raw"}, **extras)
+    record.finish(pipeline={"sha256": sha256, "weights": weights}, **extras)
     last = result.training.last
     return {
         "pipeline": str(record.folder / "pipeline"),
         "sha256": sha256,
+        **({"ending": result.ending} if result.ending else {}),
         **last.get("terms", {}),
         **last.get("observed", {}),
     }
+
+
+TOLD = {
+    "vdu": ("gamma", "weights", "alpha_bar_min", "alpha_bar_max"),
+    "ascent": ("weights", "alpha_bar_min", "alpha_bar_max"),
+    "selective-amnesia": ("ewc",),
+}  # settings for the card
 
 
 def absolute(source: str) -> str:
@@ -341,48 +427,8 @@ def forget_images(settings: UnlearnSettings, shape: tuple[int, int, int]) -> Ima
     return images
 
 
-def make_method(settings: UnlearnSettings) -> VDU | SelectiveAmnesia:
-    """The method that the settings ask for.
-
-    Args:
-        settings: method, posterior, γ and schedule.
-
-    Returns:
-        The method.
-
-    Raises:
-        InputError: if there is no such method, it needs a posterior and there is none, or the reverse.
-    """
-    if settings.method not in get_args(UnlearnMethod):  # a settings object made in Python or from a table
-        raise InputError(f"method: got {settings.method!r}; expected one of {', '.join(get_args(UnlearnMethod))}.")
-    ascent = settings.method == "ascent"
-    if ascent and settings.posterior is not None:
-        raise InputError(
-            f"--posterior: got {settings.posterior}, but ascent is the method without a regulariser and would not look at it. "
-            "Leave it out, or use --method vdu."
-        )
-    estimator = "amnesia-fisher" if settings.method == "selective-amnesia" else "fisher"
-    if settings.posterior is None and not ascent:
-        n_train = " --n-train N" if estimator == "fisher" else ""
-        raise InputError(
-            f"--posterior is missing, which the method {settings.method} needs; make one with "
-            f"`vdu posterior {estimator} --pipeline {settings.pipeline}{n_train} --output-dir OUT` (no training data needed)."
-        )
-    posterior = None if ascent or settings.posterior is None else load_posterior(settings.posterior)
-    if settings.method == "selective-amnesia":
-        assert posterior is not None
-        return SelectiveAmnesia(posterior, replay="self" if settings.retain else "none", ewc=settings.ewc)
-    return VDU(
-        posterior=posterior,
-        gamma=0.0 if ascent else settings.gamma,
-        weights=settings.weights,
-        schedule=NoiseSchedule.linear(settings.schedule_steps, settings.beta_start, settings.beta_end),
-        alpha_bar_range=(settings.alpha_bar_min, settings.alpha_bar_max),
-    )
-
-
 def _inputs(
-    settings: UnlearnSettings, pipeline: Any, forget: ImageSet, method: VDU | SelectiveAmnesia
+    settings: UnlearnSettings, pipeline: Any, forget: ImageSet, posterior: GaussianPosterior | None
 ) -> dict[str, Any]:
     inputs: dict[str, Any] = {
         "model": {"path": str(settings.pipeline.resolve()), "sha256": hash_parameters(pipeline.unet.state_dict())},
@@ -394,11 +440,11 @@ def _inputs(
             "sha256": forget.sha256,
         },
     }
-    if method.posterior is not None and settings.posterior is not None:
+    if posterior is not None and settings.posterior is not None:
         inputs["posterior"] = {
             "path": str(settings.posterior.resolve()),
-            "sha256": method.posterior.sha256,
-            "estimator": method.posterior.estimator,
+            "sha256": posterior.sha256,
+            "estimator": posterior.estimator,
         }
     return inputs
 

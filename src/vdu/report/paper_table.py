@@ -20,7 +20,7 @@ from typing import Any
 
 from vdu.paper.tables import LABELS, REFERENCES, Claim, Printed, Table
 
-__all__ = ["REFERENCES", "aggregate", "compare", "differences", "judge_claims", "markdown"]
+__all__ = ["REFERENCES", "aggregate", "claim_lines", "compare", "differences", "interval", "judge_claims", "markdown"]
 
 Z = 1.96
 T = {
@@ -86,9 +86,10 @@ def aggregate(table: Table, measured: Measured) -> list[dict[str, Any]]:
         seconds = [each["seconds"] for each in results if "seconds" in each]
         row["seconds"] = round(fmean(seconds), 1) if seconds else None
         row["steps"] = next((each["steps"] for each in good if "steps" in each), None)
-        row["network_evaluations"] = next(
-            (each["network_evaluations"] for each in good if "network_evaluations" in each), None
-        )
+        for about in ("network_evaluations", "posterior_evaluations", "ending"):
+            row[about] = next((each[about] for each in good if about in each), None)
+        spent = [each["unlearn_seconds"] for each in good if "unlearn_seconds" in each]
+        row["unlearn_seconds"] = round(fmean(spent), 1) if spent else None
         rows.append(row)
     return rows
 
@@ -106,6 +107,9 @@ def _at(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         made["second_pul"] = mean_of([each["second"]["pul"] for each in values])
     for name in {"pul", "second_pul"} & set(made):
         made[name]["high"] = min(made[name]["high"], 100.0)  # of what was there no more can go
+    for name in ("precision", "recall", "density", "coverage"):
+        if name in values[0]:
+            made[name] = fmean(each[name] for each in values)
     if values[0].get("histogram"):
         made["histogram_distance"] = fmean(each["histogram"]["distance"] for each in values)
         made["histogram_chance_high"] = values[0]["histogram"]["chance_high"]
@@ -210,9 +214,9 @@ def differences(expected: Mapping[str, Any], rows: Rows) -> list[str]:
         for metric, wanted in metrics.items():
             got = ours.get(name, {}).get(metric)
             if got is None:  # a row that diverges now, for example
-                found.append(f"{name}: {metric} has no number; committed {_interval(wanted)}")
+                found.append(f"{name}: {metric} has no number; committed {interval(wanted)}")
             elif got["low"] > wanted["high"] or got["high"] < wanted["low"]:
-                found.append(f"{name}: {metric} {_interval(got)}; committed {_interval(wanted)}")
+                found.append(f"{name}: {metric} {interval(got)}; committed {interval(wanted)}")
     return found
 
 
@@ -240,22 +244,14 @@ def markdown(table: Table, results: Mapping[str, Any]) -> str:
             else ""
         )
         numbers = [
-            f"{_interval(entry[metric]['ours'])}{failed} | {entry[metric]['paper']:.2f} | {entry[metric]['verdict']}"
+            f"{interval(entry[metric]['ours'])}{failed} | {entry[metric]['paper']:.2f} | {entry[metric]['verdict']}"
             for metric in ("pul", "u_fid")
         ]
         lines.append(f"| {entry['dataset']} {entry['forget']} | {label} | {' | '.join(numbers)} |")
     lines += [
         "",
-        "## Claims, on our numbers",
-        "",
-        "Holds or fails beyond the 95 % intervals of both sides, with three seeds and at the same number of images; else undecided.",
-        "",
-        "| claim | verdict | class by class |",
-        "|---|---|---|",
+        *claim_lines(results["claims"]),
     ]
-    for claim in results["claims"]:
-        each = ", ".join(f"{name}: {value}" for name, value in claim["classes"].items()) or "–"
-        lines.append(f"| {claim['text']} | {claim['verdict']} | {each} |")
     lines += ["", "## All rows", ""]
     for dataset, forget in dict.fromkeys((row["dataset"], row["forget"]) for row in results["rows"]):
         lines += _class_table(results, dataset, forget)
@@ -263,6 +259,22 @@ def markdown(table: Table, results: Mapping[str, Any]) -> str:
         lines.append(f"Denoising loss at μ* of {name}: {ratio:.3g} times that at θ*.")
     lines += ["", *_checks(results)]
     return "\n".join(lines) + "\n"
+
+
+def claim_lines(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The claims' verdicts as lines of Markdown."""
+    lines = [
+        "## Claims, on our numbers",
+        "",
+        "Holds or fails beyond the 95 % intervals of both sides, with three seeds and at the same number of images; else undecided.",
+        "",
+        "| claim | verdict | class by class |",
+        "|---|---|---|",
+    ]
+    for claim in claims:
+        each = ", ".join(f"{name}: {value}" for name, value in claim["classes"].items()) or "–"
+        lines.append(f"| {claim['text']} | {claim['verdict']} | {each} |")
+    return lines
 
 
 def _class_table(results: Mapping[str, Any], dataset: str, forget: str) -> list[str]:
@@ -291,8 +303,8 @@ def _class_table(results: Mapping[str, Any], dataset: str, forget: str) -> list[
                 else "–"
             )
             lines.append(
-                f"| {row['label']} | {row['n_seeds']}{failed} | {n} | {counts} | {_interval(at.get('pul'))} "
-                f"| {_interval(at.get('second_pul'))} | {_interval(at['u_fid'])} | {distance} | {seconds} |"
+                f"| {row['label']} | {row['n_seeds']}{failed} | {n} | {counts} | {interval(at.get('pul'))} "
+                f"| {interval(at.get('second_pul'))} | {interval(at['u_fid'])} | {distance} | {seconds} |"
             )
     return [*lines, ""]
 
@@ -304,13 +316,14 @@ def _checks(results: Mapping[str, Any]) -> list[str]:
                   "| steps | PUL, % | u-FID original | u-FID unlearned |", "|---|---|---|---|"]  # fmt: skip
         for steps, each in check.items():
             if steps != "n_images":
-                distances = " | ".join(_interval(each["u_fid"][name]) for name in ("original", "unlearned"))
-                lines.append(f"| {steps} | {_interval(each['pul'])} | {distances} |")
+                distances = " | ".join(interval(each["u_fid"][name]) for name in ("original", "unlearned"))
+                lines.append(f"| {steps} | {interval(each['pul'])} | {distances} |")
         lines.append("")
     return lines
 
 
-def _interval(value: Mapping[str, float] | None) -> str:
+def interval(value: Mapping[str, float] | None) -> str:
+    """A value with its interval, for people."""
     return "–" if value is None else f"{value['value']:.1f} ({value['low']:.1f} to {value['high']:.1f})"
 
 

@@ -1,0 +1,131 @@
+"""Function-space anchor: forget as far as the model's answers on what is to be kept stay within a stated distance.
+
+    minimise  E_{D_f} φ(ℓ_θ, ℓ_0)   subject to   K(θ) = E_{x∈S_r, t, ε} k_t ‖ε_θ(x_t, t) − ε₀(x_t, t)‖²/d  ≤  δ
+
+    L(θ) = E φ + γ K(θ),     after each step  γ ← max(0, γ + η (K − δ))                        (dual ascent)
+
+φ a form of :mod:`vdu.methods.bounded` ("ascent" is −ℓ_θ, the mean squared error of the forget images), ε₀ the frozen
+original, S_r its own samples without those of the forget class (or real retained images), ‖·‖²/d the mean over pixels, and k_t
+
+    uniform   1: K is a mean squared error like ℓ
+    elbo      w_t/2 with w_t of Eq. 3 and 0 at t = 1: K is, per pixel and noise level, the KL between the reverse kernels of the
+              original and of the edited model. The paper names such a divergence in function space as its future work.
+
+A range of noise levels (``alpha_bar_range``) holds for the forget images; retained ones are held at all levels.
+
+The weight γ that VDU asks its user to set follows from δ, which has a unit one can reason about. K is the value that
+the loss had before the step, averaged over processes and micro-batches, so that all hold the same γ; γ is part of a checkpoint.
+Replay regresses what the original answers and not the drawn noise, whose error would teach the model its own samples' flaws
+(Masip et al. 2023, arXiv 2311.14028).
+
+Sources: the saddle-point iteration is that of Arrow, Hurwicz & Uzawa 1958; the KL of reverse kernels is that of Ho et al. 2020,
+arXiv 2006.11239; future work of Panda et al., "Variational Diffusion Unlearning". As a method for unlearning it is a
+proposal, not a published result.
+
+Not guaranteed: K ≤ δ at any one step. A batch's K is noisy and γ lags behind it: a large learning rate passes δ by far before γ
+bites. K and its gradient are exactly 0 at the original weights, so that the first step is one of pure forgetting whatever γ.
+With "ascent" the loss has no lower bound while γ is small; the guard on the forget images' error ends such a run.
+That δ and η suit a model: the defaults are places to start.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from vdu.diffusion.schedule import check_weights, kl_weights
+from vdu.errors import InputError
+from vdu.methods.base import mean_squared, require_positive
+from vdu.methods.bounded import PlasticityMethod
+from vdu.types import Batch, Denoiser, Losses, Tools
+
+__all__ = ["FunctionAnchor"]
+
+
+@dataclass
+class _Multiplier:
+    """γ, the one thing of the method that moves during a run."""
+
+    gamma: float
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FunctionAnchor(PlasticityMethod):
+    """Forgetting under a bound δ on how far the answers on retained samples move.
+
+    Args:
+        form: φ: "ascent", "npo", "hellinger" or "margin", see :class:`vdu.methods.bounded.PlasticityMethod`.
+        delta: δ > 0, in the unit of K (for "uniform" that of a mean squared error).
+        gamma: γ ≥ 0 of the first step.
+        gamma_rate: η > 0, by how much γ rises per step and unit of K above δ.
+        weights: k_t: "uniform" or "elbo".
+
+    Raises:
+        InputError: if an option is unknown or out of range.
+    """
+
+    form: str = "ascent"
+    delta: float = 1e-3
+    gamma: float = 1.0
+    gamma_rate: float = 100.0
+    weights: str = "uniform"
+    # made anew by every replace() and prepare(): a second run does not start from the first one's γ
+    _multiplier: _Multiplier = field(init=False, repr=False, metadata={"identity": False})
+
+    name: ClassVar[str] = "anchor"
+    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(delta=self.delta, gamma_rate=self.gamma_rate)
+        if not 0 <= self.gamma < float("inf"):
+            raise InputError(f"gamma: got {self.gamma}; expected a finite number ≥ 0.")
+        if self.weights not in {"uniform", "elbo"}:
+            raise InputError(f"weights: got {self.weights!r}; expected 'uniform' or 'elbo'.")
+        object.__setattr__(self, "_multiplier", _Multiplier(self.gamma))
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """The original model, whatever the form."""
+        return frozenset({"teacher"})
+
+    def _level_weights(self) -> Tensor:
+        """k_t of each row of the schedule, [T], float64."""
+        assert self.schedule is not None, "prepare() comes first"
+        if self.weights == "elbo":
+            return kl_weights(self.schedule, "elbo")
+        return torch.ones(len(self.schedule), dtype=torch.float64)  # its "uniform" has 0 at t = 1
+
+    def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
+        """Take the original model and the schedule, and refuse a schedule with most of its weight on one step."""
+        ready = super().prepare(denoiser, tools)
+        if self.weights == "elbo":
+            check_weights(ready._level_weights())
+        return ready
+
+    def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
+        """The forget term and γK; K and γ themselves and the forget images' error for the log."""
+        plasticity, observed = self.plasticity(denoiser, batch["forget"])
+        retain = batch["retain"]
+        assert self.tools is not None and self.tools.teacher is not None, "prepare() comes first"
+        with torch.no_grad():
+            answer = self.tools.teacher.predict_noise(retain.x_t, retain.timestep)
+        distance = mean_squared(denoiser, retain, answer).double()
+        keep = (self._level_weights().to(distance.device)[retain.index] * distance).mean()
+        gamma = self._multiplier.gamma
+        observed |= {"keep": keep.detach(), "gamma": torch.full_like(keep.detach(), gamma)}
+        return Losses({"plasticity": plasticity, "anchor": gamma * keep}, observed)
+
+    def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
+        """Dual ascent: γ ← max(0, γ + η (K − δ)) with the step's K."""
+        self._multiplier.gamma = max(0.0, self._multiplier.gamma + self.gamma_rate * (values["keep"] - self.delta))
+
+    def state(self) -> dict[str, float]:
+        """The present γ."""
+        return {"gamma": self._multiplier.gamma}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Take γ back."""
+        self._multiplier.gamma = float(state["gamma"])

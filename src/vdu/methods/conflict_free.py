@@ -1,0 +1,202 @@
+"""Conflict-free steps: forget only along directions in which what is to be kept does not get worse, and only a little.
+
+    f = −∇E_{D_f} ‖ε − ε_θ‖²/d         k = ∇E_{S_r} ‖ε − ε_θ‖²/d          each the gradient of a term that is minimised
+
+    f ← σ² f / mean(σ²)                               optional: go where the posterior is wide
+    f ← f − min(0, ⟨f, k⟩)/‖k‖² · k                   where they conflict, take the part against k away
+    f ← f · min(1, s ‖k‖/‖f‖)                         never longer than the share s of the keep gradient
+    f ← 0  if  Δθᵀ diag(1/σ²) Δθ > ρ²                 optional: trust region, Δθ from the original weights
+    g = k + f
+
+θ moves against g, so a conflict is ⟨f, k⟩ < 0: a step against f would then raise the keep loss. After the projection
+⟨f, k⟩ ≥ 0, and a small enough plain gradient step along g lowers the keep loss whatever f was. Only the forget gradient is
+projected; the original projects every task's gradient off the others'. σ² comes before the projection, since it would
+turn f back into a conflict after it; and it acts on f alone, because Adam, which divides each weight's gradient by its own size,
+undoes a factor that all of g has.
+
+**The keep term is the denoising loss with drawn noise, not the distance from the original model's answers.** At the original
+weights that distance is at its minimum, its gradient exactly 0: nothing to project off, and a cap of 0 on the forget
+gradient, so that not one step would be made. The denoising loss of a mini-batch has a gradient there, its sampling noise,
+which sets the length of the step; its mean pulls towards the retained images themselves.
+
+A draw from the posterior has Δθᵀ diag(1/σ²) Δθ close to the number of weights, so that ρ is of the order of its root. The
+distance is taken after each step; back inside, forgetting goes on.
+
+Source: Yu, Kumar, Gupta, Levine, Hausman & Finn 2020, "Gradient Surgery for Multi-Task Learning", arXiv 2001.06782, Algorithm 1;
+the length as a share of the keep gradient's is as in SISS (ICLR 2025), there fixed and here a cap. Together a proposal, not
+a published result.
+
+Not guaranteed: that Adam's step is free of conflict, since it rescales each weight and remembers former gradients; that
+the gradient of a mini-batch speaks for all that is to be kept (of a model at its optimum it is mostly noise). The distance can pass
+ρ² by one step, and by what Adam's momentum still carries.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from vdu.errors import InputError
+from vdu.methods.base import BaseMethod, mean_squared, require_positive
+from vdu.posterior.gaussian import GaussianPosterior
+from vdu.types import Batch, Denoiser, Losses, Tools
+
+__all__ = ["ConflictFree", "cap", "project"]
+
+
+@dataclass
+class _Travelled:
+    """Δθᵀ diag(1/σ²) Δθ after the last step, the one thing of the method that moves during a run."""
+
+    squared_distance: float = 0.0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ConflictFree(BaseMethod):
+    """Gradient ascent on the forget set, made harmless to first order for what is to be kept.
+
+    Args:
+        forget_share: s > 0, the largest length of the forget gradient, as a share of the keep gradient's.
+        posterior: σ² of the weights, for the two options below; its mean is not used.
+        precondition: multiply the forget gradient by σ²/mean(σ²); weights that the posterior does not cover keep theirs.
+        radius: ρ > 0 of the trust region, over the weights that the posterior covers; None has none.
+
+    Raises:
+        InputError: if a number is not positive, or a posterior is missing or without use.
+    """
+
+    forget_share: float = 0.1
+    posterior: GaussianPosterior | None = None
+    precondition: bool = False
+    radius: float | None = None
+    _names: tuple[str, ...] = field(init=False, default=(), repr=False, metadata={"identity": False})
+    _mean_variance: float = field(init=False, default=1.0, repr=False, metadata={"identity": False})
+    # made anew by every replace() and prepare(): a second run starts from the original weights
+    _travelled: _Travelled = field(init=False, repr=False, metadata={"identity": False})
+
+    name: ClassVar[str] = "conflict-free"
+    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+    per_term: ClassVar[bool] = True
+    limits: ClassVar[Mapping[str, float]] = {"mse": 2.0, "retain_mse": 2.0}
+
+    def __post_init__(self) -> None:
+        require_positive(forget_share=self.forget_share, **({} if self.radius is None else {"radius": self.radius}))
+        wanted = self.precondition or self.radius is not None
+        if wanted and self.posterior is None:
+            raise InputError("posterior: none given with precondition or radius; give one, or leave both out.")
+        if self.posterior is not None and not wanted:
+            raise InputError(
+                "posterior: given, but neither precondition nor radius uses it; ask for one, or leave it out."
+            )
+        object.__setattr__(self, "_travelled", _Travelled())
+
+    def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
+        """Check that the posterior is this model's, and centre it on the weights as they are now."""
+        ready = super().prepare(denoiser, tools)
+        if self.posterior is None:
+            return ready
+        parameters = dict(denoiser.network.named_parameters())
+        self.posterior.check_matches(parameters)
+        first = next(denoiser.network.parameters())
+        posterior = self.posterior.to(first.device, first.dtype).with_mean(parameters)
+        # summed in float64: millions of variances of all sizes
+        total = sum(float(value.sum(dtype=torch.float64)) for value in posterior.variance.values())
+        mean = total / sum(value.numel() for value in posterior.variance.values())
+        names = tuple(name for name, value in parameters.items() if value.requires_grad)  # in the order of combine()
+        ready = replace(ready, posterior=posterior)
+        object.__setattr__(ready, "_names", names)
+        object.__setattr__(ready, "_mean_variance", mean)
+        return ready
+
+    def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
+        """The two terms from one call each, so that either gradient costs its own images only."""
+        forget = mean_squared(denoiser, batch["forget"]).double().mean()
+        keep = mean_squared(denoiser, batch["retain"]).double().mean()
+        observed = {"mse": forget.detach(), "retain_mse": keep.detach()}
+        if self.radius is not None:
+            observed["squared_distance"] = torch.full_like(keep.detach(), self._travelled.squared_distance)
+        return Losses({"forget": -forget, "keep": keep}, observed)
+
+    def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
+        """The keep gradient plus what is left of the forget gradient.
+
+        Args:
+            gradients: of the terms "forget" and "keep", each a list over the trained parameters.
+
+        Returns:
+            A new list over the parameters.
+        """
+        keep = gradients["keep"]
+        if self.radius is not None and self._travelled.squared_distance > self.radius**2:
+            return list(keep)
+        forget = cap(project(self._preconditioned(gradients["forget"]), keep), keep, share=self.forget_share)
+        return [k + f for k, f in zip(keep, forget, strict=True)]
+
+    def _preconditioned(self, forget: Sequence[Tensor]) -> Sequence[Tensor]:
+        if not self.precondition or self.posterior is None:
+            return forget
+        variance = self.posterior.variance
+        return [
+            gradient * (variance[name] / self._mean_variance) if name in variance else gradient
+            for name, gradient in zip(self._names, forget, strict=True)
+        ]
+
+    def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
+        """Measure how far the weights are from the original ones, for the next step's trust region."""
+        if self.radius is not None and self.posterior is not None:
+            with torch.no_grad():
+                self._travelled.squared_distance = 2 * float(self.posterior.penalty(parameters))
+
+    def state(self) -> dict[str, float]:
+        """The distance after the last step."""
+        return {"squared_distance": self._travelled.squared_distance}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Take the distance back."""
+        self._travelled.squared_distance = float(state["squared_distance"])
+
+
+def project(forget: Sequence[Tensor], keep: Sequence[Tensor]) -> list[Tensor]:
+    """Take from f the part against k: f − min(0, ⟨f, k⟩)/‖k‖² · k (Yu et al. 2020, Algorithm 1, line 6).
+
+    Args:
+        forget: f, a list over the parameters.
+        keep: k, likewise.
+
+    Returns:
+        f without conflict; f itself where there is none, or k = 0.
+
+    Examples:
+        >>> [value.tolist() for value in project([torch.tensor([-1.0, 2.0])], [torch.tensor([3.0, 0.0])])]
+        [[0.0, 2.0]]
+    """
+    inner, squared = _inner(forget, keep), _inner(keep, keep)
+    factor = inner.clamp(max=0.0) / squared.clamp(min=torch.finfo(torch.float64).tiny)
+    return [f - factor.to(f.dtype) * k for f, k in zip(forget, keep, strict=True)]
+
+
+def cap(forget: Sequence[Tensor], keep: Sequence[Tensor], *, share: float) -> list[Tensor]:
+    """Shorten f to at most the share s of the length of k.
+
+    Args:
+        forget: f, a list over the parameters.
+        keep: k, likewise.
+        share: s.
+
+    Returns:
+        f · min(1, s ‖k‖/‖f‖).
+
+    Examples:
+        >>> [value.tolist() for value in cap([torch.tensor([0.0, 2.0])], [torch.tensor([4.0, 3.0])], share=0.2)]
+        [[0.0, 1.0]]
+    """
+    allowed, length = share * _inner(keep, keep).sqrt(), _inner(forget, forget).sqrt()
+    factor = (allowed / length.clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1.0)
+    return [factor.to(f.dtype) * f for f in forget]
+
+
+def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """⟨a, b⟩ over all parameters, summed in float64 because it adds millions of terms of all sizes."""
+    return torch.stack([(x * y).sum(dtype=torch.float64) for x, y in zip(a, b, strict=True)]).sum()

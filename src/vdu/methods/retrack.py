@@ -1,0 +1,85 @@
+"""Retrack on self-replay: where a noised forget image should go, the nearest retained own samples say.
+
+    p_k = softmax_k(−‖x_t − √ᾱ s_k‖² / (2(1−ᾱ)))              posterior weights of s_k ∈ S_r, given x_t
+    target(x_t) = Σ_k p_k (x_t − √ᾱ s_k) / √(1−ᾱ)              the exact noise if the data were S_r
+    L(θ) = ζ E_{D_f} ‖ε_θ(x_t, t) − target(x_t)‖²/d  +  E_{S_r} ‖ε_θ(x_t, t) − ε₀(x_t, t)‖²/d
+
+S_r: the original's own samples without those like the forget set; ε₀ the frozen original; d the number of elements. The
+target is the optimal denoiser of the empirical distribution of S_r: on S_r itself it would be memory, so it is used only
+where the forget images are, and there it leads out of them. In many dimensions nearly all weight is on one neighbour, and
+a few images (thin ones, of small norm) are the nearest neighbour of most: much of what is lost becomes those.
+
+Not guaranteed: that the images that are lost go to the other classes in proportion; they go to the nearest.
+
+Source: the form follows "ReTrack" (in sony/guda, which trains on real retained data, with ζ = 1 and 5 neighbours in pixel
+space); with own samples in place of the retained data it is ours. Optimal denoiser of a sample: Karras et al. 2022, arXiv
+2206.00364, Eq. 57.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vdu.methods.base import BaseMethod, mean_squared, require_positive
+from vdu.types import Batch, Denoiser, Losses, NoisedBatch
+
+__all__ = ["Retrack", "retrack_target"]
+
+
+@torch.no_grad()
+def retrack_target(batch: NoisedBatch, retained: Tensor) -> Tensor:
+    """The noise that the optimal denoiser of the retained images sees in x_t.
+
+    Args:
+        batch: noised images, x_t [batch, channels, height, width].
+        retained: [n, channels, height, width], in [−1, 1].
+
+    Returns:
+        [batch, channels, height, width].
+    """
+    x_t, level = batch.x_t, batch.alpha_bar.to(batch.x_t.dtype)
+    signal, kept = level.sqrt()[:, None], retained.flatten(1).to(x_t)
+    flat = x_t.flatten(1)
+    # ‖x_t − √ᾱ s‖² without its part that is the same for every s
+    distance = level[:, None] * kept.square().sum(1) - 2 * signal * (flat @ kept.T)
+    weights = (-distance / (2 * (1 - level))[:, None]).softmax(1)
+    return ((flat - signal * (weights @ kept)) / (1 - level).sqrt()[:, None]).view_as(x_t)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Retrack(BaseMethod):
+    """Retrack towards own samples, held by the original's own answers on them.
+
+    Args:
+        forget_weight: ζ > 0.
+        schedule: the noise levels; None takes the model's own.
+        alpha_bar_range: noise levels of the forget images; retained ones have all.
+
+    Raises:
+        InputError: if ζ is not positive.
+    """
+
+    forget_weight: float = 0.3
+    alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
+
+    name: ClassVar[str] = "retrack"
+    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+    uses: ClassVar[frozenset[str]] = frozenset({"teacher", "retained"})
+
+    def __post_init__(self) -> None:
+        require_positive(forget_weight=self.forget_weight)
+
+    def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
+        """The formula; the plain errors of both sets are watched."""
+        assert self.tools is not None
+        assert self.tools.teacher is not None
+        assert self.tools.retained is not None
+        forget, retain = batch["forget"], batch["retain"]
+        with torch.no_grad():
+            kept = self.tools.teacher.predict_noise(retain.x_t, retain.timestep)
+        led = mean_squared(denoiser, forget, retrack_target(forget, self.tools.retained)).mean()
+        keep = mean_squared(denoiser, retain, kept).mean()
+        terms = {"retrack": self.forget_weight * led, "keep": keep}
+        return Losses(terms, {"mse": led.detach(), "keep_mse": keep.detach()})

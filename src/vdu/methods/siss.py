@@ -1,0 +1,132 @@
+"""SISS, subtracted importance-sampled scores: keep and forget losses from one network call on a mixture of both images.
+
+    m ~ (1−λ) q(m|x) + λ q(m|a),   q(m|x) = N(√ᾱ x, (1−ᾱ) I)
+    w_x = 1 / [(1−λ) + λ q(m|a)/q(m|x)]       w_a = 1 / [(1−λ) q(m|x)/q(m|a) + λ]
+    L_x = E w_x ‖ε_x − ε_θ(m, t)‖²/d,         L_a = E w_a ‖ε_a − ε_θ(m, t)‖²/d,      ε_z = (m − √ᾱ z)/√(1−ᾱ)
+    update along  g_x − s g_a,   g = ∇L,   s = ρ ‖g_x‖/‖g_a‖
+
+x ∈ D_r an image to keep, a ∈ D_f one to forget, both at the same step t of the same pair, λ the share of the forget image in
+the mixture, d = C·H·W, ρ the share of the keep gradient's norm that the forget gradient is given, E the mean over pairs.
+E_m[w_x f(m)] = E_{q(m|x)}[f(m)]: L_x and L_a estimate the plain denoising losses of x and of a, both per element, without
+bias. w_x ≤ 1/(1−λ) and w_a ≤ 1/λ.
+
+The ratio of the densities is taken in log space: log q(m|a)/q(m|x) = (‖ε_x‖² − ‖ε_a‖²)/2 reaches tens of thousands at clean
+levels, where the exponentials of the public code (claserken/SISS, ``losses/ddpm_deletion_loss.py``) are 0 and ∞. ε_x and ε_a
+are built from the drawn ε and not from m, so that nothing is divided by √(1−ᾱ) after rounding: with c = 1 where a was taken,
+ε_x = ε + c √SNR (a − x), ε_a = ε − (1−c) √SNR (a − x), SNR = ᾱ/(1−ᾱ).
+
+The published s is scaling_norm/‖g_a‖ with a constant scaling_norm, advised to be about 10 % of the keep gradient's norm;
+here it is that share, ρ = 0.1, anew at every step, over all weights together. Noise and step are drawn once per pair:
+those of ``batch["forget"]``, within ``alpha_bar_range``, serve both images; those of ``batch["retain"]`` are not used. The
+published X is all the training data; here it is the retained part.
+
+Not guaranteed: that it stops (g_a is climbed, though at a bounded share); a low variance, least of all at clean levels,
+where each pair speaks of the image that was taken alone; the same choices of images for different numbers of processes
+(they come from PyTorch's global stream, which the training loop seeds per step and process).
+
+Source: Alberti, Hasanaliyev, Shah & Ermon 2025, "Data Unlearning in Diffusion Models", ICLR, arXiv 2503.01034.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vdu.errors import InputError
+from vdu.methods.base import BaseMethod, require_positive
+from vdu.types import Batch, Denoiser, Losses
+
+__all__ = ["SISS", "mixture_weights"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SISS(BaseMethod):
+    """SISS (Alberti et al. 2025).
+
+    Args:
+        mixture: λ, the probability with which a pair gives its forget image, in (0, 1).
+        forget_share: ρ, the norm of the forget gradient as a share of the keep gradient's.
+
+    Raises:
+        InputError: if a setting is out of range.
+    """
+
+    mixture: float = 0.5
+    forget_share: float = 0.1
+
+    name: ClassVar[str] = "siss"
+    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+    per_term: ClassVar[bool] = True
+    limits: ClassVar[Mapping[str, float]] = {"mse": 2.0, "retain_mse": 2.0}
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mixture < 1:
+            raise InputError(
+                f"mixture: got {self.mixture}; expected a number within (0, 1), the share of forget images (published: 0.5). "
+                "At 0 or 1 one of the weights has no bound."
+            )
+        require_positive(forget_share=self.forget_share)
+
+    def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
+        """−L_a and L_x; the observed errors are L_a and L_x themselves."""
+        pair, x = batch["forget"], batch["retain"].x0
+        a, noise = pair.x0, pair.noise
+        if a.shape != x.shape:
+            raise InputError(
+                f"forget: got images of shape {tuple(a.shape)} with retained ones of shape {tuple(x.shape)}; expected as many of each."
+            )
+        alpha_bar = pair.alpha_bar.view(-1, *[1] * (x.ndim - 1))
+        took_a = (torch.rand(len(x), device=x.device) < self.mixture).view_as(alpha_bar)
+        m = (alpha_bar.sqrt() * torch.where(took_a, a, x) + (1 - alpha_bar).sqrt() * noise).to(x.dtype)
+        apart = (alpha_bar / (1 - alpha_bar)).sqrt() * (a - x)
+        noise_x = noise + torch.where(took_a, apart, 0.0)
+        noise_a = noise - torch.where(took_a, 0.0, apart)
+        weight_x, weight_a = mixture_weights(noise_x, noise_a, self.mixture)
+        predicted = denoiser.predict_noise(m, pair.timestep)
+        keep = (weight_x * _squared(predicted - noise_x)).mean()
+        forget = (weight_a * _squared(predicted - noise_a)).mean()
+        return Losses({"forget": -forget, "keep": keep}, {"mse": forget.detach(), "retain_mse": keep.detach()})
+
+    def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
+        """g_x − s g_a with ‖s g_a‖ = ρ ‖g_x‖; the forget term holds −L_a, so its gradient is added."""
+        norms = {name: _norm(each) for name, each in gradients.items()}
+        if norms["forget"] == 0:  # no pair took its forget image, and all tell them apart
+            return list(gradients["keep"])
+        scale = self.forget_share * norms["keep"] / norms["forget"]
+        return [g_x + scale * g_a for g_x, g_a in zip(gradients["keep"], gradients["forget"], strict=True)]
+
+
+def mixture_weights(noise_x: Tensor, noise_a: Tensor, mixture: float) -> tuple[Tensor, Tensor]:
+    """w_x and w_a, in log space.
+
+    Args:
+        noise_x: the noise that leads from x to m, [batch, …].
+        noise_a: the noise that leads from a to m, [batch, …].
+        mixture: λ in (0, 1).
+
+    Returns:
+        Both [batch], float64, in [0, 1/(1−λ)] and [0, 1/λ].
+
+    Examples:
+        >>> m = torch.tensor([[0.0], [3e2]])
+        >>> [weights.tolist() for weights in mixture_weights(m, m - 3e2, 0.5)]
+        [[2.0, 0.0], [0.0, 2.0]]
+    """
+    # float64: the difference of two sums over all pixels is the logarithm of what is wanted
+    log_ratio = (noise_x.double().square() - noise_a.double().square()).flatten(1).sum(1) / 2
+    log_x, log_a = math.log1p(-mixture), math.log(mixture)
+    weight_x = torch.exp(-torch.logaddexp(torch.full_like(log_ratio, log_x), log_a + log_ratio))
+    weight_a = torch.exp(-torch.logaddexp(log_x - log_ratio, torch.full_like(log_ratio, log_a)))
+    return weight_x, weight_a
+
+
+def _squared(error: Tensor) -> Tensor:
+    return error.double().square().flatten(1).mean(1)
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    # float64: millions of squares
+    return math.sqrt(sum(float(each.double().square().sum()) for each in tensors))

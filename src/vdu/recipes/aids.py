@@ -1,0 +1,172 @@
+"""What a method is given besides the forget set, made from the original model and its own samples alone.
+
+    own samples S ─ resemblance ─┬─ S_r "retain" (kept)     S_f "own_forget" (like the forget set)     classifier
+                                 └─ self model ε_s (S)       forget model ε_f (D_f ∪ S_f)               teacher ε₀
+
+Only what the method's ``needs`` and ``uses`` ask for is made.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vdu.data.images import ImageSet
+from vdu.diffusion.sampling import Sampler
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.recipes.evaluations import EvaluationCounter
+from vdu.recipes.own_samples import SHARED_SEED, image_seeds, shared_own_samples
+from vdu.recipes.pretrain import fit
+from vdu.recipes.resemblance import Resemblance, require_enough, resemblance
+from vdu.recipes.settings import PretrainSettings
+from vdu.rng import derive_seed
+from vdu.types import Method, Tools
+
+__all__ = ["Aids", "make_aids"]
+
+FEWEST_LIKE_FORGET = 10
+COPY_STEPS, COPY_BATCH, COPY_RATE = 50, 64, 2e-4  # of the fine-tuned copies
+
+
+@dataclass(frozen=True)
+class Aids:
+    """A method's sets and tools, and what they cost.
+
+    Attributes:
+        sets: images by role.
+        tools: for :meth:`vdu.types.Method.prepare`.
+        record: plain values for ``run.json``.
+        evaluations: network evaluations of the denoiser, and of small classifiers in its equivalents by FLOPs.
+        forget_seeds: seeds from which the original drew own samples that are like the forget set.
+        judged: how the own samples were sorted, or None.
+        sampler: how they were drawn.
+    """
+
+    sets: Mapping[str, ImageSet | None]
+    tools: Tools
+    record: dict[str, Any] = field(default_factory=dict)
+    evaluations: int = 0
+    forget_seeds: tuple[int, ...] = ()
+    judged: Resemblance | None = None
+    sampler: Sampler | None = None
+
+
+def make_aids(
+    pipeline: Any,
+    method: Method,
+    forget: ImageSet,
+    *,
+    retain: ImageSet | None = None,
+    sampler: Sampler,
+    n_own_samples: int,
+    seed: int,
+    device: torch.device | None = None,
+    force: bool = False,
+    say: Any = None,
+) -> Aids:
+    """Make what a method asks for.
+
+    Args:
+        pipeline: the original; left untouched.
+        method: its ``needs`` and ``uses`` say what is made.
+        forget: the forget set.
+        retain: real images to keep; then S_r is not made for that role.
+        sampler: how own samples are drawn.
+        n_own_samples: how many.
+        seed: seeds the classifiers and the copies; the own samples are shared by all seeds.
+        device: for the fine-tuned copies.
+        force: see :func:`vdu.recipes.resemblance.resemblance`.
+        say: told what is being made; None is silent.
+
+    Returns:
+        The aids.
+    """
+    original, counter = PipelineDenoiser.from_pipeline(pipeline), EvaluationCounter()
+    wanted = set(method.needs) | set(method.uses)
+    sets: dict[str, ImageSet | None] = {"forget": forget, "retain": retain, "own_forget": None}
+    tools: dict[str, Any] = {"n_forget": len(forget)}
+    record: dict[str, Any] = {}
+    judged, seeds, own = None, (), None
+    sorts = bool(wanted & {"own_forget", "classifier", "retained"}) or ("retain" in wanted and retain is None)
+    tell = say or (lambda text: None)
+    if "teacher" in wanted:
+        tools["teacher"] = _frozen(original.copy(), device)
+    if "forget" in method.uses:
+        tools["forget"] = forget.floats()
+    if sorts:  # before samples are drawn in vain
+        require_enough("forget images", len(forget))
+        require_enough("own samples", n_own_samples)
+    if sorts or "self_model" in wanted:
+        tell(f"own samples: {n_own_samples} of the original's")
+        own, n_drawn = shared_own_samples(original, n_own_samples, sampler)
+        record["own_samples"] = {"n": len(own), "n_drawn_now": n_drawn, "sampler": sampler.describe()}
+        counter.total += len(own) * sampler.steps  # also of those in the cache: somebody paid for them
+    if sorts:
+        assert own is not None
+        tell("which of them are like the forget set")
+        judged = resemblance(forget, own, original.schedule, seed=derive_seed(seed, "resemblance"), force=force)
+        share = _flops(judged.classifier, original) if judged.evaluations else 0.0
+        counter.total += round(judged.evaluations * share)
+        record["resemblance"] = judged.describe() | {"classifier_flops_share": share}
+        tell(
+            f"about {judged.share:.1%} are: {int(judged.forget.sum())} surely, {int(judged.kept.sum())} of {len(own)} surely not"
+        )
+        kept, like = (
+            own.select(judged.kept, f"{int(judged.kept.sum())} own samples unlike the forget set"),
+            own.select(judged.forget),
+        )
+        sets["retain"] = kept if retain is None else retain
+        sets["own_forget"] = like if len(like) >= FEWEST_LIKE_FORGET else forget
+        tools |= {"classifier": judged.classifier.to(device), "retained": kept.floats().to(device or "cpu")}
+        seeds = tuple(torch.tensor(image_seeds(SHARED_SEED, len(own)))[judged.forget].tolist())
+    for role, images in (("self_model", own), ("forget_model", forget)):
+        if role in wanted:
+            assert images is not None
+            tell(f"{role.replace('_', ' ')}: {COPY_STEPS} steps")
+            with counter.watching(original.network):  # its copy counts too
+                tools[role] = _frozen(_copy(pipeline, images, derive_seed(seed, role), device), device)
+    return Aids(sets, Tools(**tools), record, counter.total, seeds, judged, sampler)
+
+
+def _copy(pipeline: Any, images: ImageSet, seed: int, device: torch.device | None) -> PipelineDenoiser:
+    """The original after a short fine-tuning."""
+    from vdu.recipes.unlearn import replace_network
+
+    denoiser = PipelineDenoiser.from_pipeline(pipeline).copy()
+    if device is not None:
+        denoiser.network.to(device)
+    how = PretrainSettings(
+        data="", output_dir=Path(), steps=COPY_STEPS, batch_size=COPY_BATCH, learning_rate=COPY_RATE, lr_schedule="linear",
+        warmup_steps=10, ema_decay=0.97, seed=seed,
+    )  # fmt: skip
+    copied = replace_network(pipeline, denoiser.network)
+    fit(copied, images, how, folder=None, progress=None)
+    return denoiser
+
+
+def _frozen(denoiser: PipelineDenoiser, device: torch.device | None) -> PipelineDenoiser:
+    denoiser.network.requires_grad_(False).eval()
+    if device is not None:
+        denoiser.network.to(device)
+    return denoiser
+
+
+def _flops(classifier: Any, denoiser: PipelineDenoiser) -> float:
+    """FLOPs of the classifier's forward pass as a share of the denoiser's."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counts = []
+    first = next(denoiser.network.parameters())
+    with torch.no_grad():
+        for call in (
+            lambda: classifier(torch.zeros(1, *denoiser.sample_shape), torch.tensor([0.5])),
+            lambda: denoiser.predict_raw(
+                torch.zeros(1, *denoiser.sample_shape).to(first), torch.tensor([1]).to(first.device)
+            ),
+        ):
+            with FlopCounterMode(display=False) as counter:
+                call()
+            counts.append(counter.get_total_flops())
+    return counts[0] / max(1, counts[1])

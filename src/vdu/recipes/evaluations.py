@@ -1,0 +1,46 @@
+"""Counts network evaluations as they happen: a forward pass of one image is 1, a backward pass 2."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["EvaluationCounter"]
+
+
+class EvaluationCounter:
+    """Counts the images that networks see.
+
+    Attributes:
+        total: evaluations so far.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    @contextmanager
+    def watching(self, *networks: nn.Module | None) -> Iterator["EvaluationCounter"]:
+        """Count the calls of some networks, and of copies made of them meanwhile, inside the block.
+
+        Args:
+            *networks: networks whose first argument is a batch; None is skipped.
+
+        Yields:
+            This counter.
+        """
+        handles = [each.register_forward_hook(self._count) for each in networks if each is not None]
+        try:
+            yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _count(self, network: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        learns = torch.is_grad_enabled() and any(value.requires_grad for value in network.parameters())
+        self.total += len(arguments[0]) * (3 if learns else 1)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "EvaluationCounter":
+        """Copies of a watched network count here too."""
+        return self

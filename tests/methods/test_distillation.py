@@ -1,0 +1,197 @@
+"""Retain-score distillation against exact scores of Gaussian mixtures, and against its formula written out."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from vdu.diffusion.schedule import NoiseSchedule, noised_batch
+from vdu.errors import InputError
+from vdu.methods.distillation import Guided, RetainDistillation, repulsion
+from vdu.methods.retrack import retrack_target
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.types import NoisedBatch, Tools
+
+SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
+SHAPE = (1, 1, 2)
+SHARE, FORGET, OTHER, SPREAD = 0.2, torch.tensor([1.0, 0.5]), torch.tensor([-0.7, -0.2]), 0.3
+
+
+def gaussian_log(x: torch.Tensor, mean: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
+    variance = alpha_bar * SPREAD**2 + 1 - alpha_bar
+    distance = (x.flatten(1) - alpha_bar.sqrt()[:, None] * mean.to(x)).square().sum(1)
+    return -distance / (2 * variance) - math.log(2 * math.pi) - variance.log()
+
+
+def exact_logit(x: torch.Tensor, alpha_bar: torch.Tensor) -> torch.Tensor:
+    """log r/(1−r) of the mixture 0.2 N(FORGET, s²) + 0.8 N(OTHER, s²), noised to ᾱ."""
+    ratio = gaussian_log(x, FORGET, alpha_bar) - gaussian_log(x, OTHER, alpha_bar)
+    return ratio + math.log(SHARE / (1 - SHARE))
+
+
+def exact_noise(x: torch.Tensor, alpha_bar: torch.Tensor, parts: list[tuple[float, torch.Tensor]]) -> torch.Tensor:
+    """−√(1−ᾱ) ∇ log q_t by automatic differentiation of the density."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        logs = torch.stack([math.log(share) + gaussian_log(x, mean, alpha_bar) for share, mean in parts])
+        (score,) = torch.autograd.grad(logs.logsumexp(0).sum(), x)
+    return -(1 - alpha_bar).sqrt().view(-1, 1, 1, 1) * score
+
+
+def points(n=12, seed=0) -> tuple[torch.Tensor, torch.Tensor]:
+    source = torch.Generator().manual_seed(seed)
+    return torch.randn(n, *SHAPE, generator=source, dtype=torch.float64), SCHEDULE.alpha_bars[torch.arange(n) % 6]
+
+
+class Exact(nn.Module):
+    """The exact denoiser of a mixture, as a network."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = parts
+
+    def forward(self, x_t, t):
+        return exact_noise(x_t, SCHEDULE.alpha_bar_at(t), self.parts)
+
+
+class Linear(nn.Module):
+    def __init__(self, a=0.3, b=-0.1):
+        super().__init__()
+        self.a, self.b = (nn.Parameter(torch.tensor(value, dtype=torch.float64)) for value in (a, b))
+
+    def forward(self, x_t, t):
+        return self.a * x_t + self.b
+
+
+def face(network: nn.Module) -> PipelineDenoiser:
+    return PipelineDenoiser(network, SCHEDULE, "epsilon", SHAPE, {})
+
+
+ALL = [(SHARE, FORGET), (1 - SHARE, OTHER)]
+
+
+def test_with_the_exact_classifier_the_correction_gives_the_exact_score_of_the_rest():
+    x, alpha_bar = points()
+    corrected = exact_noise(x, alpha_bar, ALL) + repulsion(exact_logit, x, alpha_bar)
+    torch.testing.assert_close(corrected, exact_noise(x, alpha_bar, [(1.0, OTHER)]))
+
+
+def test_the_two_forms_of_the_identity_agree():
+    """ε₀ + r/(1−r)(ε₀ − ε_f) = ε₀ − √(1−ᾱ)∇log(1−r)."""
+    x, alpha_bar = points(seed=1)
+    original, forget = exact_noise(x, alpha_bar, ALL), exact_noise(x, alpha_bar, [(1.0, FORGET)])
+    odds = exact_logit(x, alpha_bar).exp().view(-1, 1, 1, 1)
+    torch.testing.assert_close(original + odds * (original - forget), original + repulsion(exact_logit, x, alpha_bar))
+
+
+def test_the_correction_stays_alive_where_the_classifier_is_sure():
+    x = torch.tensor(FORGET.tolist(), dtype=torch.float64).view(1, *SHAPE) * 30
+    alpha_bar = SCHEDULE.alpha_bars[:1]
+    assert float(torch.sigmoid(exact_logit(x, alpha_bar))) == 1.0  # r rounds to 1
+    assert float(repulsion(exact_logit, x, alpha_bar).norm()) > 0.1
+
+
+def test_guided_sampling_predicts_the_rest():
+    x, alpha_bar = points(6, seed=2)
+    guided = Guided(face(Exact(ALL)), exact_logit, scale=1.0)
+    rest = exact_noise(x, alpha_bar, [(1.0, OTHER)])
+    original = exact_noise(x, alpha_bar, ALL)
+    free = (rest - original).flatten(1).norm(dim=1) <= original.flatten(1).norm(dim=1)
+    assert 0 < int(free.sum()) < len(x)  # where the cap acts, and where it does not
+    given = guided.predict_noise(x, torch.arange(6))
+    torch.testing.assert_close(given[free], rest[free])
+    capped = (given - original)[~free].flatten(1).norm(dim=1)
+    torch.testing.assert_close(capped, original[~free].flatten(1).norm(dim=1))
+    assert torch.equal(guided.predict_raw(x, torch.arange(6)), given)
+    assert guided.sample_shape == SHAPE
+
+
+def noised(n: int, seed: int) -> NoisedBatch:
+    source = torch.Generator().manual_seed(seed)
+    x0 = torch.rand(n, *SHAPE, generator=source, dtype=torch.float64) * 2 - 1
+    noise = torch.randn(x0.shape, generator=source, dtype=torch.float64)
+    return noised_batch(x0, torch.arange(n) % 6, noise, SCHEDULE, SCHEDULE)
+
+
+def tools(**changes) -> Tools:
+    made = {
+        "n_forget": 3, "teacher": face(Exact(ALL)), "self_model": face(Linear(0.8, 0.1)), "forget_model": face(Linear(0.5, 0.0)),
+        "classifier": exact_logit, "retained": noised(5, 9).x0,
+    }  # fmt: skip
+    return Tools(**made | changes)
+
+
+@pytest.mark.parametrize("lead", ["retrack", "gradient", "forget-model"])
+def test_the_losses_are_those_of_the_formula(lead):
+    student, given = face(Linear()), tools()
+    options = {"repulsion_scale": 0.5, "self_improvement": 1.5, "forget_weight": 0.4, "lead": lead}
+    method = RetainDistillation(**options).prepare(student, given)
+    retain, forget, own = noised(6, 1), noised(4, 2), noised(2, 3)
+    losses = method.losses(student, {"retain": retain, "forget": forget, "own_forget": own})
+
+    def corrected(x, level):
+        original, step = exact_noise(x, level, ALL), 0.5 * repulsion(exact_logit, x, level)
+        for i in range(len(x)):
+            step[i] *= min(1.0, float(original[i].norm() / step[i].norm()))
+        return original + step
+
+    def predicted(x):
+        return 0.3 * x - 0.1
+
+    x, level = retain.x_t, retain.alpha_bar
+    target = corrected(x, level) + 1.5 * (exact_noise(x, level, ALL) - (0.8 * x + 0.1))
+    keep = (predicted(x) - target).square().mean()
+    x, level = torch.cat([forget.x_t, own.x_t]), torch.cat([forget.alpha_bar, own.alpha_bar])
+    original = exact_noise(x, level, ALL)
+    odds = (0.5 * exact_logit(x, level).exp()).clamp(max=5).view(-1, 1, 1, 1)
+    targets = {
+        "retrack": torch.cat([retrack_target(each, given.retained) for each in (forget, own)]),
+        "gradient": corrected(x, level),
+        "forget-model": original + odds * (original - 0.5 * x),
+    }
+    led = (predicted(x) - targets[lead]).square().mean()
+    assert float(losses.terms["keep"].detach()) == pytest.approx(float(keep))
+    assert float(losses.terms["lead"].detach()) == pytest.approx(0.4 * float(led))
+    assert float(losses.observed["mse"]) == pytest.approx(float(led))
+
+
+def test_only_the_student_learns():
+    student, given = face(Linear()), tools()
+    method = RetainDistillation().prepare(student, given)
+    batch = {"retain": noised(6, 1), "forget": noised(4, 2), "own_forget": noised(2, 3)}
+    sum(method.losses(student, batch).terms.values()).backward()
+    assert student.network.a.grad is not None and student.network.b.grad is not None
+    assert given.self_model is not None and given.self_model.network.a.grad is None
+
+
+def test_what_it_uses_depends_on_its_settings():
+    assert RetainDistillation().uses == {"teacher", "classifier", "self_model", "forget_model"}
+    assert RetainDistillation(self_improvement=0.0, lead="gradient").uses == {"teacher", "classifier"}
+    assert RetainDistillation(lead="retrack").uses == {"teacher", "classifier", "self_model", "retained"}
+    with pytest.raises(InputError, match="distillation: needs self_model, got none"):
+        RetainDistillation().prepare(face(Linear()), tools(self_model=None))
+
+
+def test_every_setting_is_part_of_its_identity():
+    changed = [
+        RetainDistillation(), RetainDistillation(repulsion_scale=1.0), RetainDistillation(self_improvement=0.0),
+        RetainDistillation(lead="gradient"), RetainDistillation(forget_weight=0.1), RetainDistillation(alpha_bar_range=(0.0, 0.5)),
+    ]  # fmt: skip
+    assert len({each.identity for each in changed}) == len(changed)
+    prepared = RetainDistillation(schedule=SCHEDULE).prepare(face(Linear()), tools())
+    assert prepared.identity == RetainDistillation(schedule=SCHEDULE).identity  # the tools are no part of it
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"repulsion_scale": -1.0}, "repulsion_scale: got -1.0"),
+        ({"self_improvement": math.nan}, "self_improvement: got nan"),
+        ({"forget_weight": 0.0}, "forget_weight: got 0.0"),
+        ({"lead": "away"}, "lead: got 'away'; expected one of forget-model, gradient, retrack"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(InputError, match=message):
+        RetainDistillation(**options)

@@ -1,0 +1,110 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from vdu.diffusion.schedule import NoiseSchedule, noised_batch
+from vdu.errors import InputError
+from vdu.methods.esd import ESD
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.types import Tools
+
+SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
+SHAPE = (1, 2, 2)
+
+
+class Tiny(nn.Module):
+    """ε_θ(x_t, t) = a x_t + b (t+1)/9 in float64: two parameters."""
+
+    def __init__(self, a, b):
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(a, dtype=torch.float64))
+        self.b = nn.Parameter(torch.tensor(b, dtype=torch.float64))
+
+    def forward(self, x_t, t):
+        return self.a * x_t + self.b * (t + 1).view(-1, 1, 1, 1) / 9
+
+
+def face(a, b) -> PipelineDenoiser:
+    return PipelineDenoiser(Tiny(a, b), SCHEDULE, "epsilon", SHAPE, {})
+
+
+def noised(n=5, seed=0):
+    source = torch.Generator().manual_seed(seed)
+    x0 = torch.rand(n, *SHAPE, generator=source, dtype=torch.float64) * 2 - 1
+    noise = torch.randn(n, *SHAPE, generator=source, dtype=torch.float64)
+    return noised_batch(x0, torch.randint(6, (n,), generator=source), noise, SCHEDULE, SCHEDULE)
+
+
+ORIGINAL, SPECIALIST = (0.5, 0.2), (0.7, 0.1)
+
+
+def make(denoiser, **options):
+    return ESD(**options).prepare(denoiser, Tools(n_forget=5, teacher=face(*ORIGINAL), forget_model=face(*SPECIALIST)))
+
+
+def test_the_loss_by_hand():
+    denoiser, batch = face(0.3, 0.9), noised()
+    losses = make(denoiser, guidance=1.5).losses(denoiser, {"forget": batch})
+    erase = mse = 0.0
+    for x0, noise, row in zip(batch.x0, batch.noise, batch.index.tolist(), strict=True):
+        level, u = float(SCHEDULE.alpha_bars[row]), (row + 1) / 9
+        for x, e in zip(x0.flatten().tolist(), noise.flatten().tolist(), strict=True):
+            x_t = math.sqrt(level) * x + math.sqrt(1 - level) * e
+            guess, eps_0, eps_f = (a * x_t + b * u for a, b in ((0.3, 0.9), ORIGINAL, SPECIALIST))
+            erase += (guess - (eps_0 - 1.5 * (eps_f - eps_0))) ** 2 / 20
+            mse += (guess - e) ** 2 / 20
+    assert {name: float(value.detach()) for name, value in losses.terms.items()} == {
+        "erase": pytest.approx(erase, rel=1e-12)
+    }
+    assert {name: float(value) for name, value in losses.observed.items()} == {"mse": pytest.approx(mse, rel=1e-12)}
+    assert not losses.observed["mse"].requires_grad
+
+
+@pytest.mark.parametrize("guidance", [0.5, 1.0, 3.0])
+def test_descent_ends_at_the_weights_mirrored_away_from_the_specialist(guidance):
+    """The network is linear in its weights, so that the minimum is θ₀ − η(θ_f − θ₀), where the loss is 0."""
+    denoiser, batch = face(*ORIGINAL), noised(40)
+    ready = make(denoiser, guidance=guidance)
+    parameters = list(denoiser.network.parameters())
+    for _ in range(200):
+        gradients = torch.autograd.grad(ready.losses(denoiser, {"forget": batch}).terms["erase"], parameters)
+        with torch.no_grad():
+            for value, gradient in zip(parameters, gradients, strict=True):
+                value -= 0.5 * gradient
+    expected = [zero - guidance * (specialist - zero) for zero, specialist in zip(ORIGINAL, SPECIALIST, strict=True)]
+    assert [float(value.detach()) for value in parameters] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_frozen_models_get_no_gradient():
+    denoiser = face(*ORIGINAL)
+    ready = make(denoiser)
+    ready.losses(denoiser, {"forget": noised()}).terms["erase"].backward()
+    for frozen in (ready.tools.teacher, ready.tools.forget_model):
+        assert all(value.grad is None for value in frozen.network.parameters())
+    assert all(float(value.grad.abs()) > 0 for value in denoiser.network.parameters())
+
+
+def test_both_models_are_asked_for():
+    assert ESD.uses == {"teacher", "forget_model"} and ESD.needs == {"forget"} and ESD.name == "esd"
+    with pytest.raises(InputError, match="esd: needs forget_model, got none"):
+        ESD().prepare(face(*ORIGINAL), Tools(n_forget=5, teacher=face(*ORIGINAL)))
+
+
+@pytest.mark.parametrize("guidance", [0.0, -1.0, float("nan"), float("inf")])
+def test_bad_options_are_refused(guidance):
+    with pytest.raises(InputError, match=f"guidance: got {guidance}; expected a finite number above 0"):
+        ESD(guidance=guidance)
+
+
+def test_the_identity_tells_methods_apart():
+    assert len({ESD(guidance=value).identity for value in (1.0, 2.0)} | {ESD(schedule=SCHEDULE).identity}) == 3
+    assert ESD().identity == ESD().identity
+
+
+def test_it_draws_nothing():
+    torch.manual_seed(0)
+    state, denoiser = torch.get_rng_state(), face(*ORIGINAL)
+    make(denoiser).losses(denoiser, {"forget": noised()})
+    assert torch.equal(state, torch.get_rng_state())

@@ -1,0 +1,196 @@
+"""Own samples that are drawn once, evaluations that are counted as they happen, and what methods are given."""
+
+import copy
+
+import pytest
+import torch
+
+from vdu.data.images import ImageSet
+from vdu.diffusion.sampling import Sampler
+from vdu.methods.distillation import RetainDistillation
+from vdu.methods.esd import ESD
+from vdu.methods.vdu import gradient_ascent
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.recipes import aids as aids_recipe
+from vdu.recipes import resemblance as resemblance_recipe
+from vdu.recipes.aids import Aids, make_aids
+from vdu.recipes.evaluations import EvaluationCounter
+from vdu.recipes.own_samples import SHARED_SEED, cache_folder, image_seeds, own_samples, shared_own_samples
+from vdu.recipes.stopping import ForgottenCheck
+from vdu.recipes.unlearn import unlearn
+from vdu.types import Tools
+
+SAMPLER = Sampler("ddpm", steps=2, microbatch_size=4)
+
+
+def some_images(n=60, seed=1) -> ImageSet:
+    source = torch.Generator().manual_seed(seed)
+    return ImageSet(torch.randint(256, (n, 1, 8, 8), dtype=torch.uint8, generator=source))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Small classifiers and copies."""
+    whole = resemblance_recipe.resemblance
+
+    def fewer(*args, **options):
+        return whole(*args, **options | {"score_steps": 3, "steps": 3, "force": True})
+
+    monkeypatch.setattr(aids_recipe, "resemblance", fewer)
+    monkeypatch.setattr(resemblance_recipe, "KEPT", 1.0)  # untrained classifiers tell nothing apart
+    monkeypatch.setattr(resemblance_recipe, "FEWEST_IMAGES", 1)
+    monkeypatch.setattr(aids_recipe, "COPY_STEPS", 2)
+    monkeypatch.setattr(aids_recipe, "COPY_BATCH", 5)
+
+
+# own samples
+
+
+def test_shared_samples_are_drawn_once_and_the_sequence_grows(make_pipeline):
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline())
+    first, drawn = shared_own_samples(denoiser, 5, SAMPLER, progress=None)
+    again, drawn_again = shared_own_samples(denoiser, 3, SAMPLER, progress=None)
+    more, drawn_more = shared_own_samples(denoiser, 9, SAMPLER, progress=None)
+    assert (drawn, drawn_again, drawn_more) == (5, 0, 4)
+    truth = own_samples(denoiser, 9, SAMPLER, seed=SHARED_SEED, progress=None).images
+    for got, n in ((first, 5), (again, 3), (more, 9)):
+        assert torch.equal(got.images, truth[:n])
+
+
+def test_other_weights_and_samplers_have_other_samples(make_pipeline):
+    one, two = (PipelineDenoiser.from_pipeline(make_pipeline(seed=seed)) for seed in (0, 1))
+    shared_own_samples(one, 3, SAMPLER, progress=None)
+    assert shared_own_samples(two, 3, SAMPLER, progress=None)[1] == 3
+    assert shared_own_samples(one, 3, Sampler("ddpm", steps=3, microbatch_size=4), progress=None)[1] == 3
+    assert shared_own_samples(one, 3, SAMPLER, progress=None)[1] == 0
+
+
+def test_a_damaged_cache_is_named_and_replaced(make_pipeline, capsys):
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline())
+    whole, _ = shared_own_samples(denoiser, 3, SAMPLER, progress=None)
+    (file,) = (cache_folder() / "own-samples").glob("*.safetensors")
+    file.write_bytes(b"not safetensors")
+    again, drawn = shared_own_samples(denoiser, 3, SAMPLER, progress=None)
+    assert drawn == 3 and torch.equal(again.images, whole.images)
+    assert "cannot be read" in capsys.readouterr().err
+    assert shared_own_samples(denoiser, 3, SAMPLER, progress=None)[1] == 0
+
+
+def test_a_cache_that_cannot_be_written_is_named(make_pipeline, capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("VDU_CACHE", str(tmp_path / "file"))
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline())
+    assert shared_own_samples(denoiser, 2, SAMPLER, progress=None)[1] == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+# evaluations
+
+
+def test_a_forward_is_one_and_a_backward_two():
+    network, counter = torch.nn.Linear(3, 3), EvaluationCounter()
+    with counter.watching(network, None):
+        with torch.no_grad():
+            network(torch.zeros(5, 3))
+        assert counter.total == 5
+        network(torch.zeros(7, 3)).sum().backward()
+        assert counter.total == 5 + 3 * 7
+        copy.deepcopy(network)(torch.zeros(2, 3))
+        assert counter.total == 5 + 3 * 7 + 3 * 2
+        frozen = copy.deepcopy(network).requires_grad_(False)
+        frozen(torch.zeros(4, 3))
+        assert counter.total == 5 + 3 * 7 + 3 * 2 + 4
+    network(torch.zeros(100, 3))
+    assert counter.total == 5 + 3 * 7 + 3 * 2 + 4
+
+
+def test_evaluations_of_a_whole_run(make_pipeline, quick):
+    """Every part by hand: own samples, classifiers, both copies, and the steps."""
+    method = RetainDistillation()
+    result = unlearn(
+        make_pipeline(), method, forget=some_images(), steps=4, batch_size=8, n_own_samples=60, sampler=SAMPLER, force=True,
+        full_length=True, generator=torch.Generator().manual_seed(0), progress=None,
+    )  # fmt: skip
+    assert result.aids is not None and result.aids.judged is not None
+    share = result.aids.record["resemblance"]["classifier_flops_share"]
+    assert 0 < share
+    classifiers = round(result.aids.judged.evaluations * share)
+    drawn, copied = 60 * 2, 2 * 3 * 5 * 2
+    # student over all; teacher and self model over what is kept, teacher and forget model over what is not
+    each_step = 3 * (8 + 3 + 3) + 2 * 8 + 2 * (3 + 3)
+    assert result.network_evaluations == drawn + classifiers + copied + 4 * each_step
+
+
+# what a method is given
+
+
+def test_a_forget_only_method_is_given_nothing_and_nothing_is_drawn(make_pipeline):
+    given = make_aids(make_pipeline(), gradient_ascent(), some_images(), sampler=SAMPLER, n_own_samples=50, seed=0)
+    assert given.tools == Tools(n_forget=60) and given.evaluations == 0
+    assert not (cache_folder() / "own-samples").exists()
+
+
+def test_copies_are_trained_and_the_original_is_not(make_pipeline, quick):
+    pipeline = make_pipeline()
+    before = copy.deepcopy(pipeline.unet.state_dict())
+    given = make_aids(pipeline, ESD(), some_images(), sampler=SAMPLER, n_own_samples=50, seed=0)
+    assert given.tools.teacher is not None and given.tools.forget_model is not None and given.tools.self_model is None
+    weights = {name: value for name, value in given.tools.forget_model.network.state_dict().items()}
+    assert all(torch.equal(value, pipeline.unet.state_dict()[name]) for name, value in before.items())
+    assert not all(torch.equal(value, weights[name]) for name, value in before.items())
+    for tool in (given.tools.teacher, given.tools.forget_model):
+        assert not any(value.requires_grad for value in tool.network.parameters())
+    assert all(value.requires_grad for value in pipeline.unet.parameters())
+
+
+def test_sets_are_the_zones_of_the_shared_samples(make_pipeline, quick):
+    pipeline = make_pipeline()
+    given = make_aids(pipeline, RetainDistillation(), some_images(), sampler=SAMPLER, n_own_samples=60, seed=0)
+    shared, _ = shared_own_samples(PipelineDenoiser.from_pipeline(pipeline), 60, SAMPLER, progress=None)
+    assert given.judged is not None and given.tools.retained is not None
+    torch.testing.assert_close(given.tools.retained, shared.select(given.judged.kept).floats())
+    seeds = torch.tensor(image_seeds(SHARED_SEED, 60))[given.judged.forget].tolist()
+    assert list(given.forget_seeds) == seeds
+
+
+# the stopping rule
+
+
+class Brightness:
+    """Calls an image forget where its mean is above 0."""
+
+    def cpu(self):
+        return self
+
+    def __call__(self, x_t, alpha_bar):
+        return x_t.flatten(1).mean(1)
+
+
+class Judged:
+    classifier = Brightness()
+
+
+@pytest.fixture
+def check(make_pipeline):
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline())
+    seeds = tuple(image_seeds(SHARED_SEED, 12))
+    return ForgottenCheck(denoiser, Aids({}, Tools(1), forget_seeds=seeds, judged=Judged(), sampler=SAMPLER), steps=10)  # pyright: ignore[reportArgumentType]
+
+
+def shifted(check, by):
+    weights = {name: value.detach().clone() for name, value in check.denoiser.network.named_parameters()}
+    weights["conv_out.bias"] += by
+    return weights
+
+
+def test_it_stops_when_the_seeds_no_longer_give_such_images_and_not_before(check):
+    dark, bright = shifted(check, 5.0), shifted(check, -5.0)  # the noise that is taken away
+    assert check.remaining(bright) == 12 and check.remaining(dark) == 0
+    assert check(8, bright) is None
+    assert "after 8 steps 0 of 12 own samples" in (check(8, dark) or "")
+    assert check(7, dark) is None and check(10, dark) is None  # it looks after 80 and 90 %
+
+
+def test_it_needs_enough_seeds(check):
+    few = Aids({}, Tools(1), forget_seeds=check.aids.forget_seeds[:9], judged=Judged(), sampler=SAMPLER)  # pyright: ignore[reportArgumentType]
+    assert check.possible and not ForgottenCheck(check.denoiser, few, steps=10).possible
