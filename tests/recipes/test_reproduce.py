@@ -83,7 +83,10 @@ def cells(folder: Path) -> dict[str, str]:
 
 def results(folder: Path) -> dict[str, str]:
     """Cell → its result as text, without times."""
-    return {name: json.dumps(read_json(folder / name)["result"]) for name in cells(folder)}
+    found = {name: read_json(folder / name)["result"] for name in cells(folder)}
+    for result in found.values():
+        result.pop("unlearn_seconds", None)
+    return {name: json.dumps(result) for name, result in found.items()}
 
 
 def call(*tokens) -> int:
@@ -141,6 +144,13 @@ def test_the_page_has_every_printed_cell_with_a_verdict(done):
     )
     n_forget = int((load_images("digits").labels == 3).sum())
     assert rows["gamma"]["steps"] == math.ceil(0.1 * n_forget / 16)
+
+
+def test_a_row_says_how_much_of_its_time_was_unlearning(done):
+    timed = [read_json(done / name) for name in cells(done) if "unlearn_seconds" in read_json(done / name)["result"]]
+    assert len(timed) == sum("-seed-" in name for name in cells(done)) > 0
+    for record in timed:
+        assert 0 <= record["result"]["unlearn_seconds"] <= record["seconds"]  # the rest draws images and judges them
 
 
 def test_a_second_start_makes_nothing_again(copy, table):

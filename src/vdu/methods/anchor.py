@@ -30,7 +30,7 @@ That δ and η suit a model: the defaults are places to start.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +74,8 @@ class FunctionAnchor(PlasticityMethod):
     # made anew by every replace() and prepare(): a second run does not start from the first one's γ
     _multiplier: _Multiplier = field(init=False, repr=False, metadata={"identity": False})
 
-    name: ClassVar[str] = "anchor"
-    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+    name = "anchor"
+    needs = frozenset({"forget", "retain"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

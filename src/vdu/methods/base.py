@@ -6,7 +6,8 @@ A method is a frozen dataclass: its fields are its settings (and its identity), 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Self
+from types import MappingProxyType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,9 @@ __all__ = ["BaseMethod", "Hooks", "mean_squared", "require_positive"]
 class Hooks:
     """The optional hooks of a method, doing nothing."""
 
-    uses: ClassVar[frozenset[str]] = frozenset()
-    per_term: ClassVar[bool] = False
-    batch_shares: ClassVar[Mapping[str, float]] = {}
+    uses: frozenset[str] = frozenset()
+    per_term: bool = False
+    batch_shares: Mapping[str, float] = MappingProxyType({})
 
     def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
         """No closed-form gradients."""
@@ -45,8 +46,16 @@ class Hooks:
         """Nothing to take back."""
 
 
+class Described(Hooks):
+    """What a method's class says of it; plain attributes, so that they are no fields of the dataclass below."""
+
+    name: str = ""
+    needs: frozenset[str] = frozenset({"forget"})
+    limits: Mapping[str, float] = MappingProxyType({"mse": 2.0})
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
-class BaseMethod(Hooks):
+class BaseMethod(Described):
     """A method over the model's own noise levels, all drawn alike.
 
     Args:
@@ -63,10 +72,6 @@ class BaseMethod(Hooks):
     schedule: NoiseSchedule | None = None
     alpha_bar_range: tuple[float, float] = (0.0, 1.0)
     tools: Tools | None = field(default=None, repr=False, metadata={"identity": False})
-
-    name: ClassVar[str] = ""
-    needs: ClassVar[frozenset[str]] = frozenset({"forget"})
-    limits: ClassVar[Mapping[str, float]] = {"mse": 2.0}
 
     @property
     def identity(self) -> str:

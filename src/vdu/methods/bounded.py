@@ -32,7 +32,7 @@ network with dropout, which the loop switches on.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -185,8 +185,8 @@ class BoundedPlasticity(PlasticityMethod):
     stability: float = 1.0
     _n: int | None = field(init=False, default=None, repr=False, metadata={"identity": False})
 
-    name: ClassVar[str] = "bounded"
-    needs: ClassVar[frozenset[str]] = frozenset({"forget"})
+    name = "bounded"
+    needs = frozenset({"forget"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

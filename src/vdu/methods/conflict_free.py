@@ -33,7 +33,8 @@ the gradient of a mini-batch speaks for all that is to be kept (of a model at it
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from types import MappingProxyType
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -76,10 +77,10 @@ class ConflictFree(BaseMethod):
     # made anew by every replace() and prepare(): a second run starts from the original weights
     _travelled: _Travelled = field(init=False, repr=False, metadata={"identity": False})
 
-    name: ClassVar[str] = "conflict-free"
-    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
-    per_term: ClassVar[bool] = True
-    limits: ClassVar[Mapping[str, float]] = {"mse": 2.0, "retain_mse": 2.0}
+    name = "conflict-free"
+    needs = frozenset({"forget", "retain"})
+    per_term = True
+    limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
 
     def __post_init__(self) -> None:
         require_positive(forget_share=self.forget_share, **({} if self.radius is None else {"radius": self.radius}))

@@ -34,7 +34,8 @@ samples: Alemohammad et al. 2024, arXiv 2408.16333 ("SIMS").
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,9 +98,9 @@ class RetainDistillation(BaseMethod):
     forget_weight: float = 1.0
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
 
-    name: ClassVar[str] = "distillation"
-    needs: ClassVar[frozenset[str]] = frozenset({"forget", "own_forget", "retain"})
-    batch_shares: ClassVar[dict[str, float]] = {"forget": 0.375, "own_forget": 0.375}
+    name = "distillation"
+    needs = frozenset({"forget", "own_forget", "retain"})
+    batch_shares = MappingProxyType({"forget": 0.375, "own_forget": 0.375})
 
     def __post_init__(self) -> None:
         require_positive(forget_weight=self.forget_weight)

@@ -37,7 +37,6 @@ Source: Wu, Le, Hayat & Harandi 2024, "EraseDiff: Erasing Data Influence in Diff
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -75,8 +74,8 @@ class EraseDiff(BaseMethod):
     inner_steps: int = 2
     inner_learning_rate: float = 1e-3
 
-    name: ClassVar[str] = "erasediff"
-    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+    name = "erasediff"
+    needs = frozenset({"forget", "retain"})
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:

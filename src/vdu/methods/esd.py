@@ -19,7 +19,6 @@ copy fine-tuned for too long knows its training images instead of their class.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -42,9 +41,9 @@ class ESD(BaseMethod):
 
     guidance: float = 1.0
 
-    name: ClassVar[str] = "esd"
-    needs: ClassVar[frozenset[str]] = frozenset({"forget"})
-    uses: ClassVar[frozenset[str]] = frozenset({"teacher", "forget_model"})
+    name = "esd"
+    needs = frozenset({"forget"})
+    uses = frozenset({"teacher", "forget_model"})
 
     def __post_init__(self) -> None:
         require_positive(guidance=self.guidance)

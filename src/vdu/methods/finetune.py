@@ -12,9 +12,8 @@ comes in few steps says what every method that sees retained data gets for free.
 Not guaranteed: forgetting. A model that fits D_r has no reason to unlearn what D_r does not speak of.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
 
 from vdu.methods.base import BaseMethod, mean_squared
 from vdu.types import Batch, Denoiser, Losses
@@ -26,9 +25,9 @@ __all__ = ["FineTune"]
 class FineTune(BaseMethod):
     """Plain denoising loss on retained images; arguments as for :class:`vdu.methods.base.BaseMethod`."""
 
-    name: ClassVar[str] = "finetune"
-    needs: ClassVar[frozenset[str]] = frozenset({"retain"})
-    limits: ClassVar[Mapping[str, float]] = {"retain_mse": 2.0}
+    name = "finetune"
+    needs = frozenset({"retain"})
+    limits = MappingProxyType({"retain_mse": 2.0})
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The denoising loss, also under the name that the other methods log."""

@@ -17,7 +17,6 @@ space); with own samples in place of the retained data it is ours. Optimal denoi
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -64,9 +63,9 @@ class Retrack(BaseMethod):
     forget_weight: float = 0.3
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
 
-    name: ClassVar[str] = "retrack"
-    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
-    uses: ClassVar[frozenset[str]] = frozenset({"teacher", "retained"})
+    name = "retrack"
+    needs = frozenset({"forget", "retain"})
+    uses = frozenset({"teacher", "retained"})
 
     def __post_init__(self) -> None:
         require_positive(forget_weight=self.forget_weight)

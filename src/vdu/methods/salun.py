@@ -27,7 +27,8 @@ Both Image Classification and Generation", arXiv 2310.12508, section 4.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from types import MappingProxyType
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -65,10 +66,10 @@ class SalUn(BaseMethod):
     _mask: NamedTensors | None = field(init=False, default=None, repr=False, metadata={"identity": False})
     _original: NamedTensors | None = field(init=False, default=None, repr=False, metadata={"identity": False})
 
-    name: ClassVar[str] = "salun"
-    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
-    uses: ClassVar[frozenset[str]] = frozenset({"forget"})
-    limits: ClassVar[Mapping[str, float]] = {"mse": 2.0, "retain_mse": 2.0}
+    name = "salun"
+    needs = frozenset({"forget", "retain"})
+    uses = frozenset({"forget"})
+    limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha < float("inf"):

@@ -30,7 +30,7 @@ Source: Alberti, Hasanaliyev, Shah & Ermon 2025, "Data Unlearning in Diffusion M
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -57,10 +57,10 @@ class SISS(BaseMethod):
     mixture: float = 0.5
     forget_share: float = 0.1
 
-    name: ClassVar[str] = "siss"
-    needs: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
-    per_term: ClassVar[bool] = True
-    limits: ClassVar[Mapping[str, float]] = {"mse": 2.0, "retain_mse": 2.0}
+    name = "siss"
+    needs = frozenset({"forget", "retain"})
+    per_term = True
+    limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
 
     def __post_init__(self) -> None:
         if not 0 < self.mixture < 1:

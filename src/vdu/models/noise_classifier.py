@@ -52,6 +52,7 @@ class NoiseClassifier(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(8, layer.out_channels) for layer in layers)
         self.modulations = nn.ModuleList(nn.Linear(_EMBEDDED, 2 * layer.out_channels) for layer in layers)
         self.embed = nn.Linear(2 * _N_FREQUENCIES, _EMBEDDED)
+        self.frequencies: Tensor
         self.register_buffer("frequencies", 2 * torch.logspace(-1.3, 0.0, _N_FREQUENCIES), persistent=False)
         high, wide = (-(-side // 2**n_halvings) for side in (height, across))
         self.hidden = nn.Linear(2 * width * high * wide, 128)

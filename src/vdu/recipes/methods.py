@@ -111,12 +111,13 @@ def _from_options(settings: UnlearnSettings) -> BaseMethod:
                 f"--option: got {each!r}; expected NAME=VALUE with an option of {settings.method}: {advice}"
             )
         given[name] = _value(text.strip(), known[name].default, each)
-    posterior = {"posterior": load_posterior(settings.posterior)} if settings.posterior else {}
-    if posterior and "posterior" not in {item.name for item in fields(kind)}:
+    if settings.posterior and "posterior" not in {item.name for item in fields(kind)}:
         raise InputError(
             f"--posterior: got {settings.posterior}, but the method {settings.method} would not look at it. Leave it out."
         )
-    return kind(**given, **posterior)
+    if settings.posterior:
+        given["posterior"] = load_posterior(settings.posterior)
+    return kind(**given)
 
 
 def _value(text: str, default: Any, whole: str) -> Any:

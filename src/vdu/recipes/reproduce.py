@@ -47,7 +47,10 @@ def run(settings: ReproduceSettings) -> dict[str, Any]:
         return {cell.id: ("done" if store.result(cell) else "missing") + about[cell.id] for cell in cells}
     summary: dict[str, Any] = {}
     for table, made in zip(tables, plans, strict=True):
-        run_cells(store, made.all, say=lambda text: print(text, file=sys.stderr, flush=True))
+        if settings.only_done:
+            made.keep_done(store)
+        else:
+            run_cells(store, made.all, say=lambda text: print(text, file=sys.stderr, flush=True))
         summary |= _write(table, made, store, settings)
     return summary
 
@@ -60,6 +63,7 @@ class Plan:
         references: (data set, class) → cell.
         retrained: (data set, class) → cell.
         checks: data set → cell.
+        not_run: (data set, class, row) of rows without a cell that is done, where only those are asked for.
         worlds: data set → the maker of its cells.
     """
 
@@ -69,6 +73,21 @@ class Plan:
         self.references: dict[tuple[str, str], Cell] = {}
         self.retrained: dict[tuple[str, str], Cell] = {}
         self.checks: dict[str, Cell] = {}
+        self.not_run: list[tuple[str, str, str]] = []
+
+    def keep_done(self, store: CellStore) -> None:
+        """Drop the cells that have no result, and classes without references; ``not_run`` names the rows that lose all."""
+        for cells in (self.references, self.retrained, self.checks):
+            for key in [key for key, cell in cells.items() if store.result(cell) is None]:
+                del cells[key]  # pyright: ignore[reportArgumentType]
+        for key, cells in list(self.rows.items()):
+            done = [cell for cell in cells if store.result(cell) is not None]
+            if done and key[:2] in self.references:
+                self.rows[key] = done
+            else:
+                del self.rows[key]
+                self.not_run.append(key)
+        self.retrained = {key: cell for key, cell in self.retrained.items() if key in self.references}
 
     def judge(self, dataset: str, store: CellStore) -> Judge:
         """The judge of a data set, once its cells are done."""
@@ -154,13 +173,14 @@ def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettin
         "judges": {f"{dataset} {forget}": record(cell)["result"]["judge"] for (dataset, forget), cell in made.references.items()},
         "sampler_check": {dataset: record(cell)["result"] for dataset, cell in made.checks.items()},
         "worlds": {name: {**vars(table.worlds[name])} for name in {each.dataset for each in table.runs}},
-        "cells": {cell.id: record(cell)["seconds"] for cell in with_needs(made.all).values()},
+        "cells": {cell.id: done["seconds"] for cell in with_needs(made.all).values() if (done := store.result(cell))},
         "mean_loss_ratio": {
             cell.name: ratio
             for cell in with_needs(made.all).values()
-            if (ratio := record(cell)["result"].get("mean_loss_ratio")) is not None
+            if (done := store.result(cell)) and (ratio := done["result"].get("mean_loss_ratio")) is not None
         },
     }  # fmt: skip
+    results["not_run"] = [list(key) for key in made.not_run]
     results["comparison"] = compare(table, results["rows"])
     results["claims"] = judge_claims(table, results["rows"])
     committed = expected_results().get(f"{table.name} {table.scale}", {})

@@ -46,5 +46,7 @@ def unlearn_settings(options: Mapping[str, Any]) -> UnlearnSettings:
         raise InputError(
             f"row options: method is {options.get('method')!r}; expected one of {', '.join(get_args(UnlearnMethod))}."
         )
-    lists = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    lists: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+    }
     return UnlearnSettings(**fixed, **lists)

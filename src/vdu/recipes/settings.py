@@ -387,6 +387,7 @@ class ReproduceSettings:
         output_dir: the folder of all scales' cells; several processes and machines may share it.
         data: where the training data are, if not where the table says (for example mnist:FOLDER).
         list_cells: only list the cells and which of them are done.
+        only_done: write the table from the cells that are done; rows without any are named as not run.
     """
 
     table: Annotated[str, GivenFirst] = "table1"
@@ -394,6 +395,7 @@ class ReproduceSettings:
     output_dir: Path = Path("vdu-paper")
     data: str | None = None
     list_cells: bool = False
+    only_done: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,7 +159,7 @@ def unlearn(
     original = PipelineDenoiser.from_pipeline(pipeline)
     images = forget if isinstance(forget, ImageSet) else load_images(str(forget), shape=original.sample_shape)
     default = DEFAULTS.get(method.name, DEFAULTS["vdu"])
-    batch_size, steps = batch_size or default["batch_size"], steps or default["steps"]
+    n_images, n_steps = int(batch_size or default["batch_size"]), int(steps or default["steps"])
     denoiser = original.copy()
     accelerator = make_accelerator(mixed_precision)
     denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
@@ -174,9 +174,9 @@ def unlearn(
     counter = EvaluationCounter()
     with counter.watching(denoiser.network):
         ready = method.prepare(denoiser, aids.tools)
-    make_batch = _batches(ready, aids.sets, denoiser.sample_shape, batch_size, seed)
+    make_batch = _batches(ready, aids.sets, denoiser.sample_shape, n_images, seed)
     settings = TrainSettings(
-        steps=steps,
+        steps=n_steps,
         learning_rate=learning_rate or default["learning_rate"],
         lr_schedule=lr_schedule,
         warmup_steps=default["warmup_steps"] if warmup_steps is None else warmup_steps,
@@ -187,12 +187,12 @@ def unlearn(
         seed=derive_seed(seed, "training"),
         checkpointing_steps=checkpointing_steps,
     )
-    identity = f"{seed} {images.sha256} {hash_parameters(original.network.state_dict())} {batch_size} {method.name} {method.identity}"
+    identity = f"{seed} {images.sha256} {hash_parameters(original.network.state_dict())} {n_images} {method.name} {method.identity}"
     if retain is not None and "retain" in method.needs:
         identity += f" {retain.sha256}"
     if aids.judged is not None:
         identity += f" {len(aids.judged.kept)} {aids.sampler}"
-    check = ForgottenCheck(denoiser.copy(), aids, steps)
+    check = ForgottenCheck(denoiser.copy(), aids, n_steps)
     rule = check if check.possible and not full_length and method.name in STOPPING else None
     tools = aids.tools
     others = [each.network for each in (tools.teacher, tools.self_model, tools.forget_model) if each is not None]

@@ -39,6 +39,8 @@ def markdown(table: Table, results: Mapping[str, Any]) -> str:
         world = results["worlds"][dataset]
         pretraining = 3 * world["pretrain"]["steps"] * world["pretrain"]["batch_size"]
         lines += _class_table(results, dataset, forget, pretraining)
+    missing = [f"{table.rows[row].label} ({forget})" for _, forget, row in results.get("not_run", [])]
+    lines += [f"Not run: {'; '.join(missing)}.", ""] if missing else []
     return "\n".join(lines) + "\n"
 
 
