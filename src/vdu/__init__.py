@@ -1,8 +1,6 @@
 """vdu: make a diffusion model forget, using only the data it must forget, and show the evidence.
 
-    posterior = vdu.fit_posterior(pipe, "fisher", n_train=60_000, generator=torch.Generator().manual_seed(0))
-    method = vdu.VDU(posterior, gamma=0.1)
-    result = vdu.unlearn(pipe, method, forget="unwanted/", generator=torch.Generator().manual_seed(0))
+    result = vdu.unlearn(pipe, vdu.RetainDistillation(), forget="unwanted/", generator=torch.Generator().manual_seed(0))
     result.pipeline.save_pretrained("my-ddpm-clean")
 
 Importing the package is quick and has no side effect: what needs PyTorch is imported at first use.
@@ -17,6 +15,17 @@ if TYPE_CHECKING:
     from vdu.diffusion.sampling import Sampler, sample
     from vdu.diffusion.schedule import NoiseSchedule
     from vdu.errors import DivergenceError, InputError
+    from vdu.methods.anchor import FunctionAnchor
+    from vdu.methods.bounded import BoundedPlasticity
+    from vdu.methods.conflict_free import ConflictFree
+    from vdu.methods.distillation import RetainDistillation
+    from vdu.methods.erasediff import EraseDiff
+    from vdu.methods.esd import ESD
+    from vdu.methods.finetune import FineTune
+    from vdu.methods.retrack import Retrack
+    from vdu.methods.salun import SalUn
+    from vdu.methods.selective_amnesia import SelectiveAmnesia
+    from vdu.methods.siss import SISS
     from vdu.methods.vdu import VDU, gradient_ascent
     from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
     from vdu.posterior.gaussian import GaussianPosterior
@@ -31,6 +40,17 @@ _HOMES = {
     "NoiseSchedule": "diffusion.schedule",
     "DivergenceError": "errors",
     "InputError": "errors",
+    "FunctionAnchor": "methods.anchor",
+    "BoundedPlasticity": "methods.bounded",
+    "ConflictFree": "methods.conflict_free",
+    "RetainDistillation": "methods.distillation",
+    "EraseDiff": "methods.erasediff",
+    "ESD": "methods.esd",
+    "FineTune": "methods.finetune",
+    "Retrack": "methods.retrack",
+    "SalUn": "methods.salun",
+    "SelectiveAmnesia": "methods.selective_amnesia",
+    "SISS": "methods.siss",
     "VDU": "methods.vdu",
     "gradient_ascent": "methods.vdu",
     "PipelineDenoiser": "models.denoiser",
@@ -44,7 +64,10 @@ _HOMES = {
 
 __all__ = [  # ruff: ignore[unsorted-dunder-all]  (grouped by purpose)
     # the main job
-    "VDU", "gradient_ascent", "unlearn", "UnlearnResult", "fit_posterior", "GaussianPosterior",
+    "unlearn", "UnlearnResult", "RetainDistillation", "VDU", "fit_posterior", "GaussianPosterior",
+    # other methods, and peers
+    "BoundedPlasticity", "ConflictFree", "ESD", "EraseDiff", "FineTune", "FunctionAnchor", "Retrack", "SISS", "SalUn",
+    "SelectiveAmnesia", "gradient_ascent",
     # models, data, sampling
     "PipelineDenoiser", "load_pipeline", "save_pipeline", "ImageSet", "load_images", "NoiseSchedule", "Sampler", "sample",
     # errors

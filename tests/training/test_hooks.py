@@ -1,0 +1,148 @@
+"""What a method may do besides its losses: combine gradients, undo, remember, stop."""
+
+import pytest
+import torch
+from torch import nn
+
+from vdu.errors import InputError
+from vdu.training.loop import Objective, TrainSettings, make_accelerator, train
+from vdu.types import Losses
+
+
+class Line(nn.Module):
+    """a x + b, and a weight that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.tensor(-0.25))
+        self.idle = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x):
+        return self.a * x + self.b
+
+
+class TwoTerms(Objective):
+    """Terms ("fit", "small"); the hooks are recorded."""
+
+    def __init__(self, per_term=False, weights=(1.0, 1.0), keep=None):
+        self.per_term, self.weights, self.keep, self.seen = per_term, weights, keep, []
+        self.count = 0.0
+
+    def losses(self, network, batch):
+        out = network(batch["x"])
+        return Losses({"fit": (out - 1).square().mean(), "small": 0.1 * out.abs().mean()}, {"out": out.detach().mean()})
+
+    def combine(self, gradients):
+        assert set(gradients) == {"fit", "small"}
+        pairs = zip(gradients["fit"], gradients["small"], strict=True)
+        return [self.weights[0] * fit + self.weights[1] * small for fit, small in pairs]
+
+    def after_step(self, parameters, values):
+        self.seen.append(dict(values))
+        self.count += values["out"]
+        if self.keep is not None:
+            with torch.no_grad():
+                parameters["b"].copy_(torch.tensor(self.keep))
+
+    def state(self):
+        return {"count": self.count}
+
+    def load_state(self, state):
+        self.count = state.get("count", 0.0)
+
+
+def batch(step):
+    return {"x": torch.linspace(-1, 2, 8) + 0.1 * step}
+
+
+SETTINGS = TrainSettings(steps=6, learning_rate=0.05, gradient_accumulation_steps=2)
+
+
+def ends(network):
+    return [float(value.detach()) for value in network.parameters()]
+
+
+def test_gradients_term_by_term_added_up_are_the_plain_sum():
+    plain, combined = Line(), Line()
+    train(plain, TwoTerms(), batch, SETTINGS)
+    train(combined, TwoTerms(per_term=True), batch, SETTINGS)
+    assert ends(combined) == pytest.approx(ends(plain), abs=1e-6)
+    assert float(combined.idle.detach()) == 1.0
+
+
+def test_the_weights_of_the_combination_reach_the_optimiser():
+    """Only the second term's gradient, by hand: Adam over d(0.1 mean|ax+b|)/d(a, b)."""
+    network, twin = Line(), Line()
+    train(network, TwoTerms(per_term=True, weights=(0.0, 1.0)), batch, SETTINGS)
+    optimizer = torch.optim.AdamW(twin.parameters(), 0.05, weight_decay=0.0)
+    for step in range(6):
+        optimizer.zero_grad()
+        x = batch(step)["x"]
+        sign = torch.sign(twin(x)).detach()
+        twin.a.grad, twin.b.grad = 0.1 * (sign * x).mean(), 0.1 * sign.mean()
+        optimizer.step()
+    assert ends(network) == pytest.approx(ends(twin), abs=1e-6)
+
+
+def test_fp16_is_refused_for_gradients_term_by_term():
+    class Scaled:
+        num_processes, process_index, is_main_process, scaler = 1, 0, True, object()
+
+        def __getattr__(self, name):
+            return getattr(make_accelerator(), name)
+
+    with pytest.raises(InputError, match="got fp16 with a method that combines"):
+        train(Line(), TwoTerms(per_term=True), batch, SETTINGS, accelerator=Scaled())
+
+
+def test_after_a_step_what_must_not_move_is_back():
+    network, objective = Line(), TwoTerms(keep=-0.25)
+    train(network, objective, batch, SETTINGS)
+    assert ends(network)[1] == -0.25 and ends(network)[0] != 0.5
+    assert len(objective.seen) == 6 and set(objective.seen[0]) == {"fit", "small", "out"}
+
+
+def stop_at(step):
+    return lambda done, weights: f"enough after {done}" if done >= step else None
+
+
+def test_a_reason_ends_the_run_and_is_kept(tmp_path):
+    network = Line()
+    result = train(network, TwoTerms(), batch, SETTINGS, folder=tmp_path, stop=stop_at(4))
+    assert (result.steps, result.stopped) == (4, "enough after 4")
+    again = Line()
+    resumed = train(again, TwoTerms(), batch, SETTINGS, folder=tmp_path, resume=True, stop=stop_at(4))
+    assert (resumed.steps, resumed.stopped) == (4, "enough after 4")
+    assert ends(again) == ends(network)
+
+
+def test_the_rule_sees_the_average_where_there_is_one():
+    seen = {}
+
+    def look(done, weights):
+        seen[done] = float(weights["a"].detach())
+
+    settings = TrainSettings(steps=3, learning_rate=0.05, ema_decay=0.5)
+    network = Line()
+    result = train(network, TwoTerms(), batch, settings, stop=look)
+    assert set(seen) == {1, 2, 3} and result.ema is not None and result.stopped is None
+    assert seen[3] == float(result.ema["a"]) != float(network.a.detach())
+
+
+@pytest.mark.parametrize("per_term", [False, True])
+def test_killed_in_the_middle_it_ends_in_the_same_bits_and_state(tmp_path, per_term):
+    settings = TrainSettings(steps=6, learning_rate=0.05, checkpointing_steps=2)
+    truth, whole = Line(), TwoTerms(per_term=per_term)
+    train(truth, whole, batch, settings)
+
+    def dies(step):
+        if step == 5:
+            raise KeyboardInterrupt
+        return batch(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Line(), TwoTerms(per_term=per_term), dies, settings, folder=tmp_path)
+    network, objective = Line(), TwoTerms(per_term=per_term)
+    train(network, objective, batch, settings, folder=tmp_path, resume=True)
+    assert ends(network) == ends(truth)
+    assert objective.count == whole.count and len(objective.seen) == 2  # from step 4 on
