@@ -335,7 +335,7 @@ class PaperCells:
             "terms": last.get("terms", {}), "observed": last.get("observed", {}), "unlearn_seconds": round(seconds, 1),
         }  # fmt: skip
         if self.leaderboard:
-            about |= {"ending": made.ending, "aids": made.aids.record if made.aids else {}}
+            about |= {"ending": made.ending, "aids": _lasting(made.aids.record if made.aids else {})}
             about["posterior_evaluations"] = self._posterior_evaluations(row.posterior, done)
         return about | self._measured(pipeline, spec["forget"], spec["sizes"], done, stem)
 
@@ -542,6 +542,12 @@ def _sampler_options(given: Mapping[str, Any]) -> dict[str, Any]:
 def _on_device(denoiser: PipelineDenoiser) -> PipelineDenoiser:
     denoiser.network.to(make_accelerator().device)
     return denoiser
+
+
+def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of aids without what depends on the state of the cache."""
+    own = {name: value for name, value in record.get("own_samples", {}).items() if name != "n_drawn_now"}
+    return {**record, **({"own_samples": own} if own else {})}
 
 
 def _save_images(path: Path, images: Tensor) -> None:

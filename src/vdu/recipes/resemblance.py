@@ -170,12 +170,14 @@ def _check_share(share: float, like: Tensor, kept: Tensor, *, force: bool) -> No
         raise InputError(
             f"forget set: of {len(like)} of the model's own samples none is as like it as nine in ten of its own images are to each "
             "other; expected some. The model does not seem to make such images: nothing to forget. Look at samples (vdu sample); "
-            "draw more of them (--n-own-samples), or go on all the same with --force."
+            "draw more of them (--n-own-samples), or go on all the same with --force (and --overwrite, if the run folder is there by "
+            "now)."
         )
     if not force and share > 0.5:
         raise InputError(
             f"forget set: about {share:.0%} of what the model makes is like it; expected at most half. To forget it would leave "
-            "little of the model. Look at samples (vdu sample); go on all the same with --force."
+            "little of the model. Look at samples (vdu sample); go on all the same with --force (and --overwrite, if the run folder is "
+            "there by now)."
         )
     if int(kept.sum()) < FEWEST_IMAGES:
         raise InputError(
