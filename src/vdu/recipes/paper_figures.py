@@ -171,7 +171,7 @@ def _pareto(table: Table, results: Mapping[str, Any], folder: Path) -> dict[str,
                 place = names.index(row["row"])
                 look = {
                     "color": f"C{place % 10}",
-                    "marker": "os^DvP*X"[place // 10 * 3 % 8 :][place % 3],
+                    "marker": "os^DvP*X"[place // 10],
                     "label": row["label"],
                 }
                 axis.plot(at["u_fid"]["value"], at["pul"]["value"], linestyle="none", markersize=7, **look)
