@@ -2,41 +2,15 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
-from vdu.diffusion.schedule import NoiseSchedule, noised_batch
+from toys import SCHEDULE, Adapter, face, no_draws, noised
+from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
 from vdu.methods.anchor import FunctionAnchor
-from vdu.models.denoiser import PipelineDenoiser
-from vdu.training.loop import Objective, TrainSettings, train
+from vdu.training.loop import TrainSettings, train
 from vdu.types import Tools
 
-SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
-SHAPE = (1, 2, 2)
 ORIGINAL = (0.5, 0.2)
-
-
-class Tiny(nn.Module):
-    """ε_θ(x_t, t) = a x_t + b (t+1)/9 in float64: two parameters."""
-
-    def __init__(self, a, b):
-        super().__init__()
-        self.a = nn.Parameter(torch.tensor(a, dtype=torch.float64))
-        self.b = nn.Parameter(torch.tensor(b, dtype=torch.float64))
-
-    def forward(self, x_t, t):
-        return self.a * x_t + self.b * (t + 1).view(-1, 1, 1, 1) / 9
-
-
-def face(*values) -> PipelineDenoiser:
-    return PipelineDenoiser(Tiny(*values or ORIGINAL), SCHEDULE, "epsilon", SHAPE, {})
-
-
-def noised(n, seed):
-    source = torch.Generator().manual_seed(seed)
-    x0 = torch.rand(n, *SHAPE, generator=source, dtype=torch.float64) * 2 - 1
-    noise = torch.randn(n, *SHAPE, generator=source, dtype=torch.float64)
-    return noised_batch(x0, torch.randint(6, (n,), generator=source), noise, SCHEDULE, SCHEDULE)
 
 
 def batch_of(n=8):
@@ -168,36 +142,20 @@ def test_the_saddle_point_is_the_best_point_within_the_constraint(delta):
     assert mse_by_hand(batch["forget"], *end) == pytest.approx(float(errors.max()), rel=1e-3)
 
 
-class Adapter(Objective):
-    """A method as the loop's objective."""
-
-    def __init__(self, method, denoiser):
-        self.method, self.denoiser, self.limits = method, denoiser, method.limits
-
-    def losses(self, network, batch):
-        return self.method.losses(self.denoiser.with_network(network), batch_of())
-
-    def after_step(self, parameters, values):
-        self.method.after_step(parameters, values)
-
-    def state(self):
-        return self.method.state()
-
-    def load_state(self, state):
-        self.method.load_state(state)
-
-
-def draws(step):
-    return {"nothing": torch.zeros(1)}
-
-
 def test_a_resumed_run_has_the_same_bits(tmp_path):
     ends = []
     for name, parts in (("whole", [30]), ("halves", [15, 30])):
         for steps in parts:
             denoiser, ready = make(gamma=0.0)
             settings = TrainSettings(steps=steps, learning_rate=1e-2)
-            train(denoiser.network, Adapter(ready, denoiser), draws, settings, folder=tmp_path / name, resume=True)
+            train(
+                denoiser.network,
+                Adapter(ready, denoiser, batch_of),
+                no_draws,
+                settings,
+                folder=tmp_path / name,
+                resume=True,
+            )
         ends.append((ready.state(), [float(value.detach()) for value in denoiser.network.parameters()]))
     assert ends[0] == ends[1]
     assert ends[0][0]["gamma"] > 1

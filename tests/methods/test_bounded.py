@@ -2,42 +2,13 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
-from vdu.diffusion.schedule import NoiseSchedule, noised_batch
+from toys import SCHEDULE, face, noised
 from vdu.errors import InputError
 from vdu.methods.bounded import FORMS, BoundedPlasticity, ascent, hellinger, margin, npo
 from vdu.methods.vdu import VDU
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.types import Tools
-
-SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
-SHAPE = (1, 2, 2)
-
-
-class Tiny(nn.Module):
-    """ε_θ(x_t, t) = a x_t + b (t+1)/9 in float64: two parameters."""
-
-    def __init__(self, a=0.5, b=0.2):
-        super().__init__()
-        self.a = nn.Parameter(torch.tensor(a, dtype=torch.float64))
-        self.b = nn.Parameter(torch.tensor(b, dtype=torch.float64))
-
-    def forward(self, x_t, t):
-        return self.a * x_t + self.b * (t + 1).view(-1, 1, 1, 1) / 9
-
-
-def face(*values) -> PipelineDenoiser:
-    return PipelineDenoiser(Tiny(*values), SCHEDULE, "epsilon", SHAPE, {})
-
-
-def noised(n=4, seed=0, low=0):
-    source = torch.Generator().manual_seed(seed)
-    x0 = torch.rand(n, *SHAPE, generator=source, dtype=torch.float64) * 2 - 1
-    noise = torch.randn(n, *SHAPE, generator=source, dtype=torch.float64)
-    index = torch.randint(low, 6, (n,), generator=source)
-    return noised_batch(x0, index, noise, SCHEDULE, SCHEDULE)
 
 
 def posterior_of() -> GaussianPosterior:

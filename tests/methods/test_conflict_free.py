@@ -4,39 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from vdu.diffusion.schedule import NoiseSchedule, noised_batch
+from toys import SCHEDULE, Adapter, face, no_draws, noised
 from vdu.errors import InputError
 from vdu.methods.conflict_free import ConflictFree, cap, project
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.posterior.gaussian import GaussianPosterior
-from vdu.training.loop import Objective, TrainSettings, train
+from vdu.training.loop import TrainSettings, train
 from vdu.types import Tools
 
-SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
-SHAPE = (1, 2, 2)
 
-
-class Tiny(nn.Module):
-    """ε_θ(x_t, t) = a x_t + b (t+1)/9 in float64: two parameters."""
-
-    def __init__(self, a=0.5, b=0.2):
-        super().__init__()
-        self.a = nn.Parameter(torch.tensor(a, dtype=torch.float64))
-        self.b = nn.Parameter(torch.tensor(b, dtype=torch.float64))
-
-    def forward(self, x_t, t):
-        return self.a * x_t + self.b * (t + 1).view(-1, 1, 1, 1) / 9
-
-
-def face(*values) -> PipelineDenoiser:
-    return PipelineDenoiser(Tiny(*values), SCHEDULE, "epsilon", SHAPE, {})
-
-
-def noised(n, seed):
-    source = torch.Generator().manual_seed(seed)
-    x0 = torch.rand(n, *SHAPE, generator=source, dtype=torch.float64) * 2 - 1
-    noise = torch.randn(n, *SHAPE, generator=source, dtype=torch.float64)
-    return noised_batch(x0, torch.randint(6, (n,), generator=source), noise, SCHEDULE, SCHEDULE)
+def roles():
+    return {role: noised(6, seed) for seed, role in enumerate(("forget", "retain"))}
 
 
 def posterior_of(names=("a", "b"), variances=(3.0, 1.0)) -> GaussianPosterior:
@@ -208,41 +185,11 @@ def test_the_terms_by_hand():
     assert not any(value.requires_grad for value in losses.observed.values())
 
 
-class Adapter(Objective):
-    """A method as the loop's objective."""
-
-    per_term = True
-
-    def __init__(self, method, denoiser):
-        self.method, self.denoiser, self.limits = method, denoiser, method.limits
-
-    def losses(self, network, batch):
-        roles = {role: noised(6, seed) for seed, role in enumerate(("forget", "retain"))}
-        return self.method.losses(self.denoiser.with_network(network), roles)
-
-    def combine(self, gradients):
-        self.seen = self.method.combine(gradients)
-        return self.seen
-
-    def after_step(self, parameters, values):
-        self.method.after_step(parameters, values)
-
-    def state(self):
-        return self.method.state()
-
-    def load_state(self, state):
-        self.method.load_state(state)
-
-
-def draws(step):
-    return {"nothing": torch.zeros(1)}
-
-
 def test_a_small_step_forgets_and_keeps():
     """Central differences of the hand-written errors; the step of the loop's own gradient, but without Adam."""
     denoiser, ready = make(forget_share=1.0)
-    adapter = Adapter(ready, denoiser)
-    train(denoiser.network, adapter, draws, TrainSettings(steps=1, learning_rate=1e-12))
+    adapter = Adapter(ready, denoiser, roles)
+    train(denoiser.network, adapter, no_draws, TrainSettings(steps=1, learning_rate=1e-12))
     forget, keep, h = noised(6, 0), noised(6, 1), 1e-5
     slopes = {
         name: [
@@ -271,7 +218,14 @@ def test_a_run_stops_forgetting_at_its_radius_and_resumes_with_the_same_bits(tmp
             options = {"posterior": posterior_of(), "radius": radius} if radius else {}
             denoiser, ready = make(forget_share=3.0, **options)
             settings = TrainSettings(steps=steps, learning_rate=1e-2)
-            train(denoiser.network, Adapter(ready, denoiser), draws, settings, folder=tmp_path / name, resume=True)
+            train(
+                denoiser.network,
+                Adapter(ready, denoiser, roles),
+                no_draws,
+                settings,
+                folder=tmp_path / name,
+                resume=True,
+            )
         ends[name] = torch.stack([value.detach() for value in denoiser.network.parameters()])
     assert torch.equal(ends["held"], ends["resumed"])
     errors = {name: mse_by_hand(noised(6, 0), *end.tolist()) for name, end in ends.items()}

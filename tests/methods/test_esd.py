@@ -2,40 +2,11 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
-from vdu.diffusion.schedule import NoiseSchedule, noised_batch
+from toys import SCHEDULE, face, noised
 from vdu.errors import InputError
 from vdu.methods.esd import ESD
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.types import Tools
-
-SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
-SHAPE = (1, 2, 2)
-
-
-class Tiny(nn.Module):
-    """ε_θ(x_t, t) = a x_t + b (t+1)/9 in float64: two parameters."""
-
-    def __init__(self, a, b):
-        super().__init__()
-        self.a = nn.Parameter(torch.tensor(a, dtype=torch.float64))
-        self.b = nn.Parameter(torch.tensor(b, dtype=torch.float64))
-
-    def forward(self, x_t, t):
-        return self.a * x_t + self.b * (t + 1).view(-1, 1, 1, 1) / 9
-
-
-def face(a, b) -> PipelineDenoiser:
-    return PipelineDenoiser(Tiny(a, b), SCHEDULE, "epsilon", SHAPE, {})
-
-
-def noised(n=5, seed=0):
-    source = torch.Generator().manual_seed(seed)
-    x0 = torch.rand(n, *SHAPE, generator=source, dtype=torch.float64) * 2 - 1
-    noise = torch.randn(n, *SHAPE, generator=source, dtype=torch.float64)
-    return noised_batch(x0, torch.randint(6, (n,), generator=source), noise, SCHEDULE, SCHEDULE)
-
 
 ORIGINAL, SPECIALIST = (0.5, 0.2), (0.7, 0.1)
 
@@ -45,7 +16,7 @@ def make(denoiser, **options):
 
 
 def test_the_loss_by_hand():
-    denoiser, batch = face(0.3, 0.9), noised()
+    denoiser, batch = face(0.3, 0.9), noised(5)
     losses = make(denoiser, guidance=1.5).losses(denoiser, {"forget": batch})
     erase = mse = 0.0
     for x0, noise, row in zip(batch.x0, batch.noise, batch.index.tolist(), strict=True):
@@ -80,7 +51,7 @@ def test_descent_ends_at_the_weights_mirrored_away_from_the_specialist(guidance)
 def test_the_frozen_models_get_no_gradient():
     denoiser = face(*ORIGINAL)
     ready = make(denoiser)
-    ready.losses(denoiser, {"forget": noised()}).terms["erase"].backward()
+    ready.losses(denoiser, {"forget": noised(5)}).terms["erase"].backward()
     for frozen in (ready.tools.teacher, ready.tools.forget_model):
         assert all(value.grad is None for value in frozen.network.parameters())
     assert all(float(value.grad.abs()) > 0 for value in denoiser.network.parameters())
@@ -106,5 +77,5 @@ def test_the_identity_tells_methods_apart():
 def test_it_draws_nothing():
     torch.manual_seed(0)
     state, denoiser = torch.get_rng_state(), face(*ORIGINAL)
-    make(denoiser).losses(denoiser, {"forget": noised()})
+    make(denoiser).losses(denoiser, {"forget": noised(5)})
     assert torch.equal(state, torch.get_rng_state())

@@ -1,0 +1,68 @@
+"""Models of two parameters and images for them, shared by the tests of methods; formulas are written out in each test."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from vdu.diffusion.schedule import NoiseSchedule, noised_batch
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.training.loop import Objective
+from vdu.types import NoisedBatch
+
+SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
+SHAPE = (1, 2, 2)
+
+
+class Tiny(nn.Module):
+    """ε_θ(x_t, t) = a x_t + b (t+1)/9 in float64: two parameters."""
+
+    def __init__(self, a=0.5, b=0.2):
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(a, dtype=torch.float64))
+        self.b = nn.Parameter(torch.tensor(b, dtype=torch.float64))
+
+    def forward(self, x_t, t):
+        return self.a * x_t + self.b * (t + 1).view(-1, 1, 1, 1) / 9
+
+
+def face(*values) -> PipelineDenoiser:
+    """Tiny(a, b) as a denoiser."""
+    return PipelineDenoiser(Tiny(*values), SCHEDULE, "epsilon", SHAPE, {})
+
+
+def noised(n=4, seed=0, low=0) -> NoisedBatch:
+    """Uniform images with noise at steps low … 5."""
+    source = torch.Generator().manual_seed(seed)
+    x0 = torch.rand(n, *SHAPE, generator=source, dtype=torch.float64) * 2 - 1
+    noise = torch.randn(n, *SHAPE, generator=source, dtype=torch.float64)
+    return noised_batch(x0, torch.randint(low, 6, (n,), generator=source), noise, SCHEDULE, SCHEDULE)
+
+
+class Adapter(Objective):
+    """A method with its hooks as the loop's objective, over the same batch at every step."""
+
+    def __init__(self, method, denoiser, batch: Callable[[], dict[str, NoisedBatch]]):
+        self.method, self.denoiser, self.batch = method, denoiser, batch
+        self.limits, self.per_term = method.limits, method.per_term
+
+    def losses(self, network, batch):
+        return self.method.losses(self.denoiser.with_network(network), self.batch())
+
+    def combine(self, gradients):
+        self.seen = self.method.combine(gradients)
+        return self.seen
+
+    def after_step(self, parameters, values):
+        self.method.after_step(parameters, values)
+
+    def state(self):
+        return self.method.state()
+
+    def load_state(self, state):
+        self.method.load_state(state)
+
+
+def no_draws(step):
+    """The loop's batch where the adapter has its own."""
+    return {"nothing": torch.zeros(1)}
