@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
-__all__ = ["Batch", "Denoiser", "Losses", "Method", "NamedTensors", "NoisedBatch", "Tools"]
+__all__ = ["Batch", "Denoiser", "Hooks", "Losses", "Method", "NamedTensors", "NoisedBatch", "Tools"]
 
 NamedTensors = Mapping[str, Tensor]
 
@@ -128,6 +128,34 @@ class Denoiser(Protocol):
     def decode(self, latents: Tensor) -> Tensor:
         """The model's own space back to images in [−1, 1]."""
         ...
+
+
+class Hooks:
+    """What a method, or any objective of the training loop, may do besides its losses; here each does nothing.
+
+    Attributes:
+        per_term: whether :meth:`combine` makes one gradient of those of the terms; else the terms are added up.
+    """
+
+    per_term: bool = False
+
+    def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
+        """Add closed-form gradients to ``.grad``; returns the values of their terms for the log."""
+        return {}
+
+    def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
+        """One gradient from those of the terms, each a list over the parameters, averaged over micro-batches."""
+        raise NotImplementedError
+
+    def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
+        """Called after every optimiser step with the step's terms and observed values."""
+
+    def state(self) -> dict[str, float]:
+        """What changes during a run besides the weights, for checkpoints."""
+        return {}
+
+    def load_state(self, state: Mapping[str, float]) -> None:
+        """Take :meth:`state` back on resume."""
 
 
 class Method(Protocol):

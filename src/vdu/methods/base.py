@@ -4,49 +4,30 @@ A method is a frozen dataclass: its fields are its settings (and its identity), 
 ``name``, ``needs``, ``uses`` and ``losses`` and nothing else; ``docs/adding-a-method.md`` makes one from nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
 from vdu.records import sha256_bytes
-from vdu.types import Batch, Denoiser, Losses, NoisedBatch, Tools
+from vdu.types import Batch, Denoiser, Hooks, Losses, NoisedBatch, Tools
 
-__all__ = ["BaseMethod", "Hooks", "mean_squared", "require_positive"]
+__all__ = ["BaseMethod", "Plain", "mean_squared", "require_positive"]
 
 
-class Hooks:
-    """The optional hooks of a method, doing nothing."""
+class Plain(Hooks):
+    """A method without hooks, tools or uneven batches."""
 
     uses: frozenset[str] = frozenset()
-    per_term: bool = False
     batch_shares: Mapping[str, float] = MappingProxyType({})
 
-    def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
-        """No closed-form gradients."""
-        return {}
 
-    def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
-        """Not asked for."""
-        raise NotImplementedError
-
-    def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
-        """Nothing to undo."""
-
-    def state(self) -> dict[str, float]:
-        """Nothing changes besides the weights."""
-        return {}
-
-    def load_state(self, state: Mapping[str, float]) -> None:
-        """Nothing to take back."""
-
-
-class Described(Hooks):
+class Described(Plain):
     """What a method's class says of it; plain attributes, so that they are no fields of the dataclass below."""
 
     name: str = ""

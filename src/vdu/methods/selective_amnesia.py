@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
-from vdu.methods.base import Hooks
+from vdu.methods.base import Plain
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.records import sha256_bytes
 from vdu.types import Batch, Denoiser, Losses, NoisedBatch, Tools
@@ -46,7 +46,7 @@ __all__ = ["SelectiveAmnesia"]
 
 
 @dataclass(frozen=True, eq=False)
-class SelectiveAmnesia(Hooks):
+class SelectiveAmnesia(Plain):
     """Selective Amnesia (Heng & Soh 2023) for unconditional models.
 
     Args:

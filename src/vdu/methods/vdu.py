@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights
 from vdu.errors import InputError
-from vdu.methods.base import Hooks
+from vdu.methods.base import Plain
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.records import sha256_bytes
 from vdu.types import Batch, Denoiser, Losses, Tools
@@ -37,7 +37,7 @@ __all__ = ["VDU", "gradient_ascent"]
 
 
 @dataclass(frozen=True, eq=False)
-class VDU(Hooks):
+class VDU(Plain):
     """Variational Diffusion Unlearning (Eq. 3).
 
     Args:

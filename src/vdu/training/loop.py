@@ -14,7 +14,7 @@ Not guaranteed: equal float32 bits for different numbers of processes or micro-b
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -29,45 +29,25 @@ from vdu.rng import derive_seed, isolated_global
 from vdu.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from vdu.training.ema import ExponentialMovingAverage
 from vdu.training.log import StepLog
-from vdu.types import Losses
+from vdu.types import Hooks, Losses
 
 __all__ = ["Objective", "TrainResult", "TrainSettings", "make_accelerator", "train"]
 
 TensorBatch = Mapping[str, Tensor]
 
 
-class Objective:
+class Objective(Hooks):
     """What the loop minimises; a subclass gives the losses, and overrides what else it needs.
 
     Attributes:
         limits: the largest value that an observed scalar may take before the run counts as diverged.
-        per_term: whether :meth:`combine` makes one gradient of those of the terms; else the terms are added up.
     """
 
     limits: Mapping[str, float] = MappingProxyType({})
-    per_term: bool = False
 
     def losses(self, network: nn.Module, batch: TensorBatch) -> Losses:
         """The terms for a micro-batch, each a mean over it (or scaled from a mean)."""
         raise NotImplementedError
-
-    def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
-        """Add closed-form gradients to ``.grad``; returns the values of their terms for the log."""
-        return {}
-
-    def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
-        """One gradient from those of the terms, each a list over the parameters, averaged over micro-batches."""
-        raise NotImplementedError
-
-    def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
-        """Called after every optimiser step with the step's terms and observed values."""
-
-    def state(self) -> dict[str, float]:
-        """What changes during a run besides the weights, for checkpoints."""
-        return {}
-
-    def load_state(self, state: Mapping[str, float]) -> None:
-        """Take :meth:`state` back on resume."""
 
 
 @dataclass(frozen=True)
