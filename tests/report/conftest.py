@@ -165,6 +165,7 @@ def make_metrics(names: list[str], before: np.ndarray, after: np.ndarray, forget
             "distance": 0.062,
             "distance_low": 0.041,
             "distance_high": 0.085,
+            "chance_high": 0.085,
         },
         "flips": {"classes": names, "counts": counts.tolist()},
         "judge": {

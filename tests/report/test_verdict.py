@@ -83,6 +83,23 @@ def test_is_the_rest_intact(run_dir, measured, level, title):
     assert (found.level, found.title) == (level, title)
 
 
+@pytest.mark.parametrize(
+    ("distance", "measured", "level", "title"),
+    [
+        (0.08, fid((6, 7, 8), (5, 6, 7)), "good", "No damage to the rest detected"),
+        (0.09, fid((6, 7, 8), (5, 6, 7)), "mixed", "Quality kept; the mix of classes has shifted"),
+        (0.09, fid((8, 9, 10), (5, 6, 7)), "mixed", "The rest is measurably worse"),
+        (0.09, fid((6, 9, 20), (5, 6, 7)), "unknown", "Damage cannot be excluded"),
+    ],
+)
+def test_classes_that_shift_more_than_chance_are_told(run_dir, distance, measured, level, title):
+    data = collect(run_dir)
+    histogram = {**data.metrics["histogram"], "distance": distance, "chance_high": 0.085}
+    found = is_rest_intact(changed(data, measured, histogram=histogram))
+    assert (found.level, found.title) == (level, title)
+    assert (f"{distance:.3f} from the expected one; chance explains 0.085" in found.text) == (distance > 0.085)
+
+
 @pytest.mark.parametrize(("left", "level"), [(9, "bad"), (10, "good")])
 def test_a_starved_class_is_damage_whatever_the_distance_says(run_dir, left, level):
     data = collect(run_dir)

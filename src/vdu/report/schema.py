@@ -56,6 +56,7 @@ _METRICS = {
         "distance": float,
         "distance_low": float,
         "distance_high": float,
+        "chance_high": float,
     },
     "flips": {"classes": [str], "counts": [[int]]},
     "judge": {**_JUDGE, "second": Maybe(_JUDGE)},

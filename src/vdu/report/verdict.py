@@ -6,8 +6,9 @@ Is it gone?    PUL = 100 · (n_orig − n_unl) / n_orig with interval [low, high
                low ≥ 50 mostly gone · otherwise reduced.
 Is it intact?  u-FID of the unlearned model against that of the filtered original (what is left of the original when
                its unwanted images are thrown away): intervals apart → worse, and damaged from 2 × on; intervals
-               overlap and the unlearned one ends below 2 × the filtered value → no damage detected; otherwise
-               undecided. A kept class with ≥ 20 expected images of which fewer than half are left is damage too.
+               overlap and the unlearned one ends below 2 × the filtered value → no damage detected, or, where the
+               histogram of the kept classes is further from the expected one than chance explains, the classes have
+               shifted; otherwise undecided. A kept class with ≥ 20 expected images of which fewer than half are left is damage too.
 
 NOT guaranteed: anything about images, noise or attacks outside of these samples. The thresholds are reading aids,
 printed with the report; they are no standard.
@@ -32,7 +33,8 @@ THRESHOLDS = (
     f"it does, and the value is {_DAMAGE_FACTOR:.0f} × as large or more; or a kept class of {_STARVED_EXPECTED:.0f} or "
     "more expected images lost over half.",
     f"“No damage detected”: the intervals overlap, and the unlearned one ends at {_DAMAGE_FACTOR:.0f} × the filtered "
-    "value or below.",
+    "value or below. “The mix of classes has shifted”: so they do, but the distance of the kept classes' histogram from "
+    "the expected one is above the 95 % point of chance.",
 )
 
 
@@ -135,10 +137,17 @@ def is_rest_intact(data: ReportData) -> Finding:
         f"u-FID {ours} against {theirs} for the filtered original: the same original with its unwanted images thrown "
         "away. In brackets: intervals. Lower is better."
     )
-    return Finding(*_rest_title(unlearned, floor, bool(starved)), text, limits)
+    histogram = data.metrics["histogram"]
+    shifted = histogram["distance"] > histogram["chance_high"]
+    if shifted:
+        text += (
+            f" The histogram of the kept classes is {histogram['distance']:.3f} from the expected one; chance explains "
+            f"{histogram['chance_high']:.3f}."
+        )
+    return Finding(*_rest_title(unlearned, floor, bool(starved), shifted), text, limits)
 
 
-def _rest_title(unlearned: dict[str, float], floor: dict[str, float], starved: bool) -> tuple[str, str]:
+def _rest_title(unlearned: dict[str, float], floor: dict[str, float], starved: bool, shifted: bool) -> tuple[str, str]:
     if unlearned["low"] > floor["high"]:
         much = starved or unlearned["value"] >= _DAMAGE_FACTOR * floor["value"]
         return ("bad", "The rest is damaged") if much else ("mixed", "The rest is measurably worse")
@@ -146,6 +155,8 @@ def _rest_title(unlearned: dict[str, float], floor: dict[str, float], starved: b
         return "bad", "Damaged: kept classes are missing"
     if unlearned["high"] > _DAMAGE_FACTOR * floor["value"]:
         return "unknown", "Damage cannot be excluded"
+    if shifted:
+        return "mixed", "Quality kept; the mix of classes has shifted"
     return "good", "No damage to the rest detected"
 
 
