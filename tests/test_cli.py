@@ -9,7 +9,8 @@ from dataclasses import fields
 import pytest
 
 from vdu import cli
-from vdu.recipes.settings import METHODS, plain
+from vdu.recipes.method_defaults import METHODS
+from vdu.recipes.settings import plain
 
 VERBS = {
     "demo": (),

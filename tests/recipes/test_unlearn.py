@@ -9,11 +9,13 @@ from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet
 from vdu.errors import DivergenceError, InputError
 from vdu.methods.vdu import VDU, gradient_ascent
+from vdu.models.denoiser import replace_network
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.recipes import unlearn as recipe
 from vdu.recipes.batches import NoisyImages
+from vdu.recipes.forget_source import reload_forget
 from vdu.recipes.settings import UnlearnSettings
-from vdu.recipes.unlearn import replace_network, unlearn
+from vdu.recipes.unlearn import unlearn
 from vdu.records import sha256_file
 
 
@@ -136,7 +138,7 @@ def test_a_run_folder_tells_all(model, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     assert lines[-1]["terms"].keys() == {"plasticity", "stability"}
-    assert recipe.reload_forget(tmp_path / "run", (1, 8, 8)).sha256 == forget.sha256
+    assert reload_forget(tmp_path / "run", (1, 8, 8)).sha256 == forget.sha256
 
 
 def test_an_interrupted_run_ends_in_the_same_bits(model, tmp_path, monkeypatch):
@@ -206,7 +208,7 @@ def test_the_forget_set_of_a_run_must_not_change(model, tmp_path):
     config = tmp_path / "run" / "config.toml"
     config.write_text(config.read_text().replace('"3"', '"4"'))
     with pytest.raises(InputError, match=r"not those that this run forgot \(their hash differs\). Put them back"):
-        recipe.reload_forget(tmp_path / "run", (1, 8, 8))
+        reload_forget(tmp_path / "run", (1, 8, 8))
 
 
 def test_a_posterior_made_for_other_weights_is_refused(model, make_pipeline, tmp_path):

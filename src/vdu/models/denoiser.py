@@ -24,7 +24,7 @@ from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
 from vdu.records import read_json, write_json
 
-__all__ = ["PipelineDenoiser", "load_pipeline", "save_pipeline"]
+__all__ = ["PipelineDenoiser", "load_pipeline", "replace_network", "save_pipeline"]
 
 EXTRA_FILE = "vdu.json"
 OWN_NETWORKS = ("vdu.models.ddpm_pytorch",)
@@ -215,6 +215,23 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
     pipeline.save_pretrained(str(path), safe_serialization=True)
     if getattr(pipeline, "timestep_scale", 1.0) != 1.0:
         write_json(Path(path) / EXTRA_FILE, {"timestep_scale": pipeline.timestep_scale})
+
+
+def replace_network(pipeline: Any, network: nn.Module) -> Any:
+    """A new pipeline of the same kind around another network; scheduler and other parts are copied.
+
+    Args:
+        pipeline: the pipeline to copy.
+        network: its new U-Net, used as it is.
+
+    Returns:
+        The new pipeline.
+    """
+    parts = {name: copy.deepcopy(part) for name, part in pipeline.components.items() if name != "unet"}
+    made = type(pipeline)(**parts, unet=network)
+    if hasattr(pipeline, "timestep_scale"):
+        made.timestep_scale = pipeline.timestep_scale
+    return made
 
 
 def _refuse_others(where: str, others: list[str]) -> None:

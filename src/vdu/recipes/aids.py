@@ -15,7 +15,7 @@ import torch
 
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
-from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.denoiser import PipelineDenoiser, replace_network
 from vdu.recipes.evaluations import EvaluationCounter
 from vdu.recipes.own_samples import SHARED_SEED, image_seeds, shared_own_samples
 from vdu.recipes.pretrain import fit
@@ -132,8 +132,6 @@ def make_aids(
 
 def _copy(pipeline: Any, images: ImageSet, seed: int, device: torch.device | None) -> PipelineDenoiser:
     """The original after a short fine-tuning."""
-    from vdu.recipes.unlearn import replace_network
-
     denoiser = PipelineDenoiser.from_pipeline(pipeline).copy()
     if device is not None:
         denoiser.network.to(device)

@@ -189,7 +189,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     Raises:
         InputError: if the run is not finished, or the original is not the one that it started from.
     """
-    from vdu.recipes.unlearn import reload_forget
+    from vdu.recipes.forget_source import reload_forget
 
     record = Run.reopen(settings.run, "unlearn")
     inputs = record.record["inputs"]

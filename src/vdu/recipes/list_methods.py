@@ -4,8 +4,9 @@ import sys
 from typing import Any
 
 from vdu.methods.base import BaseMethod
+from vdu.recipes.method_defaults import DEFAULTS, METHODS
 from vdu.recipes.methods import BY_NAME, options_of
-from vdu.recipes.settings import DEFAULTS, METHODS, ListSettings
+from vdu.recipes.settings import ListSettings
 
 __all__ = ["run"]
 

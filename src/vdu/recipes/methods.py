@@ -19,8 +19,9 @@ from vdu.methods.salun import SalUn
 from vdu.methods.selective_amnesia import SelectiveAmnesia
 from vdu.methods.siss import SISS
 from vdu.methods.vdu import VDU
+from vdu.recipes.method_defaults import METHODS
 from vdu.recipes.posterior import load_posterior
-from vdu.recipes.settings import METHODS, UnlearnSettings
+from vdu.recipes.settings import UnlearnSettings
 from vdu.types import Method
 
 __all__ = ["BY_NAME", "make_method"]

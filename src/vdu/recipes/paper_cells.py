@@ -40,11 +40,12 @@ from vdu.recipes import pretrain
 from vdu.recipes.cells import Cell
 from vdu.recipes.judging import Judging, find_judges
 from vdu.recipes.measures import distance_row, histogram, paired_pul, second_opinion
+from vdu.recipes.method_defaults import DEFAULTS
 from vdu.recipes.own_samples import own_samples
 from vdu.recipes.posterior import fit_posterior
 from vdu.recipes.replay import retained_own_samples
 from vdu.recipes.row_options import unlearn_settings
-from vdu.recipes.settings import DEFAULTS, EvaluateSettings, JudgeSettings, PretrainSettings
+from vdu.recipes.settings import EvaluateSettings, JudgeSettings, PretrainSettings
 from vdu.recipes.unlearn import UnlearnResult, make_method, unlearn
 from vdu.records import atomic_file, sha256_file
 from vdu.rng import derive_seed, generator

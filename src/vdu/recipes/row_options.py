@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from vdu.errors import InputError
-from vdu.recipes.settings import UnlearnMethod, UnlearnSettings
+from vdu.recipes.method_defaults import METHODS
+from vdu.recipes.settings import UnlearnSettings
 
 __all__ = ["unlearn_settings"]
 
@@ -42,10 +43,8 @@ def unlearn_settings(options: Mapping[str, Any]) -> UnlearnSettings:
                 raise InputError(
                     f"row options: {name} is {value!r}; expected {type(default).__name__}, for example {default!r}."
                 )
-    if options.get("method") not in get_args(UnlearnMethod):
-        raise InputError(
-            f"row options: method is {options.get('method')!r}; expected one of {', '.join(get_args(UnlearnMethod))}."
-        )
+    if options.get("method") not in METHODS:
+        raise InputError(f"row options: method is {options.get('method')!r}; expected one of {', '.join(METHODS)}.")
     lists: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
     }

@@ -6,9 +6,11 @@ This module imports neither torch nor diffusers, so that ``vdu --help`` stays qu
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+
+from vdu.recipes.method_defaults import DEFAULTS, UnlearnMethod
 
 __all__ = [
     "Architecture", "DemoSettings", "Estimator", "EvaluateSettings", "ImportSettings", "ListSettings", "PosteriorSettings",
@@ -18,37 +20,7 @@ __all__ = [
 
 
 Estimator = Literal["fisher", "ensemble", "finetuned-ensemble", "isotropic", "amnesia-fisher"]
-UnlearnMethod = Literal[
-    "auto", "distillation", "retrack", "anchor", "bounded", "conflict-free", "vdu", "ascent", "selective-amnesia", "esd", "salun",
-    "erasediff", "siss", "finetune",
-]  # fmt: skip
-METHODS = get_args(UnlearnMethod)
 
-# what --steps, --batch-size and so on are where they are not given; the paper's for its own methods
-_DISTILLATION = {
-    "steps": 220, "batch_size": 32, "learning_rate": 2e-4, "warmup_steps": 10, "max_grad_norm": 0.5, "ema_decay": 0.98,
-    "n_own_samples": 1500, "scheduler": "ddpm", "inference_steps": 20,
-}  # fmt: skip
-_PAPER = {"steps": 60, "batch_size": 128, "learning_rate": 1e-6}
-_OTHER = {
-    "steps": 200,
-    "batch_size": 64,
-    "learning_rate": 1e-5,
-    "n_own_samples": 1500,
-    "scheduler": "ddpm",
-    "inference_steps": 20,
-}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    name: {"n_own_samples": 1000, "warmup_steps": 0, "ema_decay": 0.0, "scheduler": "ddim", "inference_steps": 25} | own
-    for name in METHODS
-    for own in [
-        _DISTILLATION
-        if name in {"auto", "distillation", "retrack"}
-        else _PAPER
-        if name in {"vdu", "ascent", "selective-amnesia"}
-        else _OTHER
-    ]
-}
 Architecture = Literal["ddpm-pytorch", "improved-diffusion"]
 
 

@@ -1,6 +1,5 @@
 """``vdu unlearn`` and :func:`unlearn`: a pipeline and the images to forget in, a pipeline that no longer makes them out."""
 
-import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,18 +19,20 @@ from vdu.errors import InputError
 from vdu.methods.distillation import RetainDistillation
 from vdu.methods.retrack import Retrack
 from vdu.methods.vdu import VDU
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
+from vdu.models.denoiser import PipelineDenoiser, load_pipeline, replace_network, save_pipeline
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.recipes.aids import Aids, make_aids
 from vdu.recipes.batches import NoisyImages, UniformImages, require_divisible, together, unflatten
 from vdu.recipes.card import write_card
 from vdu.recipes.evaluations import EvaluationCounter
+from vdu.recipes.forget_source import absolute, class_names, forget_images
+from vdu.recipes.method_defaults import DEFAULTS
 from vdu.recipes.methods import make_method
 from vdu.recipes.own_samples import make_sampler
 from vdu.recipes.resemblance import require_enough
-from vdu.recipes.settings import DEFAULTS, UnlearnSettings, to_toml
+from vdu.recipes.settings import UnlearnSettings, to_toml
 from vdu.recipes.stopping import ForgottenCheck
-from vdu.records import Run, read_json
+from vdu.records import Run
 from vdu.rng import derive_seed, draw_seed
 from vdu.rng import generator as named_generator
 from vdu.training.loop import Objective, TrainResult, TrainSettings, make_accelerator, train
@@ -133,7 +134,7 @@ def unlearn(
         forget: the images to forget, or where they are (see :func:`vdu.data.sources.load_images`).
         retain: real images to keep, for methods that want some; None takes the model's own samples without those that
             resemble the forget set (:func:`vdu.recipes.resemblance.resemblance`).
-        steps: optimiser steps; here and below None takes what suits the method (``vdu.recipes.settings.DEFAULTS``).
+        steps: optimiser steps; here and below None takes what suits the method (``vdu.recipes.method_defaults.DEFAULTS``).
         batch_size: images of each role per step, over all processes.
         learning_rate: Adam's step size.
         lr_schedule: "constant", "linear" or "cosine".
@@ -254,23 +255,6 @@ def _batches(
     return together(makers)
 
 
-def replace_network(pipeline: Any, network: nn.Module) -> Any:
-    """A new pipeline of the same kind around another network; scheduler and other parts are copied.
-
-    Args:
-        pipeline: the pipeline to copy.
-        network: its new U-Net, used as it is.
-
-    Returns:
-        The new pipeline.
-    """
-    parts = {name: copy.deepcopy(part) for name, part in pipeline.components.items() if name != "unet"}
-    made = type(pipeline)(**parts, unet=network)
-    if hasattr(pipeline, "timestep_scale"):
-        made.timestep_scale = pipeline.timestep_scale
-    return made
-
-
 def run(settings: UnlearnSettings) -> dict[str, Any]:
     """Unlearn from the command line: check everything, then work in a run folder.
 
@@ -380,14 +364,6 @@ TOLD = {
 }  # settings for the card
 
 
-def absolute(source: str) -> str:
-    """A source of images with its path made absolute, where it has one."""
-    from vdu.data.sources import NAMES
-
-    kind, colon, place = source.rpartition(":")
-    return source if source in NAMES or not Path(place).exists() else f"{kind}{colon}{Path(place).resolve()}"
-
-
 def check_origin(posterior: GaussianPosterior, sha256: str) -> None:
     """Refuse a posterior that was estimated for other weights, even of the same architecture.
 
@@ -402,31 +378,6 @@ def check_origin(posterior: GaussianPosterior, sha256: str) -> None:
         )
 
 
-def forget_images(settings: UnlearnSettings, shape: tuple[int, int, int]) -> ImageSet:
-    """The images to forget, checked against the model's size.
-
-    Args:
-        settings: where they are, and which classes of them.
-        shape: channels, height and width of the model.
-
-    Returns:
-        The forget set.
-
-    Raises:
-        InputError: if classes are asked of images without labels, or the reverse on a labelled data set.
-    """
-    images = load_images(settings.forget, shape=shape, convert=settings.convert)
-    if settings.forget_class:
-        return split_by_class(images, settings.forget_class)[0]
-    if images.labels is not None and len(images.labels.unique()) > 1:
-        names = images.class_names or tuple(map(str, images.labels.unique().tolist()))
-        raise InputError(
-            f"forget: {settings.forget} holds {len(names)} classes ({', '.join(names[:10])}); say which to forget with --forget-class, "
-            "or give a folder that holds nothing but the unwanted images."
-        )
-    return images
-
-
 def _inputs(
     settings: UnlearnSettings, pipeline: Any, forget: ImageSet, posterior: GaussianPosterior | None
 ) -> dict[str, Any]:
@@ -434,7 +385,7 @@ def _inputs(
         "model": {"path": str(settings.pipeline.resolve()), "sha256": hash_parameters(pipeline.unet.state_dict())},
         "forget": {
             "source": settings.forget,
-            "classes": _class_names(forget) if settings.forget_class else [],
+            "classes": class_names(forget) if settings.forget_class else [],
             "description": forget.description,
             "n_images": len(forget),
             "sha256": forget.sha256,
@@ -447,34 +398,3 @@ def _inputs(
             "estimator": posterior.estimator,
         }
     return inputs
-
-
-def _class_names(images: ImageSet) -> list[str]:
-    present = [] if images.labels is None else images.labels.unique().tolist()
-    return [images.class_names[label] if images.class_names else str(label) for label in present]
-
-
-def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
-    """The forget set of a finished run, checked to be the same images.
-
-    Args:
-        folder: the run folder.
-        shape: channels, height and width of the model.
-
-    Returns:
-        The images.
-
-    Raises:
-        InputError: if the images are not those that the run forgot.
-    """
-    import tomllib
-
-    config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    names = ("forget", "forget_class", "convert", "pipeline", "output_dir")
-    images = forget_images(UnlearnSettings(**{name: config[name] for name in names if name in config}), shape)
-    expected = read_json(folder / "run.json")["inputs"]["forget"]["sha256"]
-    if images.sha256 != expected:
-        raise InputError(
-            f"forget: the images at {config['forget']} are not those that this run forgot (their hash differs). Put them back."
-        )
-    return images
