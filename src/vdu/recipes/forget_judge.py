@@ -17,6 +17,7 @@ ones. A π̂ far below the share that the eye sees among the own samples says so
 import math
 import sys
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from vdu.data.images import ImageSet
 from vdu.errors import InputError
 from vdu.models.judge import Judge
 from vdu.recipes.classification import ClassificationObjective, LabelledImages, default_shift, judge_logits, provenance
-from vdu.recipes.positive_unlabelled import ForgetRates, estimate_rates, estimate_share
+from vdu.recipes.positive_unlabelled import FEWEST_IMAGES, ForgetRates, estimate_rates, estimate_share, require_images
 from vdu.rng import derive_seed, generator, isolated_global
 from vdu.training.loop import TrainSettings, train
 
@@ -34,7 +35,7 @@ __all__ = ["require_enough", "train_forget_judge"]
 
 CLASSES = ("other", "forget")
 HELD_OUT_SHARE = 0.25
-FEWEST_IMAGES = 40
+require_enough = partial(require_images, where="forget judge", advice="a judge that was trained elsewhere")
 
 
 def train_forget_judge(
@@ -97,23 +98,6 @@ def train_forget_judge(
     if progress:
         print(record["forget"]["note"], file=sys.stderr)
     return judge, record
-
-
-def require_enough(name: str, n_images: int) -> None:
-    """Refuse sets too small to learn from and to test on.
-
-    Args:
-        name: what they are, for the message.
-        n_images: how many there are.
-
-    Raises:
-        InputError: if they are fewer than 40.
-    """
-    if n_images < FEWEST_IMAGES:
-        raise InputError(
-            f"forget judge: got {n_images} {name}; expected at least {FEWEST_IMAGES}, better 1000. "
-            "Give more, or a judge that was trained elsewhere."
-        )
 
 
 def _hold_out(name: str, images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:

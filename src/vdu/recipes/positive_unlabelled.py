@@ -25,7 +25,9 @@ from torch import Tensor
 
 from vdu.errors import InputError
 
-__all__ = ["ForgetRates", "estimate_rates", "estimate_share"]
+__all__ = ["FEWEST_IMAGES", "ForgetRates", "estimate_rates", "estimate_share", "require_images"]
+
+FEWEST_IMAGES = 40
 
 
 @dataclass(frozen=True)
@@ -118,3 +120,21 @@ def _resampled(scores: Tensor, generator: torch.Generator) -> Tensor:
 def _share_above(thresholds: Tensor, scores: Tensor) -> Tensor:
     n_below = torch.searchsorted(scores.sort().values, thresholds, side="left")
     return (len(scores) - n_below).double() / len(scores)
+
+
+def require_images(name: str, n_images: int, *, where: str, advice: str) -> None:
+    """Refuse sets too small to learn from and to test on.
+
+    Args:
+        name: what they are, for the message.
+        n_images: how many there are.
+        where: who asks.
+        advice: what to do where there are no more.
+
+    Raises:
+        InputError: if they are fewer than 40.
+    """
+    if n_images < FEWEST_IMAGES:
+        raise InputError(
+            f"{where}: got {n_images} {name}; expected at least {FEWEST_IMAGES}, better 1000. Give more, or {advice}."
+        )

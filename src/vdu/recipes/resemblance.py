@@ -23,6 +23,7 @@ packaged judge, and one or two in a hundred of the kept); that r is calibrated.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,13 +34,16 @@ from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
 from vdu.models.noise_classifier import NoiseClassifier
 from vdu.recipes.batches import deal
+from vdu.recipes.positive_unlabelled import FEWEST_IMAGES, require_images
 from vdu.rng import derive_seed, generator, isolated_global
 from vdu.training.loop import Objective, TrainSettings, train
 from vdu.types import Losses
 
 __all__ = ["Resemblance", "mean_scores", "require_enough", "resemblance"]
 
-FEWEST_IMAGES = 40
+require_enough = partial(
+    require_images, where="resemblance", advice="use a method that looks at forget images only (vdu, ascent)"
+)
 LIKE_FORGET, KEPT, COUNTED = 0.10, 0.01, 0.05  # quantiles of the forget set's scores
 SCORED_AT = (0.98, 0.9, 0.66)  # ᾱ
 SCORE_RANGE = (0.078, 1.0)  # ᾱ that the scoring classifiers are trained on
@@ -146,23 +150,6 @@ def resemblance(
     corrected = PriorCorrected(classifier, (share * n + 1) / (n + 2)).requires_grad_(False).eval()
     scored = (n + len(forget)) * len(SCORED_AT)
     return Resemblance(share, like, kept, corrected, 3 * 2 * batch_size * (2 * score_steps + steps) + scored)
-
-
-def require_enough(name: str, n_images: int) -> None:
-    """Refuse sets too small to learn from.
-
-    Args:
-        name: what they are, for the message.
-        n_images: how many there are.
-
-    Raises:
-        InputError: if they are fewer than 40.
-    """
-    if n_images < FEWEST_IMAGES:
-        raise InputError(
-            f"resemblance: got {n_images} {name}; expected at least {FEWEST_IMAGES}, better 1000. Give more, or use a method "
-            "that looks at forget images only (vdu, ascent)."
-        )
 
 
 def _check_share(share: float, like: Tensor, kept: Tensor, *, force: bool) -> None:
