@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""Forgetting that is not one class: two at once, one after the other, and a feature that is no class (thick strokes).
+
+Usage: beyond_one_class.py OUT.json [--case two-classes|sequence|thick] [--n-images 1000]      (about 5 minutes a case, sequence 10)
+
+The packaged MNIST model, ``RetainDistillation`` with its defaults, seed 0, 20 ancestral steps; images from the same noise before
+and after. Digits are told by the packaged judge. Thick: mean ink above the 90 % quantile of MNIST's training images; those
+are the forget set, and the same threshold counts them among the samples. u-FID[judge] is against MNIST's test images without
+what is forgotten, "filtered" is the original's samples without it. OUT.json is added to, case by case.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from vdu.data.forget import split_by_class
+from vdu.data.sources import load_images
+from vdu.diffusion.sampling import Sampler
+from vdu.methods.distillation import RetainDistillation
+from vdu.metrics.features import classify, extract_features
+from vdu.metrics.frechet import frechet_distance
+from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.judge import load_judge
+from vdu.recipes.own_samples import own_samples
+from vdu.recipes.unlearn import unlearn
+from vdu.rng import derive_seed
+from vdu.zoo.packaged import judge_folder, pipeline_folder
+
+SAMPLER = Sampler("ddpm", steps=20)
+
+
+class Bench:
+    """The model, the judge, and what is counted."""
+
+    def __init__(self, n_images):
+        self.pipeline = load_pipeline(pipeline_folder("mnist-small"))
+        self.judge, _ = load_judge(judge_folder("mnist"))
+        self.train, self.test = load_images("mnist"), load_images("mnist", split="test")
+        ink = self.ink(self.train)
+        self.threshold = float(ink.quantile(0.9))
+        self.n = n_images
+        self.before = self.draw(self.pipeline, 2 * n_images)  # enough for the filtered original
+
+    def ink(self, images):
+        """Mean brightness of each image."""
+        return images.images.flatten(1).float().mean(1)
+
+    def digits(self, images):
+        """The judge's calls."""
+        return classify(self.judge, images.floats()).classes
+
+    def draw(self, pipeline, n):
+        """Samples from the noise that everything is judged from."""
+        denoiser = PipelineDenoiser.from_pipeline(pipeline)
+        return own_samples(denoiser, n, SAMPLER, seed=derive_seed(0, "evaluate"))
+
+    def forget(self, pipeline, images):
+        """The new pipeline and why it ended."""
+        made = unlearn(pipeline, RetainDistillation(), forget=images, generator=torch.Generator().manual_seed(0))
+        return made.pipeline, made.ending
+
+    def row(self, images, unwanted, reference):
+        """Counts of what is unwanted, u-FID, and digits."""
+        features = [extract_features(self.judge.features, each.floats()) for each in (reference, images)]
+        return {
+            "n_images": len(images),
+            "unwanted": int(unwanted(images).sum()),
+            "u_fid": frechet_distance(*features).value,
+            "digits": torch.bincount(self.digits(images), minlength=10).tolist(),
+        }
+
+    def compare(self, pipeline, unwanted, keep_test):
+        """Original, filtered original and unlearned."""
+        reference = self.test.select(keep_test)
+        filtered = self.before.select(~unwanted(self.before))
+        rows = {
+            "original": self.before.select(range(self.n)),
+            "filtered original": filtered.select(range(min(self.n, len(filtered)))),
+            "unlearned": self.draw(pipeline, self.n),
+        }
+        return {name: self.row(images, unwanted, reference) for name, images in rows.items()}
+
+
+def two_classes(bench):
+    """0 and 1 at once."""
+    pipeline, ending = bench.forget(bench.pipeline, split_by_class(bench.train, ["0", "1"])[0])
+
+    def unwanted(images):
+        return bench.digits(images) <= 1
+
+    return bench.compare(pipeline, unwanted, bench.test.labels > 1) | {"ending": ending}
+
+
+def sequence(bench):
+    """0, and then 1 from the model that forgot 0: does 0 stay away?"""
+    first, ending = bench.forget(bench.pipeline, split_by_class(bench.train, ["0"])[0])
+    second, ending_2 = bench.forget(first, split_by_class(bench.train, ["1"])[0])
+
+    def unwanted(images):
+        return bench.digits(images) <= 1
+
+    found = bench.compare(second, unwanted, bench.test.labels > 1)
+    after_one = torch.bincount(bench.digits(bench.draw(first, bench.n)), minlength=10).tolist()
+    return found | {"digits after the first": after_one, "endings": [ending, ending_2]}
+
+
+def thick(bench):
+    """Thick strokes of any digit."""
+    images = bench.train.select(bench.ink(bench.train) > bench.threshold)
+    pipeline, ending = bench.forget(bench.pipeline, images)
+
+    def unwanted(images):
+        return bench.ink(images) > bench.threshold
+
+    return bench.compare(pipeline, unwanted, ~unwanted(bench.test)) | {"ending": ending, "threshold": bench.threshold}
+
+
+CASES = {"two-classes": two_classes, "thick": thick, "sequence": sequence}
+
+
+def main():
+    """Run what is asked and is not there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--case", choices=list(CASES), action="append")
+    parser.add_argument("--n-images", type=int, default=1000)
+    arguments = parser.parse_args()
+    result = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
+    bench = Bench(arguments.n_images)
+    for name in arguments.case or CASES:
+        if name not in result:
+            result[name] = CASES[name](bench)
+            arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            print(name, json.dumps(result[name], indent=2), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Who finds the forget class among a model's own samples, from the forget set alone; and what sampling guidance makes of it.
+
+Usage: resemblance.py [--digit 8] [--n-own 1500] [--n-images 500] [--json OUT]      (about 5 minutes on 2 cores)
+
+The packaged MNIST model, 20 ancestral steps, the digit's training images. The packaged judge's labels are the truth, known
+to nobody but this script. Compared: the judge trained on the spot (``vdu.recipes.forget_judge``) and the zones of
+``vdu.recipes.resemblance``. Then sampling with the corrected score (``vdu.methods.distillation.Guided``), nothing trained.
+"""
+
+import argparse
+import json
+
+from vdu.data.forget import split_by_class
+from vdu.data.sources import load_images
+from vdu.diffusion.sampling import Sampler
+from vdu.methods.distillation import Guided
+from vdu.metrics.features import classify, extract_features
+from vdu.metrics.frechet import frechet_distance
+from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.judge import load_judge
+from vdu.recipes.forget_judge import train_forget_judge
+from vdu.recipes.own_samples import own_samples, shared_own_samples
+from vdu.recipes.resemblance import resemblance
+from vdu.rng import derive_seed
+from vdu.zoo.packaged import judge_folder, pipeline_folder
+
+SAMPLER = Sampler("ddpm", steps=20)
+
+
+def found(mask, truth):
+    """How many are called, and how many of those are right."""
+    return {"called": int(mask.sum()), "right": int((mask & truth).sum()), "there": int(truth.sum()), "of": len(truth)}
+
+
+def main():
+    """Compare, print, and write if asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--digit", default="8")
+    parser.add_argument("--n-own", type=int, default=1500)
+    parser.add_argument("--n-images", type=int, default=500)
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    digit = int(arguments.digit)
+    denoiser = PipelineDenoiser.from_pipeline(load_pipeline(pipeline_folder("mnist-small")))
+    judge, _ = load_judge(judge_folder("mnist"))
+    forget = split_by_class(load_images("mnist"), [arguments.digit])[0]
+    own, _ = shared_own_samples(denoiser, arguments.n_own, SAMPLER)
+    truth = classify(judge, own.floats()).classes == digit
+
+    on_the_spot, record = train_forget_judge(forget, own, seed=0, progress=False)
+    result = {
+        "digit": arguments.digit,
+        "judge trained on the spot": found(classify(on_the_spot, own.floats()).classes == 1, truth)
+        | {"estimated_share": record["forget"]["share"]},
+    }
+    zones = resemblance(forget, own, denoiser.schedule, seed=0)
+    result["resemblance, like the forget set"] = found(zones.forget, truth)
+    result["resemblance, kept"] = found(zones.kept, ~truth)
+    result["resemblance, estimated share"] = zones.share
+
+    real = split_by_class(load_images("mnist", split="test"), [arguments.digit])[1]
+    reference = extract_features(judge.features, real.floats())
+    seed, before = derive_seed(0, "evaluate"), None
+    for scale in (0.0, 1.0, 2.0, 4.0):
+        model = Guided(denoiser, zones.classifier, scale) if scale else denoiser
+        images = own_samples(model, arguments.n_images, SAMPLER, seed=seed).floats()
+        left = int((classify(judge, images).classes == digit).sum())
+        before = left if before is None else before
+        distance = frechet_distance(reference, extract_features(judge.features, images)).value
+        result[f"guided, s = {scale:g}"] = {"left": left, "pul": 100 * (1 - left / before), "u_fid": distance}
+    print(json.dumps(result, indent=2))
+    if arguments.json:
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=2)
+            file.write("\n")
+
+
+if __name__ == "__main__":
+    main()
