@@ -20,13 +20,13 @@ some of that. It repairs what the training costs, and more: with it the packaged
 original with the forget class filtered out.
 
 ε_f is the original after a short fine-tuning on the forget set. Exact r and ε_f would need no s > 1. But a sampler of few
-steps jumps over the thin border where they act (measured: exact labels for r, sampling with ε_r and no training: PUL 31 % at
-s = 1, 59 % at s = 3).
+steps jumps over the thin border where they act (sampling with ε_r and no training, digit 8: PUL 33 % at s = 1, 65 % at s = 2,
+78 % at s = 4; ``benchmarks/resemblance.py``).
 
 :class:`Guided` is the same correction at sampling time, without training: a preview, slower at every step for ever.
 
 Not guaranteed: that r is right (``vdu.recipes.resemblance`` says how it is made); with w > 0, that other images stay as they
-were pixel by pixel: about a fifth of them move to another class.
+were pixel by pixel.
 
 Source: ours, after R1 and R2 of the project's notes. Classifier gradients: Dhariwal & Nichol 2021, arXiv 2105.05233, Eq. 10.
 Negative weights that follow P(forget | x_t): Koulischer et al. 2024, arXiv 2410.14398. Away from a model trained on its own

@@ -5,8 +5,8 @@ share of them is still like it, by the classifier of ``vdu.recipes.resemblance``
 
     stop at step k  if  #{i : mean of h(x_t, ᾱ) over low noise ≥ 0, x = sample_θ(seed_i)} ≤ 2 % of the seeds
 
-Asked after 80, 90 and 100 % of the steps, over at most 48 seeds: what is kept settles later than what is forgotten (packaged
-model, digit 8: at 150 of 250 steps nothing was left to forget, and u-FID was 43; at 250 it was 25).
+Asked after 80, 90 and 100 % of the steps, over at most 48 seeds: what is kept settles later than what is forgotten
+(docs/methods-log.md, 19).
 
 Not guaranteed: that images from other noise are forgotten as well; that a judge which the model never met agrees.
 """
