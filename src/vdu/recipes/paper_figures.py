@@ -25,6 +25,7 @@ from vdu.records import atomic_file
 __all__ = ["draw"]
 
 COLUMNS = 16
+TICKS = (10, 20, 30, 50, 100, 200, 500, 1000)  # of u-FID
 
 
 def draw(table: Table, results: Mapping[str, Any], plan: Any, store: CellStore, folder: Path) -> dict[str, str]:
@@ -159,7 +160,7 @@ def _pareto(table: Table, results: Mapping[str, Any], folder: Path) -> dict[str,
 
     classes = list(dict.fromkeys((row["dataset"], row["forget"]) for row in results["rows"]))
     figure = Figure(figsize=(4.6 * len(classes) + 2.6, 5.2), layout="constrained")
-    panels = figure.subplots(1, len(classes), squeeze=False, sharey=True)[0]
+    panels = figure.subplots(1, len(classes), squeeze=False, sharex=True, sharey=True)[0]
     names = list(table.rows)
     for axis, (dataset, forget) in zip(panels, classes, strict=True):
         for row in results["rows"]:
@@ -185,6 +186,8 @@ def _pareto(table: Table, results: Mapping[str, Any], folder: Path) -> dict[str,
             ylim=(-20, 104),
         )
     panels[0].set_ylabel("PUL, % (higher is better)")
+    panels[0].set_xticks(TICKS, [str(tick) for tick in TICKS])
+    panels[0].minorticks_off()
     found = {label: handle for axis in panels for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(found.values(), found.keys(), loc="outside right upper", fontsize=6)
     path = folder / f"{table.name}-pareto.png"
