@@ -1,7 +1,7 @@
 """What a method is given besides the forget set, made from the original model and its own samples alone.
 
     own samples S ─ resemblance ─┬─ S_r "retain" (kept)     S_f "own_forget" (like the forget set)     classifier
-                                 └─ self model ε_s (S)       forget model ε_f (D_f ∪ S_f)               teacher ε₀
+                                 └─ self model ε_s (S)       forget model ε_f (D_f)                     teacher ε₀
 
 Only what the method's ``needs`` and ``uses`` ask for is made.
 """

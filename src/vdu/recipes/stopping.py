@@ -11,6 +11,7 @@ Asked after 80, 90 and 100 % of the steps, over at most 48 seeds: what is kept s
 Not guaranteed: that images from other noise are forgotten as well; that a judge which the model never met agrees.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -61,7 +62,8 @@ class ForgottenCheck:
             for name, value in self.denoiser.network.named_parameters():
                 value.copy_(weights[name])
         drawn = ImageSet(to_uint8(sample(self.denoiser, self.seeds, self.aids.sampler)))
-        return int((mean_scores(self.aids.judged.classifier.cpu(), drawn, torch.arange(len(drawn)), 0) >= 0).sum())
+        classifier = copy.deepcopy(self.aids.judged.classifier).cpu()  # the method's own stays on its device
+        return int((mean_scores(classifier, drawn, torch.arange(len(drawn)), 0) >= 0).sum())
 
     def __call__(self, step: int, weights: Mapping[str, Tensor]) -> str | None:
         """A reason to stop, or None.
