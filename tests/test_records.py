@@ -164,6 +164,28 @@ def test_a_used_folder_is_refused(tmp_path):
         Run(tmp_path / "file", "unlearn")
 
 
+def test_what_a_killed_process_left_behind_is_swept_and_never_refused(tmp_path):
+    """SIGKILL between the first record's temporary file and its rename leaves that file and nothing else."""
+    folder = tmp_path / "run"
+    (folder / ".checkpoint-3.17.tmp").mkdir(parents=True)
+    (folder / ".checkpoint-3.17.tmp" / "state.json").write_text("half")
+    (folder / ".run.json.17.tmp").write_text("{")
+    for resume in (False, True):
+        run = Run(folder, "unlearn", resume=resume)
+        run.start("", {})
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.toml", "run.json"]
+        run.close()
+        (folder / "deeper").mkdir(exist_ok=True)
+        (folder / "deeper" / ".pipeline.18.old").mkdir()
+        with pytest.raises(InputError, match="already holds files"):
+            Run(folder, "unlearn")
+        Run(folder, "unlearn", resume=True).close()
+        assert not list((folder / "deeper").iterdir())
+        for name in ("run.json", "config.toml"):
+            (folder / name).unlink()
+        (folder / "deeper").rmdir()
+
+
 def test_overwrite_clears_a_run_of_ours_and_refuses_a_strangers_folder(tmp_path):
     ours, foreign = tmp_path / "ours", tmp_path / "photos"
     started(ours).finish()

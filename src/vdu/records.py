@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,17 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether this is what a killed process left of an unfinished ``atomic_file`` or ``atomic_folder``."""
+    return re.fullmatch(r"\..+\.\d+\.(tmp|old)", path.name) is not None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the leftovers of killed processes in a folder whose lock is held."""
+    for path in list(filter(_is_leftover, folder.rglob("*"))):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -211,10 +223,12 @@ class Run:
             return
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: is a file; expected a folder for the run's output.")
-        if self.folder.exists() and any(path.name != ".lock" for path in self.folder.iterdir()):
+        if self.folder.exists() and not all(
+            path.name == ".lock" or _is_leftover(path) for path in self.folder.iterdir()
+        ):
             self._check_resumable() if resume else self._clear(overwrite, keep)
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._lock()
+        _sweep(self.folder)
 
     def _check_resumable(self) -> None:
         path = self.folder / "run.json"
