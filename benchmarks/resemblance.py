@@ -47,12 +47,16 @@ def main():
     forget = split_by_class(load_images("mnist"), [arguments.digit])[0]
     own, _ = shared_own_samples(denoiser, arguments.n_own, SAMPLER)
     truth = classify(judge, own.floats()).classes == digit
+    fresh = own_samples(denoiser, arguments.n_images, SAMPLER, seed=derive_seed(1, "evaluate"))
+    fresh_truth = classify(judge, fresh.floats()).classes == digit
 
-    on_the_spot, record = train_forget_judge(forget, own, seed=0, progress=False)
+    on_the_spot, record = train_forget_judge(forget, own, denoiser.schedule, seed=0, progress=False)
     result = {
         "digit": arguments.digit,
-        "judge trained on the spot": found(classify(on_the_spot, own.floats()).classes == 1, truth)
-        | {"estimated_share": record["forget"]["share"]},
+        "judge trained on the spot, fresh samples": found(
+            classify(on_the_spot, fresh.floats()).classes == 1, fresh_truth
+        ),
+        "judge trained on the spot, misses of real images": record["held_out_error"],
     }
     zones = resemblance(forget, own, denoiser.schedule, seed=0)
     result["resemblance, like the forget set"] = found(zones.forget, truth)

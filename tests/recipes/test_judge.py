@@ -5,10 +5,11 @@ import torch
 from vdu.cli import app
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
+from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
 from vdu.models.judge import load_judge, save_judge
 from vdu.recipes.classification import LabelledImages, judge_logits, shifted
-from vdu.recipes.forget_judge import _hold_out, _n_others
+from vdu.recipes.forget_judge import _hold_out
 from vdu.recipes.judge import run, train_forget_judge
 from vdu.recipes.settings import JudgeSettings
 
@@ -103,15 +104,18 @@ def mixed(digit: int, share: float, n_own: int, seed: int = 0) -> tuple[ImageSet
     return digits.select(order[is_digit][n_digit:]), digits.select(own)
 
 
+SCHEDULE = NoiseSchedule.linear(100, 1e-3, 0.2)
+
+
 def test_a_judge_taught_without_labels_agrees_with_the_true_ones(tmp_path, capsys):
     forget, own = mixed(digit=0, share=0.1, n_own=600)
-    judge, record = train_forget_judge(forget, own, seed=0)
+    judge, record = train_forget_judge(forget, own, SCHEDULE, seed=0, score_steps=150)
     test = load_images("digits", split="test")
     called, true = judge_logits(judge, test).argmax(1).bool(), test.labels == 0
     assert (~called[true]).double().mean() <= 1 / 35  # one of the 35 zeros, measured: none
     assert called[~true].double().mean() <= 0.01  # 3 of 320, measured: none
     rates = record["forget"]
-    assert rates["share"] == pytest.approx(0.1, abs=0.05)  # four standard errors of 150 held-out draws
+    assert rates["share_by_resemblance"] == pytest.approx(0.1, abs=0.05)  # four standard errors of 600 draws
     assert rates["false_positive_rate"] <= rates["false_positive_rate_high"] <= 0.1
     assert rates["note"] in capsys.readouterr().err
     save_judge(judge, tmp_path / "judge", record)
@@ -120,9 +124,12 @@ def test_a_judge_taught_without_labels_agrees_with_the_true_ones(tmp_path, capsy
 
 def test_the_rates_are_those_of_the_judge_that_is_returned():
     forget, own = mixed(digit=8, share=0.15, n_own=400)
-    judge, record = train_forget_judge(forget, own, seed=1, steps=30, progress=False)
-    held_out = [_hold_out(name, images, 1)[1] for name, images in (("forget images", forget), ("own samples", own))]
-    found, called = (float(judge_logits(judge, images).argmax(1).double().mean()) for images in held_out)
+    judge, record = train_forget_judge(forget, own, SCHEDULE, seed=1, score_steps=60, steps=30, progress=False)
+    seen, held_out = _hold_out(len(own), 1)
+    assert sorted([*seen.tolist(), *held_out.tolist()]) == list(range(400)) and len(held_out) == 100
+    found, called = (
+        float(judge_logits(judge, images).argmax(1).double().mean()) for images in (forget, own.select(held_out))
+    )
     rates = record["forget"]
     assert 0.05 < record["held_out_error"] < 1  # so bad a judge that a shift in the wrong direction would show
     assert record["held_out_error"] == rates["miss_rate"] == pytest.approx(1 - found)
@@ -130,12 +137,19 @@ def test_the_rates_are_those_of_the_judge_that_is_returned():
     assert share * found + (1 - share) * false == pytest.approx(called, abs=0.02)  # no rate is below 0
 
 
+def test_the_callers_random_state_is_left_alone():
+    forget, own = mixed(digit=0, share=0.2, n_own=100)
+    stream = torch.get_rng_state()
+    train_forget_judge(forget, own, SCHEDULE, seed=0, score_steps=20, steps=2, progress=False)
+    assert torch.equal(torch.get_rng_state(), stream)
+
+
 def test_sets_that_teach_nothing_are_refused():
     forget, own = mixed(digit=0, share=0.1, n_own=600)
     with pytest.raises(InputError, match="got 39 forget images; expected at least 40"):
-        train_forget_judge(forget.select(range(39)), own, seed=0)
+        train_forget_judge(forget.select(range(39)), own, SCHEDULE, seed=0)
     with pytest.raises(InputError, match="expected the same"):
-        train_forget_judge(ImageSet(torch.zeros(50, 1, 9, 9, dtype=torch.uint8)), own, seed=0)
-    assert _n_others(0.1, 60) == 54
-    with pytest.raises(InputError, match="90% of the own samples look like forget images"):
-        _n_others(0.9, 60)
+        train_forget_judge(ImageSet(torch.zeros(50, 1, 9, 9, dtype=torch.uint8)), own, SCHEDULE, seed=0)
+    none = mixed(digit=0, share=0.0, n_own=300)[1]
+    with pytest.raises(InputError, match=r"of 225 own samples surely look like forget images; expected at least 10"):
+        train_forget_judge(forget, none, SCHEDULE, seed=0, score_steps=100, progress=False)

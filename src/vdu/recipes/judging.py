@@ -14,7 +14,7 @@ from vdu.metrics.features import classify
 from vdu.metrics.pul import pul_ceiling
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.judge import Judge, load_judge
-from vdu.recipes.own_samples import own_samples
+from vdu.recipes.own_samples import shared_own_samples
 from vdu.recipes.settings import EvaluateSettings
 from vdu.rng import derive_seed
 
@@ -141,9 +141,11 @@ def find_judges(
         require_enough("forget images", len(forget))  # before samples are drawn
         require_enough("own samples (--n-judge-samples)", settings.n_judge_samples)
         seed = derive_seed(settings.seed, "judge")
-        samples = own_samples(original, settings.n_judge_samples, sampler, seed=seed, progress="samples for a judge")
-        cost["network_evaluations"] = settings.n_judge_samples * sampler.steps
-        judge, record = train_forget_judge(forget, samples, seed=seed)
+        samples, n_drawn = shared_own_samples(
+            original, settings.n_judge_samples, sampler, seed=seed, progress="samples for a judge"
+        )
+        cost["network_evaluations"] = n_drawn * sampler.steps
+        judge, record = train_forget_judge(forget, samples, original.schedule, seed=seed)
         return Judging(judge, record, "trained on the spot", ("forget",))
     judge, record = _load(settings.judge, original, forget_names)
     source = "given" if Path(settings.judge).is_dir() else "zoo"

@@ -1,7 +1,8 @@
 """Images that the original model makes itself: all that many methods and estimators know of what is to be kept.
 
-They are drawn once per model and kept: methods, posteriors and judges that ask for n of them are given the first n of the
-same. What a model is judged by is drawn from other noise.
+They are drawn once per model, sampler and seed, and kept: methods and posteriors that ask for n of them are given the first n of
+the same. What a model is judged by is drawn from other noise, and kept too, so that a second evaluation, or a second method
+against the same original, costs no drawing.
 
 The cache is $VDU_CACHE, or vdu/ in $XDG_CACHE_HOME, or ~/.cache/vdu; delete it at any time.
 """
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet, to_uint8
@@ -24,6 +26,7 @@ from vdu.types import Denoiser
 __all__ = ["SHARED_SEED", "cache_folder", "image_seeds", "make_sampler", "own_samples", "shared_own_samples"]
 
 SHARED_SEED = derive_seed(0, "own samples, shared")
+PIECE = 500  # images between two writes of the cache
 
 
 def make_sampler(settings: SamplerSettings) -> Sampler:
@@ -74,41 +77,57 @@ def cache_folder() -> Path:
 
 
 def shared_own_samples(
-    denoiser: Denoiser, n_images: int, sampler: Sampler, *, progress: str | None = "own samples"
+    denoiser: Denoiser,
+    n_images: int,
+    sampler: Sampler,
+    *,
+    seed: int = SHARED_SEED,
+    progress: str | None = "own samples",
 ) -> tuple[ImageSet, int]:
-    """The first images of the sequence that this model, sampler and machine's cache share.
+    """The first images of a sequence that is drawn once for a model, a sampler and a seed, and then kept in the cache.
+
+    They are written piece by piece: what a killed process has drawn is not drawn again.
 
     Args:
         denoiser: the model; its weights' hash is part of the cache's key.
         n_images: how many.
         sampler: the protocol.
+        seed: image i starts from noise drawn from (seed, i); by default the one that methods and posteriors share.
         progress: title of the progress bar; None shows none.
 
     Returns:
         The images, and how many had to be drawn now. A cache that cannot be read or written is named on standard error,
         and they are drawn.
     """
-    key = f"{hash_parameters(denoiser.network.state_dict())} {sorted(sampler.describe().items())} {SHARED_SEED}"
+    import torch
+
+    key = f"{hash_parameters(denoiser.network.state_dict())} {sorted(sampler.describe().items())} {seed}"
     path = cache_folder() / "own-samples" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
     try:
         kept = load_file(path)["images"] if path.exists() else None
     except (SafetensorError, OSError, KeyError) as error:
         print(f"vdu: {path}: cannot be read ({error}); the own samples are drawn again.", file=sys.stderr)
         kept = None
-    there = 0 if kept is None else len(kept)
-    if there < n_images:
-        import torch
-
-        drawn = own_samples(
-            denoiser, n_images - there, sampler, seed=SHARED_SEED, start=there, progress=progress
-        ).images
+    there = n_before = 0 if kept is None else len(kept)
+    writable = True
+    while there < n_images:
+        n = min(max(PIECE // sampler.microbatch_size, 1) * sampler.microbatch_size, n_images - there)
+        title = progress if n_before + n >= n_images else f"{progress} ({there} of {n_images})"
+        drawn = own_samples(denoiser, n, sampler, seed=seed, start=there, progress=title if progress else None).images
         kept = drawn if kept is None else torch.cat([kept, drawn])
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_file(path) as temporary:
-                save_file({"images": kept.contiguous()}, temporary)
-        except OSError as error:
-            print(f"vdu: {path}: cannot be written ({error}); these own samples are not kept.", file=sys.stderr)
+        there = len(kept)
+        writable = writable and _write(path, kept)
     assert kept is not None
     description = f"{n_images} own samples, {sampler.scheduler} {sampler.steps} steps"
-    return ImageSet(kept[:n_images], description=description), max(0, n_images - there)
+    return ImageSet(kept[:n_images], description=description), max(0, n_images - n_before)
+
+
+def _write(path: Path, images: Tensor) -> bool:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as temporary:
+            save_file({"images": images.contiguous()}, temporary)
+    except OSError as error:
+        print(f"vdu: {path}: cannot be written ({error}); these own samples are not kept.", file=sys.stderr)
+        return False
+    return True

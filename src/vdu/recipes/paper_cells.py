@@ -43,7 +43,7 @@ from vdu.recipes.measures import distance_row, histogram, paired_pul, second_opi
 from vdu.recipes.method_defaults import DEFAULTS
 from vdu.recipes.own_samples import own_samples
 from vdu.recipes.posterior import fit_posterior
-from vdu.recipes.replay import retained_own_samples
+from vdu.recipes.resemblance import find_zones
 from vdu.recipes.row_options import unlearn_settings
 from vdu.recipes.settings import EvaluateSettings, JudgeSettings, PretrainSettings
 from vdu.recipes.unlearn import UnlearnResult, make_method, unlearn
@@ -167,8 +167,10 @@ class PaperCells:
 
     def replay(self, forget: str) -> Cell:
         """The own samples without those of the class (Selective Amnesia's generative replay)."""
-        spec = {"forget": forget, "data": self.world.data}
-        return self._cell(f"{forget}/replay", spec, partial(self._make_replay, forget), {"own": self.own()})
+        spec = {"forget": forget, "data": self.world.data, "kept": "unlike the forget set, by resemblance"}
+        return self._cell(
+            f"{forget}/replay", spec, partial(self._make_replay, forget), {"own": self.own(), "model": self.original()}
+        )
 
     def reference(self, forget: str) -> Cell:
         """Real against real, original and filtered original, for a class and every number of images."""
@@ -274,8 +276,9 @@ class PaperCells:
         return {"images": relative, "files": {path.name: sha256_file(path)}, "network_evaluations": evaluations}
 
     def _make_replay(self, forget: str, done: Needs, stem: Path) -> dict[str, Any]:
-        own = self._images(done["own"])
-        kept, record = retained_own_samples(self.forget_set(forget), own, seed=0)
+        own, original = self._images(done["own"]), PipelineDenoiser.from_pipeline(self._open(done["model"]["pipeline"]))
+        zones = find_zones(self.forget_set(forget), own, original.schedule, seed=derive_seed(0, "replay"), force=True)
+        kept = own.select(zones.kept)
         path = stem.with_name(stem.name + ".safetensors")
         _save_images(path, kept.images)
         return {
@@ -283,7 +286,7 @@ class PaperCells:
             "files": {path.name: sha256_file(path)},
             "n_kept": len(kept),
             "n_own": len(own),
-            "filter": {name: record[name] for name in ("held_out_error", "forget_false_positive_rate")},
+            "share": zones.share,
         }
 
     def _make_reference(self, forget: str, done: Needs, stem: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from vdu.posterior.fisher import fit_fisher
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.posterior.names import select_names
-from vdu.recipes.own_samples import make_sampler, own_samples
+from vdu.recipes.own_samples import make_sampler, own_samples, shared_own_samples
 from vdu.recipes.settings import PosteriorSettings, PretrainSettings, to_toml
 from vdu.records import Run, atomic_folder
 from vdu.rng import derive_seed, draw_seed
@@ -115,8 +115,8 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     record.start(to_toml(settings), {"model": model})
     n = settings.n_samples
     with record.stage("own samples") as cost:
-        samples = own_samples(denoiser, n, sampler, seed=derive_seed(settings.seed, "own samples"))
-        cost["network_evaluations"] = n * settings.inference_steps
+        samples, _ = shared_own_samples(denoiser, n, sampler)
+        cost["network_evaluations"] = n * settings.inference_steps  # also of those in the cache: somebody paid for them
     with record.stage(settings.estimator) as cost:
         posterior, cost["network_evaluations"] = _estimate(settings, pipeline, samples, record.folder)
     posterior, notes = _check_mean(settings, denoiser, posterior, samples.floats())

@@ -40,7 +40,7 @@ from vdu.rng import derive_seed, generator, isolated_global
 from vdu.training.loop import Objective, TrainSettings, train
 from vdu.types import Losses
 
-__all__ = ["Resemblance", "mean_scores", "require_enough", "resemblance"]
+__all__ = ["Resemblance", "Zones", "find_zones", "mean_scores", "require_enough", "resemblance"]
 
 require_enough = partial(
     require_images, where="resemblance", advice="use a method that looks at forget images only (vdu, ascent)"
@@ -52,22 +52,31 @@ ROTATION, SCALE, SHEAR, SHIFT = 0.175, 0.125, 0.15, 0.0625  # largest random mov
 
 
 @dataclass(frozen=True)
-class Resemblance:
-    """What the own samples have to do with the forget set.
+class Zones:
+    """Which own samples are like the forget set, and which are not.
 
     Attributes:
         share: π̂, estimated share of own samples like the forget set.
         forget: mask of own samples that are like it, [n], bool.
         kept: mask of own samples that are not, [n], bool.
-        classifier: (x_t, ᾱ) → logit of P(forget | x_t), [batch].
         evaluations: images times forward (1) and backward (2) passes of the small classifiers.
     """
 
     share: float
     forget: Tensor
     kept: Tensor
-    classifier: "PriorCorrected"
     evaluations: int
+
+
+@dataclass(frozen=True)
+class Resemblance(Zones):
+    """The zones, and how likely a noised own sample is of the forget class.
+
+    Attributes:
+        classifier: (x_t, ᾱ) → logit of P(forget | x_t), [batch].
+    """
+
+    classifier: "PriorCorrected"
 
     def describe(self) -> dict[str, Any]:
         """Plain values for a record."""
@@ -127,8 +136,55 @@ def resemblance(
 
     Too few images are refused; unless ``force``, so are a forget set that no own sample resembles and one that most do.
     """
+    zones = find_zones(
+        forget, own, schedule, seed=seed, score_steps=score_steps, batch_size=batch_size, learning_rate=learning_rate, force=force,
+    )  # fmt: skip
+    positives = [forget, own.select(zones.forget)] if bool(zones.forget.any()) else [forget]
+    everywhere = torch.ones(len(schedule), dtype=torch.float64)
+    fit = _Fit(schedule, batch_size, learning_rate)
+    classifier = fit(positives, own.select(zones.kept), everywhere, steps, derive_seed(seed, "classifier"))
+    n = len(own)
+    corrected = PriorCorrected(classifier, (zones.share * n + 1) / (n + 2)).requires_grad_(False).eval()
+    evaluations = zones.evaluations + 3 * 2 * batch_size * steps
+    return Resemblance(zones.share, zones.forget, zones.kept, evaluations, corrected)
+
+
+def find_zones(
+    forget: ImageSet,
+    own: ImageSet,
+    schedule: NoiseSchedule,
+    *,
+    seed: int,
+    score_steps: int = 300,
+    batch_size: int = 64,
+    learning_rate: float = 2e-3,
+    force: bool = False,
+) -> Zones:
+    """Sort own samples into those like a forget set, those unlike it, and the rest (steps 1 to 3).
+
+    Args:
+        forget: the images to forget.
+        own: images that the ORIGINAL model made.
+        schedule: the model's own noise levels.
+        seed: seeds weights, batches, halves and noise.
+        score_steps: optimiser steps of each of the two scoring classifiers.
+        batch_size: images of each kind per step.
+        learning_rate: Adam's peak step size.
+        force: see :func:`resemblance`.
+
+    Returns:
+        The zones.
+
+    Raises:
+        InputError: if the shapes differ.
+    """
     require_enough("forget images", len(forget))
     require_enough("own samples", len(own))
+    if forget.shape != own.shape:
+        raise InputError(
+            f"resemblance: forget images have shape {forget.shape}, own samples {own.shape}; expected the same. "
+            "Load the forget images in the model's shape."
+        )
     low, high = SCORE_RANGE
     levels = ((schedule.alpha_bars >= low) & (schedule.alpha_bars <= high)).double()
     fit = _Fit(schedule, batch_size, learning_rate)
@@ -144,13 +200,8 @@ def resemblance(
     share = float((of_own >= thresholds[COUNTED]).double().mean()) / (1 - COUNTED)
     like, kept = of_own >= thresholds[LIKE_FORGET], of_own < thresholds[KEPT]
     _check_share(share, like, kept, force=force)
-    positives = [forget, own.select(like)] if bool(like.any()) else [forget]
-    everywhere = torch.ones(len(schedule), dtype=torch.float64)
-    classifier = fit(positives, own.select(kept), everywhere, steps, derive_seed(seed, "classifier"))
-    n = len(own)
-    corrected = PriorCorrected(classifier, (share * n + 1) / (n + 2)).requires_grad_(False).eval()
-    scored = (n + len(forget)) * len(SCORED_AT)
-    return Resemblance(share, like, kept, corrected, 3 * 2 * batch_size * (2 * score_steps + steps) + scored)
+    scored = (len(own) + len(forget)) * len(SCORED_AT)
+    return Zones(share, like, kept, 3 * 2 * batch_size * 2 * score_steps + scored)
 
 
 def _check_share(share: float, like: Tensor, kept: Tensor, *, force: bool) -> None:
@@ -170,7 +221,7 @@ def _check_share(share: float, like: Tensor, kept: Tensor, *, force: bool) -> No
     if int(kept.sum()) < FEWEST_IMAGES:
         raise InputError(
             f"forget set: only {int(kept.sum())} of {len(kept)} own samples are unlike it; expected at least {FEWEST_IMAGES}, "
-            "to hold on to. Draw more of them (--n-own-samples)."
+            "to hold on to. Draw more of them (--n-own-samples; of vdu evaluate: --n-judge-samples)."
         )
 
 
