@@ -12,7 +12,7 @@ import vdu
 
 ROOT = Path(vdu.__file__).parent
 FOUNDATION = {"errors", "types", "rng", "checks", "records"}
-LIBRARY = {"data", "training", "diffusion", "models", "posterior", "methods", "metrics", "zoo"}
+LIBRARY = {"data", "training", "diffusion", "models", "posterior", "methods", "metrics", "zoo", "evidence"}
 ALLOWED = {
     "errors": set(),
     "types": set(),
@@ -27,10 +27,12 @@ ALLOWED = {
     "methods": FOUNDATION | {"diffusion", "posterior"},
     "metrics": FOUNDATION,
     "zoo": FOUNDATION | {"models", "posterior", "data"},
+    "evidence": FOUNDATION | {"diffusion", "models", "data", "metrics", "training"},
     "paper": {"errors"},
     "report": {"records", "errors", "paper"},
     "recipes": FOUNDATION | LIBRARY | {"report", "paper"},
-    "cli": {"recipes", "report", "errors"},
+    "explore": FOUNDATION | {"recipes", "report", "models", "diffusion", "data", "metrics", "training"},
+    "cli": {"recipes", "report", "errors", "explore"},
     "__main__": {"cli"},
 }
 TORCH = {"torch", "torchvision", "torchmetrics", "diffusers", "accelerate", "transformers"}

@@ -1,8 +1,15 @@
 import pytest
 import torch
+from scipy.stats import binomtest, norm, sem
 
 from vdu.errors import InputError
-from vdu.metrics.intervals import centred_interval, require_resamples, resample_counts
+from vdu.metrics.intervals import (
+    centred_interval,
+    mean_interval,
+    require_resamples,
+    resample_counts,
+    share_interval,
+)
 
 
 def generator(seed=0):
@@ -42,3 +49,34 @@ def test_centred_interval_ignores_the_bias_of_the_resamples():
 def test_too_few_resamples_are_refused():
     with pytest.raises(InputError, match=r"got 39, expected at least 40"):
         require_resamples(39)
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 1), (0, 50), (3, 38), (25, 50), (50, 50), (999, 1000)])
+def test_the_interval_of_a_share_is_scipys_wilson_interval(count, n):
+    truth = binomtest(count, n).proportion_ci(method="wilson")
+    assert share_interval(count, n) == pytest.approx((truth.low, truth.high), abs=1e-12)
+
+
+def test_the_limits_of_a_share_solve_the_score_equation():
+    for p in share_interval(7, 40):
+        assert abs(7 / 40 - p) == pytest.approx(1.959964 * (p * (1 - p) / 40) ** 0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize(("count", "n"), [(-1, 5), (6, 5), (0, 0)])
+def test_impossible_shares_are_refused(count, n):
+    with pytest.raises(InputError, match=f"share: got {count} of {n}"):
+        share_interval(count, n)
+
+
+def test_the_interval_of_a_mean_covers_it_nineteen_times_in_twenty():
+    """2000 means of 60 values around 3: the share that covers has a standard error of 0.5 %, four of them allowed."""
+    values = 3 + 2 * torch.randn(2000, 60, generator=generator())
+    limits = [mean_interval(row) for row in values]
+    assert 0.925 < sum(low <= 3 <= high for _, low, high in limits) / 2000 < 0.965
+    truth = norm.interval(0.95, loc=values[0].double().mean(), scale=sem(values[0].double()))
+    assert limits[0] == pytest.approx((float(values[0].double().mean()), *truth), rel=1e-9)
+
+
+def test_one_value_has_no_interval():
+    with pytest.raises(InputError, match=r"got values of shape \[1\], expected \[n\] with n ≥ 2"):
+        mean_interval(torch.ones(1))

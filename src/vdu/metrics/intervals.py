@@ -12,16 +12,26 @@ Distances of samples (Fréchet, total variation) are biased upwards, and a resam
 more: the plain percentiles lie above v and often exclude it. Centring removes that second bias and keeps the spread, so
 the interval says where v would fall if it were measured again on as many new samples.
 
+A share k/n has the Wilson score interval, all p with |k/n − p| ≤ z √(p(1−p)/n), z = 1.96 (Wilson 1927, Journal of the
+American Statistical Association 22):
+
+    [ k + z²/2 ± z √(k(n−k)/n + z²/4) ] / (n + z²)
+
+It keeps its width at k = 0 and k = n, where the interval from the standard error has none.
+
 Not guaranteed: coverage for very few items; nor does a centred interval remove the first bias, so compare only values
 of equal N.
 """
+
+import math
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
 
 from vdu.errors import InputError
 
-__all__ = ["TAIL", "centred_interval", "require_resamples", "resample_counts"]
+__all__ = ["TAIL", "centred_interval", "mean_interval", "require_resamples", "resample_counts", "share_interval"]
 
 TAIL = 0.025  # probability left out on either side of a 95 % interval
 
@@ -86,3 +96,58 @@ def centred_interval(value: float, resampled: Tensor) -> tuple[float, float]:
     spread = resampled.to(torch.float64) - resampled.to(torch.float64).mean()
     low, high = torch.quantile(spread, spread.new_tensor([TAIL, 1 - TAIL])).tolist()
     return value + low, value + high
+
+
+def share_interval(count: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share.
+
+    Args:
+        count: items that have the property, 0 … n.
+        n: items in all, at least 1.
+
+    Returns:
+        Lower and upper limit, in [0, 1].
+
+    Raises:
+        InputError: if the count is not within 0 … n, or there are no items.
+
+    Source: Wilson (1927), Journal of the American Statistical Association 22, 209–212.
+
+    Examples:
+        >>> low, high = share_interval(0, 50)
+        >>> low, round(high, 4)  # 1.96² / (50 + 1.96²)
+        (0.0, 0.0713)
+    """
+    if not 0 <= count <= n or n < 1:
+        raise InputError(f"share: got {count} of {n}, expected 0 ≤ count ≤ n and n ≥ 1. Count among at least one item.")
+    z = NormalDist().inv_cdf(1 - TAIL)
+    half = z * math.sqrt(count * (n - count) / n + z**2 / 4)
+    low, high = ((count + z**2 / 2 + sign * half) / (n + z**2) for sign in (-1, 1))
+    # at the ends the limit is exactly 0 or 1, which rounding would miss
+    return (0.0 if count == 0 else low), (1.0 if count == n else high)
+
+
+def mean_interval(values: Tensor) -> tuple[float, float, float]:
+    """A mean with its 95 % interval, mean ± 1.96 s/√n, from independent values.
+
+    Args:
+        values: one number per item, [n], n ≥ 2.
+
+    Returns:
+        Mean, lower and upper limit. For fewer than about thirty skewed values the coverage is below 95 %.
+
+    Raises:
+        InputError: if there are fewer than two values.
+
+    Examples:
+        >>> [round(value, 3) for value in mean_interval(torch.tensor([1.0, 3.0]))]  # s = √2
+        [2.0, 0.04, 3.96]
+    """
+    if values.ndim != 1 or len(values) < 2:
+        raise InputError(
+            f"mean: got values of shape {list(values.shape)}, expected [n] with n ≥ 2: one value has no spread. "
+            "Measure more items."
+        )
+    values = values.to(torch.float64)
+    mean, half = float(values.mean()), NormalDist().inv_cdf(1 - TAIL) * float(values.std()) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
