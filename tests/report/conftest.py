@@ -49,9 +49,10 @@ def write_run(
     forget: int = 7,
     left: float = 0.05,
     forget_entry: dict[str, Any] | None = None,
+    full: bool = False,
     **changes: Any,
 ) -> Path:
-    """Write a run folder in which class ``forget`` became 1 or 9, but for a share ``left``."""
+    """Write a run folder in which class ``forget`` became 1 or 9, but for a share ``left``; ``full``: all probes ran."""
     rng = np.random.default_rng(0)
     names = names or [str(i) for i in range(10)]
     before = rng.integers(len(names), size=n)
@@ -71,13 +72,18 @@ def write_run(
         save_file(
             {key: np.ascontiguousarray(value) for key, value in arrays.items()}, folder / f"samples/{name}.safetensors"
         )
-    metrics = make_metrics(names, before, after, forget) | changes
+    metrics = make_metrics(names, before, after, forget) | (made_full() if full else {}) | changes
     metrics["forget"] = forget_entry or metrics["forget"]
     (folder / "metrics.json").write_text(json.dumps(metrics), "utf-8")
     (folder / "run.json").write_text(json.dumps(make_record()), "utf-8")
     (folder / "config.toml").write_text('method = "vdu"\nseed = 0\n\n[unlearn]\ngamma = 0.1\nsteps = 300\n', "utf-8")
     (folder / "log.jsonl").write_text("".join(log_line(step, rng) for step in range(1, 301)), "utf-8")
     return folder
+
+
+def made_full() -> dict[str, Any]:
+    """What ``vdu evaluate --suite full`` adds."""
+    return {"suite": "full", "probes": json.loads(Path(__file__).with_name("probes.json").read_text("utf-8"))}
 
 
 def log_line(step: int, rng: np.random.Generator) -> str:

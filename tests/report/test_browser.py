@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: install it or
 @pytest.fixture(scope="module")
 def page(make_run, tmp_path_factory):
     names = [f"</script><script>document.title = 'broken in {i}'</script>" for i in range(10)]
-    return render_report(make_run(tmp_path_factory.mktemp("browser") / "run", n=60, names=names))
+    return render_report(make_run(tmp_path_factory.mktemp("browser") / "run", n=60, names=names, full=True))
 
 
 def test_the_script_runs_and_foreign_scripts_do_not(page, tmp_path):
@@ -75,6 +75,15 @@ def test_nothing_sticks_out_and_the_console_is_silent(browser, width):
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.get_log("browser") == []
+
+
+def test_the_five_answers_are_on_the_first_screen(browser):
+    size = {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    bottoms = browser.execute_script(
+        "scrollTo(0, 0); return [...document.querySelectorAll('.answer')].map((e) => e.getBoundingClientRect().bottom)"
+    )
+    assert len(bottoms) == 5 and max(bottoms) <= 900
 
 
 def test_cells_show_whole_pixels_of_their_own_picture(browser):

@@ -132,7 +132,7 @@ def contrast(one, other):
 def test_contrast_in_both_themes(run_dir, theme):
     blocks = re.findall(r":root \{\s*color-scheme(.*?)\}", render(run_dir), re.S)
     colours = dict(re.findall(r"--([\w-]+): (#\w+)", blocks[theme]))
-    for text in ("ink", "muted", "link", "bad", "good", "mixed"):
+    for text in ("ink", "muted", "link", "bad", "good", "mixed", "gold", "before-ink", "after"):
         for ground in ("bg", "panel"):
             assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
     pairs = [
@@ -144,7 +144,7 @@ def test_contrast_in_both_themes(run_dir, theme):
         ("bad", "bad-bg"),
     ]
     assert all(contrast(colours[text], colours[ground]) >= 4.5 for text, ground in [*pairs, ("muted", "unknown-bg")])
-    assert all(contrast(colours[mark], colours["bg"]) >= 3 for mark in ("before", "after"))  # WCAG 1.4.11, graphics
+    assert all(contrast(colours[mark], colours["bg"]) >= 3 for mark in ("before", "after", "gold"))  # WCAG 1.4.11, graphics
 
 
 def test_hiding_changes_the_pixels_and_says_so(run_dir):
@@ -170,7 +170,8 @@ def test_same_run_same_bytes_and_output_elsewhere(run_dir, tmp_path):
     assert first == run_dir / "report.html"
     second = render_report(run_dir, output=tmp_path / "elsewhere" / "page.html")
     assert first.read_bytes() == second.read_bytes()
-    assert [path.name for path in second.parent.iterdir()] == ["page.html"]
+    assert sorted(path.name for path in second.parent.iterdir()) == ["evidence.json", "page.html"]
+    assert (run_dir / "evidence.json").read_bytes() == second.with_name("evidence.json").read_bytes()
 
 
 def test_an_output_that_is_a_folder_is_refused(run_dir, tmp_path):

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from vdu.report.collect import collect
-from vdu.report.verdict import is_gone, is_rest_intact, not_tested
+from vdu.report.untested import not_tested
+from vdu.report.verdict import is_gone, is_rest_intact
 
 
 def changed(data, row=None, **changes):
@@ -112,7 +113,7 @@ def test_a_starved_class_is_damage_whatever_the_distance_says(run_dir, left, lev
 
 def test_rows_that_were_not_run_and_the_missing_judge_are_not_tested(run_dir):
     data = collect(run_dir)
-    listed = " ".join(not_tested(data))
+    listed = " ".join(not_tested(data.metrics))
     assert "retrained without the class: reference row not run" in listed and "second judge" in listed
     both = changed(data, judge=judge(data, second=judge(data)))
-    assert "second judge" not in " ".join(not_tested(both))
+    assert "second judge" not in " ".join(not_tested(both.metrics))

@@ -1,4 +1,4 @@
-"""``vdu report``: a run's JSON and images become one page."""
+"""``vdu report``: a run's JSON and images become one page, and one file for machines."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ def run(settings: ReportSettings) -> dict[str, Any]:
         settings: see :class:`vdu.recipes.settings.ReportSettings`.
 
     Returns:
-        Where the page is.
+        Where the page and ``evidence.json`` are.
     """
-    return {"report": str(render_report(settings.run, output=settings.output, hide_forgotten=settings.hide_forgotten))}
+    page = render_report(settings.run, output=settings.output, hide_forgotten=settings.hide_forgotten)
+    return {"report": str(page), "evidence": str(page.with_name("evidence.json"))}

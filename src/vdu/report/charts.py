@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from vdu.report.words import number
 
-__all__ = ["IntervalRow", "class_bars", "interval_plot", "line_chart", "share_bar"]
+__all__ = ["IntervalRow", "class_bars", "interval_plot", "line_chart", "nice", "share_bar"]
 
 _MAX_POINTS = 240
 
@@ -81,7 +81,7 @@ def interval_plot(
     Returns:
         The SVG, 420 units wide.
     """
-    start, end = 0.0 - _nice(-start), _nice(end)
+    start, end = 0.0 - nice(-start), nice(end)
     end = end if end > start else start + 1.0
 
     def x(value: float) -> str:
@@ -156,7 +156,7 @@ def _finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _nice(value: float) -> float:
+def nice(value: float) -> float:
     """Return the next round number, such that its half is round as well; 0 for what is not positive."""
     if value <= 0:
         return 0.0

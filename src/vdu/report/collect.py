@@ -17,9 +17,10 @@ from typing import Any
 from vdu.errors import InputError
 from vdu.records import read_json
 from vdu.report.files import Samples, read_log, read_samples
+from vdu.report.probe_schema import PROBES
 from vdu.report.schema import check_metrics
 
-__all__ = ["FORMAT_VERSION", "ReportData", "Samples", "collect"]
+__all__ = ["FORMAT_VERSION", "ReportData", "Samples", "collect", "read_records"]
 
 FORMAT_VERSION = 1
 _MAKERS = {
@@ -46,6 +47,7 @@ class ReportData:
         unlearned: samples of the model after it, from the same noise.
         forget_ids: indices of the judge's classes that were to be forgotten; empty when it cannot be told.
         warnings: the run's own warnings, then the contradictions found while reading.
+        contradictions: those of the warnings that say that the files disagree.
     """
 
     run_dir: Path
@@ -57,6 +59,7 @@ class ReportData:
     unlearned: Samples
     forget_ids: tuple[int, ...]
     warnings: tuple[str, ...]
+    contradictions: tuple[str, ...]
 
     @property
     def classes(self) -> list[str]:
@@ -75,25 +78,23 @@ def collect(run_dir: Path | str) -> ReportData:
         run_dir: the run folder.
 
     Returns:
-        Its content.
-
-    Raises:
-        InputError: if a file is missing (the message names it and the command that makes it), has another format
-            version, or holds values that a report cannot show.
+        Its content. Refused (InputError): a missing file (the message names it and the command that makes it), another
+        format version, or values that a report cannot show.
     """
     folder = Path(run_dir)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such run folder. Give the --output-dir of a run that `vdu evaluate` has seen.")
-    _require_files(folder)
-    metrics, run = _read_versioned(folder / "metrics.json"), _read_versioned(folder / "run.json")
-    check_metrics(metrics, folder / "metrics.json")
+    _require_files(folder, tuple(_MAKERS))
+    metrics, run = read_records(folder)
     n_classes = len(metrics["histogram"]["classes"])
     original = read_samples(folder / "samples/original.safetensors", n_classes)
     unlearned = read_samples(folder / "samples/unlearned.safetensors", n_classes)
     _require_same_noise(folder, original, unlearned)
     log, log_warnings = read_log(folder / "log.jsonl")
     forget_ids = _forget_ids(metrics)
-    warnings = [*metrics["warnings"], *log_warnings, *_contradictions(metrics, run, original, unlearned)]
+    contradictions = _contradictions(metrics, run, original, unlearned)
+    warnings = [*metrics["warnings"], *log_warnings, *contradictions]
+    strangers = [name for name in metrics.get("probes", {}) if name not in PROBES]
+    if strangers:
+        warnings.append(f"Probes that this version cannot show: {', '.join(strangers)}; see metrics.json.")
     if not forget_ids:
         warnings.append("None of the judge's classes is named as the forget class, so the pairs are shown unordered.")
     return ReportData(
@@ -106,11 +107,30 @@ def collect(run_dir: Path | str) -> ReportData:
         unlearned=unlearned,
         forget_ids=forget_ids,
         warnings=tuple(warnings),
+        contradictions=tuple(contradictions),
     )
 
 
-def _require_files(folder: Path) -> None:
-    missing = [name for name in _MAKERS if not (folder / name).is_file()]
+def read_records(run_dir: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read and check a run's two records, ``metrics.json`` and ``run.json``.
+
+    Args:
+        run_dir: the run folder.
+
+    Returns:
+        Their content. Refused (InputError) as by :func:`collect`.
+    """
+    folder = Path(run_dir)
+    _require_files(folder, ("metrics.json", "run.json"))
+    metrics, run = _read_versioned(folder / "metrics.json"), _read_versioned(folder / "run.json")
+    check_metrics(metrics, folder / "metrics.json")
+    return metrics, run
+
+
+def _require_files(folder: Path, names: tuple[str, ...]) -> None:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such run folder. Give the --output-dir of a run that `vdu evaluate` has seen.")
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         lines = "".join(f"\n  {name}: made by `{_MAKERS[name]}`" for name in missing)
         raise InputError(f"{folder}: the run is not complete; a report needs these files too:{lines}")

@@ -53,7 +53,13 @@ def read_samples(path: Path, n_classes: int) -> Samples:
 
     try:
         arrays = load_file(path)
-    except (SafetensorError, ValueError) as error:
+    except (
+        SafetensorError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:  # numpy lacks some of its types
         raise InputError(f"{path}: not a readable safetensors file ({error}). Run `vdu evaluate` again.") from None
     missing = [key for key in _SAMPLE_KEYS if key not in arrays]
     if missing:
@@ -65,6 +71,11 @@ def read_samples(path: Path, n_classes: int) -> Samples:
         if arrays[key].shape != images.shape[:1]:
             raise InputError(
                 f"{path}: {key} has shape {list(arrays[key].shape)}; expected [{len(images)}], one per image."
+            )
+        wanted = "f" if key == "judge_confidence" else "i"
+        if arrays[key].dtype.kind != wanted:
+            raise InputError(
+                f"{path}: {key} is {arrays[key].dtype}; expected {'floats' if wanted == 'f' else 'integers'}."
             )
     judged = arrays["judge_class"]
     if judged.min() < 0 or judged.max() >= n_classes:
@@ -88,11 +99,11 @@ def read_log(path: Path) -> tuple[tuple[dict[str, Any], ...], list[str]]:
         InputError: if a line but the last is not JSON.
     """
     records, warnings = [], []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()  # a damaged line is told of below
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line) if line.strip() else {}
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             if number < len(lines):
                 raise InputError(
                     f"{path}: line {number} is not JSON. Restore the file or run `vdu unlearn` again."

@@ -1,8 +1,13 @@
-"""Turns a run folder into one self-contained page, ``report.html``: an evidence report, approximate and not certified.
+"""Turns a run folder into one self-contained page, ``report.html``, and the same for machines, ``evidence.json``.
+
+An evidence report: approximate, not certified. The page's first screen answers five questions: is it gone, is the rest
+intact, does it come back, what did it cost, can I trust this page.
 
 The page loads nothing: styles, script, charts (SVG) and pictures (PNG as data URIs) are inside, and its content
 security policy forbids everything else, a foreign script included. Every text of the run is escaped. The same run
 folder gives the same bytes: there is no clock in it.
+
+No image of the forget set is read: the pictures were all made by the two models.
 
 NOT guaranteed: that the page may be shared. Without ``hide_forgotten`` it holds unwanted images; with it, those that
 the judge recognises are averaged to coarse blocks, and those that it misses are still there.
@@ -15,31 +20,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdu.errors import InputError
-from vdu.records import atomic_file, sha256_file
+from vdu.records import atomic_file, sha256_file, write_json
 from vdu.report import tables
 from vdu.report.collect import ReportData, collect
+from vdu.report.comeback import comeback_parts, does_it_come_back
+from vdu.report.evidence import READ_FILES, evidence
+from vdu.report.inside import inside_parts
 from vdu.report.pictures import COLUMNS, make_sprites, select_pairs
-from vdu.report.verdict import THRESHOLDS, is_gone, is_rest_intact, not_tested
+from vdu.report.probe_tables import probe_tables
+from vdu.report.thresholds import SENTENCES
+from vdu.report.trust import can_it_be_trusted, what_it_cost
+from vdu.report.untested import not_tested
+from vdu.report.verdict import Finding, is_gone, is_rest_intact
 from vdu.report.words import command, duration, flat, interval, number, percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["render_report"]
+__all__ = ["answers", "environment", "render_report", "template"]
 
 _SHOWN_FIRST = 24
-_HASHED = (
-    "metrics.json",
-    "run.json",
-    "log.jsonl",
-    "config.toml",
-    "samples/original.safetensors",
-    "samples/unlearned.safetensors",
-)
 
 
 def render_report(run_dir: Path | str, *, output: Path | str | None = None, hide_forgotten: bool = False) -> Path:
-    """Write the evidence report of a run.
+    """Write the evidence report of a run, and ``evidence.json`` beside it.
 
     Args:
         run_dir: the run folder.
@@ -58,42 +62,70 @@ def render_report(run_dir: Path | str, *, output: Path | str | None = None, hide
         raise InputError(
             f"{path}: is a folder; expected the name of the page to write, for example {path / 'report.html'}."
         )
-    page = _environment().get_template("report.html.j2").render(_context(data, hide_forgotten))
+    found = answers(data)
+    page = environment().get_template("report.html.j2").render(_context(data, found, hide_forgotten))
+    machine = evidence(data, found)  # refuses before anything is written
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+    write_json(path.with_name("evidence.json"), machine)
     return path
 
 
+def template(name: str) -> str:
+    """Return the text of one of the package's templates, style sheets or scripts."""
+    return Path(__file__).parent.joinpath("templates", name).read_text("utf-8")
+
+
 @cache
-def _environment() -> "Environment":
+def environment() -> "Environment":
+    """Return the engine for the package's templates: everything is escaped, an undefined name is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    made = Environment(
         loader=PackageLoader("vdu.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, percent=percent, interval=interval, duration=duration)
-    return environment
+    made.filters.update(number=number, percent=percent, interval=interval, duration=duration)
+    return made
 
 
-def _context(data: ReportData, hide_forgotten: bool) -> dict[str, Any]:
+def answers(data: ReportData) -> dict[str, Finding]:
+    """The five answers of the first screen.
+
+    Args:
+        data: the collected run.
+
+    Returns:
+        A finding for each of ``gone``, ``rest``, ``back``, ``cost`` and ``trust``, in this order.
+    """
+    gone = is_gone(data)
+    return {
+        "gone": gone,
+        "rest": is_rest_intact(data),
+        "back": does_it_come_back(data, gone),
+        "cost": what_it_cost(data),
+        "trust": can_it_be_trusted(data),
+    }
+
+
+def _context(data: ReportData, found: dict[str, Finding], hide_forgotten: bool) -> dict[str, Any]:
     from markupsafe import Markup
 
-    style, script = (
-        Path(__file__).parent.joinpath("templates", name).read_text("utf-8") for name in ("report.css", "report.js")
-    )
+    style, more_style, script = map(template, ("report.css", "answers.css", "report.js"))
     pairs = select_pairs(data)
     sprites = make_sprites(data, pairs, hide_forgotten=hide_forgotten)
     groups = [[pair for pair in pairs if pair.was_forget is was] for was in (True, False)]
     return {
         "data": data,
         "metrics": data.metrics,
-        "gone": is_gone(data),
-        "rest": is_rest_intact(data),
-        "thresholds": THRESHOLDS,
+        "answers": found,
+        "parts": comeback_parts(data) | inside_parts(data),
+        "probes": probe_tables(data),
+        "extras": tables.extra_columns(data),
+        "thresholds": SENTENCES,
         "pul_plot": tables.pul_plot(data),
         "fid_plot": tables.fid_plot(data),
         "groups": groups,
@@ -106,11 +138,11 @@ def _context(data: ReportData, hide_forgotten: bool) -> dict[str, Any]:
         "flips": tables.flips(data),
         "curves": tables.curves(data),
         "cost": tables.cost(data),
-        "not_tested": not_tested(data),
+        "not_tested": not_tested(data.metrics),
         "command": command(data.run.get("command", "unknown")),
         "provenance": [pair for key in ("verb", "environment", "inputs") for pair in flat(data.run.get(key), key)],
-        "hashes": [(name, sha256_file(data.run_dir / name)) for name in _HASHED],
-        "style": Markup(style),
+        "hashes": [(name, sha256_file(data.run_dir / name)) for name in READ_FILES],
+        "style": Markup(style + more_style),
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }

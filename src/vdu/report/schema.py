@@ -1,29 +1,19 @@
-"""What ``metrics.json`` must hold before a report is made of it: a table of kinds and one recursive check.
-
-A kind is ``str``, ``int`` (≥ 0), ``float`` (finite, whole numbers welcome), ``Maybe(kind)`` (or null), ``[kind]``
-(a list), or a dict of kinds (all its keys are needed; other keys are let through, so that a writer may add some).
+"""What ``metrics.json`` must hold before a report is made of it: a table of kinds (see :mod:`vdu.report.kinds`).
 
 NOT guaranteed: any truth of the numbers, only that they can be shown.
 """
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vdu.errors import InputError
+from vdu.report.kinds import Maybe, Optional, problem
+from vdu.report.probe_schema import ROW_EXTRAS, probe_problem
 
-__all__ = ["Maybe", "check_metrics"]
-
-
-@dataclass(frozen=True)
-class Maybe:
-    """A value of that kind, or null."""
-
-    kind: Any
-
+__all__ = ["check_metrics"]
 
 _INTERVAL = {"value": float, "low": float, "high": float}
+_PUL = {**_INTERVAL, "n_original": int, "n_unlearned": int}
 _JUDGE = {
     "name": str,
     "architecture": str,
@@ -36,16 +26,18 @@ _JUDGE = {
 _METRICS = {
     "forget": {"description": str, "classes": Maybe([str]), "n_images": int, "sha256": str},
     "n_images": int,
+    "suite": Optional(str),
     "rows": [
         {
             "name": str,
             "label": str,
-            "pul": Maybe({**_INTERVAL, "n_original": int, "n_unlearned": int}),
+            "pul": Maybe(_PUL),
             "u_fid": Maybe(_INTERVAL),
             "kid": Maybe(_INTERVAL),
             "forget_count": Maybe(int),
             "status": str,
             "note": str,
+            **ROW_EXTRAS,
         }
     ],
     "histogram": {
@@ -59,14 +51,17 @@ _METRICS = {
         "chance_high": float,
     },
     "flips": {"classes": [str], "counts": [[int]]},
-    "judge": {**_JUDGE, "second": Maybe(_JUDGE)},
+    "judge": {
+        **_JUDGE,
+        "second": Maybe({**_JUDGE, "pul": Optional(Maybe(_PUL))}),
+        "corrected_pul": Optional(Maybe(_INTERVAL)),
+    },
     "feature_network": str,
     "reference": {"description": str, "n_images": int},
     "protocol": {},
     "cost": [{"stage": str, "seconds": float, "network_evaluations": Maybe(int)}],
     "warnings": [str],
 }
-_WORDS = {str: "text", int: "a whole number ≥ 0", float: "a finite number"}
 
 
 def check_metrics(metrics: Any, path: Path) -> None:
@@ -79,36 +74,9 @@ def check_metrics(metrics: Any, path: Path) -> None:
     Raises:
         InputError: if a value is missing or of another kind, or if lengths that belong together differ.
     """
-    problem = _problem(metrics, _METRICS, "") or _length_problem(metrics)
-    if problem:
-        raise InputError(f"{path}: {problem}. Run `vdu evaluate` again.")
-
-
-def _problem(value: Any, kind: Any, where: str) -> str | None:
-    """Return the first place where the value is not of the kind, in words; None when all is well."""
-    if isinstance(kind, Maybe):
-        return None if value is None else _problem(value, kind.kind, where)
-    if isinstance(kind, list):
-        if not isinstance(value, list):
-            return f"{where} is {value!r:.60}, expected a list"
-        return next(filter(None, (_problem(item, kind[0], f"{where}[{i}]") for i, item in enumerate(value))), None)
-    if isinstance(kind, dict):
-        if not isinstance(value, dict):
-            return f"{where or 'the file'} is {value!r:.60}, expected an object"
-        prefix = f"{where}." if where else ""
-        missing = next((key for key in kind if key not in value), None)
-        if missing:
-            return f"{prefix}{missing} is missing"
-        return next(filter(None, (_problem(value[key], kind[key], f"{prefix}{key}") for key in kind)), None)
-    return None if _is(value, kind) else f"{where} is {value!r:.60}, expected {_WORDS[kind]}"
-
-
-def _is(value: Any, kind: type) -> bool:
-    if kind is str:
-        return isinstance(value, str)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value) and (kind is float or (isinstance(value, int) and value >= 0))
+    found = problem(metrics, _METRICS, "") or _length_problem(metrics) or probe_problem(metrics.get("probes", {}))
+    if found:
+        raise InputError(f"{path}: {found}. Run `vdu evaluate` again.")
 
 
 def _length_problem(metrics: dict[str, Any]) -> str | None:

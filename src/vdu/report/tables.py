@@ -9,9 +9,11 @@ from markupsafe import Markup
 
 from vdu.report.charts import IntervalRow, class_bars, interval_plot, line_chart, share_bar
 from vdu.report.collect import ReportData
+from vdu.report.flow import Fate, flow
+from vdu.report.trust import cost_split
 from vdu.report.words import number, percent
 
-__all__ = ["cost", "curves", "fid_plot", "flips", "group_totals", "histogram", "pul_plot"]
+__all__ = ["cost", "curves", "extra_columns", "fid_plot", "flips", "group_totals", "histogram", "pul_plot"]
 
 _MAX_CLASSES = 30
 _MAX_MATRIX = 20
@@ -46,6 +48,12 @@ def fid_plot(data: ReportData) -> Markup | None:
         f"{r.label} {number(r.value)}, {number(r.low)} to {number(r.high)}" for r in plotted
     )
     return interval_plot(plotted, summary, start=min(0.0, *(r.low for r in plotted)), end=max(r.high for r in plotted))
+
+
+def extra_columns(data: ReportData) -> list[str]:
+    """Return which of precision, recall, density and coverage some row has."""
+    names = ("precision", "recall", "density", "coverage")
+    return [name for name in names if any(row.get(name) is not None for row in data.metrics["rows"])]
 
 
 def group_totals(data: ReportData) -> tuple[int, int]:
@@ -94,7 +102,9 @@ def flips(data: ReportData) -> dict[str, Any]:
             }
             for n, name, bad in found
         ]
-        fates.append({"name": classes[i], "total": total, "became": shares})
+        streams = [Fate(name, n, bad) for n, name, bad in found]
+        drawing = flow(classes[i], streams) if streams else None
+        fates.append({"name": classes[i], "total": total, "became": shares, "flow": drawing})
     gained = sum(counts[i][j] for i in range(len(classes)) if i not in forget for j in forget)
     matrix = {"classes": classes, "counts": counts} if len(classes) <= _MAX_MATRIX else None
     return {"fates": fates, "gained": gained, "matrix": matrix, "forget": forget}
@@ -113,9 +123,18 @@ def cost(data: ReportData) -> dict[str, Any]:
     """Return the stages with their share of the time, and the sums."""
     stages = data.metrics["cost"]
     seconds = sum(stage["seconds"] for stage in stages)
+    measuring = cost_split(data.metrics)[1]
     counted = [stage["network_evaluations"] for stage in stages if stage["network_evaluations"] is not None]
     return {
-        "stages": [{**stage, "bar": share_bar(stage["seconds"] / (seconds or 1))} for stage in stages],
+        "stages": [
+            {
+                **stage,
+                "share": 100 * stage["seconds"] / (seconds or 1),
+                "bar": share_bar(stage["seconds"] / (seconds or 1), "f-before" if stage in measuring else "f-after"),
+                "measures": stage in measuring,
+            }
+            for stage in stages
+        ],
         "seconds": seconds,
         "network_evaluations": sum(counted),
         "complete": len(counted) == len(stages),

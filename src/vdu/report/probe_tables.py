@@ -1,0 +1,163 @@
+"""What the page's sections about probes hold: plots and rows of tables. Every number is one of metrics.json or a share.
+
+A probe that was not run gives None; the page then prints its reason.
+"""
+
+from itertools import groupby
+from typing import Any
+
+from markupsafe import Markup
+
+from vdu.report.charts import IntervalRow, interval_plot, share_bar
+from vdu.report.collect import ReportData
+from vdu.report.curves import Curve, curves_plot
+from vdu.report.shares import Share, measured
+from vdu.report.words import flat, percent
+
+__all__ = ["MODELS", "probe_tables"]
+
+MODELS = {"original": "original", "unlearned": "unlearned", "retrained": "retrained"}
+_STYLES = {"original": "before", "unlearned": "after", "retrained": "gold"}
+_ORDER = list(_STYLES)
+
+
+def probe_tables(data: ReportData) -> dict[str, Any]:
+    """Return what each probe's section shows, by the probe's name; None for one that was not run."""
+    makers = {
+        "relearning": _relearning,
+        "stochastic": _stochastic,
+        "completion": _completion,
+        "inpainting": _inpainting,
+        "likelihood": _likelihood,
+        "membership": _membership,
+        "retrained": _retrained,
+    }
+    found = {}
+    for name, make in makers.items():
+        result = measured(data.metrics, name)
+        shown = None if result is None else make(data, result)
+        if shown is not None and result is not None:
+            shown["protocol"] = flat(result["protocol"])
+            shown["seconds"] = result["seconds"]
+        found[name] = shown
+    return found
+
+
+def _relearning(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
+    original = result.get("original")
+    line = ("original", original["forget_count"] / original["n_images"]) if original else None
+    ordered = sorted(result["curves"], key=lambda c: (c["shown"] != "forget", c["n_shown"]))
+    panels = []
+    for (shown, n), group in groupby(ordered, key=lambda c: (c["shown"], c["n_shown"])):
+        curves = sorted(group, key=lambda c: _ORDER.index(c["model"]), reverse=True)
+        what = f"{n:,} unwanted image{'' if n == 1 else 's'}" if shown == "forget" else f"{n:,} other images"
+        drawn = [
+            Curve(c["model"], [_at(p["step"], Share.of(p)) for p in c["points"]], _STYLES[c["model"]]) for c in curves
+        ]
+        summary = f"Shown {what}: " + "; ".join(f"{curve['model']} {_spoken(curve)}" for curve in curves)
+        panels.append((f"Shown {what}", curves_plot(drawn, summary, axis="steps of fine-tuning", line=line)))
+    models = [model for model in reversed(_ORDER) if any(curve["model"] == model for curve in ordered)]
+    cells: dict[tuple[str, int, int], dict[str, Share]] = {}
+    for curve in ordered:
+        for point in curve["points"]:
+            place = (curve["shown"], curve["n_shown"], point["step"])
+            cells.setdefault(place, {})[curve["model"]] = Share.of(point)
+    rows = [
+        (f"{n:,} {'unwanted' if shown == 'forget' else 'other'}", step, [found.get(model) for model in models])
+        for (shown, n, step), found in cells.items()
+    ]
+    return {"panels": panels, "rows": rows, "models": models, "original": original}
+
+
+def _spoken(curve: dict[str, Any]) -> str:
+    return ", ".join(f"{Share.of(point).value:.0%} at step {point['step']}" for point in curve["points"])
+
+
+def _at(x: float, share: Share) -> tuple[float, float, float, float]:
+    return x, share.value, share.low, share.high
+
+
+def _stochastic(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
+    plain = (data.row("unlearned") or {}).get("pul")
+    rows = [{"sampler": "as in the evaluation", "eta": None, "pul": plain, "n_images": data.metrics["n_images"]}]
+    rows = (rows if plain else []) + result["rows"]
+    plotted = [
+        IntervalRow(
+            _named(row),
+            row["pul"]["value"],
+            row["pul"]["low"],
+            row["pul"]["high"],
+            "muted" if i == 0 and plain else "after",
+        )
+        for i, row in enumerate(rows)
+        if row["pul"] is not None
+    ]
+    summary = "PUL: " + "; ".join(f"{row.label} {percent(row.value)}" for row in plotted)
+    low = min(0.0, *(row.low for row in plotted)) if plotted else 0.0
+    plot = interval_plot(plotted, summary, start=max(-100.0, low), end=100.0) if plotted else Markup("")
+    return {"rows": rows, "plot": plot}
+
+
+def _named(row: dict[str, Any]) -> str:
+    return row["sampler"] if row["eta"] is None else f"{row['sampler']}, η = {row['eta']:g}"
+
+
+def _completion(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
+    control = str(result["protocol"].get("control", "control"))
+    rows = [
+        {
+            "handed": row["handed_share"],
+            "share": Share.of(row),
+            "bar": share_bar(row["forget_count"] / row["n_images"]),
+            "control": row["control_count"],
+        }
+        for row in sorted(result["rows"], key=lambda row: row["handed_share"])
+    ]
+    mine = Curve("unlearned", [_at(100 * row["handed"], row["share"]) for row in rows], "after")
+    shares = [(row, row["control"] / row["share"].total) for row in rows]
+    style = _STYLES.get(control, "before")
+    theirs = Curve(control, [(100 * row["handed"], share, share, share) for row, share in shares], style)
+    summary = "Finished as the class: " + "; ".join(
+        f"{row['handed']:.0%} by the original: {row['share'].value:.0%}, {control} {share:.0%}" for row, share in shares
+    )
+    plot = curves_plot([theirs, mine], summary, axis="share of the chain done by the original, in %")
+    return {"rows": rows, "plot": plot, "control": control}
+
+
+def _inpainting(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
+    rows = [
+        {"hidden": row["hidden"], "model": row["model"], "share": Share.of(row),
+         "bar": share_bar(row["forget_count"] / row["n_images"], f"f-{_STYLES[row['model']]}")}
+        for row in sorted(result["rows"], key=lambda row: (row["hidden"], _ORDER.index(row["model"])))
+    ]  # fmt: skip
+    return {"rows": rows}
+
+
+def _likelihood(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
+    sets = list(dict.fromkeys(row["images"] for row in result["rows"]))
+    models = [model for model in MODELS if any(row["model"] == model for row in result["rows"])]
+    cells = {(row["images"], row["model"]): row for row in result["rows"]}
+    rows = [(images, [cells.get((images, model)) for model in models]) for images in sets]
+    return {"models": models, "rows": rows, "unit": result["unit"]}
+
+
+def _membership(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
+    rows = sorted(result["rows"], key=lambda row: (row["attack"], _ORDER.index(row["model"])))
+    plotted = [
+        IntervalRow(f"{row['attack']}, {row['model']}", auc["value"], auc["low"], auc["high"], _STYLES[row["model"]])
+        for row in rows
+        for auc in [row["auc"]]
+    ]
+    summary = "AUC: " + "; ".join(f"{row.label} {row.value:.2f}" for row in plotted)
+    plot = interval_plot(plotted, summary, start=0.0, end=1.0, mark=0.5) if plotted else Markup("")
+    return {"rows": rows, "plot": plot}
+
+
+def _retrained(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
+    ordered = sorted(result["denoising"], key=lambda row: (row["images"], row["alpha_bar"], _ORDER.index(row["model"])))
+    models = [model for model in MODELS if any(row["model"] == model for row in ordered)]
+    rows = []
+    for (images, level), group in groupby(ordered, key=lambda row: (row["images"], row["alpha_bar"])):
+        cells = {row["model"]: row for row in group}
+        rows.append((images, level, [cells.get(model) for model in models]))
+    return {"rows": rows, "models": models, "samples": result.get("samples") or []}

@@ -1,0 +1,169 @@
+"""The page's sections about probes, and its first screen."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from vdu.errors import InputError
+from vdu.report.collect import collect
+from vdu.report.render import answers, render_report
+from vdu.report.thresholds import SENTENCES, THRESHOLDS
+from vdu.report.untested import not_tested
+
+
+@pytest.fixture(scope="module")
+def full_dir(make_run, tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("full") / "run", full=True)
+
+
+def words(html):
+    return " ".join(re.sub(r"<[^>]*>", " ", re.sub(r"(?s)<(style|script).*?</\1>", "", html)).split())
+
+
+def section(html, name):
+    return html.split(f'<section id="{name}"')[1].split("</section>")[0]
+
+
+def test_the_first_screen_answers_five_questions_with_a_number_and_a_limit(full_dir):
+    html = render_report(full_dir).read_text("utf-8")
+    first = section(html, "verdict")
+    asked = re.findall(r'<h2 id="q-\w+">([^<]*)</h2>', first)
+    assert asked == [
+        "Is it gone?",
+        "Is the rest intact?",
+        "Does it come back?",
+        "What did it cost?",
+        "Can I trust this page?",
+    ]
+    assert first.count("<b>Limit</b>") == 5
+    for found in answers(collect(full_dir)).values():
+        assert found.title in words(first) and found.figure and found.limits
+
+
+def test_numbers_of_every_probe_are_on_the_page(full_dir):
+    html = render_report(full_dir).read_text("utf-8")
+    back, inside = words(section(html, "back")), words(section(html, "inside"))
+    for text in (
+        "Shown 10 unwanted images",
+        "Shown 100 other images",
+        "40 of 200",
+        "82 of 100",
+        "lower half",
+        "34 of 100",
+        "97.9",
+    ):
+        assert text in back, text
+    for text in (
+        "2.31",
+        "bits/dim",
+        "The target is the retrained value, not the largest loss",
+        "0.520",
+        "18.4",
+        "1 % of members",
+    ):
+        assert text in inside, text
+    assert section(html, "back").count('<svg class="lines"') == 5  # four panels of relearning, one of completion
+
+
+def test_the_list_of_what_was_not_tested_shrinks_and_gives_reasons(make_run, full_dir, tmp_path):
+    none = json.loads((make_run(tmp_path / "none") / "metrics.json").read_text("utf-8"))
+    all_ran = json.loads((full_dir / "metrics.json").read_text("utf-8"))
+    assert len(not_tested(none)) - len(not_tested(all_ran)) == 7
+    listed = " ".join(not_tested(all_ran))
+    assert "Relearning" not in listed and "Membership" not in listed
+    probes = all_ran["probes"] | {"membership": {"status": "not run", "reason": "no held-out images"}}
+    told = [line for line in not_tested(all_ran | {"probes": probes}) if "Membership" in line]
+    assert told == [
+        "Membership inference: whether the forgotten images can be told from others of their class. Not run: no held-out images."
+    ]
+
+
+def test_a_probe_that_did_not_run_says_why_on_the_page(make_run, tmp_path):
+    probes = {"relearning": {"status": "not run", "reason": "<script>alert(1)</script> no GPU"}}
+    html = render_report(make_run(tmp_path / "run", probes=probes)).read_text("utf-8")
+    assert "no GPU" in words(section(html, "back")) and "no GPU" in words(section(html, "untested"))
+    assert "<script>alert(1)" not in html and html.count("<script>") == 1
+
+
+EVIL = "</script><script>alert(1)</script>\"'{{ 7 * 7 }}"
+
+
+def test_texts_of_probes_are_escaped(make_run, tmp_path):
+    folder = make_run(tmp_path / "run", full=True)
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    probes = metrics["probes"]
+    probes["likelihood"]["unit"] = probes["likelihood"]["rows"][0]["images"] = EVIL
+    probes["stochastic"]["rows"][0]["sampler"] = probes["inpainting"]["rows"][0]["hidden"] = EVIL
+    probes["membership"]["rows"][0]["attack"] = probes["retrained"]["denoising"][0]["images"] = EVIL
+    for probe in probes.values():
+        probe["protocol"][EVIL] = EVIL
+    (folder / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    html = render_report(folder).read_text("utf-8")
+    assert html.count("<script>") == 1 and "<script>alert" not in html and html.count("&lt;script&gt;alert(1)") > 15
+    assert "{{ 7 * 7 }}" in html
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("relearning", {"curves": [{"model": "own", "shown": "forget", "n_shown": 1, "points": []}]},
+         r"probes\.relearning\.curves\[0\]\.model is 'own', expected one of"),
+        ("stochastic", {"status": "maybe"}, r"probes\.stochastic\.status is 'maybe', expected one of measured, not run"),
+        ("membership", {"status": "not run"}, r"probes\.membership\.reason is missing"),
+        ("completion", {"rows": [{"handed_share": 0.5, "control_count": 1, "forget_count": 1, "n_images": 0, "low": 0, "high": 1}]},
+         r"probes\.completion\.rows\[0\]\.n_images is 0, expected a whole number ≥ 1"),
+    ],
+)  # fmt: skip
+def test_probes_that_cannot_be_shown(make_run, tmp_path, name, change, message):
+    folder = make_run(tmp_path / "run", full=True)
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    metrics["probes"][name] |= change
+    (folder / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    with pytest.raises(InputError, match=message):
+        collect(folder)
+
+
+def test_a_sampler_without_pul_is_shown_with_its_note(make_run, tmp_path):
+    folder = make_run(tmp_path / "run", full=True)
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    metrics["probes"]["stochastic"]["rows"][0] |= {"pul": None, "note": "the original makes none"}
+    (folder / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    assert "the original makes none" in words(section(render_report(folder).read_text("utf-8"), "back"))
+
+
+def test_a_probe_that_is_not_known_is_warned_of(make_run, tmp_path):
+    stranger = {"status": "measured", "seconds": 1.0, "protocol": {}}
+    assert "cannot show: telepathy" in " ".join(
+        collect(make_run(tmp_path / "run", probes={"telepathy": stranger})).warnings
+    )
+
+
+def test_the_thresholds_are_printed(full_dir):
+    text = words(render_report(full_dir).read_text("utf-8"))
+    for sentence in SENTENCES:
+        assert " ".join(sentence.split()) in text.replace("&#39;", "'"), sentence
+    assert f"{100 * THRESHOLDS['lead_margin_share']:.0f} percentage points" in text
+
+
+def test_no_image_of_the_forget_set_is_read(full_dir, tmp_path):
+    """Every file that is opened under the run and its forget set, as the interpreter itself reports it."""
+    forget = tmp_path / "forget set"
+    forget.mkdir()
+    (forget / "unwanted.png").write_bytes(b"an image")
+    record = json.loads((full_dir / "run.json").read_text("utf-8"))
+    record["inputs"]["forget"] = {"source": str(forget)}
+    (full_dir / "run.json").write_text(json.dumps(record), "utf-8")
+    code = (
+        "import sys; from vdu.report.render import render_report; opened = []\n"
+        "sys.addaudithook(lambda name, args: opened.append(str(args[0])) if name == 'open' else None)\n"
+        "render_report(sys.argv[1]); print('\\n'.join(opened))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(full_dir)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert str(full_dir / "metrics.json") in run.stdout
+    assert str(forget) not in run.stdout
+    assert "No image of the forget set is in this file" in words((full_dir / "report.html").read_text("utf-8"))
