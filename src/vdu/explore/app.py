@@ -1,0 +1,88 @@
+"""``vdu explore``: serve the page on this machine until it is interrupted.
+
+The server listens on 127.0.0.1 unless another host is given, makes no public link, sends no statistics, and answers
+nothing but the page's own requests (see :mod:`vdu.explore.guard`).
+
+Not guaranteed: privacy once another host is given. Whoever reaches that address sees the images.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from vdu.errors import InputError
+from vdu.explore.guard import Guard, host_names
+from vdu.explore.opened import open_run
+from vdu.explore.page import CSS, build
+
+if TYPE_CHECKING:
+    from vdu.recipes.settings import ExploreSettings
+
+__all__ = ["run", "serve"]
+
+MISSING = "explore: needs Gradio, which is not installed; expected version 6. Install it: pip install 'vdu[explore]'"
+
+
+def serve(settings: "ExploreSettings") -> Any:
+    """Open the runs and start the server in the background.
+
+    Args:
+        settings: see :class:`vdu.recipes.settings.ExploreSettings`.
+
+    Returns:
+        The running ``gradio.Blocks``: ``local_url`` is its address, ``close()`` ends it.
+
+    Raises:
+        InputError: if no run is given, one cannot be shown, Gradio is missing, or the port is taken.
+    """
+    if not settings.runs:
+        raise InputError("explore: got no run; expected one or more run folders: vdu explore RUN [RUN…].")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported: its libraries read it then
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise InputError(f"{MISSING} ({error})") from error
+    from starlette.middleware import Middleware
+
+    demo = build([open_run(folder) for folder in settings.runs], settings.n_images)
+    demo.queue(api_open=False)
+    try:
+        # fonts by name only: a theme's own would be fetched from the network
+        theme = gr.themes.Base(
+            primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        )
+        demo.launch(
+            server_name=settings.host, server_port=settings.port, inbrowser=settings.browser, share=False, quiet=True,
+            prevent_thread_lock=True, show_error=True, ssr_mode=False, pwa=False, mcp_server=False, run_history=False,
+            enable_monitoring=False, num_workers=0, footer_links=[], allowed_paths=[], blocked_paths=["/"], max_file_size=1,
+            theme=theme, css=CSS,
+            app_kwargs={"middleware": [Middleware(Guard, hosts=host_names(settings.host))]},
+        )  # fmt: skip
+    except OSError as error:
+        raise InputError(
+            f"explore: cannot listen on {settings.host}, port {settings.port or '7860 to 7959'} ({error}). Give another --port."
+        ) from None
+    return demo
+
+
+def run(settings: "ExploreSettings") -> dict[str, Any]:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        settings: see :class:`vdu.recipes.settings.ExploreSettings`.
+
+    Returns:
+        The address that it had.
+    """
+    demo = serve(settings)
+    print(f"explore: open {demo.local_url} (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    if settings.host not in {"127.0.0.1", "localhost", "::1"}:
+        print(
+            f"vdu: warning: listening on {settings.host}: whoever reaches it sees the unwanted images.", file=sys.stderr
+        )
+    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+        threading.Event().wait()
+    demo.close(verbose=False)
+    return {"served": demo.local_url}
