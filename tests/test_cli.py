@@ -13,8 +13,10 @@ from vdu.recipes.method_defaults import METHODS
 from vdu.recipes.settings import plain
 
 VERBS = {
+    "compare": ("some-run", "another-run", "--force"),
     "demo": (),
-    "evaluate": ("some-run",),
+    "evaluate": ("some-run", "--suite", "full", "--retrained", "p"),
+    "explore": ("some-run", "--n-images", "20"),
     "import": ("improved-diffusion", "ema.pt", "out", "--schedule", "cosine"),
     "judge": ("--data", "digits", "--output-dir", "out"),
     "posterior": ("ensemble", "--pipeline", "p", "--output-dir", "out", "--members", "a", "--members", "b"),

@@ -15,10 +15,21 @@ from safetensors.torch import load_file
 from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
-from vdu.recipes import forget_judge
+from vdu.evidence import completion, inpainting, likelihood, membership, relearning, retrained, stochastic
+from vdu.recipes import forget_judge, suite
 from vdu.rng import isolated_global
 
 QUICK = ("--inference-steps", 5, "--microbatch-size", 40)
+BARE = (*QUICK, "--suite", "none")
+SMALL = {
+    "relearning": partial(relearning.probe, n_shown=(2,), steps=(0, 2), n_images=10),
+    "stochastic": partial(stochastic.probe, n_images=40),
+    "completion": partial(completion.probe, n_images=4, n_draws=40),
+    "inpainting": partial(inpainting.probe, n_images=4),
+    "likelihood": partial(likelihood.probe, n_images=4, n_draws=4),
+    "membership": partial(membership.probe, n_images=10, n_levels=2),
+    "retrained": partial(retrained.probe, n_images=4, alpha_bars=(0.5,), n_samples=70),
+}
 KINDS = {
     "epsilon": (DDPMPipeline, DDPMScheduler()),
     "v_prediction": (
@@ -120,7 +131,7 @@ def test_the_main_job(model, unwanted, tmp_path, command, capsys, monkeypatch):
     assert 0 < log[0]["observed"]["mse"] < 0.2  # a wrong reading of v or of the cosine schedule gives about 1
     assert (log[0]["terms"]["stability"], log[-1]["terms"]["stability"] > 0) == (0.0, True)
 
-    assert command("evaluate", run, "--n-images", 40, "--n-judge-samples", 200, *QUICK) == 0
+    assert command("evaluate", run, "--n-images", 40, "--n-judge-samples", 200, *BARE) == 0
     said = capsys.readouterr()
     assert "PUL: " in said.out
     assert "vdu: warning: The judge was trained on the spot" in said.err
@@ -160,6 +171,7 @@ def labelled(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("labelled")
     for tokens in (
         "pretrain --data digits --steps 80 --batch-size 32 --learning-rate 4e-3 --ema-decay 0 --output-dir model",
+        "pretrain --data digits --without 3 --steps 40 --batch-size 32 --learning-rate 4e-3 --ema-decay 0 --output-dir without",
         "judge --data digits --epochs 3 --output-dir cnn",
         "judge --data digits --epochs 3 --architecture lenet --output-dir lenet",
     ):
@@ -199,16 +211,25 @@ def run(finished, tmp_path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def test_given_judges_and_real_images(labelled, run, command, capsys):
+def test_given_judges_and_real_images(labelled, run, command, capsys, monkeypatch):
+    monkeypatch.setattr(suite, "SUITES", {"quick": SMALL})
+    truth = ("--data", "digits", "--retrained", labelled / "without" / "pipeline")
     judges = ("--judge", labelled / "cnn" / "judge", "--second-judge", labelled / "lenet" / "judge")
     data = ("--reference", "digits", "--reference-split", "test")
-    assert command("evaluate", run, *judges, *data, "--n-images", 80, *QUICK) == 0
+    assert command("evaluate", run, *judges, *data, *truth, "--n-images", 80, *QUICK) == 0
     metrics, table = read(run / "metrics.json"), rows(run)
     assert list(table)[:4] == ["real_split", "original", "filtered_original", "unlearned"]
     test_split = load_images("digits", split="test")
     assert test_split.labels is not None
     assert metrics["reference"]["n_images"] == int((test_split.labels != 3).sum())
     assert "without 3 (by label)" in metrics["reference"]["description"]
+    assert table["retrained"]["status"] == "measured" and 0 <= table["unlearned"]["precision"] <= 1
+    assert {name: result["status"] for name, result in metrics["probes"].items()} == dict.fromkeys(SMALL, "measured")
+    sets = {(row["model"], row["images"]) for row in metrics["probes"]["likelihood"]["rows"]}
+    assert len(sets) == 3 * 4  # original, unlearned, retrained; forget and rest, seen and held out
+    assert metrics["cost"][-1]["network_evaluations"] == sum(
+        result["network_evaluations"] for result in metrics["probes"].values()
+    )
     assert (metrics["judge"]["source"], metrics["judge"]["second"]["architecture"]) == ("given", "lenet")
     assert metrics["judge"]["held_out_error"] == read(labelled / "cnn" / "judge" / "judge.json")["held_out_error"] < 0.3
     for name in ("original", "unlearned"):
@@ -224,11 +245,11 @@ def test_given_judges_and_real_images(labelled, run, command, capsys):
 
 def test_a_model_that_never_makes_the_class_is_refused(labelled, run, command, capsys):
     judge = ("--judge", labelled / "cnn" / "judge")
-    assert command("evaluate", run, *judge, "--n-images", 80, *QUICK) == 0
+    assert command("evaluate", run, *judge, "--n-images", 80, *BARE) == 0
     first = (run / "metrics.json").read_bytes()
     made = load_file(run / "samples" / "original.safetensors")["judge_class"][:4].tolist()
     never = min(set(range(10)) - set(made))
-    assert command("evaluate", run, *judge, "--n-images", 4, "--forget-class", never, *QUICK) == 2
+    assert command("evaluate", run, *judge, "--n-images", 4, "--forget-class", never, *BARE) == 2
     said = capsys.readouterr().err
     assert "calls 0 of the original's 4 samples forget" in said
     assert "Draw more samples (--n-images)" in said and "vdu sample" in said
@@ -240,9 +261,9 @@ def test_a_folder_without_labels_beside_a_judge_with_classes(labelled, tmp_path,
     assert command("unlearn", "--method", "ascent", "--pipeline", labelled / "model" / "pipeline", "--forget", threes,
                    "--steps", 1, "--batch-size", 8, "--output-dir", run) == 0  # fmt: skip
     judge = ("--judge", labelled / "cnn" / "judge")
-    assert command("evaluate", run, *judge, *QUICK) == 2
+    assert command("evaluate", run, *judge, *BARE) == 2
     assert "Name the judge's own classes with --forget-class" in capsys.readouterr().err
-    assert command("evaluate", run, *judge, "--forget-class", 3, "--reference", "digits", "--n-images", 80, *QUICK) == 0
+    assert command("evaluate", run, *judge, "--forget-class", 3, "--reference", "digits", "--n-images", 80, *BARE) == 0
     metrics = read(run / "metrics.json")
     assert metrics["forget"]["classes"] == ["3"]
     assert "without 3 (by label)" in metrics["reference"]["description"]

@@ -20,9 +20,11 @@ from safetensors import SafetensorError
 from vdu.errors import DivergenceError, InputError
 from vdu.recipes.settings import (
     Architecture,
+    CompareSettings,
     DemoSettings,
     Estimator,
     EvaluateSettings,
+    ExploreSettings,
     ImportSettings,
     JudgeSettings,
     ListSettings,
@@ -46,8 +48,10 @@ app = App(
 )
 
 SETTINGS = {
+    "compare": CompareSettings,
     "demo": DemoSettings,
     "evaluate": EvaluateSettings,
+    "explore": ExploreSettings,
     "import": ImportSettings,
     "judge": JudgeSettings,
     "posterior": PosteriorSettings,
@@ -171,6 +175,52 @@ def report(
         run: the run folder of "vdu unlearn".
     """
     _run("report", replace(settings or ReportSettings(), run=run), json, dry_run)
+
+
+@app.command
+def compare(
+    runs: tuple[Path, ...] = (),
+    *,
+    settings: Annotated[CompareSettings | None, Flat] = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Put runs beside each other; refuses runs whose numbers cannot be compared.
+
+    Args:
+        runs: run folders, after "vdu evaluate".
+    """
+    chosen = replace(settings or CompareSettings(), runs=runs)
+    if dry_run:
+        print(to_toml(chosen), end="")
+        return
+    from vdu.recipes import compare as recipe
+
+    found = recipe.run(chosen)
+    table = found.pop("table")
+    _show(found, True) if json else print(f"{table}\npage: {found['page']}")
+
+
+@app.command
+def explore(
+    runs: tuple[Path, ...] = (),
+    *,
+    settings: Annotated[ExploreSettings | None, Flat] = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Look at an unlearned model on a local page; several runs share one front. Ctrl-C ends it.
+
+    Args:
+        runs: one or more run folders of "vdu unlearn", after "vdu evaluate".
+    """
+    chosen = replace(settings or ExploreSettings(), runs=runs)
+    if dry_run:
+        print(to_toml(chosen), end="")
+        return
+    from vdu.explore import app as page
+
+    _show(page.run(chosen), json)
 
 
 @app.command(name="list")

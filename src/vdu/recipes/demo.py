@@ -10,6 +10,8 @@ from vdu.zoo.packaged import pipeline_folder
 
 __all__ = ["run"]
 
+RETRAINED = {"8": "mnist-small-without-8"}
+
 
 def run(settings: DemoSettings) -> dict[str, Any]:
     """Unlearning, evidence and report for one digit.
@@ -28,11 +30,12 @@ def run(settings: DemoSettings) -> dict[str, Any]:
             steps=settings.steps, seed=settings.seed, overwrite=settings.overwrite,
         )
     )  # fmt: skip
-    _say(f"2/3 draw {settings.n_images} images from both models, from the same noise, and judge them")
+    _say(f"2/3 draw {settings.n_images} images from both models, from the same noise, judge them, and try to bring the digit back")
     result = evaluate.run(
         EvaluateSettings(
             run=out / "run", judge="mnist", second_judge="mnist-lenet", reference="mnist-mini", reference_split="test",
-            n_images=settings.n_images, seed=settings.seed, scheduler="ddpm", inference_steps=20,
+            data="mnist-mini", suite=settings.suite, n_images=settings.n_images, seed=settings.seed, scheduler="ddpm",
+            inference_steps=20, retrained=pipeline_folder(RETRAINED[digit]) if (digit := str(settings.digit)) in RETRAINED else None,
         )
     )  # fmt: skip
     _say("3/3 evidence report")

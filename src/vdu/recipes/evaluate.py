@@ -1,8 +1,8 @@
-"""``vdu evaluate``: is it gone, is the rest intact? Both models are sampled from the same noise and judged alike.
+"""``vdu evaluate``: is it gone, is the rest intact, does it come back? Both models are sampled from the same noise and judged alike.
 
-PUL, u-FID and KID with intervals, class histogram, flips, and the reference rows that a number needs beside it: real
-images against real images, the original, and the filtered original (its samples without those of the forget class:
-perfect forgetting for free). What was not run is listed as not run.
+PUL, u-FID and KID with intervals, precision and recall, class histogram, flips, and the reference rows that a number needs
+beside it: real images against real images, the original, and the filtered original (its samples without those of the
+forget class: perfect forgetting for free). Then the probes of a suite (``vdu.recipes.suite``). What was not run is listed as not run.
 """
 
 import sys
@@ -19,20 +19,32 @@ from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet, to_float
 from vdu.diffusion.sampling import Sampler
 from vdu.errors import InputError
-from vdu.metrics.features import Calls, classify, extract_features
+from vdu.evidence.case import Case
+from vdu.metrics.features import Calls, classify
 from vdu.metrics.pul import flip_table
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.recipes.card import update_card
+from vdu.recipes.evaluations import EvaluationCounter
+from vdu.recipes.feature_networks import FeatureNetwork, find_feature_network
 from vdu.recipes.judging import Judging, find_judges
-from vdu.recipes.measures import distance_row, empty_row, histogram, paired_pul, second_opinion
-from vdu.recipes.own_samples import image_seeds, make_sampler, own_samples
+from vdu.recipes.measures import (
+    corrected_interval,
+    distance_row,
+    empty_row,
+    fidelity,
+    histogram,
+    paired_pul,
+    second_opinion,
+)
+from vdu.recipes.own_samples import image_seeds, make_sampler, shared_own_samples
 from vdu.recipes.settings import EvaluateSettings, plain
+from vdu.recipes.suite import announce, real_images, run_suite
 from vdu.records import FORMAT_VERSION, Run, atomic_file, read_json, write_json
 from vdu.rng import derive_seed, generator
 
 __all__ = ["Evidence", "measure", "run"]
 
 NOT_RUN = {
-    "retrained": "Retrained without the class",
     "ascent": "Gradient ascent at the same steps",
     "isotropic": "Isotropic posterior",
 }
@@ -59,19 +71,23 @@ def measure(
     original: PipelineDenoiser,
     unlearned: PipelineDenoiser,
     judging: Judging,
+    network: FeatureNetwork,
     *,
     reference: ImageSet | None,
+    retrained: PipelineDenoiser | None = None,
     n_images: int,
     sampler: Sampler,
     seed: int,
 ) -> Evidence:
-    """Sample both models from the same noise and compare them.
+    """Sample the models from the same noise and compare them.
 
     Args:
         original: the model before.
         unlearned: the model after.
         judging: the judges and the classes to be forgotten.
+        network: gives the features of the distances.
         reference: real images without the forget classes; None compares with the filtered original.
+        retrained: a model trained without the forget class, for its row.
         n_images: images from each model.
         sampler: the sampling protocol.
         seed: image i starts from noise drawn from (seed, i).
@@ -79,43 +95,39 @@ def measure(
     Returns:
         The metrics, the images and the judge's calls on them.
     """
-    before = own_samples(original, n_images, sampler, seed=seed, progress="original")
-    after = own_samples(unlearned, n_images, sampler, seed=seed, progress="unlearned")
+    before, _ = shared_own_samples(original, n_images, sampler, seed=seed, progress="original")
+    after, _ = shared_own_samples(unlearned, n_images, sampler, seed=seed, progress="unlearned")
     calls = {"original": classify(judging.judge, before.floats()), "unlearned": classify(judging.judge, after.floats())}
     pul = paired_pul(calls["original"], calls["unlearned"], judging, seed)  # refuses before the longer part begins
     wanted = n_images if reference is not None else 2 * n_images
     filtered = _filtered(original, before, judging, wanted, sampler, seed)
-    features = {
-        name: extract_features(judging.judge.features, images.floats())
-        for name, images in {
-            "original": before,
-            "unlearned": after,
-            "filtered_original": filtered.select(range(n_images)),
-        }.items()
-    }
-    against, held_out, description = _reference(judging, reference, filtered, n_images, seed)
+    against, held_out, description = _reference(network, reference, filtered, n_images, seed)
+
+    def row(
+        name: str, label: str, images: ImageSet | Tensor, called: Calls | None = None, note: str = ""
+    ) -> dict[str, Any]:
+        features = images if isinstance(images, Tensor) else network.extract(images.floats())
+        base = held_out[0] if name == "real_split" and held_out is not None else against
+        return distance_row(name, label, base, features, seed, called, judging, note=note) | fidelity(base, features)
+
     rows = []
     if held_out is not None:
-        rows.append(
-            distance_row(
-                "real_split",
-                "Real against real",
-                held_out[0],
-                held_out[1],
-                seed,
-                note="two disjoint sets of real images",
-            )
-        )
-    rows.append(distance_row("original", "Original", against, features["original"], seed, calls["original"], judging))
+        rows.append(row("real_split", "Real against real", held_out[1], note="two disjoint sets of real images"))
+    rows.append(row("original", "Original", before, calls["original"]))
     note = f"the original's samples without those that {judging.filter_name} calls forget, drawn until N remain"
-    rows.append(
-        distance_row("filtered_original", "Filtered original", against, features["filtered_original"], seed, note=note)
-    )
-    rows.append(
-        distance_row("unlearned", "Unlearned", against, features["unlearned"], seed, calls["unlearned"], judging)
-    )
+    rows.append(row("filtered_original", "Filtered original", filtered.select(range(n_images)), note=note))
+    rows.append(row("unlearned", "Unlearned", after, calls["unlearned"]))
     rows[-1]["pul"] = {name: pul[name] for name in ("value", "low", "high", "n_original", "n_unlearned")}
+    if retrained is None:
+        rows.append(empty_row("retrained", "Retrained without the class"))
+    else:
+        drawn, _ = shared_own_samples(retrained, n_images, sampler, seed=seed, progress="retrained")
+        called = classify(judging.judge, drawn.floats())
+        note = "never saw the class: what the judge calls forget here is its error, or chance likeness"
+        rows.append(row("retrained", "Retrained without the class", drawn, called, note))
     rows += [empty_row(name, label) for name, label in NOT_RUN.items()]
+    judge = judging.describe(pul["n_original"], n_images)
+    judge["corrected_pul"] = corrected_interval(pul, judge["forget_false_positive_rate"], n_images)
     metrics = {
         "n_images": n_images,
         "rows": rows,
@@ -124,9 +136,8 @@ def measure(
             "classes": list(judging.judge.class_names),
             "counts": flip_table(calls["original"].classes, calls["unlearned"].classes, judging.n_classes).tolist(),
         },
-        "judge": judging.describe(pul["n_original"], n_images)
-        | {"second": second_opinion(judging, before, after, seed)},
-        "feature_network": f"judge:{judging.name}",
+        "judge": judge | {"second": second_opinion(judging, before, after, seed)},
+        "feature_network": network.label,
         "reference": {"description": description, "n_images": len(against)},
     }
     return Evidence(metrics, before, after, calls)
@@ -159,19 +170,19 @@ def _filtered(
                 f"filtered original: only {len(kept)} of {drawn} samples are not of the forget class; expected a minority."
             )
         n = max(int((wanted - len(kept)) * 1.2), sampler.microbatch_size)
-        more = own_samples(original, n, sampler, seed=seed, start=drawn, progress="filtered original")
+        more, _ = shared_own_samples(original, drawn + n, sampler, seed=seed, progress="filtered original")
+        new = more.select(range(drawn, drawn + n))
         drawn += n
-        kept = torch.cat([kept, more.images[~judging.filtered(more.floats())]])
+        kept = torch.cat([kept, new.images[~judging.filtered(new.floats())]])
     return ImageSet(kept[:wanted], description="filtered original")
 
 
 def _reference(
-    judging: Judging, reference: ImageSet | None, filtered: ImageSet, n: int, seed: int
+    network: FeatureNetwork, reference: ImageSet | None, filtered: ImageSet, n: int, seed: int
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None, str]:
-    network = judging.judge.features
     if reference is None:
-        return extract_features(network, to_float(filtered.images[n:])), None, f"filtered original, {n} further samples"
-    features = extract_features(network, reference.floats())
+        return network.extract(to_float(filtered.images[n:])), None, f"filtered original, {n} further samples"
+    features = network.extract(reference.floats())
     order = torch.randperm(len(features), generator=generator(seed, "split"))
     held = min(n, len(features) // 2)
     return features, (features[order[held:]], features[order[:held]]), reference.description
@@ -200,27 +211,67 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         )
     before = PipelineDenoiser.from_pipeline(original)
     after = PipelineDenoiser.from_pipeline(load_pipeline(record.folder / "pipeline"))
+    retrained = _retrained(settings.retrained, before, after)
+    models = [each.network for each in (before, after, retrained) if each is not None]
     sampler = make_sampler(settings)
+    classes = list(settings.forget_class) or inputs["forget"]["classes"]
+    real = real_images(settings, classes, before.sample_shape)
+    network = None if settings.features == "judge" else find_feature_network(settings.features)  # refuses early
+    announce(settings.suite, before, sampler.steps)
     with record.stage("judge") as cost:
         forget = reload_forget(record.folder, before.sample_shape)
-        classes = list(settings.forget_class) or inputs["forget"]["classes"]
         judging = find_judges(settings, before, forget, classes, sampler, cost)
+    network = network or find_feature_network("judge", judging=judging)
     reference = reference_images(settings, judging, classes, before.sample_shape)
-    with record.stage("evaluate") as cost, warnings.catch_warnings(record=True) as caught:
-        seed = derive_seed(settings.seed, "evaluate")
-        evidence = measure(
-            before, after, judging, reference=reference, n_images=settings.n_images, sampler=sampler, seed=seed
-        )
-        cost["network_evaluations"] = int(3.2 * settings.n_images * settings.inference_steps)
-    metrics = complete(evidence.metrics, record, sampler, settings)
+    counter = EvaluationCounter()
+    with warnings.catch_warnings(record=True) as caught, counter.watching(*models):
+        with record.stage("evaluate") as cost:
+            seed = derive_seed(settings.seed, "evaluate")
+            evidence = measure(
+                before, after, judging, network, reference=reference, retrained=retrained, n_images=settings.n_images,
+                sampler=sampler, seed=seed,
+            )  # fmt: skip
+            cost["network_evaluations"] = counter.total  # of what was not in the cache
+        probes = {}
+        if settings.suite != "none":
+            with record.stage("probes") as cost:
+                case = Case(
+                    before, after, retrained, forget, *real, sampler=sampler, seed=derive_seed(settings.seed, "probes"),
+                    is_forget=lambda images: judging.is_forget(classify(judging.judge, images.floats()).classes),
+                )  # fmt: skip
+                before_probes = counter.total
+                probes = run_suite(settings.suite, case, lambda images: network.extract(images.floats()), counter)
+                cost["network_evaluations"] = counter.total - before_probes
+    metrics = complete(evidence.metrics, record, sampler, settings, network)
+    metrics |= {"suite": settings.suite, "probes": probes}
     metrics["forget"]["classes"] = classes or None
     metrics["warnings"] += sorted({str(each.message) for each in caught if "vdu" in Path(each.filename).parts})
     for text in metrics["warnings"]:
         print(f"vdu: warning: {text}", file=sys.stderr)
     save_samples(record.folder / "samples", evidence, image_seeds(seed, settings.n_images))
     write_json(record.folder / "metrics.json", metrics)
+    update_card(record.folder, metrics)
     record.close()
     return summary(metrics)
+
+
+def _retrained(folder: Path | None, *others: PipelineDenoiser) -> PipelineDenoiser | None:
+    """The retrained model, if there is one, refused where it is none."""
+    if folder is None:
+        return None
+    found = PipelineDenoiser.from_pipeline(load_pipeline(folder))
+    if found.sample_shape != others[0].sample_shape:
+        raise InputError(
+            f"--retrained {folder}: makes images of shape {found.sample_shape}, the original {others[0].sample_shape}; expected the "
+            "same. Give a model of the same kind, trained without the forget class."
+        )
+    sums = {hash_parameters(each.network.state_dict()) for each in others}
+    if hash_parameters(found.network.state_dict()) in sums:
+        raise InputError(
+            f"--retrained {folder}: is the original or the unlearned model itself; expected one that was trained without the forget "
+            "class. Leave it out if there is none."
+        )
+    return found
 
 
 def reference_images(
@@ -252,7 +303,9 @@ def reference_images(
     return images.select(keep, f"{images.description} without forget images (by the judge)")
 
 
-def complete(metrics: dict[str, Any], record: Run, sampler: Sampler, settings: EvaluateSettings) -> dict[str, Any]:
+def complete(
+    metrics: dict[str, Any], record: Run, sampler: Sampler, settings: EvaluateSettings, network: FeatureNetwork
+) -> dict[str, Any]:
     """Add what stands beside the numbers: format, forget set, protocol, cost and warnings."""
     inputs, run_record = record.record["inputs"], record.record
     cost = [dict(stage) for stage in run_record["stages"]]
@@ -264,6 +317,7 @@ def complete(metrics: dict[str, Any], record: Run, sampler: Sampler, settings: E
     protocol |= {
         name: value for name, value in plain(settings).items() if name not in {"run"} and not isinstance(value, list)
     }
+    protocol |= {f"features_{name}": value for name, value in network.describe().items()}
     protocol |= {"original_sha256": inputs["model"]["sha256"], "unlearned_sha256": run_record["pipeline"]["sha256"]}
     return {
         "format_version": FORMAT_VERSION,

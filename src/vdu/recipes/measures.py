@@ -11,11 +11,12 @@ from vdu.metrics.features import Calls, classify
 from vdu.metrics.frechet import frechet_interval
 from vdu.metrics.histogram import class_counts, expected_distribution, histogram_distance
 from vdu.metrics.kid import kernel_distance
+from vdu.metrics.precision import density_coverage, precision_recall
 from vdu.metrics.pul import percentage_unlearned
 from vdu.recipes.judging import Judging
 from vdu.rng import generator
 
-__all__ = ["distance_row", "empty_row", "histogram", "paired_pul", "second_opinion"]
+__all__ = ["corrected_interval", "distance_row", "empty_row", "fidelity", "histogram", "paired_pul", "second_opinion"]
 
 
 def distance_row(
@@ -53,6 +54,22 @@ def distance_row(
     }
 
 
+def fidelity(reference: Tensor, features: Tensor) -> dict[str, float]:
+    """Precision, recall, density and coverage of a set of images.
+
+    Args:
+        reference: features of the reference, [n₁, d].
+        features: features of the images, [n₂, d].
+
+    Returns:
+        The four shares; density may exceed 1.
+    """
+    both, other = precision_recall(reference, features), density_coverage(reference, features)
+    return {
+        "precision": both.precision, "recall": both.recall, "density": other.density, "coverage": other.coverage,
+    }  # fmt: skip
+
+
 def empty_row(name: str, label: str) -> dict[str, Any]:
     """A reference row that was not run."""
     values = {"pul": None, "u_fid": None, "kid": None, "forget_count": None}
@@ -82,6 +99,34 @@ def paired_pul(before: Calls, after: Calls, judging: Judging, seed: int) -> dict
             "all? A judge trained on the spot may only have learnt to tell real images from generated ones: give another (--judge)."
         )
     return asdict(percentage_unlearned(was, now, generator=generator(seed, "PUL")))
+
+
+def corrected_interval(pul: dict[str, Any], false_positive_rate: float, n: int) -> dict[str, float] | None:
+    """PUL without the judge's false calls, as if their rate were exact and the same for both models.
+
+        corrected = 1 − (n_unlearned − N f)/(n_original − N f)                  within [0, 1]
+
+    The ends of PUL's interval are carried over with n_original as counted.
+
+    Args:
+        pul: value, low and high in percent, and n_original.
+        false_positive_rate: f, share of other images called forget, [0, 1].
+        n: N, samples of each model.
+
+    Returns:
+        Value, low and high in percent; None where false calls alone explain the original's count.
+
+    Source: Rogan and Gladen (1978), American Journal of Epidemiology 107(1); see :func:`vdu.metrics.pul.corrected_pul`.
+
+    Examples:
+        >>> corrected_interval({"value": 90.0, "low": 80.0, "high": 95.0, "n_original": 100}, 0.01, 1000)["value"]
+        100.0
+    """
+    n_original, false_calls = pul["n_original"], n * false_positive_rate
+    if n_original <= false_calls:
+        return None
+    left = {name: (1 - pul[name] / 100) * n_original - false_calls for name in ("value", "low", "high")}
+    return {name: 100 * (1 - max(0.0, each) / (n_original - false_calls)) for name, each in left.items()}
 
 
 def second_opinion(judging: Judging, before: ImageSet, after: ImageSet, seed: int) -> dict[str, Any] | None:

@@ -28,7 +28,6 @@ from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
 from vdu.errors import InputError
 from vdu.metrics.features import Calls, classify, extract_features
-from vdu.metrics.precision import density_coverage, precision_recall
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.paper.tables import Row, World
 from vdu.posterior.calibrate import mean_is_usable
@@ -39,7 +38,7 @@ from vdu.recipes import judge as judge_recipe
 from vdu.recipes import pretrain
 from vdu.recipes.cells import Cell
 from vdu.recipes.judging import Judging, find_judges
-from vdu.recipes.measures import distance_row, histogram, paired_pul, second_opinion
+from vdu.recipes.measures import distance_row, fidelity, histogram, paired_pul, second_opinion
 from vdu.recipes.method_defaults import DEFAULTS
 from vdu.recipes.own_samples import own_samples
 from vdu.recipes.posterior import fit_posterior
@@ -380,10 +379,7 @@ class PaperCells:
         """Precision, recall, density and coverage, in a leaderboard."""
         if not self.leaderboard:
             return {}
-        both = precision_recall(reference, features), density_coverage(reference, features)
-        return {
-            "precision": both[0].precision, "recall": both[0].recall, "density": both[1].density, "coverage": both[1].coverage,
-        }  # fmt: skip
+        return fidelity(reference, features)
 
     def _make_retrained_row(self, forget: str, done: Needs, stem: Path) -> dict[str, Any]:
         return self._measured(self._open(done["model"]["pipeline"]), forget, self.sizes, done, stem)

@@ -13,9 +13,9 @@ from cyclopts import Parameter
 from vdu.recipes.method_defaults import DEFAULTS, UnlearnMethod
 
 __all__ = [
-    "Architecture", "DemoSettings", "Estimator", "EvaluateSettings", "ImportSettings", "ListSettings", "PosteriorSettings",
-    "PretrainSettings", "ReportSettings", "ReproduceSettings", "SampleSettings", "SamplerSettings", "UnlearnMethod", "UnlearnSettings",
-    "plain", "to_toml",
+    "Architecture", "CompareSettings", "DemoSettings", "Estimator", "EvaluateSettings", "ExploreSettings",
+    "ImportSettings", "JudgeSettings", "ListSettings", "PosteriorSettings", "PretrainSettings", "ReportSettings",
+    "ReproduceSettings", "SampleSettings", "SamplerSettings", "UnlearnMethod", "UnlearnSettings", "plain", "to_toml",
 ]  # fmt: skip
 
 
@@ -232,6 +232,7 @@ class UnlearnSettings(SamplerSettings):
         mixed_precision: no, fp16 or bf16.
         seed: seeds everything.
         checkpointing_steps: a checkpoint every so many steps.
+        checkpoints_total_limit: how many checkpoints to keep; more of them give "vdu explore" a longer front.
         resume_from_checkpoint: "latest" continues an interrupted run.
         overwrite: start anew in a folder that already holds a run.
     """
@@ -269,6 +270,7 @@ class UnlearnSettings(SamplerSettings):
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     seed: int = 0
     checkpointing_steps: Count = 20
+    checkpoints_total_limit: Count = 2
     resume_from_checkpoint: Literal["latest"] | None = None
     overwrite: bool = False
 
@@ -281,7 +283,7 @@ class UnlearnSettings(SamplerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(SamplerSettings):
-    """Compare an unlearned pipeline with the original, from the same noise; writes metrics.json and samples/.
+    """Compare an unlearned pipeline with the original, from the same noise, and probe it; writes metrics.json and samples/.
 
     Attributes:
         run: the run folder of "vdu unlearn".
@@ -292,6 +294,13 @@ class EvaluateSettings(SamplerSettings):
             "vdu unlearn --forget-class".
         reference: real images to compare with (a data set, folder or list); by default the filtered original.
         reference_split: which part of a data set: train or test.
+        features: network whose features give u-FID, KID, precision and recall: judge, inception (FID's own weights), inception:FILE or
+            efficientnet-lite0.
+        suite: probes besides the samples: quick (minutes), full (says how long it will take) or none.
+        retrained: pipeline folder of a model trained without the forget class, the row and the curves to compare with.
+        data: labelled data set that the original was trained on, to measure with: it gives held-out images of the forget class and
+            images of the rest for likelihood, membership and inpainting.
+        held_out: images of what was forgotten that no model saw (a folder or list), where --data cannot tell.
         n_images: images from each model.
         n_judge_samples: own samples for a judge trained on the spot.
         seed: image i starts from noise drawn from (seed, i), for both models.
@@ -303,6 +312,11 @@ class EvaluateSettings(SamplerSettings):
     forget_class: tuple[str, ...] = ()
     reference: str | None = None
     reference_split: Literal["train", "test"] = "train"
+    features: str = "judge"
+    suite: Literal["quick", "full", "none"] = "quick"
+    retrained: Path | None = None
+    data: str | None = None
+    held_out: str | None = None
     n_images: Count = 1000
     n_judge_samples: Count = 1000
     seed: int = 0
@@ -324,6 +338,40 @@ class ReportSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """Runs beside each other: a table, and one self-contained page.
+
+    Attributes:
+        runs: two or more run folders, after "vdu evaluate".
+        output: where to write the page.
+        force: show runs that were measured unlike, marked as incomparable.
+    """
+
+    runs: Annotated[tuple[Path, ...], GivenFirst] = ()
+    output: Path = Path("compare.html")
+    force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreSettings:
+    """Look at an unlearned model on a local page: watch it denoise, filter its samples, walk its checkpoints.
+
+    Attributes:
+        runs: one or more run folders of "vdu unlearn", after "vdu evaluate".
+        host: the address to listen on; any other than 127.0.0.1 shows the images to whoever reaches it.
+        port: the port; by default the first free one from 7860.
+        n_images: images of each checkpoint for PUL and u-FID, at most as many as "vdu evaluate" stored.
+        browser: open the page in the default browser.
+    """
+
+    runs: Annotated[tuple[Path, ...], GivenFirst] = ()
+    host: str = "127.0.0.1"
+    port: int | None = None
+    n_images: Count = 100
+    browser: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoSettings:
     """The main job on the packaged digits: the small MNIST model forgets one digit.
 
@@ -331,6 +379,7 @@ class DemoSettings:
         output_dir: the run folder.
         digit: the digit to forget, 0 to 9.
         n_images: images from each model for the evidence.
+        suite: probes of the evidence: quick, full or none.
         steps: unlearning steps at most; by default those that were chosen by measurement.
         seed: seeds everything.
         overwrite: start anew in a folder that already holds a run.
@@ -339,6 +388,7 @@ class DemoSettings:
     output_dir: Path = Path("vdu-demo")
     digit: Annotated[int, Parameter(validator=_digit)] = 8
     n_images: Count = 500
+    suite: Literal["quick", "full", "none"] = "quick"
     steps: Count | None = None
     seed: int = 0
     overwrite: bool = False

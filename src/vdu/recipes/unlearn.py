@@ -117,6 +117,7 @@ def unlearn(
     max_grad_norm: float | None = None,
     mixed_precision: str = "no",
     checkpointing_steps: int | None = None,
+    checkpoints_total_limit: int | None = 2,
     n_own_samples: int | None = None,
     sampler: Sampler | None = None,
     full_length: bool = False,
@@ -144,6 +145,7 @@ def unlearn(
         max_grad_norm: clip the gradient norm to this; None does not clip.
         mixed_precision: "no", "fp16" or "bf16".
         checkpointing_steps: a checkpoint every so many steps (with a folder).
+        checkpoints_total_limit: how many checkpoints to keep; None keeps all.
         n_own_samples: own samples for methods that want some.
         sampler: how they are drawn.
         full_length: all steps, even where the stopping rule (:mod:`vdu.recipes.stopping`) says that it is forgotten.
@@ -187,6 +189,7 @@ def unlearn(
         mixed_precision=mixed_precision,
         seed=derive_seed(seed, "training"),
         checkpointing_steps=checkpointing_steps,
+        checkpoints_total_limit=checkpoints_total_limit,
     )
     identity = f"{seed} {images.sha256} {hash_parameters(original.network.state_dict())} {n_images} {method.name} {method.identity}"
     if retain is not None and "retain" in method.needs:
@@ -320,6 +323,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
             max_grad_norm=settings.max_grad_norm,
             mixed_precision=settings.mixed_precision,
             checkpointing_steps=settings.checkpointing_steps,
+            checkpoints_total_limit=settings.checkpoints_total_limit,
             generator=named_generator(settings.seed, "unlearn"),
             folder=record.folder,
             resume=resume,
