@@ -84,6 +84,14 @@ def test_a_flipped_byte_is_noticed(make_network, tmp_path, name, place):
         load_checkpoint(path, network, optimizer, ema, fingerprint="abc")
 
 
+def test_another_run_is_refused(make_network, tmp_path):
+    network = make_network()
+    optimizer, ema = stepped(network)
+    path = save(tmp_path, 2, network, optimizer, ema)
+    with pytest.raises(InputError, match="was written with other settings, data or model"):
+        load_checkpoint(path, network, optimizer, ema, fingerprint="abd")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -91,7 +99,7 @@ def test_a_flipped_byte_is_noticed(make_network, tmp_path, name, place):
         (lambda state: {key: value for key, value in state.items() if key != "sha256"}, r"state\.json: damaged"),
         (lambda state: state | {"format_version": 2}, "not a checkpoint of format 1"),
         (lambda state: [state], "not a checkpoint of format 1"),
-        (lambda state: state | {"fingerprint": "abd"}, "was written with other settings, data or model"),
+        (lambda state: state | {"fingerprint": "abd"}, r"state\.json: damaged\. Delete checkpoint-2"),
     ],
 )
 def test_a_changed_record_is_refused(make_network, tmp_path, change, message):

@@ -19,12 +19,13 @@ from vdu.recipes.forget_judge import train_forget_judge
 from vdu.recipes.settings import JudgeSettings, plain, to_toml
 from vdu.records import Run
 from vdu.rng import derive_seed, isolated_global
-from vdu.training.loop import TrainSettings, train
+from vdu.training.loop import TrainSettings, make_accelerator, train
+from vdu.training.trackers import require_tracker
 
 __all__ = ["run", "train_forget_judge"]
 
 # settings that have no part in what the judge is
-_ELSEWHERE = {"output_dir", "name", "checkpointing_steps", "resume_from_checkpoint", "overwrite"}
+_ELSEWHERE = {"output_dir", "name", "checkpointing_steps", "resume_from_checkpoint", "overwrite", "report_to"}
 
 
 def run(settings: JudgeSettings) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
         )
     with isolated_global(derive_seed(settings.seed, "weights")):
         judge = Judge(settings.architecture, images.shape, _class_names(images, held_out))
+    require_tracker(settings.report_to, settings.output_dir)
     resume = bool(settings.resume_from_checkpoint)
     record = Run(settings.output_dir, "judge", overwrite=settings.overwrite, resume=resume, keep=(settings.data,))
     inputs = {"data": provenance(images), "held_out": provenance(held_out)}
@@ -60,6 +62,7 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
         train(
             judge, ClassificationObjective(), batches, how,
             folder=record.folder, resume=resume, identity=identity, progress="judge",
+            accelerator=make_accelerator(report_to=settings.report_to, folder=record.folder),
         )  # fmt: skip
         cost["network_evaluations"] = 3 * settings.batch_size * how.steps
     tested = _test(judge, held_out)

@@ -19,7 +19,8 @@ from vdu.recipes.batches import NoisyImages, require_divisible, unflatten
 from vdu.recipes.settings import PretrainSettings, to_toml
 from vdu.records import Run
 from vdu.rng import derive_seed
-from vdu.training.loop import Objective, TrainSettings, train
+from vdu.training.loop import Objective, TrainSettings, make_accelerator, train
+from vdu.training.trackers import require_tracker
 from vdu.types import Losses
 
 __all__ = ["DenoisingObjective", "run"]
@@ -85,6 +86,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     if len(images) == 0:
         raise InputError("data: no images are left to train on; leave fewer classes out.")
     require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
+    require_tracker(settings.report_to, settings.output_dir)
     resume = bool(settings.resume_from_checkpoint)
     keep = (settings.from_pipeline, settings.data)
     record = Run(settings.output_dir, "pretrain", overwrite=settings.overwrite, resume=resume, keep=keep)
@@ -172,6 +174,7 @@ def fit(
         resume=resume,
         identity=identity,
         progress=progress,
+        accelerator=make_accelerator(settings.mixed_precision, report_to=settings.report_to, folder=folder),
     )
     if result.ema is not None:
         with torch.no_grad():

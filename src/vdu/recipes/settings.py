@@ -78,6 +78,7 @@ class PretrainSettings:
         checkpoints_total_limit: how many checkpoints to keep.
         resume_from_checkpoint: "latest" continues an interrupted run.
         overwrite: start anew in a folder that already holds a run.
+        report_to: show the log's values elsewhere too: tensorboard, wandb or trackio.
     """
 
     data: str
@@ -101,6 +102,7 @@ class PretrainSettings:
     checkpoints_total_limit: Count = 2
     resume_from_checkpoint: Literal["latest"] | None = None
     overwrite: bool = False
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +237,7 @@ class UnlearnSettings(SamplerSettings):
         checkpoints_total_limit: how many checkpoints to keep; more of them give "vdu explore" a longer front.
         resume_from_checkpoint: "latest" continues an interrupted run.
         overwrite: start anew in a folder that already holds a run.
+        report_to: show the log's values elsewhere too: tensorboard, wandb or trackio.
     """
 
     pipeline: Path
@@ -273,6 +276,7 @@ class UnlearnSettings(SamplerSettings):
     checkpoints_total_limit: Count = 2
     resume_from_checkpoint: Literal["latest"] | None = None
     overwrite: bool = False
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
 
     def __post_init__(self) -> None:
         """Fill in what suits the method, so that the run's record says what was done."""
@@ -458,6 +462,7 @@ class JudgeSettings:
         checkpointing_steps: a checkpoint every so many steps.
         resume_from_checkpoint: "latest" continues an interrupted run.
         overwrite: start anew in a folder that already holds a run.
+        report_to: show the log's values elsewhere too: tensorboard, wandb or trackio.
     """
 
     data: str
@@ -473,6 +478,7 @@ class JudgeSettings:
     checkpointing_steps: Count = 500
     resume_from_checkpoint: Literal["latest"] | None = None
     overwrite: bool = False
+    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from vdu.records import Run
 from vdu.rng import derive_seed, draw_seed
 from vdu.rng import generator as named_generator
 from vdu.training.loop import Objective, TrainResult, TrainSettings, make_accelerator, train
+from vdu.training.trackers import require_tracker
 from vdu.types import Losses, Method
 
 __all__ = ["UnlearnResult", "make_method", "run", "unlearn"]
@@ -126,6 +127,7 @@ def unlearn(
     folder: Path | None = None,
     resume: bool = False,
     progress: str | None = "unlearn",
+    report_to: Any = "none",
 ) -> UnlearnResult:
     """Make a pipeline forget.
 
@@ -154,6 +156,8 @@ def unlearn(
         folder: a run folder for checkpoints and the log; None writes nothing.
         resume: continue from the newest checkpoint in the folder.
         progress: title of the progress bar; None shows none.
+        report_to: an experiment tracker for the log's values: "tensorboard", "wandb", "trackio" or an
+            ``accelerate.tracking.GeneralTracker`` (:mod:`vdu.training.trackers`).
 
     Returns:
         The new pipeline and the record of its making.
@@ -164,7 +168,7 @@ def unlearn(
     default = DEFAULTS.get(method.name, DEFAULTS["vdu"])
     n_images, n_steps = int(batch_size or default["batch_size"]), int(steps or default["steps"])
     denoiser = original.copy()
-    accelerator = make_accelerator(mixed_precision)
+    accelerator = make_accelerator(mixed_precision, report_to=report_to, folder=folder)
     denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
     posterior = getattr(method, "posterior", None)
     if posterior is not None:
@@ -278,6 +282,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     assert settings.batch_size is not None
     assert settings.n_own_samples is not None
     require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
+    require_tracker(settings.report_to, settings.output_dir)
     posterior = getattr(method, "posterior", None)
     if posterior is not None:  # now, before --overwrite empties the folder
         posterior.check_matches(dict(pipeline.unet.named_parameters()))
@@ -327,6 +332,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
             generator=named_generator(settings.seed, "unlearn"),
             folder=record.folder,
             resume=resume,
+            report_to=settings.report_to,
         )
         cost["network_evaluations"] = result.network_evaluations
         cost |= (result.aids.record if result.aids else {}) | ({"ending": result.ending} if result.ending else {})

@@ -1,23 +1,31 @@
-"""Checkpoints: ``checkpoints/checkpoint-<step>/`` with weights, average, optimiser state and a checksum of each file.
+"""Checkpoints: ``checkpoints/checkpoint-<step>/`` with weights, average, optimiser state and checksums.
+
+``state.json`` has the SHA-256 of each other file, and one of itself (``checksum``; checkpoints written before that was
+so have none and are still read).
 
 A checkpoint is written under a temporary name and renamed, so every folder with its real name is complete. Random
 state is not stored: every draw depends on the seed and the step alone (``vdu.rng``).
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vdu.checks import first_differences
 from vdu.errors import InputError
-from vdu.records import FORMAT_VERSION, atomic_folder, read_json, sha256_file, write_json
+from vdu.records import FORMAT_VERSION, atomic_folder, read_json, sha256_bytes, sha256_file, write_json
 from vdu.training.ema import ExponentialMovingAverage
 
 __all__ = ["latest_checkpoint", "list_checkpoints", "load_checkpoint", "load_weights", "save_checkpoint"]
+
+_FIELDS = {"format_version", "step", "fingerprint", "sha256", "extra"}
+_FILES = {"model.safetensors", "optimizer.safetensors"}  # in every checkpoint; ema.safetensors in some
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -72,7 +80,7 @@ def save_checkpoint(
             "sha256": hashes,
             "extra": extra,
         }
-        write_json(temporary / "state.json", state)
+        write_json(temporary / "state.json", state | {"checksum": _checksum(state)})
     if total_limit is not None:
         for old in list_checkpoints(folder)[:-total_limit]:
             shutil.rmtree(old)
@@ -109,10 +117,11 @@ def load_checkpoint(
             "Give the settings in the run's config.toml, or start anew with --overwrite."
         )
     network.load_state_dict(load_weights(path, network))
-    _restore_optimizer(network, optimizer, load_file(path / "optimizer.safetensors"))
+    _restore_optimizer(network, optimizer, path / "optimizer.safetensors")
     if ema is not None:
         device = next(network.parameters()).device
-        ema.shadow = {name: value.to(device) for name, value in load_file(path / "ema.safetensors").items()}
+        average = load_weights(path, network, average=True)
+        ema.shadow = {name: value.to(device) for name, value in average.items()}
     return int(state["step"]), state["extra"]
 
 
@@ -130,8 +139,12 @@ def load_weights(path: Path, network: nn.Module, *, average: bool = False) -> di
     Raises:
         InputError: if a file is damaged or belongs to another architecture.
     """
-    _read_state(path)
-    weights = load_file(path / ("ema.safetensors" if average else "model.safetensors"))
+    state, name = _read_state(path), "ema.safetensors" if average else "model.safetensors"
+    if name not in state["sha256"]:
+        raise InputError(
+            f"{path}: has no averaged weights; expected {name}. Take the raw ones, or a run with --ema-decay."
+        )
+    weights = _read_tensors(path / name)
     expected = dict(network.named_parameters()) if average else network.state_dict()
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     lines = first_differences(shapes, {name: tuple(value.shape) for name, value in expected.items()})
@@ -141,18 +154,28 @@ def load_weights(path: Path, network: nn.Module, *, average: bool = False) -> di
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    state = read_json(path / "state.json")
+    file, advice = path / "state.json", f"Delete {path.name} to resume from the checkpoint before it."
+    try:
+        state = read_json(file)
+    except InputError as error:
+        raise InputError(f"{error} {advice}") from None
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{path}: not a checkpoint of format {FORMAT_VERSION}; start the run anew with --overwrite.")
-    if not {"sha256", "fingerprint", "extra"} <= set(state) or path.name != f"checkpoint-{state.get('step')}":
-        raise InputError(f"{path / 'state.json'}: damaged. Delete {path.name} to resume from the checkpoint before it.")
-    for name, expected in state["sha256"].items():
-        if not (path / name).is_file() or sha256_file(path / name) != expected:
-            raise InputError(
-                f"{path / name}: missing or damaged (its SHA-256 is not the recorded one). "
-                f"Delete {path.name} to resume from the checkpoint before it."
-            )
+    checksum = state.pop("checksum", None)
+    sound = set(state) == _FIELDS and checksum in (None, _checksum(state))
+    sound = sound and isinstance(state["sha256"], dict) and isinstance(state["extra"], dict)
+    if not sound or path.name != f"checkpoint-{state['step']}":
+        raise InputError(f"{file}: damaged. {advice}")
+    for name in sorted(_FILES | set(state["sha256"])):
+        known = state["sha256"].get(name)
+        if known is None or not (path / name).is_file() or sha256_file(path / name) != known:
+            raise InputError(f"{path / name}: missing or damaged (its SHA-256 is not the recorded one). {advice}")
     return state
+
+
+def _checksum(state: dict[str, Any]) -> str:
+    """SHA-256 of a record, the same after it has been written and read."""
+    return sha256_bytes(json.dumps(json.loads(json.dumps(state)), sort_keys=True).encode())
 
 
 def _contiguous(tensors: Any) -> dict[str, Tensor]:
@@ -170,10 +193,28 @@ def _optimizer_tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> 
     }
 
 
-def _restore_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    names = [name for name, value in network.named_parameters() if value.requires_grad]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        name, entry = key.rsplit("|", 1)
-        state.setdefault(names.index(name), {})[entry] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+def _restore_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
+    trained = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    state: dict[str, dict[str, Tensor]] = {}
+    for key, value in _read_tensors(path).items():
+        name, _, entry = key.rpartition("|")
+        state.setdefault(name, {})[entry] = value
+    for name, entries in state.items():
+        shapes = {entry: tuple(value.shape) for entry, value in entries.items() if entry != "step"}
+        expected = dict.fromkeys(("exp_avg", "exp_avg_sq"), tuple(trained[name].shape)) if name in trained else None
+        if shapes != expected or "step" not in entries or entries["step"].numel() != 1:
+            raise InputError(
+                f"{path}: holds no Adam state of this model for {name!r}. Use the checkpoint of this model."
+            )
+    places = {name: i for i, name in enumerate(trained)}
+    by_place = {places[name]: entries for name, entries in state.items()}
+    optimizer.load_state_dict({"state": by_place, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(
+            f"{path}: not a readable safetensors file ({error}). Delete {path.parent.name} to resume from the one before it."
+        ) from None

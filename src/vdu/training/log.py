@@ -66,11 +66,15 @@ class StepLog:
 
 def _lines_before(path: Path, start: int) -> list[str]:
     kept = []
-    for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
             if json.loads(text)["step"] > start:
                 break
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, RecursionError, KeyError, TypeError):
             break  # a line cut off by a kill
         kept.append(text)
+    if len(kept) < start:  # not by a kill: each line is written before the checkpoint of its step
+        print(
+            f"vdu: warning: {path}: damaged after line {len(kept)}; steps up to {start} are missing.", file=sys.stderr
+        )
     return kept

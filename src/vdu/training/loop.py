@@ -29,6 +29,7 @@ from vdu.rng import derive_seed, isolated_global
 from vdu.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from vdu.training.ema import ExponentialMovingAverage
 from vdu.training.log import StepLog
+from vdu.training.trackers import FOLDER, require_tracker, tracking
 from vdu.types import Hooks, Losses
 
 __all__ = ["Objective", "TrainResult", "TrainSettings", "make_accelerator", "train"]
@@ -151,7 +152,8 @@ def train(
         resume: continue from the newest checkpoint in ``folder`` if there is one.
         identity: whatever else must be equal on resume (hashes of data, model, method).
         progress: title of the progress bar on standard error; None shows none.
-        accelerator: an ``accelerate.Accelerator``; by default one is made.
+        accelerator: an ``accelerate.Accelerator``; by default one is made. If it has a tracker (see
+            :func:`make_accelerator`), that gets the lines of the log too.
         stop: asked after every step, with the steps done and the weights that would be kept (the average if there is
             one); a reason ends the run there. Must depend on its arguments alone, and be the same on every process.
 
@@ -203,7 +205,12 @@ def train(
         accelerator.wait_for_everyone()
 
     network.train()
-    with StepLog(folder, start, settings.steps, progress, accelerator.is_main_process) as log:
+    with (
+        tracking(
+            accelerator, folder, start, resume=resume, config=asdict(settings)
+        ) as report,  # sees the whole old log
+        StepLog(folder, start, settings.steps, progress, accelerator.is_main_process) as log,
+    ):
         for step in range(start, start if stopped else settings.steps):
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
@@ -224,7 +231,9 @@ def train(
             if ema is not None:
                 ema.update(parameters.items(), step)
             done = {"step": step + 1, "loss": sum(line["terms"].values()), **line}
-            log.write(done | {"grad_norm": norm, "learning_rate": settings.rate(step)})
+            done |= {"grad_norm": norm, "learning_rate": settings.rate(step)}
+            log.write(done)
+            report(done)
             if stop is not None:
                 stopped = stop(step + 1, ema.shadow if ema else parameters)
             every = settings.checkpointing_steps
@@ -238,17 +247,20 @@ def train(
     return TrainResult(start, ema.shadow if ema else None, log.last, stopped)
 
 
-def make_accelerator(mixed_precision: str = "no") -> Any:
+def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", folder: Path | None = None) -> Any:
     """An ``accelerate.Accelerator`` on CUDA if there is one, else on the CPU (also under ``torchrun``, with gloo).
 
     Args:
         mixed_precision: "no", "fp16" or "bf16".
+        report_to: a tracker for the lines of the log, see :mod:`vdu.training.trackers`.
+        folder: the run folder, in which that keeps its files.
 
     Returns:
         The accelerator.
 
     Raises:
-        InputError: if the launcher asked for several processes and accelerate runs in one (they would overwrite each other).
+        InputError: if the launcher asked for several processes and accelerate runs in one (they would overwrite each other),
+            or the tracker cannot be started.
     """
     import os
 
@@ -257,8 +269,14 @@ def make_accelerator(mixed_precision: str = "no") -> Any:
 
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         AcceleratorState._reset_state()  # else the first precision of a process would be its last
+    require_tracker(report_to, folder)
     # without cpu=True, torchrun on a CPU starts independent copies that know nothing of each other
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=mixed_precision)
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=mixed_precision,
+        log_with=None if report_to == "none" else report_to,
+        project_dir=folder / FOLDER if folder else None,
+    )
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:
         raise InputError(

@@ -1,0 +1,80 @@
+"""The scripts in examples/ run, at their smallest, as a reader would start them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+QUICK = {
+    "forget_a_digit.py": "--method vdu --steps 2 --images 20 --own-samples 4",
+    "forget_a_folder.py": "--steps 2 --training-steps 40 --images 10 --own-samples 60 --force",
+    "compare_methods.py": "--methods ascent bounded esd --steps 2 --images 20",
+}
+
+
+@pytest.fixture
+def start(tmp_path):
+    def run(name, *more):
+        command = [sys.executable, str(EXAMPLES / name), *QUICK[name].split(), *more]
+        return subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+        )
+
+    return run
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_every_example_is_here_short_and_says_what_it_does():
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == sorted(QUICK)
+    for path in EXAMPLES.glob("*.py"):
+        text = path.read_text("utf-8")
+        assert len(text.splitlines()) < 60, path.name
+        assert text.startswith('"""') and "is a quick look" in text and "minutes" in text.split('"""')[1], path.name
+
+
+def test_forget_a_digit(start, tmp_path):
+    import vdu
+    from vdu.zoo.packaged import pipeline_folder
+
+    done = start("forget_a_digit.py")
+    assert done.returncode == 0, done.stderr
+    count, pul, where = done.stdout.splitlines()
+    assert (
+        count == "8: 2 before, 2 after, of 20 images each"
+    )  # two steps of the paper's method change nothing that shows
+    assert pul.startswith("PUL 0.0 %") and where == "the new pipeline is in forgotten"
+    before, after = weights(pipeline_folder("mnist-small")), weights(tmp_path / "forgotten")
+    assert before.keys() == after.keys() and any(not before[name].equal(after[name]) for name in before)
+    assert vdu.load_pipeline(tmp_path / "forgotten").scheduler.config.num_train_timesteps == 1000
+
+
+def test_forget_a_folder_makes_its_own_model_and_images(start, tmp_path):
+    done = start("forget_a_folder.py")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "forgotten-folder"
+    assert [len(list((out / "data" / each).iterdir())) for each in ("upright", "lying")] == [150, 450]
+    before, after = weights(out / "model" / "pipeline"), weights(out / "pipeline")
+    assert any(not before[name].equal(after[name]) for name in before)
+    first, second, last = done.stdout.splitlines()[-3:]
+    assert first.startswith("before: ") and second.startswith("after: ") and "of 10 images" in second
+    assert last.endswith("the new pipeline is in forgotten-folder/pipeline")
+
+
+def test_compare_methods_prints_a_row_for_each(start):
+    done = start("compare_methods.py")
+    assert done.returncode == 0, done.stderr
+    head, original, *rows = done.stdout.splitlines()
+    assert head.split() == ["method", "PUL", "%", "95", "%", "interval", "u-FID[judge]", "evaluations", "seconds"]
+    assert original.split()[0] == "(original)" and float(original.split()[3]) > 0
+    assert [row.split()[0] for row in rows] == ["ascent", "bounded", "esd"]
+    assert [row.split()[-2] for row in rows] == ["768", "512", "10,240"]
+    # forward 1, backward 2. ascent: 2 steps of 128 images, 3 each; bounded: 2 of 64, and the teacher's forward pass; esd:
+    # 2 of 64 with two models beside the student, and before that 50 steps of 64 for the copy
