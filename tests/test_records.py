@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vdu import records
 from vdu.errors import InputError
 from vdu.records import (
     FORMAT_VERSION,
@@ -35,7 +36,7 @@ def test_a_file_takes_its_name_only_when_it_is_complete(tmp_path):
     with atomic_file(path) as temporary:
         temporary.write_text("half")
         assert not path.exists()
-        assert temporary.parent == path.parent
+        assert (temporary.parent.parent, temporary.name) == (path.parent, path.name)  # on one file system
     assert path.read_text() == "half"
     assert names(path.parent) == ["a.txt"]
 
@@ -62,6 +63,21 @@ def test_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
         (folder / "one").write_text("1")
         (folder / "two").write_text("2")
     assert calls == ["fsync", "fsync", "replace", "fsync"]
+
+
+def test_files_have_the_rights_that_the_umask_grants(tmp_path):
+    """safetensors writes with mode 600; whoever serves the model may be another user."""
+    before = os.umask(0o027)
+    try:
+        with atomic_file(tmp_path / "a") as temporary:
+            temporary.touch(mode=0o600)
+        with atomic_folder(tmp_path / "pipeline") as folder:
+            (folder / "unet").mkdir()
+            (folder / "unet" / "b").touch(mode=0o600)
+        assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+        assert (tmp_path / "pipeline" / "unet" / "b").stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
 
 
 def test_a_folder_gives_way_only_to_a_complete_one(tmp_path):
@@ -92,6 +108,7 @@ def test_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
         replace(source, to)
 
     monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(records, "_swap", lambda *_: False)  # as where the system cannot exchange two names
     with pytest.raises(OSError, match="rename failed"), atomic_folder(target) as temporary:
         (temporary / "b").write_text("new")
     assert (target / "a").read_text() == "old"
@@ -176,7 +193,7 @@ def test_what_a_killed_process_left_behind_is_swept_and_never_refused(tmp_path):
         assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.toml", "run.json"]
         run.close()
         (folder / "deeper").mkdir(exist_ok=True)
-        (folder / "deeper" / ".pipeline.18.old").mkdir()
+        (folder / "deeper" / ".pipeline.18.tmp").mkdir()
         with pytest.raises(InputError, match="already holds files"):
             Run(folder, "unlearn")
         Run(folder, "unlearn", resume=True).close()

@@ -280,7 +280,7 @@ def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
         raise InputError(f"--config {path}: no such file; write one with --dry-run > {path.name}.")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, or a number of thousands of digits
         raise InputError(
             f"--config {path}: not a TOML file ({error}). Correct it, or write a new one with --dry-run."
         ) from None
@@ -314,4 +314,20 @@ def _guarded(action: Callable[[], None]) -> int:
     except (OSError, SafetensorError) as error:  # a full disk, for example
         print(f"vdu: {error} (what was complete before is kept)", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print(
+            f"vdu: out of memory ({str(error).strip().splitlines()[0] if str(error).strip() else 'no more was given'}). In "
+            "training lower --batch-size or raise --gradient-accumulation-steps; in sampling lower --microbatch-size; "
+            "--mixed-precision bf16 helps on accelerators. What was complete before is kept.",
+            file=sys.stderr,
+        )
+        return 1
     return 0
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, an accelerator or PyTorch on the CPU had no memory left; told without importing PyTorch."""
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)

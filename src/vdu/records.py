@@ -41,31 +41,43 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _finish(path: Path) -> None:
+    """Flush to the disk, and give a file the rights that the user's umask grants: some writers keep it to themselves."""
+    if path.is_file():
+        mask = os.umask(0)
+        os.umask(mask)
+        path.chmod(0o666 & ~mask)
+    _sync(path)
+
+
 @contextmanager
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Write a file under a temporary name; it takes its real name only if the block ends without an error.
+
+    The temporary file has a folder of its own, so that what a writer puts beside it goes with it (safetensors writes a
+    hidden file of its own first). What killed processes left of the same file is removed.
 
     Args:
         path: the final name.
 
     Yields:
-        The temporary path to write to, in the same folder.
+        The temporary path to write to, of the same name, on the same file system.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        _sync(temporary)
+    with _workshop(path) as folder:
+        temporary = folder / path.name
+        yield temporary  # ruff: ignore[fallible-context-manager] an error must skip what follows
+        _finish(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Write a folder under a temporary name; an older folder of that name gives way only when the new one is complete.
+
+    On Linux the two swap places in one step of the kernel. Elsewhere there is a moment between two renames in which
+    neither has the name; the next writer or ``Run`` of a process killed just then brings the older one back.
 
     Args:
         path: the final name.
@@ -77,15 +89,13 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         OSError: if the disk refuses; the older folder is then still in its place.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
+    with _workshop(path) as temporary:
+        yield temporary  # ruff: ignore[fallible-context-manager] an error must skip what follows
         for file in temporary.rglob("*"):
-            _sync(file)
-        if path.exists():
+            _finish(file)
+        if not path.exists():
+            os.replace(temporary, path)
+        elif not _swap(temporary, path):
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
             os.replace(path, old)
             try:
@@ -94,22 +104,97 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
                 os.replace(old, path)
                 raise
             shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
         _sync(path.parent)
+
+
+@contextmanager
+def _workshop(path: Path) -> Iterator[Path]:
+    """A new temporary folder beside a path, locked until it is gone so that no other process takes it for a leftover."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(other for other in path.parent.iterdir() if _is_leftover(other, of=path.name))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    descriptor = None
+    while descriptor is None:  # again where a sweeper was quicker than the lock
+        temporary.mkdir(exist_ok=True)
+        descriptor = _hold(temporary, wait=True)
+    try:
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if descriptor >= 0:
+            os.close(descriptor)
 
 
-def _is_leftover(path: Path) -> bool:
-    """Whether this is what a killed process left of an unfinished ``atomic_file`` or ``atomic_folder``."""
-    return re.fullmatch(r"\..+\.\d+\.(tmp|old)", path.name) is not None
+def _hold(folder: Path, *, wait: bool = False) -> int | None:
+    """Lock a folder for as long as this process lives.
+
+    Args:
+        folder: which.
+        wait: for another process to give it free.
+
+    Returns:
+        An open descriptor; −1 where the system has no such locks; None if another process holds it or it is gone.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        return -1
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return -1
+    os.close(descriptor)
+    return None
 
 
-def _sweep(folder: Path) -> None:
-    """Remove the leftovers of killed processes in a folder whose lock is held."""
-    for path in list(filter(_is_leftover, folder.rglob("*"))):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+def _swap(one: Path, other: Path) -> bool:
+    """Exchange two names at once (Linux's renameat2 with RENAME_EXCHANGE); False where that cannot be done."""
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):  # another system, or an older C library
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def _is_leftover(path: Path, of: str | None = None) -> bool:
+    """Whether a name is that of an unfinished ``atomic_file`` or ``atomic_folder``, of anything or of one name."""
+    wanted = ".+" if of is None else re.escape(of)
+    return re.fullmatch(rf"\.{wanted}\.\d+\.(tmp|old)", path.name, re.DOTALL) is not None
+
+
+def _sweep(paths: Iterable[Path], *, alone: bool = False) -> None:
+    """Remove what killed processes left, and bring back a folder that one of them had moved aside and not yet replaced.
+
+    Args:
+        paths: leftovers; those that a living process holds stay.
+        alone: no other process can be at work here, so where the system has no locks they are removed too.
+    """
+    for path in list(paths):
+        held = _hold(path) if path.is_dir() and not path.is_symlink() else -1 if alone else None
+        if held is None or (held < 0 and not alone):
+            continue
+        real = path.with_name(path.name[1:].rsplit(".", 2)[0])
+        if path.suffix == ".old" and not os.path.lexists(real):
+            os.replace(path, real)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        if held >= 0:
+            os.close(held)
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -135,7 +220,7 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or a number of thousands of digits
         raise InputError(
             f"{path}: not valid JSON ({error}). Restore the file or run the step that writes it again."
         ) from None
@@ -188,6 +273,16 @@ def _cpu_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
+def _require_version(path: Path, record: Any) -> None:
+    got = record.get("format_version") if isinstance(record, dict) else None
+    if got != FORMAT_VERSION:
+        older = isinstance(got, int) and got < FORMAT_VERSION
+        advice = "Make the run again" if older else "Use the vdu that wrote it, or make the run again"
+        raise InputError(
+            f"{path}: its run.json is not of format {FORMAT_VERSION} but {got!r}. {advice} with this version."
+        )
+
+
 class Run:
     """A run folder: who made it, with what, and what happened in it.
 
@@ -219,6 +314,7 @@ class Run:
         self.active = int(os.environ.get("RANK", "0")) == 0
         self._stages: list[dict[str, Any]] = []
         self._config: str | None = None
+        self._lock_file: Any = None
         if not self.active:
             return
         if self.folder.exists() and not self.folder.is_dir():
@@ -228,7 +324,7 @@ class Run:
         ):
             self._check_resumable() if resume else self._clear(overwrite, keep)
         self._lock()
-        _sweep(self.folder)
+        _sweep(filter(_is_leftover, self.folder.rglob("*")), alone=True)
 
     def _check_resumable(self) -> None:
         path = self.folder / "run.json"
@@ -238,6 +334,7 @@ class Run:
             raise InputError(
                 f"{self.folder}: holds {got}; expected a run of {self.verb!r} to continue. Use another --output-dir."
             )
+        _require_version(path, record)
 
     def _clear(self, overwrite: bool, keep: Iterable[Path | str | None]) -> None:
         if not overwrite:
@@ -255,13 +352,21 @@ class Run:
                 f"{self.folder}: --overwrite would delete {', '.join(lost)}, which this run reads. Use another --output-dir."
             )
         self._lock()
-        shutil.rmtree(self.folder)
+        # the record goes last: a process killed on the way leaves what is still a run of ours, and no finished one
+        path = self.folder / "run.json"
+        write_json(path, {"format_version": FORMAT_VERSION, "verb": self.verb, "stages": [], "finished": False})
+        for each in self.folder.iterdir():
+            if each.name not in {"run.json", ".lock"}:
+                shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
+        path.unlink()
 
     def _lock(self) -> None:
         """Hold an advisory lock on the folder for as long as this process lives; the kernel frees it on any death."""
         try:
             import fcntl
         except ImportError:  # not a POSIX system: no lock, the atomic renames still hold
+            return
+        if self._lock_file is not None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock_file = open(self.folder / ".lock", "w", encoding="utf-8")
@@ -334,16 +439,17 @@ class Run:
         Raises:
             InputError: if there is no finished run of that verb in this format.
         """
-        record = read_json(Path(folder) / "run.json")
-        if not isinstance(record, dict) or record.get("format_version") != FORMAT_VERSION:
-            raise InputError(
-                f"{folder}: its run.json is not of format {FORMAT_VERSION}; make the run again with this version."
-            )
+        path = Path(folder) / "run.json"
+        record = read_json(path)
+        _require_version(path, record)
         if record.get("verb") != verb or not record.get("finished"):
             state = "a finished" if record.get("finished") else "an unfinished"
             raise InputError(
                 f"{folder}: holds {state} run of {record.get('verb')!r}; expected a finished run of {verb!r}."
             )
+        stages = record.get("stages")
+        if not isinstance(stages, list) or not all(isinstance(each, dict) and "stage" in each for each in stages):
+            raise InputError(f"{path}: damaged: its stages are no list of records. Restore it or make the run again.")
         run = cls(folder, verb, resume=True)
         run._record, run._stages = record, record["stages"]
         return run
@@ -384,5 +490,6 @@ class Run:
 
     def close(self) -> None:
         """Give the folder free for another process."""
-        if getattr(self, "_lock_file", None):
+        if self._lock_file is not None:
             self._lock_file.close()
+            self._lock_file = None

@@ -77,7 +77,7 @@ def cells(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): sha256_file(path)
         for path in found
-        if "-" in path.stem and path.name != "run.json"
+        if "-" in path.stem and path.name != "run.json" and not path.parent.name.startswith(".")  # not yet there
     }
 
 

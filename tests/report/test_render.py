@@ -144,7 +144,9 @@ def test_contrast_in_both_themes(run_dir, theme):
         ("bad", "bad-bg"),
     ]
     assert all(contrast(colours[text], colours[ground]) >= 4.5 for text, ground in [*pairs, ("muted", "unknown-bg")])
-    assert all(contrast(colours[mark], colours["bg"]) >= 3 for mark in ("before", "after", "gold"))  # WCAG 1.4.11, graphics
+    assert all(
+        contrast(colours[mark], colours["bg"]) >= 3 for mark in ("before", "after", "gold")
+    )  # WCAG 1.4.11, graphics
 
 
 def test_hiding_changes_the_pixels_and_says_so(run_dir):

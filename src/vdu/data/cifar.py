@@ -76,7 +76,10 @@ def _read_batch(path: Path, md5: str) -> np.ndarray:
         raise InputError(
             f"{path}: MD5 {got}, expected {md5}: this is not the published batch. Delete and fetch it again."
         )
-    return np.fromfile(path, np.uint8).reshape(-1, _RECORD)
+    content = np.fromfile(path, np.uint8)
+    if content.size % _RECORD:
+        raise InputError(f"{path}: got {content.size} bytes; expected records of {_RECORD}. Delete and fetch it again.")
+    return content.reshape(-1, _RECORD)
 
 
 def fetch_cifar10(folder: Path, urls: Sequence[str] = CIFAR10_URLS, checksums: Mapping[str, str] = CIFAR10_MD5) -> Path:
@@ -103,17 +106,17 @@ def fetch_cifar10(folder: Path, urls: Sequence[str] = CIFAR10_URLS, checksums: M
 
 
 def _unpack(archive: Path, folder: Path, checksums: Mapping[str, str]) -> None:
-    # Only members with the name and at most the size of a batch are read; nothing is extracted by path.
+    # Only plain files with the name and at most the size of a batch are read, no links; nothing is extracted by path.
     left = dict(checksums)
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
                 name = member.name.rsplit("/", 1)[-1]
-                file = tar.extractfile(member) if name in left and member.size <= _BATCH else None
+                file = tar.extractfile(member) if name in left and member.isreg() and member.size <= _BATCH else None
                 if file is None:
                     continue
                 with atomic_file(folder / name) as temporary:
-                    temporary.write_bytes(file.read())
+                    temporary.write_bytes(file.read(_BATCH))
                     _read_batch(temporary, left.pop(name))
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise InputError(f"not a readable .tar.gz archive ({error})") from error

@@ -4,6 +4,9 @@ Strictly: 8-bit grey (mode L) gives one channel, 8-bit RGB three; anything else 
 pixels over white, 16-bit grey divided by 257, any other mode as Pillow does; then resized (bicubic with antialiasing)
 until the image covers the shape, and the centre kept. Either way an EXIF orientation is obeyed.
 
+Only the formats of ``FORMATS`` are opened, whatever a file is called: Pillow hands others, such as EPS, to outside programs.
+An image of the wrong size, or of more than 2²⁶ pixels, is refused by its header, before it takes memory.
+
 Every image is decoded before the first complaint, so that one message names all that do not fit.
 
 Not guaranteed: colour management. Embedded profiles are ignored.
@@ -11,6 +14,8 @@ Not guaranteed: colour management. Embedded profiles are ignored.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -20,12 +25,27 @@ from torch import Tensor
 from vdu.data.images import ImageSet
 from vdu.errors import InputError
 
-__all__ = ["Shape", "complaint", "decode_all", "fit_shape", "to_pixels"]
+__all__ = ["FORMATS", "Shape", "complaint", "decode_all", "fit_shape", "open_image", "to_pixels"]
 
 Shape = tuple[int, int, int]
 _CHANNELS = {"L": 1, "RGB": 3}
 _MODES = {1: "L", 3: "RGB"}
 _LISTED = 10
+_MOST_PIXELS = 1 << 26  # a photograph of 67 megapixels
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
+
+def open_image(source: Path | BinaryIO) -> Image.Image:
+    """Open an image of one of ``FORMATS``, told by its content.
+
+    Args:
+        source: a file, or a path to one.
+
+    Returns:
+        The image, not yet decoded.
+    """
+    Image.init()
+    return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])  # older versions lack AVIF
 
 
 def to_pixels(image: Image.Image, shape: Shape | None, convert: bool = False) -> np.ndarray:
@@ -44,6 +64,7 @@ def to_pixels(image: Image.Image, shape: Shape | None, convert: bool = False) ->
     """
     if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photograph with a preview beside it
         raise InputError("several frames, expected one still image")
+    _require_size(image, None if convert else shape)
     image = ImageOps.exif_transpose(image)
     if convert and shape is not None:
         image = _converted(image, shape)
@@ -54,6 +75,24 @@ def to_pixels(image: Image.Image, shape: Shape | None, convert: bool = False) ->
         raise InputError(f"channels, height, width {got}, expected {tuple(shape)}")
     array = np.array(image, dtype=np.uint8)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _require_size(image: Image.Image, shape: Shape | None) -> None:
+    """Refuse by the header what need not be decoded.
+
+    Args:
+        image: as opened.
+        shape: that it must have; None allows any of at most 2²⁶ pixels.
+
+    Raises:
+        InputError: if it is too large, or neither of the size nor turned by 90° (EXIF may say so).
+    """
+    width, height = image.size
+    if width * height > _MOST_PIXELS:
+        raise InputError(f"{width} × {height} pixels, expected at most {_MOST_PIXELS}: make it smaller")
+    if shape is not None and sorted((height, width)) != sorted(shape[1:]):
+        got = (_CHANNELS.get(image.mode, len(image.getbands())), height, width)
+        raise InputError(f"channels, height, width {got}, expected {tuple(shape)}")
 
 
 def _converted(image: Image.Image, shape: Shape) -> Image.Image:

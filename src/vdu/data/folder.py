@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from vdu.data.decode import Shape, complaint, decode_all
+from vdu.data.decode import Shape, complaint, decode_all, open_image
 from vdu.data.images import ImageSet
 from vdu.errors import InputError
 
@@ -95,7 +95,7 @@ def load_list(file: Path, split: str, shape: Shape | None, convert: bool) -> Ima
 
 
 def _opener(path: Path) -> Callable[[], Image.Image]:
-    return partial(Image.open, path)
+    return partial(open_image, path)
 
 
 def _only_train(place: Path, split: str) -> None:

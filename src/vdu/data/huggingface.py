@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vdu.data.decode import Shape, decode_all
+from vdu.data.decode import Shape, decode_all, open_image
 from vdu.data.images import ImageSet
 from vdu.errors import InputError
 
@@ -75,7 +75,7 @@ def load_huggingface(name: str, split: str, shape: Shape | None, convert: bool) 
 def _open(file: dict[str, Any] | None) -> Image.Image:
     if not file or not (file.get("bytes") or file.get("path")):
         raise InputError("no image in this row")
-    return Image.open(io.BytesIO(file["bytes"]) if file.get("bytes") else file["path"])
+    return open_image(io.BytesIO(file["bytes"]) if file.get("bytes") else Path(file["path"]))
 
 
 def _names(data: Any, folder: Path | None, paths: list[str | None]) -> list[str] | None:

@@ -165,16 +165,28 @@ def load_pipeline(path: Path | str) -> Any:
             f"{path}: no model_index.json there; expected a folder that a diffusers pipeline's save_pretrained wrote."
         )
     index = read_json(path / "model_index.json")  # looked at first: other kinds need libraries that may be missing
+    kinds = [part for part in index.values() if isinstance(part, list)] if isinstance(index, dict) else [[]]
+    if not all(
+        len(part) == 2 and all(each is None or (isinstance(each, str) and each) for each in part) for part in kinds
+    ):
+        raise InputError(
+            f"{path / 'model_index.json'}: holds no parts as [library, class]; save or download the pipeline again."
+        )
     parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
     _refuse_others(str(path), [name for name in parts if name not in ("unet", "scheduler")])
     for library, _ in (index[name] for name in parts):
+        if library not in ("diffusers", *OWN_NETWORKS):  # older diffusers import whatever module is named there
+            raise InputError(
+                f"{path / 'model_index.json'}: takes a part from {library!r}; expected diffusers or one of "
+                f"{', '.join(OWN_NETWORKS)}, since other libraries may run code of their own."
+            )
         if library in OWN_NETWORKS:  # diffusers takes a class from a library that has been imported, and from no other
             import_module(library)
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         pipeline = DiffusionPipeline.from_pretrained(str(path), local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: diffusers cannot load this pipeline: {error} Only safetensors weights are read; "
             "pickled weights (.bin) must be converted first (pipeline.save_pretrained(..., safe_serialization=True))."
@@ -183,9 +195,17 @@ def load_pipeline(path: Path | str) -> Any:
         if shown:
             logging.enable_progress_bar()
     if (path / EXTRA_FILE).is_file():
-        pipeline.timestep_scale = float(read_json(path / EXTRA_FILE).get("timestep_scale", 1.0))
+        pipeline.timestep_scale = _read_scale(path / EXTRA_FILE)
     check_network(getattr(pipeline, "unet", None), str(path))
     return pipeline
+
+
+def _read_scale(path: Path) -> float:
+    extra = read_json(path)
+    scale = extra.get("timestep_scale", 1.0) if isinstance(extra, dict) else None
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1e9:
+        raise InputError(f"{path}: timestep_scale is {scale!r}; expected a number above 0. Save the pipeline again.")
+    return float(scale)
 
 
 def check_network(network: nn.Module | None, where: str) -> None:

@@ -99,7 +99,6 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> Any:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -113,7 +112,11 @@ def _load(path: Path) -> Any:
             "expected named tensors and nothing else. Where you trust the file, load it in its own repository and save the "
             "network's state_dict() again."
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except MemoryError:
+        raise InputError(
+            f"{path}: announces more data than this machine's memory holds. It may be damaged: download it again."
+        ) from None
+    except Exception as error:  # torch.load and safetensors raise nearly anything on damaged files
         raise InputError(
             f"{path}: cannot be read ({type(error).__name__}: {str(error).strip().split(chr(10))[0]}); expected "
             "a PyTorch or safetensors file. It may be damaged or cut short: download it again."

@@ -12,11 +12,13 @@ Two architectures that differ in kernels, normalisation and pooling, so that one
 Both halve the image until it is at most 8 pixels wide and high, at least once.
 
 A judge is a folder: ``model.safetensors`` and ``judge.json``, which says what the judge is, on what it was trained, how
-often it errs, and the SHA-256 of the weights. No pickle is read.
+often it errs, the SHA-256 of the weights, and one of all that (``record_sha256``; judges written before that was so have
+none and are still read). No pickle is read.
 
 Not guaranteed: that a judge is right about other images than those it was trained on, generated ones included.
 """
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -30,13 +32,13 @@ from torch import Tensor, nn
 from vdu.checks import first_differences, require_finite
 from vdu.errors import InputError
 from vdu.models.judge_record import ADVICE, check_record
-from vdu.records import FORMAT_VERSION, atomic_folder, read_json, sha256_file, write_json
+from vdu.records import FORMAT_VERSION, atomic_folder, read_json, sha256_bytes, sha256_file, write_json
 
 __all__ = ["ARCHITECTURES", "Judge", "load_judge", "save_judge"]
 
-WEIGHTS_FILE, RECORD_FILE = "model.safetensors", "judge.json"
+WEIGHTS_FILE, RECORD_FILE, CHECKSUM = "model.safetensors", "judge.json", "record_sha256"
 _IDENTITY = frozenset({"format_version", "architecture", "sample_shape", "class_names", "weights_sha256"})
-_SMALLEST = 8
+_SMALLEST, _LARGEST = 8, 1 << 16
 
 
 def _widths(height: int, width: int, first: int) -> list[int]:
@@ -165,7 +167,8 @@ def save_judge(judge: Judge, folder: Path | str, record: dict[str, Any]) -> None
             "class_names": list(judge.class_names),
             "weights_sha256": sha256_file(temporary / WEIGHTS_FILE),
         }
-        write_json(temporary / RECORD_FILE, identity | record)
+        whole = identity | record
+        write_json(temporary / RECORD_FILE, whole | {CHECKSUM: _checksum(whole)})
 
 
 def load_judge(folder: Path | str) -> tuple[Judge, dict[str, Any]]:
@@ -185,24 +188,38 @@ def load_judge(folder: Path | str) -> tuple[Judge, dict[str, Any]]:
     where = str(folder / RECORD_FILE)
     if not isinstance(record, dict) or record.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{where}: not a judge of format version {FORMAT_VERSION}. {ADVICE}")
+    expected = record.pop(CHECKSUM, None)
     missing = sorted(_IDENTITY - set(record))
     if missing:
         raise InputError(f"{where}: fields missing: {', '.join(missing)}. {ADVICE}")
     judge = _empty(record, where)
     described = {name: value for name, value in record.items() if name not in _IDENTITY}
     check_record(described, len(judge.class_names), where)
-    judge.load_state_dict(_read_weights(folder / WEIGHTS_FILE, record["weights_sha256"], judge))
+    weights = _read_weights(folder / WEIGHTS_FILE, record["weights_sha256"], judge)
+    if expected not in (None, _checksum(record)):
+        raise InputError(f"{where}: damaged: its {CHECKSUM} is not that of its content. Restore the folder.")
+    judge.load_state_dict(weights, assign=True)  # before this the judge has no memory of its own
     return judge.eval(), record
 
 
 def _empty(record: dict[str, Any], where: str) -> Judge:
+    """The judge that a record describes, without memory for its weights: the record may lie about their size."""
     shape, names = record["sample_shape"], record["class_names"]
-    if not isinstance(shape, list) or not all(isinstance(side, int) for side in shape):
-        raise InputError(f"{where}: sample_shape is {shape!r}; expected three integers. {ADVICE}")
+    sides = isinstance(shape, list) and all(isinstance(side, int) and 0 < side <= _LARGEST for side in shape)
+    if not sides:
+        raise InputError(f"{where}: sample_shape is {shape!r}; expected three integers up to {_LARGEST}. {ADVICE}")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{where}: class_names is {names!r}; expected a list of names. {ADVICE}")
-    with torch.random.fork_rng(devices=[]):  # the weights are about to be replaced
+    if not isinstance(record["architecture"], str):
+        known = ", ".join(ARCHITECTURES)
+        raise InputError(f"{where}: architecture: got {record['architecture']!r}; expected one of {known}. {ADVICE}")
+    with torch.device("meta"):
         return Judge(record["architecture"], tuple(shape), names)
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    """SHA-256 of a record, the same after it has been written and read."""
+    return sha256_bytes(json.dumps(json.loads(json.dumps(record)), sort_keys=True).encode())
 
 
 def _read_weights(path: Path, expected_sha256: str, judge: Judge) -> dict[str, Tensor]:

@@ -184,11 +184,14 @@ def load_table(name: str, scale: str) -> Table:
         network=paper.get("network", {}),
         features=paper.get("features", ""),
         tolerances={"pul": paper.get("pul_tolerance", 10.0), "u_fid": paper.get("u_fid_tolerance", 0.25)},
-        printed=tuple(_make(Printed, f"{path.name} [paper] values", each) for each in paper.get("values", [])),
-        claims=tuple(_make(Claim, f"{path.name} [[claims]]", each) for each in values.get("claims", [])),
+        printed=tuple(
+            _make(Printed, f"{path.name} [paper] values", each) for each in _several(path.name, "values", paper)
+        ),
+        claims=tuple(_make(Claim, f"{path.name} [[claims]]", each) for each in _several(path.name, "claims", values)),
         rows=rows,
         runs=tuple(
-            _make(RowRun, f"{path.name} [[runs.{scale}]]", each) for each in values.get("runs", {}).get(scale, [])
+            _make(RowRun, f"{path.name} [[runs.{scale}]]", each)
+            for each in _several(path.name, scale, values.get("runs", {}))
         ),
         worlds={key: _make(World, f"scale {scale}, {key}", value) for key, value in scales.get(scale, {}).items()},
         leaderboard=bool(values.get("leaderboard", False)),
@@ -208,8 +211,15 @@ def expected_results() -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, or a number of thousands of digits
         raise InputError(f"{path}: not a TOML file ({error}).") from None
+
+
+def _several(where: str, name: str, values: Mapping[str, Any]) -> list[Any]:
+    found = values.get(name, [])
+    if not isinstance(found, list):
+        raise InputError(f"{where}: {name} is {found!r}; expected a list of tables ([[…{name}]]).")
+    return found
 
 
 def _known(where: str, values: Any, names: Iterable[str]) -> None:

@@ -30,7 +30,9 @@ def run(settings: DemoSettings) -> dict[str, Any]:
             steps=settings.steps, seed=settings.seed, overwrite=settings.overwrite,
         )
     )  # fmt: skip
-    _say(f"2/3 draw {settings.n_images} images from both models, from the same noise, judge them, and try to bring the digit back")
+    _say(
+        f"2/3 draw {settings.n_images} images from both models, from the same noise, judge them, and try to bring the digit back"
+    )
     result = evaluate.run(
         EvaluateSettings(
             run=out / "run", judge="mnist", second_judge="mnist-lenet", reference="mnist-mini", reference_split="test",

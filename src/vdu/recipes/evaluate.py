@@ -211,6 +211,11 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         )
     before = PipelineDenoiser.from_pipeline(original)
     after = PipelineDenoiser.from_pipeline(load_pipeline(record.folder / "pipeline"))
+    if hash_parameters(after.network.state_dict()) != record.record["pipeline"]["sha256"]:
+        raise InputError(
+            f"{record.folder / 'pipeline'}: is not what this run made (its hash differs from run.json). Make the run again, or put the "
+            "pipeline back."
+        )
     retrained = _retrained(settings.retrained, before, after)
     models = [each.network for each in (before, after, retrained) if each is not None]
     sampler = make_sampler(settings)

@@ -1,0 +1,43 @@
+"""Five kills −9 at seeded random moments, one per verb; ``benchmarks/kills.py`` does a hundred."""
+
+import json
+import sys
+
+import pytest
+
+from reliability import kills
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs fork, process groups and SIGKILL")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    with kills.open_bench(tmp_path_factory.mktemp("kills") / "bench") as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("verb", "seed"), [("pretrain", 112), ("posterior", 107), ("unlearn", 120), ("evaluate", 122), ("reproduce", 111)]
+)
+def test_killed_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(bench, verb, seed):
+    trial = kills.run_trial(bench, verb, seed, kills=1)
+    assert trial.faults == ()
+
+
+def test_the_comparison_sees_a_changed_bit_a_leftover_and_a_torn_file(bench, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.json").write_text(json.dumps({"value": 1, "seconds": 2.0}))
+    truth = kills.content(out)
+    (out / "a.json").write_text(json.dumps({"value": 1, "seconds": 3.0}))
+    assert kills.faults(tmp_path, truth, kills.content(out)) == []  # times may differ
+    (out / "a.json").write_text(json.dumps({"value": 2, "seconds": 2.0}))
+    assert kills.faults(tmp_path, truth, kills.content(out)) == ["a.json: differs"]
+    (out / "a.json").write_text(json.dumps({"value": 1, "seconds": 2.0}))
+    (out / ".pipeline.7.tmp").mkdir()
+    (out / "b.safetensors").write_bytes(b"half")
+    found = " ".join(kills.faults(tmp_path, truth, kills.content(out)))
+    assert "out/.pipeline.7.tmp: a leftover of a writer" in found
+    assert "b.safetensors: not in the undisturbed run" in found and "b.safetensors: damaged" in found
+    (out / "a.json").unlink()
+    assert "a.json: missing" in kills.faults(tmp_path, truth, kills.content(out))
