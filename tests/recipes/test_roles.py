@@ -209,7 +209,20 @@ def desk(make_pipeline, tmp_path, command, capsys, monkeypatch):
     monkeypatch.setattr(aids, "resemblance", fewer)
     make_pipeline().save_pretrained(tmp_path / "model")
     tokens = ("--pipeline", tmp_path / "model", "--output-dir", tmp_path / "posterior", "--n-samples", 3)
-    assert command("posterior", "amnesia-fisher", *tokens, "--timesteps-per-sample", 4, "--inference-steps", 2) == 0
+    assert (
+        command(
+            "posterior",
+            "amnesia-fisher",
+            *tokens,
+            "--timesteps-per-sample",
+            4,
+            "--inference-steps",
+            2,
+            "--scheduler",
+            "ddim",
+        )
+        == 0
+    )
     capsys.readouterr()
     return tmp_path
 

@@ -1,9 +1,10 @@
-"""Stochastic re-check: is the class still gone when samples are drawn with more noise, and from other noise?
+"""Stochastic re-check: is the class still gone when samples are drawn with more noise or less, and from other noise?
 
-A deterministic or short chain visits few states, and an unlearned model may avoid the class on those alone. So both models
-are sampled again, from seeds that no other number of the evaluation uses, with
+A deterministic or short chain visits few states, and an unlearned model may avoid the class on those alone; one that was
+trained and stopped by one sampler may show it under another. So both models are sampled again, from seeds that no other number
+of the evaluation uses, with
 
-    ddim, η = 0.5      ddim, η = 1      ddpm (ancestral: every step draws its noise)
+    ddim, η = 0      ddim, η = 0.5      ddim, η = 1      ddpm (ancestral: every step draws its noise)
 
 leaving out the one that the evaluation itself used. Steps, spacing and clipping are the evaluation's. Sample i of both
 models has the same seed, and PUL is the paired one of :mod:`vdu.metrics.pul`.
@@ -30,21 +31,21 @@ from vdu.rng import generator
 
 __all__ = ["other_samplers", "probe"]
 
-SAMPLERS = (("ddim", 0.5), ("ddim", 1.0), ("ddpm", 0.0))
+SAMPLERS = (("ddim", 0.0), ("ddim", 0.5), ("ddim", 1.0), ("ddpm", 0.0))
 
 
 def other_samplers(sampler: Sampler) -> list[Sampler]:
-    """The noisier protocols with the steps, spacing and clipping of a given one, without that one itself.
+    """DDIM from no noise to all of it, and ancestral sampling, with the steps, spacing and clipping of a given one, without that one itself.
 
     Args:
         sampler: the evaluation's own protocol.
 
     Returns:
-        Two or three protocols.
+        Three protocols.
 
     Examples:
         >>> [(each.scheduler, each.eta) for each in other_samplers(Sampler("ddpm", steps=20))]
-        [('ddim', 0.5), ('ddim', 1.0)]
+        [('ddim', 0.0), ('ddim', 0.5), ('ddim', 1.0)]
     """
     found = [replace(sampler, scheduler=scheduler, eta=eta) for scheduler, eta in SAMPLERS]
     return [each for each in found if each != sampler]

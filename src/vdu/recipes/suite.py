@@ -33,7 +33,7 @@ SUITES: Mapping[str, Mapping[str, Probe]] = {
     "none": {},
     "quick": {
         "relearning": partial(relearning.probe, n_shown=(10,), steps=(0, 10, 30), n_images=100),
-        "stochastic": partial(stochastic.probe, n_images=500),
+        "stochastic": partial(stochastic.probe, n_images=300),
         "completion": partial(completion.probe, n_images=80, n_draws=600),
         "inpainting": partial(inpainting.probe, n_images=100),
         "likelihood": partial(likelihood.probe, n_images=100, n_draws=8),
