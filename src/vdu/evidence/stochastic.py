@@ -35,7 +35,7 @@ SAMPLERS = (("ddim", 0.0), ("ddim", 0.5), ("ddim", 1.0), ("ddpm", 0.0))
 
 
 def other_samplers(sampler: Sampler) -> list[Sampler]:
-    """DDIM from no noise to all of it, and ancestral sampling, with the steps, spacing and clipping of a given one, without that one itself.
+    """DDIM from no noise to all of it, and ancestral sampling, else as a given one, and without that one itself.
 
     Args:
         sampler: the evaluation's own protocol.
