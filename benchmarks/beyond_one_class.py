@@ -9,7 +9,7 @@ and after. Digits are told by the packaged judge. Thick: mean ink above the 90 %
 are the forget set, and the same threshold counts them among the samples. u-FID[judge] is against MNIST's test images without
 what is forgotten, "filtered" is the original's samples without it. OUT.json is added to, case by case.
 
-Mark: the model is first fine-tuned on MNIST with a bright 5 × 5 square planted in the corner of 1 % of the images; the forget set
+Mark: the model is first fine-tuned on MNIST with a bright 5 × 5 square planted in the corner of 5 % of the images; the forget set
 is those images, and the square is what is counted, in three times as many samples. Single: it is fine-tuned with one training
 image as 3 % of what it sees, until it reproduces it; the forget set is that image, moved by up to two pixels (25 copies, twice),
 and a sample counts if its root mean square difference from the image, or from a moved copy, is below 0.35 of [−1, 1].
@@ -134,8 +134,8 @@ def taught(bench, images):
 
 
 def mark(bench):
-    """A square in the corner, on 1 % of the images: a trademark, say."""
-    marked = torch.arange(0, len(bench.train), 100)
+    """A square in the corner, on 5 % of the images: a trademark, say. On 1 % this model does not learn it in 800 steps."""
+    marked = torch.arange(0, len(bench.train), 20)
     images = bench.train.images.clone()
     images[marked, :, 22:27, 22:27] = 255
     taught(bench, ImageSet(images))

@@ -17,7 +17,7 @@ from vdu.models.judge import load_judge
 from vdu.zoo.packaged import judge_folder, pipeline_folder
 
 options = argparse.ArgumentParser(description=__doc__)
-options.add_argument("--digit", type=int, default=8)
+options.add_argument("--digit", type=int, choices=range(10), default=8)
 options.add_argument("--steps", type=int, default=None, help="unlearning steps; by default what suits the method")
 options.add_argument("--images", type=int, default=300, help="images drawn from each model")
 options.add_argument("--method", choices=("distillation", "vdu"), default="distillation")

@@ -249,6 +249,9 @@ def test_a_model_that_never_makes_the_class_is_refused(labelled, run, command, c
     first = (run / "metrics.json").read_bytes()
     made = load_file(run / "samples" / "original.safetensors")["judge_class"][:4].tolist()
     never = min(set(range(10)) - set(made))
+    record = read(run / "run.json")
+    record["inputs"]["forget"]["classes"] = []  # as of a folder without labels: the judge's own names are then free
+    (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
     assert command("evaluate", run, *judge, "--n-images", 4, "--forget-class", never, *BARE) == 2
     said = capsys.readouterr().err
     assert "calls 0 of the original's 4 samples forget" in said
@@ -307,3 +310,27 @@ def test_networks_of_different_descent_have_no_working_mean(cheap, labelled, tmp
                    "--output-dir", tmp_path / "run") == 0  # fmt: skip
     line = json.loads((tmp_path / "run" / "log.jsonl").read_text())
     assert line["terms"]["stability"] == 0.0  # centred at the model's own weights
+
+
+@pytest.mark.parametrize("part", ["scheduler/scheduler_config.json", "unet/config.json"])
+def test_a_pipeline_whose_configuration_was_changed_is_refused(labelled, run, command, capsys, part):
+    """The same weights under another prediction type make other images."""
+    path = run / "pipeline" / part
+    config = read(path) | ({"prediction_type": "v_prediction"} if "scheduler" in part else {"norm_eps": 0.5})
+    path.write_text(json.dumps(config), encoding="utf-8")
+    assert command("evaluate", run, "--judge", labelled / "cnn" / "judge", "--n-images", 40, *BARE) == 2
+    assert "weights or configuration differs" in capsys.readouterr().err
+
+
+def test_another_class_than_the_forgotten_one_is_not_counted(labelled, run, command, capsys):
+    judge = ("--judge", labelled / "cnn" / "judge")
+    assert command("evaluate", run, *judge, "--forget-class", 4, "--n-images", 40, *BARE) == 2
+    assert "got 4; this run forgot 3" in capsys.readouterr().err
+
+
+def test_a_second_evaluation_leaves_no_stage_of_the_first(labelled, run, command, monkeypatch):
+    monkeypatch.setattr(suite, "SUITES", {"quick": {"likelihood": SMALL["likelihood"]}, "none": {}})
+    judge = ("--judge", labelled / "cnn" / "judge", "--n-images", 40)
+    for options, last in ((QUICK, "probes"), (BARE, "evaluate")):
+        assert command("evaluate", run, *judge, *options) == 0
+        assert read(run / "run.json")["stages"][-1]["stage"] == last

@@ -1,6 +1,7 @@
 """The scripts in examples/ run, at their smallest, as a reader would start them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,9 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-QUICK = {
-    "forget_a_digit.py": "--method vdu --steps 2 --images 20 --own-samples 4",
-    "forget_a_folder.py": "--steps 2 --training-steps 40 --images 10 --own-samples 60 --force",
+QUICK = {  # None: what its docstring calls a quick look, word for word
+    "forget_a_digit.py": None,
+    "forget_a_folder.py": None,
     "compare_methods.py": "--methods ascent bounded esd --steps 2 --images 20",
 }
 
@@ -18,7 +19,8 @@ QUICK = {
 @pytest.fixture
 def start(tmp_path):
     def run(name, *more):
-        command = [sys.executable, str(EXAMPLES / name), *QUICK[name].split(), *more]
+        quick = QUICK[name] or re.findall(r"``(--[^`]*)`` is a quick look", (EXAMPLES / name).read_text("utf-8"))[0]
+        command = [sys.executable, str(EXAMPLES / name), *quick.split(), *more]
         return subprocess.run(
             command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
         )
@@ -49,7 +51,7 @@ def test_forget_a_digit(start, tmp_path):
     count, pul, where = done.stdout.splitlines()
     assert (
         count == "8: 2 before, 2 after, of 20 images each"
-    )  # two steps of the paper's method change nothing that shows
+    )  # three steps of the paper's method change nothing that shows
     assert pul.startswith("PUL 0.0 %") and where == "the new pipeline is in forgotten"
     before, after = weights(pipeline_folder("mnist-small")), weights(tmp_path / "forgotten")
     assert before.keys() == after.keys() and any(not before[name].equal(after[name]) for name in before)
@@ -64,8 +66,21 @@ def test_forget_a_folder_makes_its_own_model_and_images(start, tmp_path):
     before, after = weights(out / "model" / "pipeline"), weights(out / "pipeline")
     assert any(not before[name].equal(after[name]) for name in before)
     first, second, last = done.stdout.splitlines()[-3:]
-    assert first.startswith("before: ") and second.startswith("after: ") and "of 10 images" in second
+    assert first.startswith("before: ") and second.startswith("after: ") and "of 20 images" in second
     assert last.endswith("the new pipeline is in forgotten-folder/pipeline")
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("forget_a_digit.py", ["--digit", "12"], "argument --digit: invalid choice: 12"),
+        ("forget_a_folder.py", ["--pipeline", "nope"], "got one of --pipeline and --forget; expected both"),
+        ("forget_a_folder.py", ["--pipeline", "nope", "--forget", "nope"], "nope"),
+    ],
+)
+def test_bad_input_ends_with_a_sentence(start, name, more, message):
+    done = start(name, *more)
+    assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
 def test_compare_methods_prints_a_row_for_each(start):

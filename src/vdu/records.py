@@ -482,6 +482,10 @@ class Run:
         self._stages[:] = [other for other in self._stages if other["stage"] != name] + [record]
         self._write()
 
+    def drop_stages(self, *names: str) -> None:
+        """Take stages out of the record that are about to be made again, or will not be."""
+        self._stages[:] = [stage for stage in self._stages if stage["stage"] not in names]
+
     def finish(self, **results: Any) -> None:
         """Mark the run as complete and add what it made."""
         self._record.update(results, finished=True)

@@ -16,7 +16,7 @@ async def nothing():
     return await asyncio.sleep(0, {})
 
 
-def ask(path, method="GET", host="127.0.0.1:7860", bound="127.0.0.1", kind="http"):
+def ask(path, method="GET", host="127.0.0.1:7860", bound="127.0.0.1", kind="http", origin=None, raw=None):
     sent = []
 
     async def send(message):
@@ -24,6 +24,10 @@ def ask(path, method="GET", host="127.0.0.1:7860", bound="127.0.0.1", kind="http
         sent.append(message)
 
     scope = {"type": kind, "method": method, "path": path, "headers": [(b"host", host.encode())]}
+    if origin is not None:
+        scope["headers"].append((b"origin", origin.encode()))
+    if raw is not None:
+        scope["raw_path"] = raw
     asyncio.run(Guard(everything, hosts=host_names(bound))(scope, nothing, send))
     return sent
 
@@ -43,7 +47,7 @@ def test_what_the_page_needs_passes_with_the_policy(path):
         "/gradio_api/file=/etc/passwd", "/gradio_api/file/etc/passwd", "/file=/etc/passwd", "/gradio_api/file=../x",
         "/gradio_api/proxy=http://example.com", "/assets/../../etc/passwd", "/static/..\\x", "/gradio_api/upload",
         "/gradio_api/run/predict", "/gradio_api/stream/a/b/1/playlist.m3u8", "/monitoring", "/docs", "/gradio_api/queue/join",
-        "/assets/a\n/x",
+        "/assets/a\n/x", "/static//etc/passwd", "/assets//etc/passwd",
     ],
 )  # fmt: skip
 def test_everything_else_is_refused(path):
@@ -72,6 +76,29 @@ def test_writing_goes_to_the_queue_alone(method):
 )
 def test_other_host_names_are_refused(host, bound, status):
     assert ask("/", host=host, bound=bound)[0]["status"] == status
+
+
+@pytest.mark.parametrize("raw", [b"/assets/%2fetc", b"/assets/%2Fetc", b"/assets/%5cetc", b"/assets/%252fetc"])
+def test_encoded_slashes_are_refused(raw):
+    assert ask("/assets/etc", raw=raw)[0]["status"] == 404
+    assert ask("/assets/etc", raw=b"/assets/etc")[0]["status"] == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        (None, 200),
+        ("http://127.0.0.1:7860", 200),
+        ("https://127.0.0.1:7860", 200),
+        ("http://evil.example", 403),
+        ("http://127.0.0.1:8000", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_requests_that_another_site_started_are_refused(origin, status):
+    assert ask("/gradio_api/queue/join", "POST", origin=origin)[0]["status"] == status
+    assert ask("/config", origin=origin)[0]["status"] == status
 
 
 def test_web_sockets_are_closed():

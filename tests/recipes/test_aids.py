@@ -1,6 +1,7 @@
 """Own samples that are drawn once, evaluations that are counted as they happen, and what methods are given."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,6 +62,10 @@ def test_other_weights_and_samplers_have_other_samples(make_pipeline):
     one, two = (PipelineDenoiser.from_pipeline(make_pipeline(seed=seed)) for seed in (0, 1))
     shared_own_samples(one, 3, SAMPLER, progress=None)
     assert shared_own_samples(two, 3, SAMPLER, progress=None)[1] == 3
+    other = replace(
+        one, scheduler_config={**one.scheduler_config, "clip_sample": not one.scheduler_config["clip_sample"]}
+    )
+    assert shared_own_samples(other, 3, SAMPLER, progress=None)[1] == 3  # the same weights, another configuration
     assert shared_own_samples(one, 3, Sampler("ddpm", steps=3, microbatch_size=4), progress=None)[1] == 3
     assert shared_own_samples(one, 3, SAMPLER, progress=None)[1] == 0
 

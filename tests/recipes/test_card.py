@@ -54,7 +54,9 @@ def test_the_hub_reads_it_and_finds_the_figures(tmp_path):
     assert card.data.library_name == "diffusers"
     assert {"machine-unlearning", "vdu", "distillation"} <= set(card.data.tags)
     results = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert results == {"pul": 92.25, "fid": 44.5}
+    assert results == {"pul": 92.25, "u-fid": 44.5}
+    assert card.data.eval_results[1].metric_name == "u-FID[judge:mnist-cnn]"
+    assert "| u-FID[judge:mnist-cnn], lower is better | 44.5" in card.text and "| u-FID," not in card.text
     for text in ("From 500 images", "54 before, 4 after", "92.2\u202f% (82.0\u202f% to 98.0\u202f%)", "44.5 (32.5 to 59.9)",
                  "Approximate, not certified", "MNIST mini: classes 8", "Relearning", "Retrained: reference row not run",
                  "99.8 % at most", "ddpm, 20 steps"):  # fmt: skip
@@ -118,6 +120,50 @@ def test_a_lost_card_is_written_anew_and_a_lost_record_is_told(tmp_path):
     (run / "run.json").unlink()
     with pytest.raises(InputError, match=r"run\.json: no such file"):
         updated(run)
+
+
+def test_settings_without_a_value_are_left_out(tmp_path):
+    run = make_run(tmp_path / "run")
+    inputs = json.loads((run / "run.json").read_text("utf-8"))["inputs"]
+    write_card(run / "pipeline", inputs, "vdu", {"option": (), "steps": 220, "seed": 0, "note": "", "rank": None})
+    assert "| settings | steps 220, seed 0 |" in (run / "pipeline" / "README.md").read_text("utf-8")
+
+
+def test_the_title_is_what_the_run_forgot(tmp_path):
+    run = make_run(tmp_path / "run")
+    path = run / "pipeline" / "README.md"
+    updated(run)
+    path.write_text(path.read_text("utf-8").replace("Unlearned: 8", "Unlearned: 3"), "utf-8")
+    other = deepcopy(METRICS)
+    other["forget"]["classes"] = ["5"]
+    text = updated(run, other)
+    assert "# Unlearned: 8" in text and ModelCard(text).data.model_name == "Unlearned: 8"
+    card = ModelCard.load(path)
+    card.data.model_name = "mine"
+    card.save(path)
+    assert ModelCard(updated(run)).data.model_name == "mine"
+
+
+def test_relearning_and_inpainting_are_beside_the_retrained_model(tmp_path):
+    def curve(model, count):
+        return {"model": model, "shown": "forget", "n_shown": 10,
+                "points": [{"step": 30, "forget_count": count, "n_images": 100, "low": 0.1, "high": 0.4}]}  # fmt: skip
+
+    def part(model, hidden, count):
+        return {"model": model, "hidden": hidden, "forget_count": count, "n_images": 100, "low": 0.1, "high": 0.6}
+
+    metrics = deepcopy(METRICS)
+    known = {"status": "measured", "seconds": 1.0, "protocol": {}}
+    rows = [part(*each) for each in (("unlearned", "left", 30), ("retrained", "left", 29), ("unlearned", "right", 50),
+                                     ("retrained", "right", 41))]  # fmt: skip
+    metrics["probes"] = {
+        "relearning": known | {"curves": [curve("unlearned", 23), curve("retrained", 17)]},
+        "inpainting": known | {"rows": rows},
+    }
+    text = updated(make_run(tmp_path / "run"), metrics)
+    for label, share in (("relearning at the end, lower better", 23), ("relearning, retrained (target)", 17),
+                         ("inpainting, worst part, lower better", 50), ("inpainting, retrained (target)", 41)):  # fmt: skip
+        assert f"| {label} | {share}.0\u202f%" in text, label
 
 
 def test_it_holds_no_image(tmp_path):

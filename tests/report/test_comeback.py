@@ -76,6 +76,7 @@ CASES = {
         relearning(curve("unlearned", [0, 3, 5], n=10), curve("retrained", [0, 2, 4], n=10)),
         "relearning", "unknown", "Undecided",
     ),
+    "still": (relearning(curve("unlearned", [0, 0, 1]), curve("retrained", [0, 1, 1])), "relearning", "good", "No faster"),
     # the start does not count: there the retrained model is merely judged wrongly less often
     "start": (relearning(curve("unlearned", [60, 60, 60]), curve("retrained", [0, 60, 60])), "relearning", "good", "No faster"),
     # alone, beside an original that makes 40 of 400: 20 is half
@@ -101,12 +102,14 @@ CASES = {
     "more than retrained": (completion([(0.25, 120, 22)]), "completion", "bad", "Is finished"),
     "alone late": (completion([(0.75, 400, 400)], "original"), "completion", "unknown", "Undecided"),
     "alone early": (completion([(0.25, 300, 400), (0.75, 400, 400)], "original"), "completion", "mixed", "It can be"),
-    "alone early none": (completion([(0.25, 30, 400), (0.75, 400, 400)], "original"), "completion", "good", "Stays away"),
+    "alone early none": (completion([(0.25, 30, 400), (0.75, 400, 400)], "original"), "completion", "mixed", "Stays below half"),
     # inpainting
     "filled": (inpainting(original=300, unlearned=280, retrained=100), "inpainting", "bad", "Is filled in"),
     "filled as retrained": (inpainting(original=300, unlearned=105, retrained=100), "inpainting", "good", "Filled in no more"),
     "filled alone": (inpainting(original=300, unlearned=280), "inpainting", "mixed", "It can be brought back"),
-    "not filled": (inpainting(original=300, unlearned=60), "inpainting", "good", "Stays away"),
+    "not filled": (inpainting(original=300, unlearned=60), "inpainting", "mixed", "Stays below half"),
+    "none filled": (inpainting(original=300, unlearned=1), "inpainting", "good", "Stays away"),
+    "alone some": (relearning(curve("unlearned", [0, 1, 10])), "relearning", "mixed", "Stays below half"),
 }  # fmt: skip
 
 
@@ -143,10 +146,17 @@ def test_a_sampler_with_which_the_original_makes_none_says_nothing(asked):
     ("cases", "level", "title"),
     [
         ([], "unknown", "Not tested"),
-        (["alike", "holds", "as retrained", "filled as retrained"], "good", "No sign of it in 4 of 4 tests"),
-        (["alike"], "good", "No sign of it in 1 of 4 tests"),
+        (
+            ["alike", "holds", "as retrained", "filled as retrained"],
+            "good",
+            "Comes back no faster than in a retrained model (10% against 10%)",
+        ),
+        (["alike"], "good", "Comes back no faster than in a retrained model (10% against 10%)"),
+        (["still"], "good", "No sign of it in 1 of 4 tests"),
+        (["alone some", "filled alone"], "mixed", "Perhaps: it can be brought back"),
+        (["alone some"], "mixed", "Stays below half of the original's share"),
         (["holds"], "mixed", "No sign in 1 of 4 tests; relearning not tested"),
-        (["alike", "wide"], "mixed", "No sign in 1 of 4 tests; 1 undecided"),
+        (["alike", "wide"], "mixed", "Comes back no faster than in a retrained model (10% against 10%); 1 undecided"),
         (["few", "wide"], "unknown", "Undecided: too few images to tell"),
         (["alone returns", "holds"], "mixed", "Perhaps: it can be brought back"),
         (["faster", "holds", "filled"], "bad", "Yes, by relearning and inpainting"),
@@ -170,3 +180,22 @@ def test_what_did_not_run_is_told_with_its_reason(asked):
     assert comeback_parts(data)["inpainting"].text == "no <b>half</b> images"
     found = does_it_come_back(data, GONE)
     assert found.limits[0] == "Not tested: another sampler, completion, inpainting."
+
+
+@pytest.mark.parametrize("case", ["alike", "faster", "as retrained", "filled"])
+def test_nothing_is_concluded_from_a_retrained_model_that_may_have_seen_them(asked, case):
+    probes, name, level, _ = CASES[case]
+    data = asked(probes)
+    rows = [
+        r | ({"forget_count": 15, "status": "measured"} if r["name"] == "retrained" else {})
+        for r in data.metrics["rows"]
+    ]
+    doubted = replace(data, metrics=data.metrics | {"rows": rows})
+    assert comeback_parts(data)[name].level == level != comeback_parts(doubted)[name].level == "unknown"
+    assert does_it_come_back(doubted, GONE).title == "Undecided: the retrained model may have seen it"
+
+
+def test_the_sampler_is_named_with_its_noise(asked):
+    rows = [row | {"eta": 0.5} for row in stochastic((88, 93, 97))["stochastic"]["rows"]]
+    figure = comeback_parts(asked({"stochastic": {"rows": rows}}))["stochastic"].figure
+    assert figure == "interval of PUL from 88.0\u202f% with s0, η = 0.500"

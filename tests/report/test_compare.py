@@ -52,6 +52,7 @@ def test_alike_runs_are_compared(pair, tmp_path):
         (lambda m: m.update(feature_network="inception"), "feature network differs: judge in"),
         (lambda m: m["protocol"].update(features_weights_sha256="ab"), "feature network differs"),
         (lambda m: m["reference"].update(description="others"), "reference images differs"),
+        (lambda m: m["forget"].update(classes=["3"]), "forgotten classes differs: 7 in"),
         (lambda m: m["protocol"].update(sampler="ddim"), "sampler differs: sampler ancestral DDPM in"),
     ],
 )
@@ -64,6 +65,23 @@ def test_runs_measured_unlike_are_refused_by_name_and_forced_ones_marked(pair, t
     found = run(Settings(*pair, output=page, force=True))
     assert not found["comparable"] and found["table"].startswith("Not comparable, shown because --force was given")
     assert "Not comparable, shown because --force was given" in page.read_text("utf-8")
+
+
+def test_another_original_is_refused_only_where_its_images_are_the_reference(pair):
+    for folder, sha in zip(pair, ("aa" * 32, "bb" * 32), strict=True):
+        edit(folder, lambda m, sha=sha: m["protocol"].update(original_sha256=sha))
+    runs = read_runs(pair)
+    assert differences(runs) == [] and "original model differs" in " ".join(notes(runs))
+    for folder in pair:
+        edit(folder, lambda m: m["reference"].update(description="filtered original, 200 further samples"))
+    assert [line.split(":")[0] for line in differences(read_runs(pair))] == ["original model differs"]
+
+
+def test_another_retrained_model_is_refused_where_both_tell_theirs(pair):
+    edit(pair[0], lambda m: m["protocol"].update(retrained_sha256="aa" * 32))
+    assert differences(read_runs(pair)) == []
+    edit(pair[1], lambda m: m["protocol"].update(retrained_sha256="bb" * 32))
+    assert [line.split(":")[0] for line in differences(read_runs(pair))] == ["retrained model differs"]
 
 
 def test_another_task_or_seed_or_probe_protocol_is_noted(pair):
@@ -79,7 +97,7 @@ def test_another_task_or_seed_or_probe_protocol_is_noted(pair):
 def test_headline_figures_are_those_of_the_probes(pair):
     found = {name: each and round(each.value, 4) for name, each in figures(read_runs(pair[:1])[0]).items()}
     expected = {
-        "relearned": 20.0, "relearned_lead": 1.0, "stochastic_pul": 96.1, "completed": 31.0, "inpainted": 34.0,
+        "relearned": 20.0, "relearned_retrained": 19.0, "relearned_lead": 1.0, "stochastic_pul": 96.1, "completed": 31.0, "inpainted": 34.0,
         "forget_bits": 2.31, "forget_bits_retrained": 2.34, "membership_auc": 0.52, "distance_to_retrained": 18.4,
         "seconds": 54.1, "network_evaluations": 111_600, "u_fid": 6.9, "precision": None,
     }  # fmt: skip

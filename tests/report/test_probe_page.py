@@ -9,6 +9,7 @@ import pytest
 
 from vdu.errors import InputError
 from vdu.report.collect import collect
+from vdu.report.inside import FLOOR
 from vdu.report.render import answers, render_report
 from vdu.report.thresholds import SENTENCES, THRESHOLDS
 from vdu.report.untested import not_tested
@@ -132,6 +133,15 @@ def test_a_sampler_without_pul_is_shown_with_its_note(make_run, tmp_path):
     metrics["probes"]["stochastic"]["rows"][0] |= {"pul": None, "note": "the original makes none"}
     (folder / "metrics.json").write_text(json.dumps(metrics), "utf-8")
     assert "the original makes none" in words(section(render_report(folder).read_text("utf-8"), "back"))
+
+
+def test_the_floor_is_in_the_table_and_zero_is_no_target(make_run, tmp_path):
+    folder = make_run(tmp_path / "run", full=True)
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    metrics["probes"]["retrained"]["protocol"][FLOOR] = 7.25
+    (folder / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    inside = words(section(render_report(folder).read_text("utf-8"), "inside"))
+    assert "retrained, from other noise (floor) 7.25" in inside and "0 is the target" not in inside
 
 
 def test_a_probe_that_is_not_known_is_warned_of(make_run, tmp_path):

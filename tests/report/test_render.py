@@ -205,3 +205,13 @@ def test_many_classes_are_cut_and_the_page_says_so(make_run, tmp_path):
 def test_torch_stays_out(run_dir):
     code = "import sys, vdu.report.render as r; r.render_report(sys.argv[1]); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(run_dir)], check=True, timeout=60)
+
+
+def test_hiding_drops_local_paths(run_dir):
+    record = json.loads((run_dir / "run.json").read_text("utf-8"))
+    record["command"] = ["vdu", "demo", "--output-dir=/home/anna/secret/run", "/home/anna/my run"]
+    record["inputs"] = {"model": {"path": "/home/anna/models/m"}}
+    (run_dir / "run.json").write_text(json.dumps(record), "utf-8")
+    assert "anna" in render(run_dir)
+    hidden = render(run_dir, hide_forgotten=True)
+    assert "anna" not in hidden and "…/m" in hidden and "…/my run" in hidden

@@ -3,8 +3,10 @@ from dataclasses import replace
 import pytest
 
 from vdu.report.collect import collect
+from vdu.report.control import lowest_ceiling, retrained_doubt, seen_ceiling
+from vdu.report.trust import can_it_be_trusted
 from vdu.report.untested import not_tested
-from vdu.report.verdict import is_gone, is_rest_intact
+from vdu.report.verdict import is_gone, is_rest_intact, run_ending
 
 
 def changed(data, row=None, **changes):
@@ -46,7 +48,9 @@ def test_is_it_gone(run_dir, measured, ceiling, level, title):
 def test_none_left_is_not_never(run_dir):
     data = collect(run_dir)
     found = is_gone(changed(data, pul(100, 100, 100)))
-    assert any("up to 1.5\u202f%" in limit for limit in found.limits)  # rule of three: 3 / 200 images
+    assert any(
+        "up to 1.5\u202f%, 3.0\u202f% of the original's" in limit for limit in found.limits
+    )  # rule of three: 3 / 200 images
     assert not any("never" in limit for limit in is_gone(changed(data, pul(99, 98, 100))).limits)
 
 
@@ -117,3 +121,70 @@ def test_rows_that_were_not_run_and_the_missing_judge_are_not_tested(run_dir):
     assert "retrained without the class: reference row not run" in listed and "second judge" in listed
     both = changed(data, judge=judge(data, second=judge(data)))
     assert "second judge" not in " ".join(not_tested(both.metrics))
+
+
+def counts(original, retrained):
+    return {"original": {"forget_count": original}, "retrained": {"forget_count": retrained, "status": "measured"}}
+
+
+@pytest.mark.parametrize(
+    ("retrained", "doubted"),
+    [(15, True), (1, False), (0, False)],  # of 200, beside 20: Wilson 4.6 to 12 %; 0.09 to 2.8 %; from 0
+)
+def test_a_retrained_model_that_makes_them_is_doubted(run_dir, retrained, doubted):
+    data = changed(collect(run_dir), counts(20, retrained) | pul(97, 92, 99))
+    assert (retrained_doubt(data) is not None) == doubted
+    limits = " ".join(is_gone(data).limits)
+    assert ("may have seen them" in limits) == doubted != ("error, or likeness" in limits)
+    assert seen_ceiling(data) == (None if doubted else pytest.approx(100 * (1 - retrained / 20)))
+
+
+def test_the_lower_ceiling_decides(run_dir):
+    data = collect(run_dir)
+    near = changed(data, pul(90, 82, 95))
+    assert is_gone(near).level == "mixed"  # the judge's own ceiling of 97.4 is not reached
+    lower = changed(near, counts(20, 1))  # 95
+    assert lowest_ceiling(lower) == 95 and is_gone(lower).level == "good"
+
+
+def test_a_judge_trained_on_the_spot_is_never_green(run_dir):
+    data = changed(collect(run_dir), pul(97, 92, 99) | fid((6, 7, 8), (5, 6, 7)))
+    histogram = {**data.metrics["histogram"], "distance": 0.01}
+    data = changed(data, feature_network="judge:own", histogram=histogram)
+    assert (is_gone(data).level, is_rest_intact(data).level) == ("good", "good")
+    spot = changed(data, judge=judge(data, source="trained on the spot"))
+    assert (is_gone(spot).level, is_rest_intact(spot).level) == ("mixed", "unknown")
+    assert "whole kept class can vanish" in is_rest_intact(spot).limits[0]
+
+
+@pytest.mark.parametrize(("low", "level"), [(0.021, "mixed"), (0.019, "good")])
+def test_a_worse_likelihood_of_the_rest_is_not_green(run_dir, low, level):
+    row = {"model": "unlearned", "against": "retrained", "images": "retain held out"}
+    row |= {"value": 0.1, "low": low, "high": 0.2, "n_images": 100}
+    probes = {"likelihood": {"status": "measured", "differences": [row, row | {"images": "forget train", "low": 0.09}]}}
+    data = changed(collect(run_dir), fid((6, 7, 8), (5, 6, 7)), probes=probes)
+    found = is_rest_intact(data)
+    assert found.level == level and ("0.100 bits/dim" in found.figure) == (level == "mixed")
+
+
+def test_the_reference_is_named(run_dir):
+    data = changed(collect(run_dir), fid((6, 7, 8), (5, 6, 7)))
+    assert "distance to real images" in is_rest_intact(data).figure
+    own = changed(data, reference={"description": "filtered original, 200 further samples", "n_images": 200})
+    assert "real images" not in is_rest_intact(own).figure
+
+
+@pytest.mark.parametrize(("low", "told"), [(90.0, True), (100.0, False)])
+def test_a_correction_without_width_is_not_told(run_dir, low, told):
+    data = collect(run_dir)
+    data = changed(data, pul(97, 92, 99), judge=judge(data, corrected_pul={"value": 100.0, "low": low, "high": 100.0}))
+    assert any("Corrected" in limit for limit in is_gone(data).limits) == told
+
+
+@pytest.mark.parametrize(("left", "missed"), [(2, True), (1, False)])
+def test_the_runs_own_ending_is_told(run_dir, left, missed):
+    data = collect(run_dir)
+    text = f"after 9 steps {left} of 48 own samples that were like the forget set still are (at most 1 was the aim)"
+    data = replace(data, run=data.run | {"stages": [{"stage": "unlearn", "ending": text}]})
+    assert run_ending(data) == (text, missed) and text in is_gone(data).text
+    assert ("missed its own aim" in can_it_be_trusted(data).text) == missed

@@ -3,7 +3,8 @@
 Gradio's server can hand out and take in files, fetch addresses of other servers on a browser's behalf, record runs and
 answer by an API. The page needs none of that: its images travel inside its events. This wrapper stands before all of
 Gradio's routes and answers 404 to everything that is not on a short list (so to ``file=``, ``proxy=`` and ``upload``),
-421 to a request with another host name (a web site that gives itself the address 127.0.0.1), and tells the browser to
+421 to a request with another host name (a web site that gives itself the address 127.0.0.1), 403 to one that another web
+site started (its ``Origin``), and tells the browser to
 load from nowhere else (Content-Security-Policy), so that the page works offline and tells nobody of itself.
 
 Not guaranteed: secrecy from other users of the same machine, who may open 127.0.0.1 too.
@@ -29,6 +30,9 @@ _READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/pwa_icon(/\d+)?|/(assets|static|svelte)/[^\\\x00-\x1f]*"
     r"|/gradio_api/(theme\.css|info/?|queue/data|heartbeat/\w+|startup-events|app_id/?|login_check/?)"
 )
+_DISGUISED = re.compile(
+    rb"%(2f|5c|25|00)", re.IGNORECASE
+)  # a slash, backslash, per cent sign or null, encoded in an address
 _WRITE = re.compile(r"/gradio_api/(queue/join|cancel|reset/?)")
 
 
@@ -94,8 +98,12 @@ class Guard:
         if self.hosts and re.sub(r":\d+$", "", host).lower() not in self.hosts:
             return 421
         allowed = {"GET": _READ, "HEAD": _READ, "POST": _WRITE}.get(scope["method"])
+        origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
+        if any(re.sub(r"^https?://", "", origin).lower() != host.lower() for origin in origins):
+            return 403
         path = scope["path"]
-        return None if allowed and allowed.fullmatch(path) and ".." not in path else 404
+        plain = ".." not in path and "//" not in path and not _DISGUISED.search(scope.get("raw_path") or b"")
+        return None if allowed and allowed.fullmatch(path) and plain else 404
 
 
 async def _refuse(scope: _Message, send: _Send, status: int) -> None:

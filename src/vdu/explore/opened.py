@@ -17,7 +17,7 @@ import torch
 from vdu.checks import hash_parameters
 from vdu.diffusion.sampling import Sampler
 from vdu.errors import InputError
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser, hash_configuration, load_pipeline
 from vdu.recipes.settings import EvaluateSettings
 from vdu.records import read_json, sha256_file
 from vdu.report.collect import ReportData, collect
@@ -130,9 +130,13 @@ def open_run(folder: Path | str) -> OpenedRun:
     data = collect(folder)
     where, protocol = folder / "run.json", data.metrics["protocol"]
     original = _model(
-        Path(_value(data.run, where, "inputs", "model", "path")), protocol.get("original_sha256"), "the original"
+        Path(_value(data.run, where, "inputs", "model", "path")),
+        protocol.get("original_sha256"),
+        _value(data.run, where, "inputs", "model"),
+        "the original",
     )
-    unlearned = _model(folder / "pipeline", protocol.get("unlearned_sha256"), "the unlearned model")
+    made = _value(data.run, where, "pipeline")
+    unlearned = _model(folder / "pipeline", protocol.get("unlearned_sha256"), made, "the unlearned model")
     weights = _value(data.run, where, "pipeline", "weights")
     settings = _settings(data)
     return OpenedRun(
@@ -173,9 +177,12 @@ def _value(record: Any, where: Path, *names: str) -> Any:
     return record
 
 
-def _model(path: Path, expected: str | None, name: str) -> PipelineDenoiser:
+def _model(path: Path, expected: str | None, recorded: dict[str, Any], name: str) -> PipelineDenoiser:
     pipeline = load_pipeline(path)
-    if hash_parameters(pipeline.unet.state_dict()) != expected:
+    configuration = hash_configuration(pipeline.unet.config, pipeline.scheduler.config)
+    if hash_parameters(pipeline.unet.state_dict()) != expected or configuration != recorded.get(
+        "configuration_sha256", configuration
+    ):
         raise InputError(
             f"{path}: is not {name} that metrics.json speaks of (its hash differs). Put that one back, or run "
             "`vdu evaluate` again."

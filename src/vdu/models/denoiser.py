@@ -12,6 +12,8 @@ Not guaranteed: ε at a noise level with ᾱ = 0 exactly (nothing of x0 is left;
 """
 
 import copy
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -22,9 +24,9 @@ from torch import Tensor, nn
 
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
-from vdu.records import read_json, write_json
+from vdu.records import read_json, sha256_bytes, write_json
 
-__all__ = ["PipelineDenoiser", "load_pipeline", "replace_network", "save_pipeline"]
+__all__ = ["PipelineDenoiser", "hash_configuration", "load_pipeline", "replace_network", "save_pipeline"]
 
 EXTRA_FILE = "vdu.json"
 OWN_NETWORKS = ("vdu.models.ddpm_pytorch",)
@@ -228,6 +230,23 @@ def check_network(network: nn.Module | None, where: str) -> None:
             f"{where}: NaN or infinite weights in {len(bad)} tensors (first: {', '.join(bad[:3])}); expected finite weights. "
             "The checkpoint is damaged or its training diverged: use another one."
         )
+
+
+def hash_configuration(unet_config: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> str:
+    """SHA-256 of what a pipeline is besides its weights: the same weights under another schedule make other images.
+
+    Args:
+        unet_config: the network's configuration; entries with a leading underscore (paths, versions) do not count.
+        scheduler_config: the scheduler's, likewise.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    parts = {
+        name: {key: value for key, value in config.items() if not key.startswith("_")}
+        for name, config in (("unet", unet_config), ("scheduler", scheduler_config))
+    }
+    return sha256_bytes(json.dumps(parts, sort_keys=True, default=str).encode())
 
 
 def save_pipeline(pipeline: Any, path: Path | str) -> None:

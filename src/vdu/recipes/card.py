@@ -34,6 +34,7 @@ report of the run for how far it went and what was not tested.
 
 Loads in plain diffusers: `DiffusionPipeline.from_pretrained(...)`.
 """
+TITLE = "Unlearned: "
 TASK = "unconditional-image-generation"
 START, END = "<!-- vdu: figures, written by vdu evaluate -->", "<!-- vdu: end of figures -->"
 FIGURES = """{start}
@@ -72,13 +73,13 @@ def write_card(folder: Path, inputs: dict[str, Any], method: str, settings: dict
     data = ModelCardData(library_name="diffusers", tags=[*TAGS, method], **_known_of_base(inputs["model"]["path"]))
     forget = inputs["forget"]
     text = TEXT.format(
-        title=f"Unlearned: {_inline(', '.join(forget['classes']) or forget['description'])}",
+        title=_inline(_title(forget)),
         forgotten=_inline(forget["description"]),
         n_images=forget["n_images"],
         forget_sha256=forget["sha256"],
         model_sha256=inputs["model"]["sha256"],
         method=method,
-        settings=_inline(", ".join(f"{name} {value}" for name, value in settings.items())),
+        settings=_inline(", ".join(f"{name} {value}" for name, value in settings.items() if _told(value))),
     )
     _write(folder / "README.md", data, text)
 
@@ -107,10 +108,13 @@ def update_card(run_folder: Path | str, metrics: dict[str, Any]) -> Path:
             setattr(data, name, value)
     data.library_name = data.library_name or "diffusers"
     data.tags = list(dict.fromkeys([*(data.tags or []), *TAGS]))
-    data.metrics = ["pul", "fid"]
-    data.model_name = getattr(data, "model_name", None) or _title(metrics)
+    data.metrics = ["pul", "u-fid"]
+    title, named = _title(record["inputs"]["forget"]), getattr(data, "model_name", None)
+    data.model_name = title if (named or TITLE).startswith(TITLE) else named  # a person's own name stays
     data.eval_results = _results(metrics)
-    kept = re.sub(rf"\n*{re.escape(START)}.*?{re.escape(END)}\n*", "\n", card.text, count=1, flags=re.DOTALL)
+    heading = re.compile(rf"^# {TITLE}.*$", flags=re.MULTILINE)
+    text = heading.sub(lambda _: f"# {_inline(title)}", card.text, count=1)
+    kept = re.sub(rf"\n*{re.escape(START)}.*?{re.escape(END)}\n*", "\n", text, count=1, flags=re.DOTALL)
     _write(path, data, kept.rstrip() + "\n\n" + _figures(folder, record, metrics))
     return path
 
@@ -121,9 +125,13 @@ def _write(path: Path, data: Any, text: str) -> None:
         temporary.write_text(content, encoding="utf-8")
 
 
-def _title(metrics: dict[str, Any]) -> str:
-    forget = metrics["forget"]
-    return f"Unlearned: {', '.join(forget['classes'] or []) or forget['description']}"
+def _told(value: Any) -> bool:
+    return value not in (None, "") and not (isinstance(value, (tuple, list, dict)) and not value)
+
+
+def _title(forget: dict[str, Any]) -> str:
+    """What the run itself forgot, never what an evaluation or the model's own card says."""
+    return f"{TITLE}{', '.join(forget['classes'] or []) or forget['description']}"
 
 
 def _known_of_base(path: str) -> dict[str, Any]:
@@ -167,18 +175,27 @@ def _results(metrics: dict[str, Any]) -> list[Any]:
         found.append(
             EvalResult(
                 task_type=TASK, dataset_type="reference-images", dataset_name=metrics["reference"]["description"],
-                metric_type="fid", metric_name=f"u-FID[{metrics['feature_network']}]",
+                metric_type="u-fid", metric_name=_full("u-FID", metrics),
                 metric_value=round(row["u_fid"]["value"], 4),
             )
         )  # fmt: skip
     return found
 
 
+def _full(label: str, metrics: dict[str, Any]) -> str:
+    """A label with the whole name of the distance, which is another one on other features."""
+    return label.replace("u-FID", f"u-FID[{metrics['protocol'].get('features_label', metrics['feature_network'])}]")
+
+
 def _figures(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> str:
     from vdu.report.compare import FIGURES as HEADLINES
 
     measured = figures(ComparedRun(str(folder), metrics, record))
-    rows = [f"| {_inline(HEADLINES[name][0])} | {_inline(each.text)} |" for name, each in measured.items() if each]
+    rows = [
+        f"| {_inline(_full(HEADLINES[name][0], metrics))} | {_inline(each.text)} |"
+        for name, each in measured.items()
+        if each
+    ]
     judge = metrics["judge"]
     pul = next(row["pul"] for row in metrics["rows"] if row["name"] == "unlearned") or {}
     protocol = metrics["protocol"]

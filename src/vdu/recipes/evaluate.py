@@ -22,7 +22,7 @@ from vdu.errors import InputError
 from vdu.evidence.case import Case
 from vdu.metrics.features import Calls, classify
 from vdu.metrics.pul import flip_table
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser, hash_configuration, load_pipeline
 from vdu.recipes.card import update_card
 from vdu.recipes.evaluations import EvaluationCounter
 from vdu.recipes.feature_networks import FeatureNetwork, find_feature_network
@@ -205,17 +205,19 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     record = Run.reopen(settings.run, "unlearn")
     inputs = record.record["inputs"]
     original = load_pipeline(inputs["model"]["path"])
-    if hash_parameters(original.unet.state_dict()) != inputs["model"]["sha256"]:
+    if not _is_recorded(original, inputs["model"]):
         raise InputError(
-            f"{inputs['model']['path']}: is not the model that this run started from (its hash differs). Put it back."
+            f"{inputs['model']['path']}: is not the model that this run started from (the hash of its weights or configuration "
+            "differs). Put it back."
         )
     before = PipelineDenoiser.from_pipeline(original)
-    after = PipelineDenoiser.from_pipeline(load_pipeline(record.folder / "pipeline"))
-    if hash_parameters(after.network.state_dict()) != record.record["pipeline"]["sha256"]:
+    unlearned = load_pipeline(record.folder / "pipeline")
+    if not _is_recorded(unlearned, record.record["pipeline"]):
         raise InputError(
-            f"{record.folder / 'pipeline'}: is not what this run made (its hash differs from run.json). Make the run again, or put the "
-            "pipeline back."
+            f"{record.folder / 'pipeline'}: is not what this run made (the hash of its weights or configuration differs from "
+            "run.json). Make the run again, or put the pipeline back."
         )
+    after = PipelineDenoiser.from_pipeline(unlearned)
     retrained = _retrained(settings.retrained, before, after)
     models = [each.network for each in (before, after, retrained) if each is not None]
     sampler = make_sampler(settings)
@@ -223,9 +225,11 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     real = real_images(settings, classes, before.sample_shape)
     network = None if settings.features == "judge" else find_feature_network(settings.features)  # refuses early
     announce(settings.suite, before, sampler.steps)
+    record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
     with record.stage("judge") as cost:
         forget = reload_forget(record.folder, before.sample_shape)
         judging = find_judges(settings, before, forget, classes, sampler, cost)
+    _check_names(settings, judging, inputs["forget"]["classes"])
     network = network or find_feature_network("judge", judging=judging)
     reference = reference_images(settings, judging, classes, before.sample_shape)
     counter = EvaluationCounter()
@@ -258,6 +262,23 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     update_card(record.folder, metrics)
     record.close()
     return summary(metrics)
+
+
+def _is_recorded(pipeline: Any, record: dict[str, Any]) -> bool:
+    """Whether a pipeline has the weights, and the configuration if one was recorded, of a run's record."""
+    configuration = hash_configuration(pipeline.unet.config, pipeline.scheduler.config)
+    same = hash_parameters(pipeline.unet.state_dict()) == record["sha256"]
+    return same and record.get("configuration_sha256", configuration) == configuration
+
+
+def _check_names(settings: EvaluateSettings, judging: Judging, forgotten: list[str]) -> None:
+    """Refuse to count another class than the one that the run forgot."""
+    given, known = set(settings.forget_class), set(judging.judge.class_names)
+    if given and forgotten and set(forgotten) <= known and given != set(forgotten):
+        raise InputError(
+            f"--forget-class: got {', '.join(sorted(given))}; this run forgot {', '.join(forgotten)}, which the judge knows by that name. "
+            "Leave the option out; it is for judges that call the class something else."
+        )
 
 
 def _retrained(folder: Path | None, *others: PipelineDenoiser) -> PipelineDenoiser | None:

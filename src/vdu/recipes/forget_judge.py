@@ -12,8 +12,9 @@ is left out of the training and gives the miss rate; a part of the own samples i
 false-positive rate (``vdu.recipes.positive_unlabelled``).
 
 Not guaranteed: anything where all forget images differ from all own samples in plain contrast or colour (the sorting then finds
-too few); that the judge sees the class as a person would. There, on 600 fresh samples of that model, it calls 67, of
-which 55 are among the 64 eights of a judge that was trained on labels.
+too few); that the judge sees the class as a person would. There,
+on 500 fresh samples of that model, it calls 39, of which 35 are among the 53 eights of a judge that was trained on labels
+(``benchmarks/resemblance.py``).
 """
 
 import math

@@ -18,6 +18,7 @@ from torch import Tensor
 from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
+from vdu.models.denoiser import hash_configuration
 from vdu.recipes.settings import SamplerSettings
 from vdu.records import atomic_file, sha256_bytes
 from vdu.rng import derive_seed
@@ -89,7 +90,7 @@ def shared_own_samples(
     They are written piece by piece: what a killed process has drawn is not drawn again.
 
     Args:
-        denoiser: the model; its weights' hash is part of the cache's key.
+        denoiser: the model; its weights and its configuration are part of the cache's key.
         n_images: how many.
         sampler: the protocol.
         seed: image i starts from noise drawn from (seed, i); by default the one that methods and posteriors share.
@@ -101,7 +102,10 @@ def shared_own_samples(
     """
     import torch
 
-    key = f"{hash_parameters(denoiser.network.state_dict())} {sorted(sampler.describe().items())} {seed}"
+    configuration = hash_configuration(getattr(denoiser.network, "config", {}), denoiser.scheduler_config)
+    key = (
+        f"{hash_parameters(denoiser.network.state_dict())} {configuration} {sorted(sampler.describe().items())} {seed}"
+    )
     path = cache_folder() / "own-samples" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
     try:
         kept = _read(path) if path.exists() else None

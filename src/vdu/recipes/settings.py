@@ -116,7 +116,9 @@ class SamplerSettings:
         microbatch_size: images per network evaluation; part of the protocol.
     """
 
-    scheduler: Literal["ddpm", "ddim", "dpm++"] = "ddpm"  # with so few steps deterministic DDIM has twice the u-FID on the zoo's model
+    scheduler: Literal["ddpm", "ddim", "dpm++"] = (
+        "ddpm"  # with so few steps deterministic DDIM has twice the u-FID on the zoo's model
+    )
     inference_steps: Count = 20
     eta: float = 0.0
     microbatch_size: Count = 50

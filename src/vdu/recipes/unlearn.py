@@ -19,7 +19,7 @@ from vdu.errors import InputError
 from vdu.methods.distillation import RetainDistillation
 from vdu.methods.retrack import Retrack
 from vdu.methods.vdu import VDU
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline, replace_network, save_pipeline
+from vdu.models.denoiser import PipelineDenoiser, hash_configuration, load_pipeline, replace_network, save_pipeline
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.recipes.aids import Aids, make_aids
 from vdu.recipes.batches import NoisyImages, UniformImages, require_divisible, together, unflatten
@@ -356,7 +356,8 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         extras["weight_share"] = weight_share(kl_weights(method.schedule, method.weights))
     if retain is not None:
         extras["retain"] = {"source": settings.retain, "description": retain.description, "sha256": retain.sha256}
-    record.finish(pipeline={"sha256": sha256, "weights": weights}, **extras)
+    made = {"sha256": sha256, "configuration_sha256": _configuration(result.pipeline), "weights": weights}
+    record.finish(pipeline=made, **extras)
     last = result.training.last
     return {
         "pipeline": str(record.folder / "pipeline"),
@@ -388,11 +389,19 @@ def check_origin(posterior: GaussianPosterior, sha256: str) -> None:
         )
 
 
+def _configuration(pipeline: Any) -> str:
+    return hash_configuration(pipeline.unet.config, pipeline.scheduler.config)
+
+
 def _inputs(
     settings: UnlearnSettings, pipeline: Any, forget: ImageSet, posterior: GaussianPosterior | None
 ) -> dict[str, Any]:
     inputs: dict[str, Any] = {
-        "model": {"path": str(settings.pipeline.resolve()), "sha256": hash_parameters(pipeline.unet.state_dict())},
+        "model": {
+            "path": str(settings.pipeline.resolve()),
+            "sha256": hash_parameters(pipeline.unet.state_dict()),
+            "configuration_sha256": _configuration(pipeline),
+        },
         "forget": {
             "source": settings.forget,
             "classes": class_names(forget) if settings.forget_class else [],

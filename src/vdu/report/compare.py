@@ -1,9 +1,10 @@
 """Several runs beside each other: their headline figures, and whether these can be compared at all.
 
 Figures of two runs are comparable only if they were measured alike. The runs must agree in the number of images N, the
-judge and the second judge (name, architecture, source, held-out error), the feature network, the reference images and the
-sampler; otherwise :func:`differences` names what differs. Seeds, the forget set and the original may differ: such rows
-are comparable, but of another task or another model, and are noted. A probe whose protocol differs is noted as well.
+judge and the second judge (name, architecture, source, held-out error), the feature network, the reference images, the
+sampler, the forgotten classes and, where both tell its hash, the retrained model; otherwise :func:`differences` names what
+differs. So must the original, where its own images are the reference; elsewhere another original is noted, as are other
+seeds and other images of the same classes. A probe whose protocol differs is noted as well.
 
 Units: PUL, shares and rates in percent; u-FID and bits/dim as they are; seconds.
 
@@ -86,6 +87,7 @@ PROTOCOL: dict[str, Callable[[dict[str, Any]], str]] = {
     "feature network": lambda m: ", ".join([m["feature_network"], *_features(m)]),
     "reference images": lambda m: f"{m['reference']['description']} ({m['reference']['n_images']:,})",
     "sampler": _sampler_words,
+    "forgotten classes": lambda m: ", ".join(sorted(m["forget"]["classes"] or [])) or "not told",
 }
 
 
@@ -98,7 +100,17 @@ def differences(runs: Sequence[ComparedRun]) -> list[str]:
     Returns:
         One sentence for each part of the protocol in which the runs differ, with who has what.
     """
-    return _differing({what: [read(run.metrics) for run in runs] for what, read in PROTOCOL.items()}, runs)
+    told = {what: [read(run.metrics) for run in runs] for what, read in PROTOCOL.items()}
+    found = _differing(told, runs)
+    known = [run for run in runs if "retrained_sha256" in run.metrics["protocol"]]
+    found += _differing({"retrained model": [_hash(run, "retrained") for run in known]}, known)
+    if any("filtered original" in run.metrics["reference"]["description"] for run in runs):
+        found += _differing({"original model": [_hash(run, "original") for run in runs]}, runs)
+    return found
+
+
+def _hash(run: ComparedRun, model: str) -> str:
+    return str(run.metrics["protocol"].get(f"{model}_sha256", "not told"))[:12]
 
 
 def notes(runs: Sequence[ComparedRun]) -> list[str]:
@@ -114,7 +126,7 @@ def notes(runs: Sequence[ComparedRun]) -> list[str]:
         "forget set": [
             f"{run.metrics['forget']['description']} ({run.metrics['forget']['sha256'][:8]})" for run in runs
         ],
-        "original model": [str(run.metrics["protocol"].get("original_sha256", "not told"))[:12] for run in runs],
+        "original model": [_hash(run, "original") for run in runs],
         "seed of the evaluation": [str(run.metrics["protocol"].get("seed", "not told")) for run in runs],
     }
     found = _differing(told, runs)
@@ -172,8 +184,8 @@ def _histogram(metrics: dict[str, Any]) -> Figure | None:
     return _plain({"value": h["distance"], "low": h["distance_low"], "high": h["distance_high"]})
 
 
-def _relearned(metrics: dict[str, Any], *, lead: bool) -> Figure | None:
-    """The share after the last step on the most unwanted images, or its lead over the retrained model's."""
+def _relearned(metrics: dict[str, Any], what: str) -> Figure | None:
+    """The share after the last step on the most unwanted images: the model's own, the retrained one's, or the lead."""
     curves = {
         (curve["model"], curve["n_shown"]): curve["points"][-1]
         for curve in (measured(metrics, "relearning") or {"curves": []})["curves"]
@@ -183,11 +195,13 @@ def _relearned(metrics: dict[str, Any], *, lead: bool) -> Figure | None:
     if ours is None:
         return None
     point = curves["unlearned", ours]
-    if not lead:
+    if what == "unlearned":
         return _counted(point)
     other = curves.get(("retrained", ours))
     if other is None or other["step"] != point["step"]:
         return None
+    if what == "retrained":
+        return _counted(other)
     one, two = Share.of(point), Share.of(other)
     low, high = difference(one, two)
     return _in_percent({"value": one.value - two.value, "low": low, "high": high}, 100.0)
@@ -205,10 +219,13 @@ def _completed(metrics: dict[str, Any]) -> Figure | None:
     return _counted(min(rows, key=lambda row: abs(row["handed_share"] - 0.5), default=None))
 
 
-def _inpainted(metrics: dict[str, Any]) -> Figure | None:
+def _inpainted(metrics: dict[str, Any], model: str) -> Figure | None:
+    """The model's share for the hidden part for which the unlearned model's is largest."""
     rows = (measured(metrics, "inpainting") or {"rows": []})["rows"]
     mine = [row for row in rows if row["model"] == "unlearned"]
-    return _counted(max(mine, key=lambda row: row["forget_count"] / row["n_images"], default=None))
+    worst = max(mine, key=lambda row: row["forget_count"] / row["n_images"], default=None)
+    hidden = None if worst is None else worst["hidden"]
+    return _counted(next((row for row in rows if (row["model"], row["hidden"]) == (model, hidden)), None))
 
 
 def _forget_bits(metrics: dict[str, Any], model: str) -> Figure | None:
@@ -251,11 +268,13 @@ FIGURES: dict[str, tuple[str, Callable[[dict[str, Any]], Figure | None]]] = {
     "recall": ("recall", lambda m: _bare(_row(m, "unlearned").get("recall"))),
     "density": ("density", lambda m: _bare(_row(m, "unlearned").get("density"))),
     "coverage": ("coverage", lambda m: _bare(_row(m, "unlearned").get("coverage"))),
-    "relearned": ("relearning, share at the end", lambda m: _relearned(m, lead=False)),
-    "relearned_lead": ("relearning, lead over retrained", lambda m: _relearned(m, lead=True)),
+    "relearned": ("relearning at the end, lower better", lambda m: _relearned(m, "unlearned")),
+    "relearned_retrained": ("relearning, retrained (target)", lambda m: _relearned(m, "retrained")),
+    "relearned_lead": ("relearning, lead over retrained", lambda m: _relearned(m, "lead")),
     "stochastic_pul": ("PUL, worst other sampler", _lowest_pul),
     "completed": ("completion, half handed over", _completed),
-    "inpainted": ("inpainting, worst part", _inpainted),
+    "inpainted": ("inpainting, worst part, lower better", lambda m: _inpainted(m, "unlearned")),
+    "inpainted_retrained": ("inpainting, retrained (target)", lambda m: _inpainted(m, "retrained")),
     "forget_bits": ("bits/dim of forgotten images", lambda m: _forget_bits(m, "unlearned")),
     "forget_bits_retrained": ("bits/dim, retrained (target)", lambda m: _forget_bits(m, "retrained")),
     "membership_auc": ("membership AUC, chance 0.5", _membership),

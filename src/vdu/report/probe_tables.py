@@ -11,6 +11,7 @@ from markupsafe import Markup
 from vdu.report.charts import IntervalRow, interval_plot, share_bar
 from vdu.report.collect import ReportData
 from vdu.report.curves import Curve, curves_plot
+from vdu.report.inside import FLOOR
 from vdu.report.shares import Share, measured
 from vdu.report.words import flat, percent
 
@@ -160,4 +161,5 @@ def _retrained(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
     for (images, level), group in groupby(ordered, key=lambda row: (row["images"], row["alpha_bar"])):
         cells = {row["model"]: row for row in group}
         rows.append((images, level, [cells.get(model) for model in models]))
-    return {"rows": rows, "models": models, "samples": result.get("samples") or []}
+    floor = result["protocol"].get(FLOOR)
+    return {"rows": rows, "models": models, "samples": result.get("samples") or [], "floor": floor}

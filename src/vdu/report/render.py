@@ -15,6 +15,8 @@ the judge recognises are averaged to coarse blocks, and those that it misses are
 
 import base64
 import hashlib
+import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from vdu.records import atomic_file, sha256_file, write_json
 from vdu.report import tables
 from vdu.report.collect import ReportData, collect
 from vdu.report.comeback import comeback_parts, does_it_come_back
+from vdu.report.control import retrained_doubt
 from vdu.report.evidence import READ_FILES, evidence
 from vdu.report.inside import inside_parts
 from vdu.report.pictures import COLUMNS, make_sprites, select_pairs
@@ -62,8 +65,12 @@ def render_report(run_dir: Path | str, *, output: Path | str | None = None, hide
         raise InputError(
             f"{path}: is a folder; expected the name of the page to write, for example {path / 'report.html'}."
         )
+    doubt = retrained_doubt(data)
+    if doubt:
+        data = replace(data, warnings=(*data.warnings, doubt))
     found = answers(data)
-    page = environment().get_template("report.html.j2").render(_context(data, found, hide_forgotten))
+    shown = _without_paths(data) if hide_forgotten else data
+    page = environment().get_template("report.html.j2").render(_context(shown, answers(shown), hide_forgotten))
     machine = evidence(data, found)  # refuses before anything is written
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -111,6 +118,23 @@ def answers(data: ReportData) -> dict[str, Finding]:
     }
 
 
+def _without_paths(data: ReportData) -> ReportData:
+    """The same run with every absolute path in its texts cut to its last name; the folder itself stays readable."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, str):
+            if re.match(r"(/|~/|[A-Za-z]:\\)", value) and "\n" not in value:
+                return "…/" + re.split(r"[/\\]", value.rstrip("/\\"))[-1]  # one whole path, blanks included
+            return re.sub(r"(?<![\w./:])(?:file://)?(?:/|~/)(?:[^\s/'\"<>,;]+/)+([^\s/'\"<>,;]*)", r"…/\1", value)
+        if isinstance(value, dict):
+            return {key: cut(item) for key, item in value.items()}
+        return [cut(item) for item in value] if isinstance(value, list | tuple) else value
+
+    changes = {name: cut(getattr(data, name)) for name in ("metrics", "run", "config")}
+    texts = {name: tuple(cut(getattr(data, name))) for name in ("warnings", "contradictions")}
+    return replace(data, **changes, **texts)
+
+
 def _context(data: ReportData, found: dict[str, Finding], hide_forgotten: bool) -> dict[str, Any]:
     from markupsafe import Markup
 
@@ -122,6 +146,8 @@ def _context(data: ReportData, found: dict[str, Finding], hide_forgotten: bool) 
         "data": data,
         "metrics": data.metrics,
         "answers": found,
+        "doubt": retrained_doubt(data),
+        "kept_kinds": len(data.classes) - len(data.forget_ids),
         "parts": comeback_parts(data) | inside_parts(data),
         "probes": probe_tables(data),
         "extras": tables.extra_columns(data),

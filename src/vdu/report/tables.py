@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from vdu.report.charts import IntervalRow, class_bars, interval_plot, line_chart, share_bar
 from vdu.report.collect import ReportData
+from vdu.report.control import lowest_ceiling
 from vdu.report.flow import Fate, flow
 from vdu.report.trust import cost_split
 from vdu.report.words import number, percent
@@ -24,10 +25,10 @@ def pul_plot(data: ReportData) -> Markup | None:
     pul = (data.row("unlearned") or {}).get("pul")
     if pul is None:
         return None
-    ceiling = data.metrics["judge"]["pul_ceiling"]
+    ceiling = lowest_ceiling(data)
     ends = f"{percent(pul['low'])} to {percent(pul['high'])}"
     summary = f"PUL {percent(pul['value'])}, interval {ends}, ceiling {percent(ceiling)}"
-    row = IntervalRow("PUL in %; dashed: the judge's ceiling", pul["value"], pul["low"], pul["high"], "after")
+    row = IntervalRow("PUL in %; dashed: the ceiling", pul["value"], pul["low"], pul["high"], "after")
     return interval_plot(
         [row], summary, start=max(-100.0, min(0.0, pul["low"])), end=max(100.0, pul["high"]), mark=ceiling
     )

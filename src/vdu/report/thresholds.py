@@ -22,6 +22,11 @@ THRESHOLDS = MappingProxyType({
     "early_handed_share": 0.25,
     "resample_margin_percent": 10.0,
     "likelihood_margin_share": 0.1,
+    "likelihood_half_width": 0.05,
+    "membership_least_images": 30,
+    "membership_half_width": 0.06,
+    "doubted_share_of_original": 0.5,
+    "rest_likelihood_bits": 0.02,
     "many_images": 1000,
     "many_unwanted_images": 50,
 })
@@ -31,6 +36,13 @@ SENTENCES = (
     f"{_T['near_ceiling_share']:.0%} of it or above. “Mostly gone”: it starts at {_T['mostly_gone_percent']:.0f} % or "
     "above. “Reduced”: it starts above 0. “No evidence”: it contains 0. “The judges disagree”: the second judge's "
     "interval lies below it.",
+    f"The ceiling is the lower of the judge's own and 100 · (1 − r/o), with r and o the unwanted images of the retrained "
+    f"model and of the original. The retrained model is doubted, and nothing concluded from it, where the interval of its "
+    f"share starts above the judge's rate of false alarms and ends at {_T['doubted_share_of_original']:.0%} of the original's "
+    "share or above.",
+    "With a judge trained on the spot “gone” is never green; where its features also measure u-FID, nor is the rest.",
+    f"“Likelihood of the rest is worse”: image by image the kept images cost more bits/dim than in the retrained model, by "
+    f"an interval that starts above {_T['rest_likelihood_bits']:.2f}; the rest is then not green.",
     f"No verdict below {_T['few_unwanted_images']} unwanted images of the original, or under a ceiling of "
     f"{_T['weak_ceiling_percent']:.0f} %.",
     "“Measurably worse”: the u-FID interval of the unlearned model lies above the filtered original's. “Damaged”: "
@@ -44,17 +56,23 @@ SENTENCES = (
     f"nowhere, and at every point a lead of more than {100 * _T['lead_margin_share']:.0f} percentage points is excluded "
     "(95 % interval of the difference). Otherwise undecided.",
     "“Comes back” without a retrained model: at some point the interval of the share lies at or above "
-    f"{_T['return_share_of_original']:.0%} of the original's own share; “stays away”: at every point it lies below. "
+    f"{_T['return_share_of_original']:.0%} of the original's own share; “stays below”: at every point it lies below; “stays away”: "
+    "and it does not rise above the model's own start (95 % interval of the difference; what it makes by itself where a "
+    "probe has no start). "
     f"Completion is read this way only where the original did {_T['early_handed_share']:.0%} of the chain or less: "
     "later the picture is already there.",
     "Fine-tuning on other images: any rise above the model's own start (intervals apart) counts as coming back, unless "
     "a retrained model rises as well.",
     "“Hidden by the sampler”: PUL with another sampler has an interval wholly below the ordinary one. “Holds”: it does "
     f"not, and it starts at most {_T['resample_margin_percent']:.0f} percentage points lower. Otherwise undecided.",
-    "All tests together: one that comes back decides; “no sign” is green only if relearning ran and no test is undecided.",
+    "All tests together: one that comes back decides; green only if relearning ran and no test is "
+    "undecided. “No sign” is not said where relearning lifts the share above its own start.",
     "“As likely as in a model that never saw them”: image by image the difference in bits/dim may be 0, or is "
-    f"{_T['likelihood_margin_share']:.0%} or less of the original's own. Membership is “no better than chance” if no attack's "
-    "interval leaves AUC 0.5 or lies above 1 % of members at 1 % false alarms. Neither has a part in the five answers.",
+    f"{_T['likelihood_margin_share']:.0%} or less of the original's own; undecided if its interval is wider than "
+    f"± {_T['likelihood_half_width']:g} or reaches the original's own. Membership is “no better than chance” if no attack's "
+    "interval leaves AUC 0.5 (and, beside a retrained model, that model's interval) or lies above 1 % of members at 1 % false "
+    f"alarms; undecided below {_T['membership_least_images']} images on either side or if an interval is wider than "
+    f"± {_T['membership_half_width']:g}. Neither has a part in the five answers.",
     f"Trust is green only with two judges that agree, a judge not trained on the spot, {_T['many_images']:,} images or "
     f"more per model, {_T['many_unwanted_images']} unwanted ones or more, and the retrained model among the rows.",
 )

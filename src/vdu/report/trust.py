@@ -3,8 +3,9 @@
 Cost is a fact and has no level. Stages that measure (judge, evaluate, probes) are told apart from those that forget.
 
 Trust: files that contradict each other → no · a judge below its least ceiling, or too few unwanted images → too little to
-tell · judges that disagree, one judge only, a judge trained on the spot, few images, no retrained row → with care · none of
-these → yes, for this one run. All thresholds are in :mod:`vdu.report.thresholds`.
+tell · a doubted retrained model, judges that disagree, a run that missed its own aim, one judge only, a judge trained on
+the spot, few images, no retrained row → with care · none of these → yes, for this one run. All thresholds are in
+:mod:`vdu.report.thresholds`.
 
 NOT guaranteed: that the run is what it says. The page shows hashes; it does not check where the files came from.
 """
@@ -12,8 +13,9 @@ NOT guaranteed: that the run is what it says. The page shows hashes; it does not
 from typing import Any
 
 from vdu.report.collect import ReportData
+from vdu.report.control import lowest_ceiling, retrained_doubt
 from vdu.report.thresholds import THRESHOLDS
-from vdu.report.verdict import Finding, judges_disagree
+from vdu.report.verdict import Finding, judges_disagree, run_ending
 from vdu.report.words import duration, percent
 
 __all__ = ["can_it_be_trusted", "cost_split", "what_it_cost"]
@@ -94,14 +96,14 @@ def can_it_be_trusted(data: ReportData) -> Finding:
 
 def _trust_title(data: ReportData, reservations: list[str]) -> tuple[str, str]:
     pul = (data.row("unlearned") or {}).get("pul")
-    weak = data.metrics["judge"]["pul_ceiling"] < THRESHOLDS["weak_ceiling_percent"]
+    weak = lowest_ceiling(data) < THRESHOLDS["weak_ceiling_percent"]
     if data.contradictions:
         return "bad", "No: its files contradict each other"
     if weak or pul is None or pul["n_original"] < THRESHOLDS["few_unwanted_images"]:
         return "bad", "Too little to go by"
     if not reservations:
         return "good", "Yes, for this one run"
-    return "mixed", f"With care: {reservations[0]}"
+    return "mixed", f"With care: {reservations[0].split(' (')[0]}"
 
 
 def _reservations(data: ReportData) -> list[str]:
@@ -109,8 +111,13 @@ def _reservations(data: ReportData) -> list[str]:
     metrics, judge = data.metrics, data.metrics["judge"]
     pul, second = (data.row("unlearned") or {}).get("pul"), judge["second"]
     found = list(data.contradictions)
+    if retrained_doubt(data):
+        found.append("the model given as retrained may have seen the unwanted images")
     if pul is not None and judges_disagree(pul, (second or {}).get("pul")):
         found.append("the judges disagree")
+    ending = run_ending(data)
+    if ending is not None and ending[1]:
+        found.append(f"the run missed its own aim ({ending[0]})")
     if judge["source"] == "trained on the spot":
         found.append("the judge was trained on the spot")
     if second is None:

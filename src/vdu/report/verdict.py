@@ -1,6 +1,7 @@
 """The first two answers in plain words: is it gone, is the rest intact?
 
 Is it gone?    PUL = 100 · (n_orig − n_unl) / n_orig with interval [low, high], against the judge's ceiling c:
+               (or that of a retrained model, if lower: :mod:`vdu.report.control`)
                c < 80 the judge is too weak · n_orig < 20 too few images · low ≤ 0 no evidence · a second judge's
                interval below it: the judges disagree · high ≥ c and low ≥ 0.8 c as gone as the judge can see ·
                low ≥ 50 mostly gone · otherwise reduced.
@@ -9,6 +10,8 @@ Is it intact?  u-FID of the unlearned model against that of the filtered origina
                overlap and the unlearned one ends below 2 × the filtered value → no damage detected, or, where the
                histogram of the kept classes is further from the expected one than chance explains, the classes have
                shifted; otherwise undecided. A kept class with ≥ 20 expected images of which fewer than half are left is damage too.
+               Kept images that are less likely than in a retrained model, paired by > 0.02 bits/dim, keep the answer from green.
+With a judge trained on the spot, "gone" is mixed at best, and the rest unknown at best where u-FID uses its features.
 
 The other answers are in :mod:`vdu.report.comeback` and :mod:`vdu.report.trust`; the numbers above are named in
 :mod:`vdu.report.thresholds`.
@@ -16,14 +19,19 @@ The other answers are in :mod:`vdu.report.comeback` and :mod:`vdu.report.trust`;
 NOT guaranteed: anything about images, noise or attacks outside of these samples.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from vdu.report.collect import ReportData
+from vdu.report.control import lowest_ceiling, retrained_doubt, seen_ceiling
+from vdu.report.shares import measured
 from vdu.report.thresholds import THRESHOLDS
 from vdu.report.words import number, percent
 
-__all__ = ["Finding", "is_gone", "is_rest_intact", "judges_disagree", "starved_classes"]
+__all__ = ["Finding", "is_gone", "is_rest_intact", "judges_disagree", "run_ending", "starved_classes"]
+
+_ON_THE_SPOT = "trained on the spot"
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ def is_gone(data: ReportData) -> Finding:
         The finding.
     """
     row = data.row("unlearned") or {}
-    pul, ceiling = row.get("pul"), data.metrics["judge"]["pul_ceiling"]
+    pul, ceiling = row.get("pul"), lowest_ceiling(data)
     if pul is None:
         return Finding("unknown", "Not measured", "no PUL", "This run has no PUL for the unlearned model.", ())
     n_images = f"{data.metrics['n_images']:,}"
@@ -66,10 +74,39 @@ def is_gone(data: ReportData) -> Finding:
     text = (
         f"From the same noise, the original made {pul['n_original']:,} unwanted images and the unlearned model "
         f"{pul['n_unlearned']:,}, of {n_images} each. PUL\u00a0=\u00a0{percent(pul['value'])} "
-        f"(interval {percent(pul['low'])} to {percent(pul['high'])}); this judge could show {percent(ceiling)} at most."
+        f"(interval {percent(pul['low'])} to {percent(pul['high'])}); this judge could show "
+        f"{percent(data.metrics['judge']['pul_ceiling'])} at most."
     )
+    if (seen := seen_ceiling(data)) is not None:
+        text += f" The retrained model, counted the same way, has {percent(seen)}; the lower of the two is the ceiling."
+    ending = run_ending(data)
+    if ending is not None:
+        text += f" How the run itself ended: {ending[0]}."
     second = (data.metrics["judge"]["second"] or {}).get("pul")
-    return Finding(*_gone_title(pul, ceiling, second), figure, text, _gone_limits(data, pul, second))
+    if second is not None:
+        figure += f"; second judge {percent(second['value'])} ({percent(second['low'])} to {percent(second['high'])})"
+    level, title = _gone_title(pul, ceiling, second)
+    if level == "good" and data.metrics["judge"]["source"] == _ON_THE_SPOT:
+        level, title = "mixed", "As gone as a judge trained on the spot can see"
+    return Finding(level, title, figure, text, _gone_limits(data, pul, second))
+
+
+def run_ending(data: ReportData) -> tuple[str, bool] | None:
+    """How the run's own stopping rule ended it.
+
+    Args:
+        data: the collected run.
+
+    Returns:
+        Its sentence, and whether its aim was missed; None where there was no such rule.
+    """
+    stages = [*(data.run.get("stages") or []), *data.metrics["cost"]]
+    text = next((stage["ending"] for stage in stages if stage.get("ending")), None)
+    if text is None:
+        return None
+    counts = re.search(r"(\d+) of \d+ own samples.*at most (\d+) was the aim", text)
+    missed = int(counts[1]) > int(counts[2]) if counts else "these were all the steps" in text
+    return text.rstrip("."), missed
 
 
 def judges_disagree(pul: dict[str, Any], second: dict[str, Any] | None) -> bool:
@@ -99,8 +136,10 @@ def _gone_limits(data: ReportData, pul: dict[str, Any], second: dict[str, Any] |
     judge, n_images = data.metrics["judge"], data.metrics["n_images"]
     limits = []
     if pul["n_unlearned"] == 0:  # rule of three: 0 of N leaves rates up to 3/N at 95 %
+        of_original = f", {percent(min(100, 300 / pul['n_original']))} of the original's" if pul["n_original"] else ""
         limits.append(
-            f"None of {n_images:,} is not never: a rate up to {percent(min(100, 300 / n_images))} would fit too (95 %)."
+            f"None of {n_images:,} is not never: a rate up to {percent(min(100, 300 / n_images))}{of_original} would fit too "
+            "(95 %)."
         )
     if second is not None:
         ends = f"{percent(second['low'])} to {percent(second['high'])}"
@@ -110,18 +149,23 @@ def _gone_limits(data: ReportData, pul: dict[str, Any], second: dict[str, Any] |
         f"calls {percent(100 * judge['forget_false_positive_rate'])} of the other images unwanted."
     )
     corrected = judge.get("corrected_pul")
-    if corrected is not None:
+    weak = lowest_ceiling(data) < THRESHOLDS["weak_ceiling_percent"]
+    if corrected is not None and not weak and corrected["low"] < corrected["high"]:
         limits.append(
             f"Corrected for the judge's confusions, PUL is {percent(corrected['value'])} "
             f"({percent(corrected['low'])} to {percent(corrected['high'])})."
         )
     retrained = (data.row("retrained") or {}).get("forget_count")
-    if retrained is not None:
+    doubt = retrained_doubt(data)
+    if doubt:
+        limits.insert(0, doubt)
+    elif retrained is not None:
         limits.append(
-            f"Of a model retrained without them, which never saw any, the judge calls {retrained:,} of {n_images:,} "
-            "unwanted: that much is the judge's own error."
+            f"Of the model given as retrained without them the judge calls {retrained:,} of {n_images:,} unwanted: the "
+            "judge's error, or likeness."
         )
-    if judge["source"] == "trained on the spot":
+    if judge["source"] == _ON_THE_SPOT:
+        limits.insert(0, "The judge was taught by the same sorting of own samples that the method may have used.")
         limits.append("The judge was trained on the spot, without labels for the other images.")
     if judge["second"] is None:
         limits.append("One judge only; no second judge of another architecture has looked.")
@@ -150,8 +194,8 @@ def is_rest_intact(data: ReportData) -> Finding:
         f"{number(fid['value'])} ({number(fid['low'])} to {number(fid['high'])})" for fid in (unlearned, floor)
     )
     text = (
-        f"u-FID {ours} against {theirs} for the filtered original: the same original with its unwanted images thrown "
-        "away. In brackets: intervals. Lower is better."
+        f"u-FID (distance to {_reference(data)}) {ours} against {theirs} for the filtered original: the same original with its "
+        "unwanted images thrown away. In brackets: intervals. Lower is better."
     )
     histogram = data.metrics["histogram"]
     shifted = histogram["distance"] > histogram["chance_high"]
@@ -160,8 +204,44 @@ def is_rest_intact(data: ReportData) -> Finding:
             f" The histogram of the kept classes is {histogram['distance']:.3f} from the expected one; chance explains "
             f"{histogram['chance_high']:.3f}."
         )
-    figure = f"distance to real images (u-FID) {ours}; perfect forgetting would leave {theirs}"
-    return Finding(*_rest_title(unlearned, floor, bool(starved), shifted), figure, text, limits)
+    figure = f"distance to {_reference(data)} (u-FID) {ours}; the original without its unwanted images has {theirs}"
+    level, title = _rest_title(unlearned, floor, bool(starved), shifted)
+    if _one_kept_kind(data) and (
+        level == "good" or (shifted and level == "mixed" and unlearned["low"] <= floor["high"])
+    ):
+        level, title = "unknown", "No damage seen, but kept classes are not told apart"
+    worse = _likelihood_of_the_rest(data)
+    if worse is not None:
+        ends = f"{number(worse['value'])} bits/dim ({number(worse['low'])} to {number(worse['high'])})"
+        figure = f"kept images cost {ends} more than in the retrained model; {figure}"
+        text += f" Image by image, the {worse['images']} images cost {ends} more than in the retrained model."
+        if level == "good":
+            level, title = "mixed", "Samples intact, likelihood of the rest is worse"
+    return Finding(level, title, figure, text, limits)
+
+
+def _reference(data: ReportData) -> str:
+    """What u-FID measures the distance to, in words: not every run has real images."""
+    own = data.metrics["reference"]["description"].lower().startswith("filtered original")
+    return "the original's own wanted samples" if own else "real images"
+
+
+def _one_kept_kind(data: ReportData) -> bool:
+    """Whether judge and u-FID know the kept images only as “the others”: a whole class can then vanish unseen."""
+    metrics = data.metrics
+    return metrics["judge"]["source"] == _ON_THE_SPOT and metrics["feature_network"].startswith("judge:")
+
+
+def _likelihood_of_the_rest(data: ReportData) -> dict[str, Any] | None:
+    """The paired difference to the retrained model by which kept images became less likely, the largest; None if none."""
+    differences = (measured(data.metrics, "likelihood") or {}).get("differences") or []
+    kept = [
+        row
+        for row in differences
+        if (row["model"], row["against"]) == ("unlearned", "retrained") and row["images"].startswith("retain")
+    ]
+    worse = [row for row in kept if row["low"] > THRESHOLDS["rest_likelihood_bits"]]
+    return max(worse, key=lambda row: row["low"], default=None)
 
 
 def _rest_title(unlearned: dict[str, float], floor: dict[str, float], starved: bool, shifted: bool) -> tuple[str, str]:
@@ -203,13 +283,31 @@ def _rest_limits(data: ReportData, starved: list[tuple[str, int, float]]) -> tup
     limits = [f"Lost more than half: “{name}”, {got:,} made, {want:,.0f} expected." for name, got, want in starved[:3]]
     if len(starved) > 3:
         limits.append(f"{len(starved) - 3} more kept classes lost more than half; see the class histogram.")
+    if _one_kept_kind(data):
+        limits.insert(
+            0,
+            "The judge was trained on the spot and knows the kept images only as one kind, and u-FID uses its features: a whole "
+            "kept class can vanish unseen.",
+        )
+    histogram, least = metrics["histogram"], THRESHOLDS["starved_expected_images"]
+    names = zip(histogram["classes"], histogram["expected"], strict=True)
+    kept = [(name, want) for i, (name, want) in enumerate(names) if i not in data.forget_ids]
+    few = [name for name, want in kept if want < least]
+    if few:
+        listed = ", ".join(f"“{name}”" for name in few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+        limits.append(
+            f"Too few images to judge alone (fewer than {least:.0f} expected): {len(few)} of {len(kept)} kept classes, {listed}."
+        )
     limits.append("An average over all kept images: rare kinds can be lost without moving it.")
     limits.append(
         f"u-FID depends on N ({metrics['n_images']:,} images) and its feature network ({metrics['feature_network']}): "
         "compare only rows of this page."
     )
     ours, floor = data.row("unlearned") or {}, data.row("filtered_original") or {}
-    for name, meaning in (("recall", "share of the real variety that is reached"), ("coverage", "its robust form")):
+    for name, meaning in (
+        ("recall", f"share of the variety of {_reference(data)} that is reached"),
+        ("coverage", "its robust form"),
+    ):
         if ours.get(name) is not None and floor.get(name) is not None:
             limits.append(
                 f"{name.capitalize()} ({meaning}): {number(ours[name])}; filtered original {number(floor[name])}."
