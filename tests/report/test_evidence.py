@@ -96,7 +96,7 @@ def test_the_numbers_are_those_of_the_run(full, make_run, tmp_path):
     metrics = json.loads((make_run(tmp_path / "run", full=True) / "metrics.json").read_text("utf-8"))
     assert full["metrics"]["rows"] == metrics["rows"] and full["probes"] == metrics["probes"]
     assert full["metrics"]["histogram"] == metrics["histogram"] and full["cost"] == metrics["cost"]
-    assert full["verdicts"]["back"]["answer"] == "No sign of it in 4 of 4 tests"
+    assert full["verdicts"]["back"]["answer"] == "Comes back no faster than in a retrained model (20% against 19%)"
     assert set(full["verdicts"]) == {"gone", "rest", "back", "cost", "trust"}
 
 
