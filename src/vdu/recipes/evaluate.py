@@ -253,6 +253,8 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
                 cost["network_evaluations"] = counter.total - before_probes
     metrics = complete(evidence.metrics, record, sampler, settings, network)
     metrics |= {"suite": settings.suite, "probes": probes}
+    if retrained is not None:
+        metrics["protocol"]["retrained_sha256"] = hash_parameters(retrained.network.state_dict())
     metrics["forget"]["classes"] = classes or None
     metrics["warnings"] += sorted({str(each.message) for each in caught if "vdu" in Path(each.filename).parts})
     for text in metrics["warnings"]:
