@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from vdu.posterior.isotropic import fit_isotropic
-from vdu.recipes.batches import NoisyImages
 from vdu.records import sha256_file
 from vdu.training import loop
+from vdu.training.batches import NoisyImages
 from vdu.training.checkpoint import load_weights
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

@@ -20,7 +20,7 @@ ALLOWED = {
     "checks": {"errors"},
     "records": {"errors"},
     "data": FOUNDATION,
-    "training": FOUNDATION,
+    "training": FOUNDATION | {"data", "diffusion"},
     "diffusion": FOUNDATION,
     "models": FOUNDATION | {"diffusion"},
     "posterior": FOUNDATION | {"diffusion"},

@@ -10,10 +10,15 @@ from vdu.diffusion.sampling import Sampler, sample
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
 from vdu.evidence.drawing import choose, own_rest
-from vdu.evidence.relearning import Batches, FineTuning, fine_tune, probe
+from vdu.evidence.relearning import FineTuning, fine_tune, probe
 from vdu.rng import derive_seed
+from vdu.training.batches import NoisyImages
 
 TENTH = FineTuning(learning_rate=0.1, batch_size=8, max_grad_norm=None)
+
+
+def batches_of(images, batch_size, n_rows, seed):
+    return NoisyImages("data", images, batch_size, torch.ones(n_rows, dtype=torch.float64), seed)
 
 
 def counts(curve):
@@ -46,14 +51,14 @@ def test_step_by_step_it_is_plain_adam(make_pipeline):
     """Against a loop in plain PyTorch, over the same batches: every image drawn afterwards, within a grey level."""
     case = unet_case(make_pipeline, Sampler("ddim", steps=3, microbatch_size=4))
     how = FineTuning(learning_rate=3e-3, batch_size=6, max_grad_norm=0.5)
-    batches, seeds, seen = Batches(case.forget, 6, 1000, 5), [1, 2, 3], []
+    batches, seeds, seen = batches_of(case.forget, 6, 1000, 5), [1, 2, 3], []
     watching = replace(case, is_forget=lambda images: seen.append(images.images) or bright(images))
     points = fine_tune(watching, case.unlearned, batches, how, (1, 4), seeds, "t")
     truth = case.unlearned.copy()
     optimizer = torch.optim.Adam(truth.network.parameters(), lr=3e-3)
     alpha_bars = torch.cumprod(1 - torch.linspace(1e-4, 0.002, 1000), 0)
     for step in range(4):
-        x0, noise, t = (batches(step)[name] for name in ("x0", "noise", "index"))
+        x0, noise, t = (batches(step)[f"data.{name}"] for name in ("x0", "noise", "index"))
         alpha_bar = alpha_bars[t].view(-1, 1, 1, 1)
         x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
         optimizer.zero_grad()
@@ -109,7 +114,7 @@ def test_no_more_images_are_shown_than_it_says():
 def test_noise_levels_are_the_originals_whatever_the_models_schedule():
     """A grey on a longer schedule learns as one on the original's, since both are shown the same x_t at the same ᾱ."""
     long, case = NoiseSchedule.linear(36, 0.01, 0.2), grey_case()  # the 6 steps of DDIM divide 36
-    batches, greys = Batches(flat(1.0, 0.4), 4, 6, 0), []
+    batches, greys = batches_of(flat(1.0, 0.4), 4, 6, 0), []
     for model in (grey(-0.4), grey(-0.4, long)):
         watching = replace(case, is_forget=lambda images: greys.append(images.images[0, 0, 0, 0]) or bright(images))
         fine_tune(watching, model, batches, TENTH, (5,), [1], "t")
@@ -122,19 +127,6 @@ def test_frozen_models_are_fine_tuned_all_the_same():
     result = probe(case, n_shown=(1,), steps=(1,), n_images=2, how=TENTH)
     assert curve(result, "unlearned", "forget") == {1: 2}
     assert not any(value.requires_grad for value in case.unlearned.network.parameters())
-
-
-def test_batches_draw_with_replacement_and_depend_on_the_step_alone():
-    images = flat(1.0, 0.5, 0.0)
-    batches = Batches(images, 50, 6, 3)
-    batch, again = batches(7), Batches(images, 50, 6, 3)(7)
-    assert all(torch.equal(batch[name], again[name]) for name in ("x0", "noise", "index"))
-    assert not torch.equal(batch["noise"], batches(8)["noise"])
-    assert len(batch["x0"].mean((1, 2, 3)).unique()) == 3
-    assert batch["index"].unique().tolist() == [0, 1, 2, 3, 4, 5]
-    assert float(batch["noise"].mean()) == pytest.approx(0, abs=4 / 800**0.5)  # 50 × 16 draws
-    alone = Batches(images.select([1]), 50, 6, 3)(7)
-    assert (alone["x0"] == alone["x0"][0, 0, 0, 0]).all() and len(alone["noise"].unique()) > 700
 
 
 def test_fewer_images_are_the_beginning_of_more():

@@ -7,9 +7,9 @@ import pytest
 
 from vdu.errors import InputError
 from vdu.recipes import pretrain
-from vdu.recipes.batches import NoisyImages
 from vdu.recipes.settings import PretrainSettings
 from vdu.records import Run, read_json
+from vdu.training.batches import NoisyImages
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from vdu.errors import InputError
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.recipes import pretrain
-from vdu.recipes.batches import NoisyImages
-from vdu.recipes.pretrain import DenoisingObjective
 from vdu.recipes.settings import PretrainSettings, plain
 from vdu.records import sha256_file
+from vdu.training.batches import NoisyImages
+from vdu.training.denoising import DenoisingObjective
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

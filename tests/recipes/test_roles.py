@@ -14,13 +14,13 @@ from vdu.methods.distillation import RetainDistillation
 from vdu.methods.selective_amnesia import SelectiveAmnesia
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.recipes import aids
-from vdu.recipes.batches import NoisyImages, UniformImages, together
 from vdu.recipes.own_samples import cache_folder, shared_own_samples
 from vdu.recipes.posterior import fit_posterior, load_posterior
 from vdu.recipes.resemblance import resemblance
 from vdu.recipes.unlearn import unlearn
 from vdu.records import read_json
 from vdu.rng import derive_seed, draw_seed, generator
+from vdu.training.batches import NoisyImages, UniformImages, together
 
 UNIFORM = torch.ones(7, dtype=torch.float64)
 SHAPE = (1, 8, 8)

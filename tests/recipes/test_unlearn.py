@@ -12,11 +12,11 @@ from vdu.methods.vdu import VDU, gradient_ascent
 from vdu.models.denoiser import replace_network
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.recipes import unlearn as recipe
-from vdu.recipes.batches import NoisyImages
 from vdu.recipes.forget_source import reload_forget
 from vdu.recipes.settings import UnlearnSettings
 from vdu.recipes.unlearn import unlearn
 from vdu.records import sha256_file
+from vdu.training.batches import NoisyImages
 
 
 @pytest.fixture

@@ -402,7 +402,7 @@ def test_another_runtime_error_keeps_its_traceback():
 def test_out_of_memory_in_the_middle_of_training_keeps_the_checkpoint_and_resumes(
     pretrain, tmp_path, monkeypatch, capsys
 ):
-    from vdu.recipes.batches import NoisyImages
+    from vdu.training.batches import NoisyImages
 
     assert pretrain(tmp_path / "truth") == 0
     real = NoisyImages.__call__

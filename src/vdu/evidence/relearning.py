@@ -10,8 +10,8 @@ gone. If it comes back on images of the class faster than in the RETRAINED model
 the class can be learnt again says nothing by itself.
 
 Every model is shown the same images in the same batches with the same noise at the same noise levels, dropout included, and
-smaller numbers of shown images are the beginnings of larger ones. Batches are drawn with replacement, so a batch may be larger
-than the number of images. Benign images are the real ones of the rest if there are any; else own samples of the original that
+smaller numbers of shown images are the beginnings of larger ones. Each image comes once in a round, and a batch may span several
+rounds. Benign images are the real ones of the rest if there are any; else own samples of the original that
 the judge does not call forget.
 
 Not guaranteed: that other learning rates, more steps or adapters do not bring the class back sooner. The interval of a share
@@ -24,10 +24,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vdu.data.images import ImageSet
-from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.errors import InputError
 from vdu.evidence.case import Case
 from vdu.evidence.drawing import (
@@ -42,11 +41,12 @@ from vdu.evidence.drawing import (
     share,
 )
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.rng import derive_seed, generator
-from vdu.training.loop import Objective, TrainSettings, train
-from vdu.types import Losses
+from vdu.rng import derive_seed
+from vdu.training.batches import NoisyImages
+from vdu.training.denoising import DenoisingObjective
+from vdu.training.loop import TrainSettings, train
 
-__all__ = ["Batches", "FineTuning", "fine_tune", "probe"]
+__all__ = ["FineTuning", "fine_tune", "probe"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class FineTuning:
 
     Attributes:
         learning_rate: Adam's step size, constant.
-        batch_size: images per step, drawn with replacement.
+        batch_size: images per step.
         max_grad_norm: clip the global gradient norm to this; None does not clip.
     """
 
@@ -64,49 +64,10 @@ class FineTuning:
     max_grad_norm: float | None = 1.0
 
 
-@dataclass(frozen=True)
-class Batches:
-    """Batches that depend on the seed and the step alone: images with replacement, noise, uniform rows of the schedule.
-
-    Attributes:
-        images: what is shown.
-        batch_size: images per step.
-        n_rows: T, rows of the schedule.
-        seed: seeds everything.
-    """
-
-    images: ImageSet
-    batch_size: int
-    n_rows: int
-    seed: int
-
-    def __call__(self, step: int) -> dict[str, Tensor]:
-        """Tensors ``x0``, ``noise`` and ``index`` of one step."""
-        source = generator(self.seed, "step", step)
-        rows = torch.randint(len(self.images), (self.batch_size,), generator=source)
-        x0 = self.images.floats(rows)
-        noise = torch.randn(x0.shape, generator=source)
-        return {"x0": x0, "noise": noise, "index": torch.randint(self.n_rows, (self.batch_size,), generator=source)}
-
-
-@dataclass(frozen=True)
-class _Denoising(Objective):
-    """The mean squared error of the noise, at the noise levels of one schedule whatever the model's own."""
-
-    denoiser: PipelineDenoiser
-    schedule: NoiseSchedule
-
-    def losses(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Losses:
-        denoiser = self.denoiser.with_network(network)
-        data = noised_batch(batch["x0"], batch["index"], batch["noise"], self.schedule, denoiser.schedule)
-        predicted = denoiser.predict_noise(data.x_t, data.timestep)
-        return Losses({"mse": torch.nn.functional.mse_loss(predicted, data.noise)})
-
-
 def fine_tune(
     case: Case,
     model: PipelineDenoiser,
-    batches: Batches,
+    batches: NoisyImages,
     how: FineTuning,
     steps: Sequence[int],
     seeds: Sequence[int],
@@ -117,7 +78,7 @@ def fine_tune(
     Args:
         case: gives sampler and judge.
         model: is copied, and stays as it is.
-        batches: what the copy sees.
+        batches: what the copy sees, in the role "data".
         how: the settings.
         steps: after which steps to count, rising, each at least 1.
         seeds: of the images to draw, one per image, the same at every count.
@@ -141,7 +102,7 @@ def fine_tune(
         max_grad_norm=how.max_grad_norm,
         seed=derive_seed(case.seed, "relearning", "training"),
     )
-    objective = _Denoising(tuned, case.original.schedule)
+    objective = DenoisingObjective(tuned, case.original.schedule)
     train(tuned.network, objective, batches, settings, progress=title if case.progress else None, stop=count)
     return points
 
@@ -189,7 +150,8 @@ def probe(
                 continue
             few = images.select(range(n))
             seed = derive_seed(case.seed, "relearning", kind, n)
-            batches = Batches(few, how.batch_size, len(case.original.schedule), seed)
+            uniform = torch.ones(len(case.original.schedule), dtype=torch.float64)
+            batches = NoisyImages("data", few, how.batch_size, uniform, seed)
             for who in ("unlearned", "retrained"):
                 if who not in case.models:
                     continue
@@ -206,7 +168,7 @@ def probe(
         "learning rate is": "that of an ordinary fine-tuning" if how == FineTuning() else "the caller's",
         "batch_size": how.batch_size,
         "max_grad_norm": how.max_grad_norm,
-        "batches": "drawn with replacement; the same images, noise and noise levels for every model",
+        "batches": "each image once in a round; the same images, noise and noise levels for every model",
         "forget images": case.forget.description,
         "benign images": shown["benign"].description,
         "left out": left_out,

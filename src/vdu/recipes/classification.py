@@ -2,7 +2,7 @@
 
     L(θ) = −E log softmax(judge(x + σ n))_y        x moved by a few pixels, σ and n ~ N(0, 1) drawn for each image
 
-Everything random in a step depends on the seed and the step alone, as in ``vdu.recipes.batches``.
+Everything random in a step depends on the seed and the step alone, as in ``vdu.training.batches``.
 
 Not guaranteed: that a shifted or noised image still belongs to its class.
 """
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from vdu.data.images import ImageSet
 from vdu.metrics.features import extract_features
 from vdu.models.judge import Judge
-from vdu.recipes.batches import deal
 from vdu.records import sha256_bytes
 from vdu.rng import derive_seed, generator
+from vdu.training.batches import deal
 from vdu.training.loop import Objective
 from vdu.types import Losses
 

@@ -3,45 +3,25 @@
 L(θ) = E ‖ε − ε_θ(x_t, t)‖² / d,  t uniform over 1 … T      (Ho et al. 2020, arXiv 2006.11239, Eq. 14)
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet
 from vdu.errors import BusyError, InputError
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
-from vdu.recipes.batches import NoisyImages, require_divisible, unflatten
 from vdu.recipes.settings import PretrainSettings, to_toml
 from vdu.records import Run
 from vdu.rng import derive_seed
-from vdu.training.loop import Objective, TrainSettings, make_accelerator, train
+from vdu.training.batches import NoisyImages, require_divisible
+from vdu.training.denoising import DenoisingObjective
+from vdu.training.loop import TrainSettings, make_accelerator, train
 from vdu.training.trackers import require_tracker
-from vdu.types import Losses
 
-__all__ = ["DenoisingObjective", "run"]
-
-
-@dataclass(frozen=True)
-class DenoisingObjective(Objective):
-    """The mean squared error of the noise over all elements of the batch.
-
-    The variance channels of a network that has them (improved-diffusion) are not trained: they have no part in ε.
-    """
-
-    denoiser: PipelineDenoiser
-
-    def losses(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Losses:
-        """The loss of a micro-batch with the single role "data"."""
-        denoiser = self.denoiser.with_network(network)
-        data = unflatten(dict(batch), denoiser.schedule, denoiser.schedule)["data"]
-        return Losses({
-            "mse": torch.nn.functional.mse_loss(denoiser.predict_noise(data.x_t, data.timestep), data.noise)
-        })
+__all__ = ["fit", "run", "training_images"]
 
 
 def training_images(data: str, without: tuple[str, ...], shape: tuple[int, int, int] | None) -> ImageSet:

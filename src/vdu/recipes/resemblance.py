@@ -34,9 +34,9 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
 from vdu.models.noise_classifier import NoiseClassifier
-from vdu.recipes.batches import deal
 from vdu.recipes.positive_unlabelled import FEWEST_IMAGES, require_images
 from vdu.rng import derive_seed, generator, isolated_global
+from vdu.training.batches import deal
 from vdu.training.loop import Objective, TrainSettings, train
 from vdu.types import Losses
 

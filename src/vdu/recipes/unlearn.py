@@ -22,7 +22,6 @@ from vdu.methods.vdu import VDU
 from vdu.models.denoiser import PipelineDenoiser, hash_configuration, load_pipeline, replace_network, save_pipeline
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.recipes.aids import Aids, make_aids
-from vdu.recipes.batches import NoisyImages, UniformImages, require_divisible, together, unflatten
 from vdu.recipes.card import write_card
 from vdu.recipes.evaluations import EvaluationCounter
 from vdu.recipes.forget_source import absolute, class_names, forget_images
@@ -35,6 +34,7 @@ from vdu.recipes.stopping import ForgottenCheck
 from vdu.records import Run
 from vdu.rng import derive_seed, draw_seed
 from vdu.rng import generator as named_generator
+from vdu.training.batches import NoisyImages, UniformImages, require_divisible, together, unflatten
 from vdu.training.loop import Objective, TrainResult, TrainSettings, make_accelerator, train
 from vdu.training.trackers import require_tracker
 from vdu.types import Losses, Method

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
-from vdu.recipes.batches import NoisyImages, deal, unflatten
+from vdu.training.batches import NoisyImages, deal, unflatten
 
 
 def images(n=5):
