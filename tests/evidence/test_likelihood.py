@@ -15,15 +15,8 @@ from vdu.diffusion.sampling import Sampler
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
 from vdu.evidence.case import Case
-from vdu.evidence.likelihood import (
-    ReverseChain,
-    bits_per_dim,
-    chain_terms,
-    exact_bits_per_dim,
-    prior_terms,
-    probe,
-    proposal,
-)
+from vdu.evidence.likelihood import bits_per_dim, exact_bits_per_dim, probe, proposal
+from vdu.evidence.reverse_chain import ReverseChain, chain_terms, prior_terms
 from vdu.models.denoiser import PipelineDenoiser
 
 SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)

@@ -11,7 +11,7 @@ from torch import nn
 from vdu.data.images import to_uint8
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.errors import InputError
-from vdu.explore.denoising import denoise, expected_image, parse_seed, side_by_side
+from vdu.explore.denoising import denoise, parse_seed, side_by_side
 from vdu.models.denoiser import PipelineDenoiser
 
 SAMPLERS = {
@@ -49,17 +49,6 @@ def test_the_first_frame_is_the_seeds_noise(make_pipeline):
     first = next(denoise(model, 5, SAMPLERS["ddpm"]))
     noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(5))
     assert (first.noisy == pixels(noise[0])).all() and first.timestep == 999
-
-
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_what_a_model_expects_is_what_diffusers_says(make_pipeline, kind):
-    pipeline = make_pipeline({"prediction_type": kind, "clip_sample": False})
-    model = PipelineDenoiser.from_pipeline(pipeline)
-    x_t, output = torch.randn(2, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
-    for t in (3, 500, 900):
-        said = pipeline.scheduler.step(output, t, x_t).pred_original_sample
-        ours = expected_image(model, x_t, torch.full((2,), t), torch.cat([output, output * 7], dim=1))
-        torch.testing.assert_close(ours, said, rtol=1e-4, atol=1e-4)  # √(1−ᾱ)/√ᾱ enlarges float32 rounding
 
 
 def test_two_models_start_from_the_same_noise_and_part(make_pipeline):

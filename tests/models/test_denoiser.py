@@ -245,3 +245,14 @@ def test_a_plain_pipeline_comes_in_is_unlearned_and_goes_out_plain(make_unet, tm
         changed = result.pipeline.unet(x, t).sample
         assert torch.equal(plain.unet(x, t).sample, changed)
         assert not torch.equal(pipeline.unet(x, t).sample, changed)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_what_a_model_expects_is_what_diffusers_says(make_pipeline, kind):
+    pipeline = make_pipeline({"prediction_type": kind, "clip_sample": False})
+    model = PipelineDenoiser.from_pipeline(pipeline)
+    x_t, output = torch.randn(2, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    for t in (3, 500, 900):
+        said = pipeline.scheduler.step(output, t, x_t).pred_original_sample
+        ours = model.expected_x0(x_t, output, model.schedule.alpha_bars[t].float())
+        torch.testing.assert_close(ours, said, rtol=1e-4, atol=1e-4)  # √(1−ᾱ)/√ᾱ enlarges float32 rounding

@@ -20,7 +20,7 @@ Not guaranteed: that a share counts as much at every sampler (it is a share of s
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -30,13 +30,13 @@ from vdu.data.images import ImageSet
 from vdu.errors import InputError
 from vdu.evidence.case import Case, not_run
 from vdu.evidence.drawing import draw, evaluating, image_seeds, judged, measured, sampler_words, share
-from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.denoiser import DenoiserAround, PipelineDenoiser
 
 __all__ = ["Handover", "complete", "probe"]
 
 
 @dataclass(frozen=True)
-class Handover:
+class Handover(DenoiserAround):
     """Two models as one denoiser: the first is asked at noisy timesteps, the second at the others.
 
     Both must predict the same quantity on the same noise schedule, for the sampler's sake. Put both networks in evaluation
@@ -46,7 +46,6 @@ class Handover:
         first: asked at timesteps of at least ``until``.
         second: asked at timesteps below.
         until: the last timestep of the first; ∞ leaves all to the second, −∞ all to the first.
-        network: both networks, for the sampler.
 
     Raises:
         InputError: if the two cannot share a chain.
@@ -55,7 +54,6 @@ class Handover:
     first: PipelineDenoiser
     second: PipelineDenoiser
     until: float
-    network: nn.Module = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         reason = _strangers(self.first, self.second)
@@ -64,27 +62,16 @@ class Handover:
                 f"handover: {reason}; expected two models that differ in their weights alone, since one sampler reads "
                 "both outputs. Use models of the same pipeline."
             )
-        object.__setattr__(self, "network", nn.ModuleList([self.first.network, self.second.network]))
 
     @property
-    def schedule(self) -> Any:
-        """The noise schedule of both."""
-        return self.first.schedule
+    def model(self) -> PipelineDenoiser:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The first: what is not said of both is its."""
+        return self.first
 
     @property
-    def scheduler_config(self) -> dict[str, Any]:
-        """The first model's scheduler."""
-        return self.first.scheduler_config
-
-    @property
-    def learned_variance(self) -> bool:
-        """Whether both networks give variance channels."""
-        return self.first.learned_variance
-
-    @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a sample."""
-        return self.first.sample_shape
+    def network(self) -> nn.Module:
+        """Both networks, for the sampler."""
+        return nn.ModuleList([self.first.network, self.second.network])
 
     def predict_noise(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
         """The noise that the model in charge at each image's timestep sees, like ``x_t``."""
@@ -99,14 +86,6 @@ class Handover:
         assert isinstance(network, nn.ModuleList)
         first, second = network
         return type(self)(self.first.with_network(first), self.second.with_network(second), self.until)
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Images to the space of both models."""
-        return self.first.encode(images)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """The space of both models to images."""
-        return self.first.decode(latents)
 
     def _ask(self, what: str, x_t: Tensor, timestep: Tensor, condition: Tensor | None) -> Tensor:
         early = timestep >= self.until

@@ -26,16 +26,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vdu.data.images import ImageSet
 from vdu.errors import InputError
 from vdu.evidence.case import Case
 from vdu.evidence.drawing import choose, draw, image_seeds, judged, measured, require_fit, sampler_words, share
-from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.denoiser import DenoiserAround, PipelineDenoiser
 from vdu.rng import generator
 
 __all__ = ["HIDDEN", "Shown", "inpaint", "probe"]
@@ -53,7 +53,7 @@ HIDDEN: Mapping[str, Callable[[int, int], Tensor]] = MappingProxyType({"lower ha
 
 
 @dataclass(frozen=True)
-class Shown:
+class Shown(DenoiserAround):
     """A model that is shown part of its images: the denoiser's face of the replacement method.
 
     Attributes:
@@ -74,31 +74,6 @@ class Shown:
                 "inpainting: got a model whose scheduler has thresholding=True, expected one that works pixel by pixel. "
                 "Turn thresholding off in its scheduler_config.json."
             )
-
-    @property
-    def network(self) -> nn.Module:
-        """The model's network."""
-        return self.model.network
-
-    @property
-    def schedule(self) -> Any:
-        """The model's noise schedule."""
-        return self.model.schedule
-
-    @property
-    def scheduler_config(self) -> dict[str, Any]:
-        """The model's scheduler."""
-        return self.model.scheduler_config
-
-    @property
-    def learned_variance(self) -> bool:
-        """Whether the network gives variance channels."""
-        return self.model.learned_variance
-
-    @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a sample."""
-        return self.model.sample_shape
 
     def predict_noise(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
         """The noise that the model sees in x_t with the shown part put in, like ``x_t``."""
@@ -127,18 +102,6 @@ class Shown:
         alpha_bar = self.schedule.alpha_bar_at(timestep).to(x_t).view(-1, 1, 1, 1)
         shown = alpha_bar.sqrt() * self.images[rows].to(x_t) + (1 - alpha_bar).sqrt() * noise.to(x_t)  # Eq. 8a
         return torch.where(self.hidden.to(x_t.device), x_t, shown)  # Eq. 8c
-
-    def with_network(self, network: nn.Module) -> Self:
-        """The same face over another network."""
-        return type(self)(self.model.with_network(network), self.images, self.hidden, self.seeds)
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The identity: a pixel model's own space is that of the images."""
-        return images
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """The identity: a pixel model's own space is that of the images."""
-        return latents
 
 
 def inpaint(

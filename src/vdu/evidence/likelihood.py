@@ -8,16 +8,7 @@
 in nats, divided by D ln 2 with D = channels · height · width. Pixels are the 256 values u/127.5 − 1; the outermost bins
 of L_0 are open. Lower is better.
 
-The chain is the one that the pipeline's own scheduler would run with all its T steps, :class:`ReverseChain` has all of it:
-
-    x̂0      from the network's output (ε, v or x0), clipped where the scheduler says ``clip_sample``
-    μ_θ     √ᾱ_{t−1} β_t/(1−ᾱ_t) x̂0 + √α_t (1−ᾱ_{t−1})/(1−ᾱ_t) x_t
-    σ_t²    fixed_small(_log)   β̃_t = (1−ᾱ_{t−1})/(1−ᾱ_t) β_t; also where the scheduler names no variance (DDIM)
-            fixed_large(_log)   β_t
-            learned             the network's second half of channels
-            learned_range       exp(f log β_t + (1−f) log β̃_t), f = (v+1)/2 (Nichol & Dhariwal 2021, arXiv 2102.09672, Eq. 15)
-    σ₁²     the sampler adds no noise in its last step, so it says nothing here: β̃_2 for the fixed variances and as the
-            lower end of learned_range, as in the code of both papers (β̃_1 is 0); "learned" has its own
+The chain is the one that the pipeline's own scheduler would run with all its T steps (:mod:`vdu.evidence.reverse_chain`).
 
 The sum over t is sampled: with a fixed proposal p_t and S strata of equal probability, two independent draws in each,
 
@@ -36,142 +27,28 @@ variances are comparable; intervals of few images (they are normal).
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vdu.checks import require_finite
 from vdu.data.images import ImageSet, to_float
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
 from vdu.evidence.case import Case, not_run
+from vdu.evidence.drawing import choose, evaluating
+from vdu.evidence.reverse_chain import ReverseChain, chain_terms, prior_terms
+from vdu.metrics.intervals import mean_interval
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.rng import draw_seed, generator
 
-__all__ = [
-    "BitsPerDim",
-    "ReverseChain",
-    "bits_per_dim",
-    "chain_terms",
-    "choose",
-    "exact_bits_per_dim",
-    "measuring",
-    "prior_terms",
-    "probe",
-    "proposal",
-]
+__all__ = ["BitsPerDim", "bits_per_dim", "exact_bits_per_dim", "probe", "proposal"]
 
-BIN = 1 / 255  # half the distance of two pixel values
 UNIFORM_SHARE = 0.1  # of the proposal
-FIXED = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large", "fixed_large_log": "large"}
-Z = 1.959963984540054  # of a normal 95 % interval
 
 Plan = Callable[[torch.Generator], tuple[Tensor, Tensor]]  # rows and weights of one image's terms, [groups, repeats]
-
-
-@dataclass(frozen=True)
-class ReverseChain:
-    """What the pipeline's scheduler says of p(x_{t−1} | x_t), besides the network.
-
-    Attributes:
-        schedule: the schedule of the chain.
-        prediction_type: "epsilon", "v_prediction" or "sample".
-        variance: "small" (β̃_t), "large" (β_t), "learned" or "learned_range".
-        clip: x̂0 is clipped to [−clip, clip]; None: not clipped.
-        named: the scheduler's own name of the variance, "" if it has none.
-    """
-
-    schedule: NoiseSchedule
-    prediction_type: str
-    variance: str
-    clip: float | None
-    named: str
-
-    @classmethod
-    def of(cls, denoiser: PipelineDenoiser) -> Self:
-        """Read the chain from the scheduler's configuration.
-
-        Args:
-            denoiser: the model.
-
-        Returns:
-            The chain.
-
-        Raises:
-            InputError: if the scheduler has a variance that is unknown or thresholds x̂0 by quantiles, or if x̂0 is not
-                defined at the last step (ε-prediction with ᾱ_T = 0).
-        """
-        config = denoiser.scheduler_config
-        named = str(config.get("variance_type") or "")
-        kinds = {"": "small", **FIXED, "learned": "learned", "learned_range": "learned_range"}
-        if named not in kinds:
-            raise InputError(
-                f"variance_type: got {named!r}, expected one of {', '.join(filter(None, kinds))}. "
-                "Bits per dimension need the variance of the reverse chain: save the pipeline with a DDPMScheduler."
-            )
-        if config.get("thresholding"):
-            raise InputError(
-                "thresholding: got True (x̂0 is cut at its own quantiles), expected False. "
-                "Bits per dimension are not defined here for such a chain: save the pipeline with thresholding=False."
-            )
-        if denoiser.prediction_type == "epsilon" and float(denoiser.schedule.alpha_bars[-1]) == 0:
-            raise InputError(
-                "noise schedule: got ᾱ_T = 0 with prediction_type 'epsilon', expected ᾱ_T > 0: the noise says nothing of x0 "
-                "there. Use the schedule that the network was trained with, or a model of v."
-            )
-        # diffusers clips unless told otherwise
-        clip = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", True) else None
-        return cls(denoiser.schedule, denoiser.prediction_type, kinds[named], clip, named)
-
-    @property
-    def posterior_variances(self) -> Tensor:
-        """β̃_t, [T], float64; 0 at t = 1."""
-        s = self.schedule
-        return (1 - s.previous_alpha_bars) / (1 - s.alpha_bars) * s.betas
-
-    @property
-    def decoder_safe_variances(self) -> Tensor:
-        """β̃_t with β̃_2 in the place of β̃_1 = 0, [T], float64."""
-        small = self.posterior_variances
-        return torch.cat([small[1:2], small[1:]])
-
-    def log_variance(self, rows: Tensor, output: Tensor, like: Tensor) -> Tensor:
-        """Logarithms of σ_t², for each pixel.
-
-        Args:
-            rows: t − 1, [n].
-            output: the channels that the network gives beyond the image's, [n, 0 or channels, height, width].
-            like: an image of each, [n, channels, height, width].
-
-        Returns:
-            [n, channels, height, width], or [n, 1, 1, 1] where it does not depend on the pixel; float64.
-
-        Raises:
-            InputError: if the variance is learned and the network gives none, or one that is not positive.
-        """
-        low = self.decoder_safe_variances
-        if self.variance == "small":
-            return _column(low.log()[rows])
-        if self.variance == "large":
-            return _column(torch.cat([low[:1], self.schedule.betas[1:]]).log()[rows])
-        if output.shape != like.shape:
-            raise InputError(
-                f"variance_type {self.named!r}: got {output.shape[1]} further channels, expected {like.shape[1]}. "
-                "The network has no learned variance: correct the scheduler's variance_type."
-            )
-        if self.variance == "learned_range":
-            fraction = (output + 1) / 2
-            return fraction * _column(self.schedule.betas.log()[rows]) + (1 - fraction) * _column(low.log()[rows])
-        if bool((output <= 0).any()):
-            raise InputError(
-                f"variance_type 'learned': got a variance of {float(output.min()):.3g}, expected only positive ones. "
-                "If the network interpolates in the logarithm, its scheduler needs variance_type 'learned_range'."
-            )
-        return output.log()
 
 
 @dataclass(frozen=True)
@@ -203,51 +80,6 @@ class BitsPerDim:
     def monte_carlo_error(self) -> float:
         """The standard error of the mean that comes from t and ε alone."""
         return float(self.variances.sum().sqrt()) / len(self.values)
-
-
-def prior_terms(x0: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """L_T = ½ Σ_i (ᾱ_T x_i² − ᾱ_T − log(1−ᾱ_T)).
-
-    Args:
-        x0: images in [−1, 1], [N, channels, height, width].
-        schedule: the schedule of the chain.
-
-    Returns:
-        Nats of each image, [N], float64.
-    """
-    alpha_bar = schedule.alpha_bars[-1]
-    return 0.5 * (alpha_bar * x0.double().square() - alpha_bar - torch.log1p(-alpha_bar)).flatten(1).sum(1)
-
-
-def chain_terms(denoiser: PipelineDenoiser, x0: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
-    """L_{t−1} at x_t = √ᾱ_t x0 + √(1−ᾱ_t) ε: the exact KL for t ≥ 2, the discretised likelihood for t = 1.
-
-    Args:
-        denoiser: the model, in evaluation mode.
-        x0: images u/127.5 − 1, [n, channels, height, width], on the CPU.
-        rows: t − 1 of each, [n], int64.
-        noise: ε, like ``x0``.
-
-    Returns:
-        Nats of each, summed over its dimensions, [n], float64, on the CPU. A network that gives NaN or infinity, or a chain of
-        an unknown kind (:meth:`ReverseChain.of`), is refused with an ``InputError``.
-    """
-    chain, schedule, channels = ReverseChain.of(denoiser), denoiser.schedule, x0.shape[1]
-    x0, noise = x0.double(), noise.double()  # σ² spans four orders of magnitude
-    alpha_bar, previous = _column(schedule.alpha_bars[rows]), _column(schedule.previous_alpha_bars[rows])
-    x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
-    output = _raw(denoiser, x_t, rows)
-    require_finite("bits/dim: output of the network", output)
-    predicted = _predicted_x0(chain, x_t, output[:, :channels], alpha_bar)
-    log_variance = chain.log_variance(rows, output[:, channels:], x0)
-    # Eq. 7; the share of x_t is the same in both means
-    difference = previous.sqrt() * _column(schedule.betas[rows]) / (1 - alpha_bar) * (x0 - predicted)
-    terms = torch.empty(len(x0), dtype=torch.float64)
-    later = rows > 0
-    log_posterior = _column(chain.posterior_variances[rows[later]].log())
-    terms[later] = _gaussian_kl(difference[later], log_posterior, log_variance[later])
-    terms[~later] = _decoder(x0[~later], predicted[~later], log_variance[~later])  # μ_θ = x̂0 at t = 1
-    return terms
 
 
 def proposal(schedule: NoiseSchedule) -> Tensor:
@@ -365,7 +197,7 @@ def probe(case: Case, *, n_images: int = 150, n_draws: int = 8) -> dict[str, Any
     found: dict[tuple[str, str], BitsPerDim] = {}
     silent = not case.progress
     for model, name in tqdm(jobs, desc="bits/dim", unit="set", file=sys.stderr, disable=silent, mininterval=1):
-        chosen = choose(sets[name], n_images, case.seed, "likelihood", name)
+        chosen = choose(sets[name], n_images, case.seed, "likelihood", name, "choice")
         draws = generator(case.seed, "likelihood", name, "draws")
         found[model, name] = bits_per_dim(case.models[model], chosen.images, n_draws, generator=draws)
     return {
@@ -373,42 +205,13 @@ def probe(case: Case, *, n_images: int = 150, n_draws: int = 8) -> dict[str, Any
         "unit": "bits/dim",
         "protocol": _protocol(case, sets, chains, n_images, n_draws),
         "rows": [
-            {"model": model, "images": name, **_normal_interval(result.values)}
+            {"model": model, "images": name, **_interval(result.values)}
             | {"monte_carlo_error": result.monte_carlo_error, "n_images": len(result.values)}
             for (model, name), result in found.items()
         ],
         "differences": list(_differences(found, "retrained" if case.retrained is not None else "original")),
         "seconds": time.perf_counter() - started,
     }
-
-
-def choose(images: ImageSet, n: int, seed: int, *names: str) -> ImageSet:
-    """A random choice of images, the same for equal seeds and names.
-
-    Args:
-        images: to choose from.
-        n: how many; all of them, in random order, if there are fewer.
-        seed: the seed of the evaluation.
-        *names: what the choice is for.
-
-    Returns:
-        At most n images.
-    """
-    order = torch.randperm(len(images), generator=generator(seed, *names, "choice"))
-    return images.select(order[:n])
-
-
-@contextmanager
-def measuring(network: nn.Module) -> Generator[None, None, None]:
-    """Evaluation mode and no gradients inside the block; each module's own mode after it."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _estimate(
@@ -418,7 +221,7 @@ def _estimate(
     _check_images(denoiser, images)
     ReverseChain.of(denoiser)
     base, x0 = draw_seed(source), to_float(images.cpu())
-    with measuring(denoiser.network):
+    with evaluating(denoiser.network), torch.no_grad():
         parts = [_one_image(denoiser, x0[i], plan, generator(base, i), batch_size) for i in range(len(x0))]
     terms = torch.stack([terms for terms, _ in parts])  # [N, groups, repeats], each times its weight
     unit = math.log(2) * x0[0].numel()
@@ -441,40 +244,6 @@ def _one_image(
     return torch.cat(terms).view(rows.shape) * weights, len(flat)
 
 
-def _raw(denoiser: PipelineDenoiser, x_t: Tensor, rows: Tensor) -> Tensor:
-    first = next(denoiser.network.parameters())
-    return denoiser.predict_raw(x_t.to(first), rows.to(first.device)).cpu().double()
-
-
-def _predicted_x0(chain: ReverseChain, x_t: Tensor, output: Tensor, alpha_bar: Tensor) -> Tensor:
-    if chain.prediction_type == "epsilon":
-        predicted = (x_t - (1 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
-    elif chain.prediction_type == "v_prediction":
-        predicted = alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * output
-    else:
-        predicted = output
-    return predicted if chain.clip is None else predicted.clamp(-chain.clip, chain.clip)
-
-
-def _gaussian_kl(difference: Tensor, log_q: Tensor, log_p: Tensor) -> Tensor:
-    """KL(N(μ_q, σ_q²) ‖ N(μ_p, σ_p²)), summed over dimensions, from μ_q − μ_p and log-variances."""
-    each = log_p - log_q + (log_q - log_p).exp() + difference.square() * (-log_p).exp() - 1
-    return 0.5 * each.flatten(1).sum(1)
-
-
-def _decoder(x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """−log of the discretised Gaussian likelihood, summed over dimensions (Ho et al. 2020, Eq. 13)."""
-    scale = (-0.5 * log_variance).exp()
-    inf = torch.full_like(x0, math.inf)
-    above = torch.where(x0 >= 1 - BIN, inf, (x0 + BIN - mean) * scale)
-    below = torch.where(x0 <= BIN - 1, -inf, (x0 - BIN - mean) * scale)
-    # Φ(b) − Φ(a) = Φ(−a) − Φ(−b): in the tail where Φ is small, its logarithm keeps all its digits
-    mirrored = above + below > 0
-    high, low = torch.where(mirrored, -below, above), torch.where(mirrored, -above, below)
-    log_high = torch.special.log_ndtr(high)
-    return -(log_high + torch.log(-torch.expm1(torch.special.log_ndtr(low) - log_high))).flatten(1).sum(1)
-
-
 def _check_images(denoiser: PipelineDenoiser, images: Tensor) -> None:
     shape = tuple(denoiser.sample_shape)
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape or len(images) == 0:
@@ -484,15 +253,14 @@ def _check_images(denoiser: PipelineDenoiser, images: Tensor) -> None:
         )
 
 
-def _normal_interval(values: Tensor) -> dict[str, float]:
-    mean, half = float(values.mean()), Z * float(values.std()) / math.sqrt(len(values))
-    return {"value": mean, "low": mean - half, "high": mean + half}
+def _interval(values: Tensor) -> dict[str, float]:
+    return dict(zip(("value", "low", "high"), mean_interval(values), strict=True))
 
 
 def _differences(found: dict[tuple[str, str], BitsPerDim], against: str) -> Iterator[dict[str, Any]]:
     for (model, name), result in found.items():
         if model != against:
-            interval = _normal_interval(result.values - found[against, name].values)
+            interval = _interval(result.values - found[against, name].values)
             yield {"model": model, "against": against, "images": name, **interval, "n_images": len(result.values)}
 
 
@@ -511,7 +279,3 @@ def _protocol(
         "seed": case.seed,
         "left_out": [f"{name}: fewer than 2 images" for name in case.image_sets if name not in sets],
     }
-
-
-def _column(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)

@@ -42,7 +42,7 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
 from vdu.evidence.case import Case, not_run
-from vdu.evidence.likelihood import choose, measuring
+from vdu.evidence.drawing import choose, evaluating
 from vdu.metrics.intervals import TAIL, require_resamples
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.rng import generator
@@ -267,7 +267,7 @@ def probe(case: Case, *, n_images: int = 300, n_levels: int = 8) -> dict[str, An
             "expected at least 2 of each: give more images."
         )
     sorts = {"members": case.forget, "held out": case.forget_held_out}
-    chosen = [choose(images, n, case.seed, "membership", sort) for sort, images in sorts.items()]
+    chosen = [choose(images, n, case.seed, "membership", sort, "choice") for sort, images in sorts.items()]
     attacks: dict[str, Callable[[PipelineDenoiser, ImageSet], Tensor]] = {
         # the same generator for members, others and every model: the same noise
         "loss": lambda model, images: loss_scores(
@@ -305,7 +305,7 @@ def _scores(denoiser: PipelineDenoiser, images: ImageSet, score: Callable[[Tenso
             f"images: got {len(images)} of shape {list(images.shape)}, expected at least one of shape "
             f"{list(denoiser.sample_shape)}. Convert them to the model's size first."
         )
-    with measuring(denoiser.network):
+    with evaluating(denoiser.network), torch.no_grad():
         return torch.cat([score(x0) for x0 in images.floats().split(batch_size)])
 
 

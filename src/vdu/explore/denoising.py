@@ -12,7 +12,7 @@ Not guaranteed: that x̂0 lies in [−1, 1] at early steps; what is shown is cla
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from queue import Full, Queue
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,12 @@ from torch import Tensor
 from vdu.data.images import to_uint8
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.errors import InputError
-from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.denoiser import DenoiserAround, PipelineDenoiser
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Frame", "WatchedDenoiser", "denoise", "expected_image", "parse_seed", "side_by_side"]
+__all__ = ["Frame", "WatchedDenoiser", "denoise", "parse_seed", "side_by_side"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,46 +55,22 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class WatchedDenoiser(PipelineDenoiser):
+class WatchedDenoiser(DenoiserAround):
     """A denoiser that tells of every evaluation.
 
     Attributes:
+        model: the denoiser.
         watch: called with x_t, the timesteps and the raw output after each evaluation.
     """
 
-    watch: Callable[[Tensor, Tensor, Tensor], None] = lambda x_t, timestep, output: None
-
-    @classmethod
-    def over(cls, denoiser: PipelineDenoiser, watch: Callable[[Tensor, Tensor, Tensor], None]) -> "WatchedDenoiser":
-        """The same face over the same network, watched."""
-        return cls(**{field.name: getattr(denoiser, field.name) for field in fields(denoiser)}, watch=watch)
+    model: PipelineDenoiser
+    watch: Callable[[Tensor, Tensor, Tensor], None]
 
     def predict_raw(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
         """What the network itself gives, after the watcher has been told."""
-        output = super().predict_raw(x_t, timestep, condition)
+        output = self.model.predict_raw(x_t, timestep, condition)
         self.watch(x_t, timestep, output)
         return output
-
-
-def expected_image(denoiser: PipelineDenoiser, x_t: Tensor, timestep: Tensor, output: Tensor) -> Tensor:
-    """x̂0, the image that a model expects behind a noised one.
-
-    Args:
-        denoiser: knows what its network predicts.
-        x_t: noised images, [batch, channels, height, width].
-        timestep: of the model's own schedule, [batch].
-        output: what the network gave for them; channels of a learned variance are dropped.
-
-    Returns:
-        x̂0, like ``x_t``, not clamped.
-    """
-    output = output[:, : x_t.shape[1]]
-    if denoiser.prediction_type == "sample":
-        return output
-    alpha_bar = denoiser.schedule.alpha_bar_at(timestep).to(x_t.dtype).view(-1, 1, 1, 1)
-    if denoiser.prediction_type == "v_prediction":
-        return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * output
-    return (x_t - (1 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
 
 
 def parse_seed(text: str) -> int:
@@ -153,12 +129,13 @@ def denoise(denoiser: PipelineDenoiser, seed: int, sampler: Sampler) -> Generato
     def watch(x_t: Tensor, timestep: Tensor, output: Tensor) -> None:
         nonlocal done
         done += 1
-        expected = expected_image(denoiser, x_t[:1], timestep[:1], output[:1])
+        alpha_bar = denoiser.schedule.alpha_bar_at(timestep[:1]).to(x_t.dtype).view(-1, 1, 1, 1)
+        expected = denoiser.expected_x0(x_t[:1], output[:1, : x_t.shape[1]], alpha_bar)
         put(Frame(done, steps, int(timestep[0]), _pixels(denoiser.decode(x_t[:1])), _pixels(denoiser.decode(expected))))
 
     def work() -> None:
         try:
-            image = _pixels(sample(WatchedDenoiser.over(denoiser, watch), [seed], sampler))
+            image = _pixels(sample(WatchedDenoiser(denoiser, watch), [seed], sampler))
             put(Frame(done, steps, None, image, image))
         except _LeftError:
             return

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,14 @@ from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
 from vdu.records import read_json, sha256_bytes, write_json
 
-__all__ = ["PipelineDenoiser", "hash_configuration", "load_pipeline", "replace_network", "save_pipeline"]
+__all__ = [
+    "DenoiserAround",
+    "PipelineDenoiser",
+    "hash_configuration",
+    "load_pipeline",
+    "replace_network",
+    "save_pipeline",
+]
 
 EXTRA_FILE = "vdu.json"
 OWN_NETWORKS = ("vdu.models.ddpm_pytorch",)
@@ -129,6 +136,23 @@ class PipelineDenoiser:
             return alpha_bar.sqrt() * output + (1 - alpha_bar).sqrt() * x_t
         return (x_t - alpha_bar.sqrt() * output) / (1 - alpha_bar).sqrt()
 
+    def expected_x0(self, x_t: Tensor, output: Tensor, alpha_bar: Tensor) -> Tensor:
+        """x̂0, the image that an output of the network means, neither clipped nor clamped.
+
+        Args:
+            x_t: noised images, [batch, channels, height, width].
+            output: what the network gave for them, without channels of a learned variance, like ``x_t``.
+            alpha_bar: ᾱ of each, [batch, 1, 1, 1].
+
+        Returns:
+            x̂0, like ``x_t``.
+        """
+        if self.prediction_type == "sample":
+            return output
+        if self.prediction_type == "v_prediction":
+            return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * output
+        return (x_t - (1 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
+
     def with_network(self, network: nn.Module) -> Self:
         """The same face over another network of the same architecture."""
         return replace(self, network=network)
@@ -144,6 +168,61 @@ class PipelineDenoiser:
     def decode(self, latents: Tensor) -> Tensor:
         """The identity: a pixel model's own space is that of the images."""
         return latents
+
+
+class DenoiserAround:
+    """A denoiser around another: all is the inner one's, but for what a subclass says otherwise.
+
+    Attributes:
+        model: the inner one.
+    """
+
+    model: PipelineDenoiser
+
+    @property
+    def network(self) -> nn.Module:
+        """The inner network."""
+        return self.model.network
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The inner noise schedule."""
+        return self.model.schedule
+
+    @property
+    def scheduler_config(self) -> dict[str, Any]:
+        """The inner scheduler's configuration."""
+        return self.model.scheduler_config
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the inner network gives variance channels."""
+        return self.model.learned_variance
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a sample."""
+        return self.model.sample_shape
+
+    def predict_noise(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The noise that the inner model sees, like ``x_t``."""
+        return self.model.predict_noise(x_t, timestep, condition)
+
+    def predict_raw(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What the inner network gives."""
+        return self.model.predict_raw(x_t, timestep, condition)
+
+    def with_network(self, network: nn.Module) -> Self:
+        """The same face over another network."""
+        return replace(cast("Any", self), model=self.model.with_network(network))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images to the inner model's own space."""
+        return self.model.encode(images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The inner model's own space to images."""
+        return self.model.decode(latents)
 
 
 def load_pipeline(path: Path | str) -> Any:
