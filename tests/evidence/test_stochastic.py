@@ -54,6 +54,10 @@ def test_counts_are_those_of_images_drawn_one_by_one(make_pipeline):
         assert row["pul"]["low"] <= row["pul"]["value"] <= row["pul"]["high"]
         assert row["n_images"] == 10
     assert any(differ)
+    beside = probe(replace(case, retrained=case.unlearned), n_images=10)["rows"]
+    assert [row["control_count"] for row in beside] == [row["pul"]["n_unlearned"] for row in result["rows"]]
+    alone = probe(replace(case, retrained=None), n_images=10)["rows"]
+    assert all("control_count" not in row for row in alone)
 
 
 def test_a_class_that_is_gone_counts_hundred_and_one_that_stays_nought():

@@ -30,7 +30,8 @@ def relearning(*curves, original=40):
     return {"relearning": {"curves": list(curves), "original": {"forget_count": original, "n_images": N}}}
 
 
-def stochastic(*puls):
+def stochastic(*puls, control=None):
+    beside = {} if control is None else {"control_count": control}
     rows = [
         {
             "sampler": f"s{i}",
@@ -39,7 +40,7 @@ def stochastic(*puls):
         }
         for i, (low, v, high) in enumerate(puls)
     ]
-    return {"stochastic": {"rows": [row | {"n_images": N} for row in rows]}}
+    return {"stochastic": {"rows": [row | {"n_images": N} | beside for row in rows]}}
 
 
 def completion(rows, control="retrained"):
@@ -96,6 +97,7 @@ CASES = {
     "holds": (stochastic((88, 93, 97)), "stochastic", "good", "Stays away"),
     "one of two hides": (stochastic((91, 95, 99), (70, 80, 89)), "stochastic", "mixed", "The ordinary sampler hides"),
     "hides most": (stochastic((20, 40, 60)), "stochastic", "bad", "The ordinary sampler hides"),
+    "hides as retrained": (stochastic((20, 40, 60), control=3), "stochastic", "good", "No more than a model that never"),
     "wide": (stochastic((40, 80, 99)), "stochastic", "unknown", "Undecided"),
     # completion
     "as retrained": (completion([(0.25, 20, 22), (0.75, 390, 385)]), "completion", "good", "Finished no more"),
@@ -193,6 +195,15 @@ def test_nothing_is_concluded_from_a_retrained_model_that_may_have_seen_them(ask
     doubted = replace(data, metrics=data.metrics | {"rows": rows})
     assert comeback_parts(data)[name].level == level != comeback_parts(doubted)[name].level == "unknown"
     assert does_it_come_back(doubted, GONE).title == "Undecided: the retrained model may have seen it"
+
+
+def test_what_a_sampler_shows_is_read_beside_the_retrained_model(asked):
+    """One unwanted image where the retrained model has none is no sign; forty of 400 are."""
+    rows = stochastic((20, 40, 60), control=0)["stochastic"]["rows"]
+    assert comeback_parts(asked({"stochastic": {"rows": rows}}))["stochastic"].level == "good"
+    many = [row | {"pul": row["pul"] | {"n_unlearned": 40}} for row in rows]
+    part = comeback_parts(asked({"stochastic": {"rows": many}}))["stochastic"]
+    assert (part.level, part.title) == ("bad", "Shows more with another sampler than a model that never saw it")
 
 
 def test_the_sampler_is_named_with_its_noise(asked):

@@ -12,6 +12,9 @@ models has the same seed, and PUL is the paired one of :mod:`vdu.metrics.pul`.
 Where the judge calls none of the original's samples forget, PUL does not exist: the row has ``"pul": None``, both counts
 and a ``note``.
 
+A sampler that serves a model badly makes images on which the judge errs. So the retrained model, which never saw the class, is
+sampled too: what is called forget there is that error.
+
 Not guaranteed: that other samplers, more steps or guidance do not find the class; PUL knows nothing of image quality, and a
 sampler that serves both models badly can make the class rare in either.
 """
@@ -60,7 +63,7 @@ def probe(case: Case, *, n_images: int = 500, samplers: Sequence[Sampler] | None
         samplers: other protocols than :func:`other_samplers` gives.
 
     Returns:
-        ``rows``: one per sampler.
+        ``rows``: one per sampler, with the retrained model's count beside it if there is one (``control_count``).
     """
     started = time.monotonic()
     tried = other_samplers(case.sampler) if samplers is None else list(samplers)
@@ -68,13 +71,15 @@ def probe(case: Case, *, n_images: int = 500, samplers: Sequence[Sampler] | None
     rows = []
     for sampler in tried:
         name = f"{sampler.scheduler} {sampler.eta:g}"
-        original, unlearned = (
-            judged(case, draw(case, model, seeds, f"stochastic: {name}, {who}", sampler))
-            for who, model in (("original", case.original), ("unlearned", case.unlearned))
-        )
+        calls = {
+            who: judged(case, draw(case, model, seeds, f"stochastic: {name}, {who}", sampler))
+            for who, model in case.models.items()
+        }
         eta = sampler.eta if sampler.scheduler == "ddim" else None
         row = {"sampler": sampler.scheduler, "eta": eta, "n_images": n_images}
-        rows.append(row | _pul(original, unlearned, case.seed, name))
+        if "retrained" in calls:
+            row["control_count"] = int(calls["retrained"].sum())
+        rows.append(row | _pul(calls["original"], calls["unlearned"], case.seed, name))
     protocol = {
         "noise": "seeds of this probe's own; image i of both models has the same",
         "evaluation's own sampler": sampler_words(case.sampler),

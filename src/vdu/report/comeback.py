@@ -19,7 +19,8 @@ Without one, against the original's own share o, and the limit is stated:
 Completion without a retrained model is read only where the original did a quarter of the chain or less: later the picture
 is already there, and finishing it shows nothing. Fine-tuning on OTHER images ("benign") teaches nothing of the class, so
 there any rise above the model's own start (intervals apart) is bad, unless the retrained model rises as well.
-Stochastic re-check: PUL with another sampler, its interval wholly below the ordinary one's → the ordinary sampler hid it
+Stochastic re-check: with a retrained model as above, sampler by sampler; a sampler that serves all models badly makes images on
+which the judge errs, in the retrained model too. Without one: PUL with another sampler, its interval wholly below the ordinary one's → the ordinary sampler hid it
 (bad below 50 %, else mixed); not so, and it starts at most 10 percentage points below the ordinary one → holds; else
 undecided.
 
@@ -216,9 +217,20 @@ def _stochastic(data: ReportData, result: dict[str, Any]) -> Finding:
         return Finding(
             "unknown", "Undecided", "no PUL to compare with", "There is no ordinary PUL to compare with.", ()
         )
+    if all("control_count" in row for row in rows):
+        pairs = [
+            (f"with {_sampler(row)}", wilson(row["pul"]["n_unlearned"], n), wilson(row["control_count"], n))
+            for row in rows
+            for n in (row["n_images"],)
+        ]
+        titles = (
+            "Shows more with another sampler than a model that never saw it",
+            "No more than a model that never saw it shows",
+        )
+        return _against_retrained(data, pairs, *titles)
     worst = min(rows, key=lambda row: row["pul"]["low"])
     pul = worst["pul"]
-    name = worst["sampler"] + ("" if worst["eta"] is None else f", η = {number(worst['eta'])}")
+    name = _sampler(worst)
     figure = f"interval of PUL from {percent(pul['low'])} with {name}"
     ends = f"{percent(pul['low'])} to {percent(pul['high'])}"
     text = (
@@ -235,6 +247,10 @@ def _stochastic(data: ReportData, result: dict[str, Any]) -> Finding:
     if pul["low"] >= plain["low"] - THRESHOLDS["resample_margin_percent"]:
         return Finding("good", "Stays away with other samplers", figure, text, ())
     return Finding("unknown", "Undecided", figure, text, ())
+
+
+def _sampler(row: dict[str, Any]) -> str:
+    return row["sampler"] + ("" if row["eta"] is None else f", η = {number(row['eta'])}")
 
 
 def _completion(data: ReportData, result: dict[str, Any]) -> Finding:

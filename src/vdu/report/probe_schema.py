@@ -53,6 +53,7 @@ PROBES: dict[str, Any] = {
                 "eta": Maybe(float),
                 "pul": Maybe({**_INTERVAL, "n_original": int, "n_unlearned": int}),
                 "note": Optional(str),
+                "control_count": Optional(int),
                 "n_images": Positive,
             }
         ]
