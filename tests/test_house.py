@@ -11,7 +11,7 @@ import pytest
 import vdu
 
 ROOT = Path(vdu.__file__).parent
-FOUNDATION = {"errors", "types", "rng", "checks", "records"}
+FOUNDATION = {"errors", "types", "rng", "checks", "records", "runs"}
 LIBRARY = {"data", "training", "diffusion", "models", "posterior", "methods", "metrics", "zoo", "evidence"}
 ALLOWED = {
     "errors": set(),
@@ -19,6 +19,7 @@ ALLOWED = {
     "rng": set(),
     "checks": {"errors"},
     "records": {"errors"},
+    "runs": {"errors", "records"},
     "data": FOUNDATION,
     "training": FOUNDATION | {"data", "diffusion"},
     "diffusion": FOUNDATION,
@@ -66,7 +67,7 @@ def complaints(source: str, module: str) -> list[str]:
     inside = {room(name) for name in names if name.startswith("vdu.")} | ({"vdu"} & names)
     wrong = [f"{module} imports vdu.{other}" for other in sorted(inside - ALLOWED[own] - {own})]
     libraries = {name.split(".")[0] for name in names if not name.startswith("vdu")}
-    if own in {"errors", "records"}:
+    if own in {"errors", "records", "runs"}:
         wrong += [f"{module} imports {name}" for name in sorted(libraries - sys.stdlib_module_names)]
     if own in {"report", "cli"}:
         wrong += [f"{module} imports {name}" for name in sorted(libraries & TORCH)]

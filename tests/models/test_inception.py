@@ -16,7 +16,6 @@ from vdu.models.inception import (
     INCEPTION_URLS,
     TABLE_SHA256,
     InceptionFeatures,
-    convert_inception,
     load_inception,
     parameter_table,
     pytorch_fid_names,
@@ -331,37 +330,6 @@ def test_both_namings_load_and_give_the_same_bits(network, published, tmp_path, 
     assert loaded.weights_sha256 == hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
     images = noise(2, 3, 32, 32)
     assert torch.equal(loaded(images), network(images))
-
-
-def test_a_converted_file_keeps_bits_and_origin(network, published, tmp_path):
-    path, sha256 = saved(published, tmp_path / "weights.pth")
-    target = tmp_path / "inception.safetensors"
-    convert_inception(path, target, accepted=[sha256])
-    loaded = load_inception(target, accepted=[sha256])
-    assert loaded.weights_sha256 == sha256
-    assert hash_parameters(loaded.state_dict()) == hash_parameters(network.state_dict())
-    with pytest.raises(
-        InputError, match=rf"SHA-256 {sha256}.*expected the file with the SHA-256 {INCEPTION_SHA256[0]}"
-    ):
-        load_inception(target)
-    content = bytearray(target.read_bytes())
-    content[-1] ^= 1  # one bit of one weight
-    target.write_bytes(content)
-    with pytest.raises(InputError, match="tensors are not those that were written"):
-        load_inception(target, accepted=[sha256])
-    target.write_bytes(content[:-1])
-    with pytest.raises(InputError, match="not a readable safetensors file"):
-        load_inception(target, accepted=[sha256])
-    with pytest.raises(InputError, match=r"ends in \.safetensors"):
-        convert_inception(path, tmp_path / "inception.bin", accepted=[sha256])
-
-
-def test_a_strangers_safetensors_file_is_refused(network, tmp_path):
-    from safetensors.torch import save_file
-
-    save_file(dict(network.state_dict()), tmp_path / "x.safetensors")
-    with pytest.raises(InputError, match="does not say what it was made from.*convert_inception"):
-        load_inception(tmp_path / "x.safetensors")
 
 
 def without(state, name):

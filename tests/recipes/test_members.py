@@ -8,7 +8,8 @@ import pytest
 from vdu.errors import InputError
 from vdu.recipes import pretrain
 from vdu.recipes.settings import PretrainSettings
-from vdu.records import Run, read_json
+from vdu.records import read_json
+from vdu.runs import Run
 from vdu.training.batches import NoisyImages
 
 

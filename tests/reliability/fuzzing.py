@@ -370,7 +370,7 @@ def _read_table(path: Path) -> None:
 
 
 def _read_run(folder: Path, data: bytes, chance: random.Random) -> None:
-    from vdu.records import Run
+    from vdu.runs import Run
 
     (folder / "reopened").mkdir(exist_ok=True)
     (folder / "reopened" / "run.json").write_bytes(data)

@@ -22,7 +22,8 @@ from vdu.errors import InputError
 from vdu.models.judge import load_judge
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.isotropic import fit_isotropic
-from vdu.records import Run, atomic_file, atomic_folder, read_json, sha256_file, write_json
+from vdu.records import atomic_file, atomic_folder, read_json, sha256_file, write_json
+from vdu.runs import Run
 from vdu.training.checkpoint import load_checkpoint
 from vdu.training.ema import ExponentialMovingAverage
 

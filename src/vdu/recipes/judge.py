@@ -17,8 +17,8 @@ from vdu.models.judge import Judge, save_judge
 from vdu.recipes.classification import ClassificationObjective, LabelledImages, default_shift, judge_logits, provenance
 from vdu.recipes.forget_judge import train_forget_judge
 from vdu.recipes.settings import JudgeSettings, plain, to_toml
-from vdu.records import Run
 from vdu.rng import derive_seed, isolated_global
+from vdu.runs import Run
 from vdu.training.loop import TrainSettings, make_accelerator, train
 from vdu.training.trackers import require_tracker
 

@@ -23,9 +23,10 @@ from vdu.posterior.isotropic import fit_isotropic
 from vdu.posterior.names import select_names
 from vdu.recipes.own_samples import make_sampler, own_samples, shared_own_samples
 from vdu.recipes.settings import PosteriorSettings, PretrainSettings, to_toml
-from vdu.records import Run, atomic_folder
+from vdu.records import atomic_folder
 from vdu.rng import derive_seed, draw_seed
 from vdu.rng import generator as named_generator
+from vdu.runs import Run
 
 __all__ = ["fit_posterior", "load_posterior", "run"]
 

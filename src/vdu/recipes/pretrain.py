@@ -14,8 +14,8 @@ from vdu.data.images import ImageSet
 from vdu.errors import BusyError, InputError
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
 from vdu.recipes.settings import PretrainSettings, to_toml
-from vdu.records import Run
 from vdu.rng import derive_seed
+from vdu.runs import Run
 from vdu.training.batches import NoisyImages, require_divisible
 from vdu.training.denoising import DenoisingObjective
 from vdu.training.loop import TrainSettings, make_accelerator, train

@@ -11,7 +11,8 @@ from vdu.diffusion.sampling import sample
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.recipes.own_samples import image_seeds, make_sampler
 from vdu.recipes.settings import SampleSettings, to_toml
-from vdu.records import Run, atomic_file
+from vdu.records import atomic_file
+from vdu.runs import Run
 from vdu.training.loop import make_accelerator
 
 __all__ = ["run"]

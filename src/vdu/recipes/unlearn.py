@@ -31,9 +31,9 @@ from vdu.recipes.own_samples import make_sampler
 from vdu.recipes.resemblance import require_enough
 from vdu.recipes.settings import UnlearnSettings, to_toml
 from vdu.recipes.stopping import ForgottenCheck
-from vdu.records import Run
 from vdu.rng import derive_seed, draw_seed
 from vdu.rng import generator as named_generator
+from vdu.runs import Run
 from vdu.training.batches import NoisyImages, UniformImages, require_divisible, together, unflatten
 from vdu.training.loop import Objective, TrainResult, TrainSettings, make_accelerator, train
 from vdu.training.trackers import require_tracker

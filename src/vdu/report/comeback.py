@@ -20,9 +20,9 @@ Completion without a retrained model is read only where the original did a quart
 is already there, and finishing it shows nothing. Fine-tuning on OTHER images ("benign") teaches nothing of the class, so
 there any rise above the model's own start (intervals apart) is bad, unless the retrained model rises as well.
 Stochastic re-check: with a retrained model as above, sampler by sampler; a sampler that serves all models badly makes images on
-which the judge errs, in the retrained model too. Without one: PUL with another sampler, its interval wholly below the ordinary one's → the ordinary sampler hid it
-(bad below 50 %, else mixed); not so, and it starts at most 10 percentage points below the ordinary one → holds; else
-undecided.
+which the judge errs, in the retrained model too. Without one: PUL with another sampler, its interval wholly below the
+ordinary one's → the ordinary sampler hid it (bad below 50 %, else mixed); not so, and it starts at most 10 percentage points
+below the ordinary one → holds; else undecided.
 
 Together: what was not gone in the first place cannot come back (unknown). One bad part makes the answer bad, one mixed part
 mixed. If all that ran is good, it is good only where relearning was among it: the other probes are weaker. Undecided parts
