@@ -344,7 +344,9 @@ def complete(
     forget = inputs["forget"]
     protocol = {f"sampler_{name}": value for name, value in sampler.describe().items() if value is not None}
     protocol |= {
-        name: value for name, value in plain(settings).items() if name not in {"run"} and not isinstance(value, list)
+        name: value
+        for name, value in plain(settings).items()
+        if name not in {"run", "retrained"} and not isinstance(value, list)
     }
     protocol |= {f"features_{name}": value for name, value in network.describe().items()}
     protocol |= {"original_sha256": inputs["model"]["sha256"], "unlearned_sha256": run_record["pipeline"]["sha256"]}
