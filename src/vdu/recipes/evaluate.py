@@ -22,7 +22,7 @@ from vdu.errors import InputError
 from vdu.evidence.case import Case
 from vdu.metrics.features import Calls, classify
 from vdu.metrics.pul import flip_table
-from vdu.models.denoiser import PipelineDenoiser, hash_configuration, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
 from vdu.recipes.card import update_card
 from vdu.recipes.evaluations import EvaluationCounter
 from vdu.recipes.feature_networks import FeatureNetwork, find_feature_network
@@ -36,6 +36,7 @@ from vdu.recipes.measures import (
     paired_pul,
     second_opinion,
 )
+from vdu.recipes.models_of_run import open_models
 from vdu.recipes.own_samples import image_seeds, make_sampler, shared_own_samples
 from vdu.recipes.settings import EvaluateSettings, plain
 from vdu.recipes.suite import announce, real_images, run_suite
@@ -196,30 +197,14 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         settings: see :class:`vdu.recipes.settings.EvaluateSettings`.
 
     Returns:
-        PUL, u-FID and the reference values.
-
-    Raises:
-        InputError: if the run is not finished, or the original is not the one that it started from.
+        PUL, u-FID and the reference values. A run that is not finished, and models that are not its own, are refused with an
+        ``InputError`` (see :func:`vdu.recipes.models_of_run.open_models`).
     """
     from vdu.recipes.forget_source import reload_forget
 
     record = Run.reopen(settings.run, "unlearn")
     inputs = record.record["inputs"]
-    original = load_pipeline(inputs["model"]["path"])
-    if not _is_recorded(original, inputs["model"]):
-        raise InputError(
-            f"{inputs['model']['path']}: is not the model that this run started from (the hash of its weights or configuration "
-            "differs). Put it back."
-        )
-    before = PipelineDenoiser.from_pipeline(original)
-    unlearned = load_pipeline(record.folder / "pipeline")
-    if not _is_recorded(unlearned, record.record["pipeline"]):
-        raise InputError(
-            f"{record.folder / 'pipeline'}: is not what this run made (the hash of its weights or configuration differs from "
-            "run.json). Make the run again, or put the pipeline back."
-        )
-    after = PipelineDenoiser.from_pipeline(unlearned)
-    retrained = _retrained(settings.retrained, before, after)
+    before, after, retrained = open_models(record, settings.retrained)
     models = [each.network for each in (before, after, retrained) if each is not None]
     sampler = make_sampler(settings)
     classes = list(settings.forget_class) or inputs["forget"]["classes"]
@@ -267,13 +252,6 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     return summary(metrics)
 
 
-def _is_recorded(pipeline: Any, record: dict[str, Any]) -> bool:
-    """Whether a pipeline has the weights, and the configuration if one was recorded, of a run's record."""
-    configuration = hash_configuration(pipeline.unet.config, pipeline.scheduler.config)
-    same = hash_parameters(pipeline.unet.state_dict()) == record["sha256"]
-    return same and record.get("configuration_sha256", configuration) == configuration
-
-
 def _check_names(settings: EvaluateSettings, judging: Judging, forgotten: list[str]) -> None:
     """Refuse to count another class than the one that the run forgot."""
     given, known = set(settings.forget_class), set(judging.judge.class_names)
@@ -282,25 +260,6 @@ def _check_names(settings: EvaluateSettings, judging: Judging, forgotten: list[s
             f"--forget-class: got {', '.join(sorted(given))}; this run forgot {', '.join(forgotten)}, which the judge knows by that name. "
             "Leave the option out; it is for judges that call the class something else."
         )
-
-
-def _retrained(folder: Path | None, *others: PipelineDenoiser) -> PipelineDenoiser | None:
-    """The retrained model, if there is one, refused where it is none."""
-    if folder is None:
-        return None
-    found = PipelineDenoiser.from_pipeline(load_pipeline(folder))
-    if found.sample_shape != others[0].sample_shape:
-        raise InputError(
-            f"--retrained {folder}: makes images of shape {found.sample_shape}, the original {others[0].sample_shape}; expected the "
-            "same. Give a model of the same kind, trained without the forget class."
-        )
-    sums = {hash_parameters(each.network.state_dict()) for each in others}
-    if hash_parameters(found.network.state_dict()) in sums:
-        raise InputError(
-            f"--retrained {folder}: is the original or the unlearned model itself; expected one that was trained without the forget "
-            "class. Leave it out if there is none."
-        )
-    return found
 
 
 def reference_images(
