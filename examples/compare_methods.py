@@ -27,7 +27,7 @@ options.add_argument("--own-samples", type=int, default=1500, help="drawn once, 
 options.add_argument("--methods", nargs="+", default=["ascent", "retrack", "distillation"])
 given = options.parse_args()
 
-original = vdu.load_pipeline(pipeline_folder("mnist-small"))
+original = vdu.load_pipeline(pipeline_folder("mnist"))
 judge, _ = load_judge(judge_folder("mnist"))
 digits, test = vdu.load_images("mnist-mini"), vdu.load_images("mnist-mini", split="test")
 forget = digits.select(digits.labels == given.digit)

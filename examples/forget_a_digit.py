@@ -25,7 +25,7 @@ options.add_argument("--own-samples", type=int, default=1500, help="images that 
 options.add_argument("--output-dir", type=Path, default=Path("forgotten"))
 given = options.parse_args()
 
-pipeline = vdu.load_pipeline(pipeline_folder("mnist-small"))
+pipeline = vdu.load_pipeline(pipeline_folder("mnist"))
 digits = vdu.load_images("mnist-mini")  # 1000 training images of each digit; only one digit's are used
 if given.method == "vdu":  # mean and variance of the weights, from the model's own samples (a few hundred are enough)
     source, n = torch.Generator().manual_seed(1), min(given.own_samples, 200)

@@ -1,7 +1,15 @@
-"""Shared by all rooms: a U-Net of ten thousand weights on 8×8 images, and pipelines around it."""
+"""Shared by all rooms: a U-Net of ten thousand weights on 8×8 images, and pipelines around it.
 
+Truths are equal bits on a CPU, so a GPU is hidden from the tests. ``VDU_TEST_CUDA=1 python -m pytest tests/test_end_to_end.py``
+runs the main job on it.
+"""
+
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
+
+if not os.environ.get("VDU_TEST_CUDA"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch looks
 
 import pytest
 import torch

@@ -53,7 +53,7 @@ def test_forget_a_digit(start, tmp_path):
         count == "8: 2 before, 2 after, of 20 images each"
     )  # three steps of the paper's method change nothing that shows
     assert pul.startswith("PUL 0.0 %") and where == "the new pipeline is in forgotten"
-    before, after = weights(pipeline_folder("mnist-small")), weights(tmp_path / "forgotten")
+    before, after = weights(pipeline_folder("mnist")), weights(tmp_path / "forgotten")
     assert before.keys() == after.keys() and any(not before[name].equal(after[name]) for name in before)
     assert vdu.load_pipeline(tmp_path / "forgotten").scheduler.config.num_train_timesteps == 1000
 

@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -254,7 +255,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": packages,
         "commit": _commit(),
-        "hardware": {"machine": platform.machine(), "cpu": _cpu_name(), "cpu_cores": os.cpu_count()},
+        "hardware": {"machine": platform.machine(), "cpu": _cpu_name(), "cpu_cores": os.cpu_count(), **_accelerator()},
         "platform": platform.system(),
     }
 
@@ -268,6 +269,12 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()
+
+
+def _accelerator() -> dict[str, str]:
+    """The GPU's name, if PyTorch is loaded and sees one."""
+    torch = sys.modules.get("torch")
+    return {"accelerator": torch.cuda.get_device_name(0)} if torch is not None and torch.cuda.is_available() else {}
 
 
 def _cpu_name() -> str:

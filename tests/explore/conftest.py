@@ -24,7 +24,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("explore") / "run"
     unlearn.run(
         UnlearnSettings(
-            pipeline=pipeline_folder("mnist-small"), forget="mnist-mini", forget_class=("8",), output_dir=folder,
+            pipeline=pipeline_folder("mnist"), forget="mnist-mini", forget_class=("8",), output_dir=folder,
             method="ascent", steps=3, batch_size=4, learning_rate=2e-5, checkpointing_steps=1,
         )
     )  # fmt: skip

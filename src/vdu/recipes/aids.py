@@ -27,7 +27,7 @@ from vdu.types import Method, Tools
 __all__ = ["Aids", "make_aids"]
 
 FEWEST_LIKE_FORGET = 10
-COPY_STEPS, COPY_BATCH, COPY_RATE = 50, 64, 2e-4  # of the fine-tuned copies
+COPY_STEPS, COPY_BATCH, COPY_RATE = 150, 64, 2e-4  # of the fine-tuned copies
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def make_aids(
         sampler: how own samples are drawn.
         n_own_samples: how many.
         seed: seeds the classifiers and the copies; the own samples are shared by all seeds.
-        device: for the fine-tuned copies.
+        device: for the fine-tuned copies, and to draw on.
         force: see :func:`vdu.recipes.resemblance.resemblance`.
         say: told what is being made; None is silent.
 
@@ -100,7 +100,7 @@ def make_aids(
         require_enough("own samples", n_own_samples)
     if sorts or "self_model" in wanted:
         tell(f"own samples: {n_own_samples} of the original's")
-        own, n_drawn = shared_own_samples(original, n_own_samples, sampler)
+        own, n_drawn = shared_own_samples(_frozen(original.copy(), device), n_own_samples, sampler)
         record["own_samples"] = {"n": len(own), "n_drawn_now": n_drawn, "sampler": sampler.describe()}
         counter.total += len(own) * sampler.steps  # also of those in the cache: somebody paid for them
     if sorts:

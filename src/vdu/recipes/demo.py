@@ -10,7 +10,7 @@ from vdu.zoo.packaged import pipeline_folder
 
 __all__ = ["run"]
 
-RETRAINED = {"8": "mnist-small-without-8"}
+RETRAINED = {"8": "mnist-without-8"}
 
 
 def run(settings: DemoSettings) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def run(settings: DemoSettings) -> dict[str, Any]:
     Returns:
         The evaluation's summary, and where things are.
     """
-    model, out = pipeline_folder("mnist-small"), settings.output_dir
+    model, out = pipeline_folder("mnist"), settings.output_dir
     _say(f"1/3 forget the digit {settings.digit}, from images of it and what the model itself makes → {out / 'run'}")
     unlearn.run(
         UnlearnSettings(

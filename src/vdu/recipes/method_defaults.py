@@ -11,14 +11,13 @@ UnlearnMethod = Literal[
 METHODS = get_args(UnlearnMethod)
 
 _ALL: dict[str, Any] = {
-    "n_own_samples": 1000, "warmup_steps": 0, "ema_decay": 0.0, "scheduler": "ddim", "inference_steps": 25,
+    "n_own_samples": 1500, "warmup_steps": 0, "ema_decay": 0.0, "scheduler": "ddpm", "inference_steps": 20,
 }  # fmt: skip
 _PAPER = _ALL | {"steps": 60, "batch_size": 128, "learning_rate": 1e-6}
-_OWN_SAMPLES = _ALL | {"n_own_samples": 1500, "scheduler": "ddpm", "inference_steps": 20}
-_CHOSEN = _OWN_SAMPLES | {  # on the digit 8 of the packaged model (docs/methods-log.md)
-    "steps": 220, "batch_size": 32, "learning_rate": 2e-4, "warmup_steps": 10, "max_grad_norm": 0.5, "ema_decay": 0.98,
+_CHOSEN = _ALL | {  # on the digit 8 of the packaged model (docs/methods-log.md)
+    "steps": 300, "batch_size": 32, "learning_rate": 1.5e-4, "warmup_steps": 10, "max_grad_norm": 0.5, "ema_decay": 0.98,
 }  # fmt: skip
-_UNTUNED = _OWN_SAMPLES | {"steps": 200, "batch_size": 64, "learning_rate": 1e-5}
+_UNTUNED = _ALL | {"steps": 200, "batch_size": 64, "learning_rate": 1e-5}
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("auto", "distillation", "retrack"), _CHOSEN),

@@ -1,4 +1,4 @@
-"""The models that an evaluation compares, each checked to be what the run's record says."""
+"""The models that an evaluation compares, on the accelerator if there is one, each checked to be what the run's record says."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ from vdu.checks import hash_parameters
 from vdu.errors import InputError
 from vdu.models.denoiser import PipelineDenoiser, hash_configuration, load_pipeline
 from vdu.runs import Run
+from vdu.training.loop import make_accelerator
 
 __all__ = ["open_models"]
 
@@ -38,7 +39,7 @@ def open_models(
             raise InputError(
                 f"{path}: is not {what} (the hash of its weights or configuration differs from run.json). {advice}."
             )
-        found.append(PipelineDenoiser.from_pipeline(pipeline))
+        found.append(PipelineDenoiser.from_pipeline(pipeline.to(make_accelerator().device)))
     original, unlearned = found
     return original, unlearned, _retrained(retrained, original, unlearned)
 
@@ -54,7 +55,7 @@ def _retrained(folder: Path | None, *others: PipelineDenoiser) -> PipelineDenois
     """The retrained model, if there is one, refused where it is none."""
     if folder is None:
         return None
-    found = PipelineDenoiser.from_pipeline(load_pipeline(folder))
+    found = PipelineDenoiser.from_pipeline(load_pipeline(folder).to(make_accelerator().device))
     if found.sample_shape != others[0].sample_shape:
         raise InputError(
             f"--retrained {folder}: makes images of shape {found.sample_shape}, the original {others[0].sample_shape}; expected the "

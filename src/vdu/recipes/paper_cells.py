@@ -26,7 +26,7 @@ from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
-from vdu.errors import InputError
+from vdu.errors import DivergenceError, InputError
 from vdu.metrics.features import Calls, classify, extract_features
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.paper.tables import Row, World
@@ -54,7 +54,7 @@ from vdu.zoo.packaged import pipeline_folder
 __all__ = ["PaperCells"]
 
 WEIGHTS = "pipeline/unet/diffusion_pytorch_model.safetensors"
-BOARD_VERSION = 1  # of what a leaderboard's cells measure
+BOARD_VERSION = 2  # of what a leaderboard's cells measure
 SHOWN = 256  # images of a row that are kept for the figures
 POSTERIORS = ("ensemble", "ensemble-recentred", "fisher", "amnesia-fisher", "isotropic")
 SPARE = 1.3  # the original's samples, in multiples of N: enough for N without the class
@@ -393,6 +393,8 @@ class PaperCells:
         calls = {
             name: classify(judge, images.floats()) for name, images in (("original", before), ("unlearned", after))
         }
+        if bool(judging.is_forget(calls["unlearned"].classes).all()):
+            raise DivergenceError(f"all {len(after)} images are called {forget}: there is no rest to compare.")
         real = self._real_features(forget, judging)
         features = extract_features(judge.features, after.floats())
         at = {}
@@ -540,8 +542,10 @@ def _sampler_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _on_device(denoiser: PipelineDenoiser) -> PipelineDenoiser:
-    denoiser.network.to(make_accelerator().device)
-    return denoiser
+    """A copy there: the pipelines that cells share stay where they are."""
+    copied = denoiser.copy()
+    copied.network.to(make_accelerator().device)
+    return copied
 
 
 def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from vdu.records import atomic_folder
 from vdu.rng import derive_seed, draw_seed
 from vdu.rng import generator as named_generator
 from vdu.runs import Run
+from vdu.training.loop import make_accelerator
 
 __all__ = ["fit_posterior", "load_posterior", "run"]
 
@@ -105,7 +106,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         A summary: file, estimator, numbers from its making.
     """
     _check(settings)
-    pipeline = load_pipeline(settings.pipeline)
+    pipeline = load_pipeline(settings.pipeline).to(make_accelerator().device)
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     sampler = make_sampler(settings)
     select_names(dict(denoiser.network.named_parameters()), settings.name_filter)
