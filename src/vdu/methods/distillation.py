@@ -16,11 +16,11 @@ The student ε_θ, started at the original ε₀, learns
 h the logit of r, so that −∇log(1−r) = σ(h)∇h stays alive where r is near 1 and no r is clamped; the norm of the correction
 is capped at ‖ε₀‖ instead. S_r and S_f are the original's own samples unlike and like the forget set D_f. ε_s is the
 original after a short fine-tuning on its own samples: what it does wrong, ε_s does more so, and a step away from it undoes
-some of that. It repairs what the training costs, and more: with it the packaged model's u-FID falls below that of the
+some of that. It repairs what the training costs, and more: with it the unlearned model's u-FID falls below that of the
 original with the forget class filtered out.
 
 ε_f is the original after a short fine-tuning on the forget set. Exact r and ε_f would need no s > 1. But a sampler of few
-steps jumps over the thin border where they act (sampling with ε_r and no training, digit 8: PUL 33 % at s = 1, 65 % at s = 2,
+steps jumps over the thin border where they act (sampling with ε_r and no training, ``mnist-small``, digit 8: PUL 33 % at s = 1, 65 % at s = 2,
 78 % at s = 4; ``benchmarks/resemblance.py``).
 
 :class:`Guided` is the same correction at sampling time, without training: a preview, slower at every step for ever.

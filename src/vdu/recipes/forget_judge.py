@@ -7,7 +7,7 @@ learns to tell those surely like it from those surely unlike it:
     decision   P(forget | x)/P(other | x) = π̂/(1−π̂) · p(x)/n(x), a shift of the logit, kept in the last bias
 
 Both kinds are generated images, so nothing is gained by telling real images from generated ones; a judge trained on the
-forget set itself against own samples learns just that (packaged model, digit 8: it found none of 173). The forget set
+forget set itself against own samples learns just that (``mnist-small``, digit 8: it found none of 173). The forget set
 is left out of the training and gives the miss rate; a part of the own samples is held out and gives an estimate of the
 false-positive rate (``vdu.recipes.positive_unlabelled``).
 

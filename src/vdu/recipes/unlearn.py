@@ -216,7 +216,7 @@ def unlearn(
         ending = result.stopped
         if rule is not None and ending is None:
             ending = rule.sentence(result.steps, rule.remaining(dict(denoiser.network.named_parameters())))
-            ending += "; these were all the steps, and --steps gives more"
+            ending += "; these were all the steps: a larger repulsion_scale or forget_weight (--option) forgets more, and so may --steps"
     if ending and progress and accelerator.is_main_process:
         _say(ending)
     return UnlearnResult(
