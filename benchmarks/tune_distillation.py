@@ -23,16 +23,16 @@ import torch
 
 from vdu import RetainDistillation
 from vdu.data.forget import split_by_class
-from vdu.data.images import ImageSet
+from vdu.data.images import ImageSet, to_uint8
 from vdu.data.sources import load_images
-from vdu.diffusion.sampling import Sampler
+from vdu.diffusion.sampling import Sampler, sample
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.models.judge import load_judge
 from vdu.recipes import aids
-from vdu.recipes.own_samples import own_samples
-from vdu.recipes.resemblance import resemblance
+from vdu.recipes.own_samples import SHARED_SEED, image_seeds, own_samples, shared_own_samples
+from vdu.recipes.resemblance import mean_scores, resemblance
 from vdu.recipes.unlearn import unlearn
 from vdu.records import atomic_file, environment
 from vdu.training.loop import make_accelerator
@@ -99,9 +99,19 @@ class Bench:
         kept = drawn.select(classify(self.judges[1], drawn.floats()).classes != DIGIT)
         original = self.look(first)
         mix = original["counts"]
-        retrained = self.draw(load_pipeline(pipeline_folder(f"mnist-without-{DIGIT}")))
+        retrained = load_pipeline(pipeline_folder(f"mnist-without-{DIGIT}"))
         return {"original": original, "filtered_original": self.look(kept.select(range(N_IMAGES)), mix),
-                "retrained": self.look(retrained, mix)}  # fmt: skip
+                "retrained": self.look(self.draw(retrained), mix) | {"stopping_rule": self.left(retrained)}}  # fmt: skip
+
+    def left(self, pipeline: Any) -> dict[str, int]:
+        """How many seeds of the stopping rule a model leaves like the forget set."""
+        denoiser, sampler = PipelineDenoiser.from_pipeline(self.pipeline), Sampler(scheduler="ddpm", steps=20)
+        own, _ = shared_own_samples(denoiser, 1500, sampler)
+        judged = resemblance(self.forget, own, denoiser.schedule, seed=3)
+        seeds = torch.tensor(image_seeds(SHARED_SEED, len(own)))[judged.forget].tolist()
+        drawn = ImageSet(to_uint8(sample(PipelineDenoiser.from_pipeline(pipeline), seeds, sampler)))
+        scores = mean_scores(judged.classifier, drawn, torch.arange(len(drawn)), 0)
+        return {"seeds": len(seeds), "left": int((scores >= 0).sum())}
 
     def run(self, settings: dict[str, Any], seed: int, mix: list[int]) -> dict[str, Any]:
         """One unlearning run, all its steps, measured."""

@@ -191,9 +191,9 @@ def shifted(check, by):
 def test_it_stops_when_the_seeds_no_longer_give_such_images_and_not_before(check):
     dark, bright = shifted(check, 5.0), shifted(check, -5.0)  # the noise that is taken away
     assert check.remaining(bright) == 12 and check.remaining(dark) == 0
-    assert check(8, bright) is None
-    assert "after 8 steps 0 of 12 own samples" in (check(8, dark) or "")
-    assert check(7, dark) is None and check(10, dark) is None  # it looks after 80 and 90 %
+    assert check(7, bright) is None
+    assert "after 7 steps 0 of 12 own samples" in (check(7, dark) or "")
+    assert check(6, dark) is None and check(10, dark) is None  # it looks after 2/3, 7/9 and 8/9
 
 
 def test_it_needs_enough_seeds(check):

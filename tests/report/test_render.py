@@ -212,6 +212,7 @@ def test_hiding_drops_local_paths(run_dir):
     record["command"] = ["vdu", "demo", "--output-dir=/home/anna/secret/run", "/home/anna/my run"]
     record["inputs"] = {"model": {"path": "/home/anna/models/m"}}
     (run_dir / "run.json").write_text(json.dumps(record), "utf-8")
-    assert "anna" in render(run_dir)
+    assert "anna" in render(run_dir) and "anna" in (run_dir / "evidence.json").read_text("utf-8")
     hidden = render(run_dir, hide_forgotten=True)
     assert "anna" not in hidden and "…/m" in hidden and "…/my run" in hidden
+    assert "anna" not in (run_dir / "evidence.json").read_text("utf-8")

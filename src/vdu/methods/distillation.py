@@ -20,8 +20,9 @@ some of that. It repairs what the training costs, and more: with it the unlearne
 original with the forget class filtered out.
 
 ε_f is the original after a short fine-tuning on the forget set. Exact r and ε_f would need no s > 1. But a sampler of few
-steps jumps over the thin border where they act (sampling with ε_r and no training, ``mnist-small``, digit 8: PUL 33 % at s = 1, 65 % at s = 2,
-78 % at s = 4; ``benchmarks/resemblance.py``).
+steps jumps over the thin border where they act (sampling with ε_r and no training, ``mnist-small``, digit 8: PUL 33 % at s = 1,
+65 % at s = 2, 78 % at s = 4; ``benchmarks/resemblance.py``), and a student of few steps does not reach it (PUL 88 % at s = 1;
+``benchmarks/tune_distillation.py``).
 
 :class:`Guided` is the same correction at sampling time, without training: a preview, slower at every step for ever.
 

@@ -3,10 +3,12 @@
 The original's own samples that were like the forget set are drawn again from the same noise. Stop as soon as at most a
 share of them is still like it, by the classifier of ``vdu.recipes.resemblance`` at low noise:
 
-    stop at step k  if  #{i : mean of h(x_t, ᾱ) over low noise ≥ 0, x = sample_θ(seed_i)} ≤ 2 % of the seeds
+    stop at step k  if  #{i : mean of h(x_t, ᾱ) over low noise ≥ 0, x = sample_θ(seed_i)} ≤ 10 % of the seeds
 
-Asked after 80, 90 and 100 % of the steps, over at most 48 seeds: what is kept settles later than what is forgotten
-(docs/methods-log.md, 19).
+Asked after 2/3, 7/9, 8/9 and all of the steps, over at most 128 seeds: what is kept settles later than what is forgotten
+(docs/methods-log.md, 19). Ten percent, because a model that never saw the forget set leaves about as many: of 132 such seeds the
+packaged model retrained without eights leaves 12 (``benchmarks/tune_distillation.py``), some that the classifier
+cannot tell apart and some that are like it by chance.
 
 Not guaranteed: that images from other noise are forgotten as well; that a judge which the model never met agrees.
 """
@@ -26,8 +28,8 @@ from vdu.recipes.resemblance import mean_scores
 
 __all__ = ["ForgottenCheck"]
 
-FEWEST, MOST, SHARE = 10, 48, 0.02
-LOOKS = (0.8, 0.9)  # the last look is the end
+FEWEST, MOST, SHARE = 10, 128, 0.10
+LOOKS = (2 / 3, 7 / 9, 8 / 9)  # the last look is the end
 
 
 @dataclass(frozen=True)

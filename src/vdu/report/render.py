@@ -51,7 +51,8 @@ def render_report(run_dir: Path | str, *, output: Path | str | None = None, hide
     Args:
         run_dir: the run folder.
         output: the page's name; ``report.html`` in the run folder when None.
-        hide_forgotten: average the unwanted images down to coarse blocks before they are embedded.
+        hide_forgotten: average the unwanted images down to coarse blocks before they are embedded; in both files, paths are
+            cut to their last name.
 
     Returns:
         The path of the page.
@@ -68,10 +69,10 @@ def render_report(run_dir: Path | str, *, output: Path | str | None = None, hide
     doubt = retrained_doubt(data)
     if doubt:
         data = replace(data, warnings=(*data.warnings, doubt))
-    found = answers(data)
     shown = _without_paths(data) if hide_forgotten else data
-    page = environment().get_template("report.html.j2").render(_context(shown, answers(shown), hide_forgotten))
-    machine = evidence(data, found)  # refuses before anything is written
+    found = answers(shown)
+    page = environment().get_template("report.html.j2").render(_context(shown, found, hide_forgotten))
+    machine = evidence(shown, found)  # refuses before anything is written
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     write_json(path.with_name("evidence.json"), machine)
