@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from vdu.cli import main
 from vdu.data.sources import load_images
 from vdu.recipes import reproduce
+from vdu.recipes.judging import Judging
 from vdu.records import read_json, sha256_file
 
 TABLE = """
@@ -171,6 +173,16 @@ def test_a_damaged_result_is_made_again_and_no_other(copy, table, capsys):
     assert "this cell is made again" in capsys.readouterr().err
     assert results(copy) == wanted
     assert {each for each in cells(copy) if (copy / each).stat().st_mtime_ns != before[each]} == {name}
+
+
+def test_a_model_that_makes_nothing_but_the_class_stays_in_the_table(copy, table, monkeypatch):
+    name = next(name for name in cells(copy) if "selective-amnesia-seed-0" in name)
+    (copy / name).unlink()
+    monkeypatch.setattr(Judging, "is_forget", lambda _, classes: torch.ones_like(classes, dtype=torch.bool))
+    assert call(table, "--scale", "smoke", "--output-dir", copy) == 0
+    result = read_json(copy / name)["result"]
+    assert result["status"] == "diverged" and "all 80 images are called 3" in result["message"]
+    assert "| Amnesia | 0, 1 diverged |" in (copy / "smoke" / "tiny.md").read_text(encoding="utf-8")
 
 
 def test_killed_twice_it_ends_with_the_same_results(done, table, tmp_path):

@@ -17,7 +17,7 @@ from vdu.errors import InputError
 from vdu.records import sha256_bytes
 from vdu.types import Batch, Denoiser, Hooks, Losses, NoisedBatch, Tools
 
-__all__ = ["BaseMethod", "Plain", "mean_squared", "require_positive"]
+__all__ = ["BaseMethod", "Plain", "joined", "mean_squared", "require_positive"]
 
 
 class Plain(Hooks):
@@ -110,6 +110,12 @@ def mean_squared(denoiser: Denoiser, batch: NoisedBatch, target: Tensor | None =
     """
     wanted = batch.noise if target is None else target
     return (denoiser.predict_noise(batch.x_t, batch.timestep) - wanted).square().flatten(1).mean(1)
+
+
+def joined(*batches: NoisedBatch) -> NoisedBatch:
+    """Several roles' images as one batch, for one pass of the network."""
+    names = ("x0", "noise", "index", "alpha_bar", "timestep")
+    return NoisedBatch(**{name: torch.cat([getattr(each, name) for each in batches]) for name in names})
 
 
 def require_positive(**values: float) -> None:

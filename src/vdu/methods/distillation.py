@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from vdu.errors import InputError
-from vdu.methods.base import BaseMethod, mean_squared, require_positive
+from vdu.methods.base import BaseMethod, joined, mean_squared, require_positive
 from vdu.methods.retrack import retrack_target
 from vdu.types import Batch, Denoiser, Losses, NoisedBatch, Tools
 
@@ -121,10 +121,10 @@ class RetainDistillation(BaseMethod):
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """Both terms; the distances from both targets are watched."""
         retain = batch["retain"]
-        forget = _joined(batch["forget"], batch["own_forget"])
+        forget = joined(batch["forget"], batch["own_forget"])
         with torch.no_grad():
             keep_target, lead_target = self._keep(retain), self._lead(forget)
-        both = _joined(retain, forget)
+        both = joined(retain, forget)
         errors = mean_squared(denoiser, both, torch.cat([keep_target, lead_target]))
         keep, lead = (part.mean() for part in errors.split([len(retain.x0), len(forget.x0)]))
         return Losses(
@@ -164,11 +164,6 @@ class RetainDistillation(BaseMethod):
     def _tools(self) -> Tools:
         assert self.tools is not None, "prepare() comes first"
         return self.tools
-
-
-def _joined(*batches: NoisedBatch) -> NoisedBatch:
-    names = ("x0", "noise", "index", "alpha_bar", "timestep")
-    return NoisedBatch(**{name: torch.cat([getattr(each, name) for each in batches]) for name in names})
 
 
 @dataclass(frozen=True)

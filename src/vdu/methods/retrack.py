@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vdu.methods.base import BaseMethod, mean_squared, require_positive
+from vdu.methods.base import BaseMethod, joined, mean_squared, require_positive
 from vdu.types import Batch, Denoiser, Losses, NoisedBatch
 
 __all__ = ["Retrack", "retrack_target"]
@@ -78,7 +78,8 @@ class Retrack(BaseMethod):
         forget, retain = batch["forget"], batch["retain"]
         with torch.no_grad():
             kept = self.tools.teacher.predict_noise(retain.x_t, retain.timestep)
-        led = mean_squared(denoiser, forget, retrack_target(forget, self.tools.retained)).mean()
-        keep = mean_squared(denoiser, retain, kept).mean()
+        targets = torch.cat([retrack_target(forget, self.tools.retained), kept])
+        errors = mean_squared(denoiser, joined(forget, retain), targets)
+        led, keep = (part.mean() for part in errors.split([len(forget.x0), len(retain.x0)]))
         terms = {"retrack": self.forget_weight * led, "keep": keep}
         return Losses(terms, {"mse": led.detach(), "keep_mse": keep.detach()})
