@@ -93,8 +93,8 @@ class RetainDistillation(BaseMethod):
         InputError: if a weight is out of range or the lead unknown.
     """
 
-    repulsion_scale: float = 1.75
-    self_improvement: float = 0.3
+    repulsion_scale: float = 2.0
+    self_improvement: float = 0.5
     lead: str = "forget-model"
     forget_weight: float = 1.0
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
