@@ -12,7 +12,7 @@ Image i of every model starts from the same noise. Rows with more images than ``
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from vdu.recipes.cells import Cell
 from vdu.recipes.judging import Judging, find_judges
 from vdu.recipes.measures import distance_row, fidelity, histogram, paired_pul, second_opinion
 from vdu.recipes.method_defaults import DEFAULTS
+from vdu.recipes.methods import BY_NAME
 from vdu.recipes.own_samples import own_samples
 from vdu.recipes.posterior import fit_posterior
 from vdu.recipes.resemblance import find_zones
@@ -54,7 +55,7 @@ from vdu.zoo.packaged import pipeline_folder
 __all__ = ["PaperCells"]
 
 WEIGHTS = "pipeline/unet/diffusion_pytorch_model.safetensors"
-BOARD_VERSION = 2  # of what a leaderboard's cells measure
+BOARD_VERSION = 2  # of what a leaderboard's cells measure, and of the aids that methods share
 SHOWN = 256  # images of a row that are kept for the figures
 POSTERIORS = ("ensemble", "ensemble-recentred", "fisher", "amnesia-fisher", "isotropic")
 SPARE = 1.3  # the original's samples, in multiples of N: enough for N without the class
@@ -191,7 +192,8 @@ class PaperCells:
             "max_steps": self.world.max_steps, "sizes": self._sizes_up_to(n_images), "data": self.world.data, **self._judges,
         }  # fmt: skip
         if self.leaderboard:
-            spec |= {"leaderboard": BOARD_VERSION, "defaults": DEFAULTS.get(str(row.options["method"]), {})}
+            method = str(row.options["method"])
+            spec |= {"leaderboard": BOARD_VERSION, "defaults": DEFAULTS.get(method, {}), "method": _own_defaults(method)}
         name = f"{forget}/{row.options['method']}-seed-{seed}"
         return self._cell(name, spec, partial(self._make_row, row, spec), needs, title)
 
@@ -539,6 +541,12 @@ def _pipeline(path: Path) -> Any:
 
 def _sampler_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return {("steps" if name == "inference_steps" else name): value for name, value in given.items()}
+
+
+def _own_defaults(method: str) -> dict[str, Any]:
+    """What a method's own options are where a row does not say."""
+    plain = [(each.name, each.default) for each in fields(BY_NAME[method])] if method in BY_NAME else []
+    return {name: value for name, value in plain if isinstance(value, bool | int | float | str)}
 
 
 def _on_device(denoiser: PipelineDenoiser) -> PipelineDenoiser:
