@@ -193,7 +193,11 @@ class PaperCells:
         }  # fmt: skip
         if self.leaderboard:
             method = str(row.options["method"])
-            spec |= {"leaderboard": BOARD_VERSION, "defaults": DEFAULTS.get(method, {}), "method": _own_defaults(method)}
+            spec |= {
+                "leaderboard": BOARD_VERSION,
+                "defaults": DEFAULTS.get(method, {}),
+                "method": _own_defaults(method),
+            }
         name = f"{forget}/{row.options['method']}-seed-{seed}"
         return self._cell(name, spec, partial(self._make_row, row, spec), needs, title)
 
