@@ -4,7 +4,7 @@
 Usage: beyond_one_class.py OUT.json [--case two-classes|sequence|thick|mark|single] [--n-images 1000]
        (about 5 minutes a case on 2 cores; sequence 10, mark and single 15 each)
 
-The packaged MNIST model, ``RetainDistillation`` with its defaults, seed 0, 20 ancestral steps; images from the same noise before
+The packaged ``mnist-small``, ``RetainDistillation`` with its defaults, seed 0, 20 ancestral steps; images from the same noise before
 and after. Digits are told by the packaged judge. Thick: mean ink above the 90 % quantile of MNIST's training images; those
 are the forget set, and the same threshold counts them among the samples. u-FID[judge] is against MNIST's test images without
 what is forgotten, "filtered" is the original's samples without it. OUT.json is added to, case by case.

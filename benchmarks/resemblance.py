@@ -3,7 +3,7 @@
 
 Usage: resemblance.py [--digit 8] [--n-own 1500] [--n-images 500] [--json OUT]      (about 5 minutes on 2 cores)
 
-The packaged MNIST model, 20 ancestral steps, the digit's training images. The packaged judge's labels are the truth, known
+The packaged ``mnist-small``, 20 ancestral steps, the digit's training images. The packaged judge's labels are the truth, known
 to nobody but this script. Compared: the judge trained on the spot (``vdu.recipes.forget_judge``) and the zones of
 ``vdu.recipes.resemblance``. Then sampling with the corrected score (``vdu.methods.distillation.Guided``), nothing trained.
 """
@@ -58,7 +58,7 @@ def main():
         ),
         "judge trained on the spot, misses of real images": record["held_out_error"],
     }
-    zones = resemblance(forget, own, denoiser.schedule, seed=0)
+    zones = resemblance(forget, own, denoiser.schedule, seed=0, steps=500)
     result["resemblance, like the forget set"] = found(zones.forget, truth)
     result["resemblance, kept"] = found(zones.kept, ~truth)
     result["resemblance, estimated share"] = zones.share

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""How the demo's settings were chosen, on the packaged model and the digit 8 alone.
+"""How the settings of the leaderboard's row vdu-tuned were chosen, on ``mnist-small`` and the digit 8 alone.
 
 Usage: tune_vdu.py OUT.json [--n-images 400]      (about 15 minutes on 2 cores; finished curves are not made again)
 
 Rule, fixed before the run: every setting is unlearned once (seed 0, 64 forget images per step) and measured every 12 steps
 up to 60, on N images (20-step DDIM, seed 1); a curve ends early once its u-FID[judge] passes twice that of the filtered
 original, or when it diverges. Of all points with u-FID[judge] at most 1.5 times that of the filtered original, the one with
-the highest PUL is taken, at equal PUL the one with the lower u-FID. The demo then uses it for every digit. Its default is the
-digit that the choice was made on; other digits have no part in the choice and show how far it carries.
+the highest PUL is taken, at equal PUL the one with the lower u-FID. Other digits have no part in the choice.
 """
 
 import argparse

@@ -90,6 +90,6 @@ def test_compare_methods_prints_a_row_for_each(start):
     assert head.split() == ["method", "PUL", "%", "95", "%", "interval", "u-FID[judge]", "evaluations", "seconds"]
     assert original.split()[0] == "(original)" and float(original.split()[3]) > 0
     assert [row.split()[0] for row in rows] == ["ascent", "bounded", "esd"]
-    assert [row.split()[-2] for row in rows] == ["768", "512", "10,240"]
+    assert [row.split()[-2] for row in rows] == ["768", "512", "29,440"]
     # forward 1, backward 2. ascent: 2 steps of 128 images, 3 each; bounded: 2 of 64, and the teacher's forward pass; esd:
-    # 2 of 64 with two models beside the student, and before that 50 steps of 64 for the copy
+    # 2 of 64 with two models beside the student, and before that 150 steps of 64 for the copy

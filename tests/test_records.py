@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from vdu import records
 from vdu.errors import InputError
@@ -140,3 +141,11 @@ def test_environment_is_json_and_names_the_versions():
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["packages"]["torch"]
     assert found["hardware"]["cpu_cores"] == os.cpu_count()
+
+
+def test_a_record_names_the_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+    assert environment()["hardware"]["accelerator"] == "a card"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "accelerator" not in environment()["hardware"]

@@ -193,7 +193,16 @@ def test_it_stops_when_the_seeds_no_longer_give_such_images_and_not_before(check
     assert check.remaining(bright) == 12 and check.remaining(dark) == 0
     assert check(7, bright) is None
     assert "after 7 steps 0 of 12 own samples" in (check(7, dark) or "")
+    assert check(8, dark) and check(9, dark)
     assert check(6, dark) is None and check(10, dark) is None  # it looks after 2/3, 7/9 and 8/9
+
+
+def test_a_tenth_may_be_left_as_in_a_model_that_never_saw_them(check, monkeypatch):
+    for left, stops in ((0, True), (1, True), (2, False)):
+        monkeypatch.setattr(ForgottenCheck, "remaining", lambda *_, left=left: left)
+        assert bool(check(8, {})) == stops
+    many = replace(check, aids=replace(check.aids, forget_seeds=tuple(range(200))))
+    assert len(many.seeds) == 128 and many.aim == 12
 
 
 def test_it_needs_enough_seeds(check):

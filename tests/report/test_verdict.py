@@ -181,10 +181,10 @@ def test_a_correction_without_width_is_not_told(run_dir, low, told):
     assert any("Corrected" in limit for limit in is_gone(data).limits) == told
 
 
-@pytest.mark.parametrize(("left", "missed"), [(2, True), (1, False)])
+@pytest.mark.parametrize(("left", "missed"), [(13, True), (12, False)])
 def test_the_runs_own_ending_is_told(run_dir, left, missed):
     data = collect(run_dir)
-    text = f"after 9 steps {left} of 48 own samples that were like the forget set still are (at most 1 was the aim)"
+    text = f"after 9 steps {left} of 128 own samples that were like the forget set still are (at most 12 was the aim)"
     data = replace(data, run=data.run | {"stages": [{"stage": "unlearn", "ending": text}]})
     assert run_ending(data) == (text, missed) and text in is_gone(data).text
     assert ("missed its own aim" in can_it_be_trusted(data).text) == missed

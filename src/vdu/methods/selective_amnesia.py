@@ -94,7 +94,7 @@ class SelectiveAmnesia(Plain):
         """Limits of the mean squared errors, which this method minimises.
 
         Replayed images: twice the error of predicting no noise at all, as for VDU. Surrogates are strange to the model,
-        whose error on them starts above 1 (packaged MNIST model: 3 at t = 1): what the worst guess of x̃_0 within
+        whose error on them starts above 1 (``mnist-small``: 3 at t = 1): what the worst guess of x̃_0 within
         [−1, 1] makes at the cleanest level, 4ᾱ/(1−ᾱ), and at least 2.
         """
         worst = 4 * float(self._levels().log_snr.max().exp())

@@ -13,7 +13,7 @@ its stratum, and the sum scaled by T/n. The gradient stays unbiased, its square 
     E[ĝ²] = g² + Var ĝ,  g = E_ε ∇_θ Σ_t …        (with all T steps Var ĝ, from ε alone, is part of the published F too)
 
 Drawing t adds the variance within strata, and the scale T/n multiplies that of ε: F comes out too large, by up to about T/n
-where noise alone rules the gradient, and the same λ then holds that much harder. Measured on the packaged MNIST model at
+where noise alone rules the gradient, and the same λ then holds that much harder. Measured on ``mnist-small`` at
 T/n = 20 (``benchmarks/amnesia_fisher.py``, four images): 1.3 times in the median entry, 1.1 times in the sum.
 
 Not guaranteed: the Fisher information (the gradient of a likelihood): the unweighted sum is no likelihood. Another

@@ -100,7 +100,8 @@ def make_aids(
         require_enough("own samples", n_own_samples)
     if sorts or "self_model" in wanted:
         tell(f"own samples: {n_own_samples} of the original's")
-        own, n_drawn = shared_own_samples(_frozen(original.copy(), device), n_own_samples, sampler)
+        drawing = tools.get("teacher") or _frozen(original.copy(), device)
+        own, n_drawn = shared_own_samples(drawing, n_own_samples, sampler)
         record["own_samples"] = {"n": len(own), "n_drawn_now": n_drawn, "sampler": sampler.describe()}
         counter.total += len(own) * sampler.steps  # also of those in the cache: somebody paid for them
     if sorts:

@@ -24,7 +24,7 @@ from vdu.recipes.posterior import load_posterior
 from vdu.recipes.settings import UnlearnSettings
 from vdu.types import Method
 
-__all__ = ["BY_NAME", "make_method"]
+__all__ = ["BY_NAME", "make_method", "options_of"]
 
 BY_NAME: dict[str, type[BaseMethod]] = {
     "auto": RetainDistillation,

@@ -90,7 +90,7 @@ def shared_own_samples(
     They are written piece by piece: what a killed process has drawn is not drawn again.
 
     Args:
-        denoiser: the model; its weights and its configuration are part of the cache's key.
+        denoiser: the model; its weights, its configuration and the type of its device are part of the cache's key.
         n_images: how many.
         sampler: the protocol.
         seed: image i starts from noise drawn from (seed, i); by default the one that methods and posteriors share.
@@ -103,9 +103,10 @@ def shared_own_samples(
     import torch
 
     configuration = hash_configuration(getattr(denoiser.network, "config", {}), denoiser.scheduler_config)
-    key = (
-        f"{hash_parameters(denoiser.network.state_dict())} {configuration} {sorted(sampler.describe().items())} {seed}"
-    )
+    weights = hash_parameters(denoiser.network.state_dict())
+    key = f"{weights} {configuration} {sorted(sampler.describe().items())} {seed}"
+    device = next(denoiser.network.parameters()).device.type
+    key += "" if device == "cpu" else f" {device}"  # other bits: two models must not be compared across devices
     path = cache_folder() / "own-samples" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
     try:
         kept = _read(path) if path.exists() else None

@@ -12,7 +12,7 @@ Image i of every model starts from the same noise. Rows with more images than ``
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from vdu.recipes.cells import Cell
 from vdu.recipes.judging import Judging, find_judges
 from vdu.recipes.measures import distance_row, fidelity, histogram, paired_pul, second_opinion
 from vdu.recipes.method_defaults import DEFAULTS
-from vdu.recipes.methods import BY_NAME
+from vdu.recipes.methods import BY_NAME, options_of
 from vdu.recipes.own_samples import own_samples
 from vdu.recipes.posterior import fit_posterior
 from vdu.recipes.resemblance import find_zones
@@ -55,7 +55,7 @@ from vdu.zoo.packaged import pipeline_folder
 __all__ = ["PaperCells"]
 
 WEIGHTS = "pipeline/unet/diffusion_pytorch_model.safetensors"
-BOARD_VERSION = 2  # of what a leaderboard's cells measure, and of the aids that methods share
+BOARD_VERSION = 2  # of what a leaderboard's cells measure, and of the aids and the stopping rule that methods share
 SHOWN = 256  # images of a row that are kept for the figures
 POSTERIORS = ("ensemble", "ensemble-recentred", "fisher", "amnesia-fisher", "isotropic")
 SPARE = 1.3  # the original's samples, in multiples of N: enough for N without the class
@@ -399,8 +399,8 @@ class PaperCells:
         calls = {
             name: classify(judge, images.floats()) for name, images in (("original", before), ("unlearned", after))
         }
-        if bool(judging.is_forget(calls["unlearned"].classes).all()):
-            raise DivergenceError(f"all {len(after)} images are called {forget}: there is no rest to compare.")
+        if bool(judging.is_forget(calls["unlearned"].classes[: sizes[0]]).all()):
+            raise DivergenceError(f"all {sizes[0]} images are called {forget}: there is no rest to compare.")
         real = self._real_features(forget, judging)
         features = extract_features(judge.features, after.floats())
         at = {}
@@ -548,9 +548,8 @@ def _sampler_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own_defaults(method: str) -> dict[str, Any]:
-    """What a method's own options are where a row does not say."""
-    plain = [(each.name, each.default) for each in fields(BY_NAME[method])] if method in BY_NAME else []
-    return {name: value for name, value in plain if isinstance(value, bool | int | float | str)}
+    """What a method's own options are where a row does not say; VDU's and its like are settings, which rows give."""
+    return {name: each.default for name, each in options_of(BY_NAME[method]).items()} if method in BY_NAME else {}
 
 
 def _on_device(denoiser: PipelineDenoiser) -> PipelineDenoiser:

@@ -54,7 +54,7 @@ def fit_posterior(
         generator: one draw from it seeds everything.
         samples: fishers: own samples, [N, channels, height, width] in [−1, 1]; by default ``n_samples`` are drawn.
         n_samples: how many to draw.
-        sampler: how to draw them.
+        sampler: how to draw them; by default with 20 ancestral steps.
         members: ensemble: pipelines of the members; an iterator keeps one in memory at a time.
         variance: isotropic: the variance of every weight.
         **options: fisher: ``n_train`` (required), ``draws_per_half``, ``prior_precision`` and the other arguments of
@@ -77,7 +77,10 @@ def fit_posterior(
             )
         if samples is None:
             samples = own_samples(
-                denoiser, n_samples, sampler or Sampler(), seed=derive_seed(seed, "own samples")
+                denoiser,
+                n_samples,
+                sampler or Sampler(scheduler="ddpm", steps=20),
+                seed=derive_seed(seed, "own samples"),
             ).floats()
         fit = fit_fisher if estimator == "fisher" else fit_amnesia_fisher
         source = torch.Generator().manual_seed(derive_seed(seed, "fisher"))

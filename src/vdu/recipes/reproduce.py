@@ -7,6 +7,8 @@ one OUT. Exit code 3: a number's interval does not meet the one that this packag
 
 import os
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,9 @@ def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettin
             if (done := store.result(cell)) and (ratio := done["result"].get("mean_loss_ratio")) is not None
         },
     }  # fmt: skip
+    results["machines"] = dict(
+        Counter(_machine(done["environment"]) for cell in with_needs(made.all).values() if (done := store.result(cell)))
+    )
     results["not_run"] = [list(key) for key in made.not_run]
     results["comparison"] = compare(table, results["rows"])
     results["claims"] = judge_claims(table, results["rows"])
@@ -202,6 +207,13 @@ def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettin
 
         files |= draw(table, results, made, store, folder)
     return files | ({f"{table.name} outside the committed intervals": outside, "exit_code": 3} if outside else {})
+
+
+def _machine(made_on: Mapping[str, Any]) -> str:
+    """Where a cell was made, in a few words."""
+    hardware = made_on["hardware"]
+    where = hardware.get("accelerator") or f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
+    return f"{where}, torch {made_on['packages']['torch']}"
 
 
 def _plain(value: Any) -> Any:

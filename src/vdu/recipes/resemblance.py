@@ -17,7 +17,7 @@ sets, and noise: it never sees a clean image.
 Ranks transfer from real to generated images where levels do not; hence quantiles of the forget set's scores, and two
 thresholds with a gap between them instead of one.
 
-Not guaranteed: that the zones are right (there, by the packaged judge, 105 of the 114 like-forget are eights, and 11 of the
+Not guaranteed: that the zones are right (``mnist-small``, by the packaged judge: 105 of the 114 like-forget are eights, and 11 of the
 1218 kept); that r is calibrated.
 """
 

@@ -6,8 +6,8 @@ share of them is still like it, by the classifier of ``vdu.recipes.resemblance``
     stop at step k  if  #{i : mean of h(x_t, ᾱ) over low noise ≥ 0, x = sample_θ(seed_i)} ≤ 10 % of the seeds
 
 Asked after 2/3, 7/9, 8/9 and all of the steps, over at most 128 seeds: what is kept settles later than what is forgotten
-(docs/methods-log.md, 19). Ten percent, because a model that never saw the forget set leaves about as many: of 132 such seeds the
-packaged model retrained without eights leaves 12 (``benchmarks/tune_distillation.py``), some that the classifier
+(docs/methods-log.md, 19). Ten percent, because a model that never saw the forget set leaves about as many: of 132 such seeds the packaged
+model retrained without eights leaves 12 (``benchmarks/tune_distillation.py``), some that the classifier
 cannot tell apart and some that are like it by chance.
 
 Not guaranteed: that images from other noise are forgotten as well; that a judge which the model never met agrees.
@@ -52,6 +52,11 @@ class ForgottenCheck:
         return self.aids.forget_seeds[:MOST]
 
     @property
+    def aim(self) -> int:
+        """How many may be left."""
+        return int(SHARE * len(self.seeds))
+
+    @property
     def possible(self) -> bool:
         """Whether there are enough of them to tell."""
         return len(self.seeds) >= FEWEST and self.aids.judged is not None
@@ -77,14 +82,14 @@ class ForgottenCheck:
         Returns:
             A sentence.
         """
-        if step not in {round(share * self.steps) for share in LOOKS}:
+        if step not in {round(share * self.steps) for share in LOOKS} - {self.steps}:
             return None
         left = self.remaining(weights)
-        return self.sentence(step, left) if left <= max(1, int(SHARE * len(self.seeds))) else None
+        return self.sentence(step, left) if left <= self.aim else None
 
     def sentence(self, step: int, left: int) -> str:
         """What was found, for people."""
         return (
             f"after {step} steps {left} of {len(self.seeds)} own samples that were like the forget set, drawn again from the same "
-            f"noise, still are (at most {max(1, int(SHARE * len(self.seeds)))} was the aim)"
+            f"noise, still are (at most {self.aim} was the aim)"
         )

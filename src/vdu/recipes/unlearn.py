@@ -215,8 +215,11 @@ def unlearn(
                     value.copy_(result.ema[name])
         ending = result.stopped
         if rule is not None and ending is None:
-            ending = rule.sentence(result.steps, rule.remaining(dict(denoiser.network.named_parameters())))
-            ending += "; these were all the steps: a larger repulsion_scale or forget_weight (--option) forgets more, and so may --steps"
+            left = rule.remaining(dict(denoiser.network.named_parameters()))
+            ending = rule.sentence(result.steps, left)
+            if left > rule.aim:
+                more = [name for name in ("repulsion_scale", "forget_weight") if hasattr(method, name)]
+                ending += f"; these were all the steps: a larger {' or '.join(more)} (--option) forgets more, and so may --steps"
     if ending and progress and accelerator.is_main_process:
         _say(ending)
     return UnlearnResult(

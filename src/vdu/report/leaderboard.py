@@ -23,12 +23,13 @@ def markdown(table: Table, results: Mapping[str, Any]) -> str:
     Returns:
         Markdown.
     """
-    hardware, seconds = results["environment"]["hardware"], sum(results["cells"].values())
+    seconds = sum(results["cells"].values())
+    machines = "; ".join(f"{n} on {machine}" for machine, n in sorted(results["machines"].items()))
     lines = [
         f"# {table.title}",
         "",
-        f"`{results['command']}`: {len(results['cells'])} cells, {seconds / 3600:.1f} hours of cell time in all; {hardware['cpu']}, "
-        f"{hardware['cpu_cores']} cores, torch {results['environment']['packages']['torch']}.",
+        f"`{results['command']}`: {len(results['cells'])} cells, {seconds / 3600:.1f} hours of cell time in all: {machines}. "
+        "The seconds of a row are its machine's.",
         "Values are means over seeds with 95 % intervals; u-FID, precision and recall are on the judge's features, against held-out "
         "real images of the other classes. Rows are sorted by u-FID among those that forget at least 80 %, then by PUL.",
         "",

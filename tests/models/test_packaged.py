@@ -1,0 +1,17 @@
+"""The packaged pipelines: the weights that their provenance names, loaded by plain diffusers."""
+
+import json
+
+import pytest
+from diffusers import DDPMPipeline
+
+from vdu.checks import hash_parameters
+from vdu.zoo.packaged import PIPELINES, pipeline_folder
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_packaged_pipeline_is_what_its_provenance_says(name):
+    provenance = json.loads((pipeline_folder(name) / "provenance.json").read_text("utf-8"))
+    unet = DDPMPipeline.from_pretrained(pipeline_folder(name)).unet
+    assert hash_parameters(unet.state_dict()) == provenance["weights_sha256"]
+    assert sum(value.numel() for value in unet.parameters()) == 686_769
