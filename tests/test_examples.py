@@ -50,7 +50,7 @@ def test_forget_a_digit(start, tmp_path):
     assert done.returncode == 0, done.stderr
     count, pul, where = done.stdout.splitlines()
     assert (
-        count == "8: 2 before, 2 after, of 20 images each"
+        count == "8: 4 before, 4 after, of 20 images each"
     )  # three steps of the paper's method change nothing that shows
     assert pul.startswith("PUL 0.0 %") and where == "the new pipeline is in forgotten"
     before, after = weights(pipeline_folder("mnist")), weights(tmp_path / "forgotten")

@@ -219,7 +219,7 @@ def desk(make_pipeline, tmp_path, command, capsys, monkeypatch):
             "--inference-steps",
             2,
             "--scheduler",
-            "ddim",
+            "ddpm",
         )
         == 0
     )
@@ -299,7 +299,7 @@ def test_the_images_that_are_replayed_are_the_kept_own_samples(desk, call):
     assert call(retain="self", force=True) == 0
     pipeline = load_pipeline(desk / "model")
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
-    own, n_drawn = shared_own_samples(denoiser, 60, Sampler("ddim", steps=2))
+    own, n_drawn = shared_own_samples(denoiser, 60, Sampler("ddpm", steps=2))
     assert n_drawn == 0  # they are those that the command drew
     digits = load_images("digits")
     forget = digits.select(digits.labels == 3)

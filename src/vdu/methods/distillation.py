@@ -100,6 +100,7 @@ class RetainDistillation(BaseMethod):
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
 
     name = "distillation"
+    limits = MappingProxyType({"keep_mse": 2.0})  # ε_lead may lie as far from ε_θ as w_max (ε₀ − ε_f) reaches
     needs = frozenset({"forget", "own_forget", "retain"})
     batch_shares = MappingProxyType({"forget": 0.375, "own_forget": 0.375})
 
