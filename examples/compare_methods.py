@@ -2,7 +2,7 @@
 
 Gradient ascent is the paper's VDU with its regulariser off; retrack and distillation work from the model's own samples;
 ``--methods`` takes others that ``vdu list`` names. PUL is the share of the digit that is gone, u-FID the distance to MNIST's
-test images without it (lower is better): a method must do well on both. About six minutes of a CPU core;
+test images without it (lower is better): a method must do well on both. About twenty minutes of a CPU core;
 ``--methods ascent bounded esd --steps 3 --images 30`` is a quick look.
 """
 

@@ -2,7 +2,7 @@
 
 Draws images from the same noise before and after, counts the digit with the packaged judge, and saves the new pipeline in
 diffusers' own layout. ``--method vdu`` is the paper's, with a posterior from the model's own samples; it forgets less. About
-three and a half minutes of a CPU core; ``--method vdu --steps 3 --images 20 --own-samples 10`` is a quick look.
+ten minutes of a CPU core; ``--method vdu --steps 3 --images 20 --own-samples 10`` is a quick look.
 """
 
 import argparse
