@@ -125,6 +125,20 @@ def test_a_changed_need_makes_what_stands_on_it_again(tmp_path):
     assert CellStore(tmp_path).result(changed[-1])["result"]["value"] == 1 + 11 + 11
 
 
+def test_what_a_done_cell_needed_is_not_made_again(tmp_path):
+    # a checkout that holds the results of a table, but not the samples and models that they were made from
+    made = []
+    root, left, right, top = diamond(made)
+    run_cells(CellStore(tmp_path), [top], say=quiet)
+    for cell in (root, left, right):
+        path_of(CellStore(tmp_path), cell).unlink()
+    made.clear()
+    run_cells(CellStore(tmp_path), [top], say=quiet)
+    assert made == []
+    run_cells(CellStore(tmp_path), [top, adding("new", made, left)], say=quiet)
+    assert made == ["root", "left", "new"]
+
+
 # damage
 
 

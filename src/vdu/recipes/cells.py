@@ -152,10 +152,10 @@ def run_cells(store: CellStore, cells: Sequence[Cell], *, say: Callable[[str], N
 
     Args:
         store: where results live.
-        cells: which; the cells they need are made too.
+        cells: which; what those that are not there need is made too.
         say: told what is being made.
     """
-    waiting = with_needs(cells)
+    waiting = with_needs(cells, done=lambda cell: store.result(cell) is not None)
     total, moved, told = len(waiting), True, False
     while waiting:
         if not moved:
@@ -191,11 +191,12 @@ def _make(store: CellStore, cell: Cell) -> None:
     store.write(cell, result, time.monotonic() - began)
 
 
-def with_needs(cells: Sequence[Cell]) -> dict[str, Cell]:
+def with_needs(cells: Sequence[Cell], done: Callable[[Cell], bool] = lambda cell: False) -> dict[str, Cell]:
     """The cells and all that they need, by id, each after those it needs.
 
     Args:
         cells: some cells.
+        done: of a cell for which it holds, the needs are left out.
 
     Returns:
         id → cell.
@@ -204,7 +205,7 @@ def with_needs(cells: Sequence[Cell]) -> dict[str, Cell]:
 
     def visit(cell: Cell) -> None:
         if cell.id not in found:
-            for need in cell.needs.values():
+            for need in () if done(cell) else cell.needs.values():
                 visit(need)
             found[cell.id] = cell
 

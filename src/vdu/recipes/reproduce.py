@@ -52,7 +52,11 @@ def run(settings: ReproduceSettings) -> dict[str, Any]:
         if settings.only_done:
             made.keep_done(store)
         else:
-            run_cells(store, made.all, say=lambda text: print(text, file=sys.stderr, flush=True))
+            shown = [need for cell in made.references.values() for need in cell.needs.values()]  # by the grids
+            run_cells(
+                store, [*made.all, *(shown if settings.table == "figures" else [])],
+                say=lambda text: print(text, file=sys.stderr, flush=True),
+            )  # fmt: skip
         summary |= _write(table, made, store, settings)
     return summary
 
