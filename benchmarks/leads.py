@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Which lead of distillation points to where a retrained model goes?
+
+Usage: leads.py OUT.json [--digit 8] [--n-images 200]                     (about 5 minutes on 2 cores)
+
+The packaged ``mnist`` and the packaged model that was retrained without the digit, ε_r. For noised forget images, noised own
+samples like them, and noised own samples that are kept, at several noise levels: the cosine between (lead − ε₀) and (ε_r − ε₀)
+over all elements, and the ratio of their lengths. s = 1, w = 0. A retrained model differs from ε₀ by more than
+the forget set, its own initial weights; so no lead reaches a cosine of 1. The self-improvement's direction is looked at too.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from vdu import RetainDistillation
+from vdu.data.forget import split_by_class
+from vdu.data.images import ImageSet
+from vdu.data.sources import load_images
+from vdu.diffusion.sampling import Sampler
+from vdu.methods.distillation import LEADS
+from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.recipes.aids import make_aids
+from vdu.records import atomic_file, environment
+from vdu.types import NoisedBatch
+from vdu.zoo.packaged import pipeline_folder
+
+ALPHA_BARS = (0.9, 0.66, 0.4, 0.2, 0.1, 0.05, 0.02, 0.007)
+
+
+def noised(images: ImageSet, level: float, denoiser: PipelineDenoiser, source: torch.Generator) -> NoisedBatch:
+    """All images at the model's noise level nearest to ``level``."""
+    alpha_bars = denoiser.schedule.alpha_bars
+    row, x0 = int((alpha_bars - level).abs().argmin()), images.floats()
+    index = torch.full((len(x0),), row)
+    noise = torch.randn(x0.shape, generator=source)
+    return NoisedBatch(x0, noise, index, alpha_bars[index].float(), index.float())
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--digit", default="8")
+    parser.add_argument("--n-images", type=int, default=200)
+    given = parser.parse_args()
+    pipeline = load_pipeline(pipeline_folder("mnist"))
+    original = PipelineDenoiser.from_pipeline(pipeline)
+    retrained = PipelineDenoiser.from_pipeline(load_pipeline(pipeline_folder(f"mnist-without-{given.digit}")))
+    forget, _ = split_by_class(load_images("mnist"), [given.digit])
+    methods = {lead: RetainDistillation(lead=lead, repulsion_scale=1, self_improvement=0) for lead in LEADS}
+    sampler = Sampler(scheduler="ddpm", steps=20)
+    whole = RetainDistillation(lead="forget-model")  # asks for every tool
+    aids = make_aids(pipeline, whole, forget, sampler=sampler, n_own_samples=1500, seed=0)
+    for lead, method in methods.items():
+        methods[lead] = method.prepare(original, aids.tools)
+    sets = {
+        "forget set": forget,
+        "own samples like it": aids.sets["own_forget"],
+        "kept own samples": aids.sets["retain"],
+    }
+    source, rows = torch.Generator().manual_seed(0), []
+    for name, images in sets.items():
+        assert images is not None
+        chosen = images.select(range(min(given.n_images, len(images))))
+        for level in ALPHA_BARS:
+            batch = noised(chosen, level, original, source)
+            with torch.no_grad():
+                before = original.predict_noise(batch.x_t, batch.timestep)
+                truth = retrained.predict_noise(batch.x_t, batch.timestep) - before
+                steps = {lead: method._lead(batch) - before for lead, method in methods.items()}
+                assert aids.tools.self_model is not None
+                steps["self-improvement"] = before - aids.tools.self_model.predict_noise(batch.x_t, batch.timestep)
+            row = {"images": name, "n": len(chosen), "alpha_bar": level}
+            for lead, step in steps.items():
+                cosine = float((step * truth).sum() / (step.norm() * truth.norm()).clamp_min(1e-30))
+                row[lead] = {"cosine": round(cosine, 3), "length": round(float(step.norm() / truth.norm()), 3)}
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    with atomic_file(given.output) as temporary:
+        found = {"digit": given.digit, "rows": rows, "environment": environment()}
+        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
