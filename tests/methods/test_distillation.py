@@ -125,13 +125,16 @@ def tools(**changes) -> Tools:
 @pytest.mark.parametrize("lead", ["retrack", "gradient", "forget-model"])
 def test_the_losses_are_those_of_the_formula(lead):
     student, given = face(Linear()), tools()
-    options = {"repulsion_scale": 0.5, "self_improvement": 1.5, "forget_weight": 0.4, "lead": lead}
+    options = {
+        "repulsion_scale": 0.5, "keep_scale": 0.7, "self_improvement": 1.5, "self_improvement_from": 0.5, "forget_weight": 0.4,
+        "lead": lead,
+    }  # fmt: skip
     method = RetainDistillation(**options).prepare(student, given)
     retain, forget, own = noised(6, 1), noised(4, 2), noised(2, 3)
     losses = method.losses(student, {"retain": retain, "forget": forget, "own_forget": own})
 
-    def corrected(x, level):
-        original, step = exact_noise(x, level, ALL), 0.5 * repulsion(exact_logit, x, level)
+    def corrected(x, level, scale):
+        original, step = exact_noise(x, level, ALL), scale * repulsion(exact_logit, x, level)
         for i in range(len(x)):
             step[i] *= min(1.0, float(original[i].norm() / step[i].norm()))
         return original + step
@@ -140,14 +143,16 @@ def test_the_losses_are_those_of_the_formula(lead):
         return 0.3 * x - 0.1
 
     x, level = retain.x_t, retain.alpha_bar
-    target = corrected(x, level) + 1.5 * (exact_noise(x, level, ALL) - (0.8 * x + 0.1))
+    assert 0 < int((level >= 0.5).sum()) < len(level)
+    better = 1.5 * (exact_noise(x, level, ALL) - (0.8 * x + 0.1)) * (level >= 0.5).view(-1, 1, 1, 1)
+    target = corrected(x, level, 0.7) + better
     keep = (predicted(x) - target).square().mean()
     x, level = torch.cat([forget.x_t, own.x_t]), torch.cat([forget.alpha_bar, own.alpha_bar])
     original = exact_noise(x, level, ALL)
     odds = (0.5 * exact_logit(x, level).exp()).clamp(max=5).view(-1, 1, 1, 1)
     targets = {
         "retrack": torch.cat([retrack_target(each, given.retained) for each in (forget, own)]),
-        "gradient": corrected(x, level),
+        "gradient": corrected(x, level, 0.5),
         "forget-model": original + odds * (original - 0.5 * x),
     }
     led = (predicted(x) - targets[lead]).square().mean()
@@ -166,8 +171,9 @@ def test_only_the_student_learns():
 
 
 def test_what_it_uses_depends_on_its_settings():
-    assert RetainDistillation().uses == {"teacher", "classifier", "self_model", "forget_model"}
-    assert RetainDistillation(self_improvement=0.0, lead="gradient").uses == {"teacher", "classifier"}
+    assert RetainDistillation().uses == {"teacher", "classifier", "self_model"}
+    assert RetainDistillation(self_improvement=0.0).uses == {"teacher", "classifier"}
+    assert RetainDistillation(lead="forget-model").uses == {"teacher", "classifier", "self_model", "forget_model"}
     assert RetainDistillation(lead="retrack").uses == {"teacher", "classifier", "self_model", "retained"}
     with pytest.raises(InputError, match="distillation: needs self_model, got none"):
         RetainDistillation().prepare(face(Linear()), tools(self_model=None))
@@ -176,7 +182,8 @@ def test_what_it_uses_depends_on_its_settings():
 def test_every_setting_is_part_of_its_identity():
     changed = [
         RetainDistillation(), RetainDistillation(repulsion_scale=1.0), RetainDistillation(self_improvement=0.0),
-        RetainDistillation(lead="gradient"), RetainDistillation(forget_weight=0.1), RetainDistillation(alpha_bar_range=(0.0, 0.5)),
+        RetainDistillation(lead="retrack"), RetainDistillation(forget_weight=0.1), RetainDistillation(alpha_bar_range=(0.0, 0.5)),
+        RetainDistillation(keep_scale=1.0), RetainDistillation(self_improvement_from=0.0),
     ]  # fmt: skip
     assert len({each.identity for each in changed}) == len(changed)
     prepared = RetainDistillation(schedule=SCHEDULE).prepare(face(Linear()), tools())
@@ -187,9 +194,11 @@ def test_every_setting_is_part_of_its_identity():
     ("options", "message"),
     [
         ({"repulsion_scale": -1.0}, "repulsion_scale: got -1.0"),
+        ({"keep_scale": math.inf}, "keep_scale: got inf"),
         ({"self_improvement": math.nan}, "self_improvement: got nan"),
+        ({"self_improvement_from": 1.5}, "self_improvement_from: got 1.5"),
         ({"forget_weight": 0.0}, "forget_weight: got 0.0"),
-        ({"lead": "away"}, "lead: got 'away'; expected one of forget-model, gradient, retrack"),
+        ({"lead": "away"}, "lead: got 'away'; expected one of gradient, forget-model, retrack"),
     ],
 )
 def test_bad_settings(options, message):

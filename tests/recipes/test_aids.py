@@ -109,9 +109,10 @@ def test_a_forward_is_one_and_a_backward_two():
     assert counter.total == 5 + 3 * 7 + 3 * 2 + 4
 
 
-def test_evaluations_of_a_whole_run(make_pipeline, quick):
-    """Every part by hand: own samples, classifiers, both copies, and the steps."""
-    method = RetainDistillation()
+@pytest.mark.parametrize(("lead", "copies"), [("gradient", 1), ("forget-model", 2)])
+def test_evaluations_of_a_whole_run(make_pipeline, quick, lead, copies):
+    """Every part by hand: own samples, classifiers, the copies, and the steps."""
+    method = RetainDistillation(lead=lead, self_improvement_from=0.0)
     result = unlearn(
         make_pipeline(), method, forget=some_images(), steps=4, batch_size=8, n_own_samples=60, sampler=SAMPLER, force=True,
         full_length=True, generator=torch.Generator().manual_seed(0), progress=None,
@@ -120,10 +121,12 @@ def test_evaluations_of_a_whole_run(make_pipeline, quick):
     share = result.aids.record["resemblance"]["classifier_flops_share"]
     assert 0 < share
     classifiers = round(result.aids.judged.evaluations * share)
-    drawn, copied = 60 * 2, 2 * 3 * 5 * 2
-    # student over all; teacher and self model over what is kept, teacher and forget model over what is not
-    each_step = 3 * (8 + 3 + 3) + 2 * 8 + 2 * (3 + 3)
-    assert result.network_evaluations == drawn + classifiers + copied + 4 * each_step
+    drawn, copied = 60 * 2, copies * 3 * 5 * 2
+    # student over all; teacher and self model over what is kept; teacher, and forget model if there is one, over what is not
+    each_step = 3 * (8 + 3 + 3) + 2 * 8 + copies * (3 + 3)
+    # the classifier, with its gradient where that is asked for
+    small = 4 * (3 * 8 + (3 if lead == "gradient" else 1) * (3 + 3))
+    assert result.network_evaluations == drawn + classifiers + copied + 4 * each_step + round(small * share)
 
 
 # what a method is given

@@ -1,5 +1,6 @@
 """A table of one's own on 8×8 digits, from training the model to the page: the same code as the paper's tables."""
 
+import glob
 import json
 import math
 import os
@@ -75,12 +76,9 @@ check = { n_images = 80, inference_steps = 8 }
 
 def cells(folder: Path) -> dict[str, str]:
     """Name without its hash → hash of the file."""
-    found = sorted((folder / "cells").rglob("*.json"))
-    return {
-        str(path.relative_to(folder)): sha256_file(path)
-        for path in found
-        if "-" in path.stem and path.name != "run.json" and not path.parent.name.startswith(".")  # not yet there
-    }
+    # glob, unlike Path.rglob, bears with files that vanish meanwhile; it skips hidden folders, where what is not yet done lies
+    found = sorted(glob.glob("cells/**/*-*.json", root_dir=folder, recursive=True))
+    return {name: sha256_file(folder / name) for name in found}
 
 
 def results(folder: Path) -> dict[str, str]:

@@ -16,15 +16,15 @@ def walk(network, steps):
         yield step
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.25, 0.999])
-def test_the_average_is_the_weighted_sum_of_all_weights(decay):
+@pytest.mark.parametrize(("decay", "ramp"), [(0.0, 10), (0.25, 10), (0.999, 10), (0.999, 4), (0.7, 4)])
+def test_the_average_is_the_weighted_sum_of_all_weights(decay, ramp):
     network = nn.Linear(3, 2).double()
-    ema = ExponentialMovingAverage(network.named_parameters(), decay)
+    ema = ExponentialMovingAverage(network.named_parameters(), decay, ramp)
     history = [network.weight.detach().clone()]
     for step in walk(network, 12):
         ema.update(network.named_parameters(), step)
         history.append(network.weight.detach().clone())
-    decays = [min(decay, (1 + step) / (10 + step)) for step in range(12)]
+    decays = [min(decay, (1 + step) / (ramp + step)) for step in range(12)]
     expected = torch.zeros_like(history[0])
     for place, weights in enumerate(history):  # a weight fades by every later decay
         share = torch.tensor(decays[place:], dtype=torch.float64).prod() * (1 - decays[place - 1] if place else 1)

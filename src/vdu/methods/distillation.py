@@ -8,20 +8,23 @@ The student ε_θ, started at the original ε₀, learns
 
     L(θ) = E_{S_r, all t} ‖ε_θ − ε_keep‖²/d  +  ζ E_{D_f ∪ S_f, middle t} ‖ε_θ − ε_lead‖²/d
 
-    ε_keep = ε₀  +  s √(1−ᾱ) σ(h)∇h  +  w (ε₀ − ε_s)       capped correction of R1, and self-improvement
-    ε_lead = ε₀ + min(s e^h, w_max) (ε₀ − ε_f)             e^h = r/(1−r), w_max = 5   ("forget-model")
-             or the first correction again ("gradient"), or the noise of the nearest own samples ("retrack",
-             :mod:`vdu.methods.retrack`)
+    ε_keep = ε₀  +  s_k √(1−ᾱ) σ(h)∇h  +  w [ᾱ ≥ ᾱ_w] (ε₀ − ε_s)       correction of R1, and self-improvement
+    ε_lead = ε₀  +  s √(1−ᾱ) σ(h)∇h                                    the same correction                ("gradient")
+             or ε₀ + min(s e^h, w_max) (ε₀ − ε_f)                      e^h = r/(1−r), w_max = 5   ("forget-model")
+             or the noise of the nearest own samples                   :mod:`vdu.methods.retrack`      ("retrack")
 
 h the logit of r, so that −∇log(1−r) = σ(h)∇h stays alive where r is near 1 and no r is clamped; the norm of the correction
 is capped at ‖ε₀‖ instead. S_r and S_f are the original's own samples unlike and like the forget set D_f. ε_s is the
 original after a short fine-tuning on its own samples: what it does wrong, ε_s does more so, and a step away from it undoes
 some of that. It repairs what the training costs, and more: with it the unlearned model's u-FID falls below that of the
-original with the forget class filtered out.
+original with the forget class filtered out. Only at ᾱ ≥ ᾱ_w: at more noise, where it is decided what an image shows, copies of
+different seeds agree less (``benchmarks/leads.py``), and the step shifts the mix of what is kept.
 
-ε_f is the original after a short fine-tuning on the forget set. Exact r and ε_f would need no s > 1. But a sampler of few
-steps jumps over the thin border where they act (sampling with ε_r and no training, ``mnist-small``, digit 8: PUL 33 % at s = 1,
-65 % at s = 2, 78 % at s = 4; ``benchmarks/resemblance.py``), and a student of few steps does not reach it (PUL 88 % at s = 1;
+ε_f is the original after a short fine-tuning on the forget set. Of the three leads the classifier's gradient points most
+nearly to where a model goes that is retrained without the forget set (``benchmarks/leads.py``), at 0.6 of the length: a classifier
+of few images is too flat among those it is sure of; hence s > s_k. Exact r would need no s > 1. But a sampler of few steps jumps over
+the thin border where it acts (sampling with ε_r and no training, ``mnist-small``, digit 8: PUL 33 % at s = 1, 65 % at s = 2, 78 % at
+s = 4; ``benchmarks/resemblance.py``), and a student of few steps does not reach it (led by ε_f, PUL 88 % at s = 1;
 ``benchmarks/tune_distillation.py``).
 
 :class:`Guided` is the same correction at sampling time, without training: a preview, slower at every step for ever.
@@ -31,7 +34,8 @@ were pixel by pixel.
 
 Source: ours, after R1 and R2 of the project's notes. Classifier gradients: Dhariwal & Nichol 2021, arXiv 2105.05233, Eq. 10.
 Negative weights that follow P(forget | x_t): Koulischer et al. 2024, arXiv 2410.14398. Away from a model trained on its own
-samples: Alemohammad et al. 2024, arXiv 2408.16333 ("SIMS").
+samples: Alemohammad et al. 2024, arXiv 2408.16333 ("SIMS"). Guidance at some noise levels only: Kynkäänniemi et al. 2024, arXiv
+2404.07724.
 """
 
 from dataclasses import dataclass
@@ -48,7 +52,7 @@ from vdu.types import Batch, Denoiser, Losses, NoisedBatch, Tools
 
 __all__ = ["Guided", "RetainDistillation", "repulsion"]
 
-LEADS = ("forget-model", "gradient", "retrack")
+LEADS = ("gradient", "forget-model", "retrack")
 LARGEST_ODDS = 5.0  # w_max
 
 
@@ -82,9 +86,11 @@ class RetainDistillation(BaseMethod):
     """Retain-score distillation, with self-improvement.
 
     Args:
-        repulsion_scale: s ≥ 0, of both corrections.
+        repulsion_scale: s ≥ 0, of the correction on forget images: how much is forgotten.
+        keep_scale: s_k ≥ 0, of the correction on kept images.
         self_improvement: w ≥ 0; 0 needs no second model.
-        lead: ε_lead: "forget-model", "gradient" or "retrack".
+        self_improvement_from: ᾱ_w in [0, 1], the smallest ᾱ at which w acts.
+        lead: ε_lead: "gradient", "forget-model" or "retrack".
         forget_weight: ζ > 0.
         schedule: the noise levels; None takes the model's own.
         alpha_bar_range: noise levels of the forget images; retained ones have all.
@@ -93,9 +99,11 @@ class RetainDistillation(BaseMethod):
         InputError: if a weight is out of range or the lead unknown.
     """
 
-    repulsion_scale: float = 2.0
-    self_improvement: float = 0.5
-    lead: str = "forget-model"
+    repulsion_scale: float = 2.25
+    keep_scale: float = 1.5
+    self_improvement: float = 2.0
+    self_improvement_from: float = 0.2
+    lead: str = "gradient"
     forget_weight: float = 1.0
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
 
@@ -106,9 +114,11 @@ class RetainDistillation(BaseMethod):
 
     def __post_init__(self) -> None:
         require_positive(forget_weight=self.forget_weight)
-        for name in ("repulsion_scale", "self_improvement"):
+        for name in ("repulsion_scale", "keep_scale", "self_improvement"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}: got {getattr(self, name)}; expected a finite number ≥ 0.")
+        if not 0 <= self.self_improvement_from <= 1:
+            raise InputError(f"self_improvement_from: got {self.self_improvement_from}; expected ᾱ in [0, 1].")
         if self.lead not in LEADS:
             raise InputError(f"lead: got {self.lead!r}; expected one of {', '.join(LEADS)}.")
 
@@ -136,16 +146,16 @@ class RetainDistillation(BaseMethod):
         tools = self._tools()
         assert tools.teacher is not None
         original = tools.teacher.predict_noise(batch.x_t, batch.timestep)
-        target = original + self._repulsion(batch, original)
-        if self.self_improvement:
+        target = original + self._repulsion(self.keep_scale, batch, original)
+        low = batch.alpha_bar >= self.self_improvement_from
+        if self.self_improvement and bool(low.any()):
             assert tools.self_model is not None
-            worse = tools.self_model.predict_noise(batch.x_t, batch.timestep)
-            target = target + self.self_improvement * (original - worse)
+            worse = tools.self_model.predict_noise(batch.x_t[low], batch.timestep[low])
+            target[low] += self.self_improvement * (original[low] - worse)
         return target
 
-    def _repulsion(self, batch: NoisedBatch, original: Tensor) -> Tensor:
-        step = self.repulsion_scale * repulsion(self._tools().classifier, batch.x_t, batch.alpha_bar)
-        return _capped(step, original)
+    def _repulsion(self, scale: float, batch: NoisedBatch, original: Tensor) -> Tensor:
+        return _capped(scale * repulsion(self._tools().classifier, batch.x_t, batch.alpha_bar), original)
 
     def _lead(self, batch: NoisedBatch) -> Tensor:
         tools = self._tools()
@@ -155,7 +165,7 @@ class RetainDistillation(BaseMethod):
         assert tools.teacher is not None
         original = tools.teacher.predict_noise(batch.x_t, batch.timestep)
         if self.lead == "gradient":
-            return original + self._repulsion(batch, original)
+            return original + self._repulsion(self.repulsion_scale, batch, original)
         assert tools.forget_model is not None
         assert tools.classifier is not None
         logits = tools.classifier(batch.x_t, batch.alpha_bar)

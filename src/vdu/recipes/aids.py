@@ -52,6 +52,11 @@ class Aids:
     judged: Resemblance | None = None
     sampler: Sampler | None = None
 
+    @property
+    def classifier_share(self) -> float:
+        """FLOPs of the small classifier for one image, as a share of the denoiser's; 0 without one."""
+        return self.record.get("resemblance", {}).get("classifier_flops_share", 0.0)
+
 
 def make_aids(
     pipeline: Any,
@@ -108,7 +113,7 @@ def make_aids(
         assert own is not None
         tell("which of them are like the forget set")
         judged = resemblance(forget, own, original.schedule, seed=derive_seed(seed, "resemblance"), force=force)
-        share = _flops(judged.classifier, original) if judged.evaluations else 0.0
+        share = _flops(judged.classifier, original)
         counter.total += round(judged.evaluations * share)
         record["resemblance"] = judged.describe() | {"classifier_flops_share": share}
         tell(

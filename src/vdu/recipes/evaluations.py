@@ -38,7 +38,8 @@ class EvaluationCounter:
                 handle.remove()
 
     def _count(self, network: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        learns = torch.is_grad_enabled() and any(value.requires_grad for value in network.parameters())
+        inputs = [arguments[0], *network.parameters()]
+        learns = torch.is_grad_enabled() and any(value.requires_grad for value in inputs)
         self.total += len(arguments[0]) * (3 if learns else 1)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "EvaluationCounter":

@@ -9,7 +9,7 @@ sets, and noise: it never sees a clean image.
                 samples, so that no image is scored by a classifier that saw it
     2. zones    c_q = q-quantile of the forget set's own scores
                 like forget   s ≥ c_10%         as like it as nine in ten of its own images
-                kept (S_r)    s < c_1%          less like it than ninety-nine in a hundred of its own
+                kept (S_r)    s < c_5%          less like it than nineteen in twenty of its own
                 neither       between           used for nothing
     3. share    π̂ = share of own samples with s ≥ c_5%, over 95 %
     4. r        P(forget | x_t) = σ(h(x_t, ᾱ) + log(π̂/(1−π̂))), h trained anew on forget set and like-forget against kept
@@ -45,7 +45,7 @@ __all__ = ["Resemblance", "Zones", "find_zones", "mean_scores", "require_enough"
 require_enough = partial(
     require_images, where="resemblance", advice="use a method that looks at forget images only (vdu, ascent)"
 )
-LIKE_FORGET, KEPT, COUNTED = 0.10, 0.01, 0.05  # quantiles of the forget set's scores
+LIKE_FORGET, KEPT, COUNTED = 0.10, 0.05, 0.05  # quantiles of the forget set's scores
 SCORED_AT = (0.98, 0.9, 0.66)  # ᾱ
 SCORE_RANGE = (0.078, 1.0)  # ᾱ that the scoring classifiers are trained on
 ROTATION, SCALE, SHEAR, SHIFT = 0.175, 0.125, 0.15, 0.0625  # largest random moves: radians and shares of the image
@@ -113,7 +113,7 @@ def resemblance(
     *,
     seed: int,
     score_steps: int = 300,
-    steps: int = 1000,
+    steps: int = 3000,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
     force: bool = False,

@@ -41,6 +41,7 @@ from vdu.types import Losses, Method
 
 __all__ = ["UnlearnResult", "make_method", "run", "unlearn"]
 
+EMA_RAMP = 4  # of the average: the last third of the steps, nearly
 STOPPING = {RetainDistillation.name, Retrack.name}  # their steps were chosen as an upper bound, not as a setting
 
 
@@ -178,7 +179,7 @@ def unlearn(
         sampler=sampler or Sampler(scheduler=default["scheduler"], steps=default["inference_steps"]), seed=seed,
         device=accelerator.device, say=_say if progress and accelerator.is_main_process else None,
     )  # fmt: skip
-    counter = EvaluationCounter()
+    counter, small = EvaluationCounter(), EvaluationCounter()
     with counter.watching(denoiser.network):
         ready = method.prepare(denoiser, aids.tools)
     make_batch = _batches(ready, aids.sets, denoiser.sample_shape, n_images, seed)
@@ -188,6 +189,7 @@ def unlearn(
         lr_schedule=lr_schedule,
         warmup_steps=default["warmup_steps"] if warmup_steps is None else warmup_steps,
         ema_decay=(default["ema_decay"] if ema_decay is None else ema_decay) or None,
+        ema_ramp=EMA_RAMP,
         gradient_accumulation_steps=gradient_accumulation_steps,
         max_grad_norm=max_grad_norm or default.get("max_grad_norm"),
         mixed_precision=mixed_precision,
@@ -204,7 +206,8 @@ def unlearn(
     rule = check if check.possible and not full_length and method.name in STOPPING else None
     tools = aids.tools
     others = [each.network for each in (tools.teacher, tools.self_model, tools.forget_model) if each is not None]
-    with counter.watching(denoiser.network, check.denoiser.network, *others):
+    classifier = aids.judged.classifier if aids.judged is not None else None
+    with counter.watching(denoiser.network, check.denoiser.network, *others), small.watching(classifier):
         result = train(
             denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
             folder=folder, resume=resume, identity=identity, progress=progress, accelerator=accelerator, stop=rule,
@@ -222,9 +225,8 @@ def unlearn(
                 ending += f"; these were all the steps: a larger {' or '.join(more)} (--option) forgets more, and so may --steps"
     if ending and progress and accelerator.is_main_process:
         _say(ending)
-    return UnlearnResult(
-        replace_network(pipeline, denoiser.network), result, aids.evaluations + counter.total, aids, ending
-    )
+    evaluations = aids.evaluations + counter.total + round(small.total * aids.classifier_share)
+    return UnlearnResult(replace_network(pipeline, denoiser.network), result, evaluations, aids, ending)
 
 
 def _say(text: str) -> None:

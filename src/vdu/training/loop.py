@@ -64,6 +64,7 @@ class TrainSettings:
         gradient_accumulation_steps: micro-batches per step and process.
         max_grad_norm: clip the global gradient norm to this; None does not clip.
         ema_decay: decay of the weight average; None keeps none.
+        ema_ramp: R of :class:`vdu.training.ema.ExponentialMovingAverage`.
         mixed_precision: "no", "fp16" or "bf16".
         seed: seeds dropout; the batches are seeded by their maker.
         checkpointing_steps: write a checkpoint every so many steps; None writes only the last.
@@ -78,6 +79,7 @@ class TrainSettings:
     gradient_accumulation_steps: int = 1
     max_grad_norm: float | None = None
     ema_decay: float | None = None
+    ema_ramp: int = 10
     mixed_precision: str = "no"
     seed: int = 0
     checkpointing_steps: int | None = None
@@ -173,7 +175,11 @@ def train(
     optimizer = accelerator.prepare_optimizer(
         torch.optim.AdamW(parameters.values(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     )
-    ema = ExponentialMovingAverage(parameters.items(), settings.ema_decay) if settings.ema_decay else None
+    ema = (
+        ExponentialMovingAverage(parameters.items(), settings.ema_decay, settings.ema_ramp)
+        if settings.ema_decay
+        else None
+    )
     if objective.per_term and accelerator.scaler is not None:
         raise InputError("mixed_precision: got fp16 with a method that combines its terms' gradients; use bf16 or no.")
     checkpoints = folder / "checkpoints" if folder else None
