@@ -4,15 +4,16 @@
 Usage: beyond_one_class.py OUT.json [--case two-classes|sequence|thick|mark|single] [--n-images 1000]
        (about 5 minutes a case on 2 cores; sequence 10, mark and single 15 each)
 
-The packaged ``mnist-small``, ``RetainDistillation`` with its defaults, seed 0, 20 ancestral steps; images from the same noise before
+The packaged ``mnist``, ``RetainDistillation`` with its defaults, seed 0, 20 ancestral steps; images from the same noise before
 and after. Digits are told by the packaged judge. Thick: mean ink above the 90 % quantile of MNIST's training images; those
 are the forget set, and the same threshold counts them among the samples. u-FID[judge] is against MNIST's test images without
 what is forgotten, "filtered" is the original's samples without it. OUT.json is added to, case by case.
 
 Mark: the model is first fine-tuned on MNIST with a bright 5 × 5 square planted in the corner of 5 % of the images; the forget set
 is those images, and the square is what is counted, in three times as many samples. Single: it is fine-tuned with one training
-image as 3 % of what it sees, until it reproduces it; the forget set is that image, moved by up to two pixels (25 copies, twice),
-and a sample counts if its root mean square difference from the image, or from a moved copy, is below 0.35 of [−1, 1].
+image as 10 % of what it sees; the forget set is that image, moved by up to two pixels (25 copies, twice),
+and a sample counts if its root mean square difference from the image, or from a moved copy, is below 0.35 of [−1, 1]. A run that is
+refused is in OUT.json with its message and what the original makes.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
+from vdu.errors import InputError
 from vdu.methods.distillation import RetainDistillation
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
@@ -44,7 +46,7 @@ class Bench:
     """The model, the judge, and what is counted."""
 
     def __init__(self, n_images):
-        self.pipeline = load_pipeline(pipeline_folder("mnist-small"))
+        self.pipeline = load_pipeline(pipeline_folder("mnist"))
         self.judge, _ = load_judge(judge_folder("mnist"))
         self.train, self.test = load_images("mnist"), load_images("mnist", split="test")
         ink = self.ink(self.train)
@@ -67,7 +69,10 @@ class Bench:
 
     def forget(self, pipeline, images):
         """The new pipeline and why it ended."""
-        made = unlearn(pipeline, RetainDistillation(), forget=images, generator=torch.Generator().manual_seed(0))
+        try:
+            made = unlearn(pipeline, RetainDistillation(), forget=images, generator=torch.Generator().manual_seed(0))
+        except InputError as error:
+            return None, f"refused: {error}"
         return made.pipeline, made.ending
 
     def row(self, images, unwanted, reference):
@@ -81,14 +86,15 @@ class Bench:
         }
 
     def compare(self, pipeline, unwanted, keep_test):
-        """Original, filtered original and unlearned."""
+        """Original, filtered original and unlearned, if it was not refused."""
         reference = self.test.select(keep_test)
         filtered = self.before.select(~unwanted(self.before))
         rows = {
             "original": self.before.select(range(self.n)),
             "filtered original": filtered.select(range(min(self.n, len(filtered)))),
-            "unlearned": self.draw(pipeline, self.n),
         }
+        if pipeline is not None:
+            rows["unlearned"] = self.draw(pipeline, self.n)
         return {name: self.row(images, unwanted, reference) for name, images in rows.items()}
 
 
@@ -129,7 +135,7 @@ def thick(bench):
 def taught(bench, images):
     """The packaged model, fine-tuned on other images; in the place of the original."""
     how = PretrainSettings(data="", output_dir=Path(), steps=800, batch_size=64, learning_rate=3e-4, ema_decay=0.99)
-    bench.pipeline = load_pipeline(pipeline_folder("mnist-small"))
+    bench.pipeline = load_pipeline(pipeline_folder("mnist"))
     fit(bench.pipeline, images, how, folder=None)
 
 
@@ -153,7 +159,7 @@ def mark(bench):
 def single(bench):
     """One image that the model reproduces."""
     image = bench.train.images[:1]
-    taught(bench, ImageSet(torch.cat([bench.train.images, image.repeat(1800, 1, 1, 1)])))
+    taught(bench, ImageSet(torch.cat([bench.train.images, image.repeat(len(bench.train) // 9, 1, 1, 1)])))
     moves = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
     copies = torch.cat([image.roll(move, (2, 3)) for move in moves])
 
