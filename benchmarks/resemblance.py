@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Who finds the forget class among a model's own samples, from the forget set alone; and what sampling guidance makes of it.
 
-Usage: resemblance.py [--digit 8] [--n-own 1500] [--n-images 500] [--json OUT]      (about 5 minutes on 2 cores)
+Usage: resemblance.py [--digit 8] [--n-own 1500] [--n-images 500] [--json OUT]      (about 8 minutes on 2 cores)
 
-The packaged ``mnist-small``, 20 ancestral steps, the digit's training images. The packaged judge's labels are the truth, known
+The packaged ``mnist``, 20 ancestral steps, the digit's training images. The packaged judge's labels are the truth, known
 to nobody but this script. Compared: the judge trained on the spot (``vdu.recipes.forget_judge``) and the zones of
 ``vdu.recipes.resemblance``. Then sampling with the corrected score (``vdu.methods.distillation.Guided``), nothing trained.
 """
@@ -22,6 +22,7 @@ from vdu.models.judge import load_judge
 from vdu.recipes.forget_judge import train_forget_judge
 from vdu.recipes.own_samples import own_samples, shared_own_samples
 from vdu.recipes.resemblance import resemblance
+from vdu.records import environment
 from vdu.rng import derive_seed
 from vdu.zoo.packaged import judge_folder, pipeline_folder
 
@@ -42,7 +43,7 @@ def main():
     parser.add_argument("--json")
     arguments = parser.parse_args()
     digit = int(arguments.digit)
-    denoiser = PipelineDenoiser.from_pipeline(load_pipeline(pipeline_folder("mnist-small")))
+    denoiser = PipelineDenoiser.from_pipeline(load_pipeline(pipeline_folder("mnist")))
     judge, _ = load_judge(judge_folder("mnist"))
     forget = split_by_class(load_images("mnist"), [arguments.digit])[0]
     own, _ = shared_own_samples(denoiser, arguments.n_own, SAMPLER)
@@ -58,7 +59,7 @@ def main():
         ),
         "judge trained on the spot, misses of real images": record["held_out_error"],
     }
-    zones = resemblance(forget, own, denoiser.schedule, seed=0, steps=500)
+    zones = resemblance(forget, own, denoiser.schedule, seed=0)
     result["resemblance, like the forget set"] = found(zones.forget, truth)
     result["resemblance, kept"] = found(zones.kept, ~truth)
     result["resemblance, estimated share"] = zones.share
@@ -73,6 +74,7 @@ def main():
         before = left if before is None else before
         distance = frechet_distance(reference, extract_features(judge.features, images)).value
         result[f"guided, s = {scale:g}"] = {"left": left, "pul": 100 * (1 - left / before), "u_fid": distance}
+    result["environment"] = environment()
     print(json.dumps(result, indent=2))
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
