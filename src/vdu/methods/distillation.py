@@ -23,9 +23,8 @@ different seeds agree less (``benchmarks/leads.py``), and the step shifts the mi
 ε_f is the original after a short fine-tuning on the forget set. Of the three leads the classifier's gradient points most
 nearly to where a model goes that is retrained without the forget set (``benchmarks/leads.py``), at 0.6 of the length: a classifier
 of few images is too flat among those it is sure of; hence s > s_k. Exact r would need no s > 1. But a sampler of few steps jumps over
-the thin border where it acts (sampling with ε_r and no training, ``mnist-small``, digit 8: PUL 33 % at s = 1, 65 % at s = 2, 78 % at
-s = 4; ``benchmarks/resemblance.py``), and a student of few steps does not reach it (led by ε_f, PUL 88 % at s = 1;
-``benchmarks/tune_distillation.py``).
+the thin border where it acts (sampling with ε_r and no training, ``mnist``, digit 8: PUL 56 % at s = 1, 73 % at s = 2, 85 % at
+s = 4; ``benchmarks/resemblance.py``), and a student of few steps does not reach it (PUL 66 % at s = s_k = 1 and w = 0; the leaderboard).
 
 :class:`Guided` is the same correction at sampling time, without training: a preview, slower at every step for ever.
 
