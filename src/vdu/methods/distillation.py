@@ -18,7 +18,7 @@ is capped at ‖ε₀‖ instead. S_r and S_f are the original's own samples unl
 original after a short fine-tuning on its own samples: what it does wrong, ε_s does more so, and a step away from it undoes
 some of that. It repairs what the training costs, and more: with it the unlearned model's u-FID falls below that of the
 original with the forget class filtered out. Only at ᾱ ≥ ᾱ_w: at more noise, where it is decided what an image shows, copies of
-different seeds agree less (``benchmarks/leads.py``), and the step shifts the mix of what is kept.
+different seeds agree less (docs/methods-log.md, 53), and the step shifts the mix of what is kept.
 
 ε_f is the original after a short fine-tuning on the forget set. Of the three leads the classifier's gradient points most
 nearly to where a model goes that is retrained without the forget set (``benchmarks/leads.py``), at 0.6 of the length: a classifier
