@@ -31,7 +31,12 @@ from vdu.types import NoisedBatch, Tools
 SIZE = {"forget": 12, "own_forget": 12, "retain": 32}
 EQUAL = {"forget": 32, "retain": 32}
 CASES = {
-    "distillation": (RetainDistillation(lead="forget-model", self_improvement_from=0.0), [56], [32, 32, 24, 24], SIZE),
+    "distillation": (
+        RetainDistillation(lead="forget-model", self_improvement_range=(0.0, 1.0)),
+        [56],
+        [32, 32, 24, 24],
+        SIZE,
+    ),
     "retrack": (Retrack(), [44], [32], {"forget": 12, "retain": 32}),
     "anchor": (FunctionAnchor(), [64], [32], EQUAL),
     "conflict-free": (ConflictFree(), [32, 32], [], EQUAL),

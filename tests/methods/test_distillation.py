@@ -126,7 +126,7 @@ def tools(**changes) -> Tools:
 def test_the_losses_are_those_of_the_formula(lead):
     student, given = face(Linear()), tools()
     options = {
-        "repulsion_scale": 0.5, "keep_scale": 0.7, "self_improvement": 1.5, "self_improvement_from": 0.5, "forget_weight": 0.4,
+        "repulsion_scale": 0.5, "keep_scale": 0.7, "self_improvement": 1.5, "self_improvement_range": (0.4, 0.8), "forget_weight": 0.4,
         "lead": lead,
     }  # fmt: skip
     method = RetainDistillation(**options).prepare(student, given)
@@ -143,8 +143,9 @@ def test_the_losses_are_those_of_the_formula(lead):
         return 0.3 * x - 0.1
 
     x, level = retain.x_t, retain.alpha_bar
-    assert 0 < int((level >= 0.5).sum()) < len(level)
-    better = 1.5 * (exact_noise(x, level, ALL) - (0.8 * x + 0.1)) * (level >= 0.5).view(-1, 1, 1, 1)
+    inside = (level >= 0.4) & (level <= 0.8)
+    assert bool((level < 0.4).any()) and bool(inside.any()) and bool((level > 0.8).any())
+    better = 1.5 * (exact_noise(x, level, ALL) - (0.8 * x + 0.1)) * inside.view(-1, 1, 1, 1)
     target = corrected(x, level, 0.7) + better
     keep = (predicted(x) - target).square().mean()
     x, level = torch.cat([forget.x_t, own.x_t]), torch.cat([forget.alpha_bar, own.alpha_bar])
@@ -183,7 +184,7 @@ def test_every_setting_is_part_of_its_identity():
     changed = [
         RetainDistillation(), RetainDistillation(repulsion_scale=1.0), RetainDistillation(self_improvement=0.0),
         RetainDistillation(lead="retrack"), RetainDistillation(forget_weight=0.1), RetainDistillation(alpha_bar_range=(0.0, 0.5)),
-        RetainDistillation(keep_scale=1.0), RetainDistillation(self_improvement_from=0.0),
+        RetainDistillation(keep_scale=1.0), RetainDistillation(self_improvement_range=(0.0, 0.7)),
     ]  # fmt: skip
     assert len({each.identity for each in changed}) == len(changed)
     prepared = RetainDistillation(schedule=SCHEDULE).prepare(face(Linear()), tools())
@@ -196,7 +197,8 @@ def test_every_setting_is_part_of_its_identity():
         ({"repulsion_scale": -1.0}, "repulsion_scale: got -1.0"),
         ({"keep_scale": math.inf}, "keep_scale: got inf"),
         ({"self_improvement": math.nan}, "self_improvement: got nan"),
-        ({"self_improvement_from": 1.5}, "self_improvement_from: got 1.5"),
+        ({"self_improvement_range": (0.5, 1.5)}, "self_improvement_range: got 0.5, 1.5"),
+        ({"self_improvement_range": (0.7, 0.2)}, "self_improvement_range: got 0.7, 0.2"),
         ({"forget_weight": 0.0}, "forget_weight: got 0.0"),
         ({"lead": "away"}, "lead: got 'away'; expected one of gradient, forget-model, retrack"),
     ],

@@ -112,7 +112,7 @@ def test_a_forward_is_one_and_a_backward_two():
 @pytest.mark.parametrize(("lead", "copies"), [("gradient", 1), ("forget-model", 2)])
 def test_evaluations_of_a_whole_run(make_pipeline, quick, lead, copies):
     """Every part by hand: own samples, classifiers, the copies, and the steps."""
-    method = RetainDistillation(lead=lead, self_improvement_from=0.0)
+    method = RetainDistillation(lead=lead, self_improvement_range=(0.0, 1.0))
     result = unlearn(
         make_pipeline(), method, forget=some_images(), steps=4, batch_size=8, n_own_samples=60, sampler=SAMPLER, force=True,
         full_length=True, generator=torch.Generator().manual_seed(0), progress=None,

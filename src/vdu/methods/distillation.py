@@ -8,7 +8,7 @@ The student ε_θ, started at the original ε₀, learns
 
     L(θ) = E_{S_r, all t} ‖ε_θ − ε_keep‖²/d  +  ζ E_{D_f ∪ S_f, middle t} ‖ε_θ − ε_lead‖²/d
 
-    ε_keep = ε₀  +  s_k √(1−ᾱ) σ(h)∇h  +  w [ᾱ ≥ ᾱ_w] (ε₀ − ε_s)       correction of R1, and self-improvement
+    ε_keep = ε₀  +  s_k √(1−ᾱ) σ(h)∇h  +  w [ᾱ in A_w] (ε₀ − ε_s)      correction of R1, and self-improvement
     ε_lead = ε₀  +  s √(1−ᾱ) σ(h)∇h                                    the same correction                ("gradient")
              or ε₀ + min(s e^h, w_max) (ε₀ − ε_f)                      e^h = r/(1−r), w_max = 5   ("forget-model")
              or the noise of the nearest own samples                   :mod:`vdu.methods.retrack`      ("retrack")
@@ -17,8 +17,9 @@ h the logit of r, so that −∇log(1−r) = σ(h)∇h stays alive where r is ne
 is capped at ‖ε₀‖ instead. S_r and S_f are the original's own samples unlike and like the forget set D_f. ε_s is the
 original after a short fine-tuning on its own samples: what it does wrong, ε_s does more so, and a step away from it undoes
 some of that. It repairs what the training costs, and more: with it the unlearned model's u-FID falls below that of the
-original with the forget class filtered out. Only at ᾱ ≥ ᾱ_w: at more noise, where it is decided what an image shows, copies of
-different seeds agree less (docs/methods-log.md, 53), and the step shifts the mix of what is kept.
+original with the forget class filtered out. Only at ᾱ in A_w: at more noise, where it is decided what an image shows, copies of
+different seeds agree less (docs/methods-log.md, 53), and the step shifts the mix of what is kept; at less noise it costs
+likelihood and gains nothing (59).
 
 ε_f is the original after a short fine-tuning on the forget set. Of the three leads the classifier's gradient points most
 nearly to where a model goes that is retrained without the forget set (``benchmarks/leads.py``), at 0.6 of the length: a classifier
@@ -88,7 +89,7 @@ class RetainDistillation(BaseMethod):
         repulsion_scale: s ≥ 0, of the correction on forget images: how much is forgotten.
         keep_scale: s_k ≥ 0, of the correction on kept images.
         self_improvement: w ≥ 0; 0 needs no second model.
-        self_improvement_from: ᾱ_w in [0, 1], the smallest ᾱ at which w acts.
+        self_improvement_range: A_w, the smallest and the largest ᾱ at which w acts, within [0, 1].
         lead: ε_lead: "gradient", "forget-model" or "retrack".
         forget_weight: ζ > 0.
         schedule: the noise levels; None takes the model's own.
@@ -101,7 +102,7 @@ class RetainDistillation(BaseMethod):
     repulsion_scale: float = 2.25
     keep_scale: float = 1.5
     self_improvement: float = 2.0
-    self_improvement_from: float = 0.2
+    self_improvement_range: tuple[float, float] = (0.2, 0.7)
     lead: str = "gradient"
     forget_weight: float = 1.0
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
@@ -116,8 +117,9 @@ class RetainDistillation(BaseMethod):
         for name in ("repulsion_scale", "keep_scale", "self_improvement"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}: got {getattr(self, name)}; expected a finite number ≥ 0.")
-        if not 0 <= self.self_improvement_from <= 1:
-            raise InputError(f"self_improvement_from: got {self.self_improvement_from}; expected ᾱ in [0, 1].")
+        low, high = self.self_improvement_range
+        if not 0 <= low <= high <= 1:
+            raise InputError(f"self_improvement_range: got {low}, {high}; expected 0 ≤ smallest ᾱ ≤ largest ᾱ ≤ 1.")
         if self.lead not in LEADS:
             raise InputError(f"lead: got {self.lead!r}; expected one of {', '.join(LEADS)}.")
 
@@ -146,11 +148,12 @@ class RetainDistillation(BaseMethod):
         assert tools.teacher is not None
         original = tools.teacher.predict_noise(batch.x_t, batch.timestep)
         target = original + self._repulsion(self.keep_scale, batch, original)
-        low = batch.alpha_bar >= self.self_improvement_from
-        if self.self_improvement and bool(low.any()):
+        low, high = self.self_improvement_range
+        inside = (low <= batch.alpha_bar) & (batch.alpha_bar <= high)
+        if self.self_improvement and bool(inside.any()):
             assert tools.self_model is not None
-            worse = tools.self_model.predict_noise(batch.x_t[low], batch.timestep[low])
-            target[low] += self.self_improvement * (original[low] - worse)
+            worse = tools.self_model.predict_noise(batch.x_t[inside], batch.timestep[inside])
+            target[inside] += self.self_improvement * (original[inside] - worse)
         return target
 
     def _repulsion(self, scale: float, batch: NoisedBatch, original: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ def resemblance(
     *,
     seed: int,
     score_steps: int = 300,
-    steps: int = 3000,
+    steps: int = 1500,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
     force: bool = False,
