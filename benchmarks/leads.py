@@ -79,7 +79,7 @@ def main() -> None:
             with torch.no_grad():
                 before = original.predict_noise(batch.x_t, batch.timestep)
                 truth = retrained.predict_noise(batch.x_t, batch.timestep) - before
-                steps = {lead: method._lead(batch) - before for lead, method in methods.items()}
+                steps = {lead: method.lead_target(batch) - before for lead, method in methods.items()}
                 steps["self-improvement"] = before - aids.tools.self_model.predict_noise(batch.x_t, batch.timestep)
                 again = before - other.predict_noise(batch.x_t, batch.timestep)
             row = {"images": name, "n": len(chosen), "alpha_bar": level}

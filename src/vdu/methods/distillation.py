@@ -135,7 +135,7 @@ class RetainDistillation(BaseMethod):
         retain = batch["retain"]
         forget = joined(batch["forget"], batch["own_forget"])
         with torch.no_grad():
-            keep_target, lead_target = self._keep(retain), self._lead(forget)
+            keep_target, lead_target = self.keep_target(retain), self.lead_target(forget)
         both = joined(retain, forget)
         errors = mean_squared(denoiser, both, torch.cat([keep_target, lead_target]))
         keep, lead = (part.mean() for part in errors.split([len(retain.x0), len(forget.x0)]))
@@ -143,7 +143,8 @@ class RetainDistillation(BaseMethod):
             {"keep": keep, "lead": self.forget_weight * lead}, {"keep_mse": keep.detach(), "mse": lead.detach()}
         )
 
-    def _keep(self, batch: NoisedBatch) -> Tensor:
+    def keep_target(self, batch: NoisedBatch) -> Tensor:
+        """ε_keep of noised kept images, [batch, channels, height, width]."""
         tools = self._tools()
         assert tools.teacher is not None
         original = tools.teacher.predict_noise(batch.x_t, batch.timestep)
@@ -156,10 +157,8 @@ class RetainDistillation(BaseMethod):
             target[inside] += self.self_improvement * (original[inside] - worse)
         return target
 
-    def _repulsion(self, scale: float, batch: NoisedBatch, original: Tensor) -> Tensor:
-        return _capped(scale * repulsion(self._tools().classifier, batch.x_t, batch.alpha_bar), original)
-
-    def _lead(self, batch: NoisedBatch) -> Tensor:
+    def lead_target(self, batch: NoisedBatch) -> Tensor:
+        """ε_lead of noised forget images, [batch, channels, height, width]."""
         tools = self._tools()
         if self.lead == "retrack":
             assert tools.retained is not None
@@ -173,6 +172,9 @@ class RetainDistillation(BaseMethod):
         logits = tools.classifier(batch.x_t, batch.alpha_bar)
         odds = (self.repulsion_scale * logits.exp()).clamp(max=LARGEST_ODDS).view(-1, 1, 1, 1)
         return original + odds * (original - tools.forget_model.predict_noise(batch.x_t, batch.timestep))
+
+    def _repulsion(self, scale: float, batch: NoisedBatch, original: Tensor) -> Tensor:
+        return _capped(scale * repulsion(self._tools().classifier, batch.x_t, batch.alpha_bar), original)
 
     def _tools(self) -> Tools:
         assert self.tools is not None, "prepare() comes first"
