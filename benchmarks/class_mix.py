@@ -51,7 +51,9 @@ def main() -> None:
     data, rows = torch.bincount(torch.as_tensor(labels), minlength=10), []
     for cell in table["cells"]:
         path = given.results / "cells" / f"{cell}.json"
-        found = json.loads(path.read_text(encoding="utf-8"))["result"].get("at", {}) if path.exists() else {}
+        if not path.parent.name.isdigit():  # a model, a posterior or samples
+            continue
+        found = json.loads(path.read_text(encoding="utf-8"))["result"].get("at", {})
         measured = {int(n): at["histogram"] for n, at in found.items() if "histogram" in at}
         if not measured:
             continue

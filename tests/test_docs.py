@@ -9,6 +9,7 @@ import pytest
 
 from vdu.cli import SETTINGS, app
 from vdu.recipes.method_defaults import METHODS
+from vdu.recipes.methods import BY_NAME, options_of
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -111,6 +112,28 @@ def test_options_and_verbs_in_the_text_exist(page):
             assert words[1] in set(app), code
         if words[0] == "vdu" or words[0].startswith("--"):
             assert set(re.findall(r"--[a-z][a-z-]*", code)) <= known, code
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "adding-a-method.md"], ids=names)
+def test_options_of_methods_exist(page):
+    """``--option NAME=VALUE``, which --dry-run does not look into."""
+    for given in re.findall(r"--option[ =]([a-z_]+=[^\s`)]+)", text_of(page)):
+        name = given.partition("=")[0]
+        assert any(name in options_of(kind) for kind in BY_NAME.values()), given
+
+
+def test_the_defaults_on_the_methods_page_are_those_of_the_code():
+    """Everything of the form `name` symbol = value in a method's section."""
+    sections = re.split(r"^## ", text_of(DOCS / "methods.md"), flags=re.MULTILINE)
+    titles = {section.splitlines()[0]: section for section in sections[1:]}
+    found = 0
+    for method, kind in BY_NAME.items():
+        for name, low, high in re.findall(r"`([a-z_]+)` [^\s(]+ = ([\d.e-]+)(?: to ([\d.]+))?", titles[method]):
+            if name in (options := options_of(kind)):
+                given = (float(low), float(high)) if high else float(low.rstrip("."))
+                assert options[name].default == given, (method, name)
+                found += 1
+    assert found >= 10
 
 
 def test_every_method_has_a_section_and_a_source():

@@ -14,7 +14,7 @@ def main():
     """Value and interval of PUL and u-FID of every row, rounded to what the tables print."""
     source, target = map(Path, sys.argv[1:])
     expected = {}
-    for path in sorted(source.glob("*/table*.json")):
+    for path in sorted([*source.glob("*/table*.json"), *source.glob("*/leaderboard.json")]):
         results = read_json(path)
         expected[f"{results['table']} {results['scale']}"] = {
             f"{row['dataset']} {row['forget']} {row['row']} {n}": {

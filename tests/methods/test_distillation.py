@@ -8,9 +8,10 @@ from torch import nn
 
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.errors import InputError
-from vdu.methods.distillation import Guided, RetainDistillation, repulsion
+from vdu.methods.distillation import Guided, RetainDistillation, repulsion, repulsion_length
 from vdu.methods.retrack import retrack_target
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.rng import derive_seed
 from vdu.types import NoisedBatch, Tools
 
 SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
@@ -117,7 +118,7 @@ def noised(n: int, seed: int) -> NoisedBatch:
 def tools(**changes) -> Tools:
     made = {
         "n_forget": 3, "teacher": face(Exact(ALL)), "self_model": face(Linear(0.8, 0.1)), "forget_model": face(Linear(0.5, 0.0)),
-        "classifier": exact_logit, "retained": noised(5, 9).x0,
+        "classifier": exact_logit, "retained": noised(5, 9).x0, "forget": noised(7, 8).x0,
     }  # fmt: skip
     return Tools(**made | changes)
 
@@ -127,14 +128,24 @@ def test_the_losses_are_those_of_the_formula(lead):
     student, given = face(Linear()), tools()
     options = {
         "repulsion_scale": 0.5, "keep_scale": 0.7, "self_improvement": 1.5, "self_improvement_range": (0.4, 0.8), "forget_weight": 0.4,
-        "lead": lead,
+        "gradient_length": 0.2, "lead": lead,
     }  # fmt: skip
     method = RetainDistillation(**options).prepare(student, given)
     retain, forget, own = noised(6, 1), noised(4, 2), noised(2, 3)
     losses = method.losses(student, {"retain": retain, "forget": forget, "own_forget": own})
 
+    levels = ((SCHEDULE.alpha_bars >= 0.0015) & (SCHEDULE.alpha_bars <= 0.66)).double()  # middle noise
+    assert given.forget is not None
+    length = repulsion_length(
+        exact_logit,
+        given.forget.float(),
+        levels,
+        SCHEDULE,
+        generator=torch.Generator().manual_seed(derive_seed(0, "length")),
+    )
+
     def corrected(x, level, scale):
-        original, step = exact_noise(x, level, ALL), scale * repulsion(exact_logit, x, level)
+        original, step = exact_noise(x, level, ALL), scale * 0.2 / length * repulsion(exact_logit, x, level)
         for i in range(len(x)):
             step[i] *= min(1.0, float(original[i].norm() / step[i].norm()))
         return original + step
@@ -162,6 +173,36 @@ def test_the_losses_are_those_of_the_formula(lead):
     assert float(losses.observed["mse"]) == pytest.approx(float(led))
 
 
+def sure(slope):
+    """A logit so large that σ(h) = 1, with the gradient (slope, −slope)."""
+    return lambda x, alpha_bar: 1e3 + slope * (x[:, 0, 0, 0] - x[:, 0, 0, 1])
+
+
+def test_the_length_of_the_correction():
+    """σ(h) = 1 and a constant gradient: the root mean square of √(1−ᾱ)(a, −a) is a √(1−ᾱ)."""
+    images, levels = torch.zeros(3, *SHAPE), torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
+    found = repulsion_length(sure(0.25), images, levels, SCHEDULE, generator=torch.Generator())
+    assert found == pytest.approx(0.25 * math.sqrt(1 - float(SCHEDULE.alpha_bars[2])), rel=1e-6)
+    levels = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0, 3.0])  # a mixture's mean square is the mixture of mean squares
+    found = repulsion_length(sure(0.25), images, levels, SCHEDULE, generator=torch.Generator().manual_seed(0))
+    mean = (1 - float(SCHEDULE.alpha_bars[1])) / 4 + 3 * (1 - float(SCHEDULE.alpha_bars[5])) / 4
+    assert found == pytest.approx(0.25 * math.sqrt(mean), rel=0.02)
+    with pytest.raises(InputError, match="classifier: its gradient on forget images has the length 0"):
+        repulsion_length(sure(0.0), images, levels, SCHEDULE, generator=torch.Generator())
+
+
+def test_how_flat_the_classifier_is_does_not_matter():
+    """Ten times flatter, the same targets; without a length, not."""
+    retain, forget = noised(6, 1), noised(4, 2)
+    for length, same in ((0.05, True), (0.0, False)):
+        targets = []
+        for slope in (0.3, 0.03):
+            method = RetainDistillation(gradient_length=length, self_improvement=0.0)
+            ready = method.prepare(face(Linear()), tools(classifier=sure(slope)))
+            targets.append(torch.cat([ready.keep_target(retain), ready.lead_target(forget)]))
+        assert torch.allclose(*targets, atol=1e-6) == same
+
+
 def test_only_the_student_learns():
     student, given = face(Linear()), tools()
     method = RetainDistillation().prepare(student, given)
@@ -172,10 +213,17 @@ def test_only_the_student_learns():
 
 
 def test_what_it_uses_depends_on_its_settings():
-    assert RetainDistillation().uses == {"teacher", "classifier", "self_model"}
-    assert RetainDistillation(self_improvement=0.0).uses == {"teacher", "classifier"}
-    assert RetainDistillation(lead="forget-model").uses == {"teacher", "classifier", "self_model", "forget_model"}
-    assert RetainDistillation(lead="retrack").uses == {"teacher", "classifier", "self_model", "retained"}
+    assert RetainDistillation().uses == {"teacher", "classifier", "self_model", "forget"}
+    assert RetainDistillation(self_improvement=0.0).uses == {"teacher", "classifier", "forget"}
+    assert RetainDistillation(gradient_length=0.0).uses == {"teacher", "classifier", "self_model"}
+    assert RetainDistillation(lead="forget-model").uses == {
+        "teacher",
+        "classifier",
+        "self_model",
+        "forget",
+        "forget_model",
+    }
+    assert RetainDistillation(lead="retrack").uses == {"teacher", "classifier", "self_model", "forget", "retained"}
     with pytest.raises(InputError, match="distillation: needs self_model, got none"):
         RetainDistillation().prepare(face(Linear()), tools(self_model=None))
 
@@ -185,6 +233,7 @@ def test_every_setting_is_part_of_its_identity():
         RetainDistillation(), RetainDistillation(repulsion_scale=1.0), RetainDistillation(self_improvement=0.0),
         RetainDistillation(lead="retrack"), RetainDistillation(forget_weight=0.1), RetainDistillation(alpha_bar_range=(0.0, 0.5)),
         RetainDistillation(keep_scale=1.0), RetainDistillation(self_improvement_range=(0.0, 0.7)),
+        RetainDistillation(gradient_length=0.0),
     ]  # fmt: skip
     assert len({each.identity for each in changed}) == len(changed)
     prepared = RetainDistillation(schedule=SCHEDULE).prepare(face(Linear()), tools())
@@ -195,6 +244,7 @@ def test_every_setting_is_part_of_its_identity():
     ("options", "message"),
     [
         ({"repulsion_scale": -1.0}, "repulsion_scale: got -1.0"),
+        ({"gradient_length": -0.1}, "gradient_length: got -0.1"),
         ({"keep_scale": math.inf}, "keep_scale: got inf"),
         ({"self_improvement": math.nan}, "self_improvement: got nan"),
         ({"self_improvement_range": (0.5, 1.5)}, "self_improvement_range: got 0.5, 1.5"),

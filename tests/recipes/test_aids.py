@@ -125,7 +125,7 @@ def test_evaluations_of_a_whole_run(make_pipeline, quick, lead, copies):
     # student over all; teacher and self model over what is kept; teacher, and forget model if there is one, over what is not
     each_step = 3 * (8 + 3 + 3) + 2 * 8 + copies * (3 + 3)
     # the classifier, with its gradient where that is asked for
-    small = 4 * (3 * 8 + (3 if lead == "gradient" else 1) * (3 + 3))
+    small = 3 * 2048 + 4 * (3 * 8 + (3 if lead == "gradient" else 1) * (3 + 3))
     assert result.network_evaluations == drawn + classifiers + copied + 4 * each_step + round(small * share)
 
 
@@ -157,8 +157,19 @@ def test_sets_are_the_zones_of_the_shared_samples(make_pipeline, quick):
     shared, _ = shared_own_samples(PipelineDenoiser.from_pipeline(pipeline), 60, SAMPLER, progress=None)
     assert given.judged is not None and given.tools.retained is not None
     torch.testing.assert_close(given.tools.retained, shared.select(given.judged.kept).floats())
+    retain, like = given.sets["retain"], given.sets["own_forget"]
+    assert retain is not None and like is not None and int(given.judged.forget.sum()) >= 10
+    assert torch.equal(retain.images, shared.select(given.judged.kept).images)
+    assert torch.equal(like.images, shared.select(given.judged.forget).images)
     seeds = torch.tensor(image_seeds(SHARED_SEED, 60))[given.judged.forget].tolist()
     assert list(given.forget_seeds) == seeds
+
+
+def test_the_forget_set_stands_in_for_too_few_like_it(make_pipeline, quick, monkeypatch):
+    monkeypatch.setattr(aids_recipe, "FEWEST_LIKE_FORGET", 61)
+    images = some_images()
+    given = make_aids(make_pipeline(), RetainDistillation(), images, sampler=SAMPLER, n_own_samples=60, seed=0)
+    assert given.sets["own_forget"] is images
 
 
 # the stopping rule
@@ -211,3 +222,24 @@ def test_a_tenth_may_be_left_as_in_a_model_that_never_saw_them(check, monkeypatc
 def test_it_needs_enough_seeds(check):
     few = Aids({}, Tools(1), forget_seeds=check.aids.forget_seeds[:9], judged=Judged(), sampler=SAMPLER)  # pyright: ignore[reportArgumentType]
     assert check.possible and not ForgottenCheck(check.denoiser, few, steps=10).possible
+
+
+@pytest.mark.parametrize(
+    ("left", "full", "steps", "words"),
+    [
+        (0, False, 6, "after 6 steps 0 of"),
+        (99, False, 9, "after 9 steps 99 of"),
+        (99, True, 9, None),
+    ],
+)
+def test_a_run_ends_when_the_rule_says_so(make_pipeline, quick, monkeypatch, left, full, steps, words):
+    monkeypatch.setattr(ForgottenCheck, "remaining", lambda *_: left)
+    result = unlearn(
+        make_pipeline(), RetainDistillation(), forget=some_images(), steps=9, batch_size=8, n_own_samples=60, sampler=SAMPLER,
+        force=True, full_length=full, generator=torch.Generator().manual_seed(0), progress=None,
+    )  # fmt: skip
+    assert result.training.steps == steps
+    assert (result.ending is None) if words is None else result.ending is not None and result.ending.startswith(words)
+    assert ("these were all the steps: a larger repulsion_scale" in (result.ending or "")) == (
+        words is not None and left > 0
+    )

@@ -7,7 +7,7 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.errors import InputError
 from vdu.models.noise_classifier import NoiseClassifier
-from vdu.recipes.resemblance import mean_scores, moved, resemblance
+from vdu.recipes.resemblance import find_zones, mean_scores, moved, resemblance
 from vdu.rng import generator
 
 SCHEDULE = NoiseSchedule.linear(20, 1e-3, 0.4)
@@ -108,13 +108,42 @@ def test_moves_keep_a_flat_image_and_the_border_and_differ_from_image_to_image()
     assert torch.equal(moved(image, generator(1)), made)
 
 
-def test_scores_do_not_depend_on_who_is_scored_beside():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        classifier = NoiseClassifier((1, 8, 8)).eval()
-    images = stripes([True] * 4 + [False] * 4)
-    whole = mean_scores(classifier, images, torch.arange(8), 0)
-    assert whole.shape == (8,) and torch.equal(whole, mean_scores(classifier, images, torch.arange(8), 0))
+def test_a_score_is_the_mean_logit_at_three_low_noise_levels():
+    """Of the mean brightness as a logit, with noise of mean 0: mean of √ᾱ times the image's own."""
+    images = ImageSet(torch.full((3, 1, 64, 64), 255, dtype=torch.uint8))  # 1 everywhere
+    scores = mean_scores(lambda x, alpha_bar: x.flatten(1).mean(1), images, torch.arange(3), 0)  # pyright: ignore[reportArgumentType]
+    expected = sum(level**0.5 for level in (0.98, 0.9, 0.66)) / 3
+    assert scores.shape == (3,) and scores.tolist() == pytest.approx([expected] * 3, abs=0.02)
+    again = mean_scores(lambda x, alpha_bar: x.flatten(1).mean(1), images, torch.arange(3), 0)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(scores, again)
+
+
+def test_the_zones_are_quantiles_of_the_forget_set_and_nobody_is_scored_by_who_saw_him(monkeypatch):
+    """Scores that are known: brightness. Own samples 0 to 99, forget images 50 to 99."""
+
+    def flat(values):
+        return ImageSet(torch.tensor(values, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous())
+
+    seen = []
+
+    def fit(self, positives, negatives, levels, steps, seed):
+        seen.append({int(image[0, 0, 0]) for image in negatives.images})
+        return len(seen) - 1
+
+    def scores(classifier, images, chosen, seed):
+        values = images.images[chosen, 0, 0, 0].float()
+        if len(images) == 100:
+            assert not {int(value) for value in values} & seen[classifier]
+        return values
+
+    monkeypatch.setattr("vdu.recipes.resemblance._Fit.__call__", fit)
+    monkeypatch.setattr("vdu.recipes.resemblance.mean_scores", scores)
+    zones = find_zones(flat(list(range(50, 100))), flat(list(range(100))), SCHEDULE, seed=0)
+    tenth, twentieth = 50 + 0.1 * 49, 50 + 0.05 * 49  # the quantiles of 50, …, 99
+    assert zones.forget.tolist() == [value >= tenth for value in range(100)]
+    assert zones.kept.tolist() == [value < twentieth for value in range(100)]
+    assert zones.share == pytest.approx(sum(value >= twentieth for value in range(100)) / 100 / 0.95)
+    assert [len(each) for each in seen] == [50, 50]
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28), (2, 9, 20)])

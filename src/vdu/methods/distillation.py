@@ -8,13 +8,18 @@ The student ε_θ, started at the original ε₀, learns
 
     L(θ) = E_{S_r, all t} ‖ε_θ − ε_keep‖²/d  +  ζ E_{D_f ∪ S_f, middle t} ‖ε_θ − ε_lead‖²/d
 
-    ε_keep = ε₀  +  s_k √(1−ᾱ) σ(h)∇h  +  w [ᾱ in A_w] (ε₀ − ε_s)      correction of R1, and self-improvement
-    ε_lead = ε₀  +  s √(1−ᾱ) σ(h)∇h                                    the same correction                ("gradient")
+    ε_keep = ε₀  +  s_k a √(1−ᾱ) σ(h)∇h  +  w [ᾱ in A_w] (ε₀ − ε_s)    the correction, and self-improvement
+    ε_lead = ε₀  +  s a √(1−ᾱ) σ(h)∇h                                  the same correction                ("gradient")
              or ε₀ + min(s e^h, w_max) (ε₀ − ε_f)                      e^h = r/(1−r), w_max = 5   ("forget-model")
              or the noise of the nearest own samples                   :mod:`vdu.methods.retrack`      ("retrack")
 
 h the logit of r, so that −∇log(1−r) = σ(h)∇h stays alive where r is near 1 and no r is clamped; the norm of the correction
-is capped at ‖ε₀‖ instead. S_r and S_f are the original's own samples unlike and like the forget set D_f. ε_s is the
+is capped at ‖ε₀‖ instead. How flat a classifier is, is its seed's chance and its training's length, and how much is left follows it closely
+(docs/methods-log.md, 65); so the correction is given one length, ℓ*, by a factor that is measured once, on the forget set:
+
+    a = ℓ*/ℓ,   ℓ² = E_{D_f, middle t} ‖√(1−ᾱ) σ(h)∇h‖²/d
+
+S_r and S_f are the original's own samples unlike and like the forget set D_f. ε_s is the
 original after a short fine-tuning on its own samples: what it does wrong, ε_s does more so, and a step away from it undoes
 some of that. It repairs what the training costs, and more: with it the unlearned model's u-FID falls below that of the
 original with the forget class filtered out. Only at ᾱ in A_w: at more noise, where it is decided what an image shows, copies of
@@ -22,38 +27,41 @@ different seeds agree less (docs/methods-log.md, 53), and the step shifts the mi
 likelihood and gains nothing (59).
 
 ε_f is the original after a short fine-tuning on the forget set. Of the three leads the classifier's gradient points most
-nearly to where a model goes that is retrained without the forget set (``benchmarks/leads.py``), at 0.6 of the length: a classifier
-of few images is too flat among those it is sure of; hence s > s_k. Exact r would need no s > 1. But a sampler of few steps jumps over
-the thin border where it acts (sampling with ε_r and no training, ``mnist``, digit 8: PUL 56 % at s = 1, 73 % at s = 2, 85 % at
-s = 4; ``benchmarks/resemblance.py``), and a student of few steps does not reach it (PUL 66 % at s = s_k = 1 and w = 0; the leaderboard).
+nearly to where a model goes that is retrained without the forget set (at ᾱ ≥ 0.05; ``benchmarks/leads.py``), at 0.6 of the length: a
+classifier of few images is too flat among those it is sure of; hence s > s_k. Exact r would need no a and no s > 1. But a sampler of few
+steps jumps over the thin border where it acts (sampling with ε_r and no training, ``mnist``, digit 8: PUL 56 % at s = 1,
+73 % at s = 2, 85 % at s = 4; ``benchmarks/resemblance.py``), and a student of few steps does not reach it (the leaderboard's row
+"as derived").
 
 :class:`Guided` is the same correction at sampling time, without training: a preview, slower at every step for ever.
 
-Not guaranteed: that r is right (``vdu.recipes.resemblance`` says how it is made); with w > 0, that other images stay as they
-were pixel by pixel.
+Not guaranteed: that r is right (``vdu.recipes.resemblance`` says how it is made); that other images stay as they were pixel by pixel.
 
-Source: ours, after R1 and R2 of the project's notes. Classifier gradients: Dhariwal & Nichol 2021, arXiv 2105.05233, Eq. 10.
+Source: ours. Classifier gradients: Dhariwal & Nichol 2021, arXiv 2105.05233, Eq. 10.
 Negative weights that follow P(forget | x_t): Koulischer et al. 2024, arXiv 2410.14398. Away from a model trained on its own
 samples: Alemohammad et al. 2024, arXiv 2408.16333 ("SIMS"). Guidance at some noise levels only: Kynkäänniemi et al. 2024, arXiv
 2404.07724.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.errors import InputError
 from vdu.methods.base import BaseMethod, joined, mean_squared, require_positive
 from vdu.methods.retrack import retrack_target
+from vdu.rng import generator
 from vdu.types import Batch, Denoiser, Losses, NoisedBatch, Tools
 
-__all__ = ["Guided", "RetainDistillation", "repulsion"]
+__all__ = ["Guided", "RetainDistillation", "repulsion", "repulsion_length"]
 
 LEADS = ("gradient", "forget-model", "retrack")
 LARGEST_ODDS = 5.0  # w_max
+N_MEASURED = 2048  # noised images that the correction's length is measured on
 
 
 def repulsion(classifier: Any, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
@@ -75,6 +83,40 @@ def repulsion(classifier: Any, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
     return (1 - alpha_bar).sqrt().to(gradient.dtype).view(-1, 1, 1, 1) * gradient
 
 
+def repulsion_length(
+    classifier: Any, images: Tensor, draw_weights: Tensor, schedule: NoiseSchedule, *, generator: torch.Generator
+) -> float:
+    """ℓ, the root mean square of :func:`repulsion` over noised images, all elements alike.
+
+    Args:
+        classifier: (x_t, ᾱ) → logit of r.
+        images: in [−1, 1], [n, channels, height, width]; 2048 are drawn.
+        draw_weights: relative probabilities of the noise levels, [T].
+        schedule: the noise levels.
+        generator: draws images, levels and noise, on the CPU.
+
+    Returns:
+        As a share of the noise's own length.
+
+    Raises:
+        InputError: if it is 0 or not finite.
+    """
+    total = 0.0
+    for _ in range(N_MEASURED // 128):
+        x0 = images[torch.randint(len(images), (128,), generator=generator)]
+        index = torch.multinomial(draw_weights, len(x0), replacement=True, generator=generator)
+        noise = torch.randn(x0.shape, generator=generator).to(x0)
+        batch = noised_batch(x0, index, noise, schedule, schedule)
+        total += float(repulsion(classifier, batch.x_t, batch.alpha_bar).double().square().mean())
+    length = (total / (N_MEASURED // 128)) ** 0.5
+    if not 0 < length < float("inf"):
+        raise InputError(
+            f"classifier: its gradient on forget images has the length {length}; expected a finite number above 0. It tells nothing "
+            "apart: draw more own samples (--n-own-samples), or leave the gradient as it is (--option gradient_length=0)."
+        )
+    return length
+
+
 def _capped(step: Tensor, reference: Tensor) -> Tensor:
     # no longer than the reference, image by image
     longest, length = reference.flatten(1).norm(dim=1), step.flatten(1).norm(dim=1)
@@ -88,6 +130,7 @@ class RetainDistillation(BaseMethod):
     Args:
         repulsion_scale: s ≥ 0, of the correction on forget images: how much is forgotten.
         keep_scale: s_k ≥ 0, of the correction on kept images.
+        gradient_length: ℓ* ≥ 0, as a share of the noise's length; 0 leaves the correction as the classifier gives it.
         self_improvement: w ≥ 0; 0 needs no second model.
         self_improvement_range: A_w, the smallest and the largest ᾱ at which w acts, within [0, 1].
         lead: ε_lead: "gradient", "forget-model" or "retrack".
@@ -101,11 +144,13 @@ class RetainDistillation(BaseMethod):
 
     repulsion_scale: float = 2.25
     keep_scale: float = 1.5
+    gradient_length: float = 0.035
     self_improvement: float = 2.0
     self_improvement_range: tuple[float, float] = (0.2, 0.7)
     lead: str = "gradient"
     forget_weight: float = 1.0
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
+    _factor: float = field(init=False, default=1.0, repr=False, metadata={"identity": False})
 
     name = "distillation"
     limits = MappingProxyType({"keep_mse": 2.0})  # ε_lead may lie as far from ε_θ as w_max (ε₀ − ε_f) reaches
@@ -114,7 +159,7 @@ class RetainDistillation(BaseMethod):
 
     def __post_init__(self) -> None:
         require_positive(forget_weight=self.forget_weight)
-        for name in ("repulsion_scale", "keep_scale", "self_improvement"):
+        for name in ("repulsion_scale", "keep_scale", "gradient_length", "self_improvement"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}: got {getattr(self, name)}; expected a finite number ≥ 0.")
         low, high = self.self_improvement_range
@@ -128,7 +173,20 @@ class RetainDistillation(BaseMethod):
         """What the settings ask for."""
         wanted = {"teacher", "classifier"}
         wanted |= {"self_model"} if self.self_improvement else set()
+        wanted |= {"forget"} if self.gradient_length else set()
         return frozenset(wanted | {"retrack": {"retained"}, "forget-model": {"forget_model"}}.get(self.lead, set()))
+
+    def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
+        """Take the tools, and measure how long the correction is."""
+        ready = super().prepare(denoiser, tools)
+        if self.gradient_length:
+            assert tools.forget is not None and ready.schedule is not None
+            forget = tools.forget.to(next(denoiser.network.parameters()))
+            length = repulsion_length(
+                tools.classifier, forget, ready.draw_weights(), ready.schedule, generator=generator(0, "length")
+            )
+            object.__setattr__(ready, "_factor", self.gradient_length / length)
+        return ready
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """Both terms; the distances from both targets are watched."""
@@ -174,7 +232,7 @@ class RetainDistillation(BaseMethod):
         return original + odds * (original - tools.forget_model.predict_noise(batch.x_t, batch.timestep))
 
     def _repulsion(self, scale: float, batch: NoisedBatch, original: Tensor) -> Tensor:
-        return _capped(scale * repulsion(self._tools().classifier, batch.x_t, batch.alpha_bar), original)
+        return _capped(scale * self._factor * repulsion(self._tools().classifier, batch.x_t, batch.alpha_bar), original)
 
     def _tools(self) -> Tools:
         assert self.tools is not None, "prepare() comes first"

@@ -3,7 +3,8 @@
     own samples S ─ resemblance ─┬─ S_r "retain" (kept)     S_f "own_forget" (like the forget set)     classifier
                                  └─ self model ε_s (S)       forget model ε_f (D_f)                     teacher ε₀
 
-Only what the method's ``needs`` and ``uses`` ask for is made.
+Only what the method's ``needs`` and ``uses`` ask for is made. Where fewer than 10 own samples are like the forget set, it stands in
+for S_f.
 """
 
 from collections.abc import Mapping
@@ -19,14 +20,13 @@ from vdu.models.denoiser import PipelineDenoiser, replace_network
 from vdu.recipes.evaluations import EvaluationCounter
 from vdu.recipes.own_samples import SHARED_SEED, image_seeds, shared_own_samples
 from vdu.recipes.pretrain import fit
-from vdu.recipes.resemblance import Resemblance, require_enough, resemblance
+from vdu.recipes.resemblance import FEWEST_LIKE_FORGET, Resemblance, require_enough, resemblance
 from vdu.recipes.settings import PretrainSettings
 from vdu.rng import derive_seed
 from vdu.types import Method, Tools
 
-__all__ = ["Aids", "make_aids"]
+__all__ = ["Aids", "make_aids", "sorts_own_samples"]
 
-FEWEST_LIKE_FORGET = 10
 COPY_STEPS, COPY_BATCH, COPY_RATE = 150, 64, 2e-4  # of the fine-tuned copies
 
 
@@ -56,6 +56,12 @@ class Aids:
     def classifier_share(self) -> float:
         """FLOPs of the small classifier for one image, as a share of the denoiser's; 0 without one."""
         return self.record.get("resemblance", {}).get("classifier_flops_share", 0.0)
+
+
+def sorts_own_samples(method: Method, has_retain: bool) -> bool:
+    """Whether own samples must be sorted by resemblance for a method; too few images are then refused."""
+    wanted = set(method.needs) | set(method.uses)
+    return bool(wanted & {"own_forget", "classifier", "retained"}) or ("retain" in wanted and not has_retain)
 
 
 def make_aids(
@@ -94,7 +100,7 @@ def make_aids(
     tools: dict[str, Any] = {"n_forget": len(forget)}
     record: dict[str, Any] = {}
     judged, seeds, own = None, (), None
-    sorts = bool(wanted & {"own_forget", "classifier", "retained"}) or ("retain" in wanted and retain is None)
+    sorts = sorts_own_samples(method, retain is not None)
     tell = say or (lambda text: None)
     if "teacher" in wanted:
         tools["teacher"] = _frozen(original.copy(), device)

@@ -40,6 +40,11 @@ BY_NAME: dict[str, type[BaseMethod]] = {
     "finetune": FineTune,
 }
 
+# flags of vdu, ascent and selective-amnesia alone
+OF_OTHERS = (
+    "gamma", "weights", "ewc", "schedule_steps", "beta_start", "beta_end", "alpha_bar_min", "alpha_bar_max",
+)  # fmt: skip
+
 
 def make_method(settings: UnlearnSettings) -> Method:
     """The method that the settings ask for.
@@ -100,6 +105,13 @@ def options_of(kind: type[BaseMethod]) -> dict[str, Any]:
 
 def _from_options(settings: UnlearnSettings) -> BaseMethod:
     kind = BY_NAME[settings.method]
+    defaults = {item.name: item.default for item in fields(UnlearnSettings)}
+    for name in OF_OTHERS:
+        if (got := getattr(settings, name)) != defaults[name]:
+            raise InputError(
+                f"--{name.replace('_', '-')}: got {got}, but the method {settings.method} would not look at it: vdu, ascent and "
+                f"selective-amnesia do. Leave it out; `vdu list` names the options of {settings.method}."
+            )
     known = options_of(kind)
     given: dict[str, Any] = {}
     for each in settings.option:

@@ -99,7 +99,7 @@ class Plan:
         """The judge of a data set, once its cells are done."""
         (_, forget), cell = next((key, cell) for key, cell in self.references.items() if key[0] == dataset)
         done = {name: (store.result(need) or {})["result"] for name, need in cell.needs.items()}
-        return self.worlds[dataset].judging(forget, done).judge
+        return self.worlds[dataset].making.judging(forget, done).judge
 
     @property
     def all(self) -> list[Cell]:
@@ -174,7 +174,8 @@ def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettin
         measured[key] = [record(cell)["result"] | {"seconds": record(cell)["seconds"]} for cell in cells]
     results = {
         "table": table.name, "scale": table.scale, "title": table.title,
-        "command": f"vdu reproduce {table.name} --scale {settings.scale}", "environment": environment(),
+        "command": f"vdu reproduce {table.name} --scale {settings.scale}" + " --only-done" * settings.only_done,
+        "environment": environment(),
         "rows": aggregate(table, measured),
         "judges": {f"{dataset} {forget}": record(cell)["result"]["judge"] for (dataset, forget), cell in made.references.items()},
         "sampler_check": {dataset: record(cell)["result"] for dataset, cell in made.checks.items()},

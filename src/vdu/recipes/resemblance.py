@@ -40,11 +40,12 @@ from vdu.training.batches import deal
 from vdu.training.loop import Objective, TrainSettings, train
 from vdu.types import Losses
 
-__all__ = ["Resemblance", "Zones", "find_zones", "mean_scores", "require_enough", "resemblance"]
+__all__ = ["FEWEST_LIKE_FORGET", "Resemblance", "Zones", "find_zones", "mean_scores", "require_enough", "resemblance"]
 
 require_enough = partial(
     require_images, where="resemblance", advice="use a method that looks at forget images only (vdu, ascent)"
 )
+FEWEST_LIKE_FORGET = 10  # own samples, to learn from
 LIKE_FORGET, KEPT, COUNTED = 0.10, 0.05, 0.05  # quantiles of the forget set's scores
 SCORED_AT = (0.98, 0.9, 0.66)  # ᾱ
 SCORE_RANGE = (0.078, 1.0)  # ᾱ that the scoring classifiers are trained on

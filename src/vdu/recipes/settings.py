@@ -224,8 +224,8 @@ class UnlearnSettings(SamplerSettings):
         beta_end: β of its last step.
         alpha_bar_min: leave out noise levels with ᾱ below this.
         alpha_bar_max: leave out noise levels with ᾱ above this.
-        steps: optimiser steps; auto stops sooner if its rule says that it is forgotten. Like those below and the sampler, by
-            default what suits the method.
+        steps: optimiser steps; auto, distillation and retrack stop sooner if their rule says that it is forgotten. Like those below
+            and the sampler, by default what suits the method.
         batch_size: images of each role per step, over all processes.
         learning_rate: Adam's step size.
         lr_schedule: constant, linear or cosine.

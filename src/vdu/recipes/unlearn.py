@@ -21,7 +21,7 @@ from vdu.methods.retrack import Retrack
 from vdu.methods.vdu import VDU
 from vdu.models.denoiser import PipelineDenoiser, hash_configuration, load_pipeline, replace_network, save_pipeline
 from vdu.posterior.gaussian import GaussianPosterior
-from vdu.recipes.aids import Aids, make_aids
+from vdu.recipes.aids import Aids, make_aids, sorts_own_samples
 from vdu.recipes.card import write_card
 from vdu.recipes.evaluations import EvaluationCounter
 from vdu.recipes.forget_source import absolute, class_names, forget_images
@@ -145,7 +145,7 @@ def unlearn(
         warmup_steps: linear warm-up of the learning rate.
         ema_decay: decay of the weight average that is kept in the end; 0 keeps the last weights.
         gradient_accumulation_steps: micro-batches per step and process.
-        max_grad_norm: clip the gradient norm to this; None does not clip.
+        max_grad_norm: clip the gradient norm to this; None clips where the method's default does.
         mixed_precision: "no", "fp16" or "bf16".
         checkpointing_steps: a checkpoint every so many steps (with a folder).
         checkpoints_total_limit: how many checkpoints to keep; None keeps all.
@@ -180,7 +180,8 @@ def unlearn(
         device=accelerator.device, say=_say if progress and accelerator.is_main_process else None,
     )  # fmt: skip
     counter, small = EvaluationCounter(), EvaluationCounter()
-    with counter.watching(denoiser.network):
+    classifier = aids.judged.classifier if aids.judged is not None else None
+    with counter.watching(denoiser.network), small.watching(classifier):
         ready = method.prepare(denoiser, aids.tools)
     make_batch = _batches(ready, aids.sets, denoiser.sample_shape, n_images, seed)
     settings = TrainSettings(
@@ -206,7 +207,6 @@ def unlearn(
     rule = check if check.possible and not full_length and method.name in STOPPING else None
     tools = aids.tools
     others = [each.network for each in (tools.teacher, tools.self_model, tools.forget_model) if each is not None]
-    classifier = aids.judged.classifier if aids.judged is not None else None
     with counter.watching(denoiser.network, check.denoiser.network, *others), small.watching(classifier):
         result = train(
             denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
@@ -218,15 +218,21 @@ def unlearn(
                     value.copy_(result.ema[name])
         ending = result.stopped
         if rule is not None and ending is None:
-            left = rule.remaining(dict(denoiser.network.named_parameters()))
-            ending = rule.sentence(result.steps, left)
-            if left > rule.aim:
-                more = [name for name in ("repulsion_scale", "forget_weight") if hasattr(method, name)]
-                ending += f"; these were all the steps: a larger {' or '.join(more)} (--option) forgets more, and so may --steps"
+            ending = _at_the_end(rule, method, denoiser, result.steps)
     if ending and progress and accelerator.is_main_process:
         _say(ending)
     evaluations = aids.evaluations + counter.total + round(small.total * aids.classifier_share)
     return UnlearnResult(replace_network(pipeline, denoiser.network), result, evaluations, aids, ending)
+
+
+def _at_the_end(rule: ForgottenCheck, method: Method, denoiser: PipelineDenoiser, steps: int) -> str:
+    """What the rule finds after all the steps."""
+    left = rule.remaining(dict(denoiser.network.named_parameters()))
+    sentence = rule.sentence(steps, left)
+    if left <= rule.aim:
+        return sentence
+    more = [name for name in ("repulsion_scale", "forget_weight") if hasattr(method, name)]
+    return f"{sentence}; these were all the steps: a larger {' or '.join(more)} (--option) forgets more, and so may --steps"
 
 
 def _say(text: str) -> None:
@@ -297,7 +303,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
             f"--retain: got {settings.retain}, but the method {method.name} does not look at retained images. "
             "Leave it out, or use a method that does (vdu list)."
         )
-    if method.needs & {"retain", "own_forget"} and settings.retain in {None, "self"}:
+    if sorts_own_samples(method, settings.retain not in {None, "self"}):
         require_enough(
             "forget images", len(forget)
         )  # before --overwrite empties the folder, and before samples are drawn
