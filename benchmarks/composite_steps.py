@@ -30,13 +30,9 @@ from vdu.types import NoisedBatch, Tools
 # method, images of the student's passes (one per backward), images of each frozen answer; roles and their sizes
 SIZE = {"forget": 12, "own_forget": 12, "retain": 32}
 EQUAL = {"forget": 32, "retain": 32}
+WHOLE = {"self_improvement_range": (0.0, 1.0), "gradient_length": 0.0}  # every image has every answer
 CASES = {
-    "distillation": (
-        RetainDistillation(lead="forget-model", self_improvement_range=(0.0, 1.0)),
-        [56],
-        [32, 32, 24, 24],
-        SIZE,
-    ),
+    "distillation": (RetainDistillation(lead="forget-model", **WHOLE), [56], [32, 32, 24, 24], SIZE),
     "retrack": (Retrack(), [44], [32], {"forget": 12, "retain": 32}),
     "anchor": (FunctionAnchor(), [64], [32], EQUAL),
     "conflict-free": (ConflictFree(), [32, 32], [], EQUAL),

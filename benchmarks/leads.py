@@ -5,7 +5,8 @@ Usage: leads.py OUT.json [--n-images 200]                     (about 8 minutes o
 
 The packaged ``mnist`` and the packaged model that was retrained without the digit 8, ε_r. For noised forget images, noised own
 samples like them, and noised own samples that are kept, at several noise levels: the cosine between (lead − ε₀) and (ε_r − ε₀)
-over all elements, and the ratio of their lengths. s = 1, w = 0. A retrained model differs from ε₀ by more than
+over all elements, and the ratio of their lengths. s = 1, w = 0, the gradient as the
+classifier gives it. A retrained model differs from ε₀ by more than
 the forget set, its own initial weights; so no lead reaches a cosine of 1. The self-improvement's direction ε₀ − ε_s is looked at too,
 and its cosine with that of another seed's copy ("copies").
 """
@@ -55,7 +56,9 @@ def main() -> None:
     original = PipelineDenoiser.from_pipeline(pipeline)
     retrained = PipelineDenoiser.from_pipeline(load_pipeline(pipeline_folder("mnist-without-8")))
     forget, _ = split_by_class(load_images("mnist"), ["8"])
-    methods = {lead: RetainDistillation(lead=lead, repulsion_scale=1, self_improvement=0) for lead in LEADS}
+    methods = {
+        lead: RetainDistillation(lead=lead, repulsion_scale=1, gradient_length=0, self_improvement=0) for lead in LEADS
+    }
     sampler = Sampler(scheduler="ddpm", steps=20)
     whole = RetainDistillation(lead="forget-model")  # asks for every tool
     aids = make_aids(pipeline, whole, forget, sampler=sampler, n_own_samples=1500, seed=0)

@@ -187,6 +187,15 @@ def test_overwrite_spares_what_the_run_reads(desk, refused, unlearn, command, ca
     assert contents(desk) == before
 
 
+def test_too_few_images_to_sort_by_leave_the_old_run(desk, refused, unlearn):
+    """With images to keep as without: distillation sorts own samples either way."""
+    assert unlearn() == 0
+    for retain in (None, "digits"):
+        refused(
+            "got 6 forget images; expected at least 40", method="distillation", posterior=None, retain=retain, overwrite=True,
+        )  # fmt: skip
+
+
 def test_a_posterior_that_cannot_be_made_leaves_the_old_one(desk, command, capsys):
     tokens = ("isotropic", "--pipeline", desk / "model", "--n-samples", 2, "--output-dir", desk / "post")
     assert command("posterior", *tokens, "--inference-steps", 2) == 0

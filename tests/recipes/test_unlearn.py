@@ -184,6 +184,10 @@ def test_another_run_is_not_resumed(model, make_pipeline, tmp_path):
         ),
         ({"gamma": 2.0}, "gamma: got 2.0"),
         ({"schedule_steps": 3, "beta_start": 0.01, "beta_end": 0.9}, "Use a linear schedule"),
+        ({"ewc": 3.0}, "--ewc: got 3.0, but the method vdu would not look at it; selective-amnesia would"),
+        ({"method": "ascent", "posterior": None, "gamma": 0.2}, "--gamma: got 0.2, but the method ascent would not"),
+        ({"method": "selective-amnesia", "weights": "elbo"}, "--weights: got elbo, but .* vdu and ascent would"),
+        ({"method": "auto", "posterior": None, "alpha_bar_max": 0.8}, "--alpha-bar-max: got 0.8, but the method auto"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(model, tmp_path, changes, message):

@@ -40,10 +40,12 @@ BY_NAME: dict[str, type[BaseMethod]] = {
     "finetune": FineTune,
 }
 
-# flags of vdu, ascent and selective-amnesia alone
-OF_OTHERS = (
-    "gamma", "weights", "ewc", "schedule_steps", "beta_start", "beta_end", "alpha_bar_min", "alpha_bar_max",
-)  # fmt: skip
+_LEVELS = {"weights", "schedule_steps", "beta_start", "beta_end", "alpha_bar_min", "alpha_bar_max"}
+FLAGS = {
+    "vdu": {"gamma", *_LEVELS},
+    "ascent": _LEVELS,
+    "selective-amnesia": {"ewc"},
+}  # of methods that have no --option
 
 
 def make_method(settings: UnlearnSettings) -> Method:
@@ -60,6 +62,7 @@ def make_method(settings: UnlearnSettings) -> Method:
     """
     if settings.method not in METHODS:  # a settings object made in Python or from a table
         raise InputError(f"method: got {settings.method!r}; expected one of {', '.join(METHODS)}.")
+    _require_read(settings)
     if settings.method in BY_NAME:
         return _from_options(settings)
     if settings.option:
@@ -103,15 +106,20 @@ def options_of(kind: type[BaseMethod]) -> dict[str, Any]:
     }
 
 
+def _require_read(settings: UnlearnSettings) -> None:
+    """Refuse a flag of one method that was given to another."""
+    defaults = {item.name: item.default for item in fields(UnlearnSettings)}
+    for name in sorted(set().union(*FLAGS.values()) - FLAGS.get(settings.method, set())):
+        if (got := getattr(settings, name)) != defaults[name]:
+            readers = " and ".join(method for method, flags in FLAGS.items() if name in flags)
+            raise InputError(
+                f"--{name.replace('_', '-')}: got {got}, but the method {settings.method} would not look at it; {readers} would. "
+                "Leave it out; `vdu list` names the options of every method."
+            )
+
+
 def _from_options(settings: UnlearnSettings) -> BaseMethod:
     kind = BY_NAME[settings.method]
-    defaults = {item.name: item.default for item in fields(UnlearnSettings)}
-    for name in OF_OTHERS:
-        if (got := getattr(settings, name)) != defaults[name]:
-            raise InputError(
-                f"--{name.replace('_', '-')}: got {got}, but the method {settings.method} would not look at it: vdu, ascent and "
-                f"selective-amnesia do. Leave it out; `vdu list` names the options of {settings.method}."
-            )
     known = options_of(kind)
     given: dict[str, Any] = {}
     for each in settings.option:

@@ -1,13 +1,13 @@
 """``vdu unlearn`` and :func:`unlearn`: a pipeline and the images to forget in, a pipeline that no longer makes them out."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vdu.checks import hash_parameters
 from vdu.data.forget import split_by_class
@@ -26,6 +26,7 @@ from vdu.recipes.card import write_card
 from vdu.recipes.evaluations import EvaluationCounter
 from vdu.recipes.forget_source import absolute, class_names, forget_images
 from vdu.recipes.method_defaults import DEFAULTS
+from vdu.recipes.method_objective import MethodObjective
 from vdu.recipes.methods import make_method
 from vdu.recipes.own_samples import make_sampler
 from vdu.recipes.resemblance import require_enough
@@ -34,53 +35,15 @@ from vdu.recipes.stopping import ForgottenCheck
 from vdu.rng import derive_seed, draw_seed
 from vdu.rng import generator as named_generator
 from vdu.runs import Run
-from vdu.training.batches import NoisyImages, UniformImages, require_divisible, together, unflatten
-from vdu.training.loop import Objective, TrainResult, TrainSettings, make_accelerator, train
+from vdu.training.batches import NoisyImages, UniformImages, require_divisible, together
+from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, train
 from vdu.training.trackers import require_tracker
-from vdu.types import Losses, Method
+from vdu.types import Method
 
 __all__ = ["UnlearnResult", "make_method", "run", "unlearn"]
 
 EMA_RAMP = 4  # of the average: the last third of the steps, nearly
 STOPPING = {RetainDistillation.name, Retrack.name}  # their steps were chosen as an upper bound, not as a setting
-
-
-class MethodObjective(Objective):
-    """A method as the training loop's objective: it puts the drawn tensors together and asks the method.
-
-    Args:
-        method: prepared.
-        denoiser: the model that learns.
-    """
-
-    def __init__(self, method: Method, denoiser: PipelineDenoiser) -> None:
-        self.method, self.denoiser = method, denoiser
-        self.limits, self.per_term = method.limits, method.per_term
-
-    def losses(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Losses:
-        """The method's losses over the network that the loop trains."""
-        denoiser = self.denoiser.with_network(network)
-        return self.method.losses(denoiser, unflatten(dict(batch), self.method.schedule, denoiser.schedule))
-
-    def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
-        """The method's closed-form gradients."""
-        return self.method.add_gradients(parameters)
-
-    def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
-        """The method's own way."""
-        return self.method.combine(gradients)
-
-    def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
-        """The method's own."""
-        self.method.after_step(parameters, values)
-
-    def state(self) -> dict[str, float]:
-        """The method's own."""
-        return self.method.state()
-
-    def load_state(self, state: Mapping[str, float]) -> None:
-        """The method's own."""
-        self.method.load_state(state)
 
 
 @dataclass(frozen=True)
