@@ -27,10 +27,10 @@ different seeds agree less (docs/methods-log.md, 53), and the step shifts the mi
 likelihood and gains nothing (59).
 
 ε_f is the original after a short fine-tuning on the forget set. Of the three leads the classifier's gradient points most
-nearly to where a model goes that is retrained without the forget set (at ᾱ ≥ 0.05; ``benchmarks/leads.py``), at 0.6 of the length: a
+nearly to where a model goes that is retrained without the forget set (at ᾱ ≥ 0.1; ``benchmarks/leads.py``), at half the length: a
 classifier of few images is too flat among those it is sure of; hence s > s_k. Exact r would need no a and no s > 1. But a sampler of few
-steps jumps over the thin border where it acts (sampling with ε_r and no training, ``mnist``, digit 8: PUL 56 % at s = 1,
-73 % at s = 2, 85 % at s = 4; ``benchmarks/resemblance.py``), and a student of few steps does not reach it (the
+steps jumps over the thin border where it acts (sampling with ε_r and no training, ``mnist``, digit 8: PUL 53 % at s = 1,
+70 % at s = 2, 87 % at s = 4; ``benchmarks/resemblance.py``), and a student of few steps does not reach it (the
 leaderboard's row with s = s_k = 1).
 
 :class:`Guided` is the same correction at sampling time, without training: a preview, slower at every step for ever.
