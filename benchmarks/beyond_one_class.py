@@ -2,7 +2,7 @@
 """Forgetting that is not one class: two at once, one after the other, thick strokes, a planted mark, a single image.
 
 Usage: beyond_one_class.py OUT.json [--case two-classes|sequence|thick|mark|single] [--n-images 1000]
-       (about 5 minutes a case on 2 cores; sequence 10, mark and single 15 each)
+       (ten minutes of a core for two-classes and for thick, twenty for each other)
 
 The packaged ``mnist``, ``RetainDistillation`` with its defaults, seed 0, 20 ancestral steps; images from the same noise before
 and after. Digits are told by the packaged judge. Thick: mean ink above the 90 % quantile of MNIST's training images; those
