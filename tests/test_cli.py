@@ -108,7 +108,9 @@ def test_list_names_every_method_and_its_options(command, capsys):
     assert command("list", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert tuple(found) == METHODS
-    assert found["vdu"]["needs"] == ["forget images", "a posterior (vdu posterior)"]
+    assert found["vdu"]["needs"] == ["forget images", "a posterior (vdu posterior fisher, for example)"]
+    assert "a posterior (vdu posterior amnesia-fisher)" in found["selective-amnesia"]["needs"]
+    assert "--posterior (it may use one)" in found["bounded"]["options"] and "--posterior" not in str(found["auto"])
     assert found["ascent"]["needs"] == ["forget images"]
     assert found["vdu"]["training"] == {"steps": 60, "batch_size": 128, "learning_rate": 1e-6}
     assert command("list") == 0

@@ -119,7 +119,13 @@ def test_a_failed_stage_gives_the_folder_free(tmp_path):
     again.finish()
 
 
-def test_only_a_run_of_the_same_verb_is_resumed(tmp_path):
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match=r"file/run: cannot be made \(Not a directory\); choose another --output-dir"):
+        Run(tmp_path / "file" / "run", "unlearn")
+
+
+def test_only_a_run_of_the_same_verb_is_resumed(tmp_path, capsys):
     started(tmp_path / "a", "pretrain").close()
     with pytest.raises(InputError, match="holds a run of 'pretrain'; expected a run of 'unlearn' to continue"):
         Run(tmp_path / "a", "unlearn", resume=True)
@@ -127,7 +133,9 @@ def test_only_a_run_of_the_same_verb_is_resumed(tmp_path):
     (tmp_path / "b" / "holiday.jpg").write_text("precious")
     with pytest.raises(InputError, match="holds files but no run of ours"):
         Run(tmp_path / "b", "unlearn", resume=True)
-    Run(tmp_path / "c", "unlearn", resume=True).close()  # nothing there yet: begins anew
+    assert "nothing there" not in capsys.readouterr().err
+    Run(tmp_path / "c", "unlearn", resume=True).close()
+    assert f"{tmp_path / 'c'}: nothing there to continue; a new run begins" in capsys.readouterr().err
 
 
 def test_a_resumed_run_keeps_its_settings_until_a_stage_is_done(tmp_path):

@@ -81,6 +81,8 @@ class Run:
             path.name == ".lock" or is_leftover(path) for path in self.folder.iterdir()
         ):
             self._check_resumable() if resume else self._clear(overwrite, keep)
+        elif resume:
+            print(f"vdu: {self.folder}: nothing there to continue; a new run begins.", file=sys.stderr)
         self._lock()
         sweep(filter(is_leftover, self.folder.rglob("*")), alone=True)
 
@@ -126,7 +128,12 @@ class Run:
             return
         if self._lock_file is not None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: cannot be made ({error.strerror}); choose another --output-dir."
+            ) from None
         self._lock_file = open(self.folder / ".lock", "w", encoding="utf-8")
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -307,7 +307,8 @@ def test_t_1_is_never_drawn_and_all_others_alike():
         ({"gamma": float("nan")}, "gamma: got nan; expected"),
         ({"gamma": 0.1}, r"posterior: none given with gamma = 0.1; give one, or gamma = 0 \(gradient ascent\)"),
         ({"gamma": 0.0, "weights": "snr"}, "weights: got 'snr'"),
-        ({"gamma": 0.0, "alpha_bar_range": (0.5, 0.4)}, "no step of the unlearning schedule has ᾱ within"),
+        ({"gamma": 0.0, "alpha_bar_range": (0.5, 0.4)}, r"alpha_bar_range: got \(0.5, 0.4\); expected two numbers"),
+        ({"gamma": 0.0, "alpha_bar_range": (0.5, 0.5)}, "no step of the unlearning schedule has ᾱ within"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -16,7 +16,7 @@ import torch
 
 from vdu.cli import main
 from vdu.data.sources import load_images
-from vdu.recipes import reproduce
+from vdu.recipes import paper_making, reproduce
 from vdu.recipes.judging import Judging
 from vdu.records import read_json, sha256_file
 
@@ -267,3 +267,19 @@ def test_the_list_of_cells_makes_nothing(table, tmp_path, capsys):
     # 2 models + 1 without the class, 2 judges, 2 posteriors, 2 sets of samples, reference, 3 rows, retrained, check
     assert len(lines) == 15 and all(": missing" in line for line in lines)
     assert not (tmp_path / "new").exists()
+
+
+def test_what_is_done_is_written_without_the_data(copy, table, monkeypatch):
+    def no_data(*given, **options):
+        raise AssertionError("nothing is made, so no data are needed")
+
+    monkeypatch.setattr(paper_making, "load_images", no_data)
+    paper_making._data.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    for name in [name for name in cells(copy) if "vdu-seed-" in name]:
+        (copy / name).unlink()
+    before = cells(copy)
+    page = copy / "smoke" / "tiny.md"
+    whole = page.read_text(encoding="utf-8")
+    assert call(table, "--scale", "smoke", "--output-dir", copy, "--only-done") == 0
+    assert cells(copy) == before
+    assert page.read_text(encoding="utf-8").count("not run") > whole.count("not run")

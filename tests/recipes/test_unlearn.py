@@ -188,6 +188,19 @@ def test_another_run_is_not_resumed(model, make_pipeline, tmp_path):
         ({"method": "ascent", "posterior": None, "gamma": 0.2}, "--gamma: got 0.2, but the method ascent would not"),
         ({"method": "selective-amnesia", "weights": "elbo"}, "--weights: got elbo, but .* vdu and ascent would"),
         ({"method": "auto", "posterior": None, "alpha_bar_max": 0.8}, "--alpha-bar-max: got 0.8, but the method auto"),
+        (
+            {"method": "auto", "posterior": None, "option": ("alpha_bar_range=0,2",)},
+            r"alpha_bar_range: got \(0.0, 2.0\)",
+        ),
+        (
+            {"method": "esd", "posterior": None, "option": ("alpha_bar_range=0.5",)},
+            r"alpha_bar_range: got \(0.5,\); expected two",
+        ),
+        (
+            {"method": "auto", "posterior": None, "option": ("self_improvement_range=0.2",)},
+            r"range: got \(0.2,\); expected two",
+        ),
+        ({"full_length": True}, "--full-length: the method vdu has no stopping rule"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(model, tmp_path, changes, message):

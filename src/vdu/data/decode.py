@@ -144,7 +144,9 @@ def decode_all(
                 pixels = np.empty((len(names), *array.shape), np.uint8)
             pixels[i] = array
     if problems or pixels is None:
-        hint = "Repair or remove them" + ("." if convert else ", or ask for a conversion to a given shape (convert).")
+        hint = "Repair or remove them" + (
+            "." if convert else "; where only size or colours differ, --convert (in Python convert=True) fits them."
+        )
         raise InputError(complaint(source, problems, len(names), "images cannot be used", hint))
     return torch.from_numpy(pixels)
 
@@ -186,7 +188,7 @@ def fit_shape(images: ImageSet, shape: Shape | None, convert: bool) -> ImageSet:
     if not convert:
         raise InputError(
             f"{images.description}: all {len(images)} images have channels, height, width {images.shape}, expected "
-            f"{tuple(shape)}. Use other images, or ask for a conversion (convert)."
+            f"{tuple(shape)}. Use other images, or --convert (in Python convert=True)."
         )
     arrays = [array[0] if images.shape[0] == 1 else array.transpose(1, 2, 0) for array in images.images.numpy()]
     pixels = np.empty((len(arrays), *shape), np.uint8)

@@ -17,7 +17,7 @@ from vdu.errors import InputError
 from vdu.records import sha256_bytes
 from vdu.types import Batch, Denoiser, Hooks, Losses, NoisedBatch, Tools
 
-__all__ = ["BaseMethod", "Plain", "joined", "mean_squared", "require_positive"]
+__all__ = ["BaseMethod", "Plain", "joined", "mean_squared", "require_positive", "require_range"]
 
 
 class Plain(Hooks):
@@ -53,6 +53,9 @@ class BaseMethod(Described):
     schedule: NoiseSchedule | None = None
     alpha_bar_range: tuple[float, float] = (0.0, 1.0)
     tools: Tools | None = field(default=None, repr=False, metadata={"identity": False})
+
+    def __post_init__(self) -> None:
+        require_range("alpha_bar_range", self.alpha_bar_range)
 
     @property
     def identity(self) -> str:
@@ -116,6 +119,16 @@ def joined(*batches: NoisedBatch) -> NoisedBatch:
     """Several roles' images as one batch, for one pass of the network."""
     names = ("x0", "noise", "index", "alpha_bar", "timestep")
     return NoisedBatch(**{name: torch.cat([getattr(each, name) for each in batches]) for name in names})
+
+
+def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:
+    """Refuse what is no range of ᾱ.
+
+    Raises:
+        InputError: unless it is two numbers with 0 ≤ smallest ≤ largest ≤ 1.
+    """
+    if len(alpha_bar_range) != 2 or not 0 <= alpha_bar_range[0] <= alpha_bar_range[1] <= 1:
+        raise InputError(f"{name}: got {alpha_bar_range}; expected two numbers, 0 ≤ smallest ᾱ ≤ largest ᾱ ≤ 1.")
 
 
 def require_positive(**values: float) -> None:

@@ -135,6 +135,7 @@ class PlasticityMethod(BaseMethod):
     margin: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.form not in FORMS:
             raise InputError(f"form: got {self.form!r}; expected one of {', '.join(FORMS)}.")
         require_positive(beta=self.beta, kappa=self.kappa, margin=self.margin)

@@ -83,6 +83,7 @@ class ConflictFree(BaseMethod):
     limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(forget_share=self.forget_share, **({} if self.radius is None else {"radius": self.radius}))
         wanted = self.precondition or self.radius is not None
         if wanted and self.posterior is None:

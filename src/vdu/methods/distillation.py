@@ -52,7 +52,7 @@ from torch import Tensor
 
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.errors import InputError
-from vdu.methods.base import BaseMethod, joined, mean_squared, require_positive
+from vdu.methods.base import BaseMethod, joined, mean_squared, require_positive, require_range
 from vdu.methods.retrack import retrack_target
 from vdu.rng import generator
 from vdu.types import Batch, Denoiser, Losses, NoisedBatch, Tools
@@ -158,13 +158,12 @@ class RetainDistillation(BaseMethod):
     batch_shares = MappingProxyType({"forget": 0.375, "own_forget": 0.375})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(forget_weight=self.forget_weight)
         for name in ("repulsion_scale", "keep_scale", "gradient_length", "self_improvement"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}: got {getattr(self, name)}; expected a finite number ≥ 0.")
-        low, high = self.self_improvement_range
-        if not 0 <= low <= high <= 1:
-            raise InputError(f"self_improvement_range: got {low}, {high}; expected 0 ≤ smallest ᾱ ≤ largest ᾱ ≤ 1.")
+        require_range("self_improvement_range", self.self_improvement_range)
         if self.lead not in LEADS:
             raise InputError(f"lead: got {self.lead!r}; expected one of {', '.join(LEADS)}.")
 

@@ -78,6 +78,7 @@ class EraseDiff(BaseMethod):
     needs = frozenset({"forget", "retain"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.target not in TARGETS:
             raise InputError(f"target: got {self.target!r}; expected one of {', '.join(TARGETS)}.")
         if self.inner_steps < 0:

@@ -46,6 +46,7 @@ class ESD(BaseMethod):
     uses = frozenset({"teacher", "forget_model"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(guidance=self.guidance)
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:

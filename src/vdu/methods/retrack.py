@@ -68,6 +68,7 @@ class Retrack(BaseMethod):
     uses = frozenset({"teacher", "retained"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(forget_weight=self.forget_weight)
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:

@@ -72,6 +72,7 @@ class SalUn(BaseMethod):
     limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.alpha < float("inf"):
             raise InputError(f"alpha: got {self.alpha}; expected a finite number ≥ 0 (published: 1e-3).")
         if not 0 < self.salient_share <= 1:

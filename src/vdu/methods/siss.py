@@ -63,6 +63,7 @@ class SISS(BaseMethod):
     limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.mixture < 1:
             raise InputError(
                 f"mixture: got {self.mixture}; expected a number within (0, 1), the share of forget images (published: 0.5). "

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights
 from vdu.errors import InputError
-from vdu.methods.base import Plain
+from vdu.methods.base import Plain, require_range
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.records import sha256_bytes
 from vdu.types import Batch, Denoiser, Losses, Tools
@@ -67,6 +67,7 @@ class VDU(Plain):
             raise InputError(
                 f"posterior: none given with gamma = {self.gamma}; give one, or gamma = 0 (gradient ascent)."
             )
+        require_range("alpha_bar_range", self.alpha_bar_range)
         check_weights(self._weights())
 
     @property

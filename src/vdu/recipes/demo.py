@@ -28,11 +28,11 @@ def run(settings: DemoSettings) -> dict[str, Any]:
         UnlearnSettings(
             pipeline=model, forget="mnist-mini", forget_class=(str(settings.digit),), output_dir=out / "run",
             steps=settings.steps, seed=settings.seed, overwrite=settings.overwrite,
+            resume_from_checkpoint=settings.resume_from_checkpoint,
         )
     )  # fmt: skip
-    _say(
-        f"2/3 draw {settings.n_images} images from both models, from the same noise, judge them, and try to bring the digit back"
-    )
+    probes = "" if settings.suite == "none" else ", and try to bring the digit back"
+    _say(f"2/3 draw {settings.n_images} images from both models, from the same noise, and judge them{probes}")
     result = evaluate.run(
         EvaluateSettings(
             run=out / "run", judge="mnist", second_judge="mnist-lenet", reference="mnist-mini", reference_split="test",

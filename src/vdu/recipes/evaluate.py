@@ -364,9 +364,19 @@ def summary(metrics: dict[str, Any]) -> dict[str, Any]:
         f"{name} unlearned": round(rows["unlearned"]["u_fid"]["value"], 2),
         f"{name} original": round(rows["original"]["u_fid"]["value"], 2),
         f"{name} filtered original": round(rows["filtered_original"]["u_fid"]["value"], 2),
+        **_retrained(rows.get("retrained"), name, metrics["n_images"]),
         "judge": f"{metrics['judge']['name']}, held-out error {metrics['judge']['held_out_error']:.2%}",
     }
     histogram = metrics["histogram"]
     if sum(expected > 0 for expected in histogram["expected"]) > 1:  # of one kept class it is 0 by definition
         shown["histogram distance"] = f"{histogram['distance']:.3f} (by chance up to {histogram['chance_high']:.3f})"
     return shown
+
+
+def _retrained(row: dict[str, Any] | None, name: str, n_images: int) -> dict[str, Any]:
+    if row is None or row["status"] != "measured":
+        return {}
+    return {
+        f"{name} retrained": round(row["u_fid"]["value"], 2),
+        "retrained": f"{row['forget_count']} of {n_images} are called unwanted",
+    }

@@ -1,6 +1,7 @@
 """``vdu list``: the methods, what data each needs, and the options that it takes."""
 
 import sys
+from dataclasses import fields
 from typing import Any
 
 from vdu.methods.base import BaseMethod
@@ -24,13 +25,14 @@ _OTHERS = {  # those with flags of their own: about, needs, flags
     ),
     "selective-amnesia": (
         "Selective Amnesia without labels (Heng & Soh 2023): noise as a surrogate, held by a Fisher penalty.",
-        {"posterior"},
+        {"amnesia_fisher"},
         "--ewc --retain",
     ),
 }
 _WORDS = {
     "forget": "forget images",
-    "posterior": "a posterior (vdu posterior)",
+    "posterior": "a posterior (vdu posterior fisher, for example)",
+    "amnesia_fisher": "a posterior (vdu posterior amnesia-fisher)",
     "retain": "images to keep: own samples, or yours with --retain",
     "own": "own samples of the model",
     "forget_model": "a copy fine-tuned on the forget images",
@@ -58,6 +60,7 @@ def run(settings: ListSettings) -> dict[str, Any]:
             method = kind()
             about, needs = _first_sentence(kind), _needs(method)
             shown = [f"{item.name}={item.default}" for item in options_of(kind).values()]
+            shown += ["--posterior (it may use one)"] if "posterior" in {item.name for item in fields(kind)} else []
         found[name] = {
             "about": ("What measured best: distillation. " if name == "auto" else "") + about,
             "needs": [_WORDS[each] for each in _WORDS if each in needs],

@@ -42,7 +42,8 @@ def run(settings: ReproduceSettings) -> dict[str, Any]:
         _require_matplotlib()
     _require_writable(settings.output_dir)
     store = CellStore(settings.output_dir)
-    plans = [plan(table, store.folder, settings.data) for table in tables]
+    only_reads = settings.only_done or settings.list_cells
+    plans = [plan(table, store.folder, settings.data, verify=not only_reads) for table in tables]
     if settings.list_cells:
         cells = with_needs([cell for made in plans for cell in made.all]).values()
         about = {cell.id: f" ({cell.title})" if cell.title else "" for cell in cells}

@@ -389,6 +389,7 @@ class DemoSettings:
         steps: unlearning steps at most; by default those that were chosen by measurement.
         seed: seeds everything.
         overwrite: start anew in a folder that already holds a run.
+        resume_from_checkpoint: "latest" continues an interrupted forgetting; the evidence is made anew.
     """
 
     output_dir: Path = Path("vdu-demo")
@@ -398,6 +399,7 @@ class DemoSettings:
     steps: Count | None = None
     seed: int = 0
     overwrite: bool = False
+    resume_from_checkpoint: Literal["latest"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

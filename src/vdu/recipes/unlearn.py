@@ -266,6 +266,11 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
             f"--retain: got {settings.retain}, but the method {method.name} does not look at retained images. "
             "Leave it out, or use a method that does (vdu list)."
         )
+    if settings.full_length and method.name not in STOPPING:
+        raise InputError(
+            f"--full-length: the method {method.name} has no stopping rule and always takes all its steps; leave it out "
+            f"({' and '.join(sorted(STOPPING))} have one)."
+        )
     if sorts_own_samples(method, settings.retain not in {None, "self"}):
         require_enough(
             "forget images", len(forget)
