@@ -283,3 +283,13 @@ def test_what_is_done_is_written_without_the_data(copy, table, monkeypatch):
     assert call(table, "--scale", "smoke", "--output-dir", copy, "--only-done") == 0
     assert cells(copy) == before
     assert page.read_text(encoding="utf-8").count("not run") > whole.count("not run")
+
+
+@pytest.mark.parametrize("flag", ["--only-done", "--list-cells"])
+def test_rows_and_given_data_are_checked_also_where_nothing_is_made(copy, table, tmp_path, capsys, flag):
+    changed = tmp_path / table.name
+    changed.write_text(TABLE.replace('posterior = "ensemble"', 'posterior = "ensembel"'), encoding="utf-8")
+    assert call(changed, "--scale", "smoke", "--output-dir", copy, flag) == 2
+    assert "posterior is 'ensembel'" in capsys.readouterr().err
+    assert call(table, "--scale", "smoke", "--output-dir", copy, "--data", "mnist-mini", flag) == 2
+    assert "does not say which content" in capsys.readouterr().err

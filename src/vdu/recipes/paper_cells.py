@@ -64,15 +64,30 @@ class PaperCells:
         self.making = Making(folder, world, self.data, self.sizes, self.sampler, leaderboard)
         self._cells: dict[str, Cell] = {}
 
-    def verify(self, rows: Mapping[str, Row], classes: Iterable[str]) -> None:
-        """Refuse before the first cell what would stop a later one.
+    def verify_rows(self, rows: Mapping[str, Row]) -> None:
+        """Refuse before the first cell a row that cannot be run.
 
         Args:
-            rows: the rows that will be run.
+            rows: by name.
+
+        Raises:
+            InputError: if an option or a posterior does not exist.
+        """
+        for name, row in rows.items():
+            unlearn_settings(row.options)
+            if row.posterior not in {None, *POSTERIORS}:
+                raise InputError(
+                    f"row {name}: posterior is {row.posterior!r}; expected one of {', '.join(POSTERIORS)}."
+                )
+
+    def verify_data(self, classes: Iterable[str]) -> None:
+        """Refuse before the first cell data that would stop a later one.
+
+        Args:
             classes: the classes that will be forgotten.
 
         Raises:
-            InputError: if the data are not the world's, or a class, an option or a posterior does not exist.
+            InputError: if the data are not the world's, or have no such class.
         """
         if self.data != self.world.data and self.world.data_sha256 is None:
             raise InputError(
@@ -88,12 +103,6 @@ class PaperCells:
                 )
         for forget in classes:
             self.making.forget_set(forget)
-        for name, row in rows.items():
-            unlearn_settings(row.options)
-            if row.posterior not in {None, *POSTERIORS}:
-                raise InputError(
-                    f"row {name}: posterior is {row.posterior!r}; expected one of {', '.join(POSTERIORS)}."
-                )
 
     # The cells
 

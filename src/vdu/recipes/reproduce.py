@@ -42,8 +42,8 @@ def run(settings: ReproduceSettings) -> dict[str, Any]:
         _require_matplotlib()
     _require_writable(settings.output_dir)
     store = CellStore(settings.output_dir)
-    only_reads = settings.only_done or settings.list_cells
-    plans = [plan(table, store.folder, settings.data, verify=not only_reads) for table in tables]
+    needs_data = settings.data is not None or not (settings.only_done or settings.list_cells)
+    plans = [plan(table, store.folder, settings.data, verify=needs_data) for table in tables]
     if settings.list_cells:
         cells = with_needs([cell for made in plans for cell in made.all]).values()
         about = {cell.id: f" ({cell.title})" if cell.title else "" for cell in cells}
@@ -116,7 +116,7 @@ def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = 
         table: the table.
         folder: the store's folder.
         data: where the training data are, if not where the table says.
-        verify: load the data and refuse now what would stop a later cell.
+        verify: load the data and refuse now what in them would stop a later cell; not needed where no cell is made.
 
     Returns:
         The cells.
@@ -128,11 +128,9 @@ def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = 
         cells = PaperCells(
             folder, table.scale, dataset, table.worlds[dataset], data=data, sizes=sizes, leaderboard=table.leaderboard
         )
+        cells.verify_rows({name: table.rows[name] for each in runs for name in each.rows})
         if verify:
-            names = {name for each in runs for name in each.rows}
-            cells.verify(
-                {name: table.rows[name] for name in names}, {forget for each in runs for forget in each.forget}
-            )
+            cells.verify_data({forget for each in runs for forget in each.forget})
         made.worlds[dataset] = cells
         for each in runs:
             for name in each.rows:
