@@ -9,6 +9,8 @@ from dataclasses import fields
 import pytest
 
 from vdu import cli
+from vdu.errors import InputError
+from vdu.recipes import demo
 from vdu.recipes.method_defaults import METHODS
 from vdu.recipes.settings import plain
 
@@ -158,3 +160,17 @@ def test_a_config_that_cannot_be_used_is_refused(text, message, command, capsys,
     (tmp_path / "c.toml").write_text("steps = 3")
     assert command("--config", tmp_path / "c.toml") == 2
     assert "expected the verb first" in capsys.readouterr().err
+
+
+def test_the_demo_hands_on_how_its_folder_is_to_be_treated(command, monkeypatch, tmp_path, capsys):
+    def stop(settings):
+        raise InputError(f"overwrite {settings.overwrite}, resume {settings.resume_from_checkpoint}")
+
+    monkeypatch.setattr(demo.unlearn, "run", stop)
+    for flags, words in (
+        ((), "overwrite False, resume None"),
+        (("--overwrite",), "overwrite True, resume None"),
+        (("--resume-from-checkpoint", "latest"), "overwrite False, resume latest"),
+    ):
+        assert command("demo", "--output-dir", tmp_path, *flags) == 2
+        assert words in capsys.readouterr().err
