@@ -6,7 +6,7 @@ from torch import nn
 
 from toys import SCHEDULE, Adapter, face, no_draws, noised
 from vdu.errors import InputError
-from vdu.methods.conflict_free import ConflictFree, cap, project
+from vdu.methods.conflict_free import ConflictFree, projected_sum
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.training.loop import TrainSettings, train
 from vdu.types import Tools
@@ -86,8 +86,8 @@ def flat(tensors):
 def test_the_product_runs_over_all_parameters_together():
     """Per tensor the first would conflict and the second not; together they do not."""
     forget, keep = pairs(-1.0, 2.0), pairs(1.0, 1.0)
-    assert [float(value) for value in project(forget, keep)] == [-1.0, 2.0]
-    assert [float(value) for value in cap(pairs(3.0, 4.0), pairs(0.0, 10.0), share=0.25)] == [1.5, 2.0]
+    assert [float(value) for value in projected_sum(forget, keep, share=9.0)] == [0.0, 3.0]
+    assert [float(value) for value in projected_sum(pairs(3.0, 4.0), pairs(0.0, 10.0), share=0.25)] == [1.5, 12.0]
 
 
 def test_the_order_is_precondition_project_cap():

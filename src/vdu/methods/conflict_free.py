@@ -31,6 +31,7 @@ the gradient of a mini-batch speaks for all that is to be kept (of a model at it
 ρ² by one step, and by what Adam's momentum still carries.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -44,7 +45,7 @@ from vdu.methods.base import BaseMethod, mean_squared, require_positive
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.types import Batch, Denoiser, Losses, Tools
 
-__all__ = ["ConflictFree", "cap", "project"]
+__all__ = ["ConflictFree", "projected_sum"]
 
 
 @dataclass
@@ -133,8 +134,7 @@ class ConflictFree(BaseMethod):
         keep = gradients["keep"]
         if self.radius is not None and self._travelled.squared_distance > self.radius**2:
             return list(keep)
-        forget = cap(project(self._preconditioned(gradients["forget"]), keep), keep, share=self.forget_share)
-        return [k + f for k, f in zip(keep, forget, strict=True)]
+        return projected_sum(self._preconditioned(gradients["forget"]), keep, share=self.forget_share)
 
     def _preconditioned(self, forget: Sequence[Tensor]) -> Sequence[Tensor]:
         if not self.precondition or self.posterior is None:
@@ -160,27 +160,11 @@ class ConflictFree(BaseMethod):
         self._travelled.squared_distance = float(state["squared_distance"])
 
 
-def project(forget: Sequence[Tensor], keep: Sequence[Tensor]) -> list[Tensor]:
-    """Take from f the part against k: f − min(0, ⟨f, k⟩)/‖k‖² · k (Yu et al. 2020, Algorithm 1, line 6).
+def projected_sum(forget: Sequence[Tensor], keep: Sequence[Tensor], *, share: float) -> list[Tensor]:
+    """Sum k and f, after f has lost its part against k (Yu et al. 2020, Algorithm 1, line 6) and is at most the share s of k long.
 
-    Args:
-        forget: f, a list over the parameters.
-        keep: k, likewise.
-
-    Returns:
-        f without conflict; f itself where there is none, or k = 0.
-
-    Examples:
-        >>> [value.tolist() for value in project([torch.tensor([-1.0, 2.0])], [torch.tensor([3.0, 0.0])])]
-        [[0.0, 2.0]]
-    """
-    inner, squared = _inner(forget, keep), _inner(keep, keep)
-    factor = inner.clamp(max=0.0) / squared.clamp(min=torch.finfo(torch.float64).tiny)
-    return [f - factor.to(f.dtype) * k for f, k in zip(forget, keep, strict=True)]
-
-
-def cap(forget: Sequence[Tensor], keep: Sequence[Tensor], *, share: float) -> list[Tensor]:
-    """Shorten f to at most the share s of the length of k.
+    With b = min(0, ⟨f, k⟩)/‖k‖², what is left of f is f − b k, of length² ‖f‖² − b min(0, ⟨f, k⟩): three inner products tell
+    both factors, and the gradients are gone through once.
 
     Args:
         forget: f, a list over the parameters.
@@ -188,15 +172,25 @@ def cap(forget: Sequence[Tensor], keep: Sequence[Tensor], *, share: float) -> li
         share: s.
 
     Returns:
-        f · min(1, s ‖k‖/‖f‖).
+        k + c (f − b k), c = min(1, s ‖k‖/‖f − b k‖); a new list. k itself where k = 0.
 
     Examples:
-        >>> [value.tolist() for value in cap([torch.tensor([0.0, 2.0])], [torch.tensor([4.0, 3.0])], share=0.2)]
-        [[0.0, 1.0]]
+        >>> k = [torch.tensor([3.0, 0.0])]
+        >>> [value.tolist() for value in projected_sum([torch.tensor([-1.0, 2.0])], k, share=1.0)]
+        [[3.0, 2.0]]
+        >>> [value.tolist() for value in projected_sum([torch.tensor([-1.0, 2.0])], k, share=0.5)]
+        [[3.0, 1.5]]
     """
-    allowed, length = share * _inner(keep, keep).sqrt(), _inner(forget, forget).sqrt()
-    factor = (allowed / length.clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1.0)
-    return [factor.to(f.dtype) * f for f in forget]
+    inner, squared_keep, squared_forget = torch.stack([
+        _inner(forget, keep),
+        _inner(keep, keep),
+        _inner(forget, forget),
+    ]).tolist()
+    against = min(0.0, inner)
+    b = against / squared_keep if squared_keep > 0 else 0.0
+    left = math.sqrt(max(0.0, squared_forget - b * against))
+    c = min(1.0, share * math.sqrt(squared_keep) / left) if left > 0 else 1.0
+    return [torch.add(c * f, k, alpha=1 - c * b) for f, k in zip(forget, keep, strict=True)]
 
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
