@@ -5,10 +5,11 @@ Usage: leads.py OUT.json [--n-images 200]                     (about 8 minutes o
 
 The packaged ``mnist`` and the packaged model that was retrained without the digit 8, ε_r. For noised forget images, noised own
 samples like them, and noised own samples that are kept, at several noise levels: the cosine between (lead − ε₀) and (ε_r − ε₀)
-over all elements, and the ratio of their lengths. s = 1, w = 0, the gradient as the
-classifier gives it. A retrained model differs from ε₀ by more than
-the forget set, its own initial weights; so no lead reaches a cosine of 1. The self-improvement's direction ε₀ − ε_s is looked at too,
-and its cosine with that of another seed's copy ("copies").
+over all elements, and the ratio of their lengths. s = 1, w = 0, the gradient as the classifier gives it. A retrained model
+differs from ε₀ by more than the forget set, its own initial weights; so no lead reaches a cosine of 1. The
+self-improvement's direction ε₀ − ε_s is looked at too,
+and its cosine with that of another seed's copy ("copies"); both are trained at A_w's noise levels alone.
+The committed results are of commit ``0b26d03``, with the settings and the copies of then (docs/methods-log.md, 44 and 50).
 """
 
 import argparse
@@ -25,6 +26,8 @@ from vdu.diffusion.sampling import Sampler
 from vdu.methods.distillation import LEADS
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.recipes.aids import make_aids
+from vdu.recipes.copies import SELF_MODEL, fine_tuned_copy
+from vdu.recipes.own_samples import shared_own_samples
 from vdu.records import atomic_file, environment
 from vdu.types import NoisedBatch
 from vdu.zoo.packaged import pipeline_folder
@@ -62,10 +65,9 @@ def main() -> None:
     sampler = Sampler(scheduler="ddpm", steps=20)
     whole = RetainDistillation(lead="forget-model")  # asks for every tool
     aids = make_aids(pipeline, whole, forget, sampler=sampler, n_own_samples=1500, seed=0)
-    other = make_aids(
-        pipeline, RetainDistillation(), forget, sampler=sampler, n_own_samples=1500, seed=1
-    ).tools.self_model
-    assert aids.tools.self_model is not None and other is not None
+    own, _ = shared_own_samples(original, 1500, sampler)
+    other = fine_tuned_copy(pipeline, own, SELF_MODEL, seed=1, alpha_bar_range=whole.self_improvement_range)
+    assert aids.tools.self_model is not None
     for lead, method in methods.items():
         methods[lead] = method.prepare(original, aids.tools)
     sets = {

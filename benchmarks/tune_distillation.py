@@ -30,7 +30,7 @@ from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.models.judge import load_judge
-from vdu.recipes import aids
+from vdu.recipes import aids, copies
 from vdu.recipes.own_samples import SHARED_SEED, image_seeds, own_samples, shared_own_samples
 from vdu.recipes.resemblance import mean_scores, resemblance
 from vdu.recipes.unlearn import unlearn
@@ -116,7 +116,8 @@ class Bench:
     def run(self, settings: dict[str, Any], seed: int, mix: list[int]) -> dict[str, Any]:
         """One unlearning run, all its steps, measured."""
         began = time.perf_counter()
-        aids.COPY_STEPS = settings["copy_steps"]
+        for how in (copies.SELF_MODEL, copies.FORGET_MODEL):
+            how |= {"steps": settings["copy_steps"], "batch_size": 64, "learning_rate": 2e-4}
         aids.resemblance = partial(resemblance, steps=settings["classifier_steps"])
         method = RetainDistillation(
             repulsion_scale=settings["s"], keep_scale=settings["s"], self_improvement=settings["w"], self_improvement_range=(0.0, 1.0),

@@ -64,7 +64,8 @@ class Tools:
         n_forget: number of images in the forget set.
         teacher: the original model ε₀, frozen.
         forget_model: ε_f, a copy of the original fine-tuned on the forget set.
-        self_model: ε_s, a copy of the original fine-tuned on its own samples.
+        self_model: ε_s, a copy of the original fine-tuned on its own samples, at the noise levels of the method's
+            ``self_improvement_range`` if it has one.
         classifier: (x_t, ᾱ) → logit of r(x_t), the probability that a noised own sample is of the forget class, [batch].
         retained: S_r, own samples of the original without those like the forget set, [n, channels, height, width], in
             [−1, 1].

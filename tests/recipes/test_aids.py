@@ -8,15 +8,19 @@ import torch
 
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
+from vdu.errors import InputError
 from vdu.methods.distillation import RetainDistillation
 from vdu.methods.esd import ESD
 from vdu.methods.vdu import gradient_ascent
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.recipes import aids as aids_recipe
+from vdu.recipes import copies as copies_recipe
 from vdu.recipes import resemblance as resemblance_recipe
+from vdu.recipes import unlearn as unlearn_recipe
 from vdu.recipes.aids import Aids, make_aids
 from vdu.recipes.evaluations import EvaluationCounter
-from vdu.recipes.own_samples import SHARED_SEED, cache_folder, image_seeds, own_samples, shared_own_samples
+from vdu.recipes.kept import cache_folder
+from vdu.recipes.own_samples import SHARED_SEED, image_seeds, own_samples, shared_own_samples
 from vdu.recipes.stopping import ForgottenCheck
 from vdu.recipes.unlearn import unlearn
 from vdu.types import Tools
@@ -40,8 +44,9 @@ def quick(monkeypatch):
     monkeypatch.setattr(aids_recipe, "resemblance", fewer)
     monkeypatch.setattr(resemblance_recipe, "KEPT", 1.0)  # untrained classifiers tell nothing apart
     monkeypatch.setattr(resemblance_recipe, "FEWEST_IMAGES", 1)
-    monkeypatch.setattr(aids_recipe, "COPY_STEPS", 2)
-    monkeypatch.setattr(aids_recipe, "COPY_BATCH", 5)
+    for how in (copies_recipe.SELF_MODEL, copies_recipe.FORGET_MODEL):
+        monkeypatch.setitem(how, "steps", 2)
+        monkeypatch.setitem(how, "batch_size", 5)
 
 
 # own samples
@@ -149,6 +154,93 @@ def test_copies_are_trained_and_the_original_is_not(make_pipeline, quick):
     for tool in (given.tools.teacher, given.tools.forget_model):
         assert not any(value.requires_grad for value in tool.network.parameters())
     assert all(value.requires_grad for value in pipeline.unet.parameters())
+
+
+def test_the_self_model_is_trained_where_it_acts_and_the_forget_model_everywhere(make_pipeline, quick, monkeypatch):
+    pipeline, whole, seen = make_pipeline(), copies_recipe.fit, []
+
+    def watched(copied, *given, **options):
+        levels = []
+        seen.append(levels)
+        copied.unet.register_forward_pre_hook(
+            lambda module, given, named: levels.append(named.get("timestep", given[-1])), with_kwargs=True
+        )
+        return whole(copied, *given, **options)
+
+    monkeypatch.setattr(copies_recipe, "fit", watched)
+    for how in (copies_recipe.SELF_MODEL, copies_recipe.FORGET_MODEL):
+        monkeypatch.setitem(how, "batch_size", 40)
+    method = RetainDistillation(lead="forget-model", self_improvement_range=(0.2, 0.7))
+    make_aids(pipeline, method, some_images(), sampler=SAMPLER, n_own_samples=60, seed=0)
+    schedule = PipelineDenoiser.from_pipeline(pipeline).schedule
+    own, forget = (schedule.alpha_bar_at(torch.cat(levels)) for levels in seen)
+    assert len(own) == len(forget) == 2 * 40
+    assert 0.2 <= float(own.min()) < 0.3 and 0.6 < float(own.max()) <= 0.7
+    assert float(forget.min()) < 0.1 and float(forget.max()) > 0.9
+
+
+def test_the_self_model_is_trained_once_for_a_model_its_samples_and_its_levels(
+    make_pipeline, quick, monkeypatch, capsys
+):
+    whole, trained = copies_recipe.fit, []
+    monkeypatch.setattr(copies_recipe, "fit", lambda *given, **named: trained.append(1) or whole(*given, **named))
+    method = RetainDistillation(self_improvement_range=(0.2, 0.7))
+
+    def made(pipeline=make_pipeline(), method=method, forget=some_images(), n=60, seed=0):  # ruff: ignore[function-call-in-default-argument]
+        given = make_aids(pipeline, method, forget, sampler=SAMPLER, n_own_samples=n, seed=seed)
+        assert given.tools.self_model is not None
+        return given.tools.self_model.network.state_dict(), given.evaluations
+
+    first, cost = made()
+    again, cost_again = made(seed=1, forget=some_images(seed=2))  # neither the forget set nor the seed is in it
+    assert len(trained) == 1 and cost_again == cost  # somebody paid for it
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    for other in ({"pipeline": make_pipeline(seed=1)}, {"n": 50}, {"method": RetainDistillation()}):
+        before = len(trained)
+        made(**other)
+        assert len(trained) == before + (other.get("method") is None)  # its default has the same levels
+    made(method=RetainDistillation(self_improvement_range=(0.2, 0.9)))
+    files = list((cache_folder() / "self-models").iterdir())
+    assert len(trained) == 4 == len(files)
+    for each in files:
+        each.write_bytes(b"not safetensors")
+    mended, _ = made()
+    assert len(trained) == 5 and "the self model is made again" in capsys.readouterr().err
+    assert all(torch.equal(value, mended[name]) for name, value in first.items())
+    made()
+    assert len(trained) == 5  # and the file is whole again
+
+
+def test_a_self_model_that_cannot_be_kept_is_named_and_used(make_pipeline, quick, monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("VDU_CACHE", str(tmp_path / "file"))
+    given = make_aids(make_pipeline(), RetainDistillation(), some_images(), sampler=SAMPLER, n_own_samples=60, seed=0)
+    assert given.tools.self_model is not None and given.record["self_model"]["made_now"]
+    assert "this self model is not kept" in capsys.readouterr().err
+
+
+def test_a_range_that_no_level_has_is_refused_before_samples_are_drawn(make_pipeline):
+    method = RetainDistillation(self_improvement_range=(0.5, 0.500001))
+    with pytest.raises(InputError, match=r"self_improvement_range: no step of the schedule"):
+        make_aids(make_pipeline(), method, some_images(), sampler=SAMPLER, n_own_samples=60, seed=0)
+    assert not (cache_folder() / "own-samples").exists()
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_precision_outlasts_the_training_of_aids(make_pipeline, quick, monkeypatch, precision):
+    """Classifiers and copies are trained in float32, and accelerate knows one precision for a process."""
+    whole, seen = unlearn_recipe.train, []
+
+    def watched(*given, accelerator, **named):
+        seen.append(accelerator.mixed_precision)
+        return whole(*given, accelerator=accelerator, **named)
+
+    monkeypatch.setattr(unlearn_recipe, "train", watched)
+    unlearn(
+        make_pipeline(), RetainDistillation(), forget=some_images(), steps=1, batch_size=8, n_own_samples=60, sampler=SAMPLER,
+        mixed_precision=precision, force=True, full_length=True, generator=torch.Generator().manual_seed(0), progress=None,
+    )  # fmt: skip
+    assert seen == [precision]
 
 
 def test_sets_are_the_zones_of_the_shared_samples(make_pipeline, quick):

@@ -13,8 +13,9 @@ from vdu.errors import InputError
 from vdu.methods.distillation import RetainDistillation
 from vdu.methods.selective_amnesia import SelectiveAmnesia
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
-from vdu.recipes import aids
-from vdu.recipes.own_samples import cache_folder, shared_own_samples
+from vdu.recipes import aids, copies
+from vdu.recipes.kept import cache_folder
+from vdu.recipes.own_samples import shared_own_samples
 from vdu.recipes.posterior import fit_posterior, load_posterior
 from vdu.recipes.resemblance import resemblance
 from vdu.recipes.unlearn import unlearn
@@ -177,7 +178,7 @@ def test_an_empty_set_to_keep_is_refused_and_not_replaced_by_own_samples(make_pi
         return resemblance(*sets, **options | {"score_steps": 30, "steps": 3})
 
     monkeypatch.setattr(aids, "resemblance", fewer)
-    monkeypatch.setattr(aids, "COPY_STEPS", 2)
+    monkeypatch.setitem(copies.SELF_MODEL, "steps", 2)
     digits = load_images("digits")
     how = {"forget": digits.select(digits.labels == 3), "n_own_samples": 60, "sampler": Sampler("ddpm", steps=2)}
     with pytest.raises(InputError, match="retain: got 0 images"):

@@ -311,7 +311,8 @@ def test_older_files_without_the_new_checksums_are_read(sound, tmp_path):
 def test_a_flipped_byte_in_the_cache_of_own_samples_is_told_and_they_are_drawn_again(make_pipeline, capsys):
     from vdu.diffusion.sampling import Sampler
     from vdu.models.denoiser import PipelineDenoiser
-    from vdu.recipes.own_samples import cache_folder, shared_own_samples
+    from vdu.recipes.kept import cache_folder
+    from vdu.recipes.own_samples import shared_own_samples
 
     denoiser, sampler = PipelineDenoiser.from_pipeline(make_pipeline()), Sampler("ddpm", steps=2)
     truth = shared_own_samples(denoiser, 5, sampler, progress=None)[0].images
@@ -319,7 +320,7 @@ def test_a_flipped_byte_in_the_cache_of_own_samples_is_told_and_they_are_drawn_a
     for _ in flips(path, 3):
         images, drawn = shared_own_samples(denoiser, 5, sampler, progress=None)
         assert torch.equal(images.images, truth) and drawn == 5
-        assert "the own samples are drawn again" in capsys.readouterr().err
+        assert "the own samples are made again" in capsys.readouterr().err
     assert shared_own_samples(denoiser, 5, sampler, progress=None)[1] == 0
 
 

@@ -95,6 +95,12 @@ def test_fp16_is_refused_for_gradients_term_by_term():
         train(Line(), TwoTerms(per_term=True), batch, SETTINGS, accelerator=Scaled())
 
 
+def test_an_accelerator_of_another_precision_is_refused():
+    accelerator = make_accelerator("bf16")
+    with pytest.raises(InputError, match=r"mixed_precision is 'bf16' and the settings' 'no'"):
+        train(Line(), TwoTerms(), batch, SETTINGS, accelerator=accelerator)
+
+
 def test_after_a_step_what_must_not_move_is_back():
     network, objective = Line(), TwoTerms(keep=-0.25)
     train(network, objective, batch, SETTINGS)

@@ -102,6 +102,25 @@ class NoiseSchedule:
         """log(ᾱ / (1−ᾱ)), [T], float64, strictly decreasing."""
         return torch.log(self.alpha_bars.clamp(min=1e-20)) - torch.log1p(-self.alpha_bars)
 
+    def within(self, alpha_bar_range: tuple[float, float], name: str = "alpha_bar_range") -> Tensor:
+        """Which levels have ᾱ in a range.
+
+        Args:
+            alpha_bar_range: the smallest and the largest ᾱ.
+            name: of the option that gave the range, for the error.
+
+        Returns:
+            [T], bool.
+
+        Raises:
+            InputError: if none has.
+        """
+        low, high = alpha_bar_range
+        inside = (self.alpha_bars >= low) & (self.alpha_bars <= high)
+        if not bool(inside.any()):
+            raise InputError(f"{name}: no step of the schedule has ᾱ within [{low}, {high}]; widen it within [0, 1].")
+        return inside
+
     def alpha_bar_at(self, timestep: Tensor) -> Tensor:
         """ᾱ at fractional timesteps, float64: log-SNR linear between neighbours, exact at the integers.
 

@@ -73,18 +73,9 @@ class BaseMethod(Described):
 
         Returns:
             Relative probabilities, [T], float64.
-
-        Raises:
-            InputError: if no level lies in the range.
         """
         assert self.schedule is not None, "prepare() comes first"
-        low, high = (0.0, 1.0) if role == "retain" else self.alpha_bar_range
-        inside = (self.schedule.alpha_bars >= low) & (self.schedule.alpha_bars <= high)
-        if not bool(inside.any()):
-            raise InputError(
-                f"alpha_bar_range: no step of the schedule has ᾱ within [{low}, {high}]; widen it within [0, 1]."
-            )
-        return inside.double()
+        return self.schedule.within((0.0, 1.0) if role == "retain" else self.alpha_bar_range).double()
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Take the tools, and the model's own schedule where none was given."""

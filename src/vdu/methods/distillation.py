@@ -20,7 +20,8 @@ is capped at ‖ε₀‖ instead. How flat a classifier is, is its seed's chance
     a = ℓ*/ℓ,   ℓ² = E_{D_f, middle t} ‖√(1−ᾱ) σ(h)∇h‖²/d
 
 S_r and S_f are the original's own samples unlike and like the forget set D_f. ε_s is the
-original after a short fine-tuning on its own samples: what it does wrong, ε_s does more so, and a step away from it undoes
+original after a short fine-tuning on its own samples (:mod:`vdu.recipes.copies`; w multiplies what is chance in it):
+what it does wrong, ε_s does more so, and a step away from it undoes
 some of that. It repairs what the training costs, and more: with it the unlearned model's u-FID falls below that of the
 original with the forget class filtered out. Only at ᾱ in A_w: at more noise, where it is decided what an image shows, copies of
 different seeds agree less (docs/methods-log.md, 53), and the step shifts the mix of what is kept; at less noise it costs
@@ -145,7 +146,7 @@ class RetainDistillation(BaseMethod):
     repulsion_scale: float = 2.25
     keep_scale: float = 1.5
     gradient_length: float = 0.035
-    self_improvement: float = 2.0
+    self_improvement: float = 2.25
     self_improvement_range: tuple[float, float] = (0.2, 0.7)
     lead: str = "gradient"
     forget_weight: float = 1.0

@@ -1,7 +1,7 @@
 """What a method is given besides the forget set, made from the original model and its own samples alone.
 
     own samples S ─ resemblance ─┬─ S_r "retain" (kept)     S_f "own_forget" (like the forget set)     classifier
-                                 └─ self model ε_s (S)       forget model ε_f (D_f)                     teacher ε₀
+                                 └─ self model ε_s (S, ᾱ in A_w)     forget model ε_f (D_f)             teacher ε₀
 
 Only what the method's ``needs`` and ``uses`` ask for is made. Where fewer than 10 own samples are like the forget set, it stands in
 for S_f.
@@ -9,25 +9,22 @@ for S_f.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
-from vdu.models.denoiser import PipelineDenoiser, replace_network
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.recipes.copies import FORGET_MODEL, fine_tuned_copy, shared_self_model
 from vdu.recipes.evaluations import EvaluationCounter
 from vdu.recipes.own_samples import SHARED_SEED, image_seeds, shared_own_samples
-from vdu.recipes.pretrain import fit
 from vdu.recipes.resemblance import FEWEST_LIKE_FORGET, Resemblance, require_enough, resemblance
-from vdu.recipes.settings import PretrainSettings
 from vdu.rng import derive_seed
 from vdu.types import Method, Tools
 
 __all__ = ["Aids", "make_aids", "sorts_own_samples"]
-
-COPY_STEPS, COPY_BATCH, COPY_RATE = 150, 64, 2e-4  # of the fine-tuned copies
 
 
 @dataclass(frozen=True)
@@ -86,8 +83,8 @@ def make_aids(
         retain: real images to keep; then S_r is not made for that role.
         sampler: how own samples are drawn.
         n_own_samples: how many.
-        seed: seeds the classifiers and the copies; the own samples are shared by all seeds.
-        device: for the fine-tuned copies, and to draw on.
+        seed: seeds the classifiers and the forget model; own samples and the self model are shared by all seeds.
+        device: for what is made, and to draw on.
         force: see :func:`vdu.recipes.resemblance.resemblance`.
         say: told what is being made; None is silent.
 
@@ -102,6 +99,9 @@ def make_aids(
     judged, seeds, own = None, (), None
     sorts = sorts_own_samples(method, retain is not None)
     tell = say or (lambda text: None)
+    levels = getattr(method, "self_improvement_range", (0.0, 1.0))
+    if "self_model" in wanted:  # before samples are drawn in vain
+        original.schedule.within(levels, "self_improvement_range")
     if "teacher" in wanted:
         tools["teacher"] = _frozen(original.copy(), device)
     if "forget" in method.uses:
@@ -133,27 +133,19 @@ def make_aids(
         sets["own_forget"] = like if len(like) >= FEWEST_LIKE_FORGET else forget
         tools |= {"classifier": judged.classifier.to(device), "retained": kept.floats().to(device or "cpu")}
         seeds = tuple(torch.tensor(image_seeds(SHARED_SEED, len(own)))[judged.forget].tolist())
-    for role, images in (("self_model", own), ("forget_model", forget)):
-        if role in wanted:
-            assert images is not None
-            tell(f"{role.replace('_', ' ')}: {COPY_STEPS} steps")
-            with counter.watching(original.network):  # its copy counts too
-                tools[role] = _frozen(_copy(pipeline, images, derive_seed(seed, role), device), device)
+    if "self_model" in wanted:
+        assert own is not None
+        tell("self model: of all its own samples; kept for the next run")
+        copied, cost, made_now = shared_self_model(pipeline, own, levels)
+        record["self_model"] = {"sha256": hash_parameters(copied.network.state_dict()), "made_now": made_now}
+        counter.total += cost
+        tools["self_model"] = _frozen(copied, device)
+    if "forget_model" in wanted:
+        tell("forget model: of the forget set")
+        with counter.watching(original.network):  # its copy counts too
+            copied = fine_tuned_copy(pipeline, forget, FORGET_MODEL, seed=derive_seed(seed, "forget_model"))
+        tools["forget_model"] = _frozen(copied, device)
     return Aids(sets, Tools(**tools), record, counter.total, seeds, judged, sampler)
-
-
-def _copy(pipeline: Any, images: ImageSet, seed: int, device: torch.device | None) -> PipelineDenoiser:
-    """The original after a short fine-tuning."""
-    denoiser = PipelineDenoiser.from_pipeline(pipeline).copy()
-    if device is not None:
-        denoiser.network.to(device)
-    how = PretrainSettings(
-        data="", output_dir=Path(), steps=COPY_STEPS, batch_size=COPY_BATCH, learning_rate=COPY_RATE, lr_schedule="linear",
-        warmup_steps=10, ema_decay=0.97, seed=seed,
-    )  # fmt: skip
-    copied = replace_network(pipeline, denoiser.network)
-    fit(copied, images, how, folder=None, progress=None)
-    return denoiser
 
 
 def _frozen(denoiser: PipelineDenoiser, device: torch.device | None) -> PipelineDenoiser:

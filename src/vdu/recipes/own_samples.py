@@ -3,28 +3,20 @@
 They are drawn once per model, sampler and seed, and kept: methods and posteriors that ask for n of them are given the first n of
 the same. What a model is judged by is drawn from other noise, and kept too, so that a second evaluation, or a second method
 against the same original, costs no drawing.
-
-The cache is $VDU_CACHE, or vdu/ in $XDG_CACHE_HOME, or ~/.cache/vdu; delete it at any time.
+They are kept in the cache (:mod:`vdu.recipes.kept`).
 """
-
-import os
-import sys
-from pathlib import Path
-
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from vdu.checks import hash_parameters
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.models.denoiser import hash_configuration
+from vdu.recipes.kept import cache_folder, read_kept, write_kept
 from vdu.recipes.settings import SamplerSettings
-from vdu.records import atomic_file, sha256_bytes
+from vdu.records import sha256_bytes
 from vdu.rng import derive_seed
 from vdu.types import Denoiser
 
-__all__ = ["SHARED_SEED", "cache_folder", "image_seeds", "make_sampler", "own_samples", "shared_own_samples"]
+__all__ = ["SHARED_SEED", "image_seeds", "make_sampler", "own_samples", "shared_own_samples"]
 
 SHARED_SEED = derive_seed(0, "own samples, shared")
 PIECE = 500  # images between two writes of the cache
@@ -71,12 +63,6 @@ def own_samples(
     return ImageSet(to_uint8(images), description=f"{n_images} own samples, {sampler.scheduler} {sampler.steps} steps")
 
 
-def cache_folder() -> Path:
-    """Where own samples are kept between runs."""
-    given = os.environ.get("VDU_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vdu"
-
-
 def shared_own_samples(
     denoiser: Denoiser,
     n_images: int,
@@ -108,11 +94,7 @@ def shared_own_samples(
     device = next(denoiser.network.parameters()).device.type
     key += "" if device == "cpu" else f" {device}"  # other bits: two models must not be compared across devices
     path = cache_folder() / "own-samples" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
-    try:
-        kept = _read(path) if path.exists() else None
-    except (SafetensorError, OSError, ValueError) as error:
-        print(f"vdu: {path}: cannot be read ({error}); the own samples are drawn again.", file=sys.stderr)
-        kept = None
+    kept = (read_kept(path, "the own samples are") or {}).get("images")
     there = n_before = 0 if kept is None else len(kept)
     writable = True
     while there < n_images:
@@ -121,29 +103,7 @@ def shared_own_samples(
         drawn = own_samples(denoiser, n, sampler, seed=seed, start=there, progress=title if progress else None).images
         kept = drawn if kept is None else torch.cat([kept, drawn])
         there = len(kept)
-        writable = writable and _write(path, kept)
+        writable = writable and write_kept(path, {"images": kept}, "these own samples are")
     assert kept is not None
     description = f"{n_images} own samples, {sampler.scheduler} {sampler.steps} steps"
     return ImageSet(kept[:n_images], description=description), max(0, n_images - n_before)
-
-
-def _read(path: Path) -> Tensor:
-    """The images in the cache, checked: a flipped bit would go unseen into every number."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        images, expected = file.get_tensor("images"), (file.metadata() or {}).get("sha256")
-    if expected != hash_parameters({"images": images}):
-        raise ValueError("its SHA-256 is not the recorded one")
-    return images
-
-
-def _write(path: Path, images: Tensor) -> bool:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as temporary:
-            save_file({"images": images.contiguous()}, temporary, {"sha256": hash_parameters({"images": images})})
-    except OSError as error:
-        print(f"vdu: {path}: cannot be written ({error}); these own samples are not kept.", file=sys.stderr)
-        return False
-    return True

@@ -19,8 +19,9 @@ from vdu.diffusion.sampling import Sampler
 from vdu.errors import InputError
 from vdu.paper.tables import Row, World
 from vdu.recipes.cells import Cell
+from vdu.recipes.copies import SELF_MODEL
 from vdu.recipes.method_defaults import DEFAULTS
-from vdu.recipes.methods import BY_NAME, options_of
+from vdu.recipes.methods import BY_NAME, make_method, options_of
 from vdu.recipes.paper_making import Making, Needs
 from vdu.recipes.row_options import unlearn_settings
 from vdu.rng import derive_seed
@@ -176,6 +177,7 @@ class PaperCells:
                 "leaderboard": BOARD_VERSION,
                 "defaults": DEFAULTS.get(method, {}),
                 "method": _own_defaults(method),
+                **_self_model(row),
             }
         name = f"{forget}/{row.options['method']}-seed-{seed}"
         return self._cell(name, spec, partial(self.making.row, row, spec), needs, title)
@@ -241,6 +243,14 @@ class PaperCells:
 
 def _sampler_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return {("steps" if name == "inference_steps" else name): value for name, value in given.items()}
+
+
+def _self_model(row: Row) -> dict[str, Any]:
+    """How ε_s is trained, for rows whose method asks for it."""
+    if row.posterior is not None or row.options["method"] not in BY_NAME:
+        return {}
+    uses = make_method(unlearn_settings(row.options)).uses
+    return {"self_model": SELF_MODEL} if "self_model" in uses else {}
 
 
 def _own_defaults(method: str) -> dict[str, Any]:

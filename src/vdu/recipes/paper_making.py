@@ -377,8 +377,11 @@ def _on_device(denoiser: PipelineDenoiser) -> PipelineDenoiser:
 
 def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of aids without what depends on the state of the cache."""
-    own = {name: value for name, value in record.get("own_samples", {}).items() if name != "n_drawn_now"}
-    return {**record, **({"own_samples": own} if own else {})}
+    of_the_cache = {"n_drawn_now", "made_now"}
+    return {
+        about: {name: value for name, value in each.items() if name not in of_the_cache}
+        for about, each in record.items()
+    }
 
 
 def _save_images(path: Path, images: Tensor) -> None:

@@ -111,6 +111,7 @@ def fit(
     folder: Path | None,
     resume: bool = False,
     progress: str | None = "pretrain",
+    alpha_bar_range: tuple[float, float] = (0.0, 1.0),
 ) -> Any:
     """Train a pipeline's network in place; its weights become the averaged ones if an average is kept.
 
@@ -121,13 +122,14 @@ def fit(
         folder: the run folder, or None to write nothing.
         resume: continue from the newest checkpoint.
         progress: title of the progress bar; None shows none.
+        alpha_bar_range: only noise levels with ᾱ in this range are trained on.
 
     Returns:
         The :class:`vdu.training.loop.TrainResult`.
     """
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
-    uniform = torch.ones(len(denoiser.schedule), dtype=torch.float64)
-    make_batch = NoisyImages("data", images, settings.batch_size, uniform, derive_seed(settings.seed, "batches"))
+    levels = denoiser.schedule.within(alpha_bar_range).double()
+    make_batch = NoisyImages("data", images, settings.batch_size, levels, derive_seed(settings.seed, "batches"))
     how = TrainSettings(
         steps=settings.steps,
         learning_rate=settings.learning_rate,

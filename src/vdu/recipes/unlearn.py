@@ -142,6 +142,8 @@ def unlearn(
         sampler=sampler or Sampler(scheduler=default["scheduler"], steps=default["inference_steps"]), seed=seed,
         device=accelerator.device, say=_say if progress and accelerator.is_main_process else None,
     )  # fmt: skip
+    # anew: what was trained for the aids had its own precision, and accelerate knows one for a process
+    accelerator = make_accelerator(mixed_precision, report_to=report_to, folder=folder)
     counter, small = EvaluationCounter(), EvaluationCounter()
     classifier = aids.judged.classifier if aids.judged is not None else None
     with counter.watching(denoiser.network), small.watching(classifier):

@@ -168,6 +168,11 @@ def train(
         InputError: if the run to resume is another one, or already longer.
     """
     accelerator = accelerator or make_accelerator(settings.mixed_precision)
+    if accelerator.mixed_precision != settings.mixed_precision:
+        raise InputError(
+            f"accelerator: its mixed_precision is {accelerator.mixed_precision!r} and the settings' {settings.mixed_precision!r}; "
+            "accelerate knows one for a process: make the accelerator last, right before training."
+        )
     # the network goes to the device before the optimiser sees its parameters
     model = accelerator.prepare_model(network)
     parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
