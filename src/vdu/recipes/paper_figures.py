@@ -189,6 +189,7 @@ def _pareto(table: Table, results: Mapping[str, Any], folder: Path) -> dict[str,
     panels[0].set_xticks(TICKS, [str(tick) for tick in TICKS])
     panels[0].minorticks_off()
     found = {label: handle for axis in panels for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.set_figheight(max(5.2, 0.135 * len(found) + 0.3))  # all of the legend
     figure.legend(found.values(), found.keys(), loc="outside right upper", fontsize=6)
     path = folder / f"{table.name}-pareto.png"
     with atomic_file(path) as temporary:
