@@ -194,5 +194,7 @@ def projected_sum(forget: Sequence[Tensor], keep: Sequence[Tensor], *, share: fl
 
 
 def _inner(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """⟨a, b⟩ over all parameters, summed in float64 because it adds millions of terms of all sizes."""
-    return torch.stack([(x * y).sum(dtype=torch.float64) for x, y in zip(a, b, strict=True)]).sum()
+    """⟨a, b⟩ over all parameters; the tensors' own products are added up in float64."""
+    return torch.stack([torch.dot(x.reshape(-1), y.reshape(-1)) for x, y in zip(a, b, strict=True)]).sum(
+        dtype=torch.float64
+    )
