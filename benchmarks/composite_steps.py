@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a step of each composite method costs beside the forward and backward passes that its formula needs.
 
-Usage: composite_steps.py [--rounds 15] [--json OUT]
+Usage: composite_steps.py [--rounds 30] [--json OUT]
 
 "needed" are plain PyTorch calls on the same network and batches: forward, backward and Adam over the student's images (a
 backward per term where the method takes its terms' gradients apart), and one forward without gradients for every answer of a frozen
@@ -119,7 +119,7 @@ def measure(name, rounds):
 def main():
     """Run all and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json")
     arguments = parser.parse_args()
     result = {name: measure(name, arguments.rounds) for name in CASES} | {"threads": torch.get_num_threads()}
