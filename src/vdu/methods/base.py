@@ -72,7 +72,7 @@ class BaseMethod(Described):
             role: of the images; "retain" has all levels.
 
         Returns:
-            Relative probabilities, [T], float64.
+            Relative probabilities, [T], float64. A range with no level is refused (:meth:`NoiseSchedule.within`).
         """
         assert self.schedule is not None, "prepare() comes first"
         return self.schedule.within((0.0, 1.0) if role == "retain" else self.alpha_bar_range).double()

@@ -28,7 +28,8 @@ from vdu.rng import derive_seed
 
 __all__ = ["PaperCells"]
 
-# of what a leaderboard's cells measure; not of the aids that methods share: docs/leaderboard.md says which rows ran with older ones
+# of what a leaderboard's cells measure; not of the aids that methods share, but for the self model (below): docs/leaderboard.md says
+# which rows ran with older ones
 BOARD_VERSION = 2
 POSTERIORS = ("ensemble", "ensemble-recentred", "fisher", "amnesia-fisher", "isotropic")
 SPARE = 1.3  # the original's samples, in multiples of N: enough for N without the class

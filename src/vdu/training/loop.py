@@ -165,7 +165,7 @@ def train(
     Raises:
         DivergenceError: if a loss or gradient is not finite, or an observed value passes its limit. The weights stay
             those before the bad step, and a checkpoint of them is written.
-        InputError: if the run to resume is another one, or already longer.
+        InputError: if the run to resume is another one, or already longer, or the accelerator has another precision.
     """
     accelerator = accelerator or make_accelerator(settings.mixed_precision)
     if accelerator.mixed_precision != settings.mixed_precision:
