@@ -21,12 +21,12 @@ from pathlib import Path
 
 import torch
 
+from vdu.core.records import environment, write_json
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.diffusion.schedule import noised_batch
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.posterior.amnesia_fisher import amnesia_fisher_diagonal, draw_rows
 from vdu.posterior.gaussian import normal_like
-from vdu.records import environment, write_json
 from vdu.zoo.packaged import pipeline_folder
 
 GOALS = {"relative_difference": 1e-4, "cpu": 1.5, "cuda": 5.0}

@@ -22,21 +22,21 @@ from pathlib import Path
 
 import torch
 
+from vdu.commands.settings import PretrainSettings
+from vdu.core.errors import InputError
+from vdu.core.rng import derive_seed
 from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
-from vdu.errors import InputError
+from vdu.judges.classifier import load_judge
 from vdu.methods.distillation import RetainDistillation
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
-from vdu.models.judge import load_judge
-from vdu.recipes.own_samples import own_samples
-from vdu.recipes.pretrain import fit
-from vdu.recipes.settings import PretrainSettings
-from vdu.recipes.unlearn import unlearn
-from vdu.rng import derive_seed
+from vdu.replay.generated import generate_samples
+from vdu.training.pretraining import fit
+from vdu.unlearning.unlearn import unlearn
 from vdu.zoo.packaged import judge_folder, pipeline_folder
 
 SAMPLER = Sampler("ddpm", steps=20)
@@ -65,7 +65,7 @@ class Bench:
     def draw(self, pipeline, n):
         """Samples from the noise that everything is judged from."""
         denoiser = PipelineDenoiser.from_pipeline(pipeline)
-        return own_samples(denoiser, n, SAMPLER, seed=derive_seed(0, "evaluate"))
+        return generate_samples(denoiser, n, SAMPLER, seed=derive_seed(0, "evaluate"))
 
     def forget(self, pipeline, images):
         """The new pipeline and why it ended."""
@@ -136,7 +136,9 @@ def taught(bench, images):
     """The packaged model, fine-tuned on other images; in the place of the original."""
     how = PretrainSettings(data="", output_dir=Path(), steps=800, batch_size=64, learning_rate=3e-4, ema_decay=0.99)
     bench.pipeline = load_pipeline(pipeline_folder("mnist"))
-    fit(bench.pipeline, images, how, folder=None)
+    fit(
+        PipelineDenoiser.from_pipeline(bench.pipeline), images, how.training(), batch_size=how.batch_size, seed=how.seed
+    )
 
 
 def mark(bench):

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
+from vdu.core.records import atomic_file, environment
+from vdu.core.rng import generator
 from vdu.data.sources import load_images
-from vdu.records import atomic_file, environment
-from vdu.rng import generator
 
 
 def mix(counts: torch.Tensor, forget: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ import time
 
 import torch
 
+from vdu.core.types import NoisedBatch, Tools
 from vdu.methods.anchor import FunctionAnchor
 from vdu.methods.conflict_free import ConflictFree
 from vdu.methods.distillation import RetainDistillation
@@ -24,8 +25,7 @@ from vdu.methods.retrack import Retrack
 from vdu.methods.siss import SISS
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.networks import new_pipeline
-from vdu.models.noise_classifier import NoiseClassifier
-from vdu.types import NoisedBatch, Tools
+from vdu.replay.noise_classifier import NoiseClassifier
 
 # method, images of the student's passes (one per backward), images of each frozen answer; roles and their sizes
 SIZE = {"forget": 12, "own_forget": 12, "retain": 32}

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import torch
 
+from vdu.core.records import environment, write_json
 from vdu.posterior.moments import StreamingMoments
-from vdu.records import environment, write_json
 
 SHAPES = [(1024, 1024)] * 20
 N_PARAMETERS = sum(rows * columns for rows, columns in SHAPES)

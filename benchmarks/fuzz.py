@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from reliability import fuzzing  # ruff: ignore[module-import-not-at-top-of-file]  (found by the line above)
-from vdu.records import environment, write_json  # ruff: ignore[module-import-not-at-top-of-file]
+from vdu.core.records import environment, write_json  # ruff: ignore[module-import-not-at-top-of-file]
 
 
 def main() -> None:

@@ -19,17 +19,17 @@ from pathlib import Path
 import torch
 
 from vdu import RetainDistillation
+from vdu.core.records import atomic_file, environment
+from vdu.core.types import NoisedBatch
 from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.distillation import LEADS
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
-from vdu.recipes.aids import make_aids
-from vdu.recipes.copies import SELF_MODEL, fine_tuned_copy
-from vdu.recipes.own_samples import shared_own_samples
-from vdu.records import atomic_file, environment
-from vdu.types import NoisedBatch
+from vdu.replay.auxiliaries import make_auxiliaries
+from vdu.replay.auxiliary_models import SELF_MODEL, fine_tuned_copy
+from vdu.replay.generated import cached_samples
 from vdu.zoo.packaged import pipeline_folder
 
 ALPHA_BARS = (0.98, 0.9, 0.66, 0.4, 0.2, 0.1, 0.05, 0.02, 0.007)
@@ -64,9 +64,13 @@ def main() -> None:
     }
     sampler = Sampler(scheduler="ddpm", steps=20)
     whole = RetainDistillation(lead="forget-model")  # asks for every tool
-    aids = make_aids(pipeline, whole, forget, sampler=sampler, n_own_samples=1500, seed=0)
-    own, _ = shared_own_samples(original, 1500, sampler)
-    other = fine_tuned_copy(pipeline, own, SELF_MODEL, seed=1, alpha_bar_range=whole.self_improvement_range)
+    aids = make_auxiliaries(
+        PipelineDenoiser.from_pipeline(pipeline), whole, forget, sampler=sampler, n_own_samples=1500, seed=0
+    )
+    own, _ = cached_samples(original, 1500, sampler)
+    other = fine_tuned_copy(
+        PipelineDenoiser.from_pipeline(pipeline), own, SELF_MODEL, seed=1, alpha_bar_range=whole.self_improvement_range
+    )
     assert aids.tools.self_model is not None
     for lead, method in methods.items():
         methods[lead] = method.prepare(original, aids.tools)

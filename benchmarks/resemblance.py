@@ -4,26 +4,26 @@
 Usage: resemblance.py [--digit 8] [--n-own 1500] [--n-images 500] [--json OUT]      (about 8 minutes on 2 cores)
 
 The packaged ``mnist``, 20 ancestral steps, the digit's training images. The packaged judge's labels are the truth, known
-to nobody but this script. Compared: the judge trained on the spot (``vdu.recipes.forget_judge``) and the zones of
-``vdu.recipes.resemblance``. Then sampling with the corrected score (``vdu.methods.distillation.Guided``), nothing trained.
+to nobody but this script. Compared: the judge trained on the spot (``vdu.judges.fallback``) and the zones of
+``vdu.replay.selection``. Then sampling with the corrected score (``vdu.methods.distillation.Guided``), nothing trained.
 """
 
 import argparse
 import json
 
+from vdu.core.records import environment
+from vdu.core.rng import derive_seed
 from vdu.data.forget import split_by_class
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
+from vdu.judges.classifier import load_judge
+from vdu.judges.fallback import train_forget_judge
 from vdu.methods.distillation import Guided
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
-from vdu.models.judge import load_judge
-from vdu.recipes.forget_judge import train_forget_judge
-from vdu.recipes.own_samples import own_samples, shared_own_samples
-from vdu.recipes.resemblance import resemblance
-from vdu.records import environment
-from vdu.rng import derive_seed
+from vdu.replay.generated import cached_samples, generate_samples
+from vdu.replay.selection import resemblance
 from vdu.zoo.packaged import judge_folder, pipeline_folder
 
 SAMPLER = Sampler("ddpm", steps=20)
@@ -46,9 +46,9 @@ def main():
     denoiser = PipelineDenoiser.from_pipeline(load_pipeline(pipeline_folder("mnist")))
     judge, _ = load_judge(judge_folder("mnist"))
     forget = split_by_class(load_images("mnist"), [arguments.digit])[0]
-    own, _ = shared_own_samples(denoiser, arguments.n_own, SAMPLER)
+    own, _ = cached_samples(denoiser, arguments.n_own, SAMPLER)
     truth = classify(judge, own.floats()).classes == digit
-    fresh = own_samples(denoiser, arguments.n_images, SAMPLER, seed=derive_seed(1, "evaluate"))
+    fresh = generate_samples(denoiser, arguments.n_images, SAMPLER, seed=derive_seed(1, "evaluate"))
     fresh_truth = classify(judge, fresh.floats()).classes == digit
 
     on_the_spot, record = train_forget_judge(forget, own, denoiser.schedule, seed=0, progress=False)
@@ -69,7 +69,7 @@ def main():
     seed, before = derive_seed(0, "evaluate"), None
     for scale in (0.0, 1.0, 2.0, 4.0):
         model = Guided(denoiser, zones.classifier, scale) if scale else denoiser
-        images = own_samples(model, arguments.n_images, SAMPLER, seed=seed).floats()
+        images = generate_samples(model, arguments.n_images, SAMPLER, seed=seed).floats()
         left = int((classify(judge, images).classes == digit).sum())
         before = left if before is None else before
         distance = frechet_distance(reference, extract_features(judge.features, images)).value

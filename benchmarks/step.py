@@ -20,11 +20,11 @@ import time
 import torch
 from diffusers import UNet2DModel
 
+from vdu.core.types import NoisedBatch, Tools
 from vdu.methods.vdu import VDU
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.networks import new_pipeline
 from vdu.posterior.isotropic import fit_isotropic
-from vdu.types import NoisedBatch, Tools
 
 
 def bare_step(denoiser, optimizer, batch):

@@ -22,20 +22,21 @@ from typing import Any
 import torch
 
 from vdu import RetainDistillation
+from vdu.core.records import atomic_file, environment
 from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet, to_uint8
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler, sample
+from vdu.judges.classifier import load_judge
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
-from vdu.models.judge import load_judge
-from vdu.recipes import aids, copies
-from vdu.recipes.own_samples import SHARED_SEED, image_seeds, own_samples, shared_own_samples
-from vdu.recipes.resemblance import mean_scores, resemblance
-from vdu.recipes.unlearn import unlearn
-from vdu.records import atomic_file, environment
+from vdu.replay import auxiliaries as aids
+from vdu.replay import auxiliary_models as copies
+from vdu.replay.generated import SHARED_SEED, cached_samples, generate_samples, image_seeds
+from vdu.replay.selection import mean_scores, resemblance
 from vdu.training.loop import make_accelerator
+from vdu.unlearning.unlearn import unlearn
 from vdu.zoo.packaged import judge_folder, pipeline_folder
 
 DIGIT, N_IMAGES, NOISE, SEEDS = 8, 2000, 77, (0, 1, 2)
@@ -75,7 +76,7 @@ class Bench:
         """The first images from the noise of this file."""
         denoiser = PipelineDenoiser.from_pipeline(pipeline).copy()
         denoiser.network.to(make_accelerator().device)
-        return own_samples(denoiser, n, Sampler(scheduler="ddpm", steps=20, microbatch_size=250), seed=NOISE)
+        return generate_samples(denoiser, n, Sampler(scheduler="ddpm", steps=20, microbatch_size=250), seed=NOISE)
 
     def look(self, images: ImageSet, mix: list[int] | None = None) -> dict[str, Any]:
         """Counts by both judges, u-FID, and the distance of the other classes' mix from a given one."""
@@ -106,7 +107,7 @@ class Bench:
     def left(self, pipeline: Any) -> dict[str, int]:
         """How many seeds of the stopping rule a model leaves like the forget set."""
         denoiser, sampler = PipelineDenoiser.from_pipeline(self.pipeline), Sampler(scheduler="ddpm", steps=20)
-        own, _ = shared_own_samples(denoiser, 1500, sampler)
+        own, _ = cached_samples(denoiser, 1500, sampler)
         judged = resemblance(self.forget, own, denoiser.schedule, seed=3)
         seeds = torch.tensor(image_seeds(SHARED_SEED, len(own)))[judged.forget].tolist()
         drawn = ImageSet(to_uint8(sample(PipelineDenoiser.from_pipeline(pipeline), seeds, sampler)))

@@ -15,21 +15,21 @@ from pathlib import Path
 
 import torch
 
+from vdu.commands.posterior import fit_posterior
+from vdu.core.errors import DivergenceError
+from vdu.core.records import read_json, write_json
 from vdu.data.forget import split_by_class
 from vdu.data.images import to_float, to_uint8
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler, sample
-from vdu.errors import DivergenceError
+from vdu.judges.classifier import load_judge
 from vdu.methods.vdu import VDU
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
-from vdu.models.judge import load_judge
 from vdu.posterior.isotropic import fit_isotropic
-from vdu.recipes.own_samples import image_seeds
-from vdu.recipes.posterior import fit_posterior
-from vdu.recipes.unlearn import unlearn
-from vdu.records import read_json, write_json
+from vdu.replay.generated import image_seeds
+from vdu.unlearning.unlearn import unlearn
 from vdu.zoo.packaged import judge_folder, pipeline_folder
 
 DIGIT = 8

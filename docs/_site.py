@@ -19,17 +19,12 @@ DOCS, SOURCE = ROOT / "docs", ROOT / "src" / "vdu"
 OUTSIDE = "repository"
 FOLDER = "folder:"
 LINK = re.compile(r"(?P<before>\]\()(?P<target>[^)#\s]+)(?P<after>(?:#[^)\s]*)?\))")
-FOUNDATION = ("types", "rng", "checks", "records", "errors")
 
 
 def reference() -> dict[str, tuple[str, str]]:
     """The pages of the reference: path in the site → (title, Markdown)."""
     pages = {
         "api/vdu.md": ("Top level", "# vdu\n\n::: vdu\n    options:\n      show_root_toc_entry: false\n"),
-        "api/foundation.md": (
-            "foundation",
-            "# Foundation\n\nWhat all rooms may use.\n\n" + _directives("vdu", FOUNDATION),
-        ),
     }
     for init in sorted(SOURCE.glob("*/__init__.py")):
         room = init.parent.name

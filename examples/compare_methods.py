@@ -12,11 +12,11 @@ import time
 import torch
 
 import vdu
+from vdu.commands.methods import BY_NAME
+from vdu.judges.classifier import load_judge
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
 from vdu.metrics.pul import percentage_unlearned
-from vdu.models.judge import load_judge
-from vdu.recipes.methods import BY_NAME
 from vdu.zoo.packaged import judge_folder, pipeline_folder
 
 options = argparse.ArgumentParser(description=__doc__)

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 import vdu
+from vdu.judges.classifier import load_judge
 from vdu.metrics.features import classify
 from vdu.metrics.pul import percentage_unlearned
-from vdu.models.judge import load_judge
 from vdu.zoo.packaged import judge_folder, pipeline_folder
 
 options = argparse.ArgumentParser(description=__doc__)

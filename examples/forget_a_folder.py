@@ -14,9 +14,9 @@ from diffusers import DDPMPipeline
 from PIL import Image
 
 import vdu
-from vdu.errors import InputError
-from vdu.recipes import pretrain
-from vdu.recipes.settings import PretrainSettings
+from vdu.commands import pretrain
+from vdu.commands.settings import PretrainSettings
+from vdu.core.errors import InputError
 
 options = argparse.ArgumentParser(description=__doc__)
 options.add_argument("--pipeline", help="a folder that save_pretrained of a DDPMPipeline wrote")

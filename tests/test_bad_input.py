@@ -16,8 +16,8 @@ from diffusers import DDPMPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from vdu.core.records import sha256_file
 from vdu.posterior.isotropic import fit_isotropic
-from vdu.records import sha256_file
 from vdu.training import loop
 from vdu.training.batches import NoisyImages
 from vdu.training.checkpoint import load_weights

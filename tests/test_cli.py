@@ -9,10 +9,10 @@ from dataclasses import fields
 import pytest
 
 from vdu import cli
-from vdu.errors import InputError
-from vdu.recipes import demo
-from vdu.recipes.method_defaults import METHODS
-from vdu.recipes.settings import plain
+from vdu.commands import demo
+from vdu.commands.settings import plain
+from vdu.core.errors import InputError
+from vdu.methods.defaults import METHODS
 
 VERBS = {
     "compare": ("some-run", "another-run", "--force"),

@@ -12,12 +12,13 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from PIL import Image
 from safetensors.torch import load_file
 
-from vdu.checks import hash_parameters
+from vdu.core.checks import hash_parameters
+from vdu.core.rng import isolated_global
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
-from vdu.evidence import completion, inpainting, likelihood, membership, relearning, retrained, stochastic
-from vdu.recipes import forget_judge, suite
-from vdu.rng import isolated_global
+from vdu.evaluation import suite
+from vdu.judges import fallback as forget_judge
+from vdu.probes import completion, inpainting, likelihood, membership, relearning, retrained, stochastic
 
 QUICK = ("--inference-steps", 5, "--microbatch-size", 40)
 BARE = (*QUICK, "--suite", "none")

@@ -11,34 +11,42 @@ import pytest
 import vdu
 
 ROOT = Path(vdu.__file__).parent
-FOUNDATION = {"errors", "types", "rng", "checks", "records", "runs"}
-LIBRARY = {"data", "training", "diffusion", "models", "posterior", "methods", "metrics", "zoo", "evidence"}
 ALLOWED = {
+    "core": set(),
+    "data": {"core"},
+    "diffusion": {"core"},
+    "models": {"core", "diffusion"},
+    "posterior": {"core", "diffusion"},
+    "methods": {"core", "diffusion", "posterior"},
+    "metrics": {"core", "data"},
+    "training": {"core", "data", "diffusion"},
+    "zoo": {"core"},
+    "replay": {"core", "data", "diffusion", "models", "training"},
+    "unlearning": {"core", "data", "diffusion", "methods", "models", "posterior", "replay", "training"},
+    "judges": {"core", "data", "diffusion", "metrics", "models", "replay", "training", "zoo"},
+    "probes": {"core", "data", "diffusion", "metrics", "models", "training"},
+    "evaluation": {"core", "data", "diffusion", "judges", "metrics", "models", "probes", "replay", "training"},
+    "report": {"core"},
+    "commands": {
+        "core", "data", "diffusion", "evaluation", "judges", "methods", "metrics", "models", "posterior", "probes", "replay",
+        "report", "training", "unlearning", "zoo",
+    },
+    "paper": {
+        "commands", "core", "data", "diffusion", "evaluation", "judges", "methods", "metrics", "models", "posterior",
+        "replay", "training", "unlearning", "zoo",
+    },
+    "explore": {"commands", "core", "data", "diffusion", "evaluation", "judges", "metrics", "models", "report", "training"},
+    "cli": {"commands", "core", "explore", "paper"},
+    "__main__": {"cli"},
+}  # fmt: skip
+CORE = {
     "errors": set(),
-    "types": set(),
-    "rng": set(),
-    "checks": {"errors"},
     "records": {"errors"},
     "runs": {"errors", "records"},
-    "data": FOUNDATION,
-    "training": FOUNDATION | {"data", "diffusion"},
-    "diffusion": FOUNDATION,
-    "models": FOUNDATION | {"diffusion"},
-    "posterior": FOUNDATION | {"diffusion"},
-    "methods": FOUNDATION | {"diffusion", "posterior"},
-    "metrics": FOUNDATION,
-    "zoo": FOUNDATION | {"models", "posterior", "data"},
-    "evidence": FOUNDATION | {"diffusion", "models", "data", "metrics", "training"},
-    "paper": {"errors"},
-    "report": {"records", "errors", "paper"},
-    "recipes": FOUNDATION | LIBRARY | {"report", "paper"},
-    "explore": FOUNDATION | {"recipes", "report", "models", "diffusion", "data", "metrics", "training"},
-    "cli": {"recipes", "report", "errors", "explore"},
-    "__main__": {"cli"},
-}
+}  # inside core: no third-party library, and only these
 TORCH = {"torch", "torchvision", "torchmetrics", "diffusers", "accelerate", "transformers"}
 HEAVY = TORCH | {"numpy", "sklearn", "matplotlib", "scipy", "PIL", "datasets", "jinja2"}
-DIFFUSERS_ROOMS = {"diffusion", "models", "recipes"}
+DIFFUSERS_ROOMS = {"diffusion", "models", "commands"}
 
 
 def imports(source: str, module: str, *, top_only: bool = False) -> set[str]:
@@ -52,7 +60,7 @@ def imports(source: str, module: str, *, top_only: bool = False) -> set[str]:
             base = ".".join(module.split(".")[: -node.level]) if node.level else ""
             origin = ".".join(part for part in (base, node.module) if part)
             found.add(origin)
-            if origin.count(".") < 2:  # "from vdu.recipes import pretrain" imports a module
+            if origin.count(".") < 2:  # "from vdu.commands import pretrain" imports a module
                 found |= {f"{origin}.{alias.name}" for alias in node.names}
     return found
 
@@ -67,8 +75,10 @@ def complaints(source: str, module: str) -> list[str]:
     inside = {room(name) for name in names if name.startswith("vdu.")} | ({"vdu"} & names)
     wrong = [f"{module} imports vdu.{other}" for other in sorted(inside - ALLOWED[own] - {own})]
     libraries = {name.split(".")[0] for name in names if not name.startswith("vdu")}
-    if own in {"errors", "records", "runs"}:
+    if module in {f"vdu.core.{name}" for name in CORE}:
         wrong += [f"{module} imports {name}" for name in sorted(libraries - sys.stdlib_module_names)]
+        inner = {name.split(".")[2] for name in names if name.startswith("vdu.core.")}
+        wrong += [f"{module} imports vdu.core.{name}" for name in sorted(inner - CORE[module.split(".")[2]])]
     if own in {"report", "cli"}:
         wrong += [f"{module} imports {name}" for name in sorted(libraries & TORCH)]
         wrong += [f"{module} imports {name}" for name in names if name.startswith("safetensors.torch")]
@@ -107,7 +117,9 @@ def test_imports_follow_the_table(name):
         ("vdu.cli", "from vdu.models.denoiser import load_pipeline", "imports vdu.models"),
         ("vdu.report.charts", "import torch.nn", "imports torch"),
         ("vdu.report.charts", "from safetensors.torch import load_file", "imports safetensors.torch"),
-        ("vdu.records", "import numpy as np", "imports numpy"),
+        ("vdu.core.records", "import numpy as np", "imports numpy"),
+        ("vdu.core.records", "from vdu.core.runs import Run", "imports vdu.core.runs"),
+        ("vdu.commands.evaluate", "from vdu.paper.tables import Row", "imports vdu.paper"),
         ("vdu.training.loop", "def f():\n    from diffusers import DDPMPipeline", "imports diffusers"),
     ],
 )
@@ -117,7 +129,7 @@ def test_the_reader_sees_what_is_forbidden(module, source, complaint):
 
 def test_the_table_has_no_cycle():
     order = list(TopologicalSorter(ALLOWED).static_order())
-    assert order.index("types") < order.index("diffusion") < order.index("methods") < order.index("recipes")
+    assert order.index("core") < order.index("diffusion") < order.index("methods") < order.index("commands")
     with pytest.raises(CycleError, match="cycle"):
         list(TopologicalSorter(ALLOWED | {"diffusion": {"methods"}}).static_order())
 
@@ -144,7 +156,7 @@ def test_one_place_steps_an_optimiser():
 
 def test_importing_the_package_and_the_command_line_is_light():
     program = (
-        "import sys, vdu, vdu.errors, vdu.records, vdu.recipes.settings, vdu.cli\n"
+        "import sys, vdu, vdu.core.errors, vdu.core.records, vdu.commands.settings, vdu.cli\n"
         f"print(sorted(set({sorted(HEAVY)!r}) & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -16,14 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import vdu
+from vdu.commands import pretrain
+from vdu.commands.settings import PretrainSettings
+from vdu.core.errors import InputError
+from vdu.core.rng import isolated_global
+from vdu.core.types import Losses
 from vdu.diffusion.sampling import Sampler, sample
-from vdu.errors import InputError
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.recipes import pretrain
-from vdu.recipes.settings import PretrainSettings
-from vdu.rng import isolated_global
 from vdu.training.loop import Objective, TrainSettings, make_accelerator, train
-from vdu.types import Losses
 
 SEEDS = list(range(11))  # four micro-batches, the last one not full
 SAMPLERS = {

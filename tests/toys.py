@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from vdu.core.types import NoisedBatch
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.training.loop import Objective
-from vdu.types import NoisedBatch
 
 SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
 SHAPE = (1, 2, 2)

@@ -7,7 +7,7 @@ Usage: expected_results.py results/paper src/vdu/paper/expected.json
 import sys
 from pathlib import Path
 
-from vdu.records import read_json, write_json
+from vdu.core.records import read_json, write_json
 
 
 def main():

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from vdu.recipes.pictures import save_grid
-from vdu.records import read_json
+from vdu.core.records import read_json
+from vdu.data.pictures import save_grid
 
 PER_HALF = 10
 

@@ -10,11 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vdu.commands.posterior import fit_posterior
+    from vdu.core.errors import DivergenceError, InputError
     from vdu.data.images import ImageSet
     from vdu.data.sources import load_images
     from vdu.diffusion.sampling import Sampler, sample
     from vdu.diffusion.schedule import NoiseSchedule
-    from vdu.errors import DivergenceError, InputError
     from vdu.methods.anchor import FunctionAnchor
     from vdu.methods.bounded import BoundedPlasticity
     from vdu.methods.conflict_free import ConflictFree
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from vdu.methods.vdu import VDU, gradient_ascent
     from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
     from vdu.posterior.gaussian import GaussianPosterior
-    from vdu.recipes.posterior import fit_posterior
-    from vdu.recipes.unlearn import UnlearnResult, unlearn
+    from vdu.unlearning.unlearn import UnlearnResult, unlearn
 
 _HOMES = {
     "ImageSet": "data.images",
@@ -38,8 +38,8 @@ _HOMES = {
     "Sampler": "diffusion.sampling",
     "sample": "diffusion.sampling",
     "NoiseSchedule": "diffusion.schedule",
-    "DivergenceError": "errors",
-    "InputError": "errors",
+    "DivergenceError": "core.errors",
+    "InputError": "core.errors",
     "FunctionAnchor": "methods.anchor",
     "BoundedPlasticity": "methods.bounded",
     "ConflictFree": "methods.conflict_free",
@@ -57,9 +57,9 @@ _HOMES = {
     "load_pipeline": "models.denoiser",
     "save_pipeline": "models.denoiser",
     "GaussianPosterior": "posterior.gaussian",
-    "fit_posterior": "recipes.posterior",
-    "UnlearnResult": "recipes.unlearn",
-    "unlearn": "recipes.unlearn",
+    "fit_posterior": "commands.posterior",
+    "UnlearnResult": "unlearning.unlearn",
+    "unlearn": "unlearning.unlearn",
 }
 
 __all__ = [  # ruff: ignore[unsorted-dunder-all]  (grouped by purpose)

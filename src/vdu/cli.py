@@ -17,8 +17,7 @@ from cyclopts import App, Parameter
 from cyclopts.config import Dict
 from safetensors import SafetensorError
 
-from vdu.errors import DivergenceError, InputError
-from vdu.recipes.settings import (
+from vdu.commands.settings import (
     Architecture,
     CompareSettings,
     DemoSettings,
@@ -36,6 +35,7 @@ from vdu.recipes.settings import (
     UnlearnSettings,
     to_toml,
 )
+from vdu.core.errors import DivergenceError, InputError
 
 __all__ = ["app", "main"]
 
@@ -75,13 +75,13 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
         print(f"{name}: {value}")
 
 
-def _run(recipe: str, settings: Any, json: bool, dry_run: bool) -> None:
+def _run(module: str, settings: Any, json: bool, dry_run: bool) -> None:
     if dry_run:
         print(to_toml(settings), end="")
         return
     from importlib import import_module
 
-    result = import_module(f"vdu.recipes.{recipe}").run(settings)
+    result = import_module(f"vdu.{module}").run(settings)
     code = result.pop("exit_code", 0)
     _show(result, json)
     if code:
@@ -91,13 +91,13 @@ def _run(recipe: str, settings: Any, json: bool, dry_run: bool) -> None:
 @app.command
 def demo(settings: Annotated[DemoSettings | None, Flat] = None, *, json: Json = False, dry_run: DryRun = False) -> None:
     """The main job on packaged digits: a model forgets one digit, and a report shows the evidence."""
-    _run("demo", settings or DemoSettings(), json, dry_run)
+    _run("commands.demo", settings or DemoSettings(), json, dry_run)
 
 
 @app.command
 def pretrain(settings: Annotated[PretrainSettings, Flat], *, json: Json = False, dry_run: DryRun = False) -> None:
     """Train an unconditional diffusion model from scratch, or fine-tune one."""
-    _run("pretrain", settings, json, dry_run)
+    _run("commands.pretrain", settings, json, dry_run)
 
 
 @app.command(name="import")
@@ -119,13 +119,13 @@ def import_(
         output_dir: the pipeline folder; new or empty.
     """
     given = {"architecture": architecture, "checkpoint": checkpoint, "output_dir": output_dir}
-    _run("import_checkpoint", replace(settings or ImportSettings(), **given), json, dry_run)
+    _run("commands.import_checkpoint", replace(settings or ImportSettings(), **given), json, dry_run)
 
 
 @app.command
 def judge(settings: Annotated[JudgeSettings, Flat], *, json: Json = False, dry_run: DryRun = False) -> None:
     """Train a classifier on labelled images, to judge what models make."""
-    _run("judge", settings, json, dry_run)
+    _run("commands.judge", settings, json, dry_run)
 
 
 @app.command
@@ -138,19 +138,19 @@ def posterior(
         estimator: fisher (one checkpoint and its own samples), ensemble (several checkpoints), finetuned-ensemble (one
             checkpoint, fine-tuned several times), isotropic (a control) or amnesia-fisher (for Selective Amnesia).
     """
-    _run("posterior", replace(settings, estimator=estimator), json, dry_run)
+    _run("commands.posterior", replace(settings, estimator=estimator), json, dry_run)
 
 
 @app.command
 def unlearn(settings: Annotated[UnlearnSettings, Flat], *, json: Json = False, dry_run: DryRun = False) -> None:
     """Make a pipeline forget images."""
-    _run("unlearn", settings, json, dry_run)
+    _run("commands.unlearn", settings, json, dry_run)
 
 
 @app.command
 def sample(settings: Annotated[SampleSettings, Flat], *, json: Json = False, dry_run: DryRun = False) -> None:
     """Draw images from a pipeline."""
-    _run("sample", settings, json, dry_run)
+    _run("commands.sample", settings, json, dry_run)
 
 
 @app.command
@@ -162,7 +162,7 @@ def evaluate(
     Args:
         run: the run folder of "vdu unlearn".
     """
-    _run("evaluate", replace(settings or EvaluateSettings(), run=run), json, dry_run)
+    _run("commands.evaluate", replace(settings or EvaluateSettings(), run=run), json, dry_run)
 
 
 @app.command
@@ -174,7 +174,7 @@ def report(
     Args:
         run: the run folder of "vdu unlearn".
     """
-    _run("report", replace(settings or ReportSettings(), run=run), json, dry_run)
+    _run("commands.report", replace(settings or ReportSettings(), run=run), json, dry_run)
 
 
 @app.command
@@ -194,7 +194,7 @@ def compare(
     if dry_run:
         print(to_toml(chosen), end="")
         return
-    from vdu.recipes import compare as recipe
+    from vdu.commands import compare as recipe
 
     found = recipe.run(chosen)
     table = found.pop("table")
@@ -226,7 +226,7 @@ def explore(
 @app.command(name="list")
 def list_(*, json: Json = False) -> None:
     """The methods of vdu unlearn: what data each needs, and the options that it takes."""
-    from vdu.recipes import list_methods
+    from vdu.commands import list_methods
 
     found = list_methods.run(ListSettings())
     if json:
@@ -250,7 +250,7 @@ def reproduce(
     Args:
         table: table1, table2 or figures; leaderboard (methods against each other); or a TOML file of the same form.
     """
-    _run("reproduce", replace(settings or ReproduceSettings(), table=table), json, dry_run)
+    _run("paper.reproduce", replace(settings or ReproduceSettings(), table=table), json, dry_run)
 
 
 def main(tokens: list[str] | None = None) -> None:

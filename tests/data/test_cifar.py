@@ -5,9 +5,9 @@ import tarfile
 import numpy as np
 import pytest
 
+from vdu.core.errors import InputError
 from vdu.data import cifar, sources
 from vdu.data.cifar import fetch_cifar10, load_cifar10_folder
-from vdu.errors import InputError
 
 
 def record(label: int, start: int) -> bytes:

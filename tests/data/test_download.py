@@ -6,9 +6,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from vdu.core.cache import cache_folder
+from vdu.core.errors import InputError
 from vdu.data import idx, sources
-from vdu.data.download import cache_folder, fetch
-from vdu.errors import InputError
+from vdu.data.download import fetch
 
 IMAGES = bytes.fromhex("00000803 00000002 00000003 00000004") + bytes(range(24))
 LABELS = bytes.fromhex("00000801 00000002 0701")
@@ -78,6 +79,7 @@ def test_when_all_fail_the_message_names_file_mirrors_reasons_and_the_alternativ
 
 
 def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("VDU_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "vdu"
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vdu.core.errors import InputError
 from vdu.data.sources import load_images
-from vdu.errors import InputError
 
 RNG = np.random.default_rng(0)
 

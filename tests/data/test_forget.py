@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from vdu.core.errors import InputError
 from vdu.data import forget
 from vdu.data.forget import split_by_class, split_by_names, split_by_predicate
 from vdu.data.images import ImageSet
-from vdu.errors import InputError
 
 LABELS = [2, 0, 1, 0, 2, 2]
 

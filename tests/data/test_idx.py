@@ -9,10 +9,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vdu.core.errors import InputError
 from vdu.data import idx
 from vdu.data.idx import find_idx, load_idx_folder, read_idx
 from vdu.data.sources import load_images
-from vdu.errors import InputError
 
 PIXELS = bytes(range(2 * 3 * 4))
 IMAGES = struct.pack(">BBBBIII", 0, 0, 8, 3, 2, 3, 4) + PIXELS

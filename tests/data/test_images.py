@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from vdu.core.errors import InputError
 from vdu.data.images import ImageSet, to_float, to_uint8
-from vdu.errors import InputError
 
 PIXELS = torch.arange(4 * 1 * 2 * 3, dtype=torch.uint8).reshape(4, 1, 2, 3)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vdu.core.errors import InputError
 from vdu.data import digits, huggingface
 from vdu.data.sources import load_images
-from vdu.errors import InputError
 
 no_datasets = importlib.util.find_spec("datasets") is None
 needs_datasets = pytest.mark.skipif(no_datasets, reason='needs the extra "vdu[datasets]"')

@@ -2,8 +2,8 @@ import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DPMSolverMultistepScheduler
 
+from vdu.core.errors import InputError
 from vdu.diffusion.sampling import Sampler, sample
-from vdu.errors import InputError
 from vdu.models.denoiser import PipelineDenoiser
 
 SEEDS = [3, 14, 15, 92, 65, 35, 89]

@@ -5,6 +5,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch.distributions import Normal, kl_divergence
 
+from vdu.core.errors import InputError
 from vdu.diffusion.schedule import (
     NoiseSchedule,
     check_weights,
@@ -13,7 +14,6 @@ from vdu.diffusion.schedule import (
     noised_batch,
     weight_share,
 )
-from vdu.errors import InputError
 
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}
 

@@ -17,8 +17,8 @@ HOSTILE = (
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder; not to be written to."""
-    from vdu.recipes import evaluate, unlearn
-    from vdu.recipes.settings import EvaluateSettings, UnlearnSettings
+    from vdu.commands import evaluate, unlearn
+    from vdu.commands.settings import EvaluateSettings, UnlearnSettings
     from vdu.zoo.packaged import pipeline_folder
 
     folder = tmp_path_factory.mktemp("explore") / "run"
@@ -45,7 +45,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def opened(finished_run: Path) -> Any:
     """The run, opened; not to be measured in place."""
-    from vdu.explore.opened import open_run
+    from vdu.explore.open_run import open_run
 
     return open_run(finished_run)
 

@@ -12,14 +12,14 @@ from dataclasses import replace
 
 import pytest
 
+from vdu.commands.settings import ExploreSettings
+from vdu.core.errors import InputError
 from vdu.data.images import to_uint8
 from vdu.diffusion.sampling import sample
-from vdu.errors import InputError
 from vdu.explore.app import serve
-from vdu.explore.drawing import data_uri
-from vdu.explore.opened import open_run
+from vdu.explore.html import data_uri
+from vdu.explore.open_run import open_run
 from vdu.explore.page import Page
-from vdu.recipes.settings import ExploreSettings
 
 CHROMIUM = os.environ.get("VDU_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from toys import SCHEDULE, Adapter, face, no_draws, noised
+from vdu.core.errors import InputError
+from vdu.core.types import Tools
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.errors import InputError
 from vdu.methods.anchor import FunctionAnchor
 from vdu.training.loop import TrainSettings, train
-from vdu.types import Tools
 
 ORIGINAL = (0.5, 0.2)
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from toys import SCHEDULE, face, noised
-from vdu.errors import InputError
+from vdu.core.errors import InputError
+from vdu.core.types import Tools
 from vdu.methods.bounded import FORMS, BoundedPlasticity, ascent, hellinger, margin, npo
 from vdu.methods.vdu import VDU
 from vdu.posterior.gaussian import GaussianPosterior
-from vdu.types import Tools
 
 
 def posterior_of() -> GaussianPosterior:

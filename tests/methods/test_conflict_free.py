@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from toys import SCHEDULE, Adapter, face, no_draws, noised
-from vdu.errors import InputError
+from vdu.core.errors import InputError
+from vdu.core.types import Tools
 from vdu.methods.conflict_free import ConflictFree, projected_sum
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.training.loop import TrainSettings, train
-from vdu.types import Tools
 
 
 def roles():

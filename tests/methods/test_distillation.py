@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from vdu.core.errors import InputError
+from vdu.core.rng import derive_seed
+from vdu.core.types import NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.errors import InputError
 from vdu.methods.distillation import Guided, RetainDistillation, repulsion, repulsion_length
 from vdu.methods.retrack import retrack_target
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.rng import derive_seed
-from vdu.types import NoisedBatch, Tools
 
 SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
 SHAPE = (1, 1, 2)

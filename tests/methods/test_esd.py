@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from toys import SCHEDULE, face, noised
-from vdu.errors import InputError
+from vdu.core.errors import InputError
+from vdu.core.types import Tools
 from vdu.methods.esd import ESD
-from vdu.types import Tools
 
 ORIGINAL, SPECIALIST = (0.5, 0.2), (0.7, 0.1)
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from vdu.core.types import Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.methods.finetune import FineTune
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.types import Tools
 
 SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from vdu.errors import InputError
+from vdu.commands.methods import BY_NAME
+from vdu.core.errors import InputError
 from vdu.methods.conflict_free import ConflictFree
-from vdu.recipes.methods import BY_NAME
 
 
 @pytest.mark.parametrize("name", sorted(BY_NAME))

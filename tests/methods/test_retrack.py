@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from vdu.core.errors import InputError
+from vdu.core.types import NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.errors import InputError
 from vdu.methods.retrack import Retrack, retrack_target
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.types import NoisedBatch, Tools
 
 SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
 

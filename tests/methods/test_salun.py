@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from vdu.core.errors import InputError
+from vdu.core.rng import generator
+from vdu.core.types import Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.errors import InputError
 from vdu.methods.salun import SalUn, saliency, top_share
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.rng import generator
 from vdu.training.loop import Objective, TrainSettings, train
-from vdu.types import Tools
 
 SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
 SHAPE = (1, 2, 2)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from vdu.core.errors import InputError
+from vdu.core.rng import isolated_global
+from vdu.core.types import Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.errors import InputError
 from vdu.methods.siss import SISS, mixture_weights
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.rng import isolated_global
-from vdu.types import Tools
 
 SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.6)
 SHAPE = (1, 1, 2)

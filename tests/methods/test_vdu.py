@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import nn
 
+from vdu.core.errors import InputError
+from vdu.core.types import Losses, Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.errors import InputError
 from vdu.methods.vdu import VDU, gradient_ascent
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.training.loop import Objective, TrainSettings, train
-from vdu.types import Losses, Tools
 
 SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
 SHAPE = (1, 2, 2)

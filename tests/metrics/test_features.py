@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.metrics.features import as_features, classify, extract_features, require_same_dimension
 
 

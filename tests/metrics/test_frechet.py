@@ -4,7 +4,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch import nn
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.metrics.frechet import Frechet, FrechetDistance, frechet_distance, frechet_from_moments, frechet_interval
 from vdu.metrics.moments import Moments
 

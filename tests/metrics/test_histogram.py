@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.metrics.histogram import HistogramDistance, class_counts, expected_distribution, histogram_distance
 
 

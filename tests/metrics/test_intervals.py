@@ -2,7 +2,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, norm, sem
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.metrics.intervals import (
     centred_interval,
     mean_interval,

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.metrics.kid import KID, kernel_distance, mmd_squared
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.metrics.moments import merge_moments
 
 

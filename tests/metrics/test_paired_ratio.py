@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.metrics.paired_ratio import ratio_interval, ratio_score
 
 CASES = [  # both, lost, gained, N, R under test

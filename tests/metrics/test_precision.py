@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.metrics import precision
 from vdu.metrics.precision import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.metrics.paired_ratio import ratio_interval
 from vdu.metrics.pul import PUL, corrected_pul, flip_table, percentage_unlearned, pul_ceiling
 

@@ -8,12 +8,12 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.errors import InputError
 from vdu.methods.vdu import gradient_ascent
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
-from vdu.recipes.unlearn import unlearn
+from vdu.unlearning.unlearn import unlearn
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 COSINE_V = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from vdu.errors import InputError
+from vdu.commands import import_checkpoint as recipe
+from vdu.commands.settings import ImportSettings
+from vdu.core.errors import InputError
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.models.importers import import_checkpoint, read_state_dict
-from vdu.recipes import import_checkpoint as recipe
-from vdu.recipes.settings import ImportSettings
 
 # explainingai-code/DDPM-Pytorch, class Unet
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.networks import new_pipeline, small_unet
 

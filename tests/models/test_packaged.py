@@ -5,7 +5,7 @@ import json
 import pytest
 from diffusers import DDPMPipeline
 
-from vdu.checks import hash_parameters
+from vdu.core.checks import hash_parameters
 from vdu.zoo.packaged import PIPELINES, pipeline_folder
 
 

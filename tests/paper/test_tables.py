@@ -8,9 +8,9 @@ from typing import get_args
 
 import pytest
 
-from vdu.errors import InputError
+from vdu.commands.settings import Architecture, Estimator, PretrainSettings, SamplerSettings, UnlearnSettings
+from vdu.core.errors import InputError
 from vdu.paper.tables import expected_results, load_table
-from vdu.recipes.settings import Architecture, Estimator, PretrainSettings, SamplerSettings, UnlearnSettings
 
 SCALES = ("smoke", "small", "paper")
 PACKAGED = [(name, scale) for name in ("table1", "table2") for scale in SCALES]

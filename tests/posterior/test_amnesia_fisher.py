@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.posterior.amnesia_fisher import amnesia_fisher_diagonal, draw_rows, fit_amnesia_fisher
 from vdu.posterior.gaussian import GaussianPosterior

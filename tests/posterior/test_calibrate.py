@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
+from vdu.core.rng import draw_seed
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.denoising import draw
 from vdu.posterior.isotropic import fit_isotropic
-from vdu.rng import draw_seed
 
 N = 40
 

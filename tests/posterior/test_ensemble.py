@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from vdu.checks import hash_parameters
-from vdu.errors import InputError
+from vdu.core.checks import hash_parameters
+from vdu.core.errors import InputError
 from vdu.posterior.ensemble import fit_ensemble
 from vdu.posterior.isotropic import fit_isotropic
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from vdu.core.errors import InputError
 from vdu.diffusion.schedule import NoiseSchedule, kl_weights
-from vdu.errors import InputError
 from vdu.posterior.denoising import draw
 from vdu.posterior.fisher import default_prior_precision, fisher_diagonal, fit_fisher
 

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.posterior.gaussian import GaussianPosterior
 
 SHAPES = {"conv.weight": (3, 2, 2), "attn.q": (4,), "scale": ()}

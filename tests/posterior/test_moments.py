@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.posterior.moments import StreamingMoments
 
 

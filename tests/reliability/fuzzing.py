@@ -1,4 +1,4 @@
-"""Seeded mutations of every file format that this package reads itself: nothing but ``vdu.errors.InputError`` may come out.
+"""Seeded mutations of every file format that this package reads itself: nothing but ``vdu.core.errors.InputError`` may come out.
 
 Each format has a small corpus of sound files, made here, and a reader that is called as the command line would. An input is a
 sound file changed one to four times: by bytes (flip, insert, delete, repeat, cut, splice, odd numbers in either byte order),
@@ -212,9 +212,9 @@ def make_inputs(folder: Path) -> None:
     from safetensors.numpy import save_file
 
     from reliability.kills import MODEL
-    from vdu.models.judge import Judge, save_judge
+    from vdu.core.rng import isolated_global
+    from vdu.judges.classifier import Judge, save_judge
     from vdu.posterior.isotropic import fit_isotropic
-    from vdu.rng import isolated_global
     from vdu.training.checkpoint import save_checkpoint
     from vdu.training.ema import ExponentialMovingAverage
 
@@ -296,7 +296,7 @@ CONFIGS = {
 
 def _read_config(folder: Path, data: bytes, chance: random.Random) -> None:
     from vdu import cli
-    from vdu.errors import InputError
+    from vdu.core.errors import InputError
 
     verb = next(name for name in CONFIGS if data.startswith(f"#{name}".encode()) or name == list(CONFIGS)[-1])
     (folder / "c.toml").write_bytes(data)
@@ -370,7 +370,7 @@ def _read_table(path: Path) -> None:
 
 
 def _read_run(folder: Path, data: bytes, chance: random.Random) -> None:
-    from vdu.runs import Run
+    from vdu.core.runs import Run
 
     (folder / "reopened").mkdir(exist_ok=True)
     (folder / "reopened" / "run.json").write_bytes(data)
@@ -414,7 +414,7 @@ def _read_posterior(path: Path) -> None:
 
 
 def _read_judge_record(folder: Path, data: bytes, chance: random.Random) -> None:
-    from vdu.models import judge
+    from vdu.judges import classifier as judge
 
     if chance.random() < 0.5:
         with contextlib.suppress(ValueError, RecursionError, AttributeError, TypeError):
@@ -426,7 +426,7 @@ def _read_judge_record(folder: Path, data: bytes, chance: random.Random) -> None
 
 
 def _read_judge_weights(folder: Path, data: bytes, chance: random.Random) -> None:
-    from vdu.models import judge
+    from vdu.judges import classifier as judge
 
     (folder / "judge" / "model.safetensors").write_bytes(data)
     record = json.loads((folder / "judge.json").read_bytes())
@@ -592,7 +592,7 @@ def run_format(name: str, inputs: Path, n: int, seed: int, keep: Path | None = N
     Returns:
         The outcome.
     """
-    from vdu.errors import InputError
+    from vdu.core.errors import InputError
 
     each = FORMATS[name]
     corpus = [value if isinstance(value, bytes) else (inputs / value).read_bytes() for value in each.sound]

@@ -253,7 +253,8 @@ def _serve() -> None:
     import torch
 
     from vdu import cli
-    from vdu.recipes import evaluate, judge, posterior, pretrain, reproduce, unlearn
+    from vdu.commands import evaluate, judge, posterior, pretrain, unlearn
+    from vdu.paper import reproduce
 
     torch.set_num_threads(1)
     assert all((diffusers.DDPMPipeline, sklearn.datasets, evaluate, judge, posterior, pretrain, reproduce, unlearn))
@@ -408,7 +409,7 @@ def _last_words(place: Path) -> str:
 
 def content(out: Path) -> dict[str, str]:
     """Every file of a finished run by what must be equal: bytes, or JSON without times, with the run's own path taken out."""
-    from vdu.records import sha256_bytes
+    from vdu.core.records import sha256_bytes
 
     found = {}
     for path in sorted(_walk(out)):
@@ -457,7 +458,7 @@ def faults(place: Path, truth: dict[str, str], got: dict[str, str]) -> list[str]
 def _damage(path: Path) -> list[str]:
     from safetensors import SafetensorError, safe_open
 
-    from vdu.records import sha256_file
+    from vdu.core.records import sha256_file
 
     try:
         if path.suffix == ".safetensors":

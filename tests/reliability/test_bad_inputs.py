@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vdu.cli import SETTINGS, main
+from vdu.commands.settings import to_toml
+from vdu.core.errors import InputError
 from vdu.data.sources import load_images
-from vdu.errors import InputError
-from vdu.recipes.settings import to_toml
 
 QUICK = settings(
     max_examples=60, deadline=None, derandomize=True,

@@ -5,7 +5,7 @@ import torch
 
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.recipes.own_samples import own_samples, shared_own_samples
+from vdu.replay.generated import cached_samples, generate_samples
 
 SAMPLERS = [Sampler("ddpm", steps=4, microbatch_size=3), Sampler("ddim", steps=4, eta=0.5, microbatch_size=4)]
 
@@ -13,25 +13,25 @@ SAMPLERS = [Sampler("ddpm", steps=4, microbatch_size=3), Sampler("ddim", steps=4
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.scheduler)
 def test_an_image_does_not_depend_on_how_many_are_asked_for_nor_in_how_many_calls(make_pipeline, sampler):
     denoiser = PipelineDenoiser.from_pipeline(make_pipeline())
-    truth = own_samples(denoiser, 11, sampler, seed=5, progress=None).images
+    truth = generate_samples(denoiser, 11, sampler, seed=5, progress=None).images
     for parts in ((1, 10), (5, 6), (7, 2, 2)):  # cut across micro-batches
         start, found = 0, []
         for n in parts:
-            found.append(own_samples(denoiser, n, sampler, seed=5, start=start, progress=None).images)
+            found.append(generate_samples(denoiser, n, sampler, seed=5, start=start, progress=None).images)
             start += n
         assert torch.equal(torch.cat(found), truth)
-    assert not torch.equal(own_samples(denoiser, 11, sampler, seed=6, progress=None).images, truth)
+    assert not torch.equal(generate_samples(denoiser, 11, sampler, seed=6, progress=None).images, truth)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler.scheduler)
 def test_a_cache_that_grew_holds_what_one_call_draws(make_pipeline, sampler, monkeypatch, tmp_path):
     denoiser = PipelineDenoiser.from_pipeline(make_pipeline())
     monkeypatch.setenv("VDU_CACHE", str(tmp_path / "grown"))
-    drawn = [shared_own_samples(denoiser, n, sampler, progress=None)[1] for n in (2, 7, 5, 11)]
+    drawn = [cached_samples(denoiser, n, sampler, progress=None)[1] for n in (2, 7, 5, 11)]
     assert drawn == [2, 5, 0, 4]
-    grown = shared_own_samples(denoiser, 11, sampler, progress=None)[0].images
+    grown = cached_samples(denoiser, 11, sampler, progress=None)[0].images
     monkeypatch.setenv("VDU_CACHE", str(tmp_path / "at once"))
-    assert torch.equal(shared_own_samples(denoiser, 11, sampler, progress=None)[0].images, grown)
+    assert torch.equal(cached_samples(denoiser, 11, sampler, progress=None)[0].images, grown)
 
 
 def test_the_number_of_threads_does_not_change_an_image(make_pipeline):
@@ -41,7 +41,7 @@ def test_the_number_of_threads_does_not_change_an_image(make_pipeline):
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(own_samples(denoiser, 5, sampler, seed=1, progress=None).images)
+            found.append(generate_samples(denoiser, 5, sampler, seed=1, progress=None).images)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)

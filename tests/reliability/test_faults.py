@@ -17,13 +17,14 @@ import torch
 from safetensors.torch import save_file
 
 from reliability import fuzzing, kills
-from vdu import cli, records
-from vdu.errors import InputError
-from vdu.models.judge import load_judge
+from vdu import cli
+from vdu.core import records
+from vdu.core.errors import InputError
+from vdu.core.records import atomic_file, atomic_folder, read_json, sha256_file, write_json
+from vdu.core.runs import Run
+from vdu.judges.classifier import load_judge
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.isotropic import fit_isotropic
-from vdu.records import atomic_file, atomic_folder, read_json, sha256_file, write_json
-from vdu.runs import Run
 from vdu.training.checkpoint import load_checkpoint
 from vdu.training.ema import ExponentialMovingAverage
 
@@ -309,19 +310,19 @@ def test_older_files_without_the_new_checksums_are_read(sound, tmp_path):
 
 
 def test_a_flipped_byte_in_the_cache_of_own_samples_is_told_and_they_are_drawn_again(make_pipeline, capsys):
+    from vdu.core.cache import cache_folder
     from vdu.diffusion.sampling import Sampler
     from vdu.models.denoiser import PipelineDenoiser
-    from vdu.recipes.kept import cache_folder
-    from vdu.recipes.own_samples import shared_own_samples
+    from vdu.replay.generated import cached_samples
 
     denoiser, sampler = PipelineDenoiser.from_pipeline(make_pipeline()), Sampler("ddpm", steps=2)
-    truth = shared_own_samples(denoiser, 5, sampler, progress=None)[0].images
+    truth = cached_samples(denoiser, 5, sampler, progress=None)[0].images
     (path,) = cache_folder().rglob("*.safetensors")
     for _ in flips(path, 3):
-        images, drawn = shared_own_samples(denoiser, 5, sampler, progress=None)
+        images, drawn = cached_samples(denoiser, 5, sampler, progress=None)
         assert torch.equal(images.images, truth) and drawn == 5
         assert "the own samples are made again" in capsys.readouterr().err
-    assert shared_own_samples(denoiser, 5, sampler, progress=None)[1] == 0
+    assert cached_samples(denoiser, 5, sampler, progress=None)[1] == 0
 
 
 # versions and two writers

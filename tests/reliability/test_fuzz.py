@@ -13,15 +13,15 @@ import torch
 from safetensors.numpy import save_file
 
 from reliability import fuzzing
+from vdu.core.errors import InputError
+from vdu.core.records import read_json, sha256_file
+from vdu.core.rng import isolated_global
 from vdu.data.cifar import fetch_cifar10, load_cifar10_folder
 from vdu.data.decode import open_image, to_pixels
 from vdu.data.idx import read_idx
-from vdu.errors import InputError
+from vdu.judges.classifier import Judge, load_judge, save_judge
 from vdu.models.importers import read_state_dict
-from vdu.models.judge import Judge, load_judge, save_judge
-from vdu.records import read_json, sha256_file
 from vdu.report.files import read_log, read_samples
-from vdu.rng import isolated_global
 
 
 @pytest.fixture(scope="module")

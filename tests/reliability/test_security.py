@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import vdu
+from vdu.core.errors import InputError
 from vdu.data.cifar import fetch_cifar10
 from vdu.data.sources import load_images
-from vdu.errors import InputError
 from vdu.models.denoiser import load_pipeline
 
 SOURCES = sorted(Path(vdu.__file__).parent.rglob("*.py"))
@@ -202,7 +202,7 @@ def test_a_hostile_pipeline_is_refused_and_runs_nothing(make_pipeline, tmp_path,
 
 
 def test_a_judge_that_is_a_link_to_a_stranger_is_checked_like_any_other(tmp_path):
-    from vdu.models.judge import load_judge
+    from vdu.judges.classifier import load_judge
 
     (tmp_path / "judge").mkdir()
     (tmp_path / "judge" / "judge.json").symlink_to("/etc/passwd")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.report.collect import collect
 
 MAKERS = {

@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from vdu.errors import InputError
-from vdu.recipes.compare import run
+from vdu.commands.compare import run
+from vdu.core.errors import InputError
 from vdu.report.compare import differences, figures, notes, read_runs
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import vdu.report
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.report.evidence import SCHEMA_ID, check_evidence, schema
 from vdu.report.json_schema import violation
 from vdu.report.render import render_report

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.report.collect import collect
 from vdu.report.inside import FLOOR
 from vdu.report.render import answers, render_report

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.report import tables
 from vdu.report.collect import collect
 from vdu.report.render import render_report

@@ -27,11 +27,11 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from vdu.core.types import Tools
 from vdu.diffusion.schedule import NoiseSchedule, kl_weights, noised_batch
 from vdu.methods.vdu import VDU
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.posterior.gaussian import GaussianPosterior
-from vdu.types import Tools
 
 FINE = NoiseSchedule.linear()
 ROUGH = NoiseSchedule.linear(10, 0.01, 0.9)

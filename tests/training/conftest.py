@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vdu.rng import isolated_global
+from vdu.core.rng import isolated_global
+from vdu.core.types import Losses
 from vdu.training.loop import Objective
-from vdu.types import Losses
 
 PULL = 0.3
 

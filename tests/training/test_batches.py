@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.errors import InputError
 from vdu.training.batches import NoisyImages, deal, unflatten
 
 

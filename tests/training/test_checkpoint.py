@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.training import checkpoint
 from vdu.training.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint, load_weights, save_checkpoint
 from vdu.training.ema import ExponentialMovingAverage

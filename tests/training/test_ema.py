@@ -4,6 +4,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from vdu.training.ema import ExponentialMovingAverage
+from vdu.training.loop import TrainResult
 
 
 def walk(network, steps):
@@ -44,14 +45,14 @@ def test_after_the_first_step_it_is_that_of_diffusers():
         torch.testing.assert_close(shadow, truth, rtol=1e-12, atol=1e-12)
 
 
-def test_the_shadow_is_a_copy_and_can_be_written_back():
+def test_the_shadow_is_a_copy_that_a_result_writes_into_a_network():
     network, other = nn.Linear(3, 2), nn.Linear(3, 2)
     start = network.weight.detach().clone()
     ema = ExponentialMovingAverage(network.named_parameters(), 0.9)
     with torch.no_grad():
         network.weight.add_(1)
     assert torch.equal(ema.shadow["weight"], start)
-    ema.copy_to(other)
+    TrainResult(1, ema.shadow, {}).load_average(other)
     assert torch.equal(other.weight, start)
     assert torch.equal(other.bias, network.bias)
     assert not ema.shadow["weight"].requires_grad

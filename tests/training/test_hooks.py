@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
+from vdu.core.types import Losses
 from vdu.training.loop import Objective, TrainSettings, make_accelerator, train
-from vdu.types import Losses
 
 
 class Line(nn.Module):

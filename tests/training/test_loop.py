@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from vdu.errors import DivergenceError, InputError
+from vdu.core.errors import DivergenceError, InputError
+from vdu.core.types import Losses
 from vdu.training.loop import Objective, TrainSettings, make_accelerator, train
-from vdu.types import Losses
 
 PULL = 0.3
 

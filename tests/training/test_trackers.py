@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate.tracking import GeneralTracker
 
-from vdu.errors import DivergenceError, InputError
+from vdu.core.errors import DivergenceError, InputError
 from vdu.training.loop import TrainSettings, make_accelerator, train
 
 SETTINGS = TrainSettings(steps=7, learning_rate=0.02, lr_schedule="cosine", checkpointing_steps=2, ema_decay=0.9)

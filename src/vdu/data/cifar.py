@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vdu.core.errors import InputError
+from vdu.core.records import atomic_file
 from vdu.data.download import fetch
 from vdu.data.images import ImageSet
-from vdu.errors import InputError
-from vdu.records import atomic_file
 
 __all__ = ["CIFAR10_CLASSES", "CIFAR10_MD5", "CIFAR10_URLS", "fetch_cifar10", "load_cifar10_folder"]
 

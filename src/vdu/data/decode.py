@@ -22,8 +22,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
-from vdu.errors import InputError
 
 __all__ = ["FORMATS", "Shape", "complaint", "decode_all", "fit_shape", "open_image", "to_pixels"]
 

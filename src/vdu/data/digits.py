@@ -11,8 +11,8 @@ Not guaranteed: that writers of test digits wrote no training digit.
 import numpy as np
 import torch
 
+from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
-from vdu.errors import InputError
 
 __all__ = ["load_digits"]
 

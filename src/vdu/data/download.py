@@ -5,7 +5,6 @@ A file with its final name in the cache has passed its check. Later loads check 
 Not guaranteed: that a mirror exists tomorrow. Every message names the way without a network.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -13,26 +12,12 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from vdu.errors import InputError
-from vdu.records import atomic_file
+from vdu.core.errors import InputError
+from vdu.core.records import atomic_file
 
-__all__ = ["cache_folder", "fetch"]
+__all__ = ["fetch"]
 
 _BLOCK = 1 << 20
-
-
-def cache_folder(cache_dir: Path | str | None = None) -> Path:
-    """Where fetched files live.
-
-    Args:
-        cache_dir: a folder of the caller's choice; None means ``$XDG_CACHE_HOME/vdu`` or ``~/.cache/vdu``.
-
-    Returns:
-        The folder, which need not exist yet.
-    """
-    if cache_dir is not None:
-        return Path(cache_dir)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vdu"
 
 
 def fetch(

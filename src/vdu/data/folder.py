@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from vdu.core.errors import InputError
 from vdu.data.decode import Shape, complaint, decode_all, open_image
 from vdu.data.images import ImageSet
-from vdu.errors import InputError
 
 __all__ = ["load_folder", "load_list"]
 

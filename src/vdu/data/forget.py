@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from vdu.core.errors import InputError
 from vdu.data.decode import complaint
 from vdu.data.images import ImageSet
-from vdu.errors import InputError
 
 __all__ = ["split_by_class", "split_by_names", "split_by_predicate"]
 

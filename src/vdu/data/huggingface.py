@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from vdu.core.errors import InputError
 from vdu.data.decode import Shape, decode_all, open_image
 from vdu.data.images import ImageSet
-from vdu.errors import InputError
 
 __all__ = ["load_huggingface"]
 

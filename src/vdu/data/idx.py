@@ -21,8 +21,8 @@ from typing import BinaryIO, cast
 import numpy as np
 import torch
 
+from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
-from vdu.errors import InputError
 
 __all__ = ["MNIST_MD5", "SPLIT_FILES", "find_idx", "load_idx_folder", "read_idx"]
 

@@ -19,8 +19,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from vdu.checks import require_finite
-from vdu.errors import InputError
+from vdu.core.checks import require_finite
+from vdu.core.errors import InputError
 
 __all__ = ["ImageSet", "to_float", "to_uint8"]
 

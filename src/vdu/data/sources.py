@@ -22,15 +22,16 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from vdu.core.cache import cache_folder
+from vdu.core.errors import InputError
 from vdu.data.cifar import fetch_cifar10, load_cifar10_folder
 from vdu.data.decode import fit_shape
 from vdu.data.digits import load_digits
-from vdu.data.download import cache_folder, fetch
+from vdu.data.download import fetch
 from vdu.data.folder import load_folder, load_list
 from vdu.data.huggingface import load_huggingface
 from vdu.data.idx import MNIST_MD5, SPLIT_FILES, load_idx_folder, read_idx
 from vdu.data.images import ImageSet
-from vdu.errors import InputError
 
 __all__ = ["MNIST_MIRRORS", "NAMES", "fetch_mnist", "load_images"]
 

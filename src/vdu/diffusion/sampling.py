@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vdu.errors import InputError
-from vdu.types import Denoiser
+from vdu.core.errors import InputError
+from vdu.core.types import Denoiser
 
 __all__ = ["SCHEDULERS", "Sampler", "sample"]
 

@@ -23,8 +23,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from vdu.errors import InputError
-from vdu.types import NoisedBatch
+from vdu.core.errors import InputError
+from vdu.core.types import NoisedBatch
 
 __all__ = ["NoiseSchedule", "check_weights", "kl_weights", "matching_timesteps", "noised_batch", "weight_share"]
 

@@ -1,7 +1,7 @@
 """``vdu explore``: serve the page on this machine until it is interrupted.
 
 The server listens on 127.0.0.1 unless another host is given, makes no public link, sends no statistics, and answers
-nothing but the page's own requests (see :mod:`vdu.explore.guard`).
+nothing but the page's own requests (see :mod:`vdu.explore.access`).
 
 Not guaranteed: privacy once another host is given. Whoever reaches that address sees the images.
 """
@@ -12,13 +12,13 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from vdu.errors import InputError
-from vdu.explore.guard import Guard, host_names
-from vdu.explore.opened import open_run
+from vdu.core.errors import InputError
+from vdu.explore.access import Guard, host_names
+from vdu.explore.open_run import open_run
 from vdu.explore.page import CSS, build
 
 if TYPE_CHECKING:
-    from vdu.recipes.settings import ExploreSettings
+    from vdu.commands.settings import ExploreSettings
 
 __all__ = ["run", "serve"]
 
@@ -29,7 +29,7 @@ def serve(settings: "ExploreSettings") -> Any:
     """Open the runs and start the server in the background.
 
     Args:
-        settings: see :class:`vdu.recipes.settings.ExploreSettings`.
+        settings: see :class:`vdu.commands.settings.ExploreSettings`.
 
     Returns:
         The running ``gradio.Blocks``: ``local_url`` is its address, ``close()`` ends it.
@@ -71,7 +71,7 @@ def run(settings: "ExploreSettings") -> dict[str, Any]:
     """Serve the page until Ctrl-C.
 
     Args:
-        settings: see :class:`vdu.recipes.settings.ExploreSettings`.
+        settings: see :class:`vdu.commands.settings.ExploreSettings`.
 
     Returns:
         The address that it had.

@@ -15,12 +15,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from vdu.errors import InputError
-from vdu.explore.denoising import Frame, parse_seed, side_by_side
-from vdu.explore.drawing import draw_front, draw_pairs, draw_sides, front_table
-from vdu.explore.front import Front, cached_front, measure_front
-from vdu.explore.opened import OpenedRun, Stop
-from vdu.explore.pairs import PairFilter, first_seed, place_of_seed, select_pairs
+from vdu.core.errors import InputError
+from vdu.explore.film import Frame, parse_seed, side_by_side
+from vdu.explore.html import draw_front, draw_pairs, draw_sides, front_table
+from vdu.explore.open_run import OpenRun, Stop
+from vdu.explore.sample_pairs import PairFilter, first_seed, place_of_seed, select_pairs
+from vdu.explore.tradeoff import Front, cached_front, measure_front
 from vdu.report.words import percent
 
 __all__ = ["CSS", "Page", "build"]
@@ -45,7 +45,7 @@ class Page:
         n_images: images of each model on the front.
     """
 
-    def __init__(self, runs: list[OpenedRun], n_images: int) -> None:
+    def __init__(self, runs: list[OpenRun], n_images: int) -> None:
         self.runs, self.n_images = runs, n_images
         short = [run.title for run in runs]
         self.titles = [
@@ -196,7 +196,7 @@ class Page:
             f"{front.floor['value']:.1f}" if front.floor else "unknown",
         )
 
-    def _calls(self, run: OpenedRun, seed: int, stop: str) -> tuple[str, str]:
+    def _calls(self, run: OpenRun, seed: int, stop: str) -> tuple[str, str]:
         i = place_of_seed(run.data, seed)
         if i is None:
             return "", ""
@@ -206,7 +206,7 @@ class Page:
         ]
         return told[0], told[1] if stop == "final" else ""
 
-    def _stop(self, run: OpenedRun, name: str) -> Stop:
+    def _stop(self, run: OpenRun, name: str) -> Stop:
         found = [stop for stop in run.stops if stop.name == name]
         if not found:
             raise InputError(
@@ -220,7 +220,7 @@ def _shown(step: int, steps: int, most: int) -> bool:
     return (step - 1) % math.ceil(steps / most) == 0
 
 
-def build(runs: list[OpenedRun], n_images: int) -> Any:
+def build(runs: list[OpenRun], n_images: int) -> Any:
     """The page as a Gradio application, not yet served.
 
     Args:
@@ -392,7 +392,7 @@ def _say(title: str, text: str) -> str:
     return Markup("<h2>{}</h2><p>{}</p>").format(title, text)
 
 
-def _heading(runs: list[OpenedRun]) -> str:
+def _heading(runs: list[OpenRun]) -> str:
     def distinct(values: Iterable[str]) -> str:
         return "; ".join(dict.fromkeys(values))
 

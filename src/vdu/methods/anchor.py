@@ -35,11 +35,11 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from vdu.core.errors import InputError
+from vdu.core.types import Batch, Denoiser, Losses, Tools
 from vdu.diffusion.schedule import check_weights, kl_weights
-from vdu.errors import InputError
 from vdu.methods.base import mean_squared, require_positive
 from vdu.methods.bounded import PlasticityMethod
-from vdu.types import Batch, Denoiser, Losses, Tools
 
 __all__ = ["FunctionAnchor"]
 

@@ -12,10 +12,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from vdu.core.errors import InputError
+from vdu.core.records import sha256_bytes
+from vdu.core.types import Batch, Denoiser, Hooks, Losses, NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.errors import InputError
-from vdu.records import sha256_bytes
-from vdu.types import Batch, Denoiser, Hooks, Losses, NoisedBatch, Tools
 
 __all__ = ["BaseMethod", "Plain", "joined", "mean_squared", "require_positive", "require_range"]
 
@@ -46,7 +46,7 @@ class BaseMethod(Described):
     Attributes:
         name: the name on the command line.
         needs: the roles of data in each batch.
-        uses: the tools that it wants, attributes of :class:`vdu.types.Tools`.
+        uses: the tools that it wants, attributes of :class:`vdu.core.types.Tools`.
         limits: of observed values; by default twice the mean squared error of predicting no noise at all.
     """
 

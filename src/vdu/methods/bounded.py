@@ -37,10 +37,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
+from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools
 from vdu.methods.base import BaseMethod, mean_squared, require_positive
 from vdu.posterior.gaussian import GaussianPosterior
-from vdu.types import Batch, Denoiser, Losses, NoisedBatch, Tools
 
 __all__ = ["FORMS", "BoundedPlasticity", "PlasticityMethod", "ascent", "hellinger", "margin", "npo"]
 

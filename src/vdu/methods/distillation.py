@@ -20,7 +20,7 @@ is capped at ‖ε₀‖ instead. How flat a classifier is, is its seed's chance
     a = ℓ*/ℓ,   ℓ² = E_{D_f, middle t} ‖√(1−ᾱ) σ(h)∇h‖²/d
 
 S_r and S_f are the original's own samples unlike and like the forget set D_f. ε_s is the
-original after a short fine-tuning on its own samples (:mod:`vdu.recipes.copies`; w multiplies what is chance in it):
+original after a short fine-tuning on its own samples (:mod:`vdu.replay.auxiliary_models`; w multiplies what is chance in it):
 what it does wrong, ε_s does more so, and a step away from it undoes
 some of that. It repairs what the training costs, and more: with it the unlearned model's u-FID falls below that of the
 original with the forget class filtered out. Only at ᾱ in A_w: at more noise, where it is decided what an image shows, copies of
@@ -36,7 +36,7 @@ leaderboard's row with s = s_k = 1).
 
 :class:`Guided` is the same correction at sampling time, without training: a preview, slower at every step for ever.
 
-Not guaranteed: that r is right (``vdu.recipes.resemblance`` says how it is made); that other images stay as they were pixel by pixel.
+Not guaranteed: that r is right (``vdu.replay.selection`` says how it is made); that other images stay as they were pixel by pixel.
 
 Source: ours. Classifier gradients: Dhariwal & Nichol 2021, arXiv 2105.05233, Eq. 10.
 Negative weights that follow P(forget | x_t): Koulischer et al. 2024, arXiv 2410.14398. Away from a model trained on its own
@@ -51,12 +51,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from vdu.core.errors import InputError
+from vdu.core.rng import generator
+from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.errors import InputError
 from vdu.methods.base import BaseMethod, joined, mean_squared, require_positive, require_range
 from vdu.methods.retrack import retrack_target
-from vdu.rng import generator
-from vdu.types import Batch, Denoiser, Losses, NoisedBatch, Tools
 
 __all__ = ["Guided", "RetainDistillation", "repulsion", "repulsion_length"]
 

@@ -42,9 +42,9 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
+from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch
 from vdu.methods.base import BaseMethod, mean_squared, require_positive
-from vdu.types import Batch, Denoiser, Losses, NoisedBatch
 
 __all__ = ["TARGETS", "EraseDiff", "wrong_target"]
 

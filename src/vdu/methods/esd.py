@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 import torch
 
+from vdu.core.types import Batch, Denoiser, Losses
 from vdu.methods.base import BaseMethod, require_positive
-from vdu.types import Batch, Denoiser, Losses
 
 __all__ = ["ESD"]
 

@@ -15,8 +15,8 @@ Not guaranteed: forgetting. A model that fits D_r has no reason to unlearn what 
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from vdu.core.types import Batch, Denoiser, Losses
 from vdu.methods.base import BaseMethod, mean_squared
-from vdu.types import Batch, Denoiser, Losses
 
 __all__ = ["FineTune"]
 

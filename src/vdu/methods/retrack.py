@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch
 from vdu.methods.base import BaseMethod, joined, mean_squared, require_positive
-from vdu.types import Batch, Denoiser, Losses, NoisedBatch
 
 __all__ = ["Retrack", "retrack_target"]
 

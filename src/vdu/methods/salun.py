@@ -33,12 +33,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from vdu.core.errors import InputError
+from vdu.core.rng import generator
+from vdu.core.types import Batch, Denoiser, Losses, NamedTensors, Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.errors import InputError
 from vdu.methods.base import BaseMethod, mean_squared, require_positive
 from vdu.posterior.denoising import evaluation_mode, gradients, only_gradients_of
-from vdu.rng import generator
-from vdu.types import Batch, Denoiser, Losses, NamedTensors, Tools
 
 __all__ = ["SalUn", "saliency", "top_share"]
 

@@ -35,12 +35,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from vdu.core.errors import InputError
+from vdu.core.records import sha256_bytes
+from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.errors import InputError
 from vdu.methods.base import Plain
 from vdu.posterior.gaussian import GaussianPosterior
-from vdu.records import sha256_bytes
-from vdu.types import Batch, Denoiser, Losses, NoisedBatch, Tools
 
 __all__ = ["SelectiveAmnesia"]
 

@@ -35,9 +35,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
+from vdu.core.types import Batch, Denoiser, Losses
 from vdu.methods.base import BaseMethod, require_positive
-from vdu.types import Batch, Denoiser, Losses
 
 __all__ = ["SISS", "mixture_weights"]
 

@@ -26,12 +26,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from vdu.core.errors import InputError
+from vdu.core.records import sha256_bytes
+from vdu.core.types import Batch, Denoiser, Losses, Tools
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights
-from vdu.errors import InputError
 from vdu.methods.base import Plain, require_range
 from vdu.posterior.gaussian import GaussianPosterior
-from vdu.records import sha256_bytes
-from vdu.types import Batch, Denoiser, Losses, Tools
 
 __all__ = ["VDU", "gradient_ascent"]
 

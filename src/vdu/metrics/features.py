@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vdu.checks import require_finite
-from vdu.errors import InputError
+from vdu.core.checks import require_finite
+from vdu.core.errors import InputError
 
 __all__ = ["Calls", "Network", "as_features", "classify", "extract_features", "require_same_dimension"]
 

@@ -21,7 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.metrics.features import Network, as_features, extract_features, require_same_dimension
 from vdu.metrics.intervals import centred_interval, require_resamples
 from vdu.metrics.moments import Moments, merge_moments

@@ -25,7 +25,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.metrics.intervals import centred_interval, require_resamples, resample_counts
 from vdu.metrics.pul import flip_table
 

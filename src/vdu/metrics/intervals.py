@@ -29,7 +29,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 
 __all__ = ["TAIL", "centred_interval", "mean_interval", "require_resamples", "resample_counts", "share_interval"]
 

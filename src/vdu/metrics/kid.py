@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.metrics.features import as_features, require_same_dimension
 from vdu.metrics.intervals import TAIL
 

@@ -18,7 +18,7 @@ Not guaranteed: exactness; coverage is asymptotic, and near 95 % from a handful 
 import math
 from statistics import NormalDist
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.metrics.intervals import TAIL
 
 __all__ = ["ratio_interval", "ratio_score"]

@@ -22,9 +22,9 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
+from vdu.core.errors import InputError
+from vdu.core.records import read_json, sha256_bytes, write_json
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.errors import InputError
-from vdu.records import read_json, sha256_bytes, write_json
 
 __all__ = [
     "DenoiserAround",

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vdu.checks import first_differences
-from vdu.errors import InputError
+from vdu.core.checks import first_differences
+from vdu.core.errors import InputError
 from vdu.models.checkpoint_names import ddpm_pytorch_names, improved_diffusion_names
 from vdu.models.denoiser import check_network
 from vdu.models.paper_networks import PUBLISHED_SCHEDULES, ddpm_pytorch_pipeline, improved_diffusion_pipeline

@@ -7,9 +7,9 @@ finest level, so that one is kept thin.
 
 from typing import TYPE_CHECKING, Any
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
+from vdu.core.rng import isolated_global
 from vdu.models.paper_networks import ddpm_pytorch_pipeline, improved_diffusion_pipeline
-from vdu.rng import isolated_global
 
 if TYPE_CHECKING:
     from diffusers import UNet2DModel

@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import nn
 
-from vdu.errors import InputError
-from vdu.rng import isolated_global
+from vdu.core.errors import InputError
+from vdu.core.rng import isolated_global
 
 __all__ = ["PUBLISHED_SCHEDULES", "ddpm_pytorch_pipeline", "improved_diffusion_pipeline"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 
 __all__ = [
     "LABELS",

@@ -28,13 +28,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vdu.checks import hash_parameters
+from vdu.core.checks import hash_parameters
+from vdu.core.errors import InputError
+from vdu.core.types import Denoiser, NamedTensors
 from vdu.diffusion.schedule import noised_batch
-from vdu.errors import InputError
 from vdu.posterior.denoising import check_samples, evaluation_mode, gradients, only_gradients_of
 from vdu.posterior.gaussian import GaussianPosterior, normal_like
 from vdu.posterior.names import select_names
-from vdu.types import Denoiser, NamedTensors
 
 __all__ = ["amnesia_fisher_diagonal", "draw_rows", "fit_amnesia_fisher"]
 

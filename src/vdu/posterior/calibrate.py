@@ -20,12 +20,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from vdu.core.errors import InputError
+from vdu.core.rng import draw_seed
+from vdu.core.types import Denoiser, NamedTensors
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.errors import InputError
 from vdu.posterior.denoising import base_loss, evaluation_mode, fixed_loss
 from vdu.posterior.gaussian import GaussianPosterior, normal_like
-from vdu.rng import draw_seed
-from vdu.types import Denoiser, NamedTensors
 
 __all__ = ["calibrate_temperature", "mean_is_usable", "restored_weights"]
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vdu.core.errors import InputError
+from vdu.core.types import Denoiser
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights, noised_batch
-from vdu.errors import InputError
 from vdu.posterior.gaussian import normal_like
-from vdu.types import Denoiser
 
 __all__ = [
     "Draws",

@@ -20,12 +20,12 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from vdu.checks import hash_parameters
-from vdu.errors import InputError
+from vdu.core.checks import hash_parameters
+from vdu.core.errors import InputError
+from vdu.core.types import NamedTensors
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.moments import StreamingMoments
 from vdu.posterior.names import select_names
-from vdu.types import NamedTensors
 
 __all__ = ["fit_ensemble", "shrink"]
 

@@ -26,13 +26,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vdu.checks import hash_parameters
+from vdu.core.checks import hash_parameters
+from vdu.core.errors import InputError
+from vdu.core.types import Denoiser, NamedTensors
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights
-from vdu.errors import InputError
 from vdu.posterior.denoising import check_samples, draw, evaluation_mode, gradients, only_gradients_of, sample_loss
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.names import select_names
-from vdu.types import Denoiser, NamedTensors
 
 __all__ = ["default_prior_precision", "fisher_diagonal", "fit_fisher"]
 

@@ -22,12 +22,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from vdu.checks import hash_parameters, require_finite
-from vdu.errors import InputError
+from vdu.core.checks import hash_parameters, require_finite
+from vdu.core.errors import InputError
+from vdu.core.records import sha256_bytes
+from vdu.core.types import NamedTensors
 from vdu.posterior.names import require_positive, require_same, select_names
 from vdu.posterior.storage import flatten, read_posterior, record_text, write_posterior
-from vdu.records import sha256_bytes
-from vdu.types import NamedTensors
 
 __all__ = ["GaussianPosterior", "normal_like"]
 

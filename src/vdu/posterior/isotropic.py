@@ -7,11 +7,11 @@ Not guaranteed: any knowledge of the network; the penalty is plain weight decay 
 
 import torch
 
-from vdu.checks import hash_parameters
-from vdu.errors import InputError
+from vdu.core.checks import hash_parameters
+from vdu.core.errors import InputError
+from vdu.core.types import NamedTensors
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.names import select_names
-from vdu.types import NamedTensors
 
 __all__ = ["fit_isotropic"]
 

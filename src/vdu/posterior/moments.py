@@ -11,10 +11,10 @@ Not guaranteed: bits that do not depend on the order of the members.
 import torch
 from torch import Tensor
 
-from vdu.checks import require_finite
-from vdu.errors import InputError
+from vdu.core.checks import require_finite
+from vdu.core.errors import InputError
+from vdu.core.types import NamedTensors
 from vdu.posterior.names import require_same
-from vdu.types import NamedTensors
 
 __all__ = ["StreamingMoments"]
 

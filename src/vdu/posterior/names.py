@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vdu.checks import first_differences
-from vdu.errors import InputError
-from vdu.types import NamedTensors
+from vdu.core.checks import first_differences
+from vdu.core.errors import InputError
+from vdu.core.types import NamedTensors
 
 __all__ = ["require_positive", "require_same", "select_names"]
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vdu.checks import hash_parameters
-from vdu.errors import InputError
-from vdu.records import atomic_file, sha256_bytes
-from vdu.types import NamedTensors
+from vdu.core.checks import hash_parameters
+from vdu.core.errors import InputError
+from vdu.core.records import atomic_file, sha256_bytes
+from vdu.core.types import NamedTensors
 
 __all__ = ["FORMAT_VERSION", "flatten", "read_posterior", "record_text", "write_posterior"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vdu.errors import InputError
-from vdu.records import read_json
+from vdu.core.errors import InputError
+from vdu.core.records import read_json
 from vdu.report.files import Samples, read_log, read_samples
 from vdu.report.probe_schema import PROBES
 from vdu.report.schema import check_metrics

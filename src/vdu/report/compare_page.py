@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vdu.errors import InputError
-from vdu.records import atomic_file
+from vdu.core.errors import InputError
+from vdu.core.records import atomic_file
 from vdu.report.charts import IntervalRow, interval_plot
 from vdu.report.compare import FIGURES, PROTOCOL, ComparedRun, figures
 from vdu.report.render import environment, template

@@ -15,8 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vdu.errors import InputError
-from vdu.records import sha256_file
+from vdu.core.errors import InputError
+from vdu.core.records import sha256_file
 from vdu.report.collect import ReportData
 from vdu.report.comeback import comeback_parts
 from vdu.report.inside import inside_parts

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np

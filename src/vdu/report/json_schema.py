@@ -11,7 +11,7 @@ import math
 import re
 from typing import Any
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 
 __all__ = ["violation"]
 

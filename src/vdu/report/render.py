@@ -21,8 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdu.errors import InputError
-from vdu.records import atomic_file, sha256_file, write_json
+from vdu.core.errors import InputError
+from vdu.core.records import atomic_file, sha256_file, write_json
 from vdu.report import tables
 from vdu.report.collect import ReportData, collect
 from vdu.report.comeback import comeback_parts, does_it_come_back

@@ -6,7 +6,7 @@ NOT guaranteed: any truth of the numbers, only that they can be shown.
 from pathlib import Path
 from typing import Any
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 from vdu.report.kinds import Maybe, Optional, problem
 from vdu.report.probe_schema import ROW_EXTRAS, probe_problem
 

@@ -11,11 +11,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from vdu.core.errors import InputError
+from vdu.core.rng import generator
+from vdu.core.types import NoisedBatch
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.errors import InputError
-from vdu.rng import generator
-from vdu.types import NoisedBatch
 
 __all__ = ["NoisyImages", "UniformImages", "deal", "require_divisible", "together", "unflatten"]
 
@@ -132,7 +132,7 @@ def together(makers: Sequence[Callable[[int], dict[str, Tensor]]]) -> Callable[[
 
 
 def unflatten(batch: dict[str, Tensor], schedule: NoiseSchedule, own: NoiseSchedule) -> dict[str, NoisedBatch]:
-    """The tensors of a micro-batch as one :class:`vdu.types.NoisedBatch` per role."""
+    """The tensors of a micro-batch as one :class:`vdu.core.types.NoisedBatch` per role."""
     noised = {}
     for role in sorted({name.rsplit(".", 1)[0] for name in batch}):
         x0, noise, index = (batch[f"{role}.{part}"] for part in ("x0", "noise", "index"))

@@ -4,7 +4,7 @@
 so have none and are still read).
 
 A checkpoint is written under a temporary name and renamed, so every folder with its real name is complete. Random
-state is not stored: every draw depends on the seed and the step alone (``vdu.rng``).
+state is not stored: every draw depends on the seed and the step alone (``vdu.core.rng``).
 """
 
 import json
@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vdu.checks import first_differences
-from vdu.errors import InputError
-from vdu.records import FORMAT_VERSION, atomic_folder, read_json, sha256_bytes, sha256_file, write_json
+from vdu.core.checks import first_differences
+from vdu.core.errors import InputError
+from vdu.core.records import FORMAT_VERSION, atomic_folder, read_json, sha256_bytes, sha256_file, write_json
 from vdu.training.ema import ExponentialMovingAverage
 
 __all__ = ["latest_checkpoint", "list_checkpoints", "load_checkpoint", "load_weights", "save_checkpoint"]

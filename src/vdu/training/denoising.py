@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vdu.core.types import Denoiser, Losses
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.training.batches import unflatten
 from vdu.training.loop import Objective
-from vdu.types import Denoiser, Losses
 
 __all__ = ["DenoisingObjective"]
 

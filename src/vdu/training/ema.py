@@ -32,9 +32,3 @@ class ExponentialMovingAverage:
         decay = min(self.decay, (1 + step) / (self.ramp + step))
         current = dict(parameters)
         torch._foreach_lerp_(list(self.shadow.values()), [current[name] for name in self.shadow], 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
-
-    @torch.no_grad()
-    def copy_to(self, network: nn.Module) -> None:
-        """Write the averaged weights into a network."""
-        for name, value in network.named_parameters():
-            value.copy_(self.shadow[name])

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
-from vdu.records import atomic_file
+from vdu.core.records import atomic_file
 
 __all__ = ["StepLog"]
 

@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vdu.errors import DivergenceError, InputError
-from vdu.records import sha256_bytes
-from vdu.rng import derive_seed, isolated_global
+from vdu.core.errors import DivergenceError, InputError
+from vdu.core.records import sha256_bytes
+from vdu.core.rng import derive_seed, isolated_global
+from vdu.core.types import Hooks, Losses
 from vdu.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from vdu.training.ema import ExponentialMovingAverage
 from vdu.training.log import StepLog
 from vdu.training.trackers import FOLDER, require_tracker, tracking
-from vdu.types import Hooks, Losses
 
 __all__ = ["Objective", "TrainResult", "TrainSettings", "make_accelerator", "train"]
 
@@ -127,6 +127,13 @@ class TrainResult:
     ema: dict[str, Tensor] | None
     last: dict[str, Any]
     stopped: str | None = None
+
+    @torch.no_grad()
+    def load_average(self, network: nn.Module) -> None:
+        """Write the averaged weights, if an average was kept, into the network that was trained."""
+        for name, value in network.named_parameters():
+            if self.ema is not None and name in self.ema:
+                value.copy_(self.ema[name])
 
 
 def train(

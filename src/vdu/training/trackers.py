@@ -30,8 +30,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vdu.errors import InputError
-from vdu.records import read_json, write_json
+from vdu.core.errors import InputError
+from vdu.core.records import read_json, write_json
 
 __all__ = ["FOLDER", "TRACKERS", "flatten", "require_tracker", "tracking"]
 

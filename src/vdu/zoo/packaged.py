@@ -12,7 +12,7 @@ reached.
 
 from pathlib import Path
 
-from vdu.errors import InputError
+from vdu.core.errors import InputError
 
 __all__ = ["judge_folder", "pipeline_folder"]
 

@@ -1,0 +1,53 @@
+"""``vdu compare``: runs beside each other, on the terminal and as one page; runs that were measured unlike are refused."""
+
+from dataclasses import asdict
+from typing import Any
+
+from vdu.commands.settings import CompareSettings
+from vdu.core.errors import InputError
+from vdu.report.compare import differences, figures, notes, read_runs
+from vdu.report.compare_page import text_table, write_comparison
+
+__all__ = ["run"]
+
+
+def run(settings: CompareSettings) -> dict[str, Any]:
+    """Compare runs.
+
+    Args:
+        settings: see :class:`vdu.commands.settings.CompareSettings`.
+
+    Returns:
+        ``table`` (text), ``page`` (path), ``comparable``, ``differences``, ``notes`` and ``runs``: for each its name and
+        its figures (value, low, high, text; None where it has none).
+
+    Raises:
+        InputError: if there are fewer than two runs, one is given twice, or they were measured unlike and ``force`` is off.
+    """
+    if len(settings.runs) < 2:
+        raise InputError(f"compare: got {len(settings.runs)} run folder(s), expected two or more: vdu compare RUN RUN.")
+    folders = [folder.resolve() for folder in settings.runs]
+    twice = next(
+        (given for given, folder in zip(settings.runs, folders, strict=True) if folders.count(folder) > 1), None
+    )
+    if twice is not None:
+        raise InputError(f"compare: got {twice} more than once; expected different run folders.")
+    runs = read_runs(settings.runs)
+    against, noted = differences(runs), notes(runs)
+    if against and not settings.force:
+        raise InputError(
+            "compare: these runs were measured unlike, so their numbers cannot be compared:\n  "
+            + "\n  ".join(against)
+            + "\nRun `vdu evaluate` on them with the same settings, or give --force to see them marked as incomparable."
+        )
+    page = write_comparison(settings.output, runs, against, noted)
+    return {
+        "table": text_table(runs, against, noted),
+        "page": str(page),
+        "comparable": not against,
+        "differences": against,
+        "notes": noted,
+        "runs": [
+            {"run": each.name, "figures": {name: f and asdict(f) for name, f in figures(each).items()}} for each in runs
+        ],
+    }

@@ -1,0 +1,119 @@
+"""``vdu judge``: train a classifier that evaluations can trust, and say how often it errs on images it never saw.
+
+The error and the confusion matrix come from the test split. Without labels: :func:`train_forget_judge`.
+
+Not guaranteed: that a judge trained on real images is as good on generated ones.
+"""
+
+import math
+from typing import Any
+
+import torch
+
+from vdu.commands.settings import JudgeSettings, plain, to_toml
+from vdu.core.errors import InputError
+from vdu.core.rng import derive_seed, isolated_global
+from vdu.core.runs import Run
+from vdu.data.images import ImageSet
+from vdu.data.sources import load_images
+from vdu.judges.classifier import Judge, save_judge
+from vdu.judges.fallback import train_forget_judge
+from vdu.judges.training import ClassificationObjective, LabelledImages, default_shift, judge_logits, provenance
+from vdu.training.loop import TrainSettings, make_accelerator, train
+from vdu.training.trackers import require_tracker
+
+__all__ = ["run", "train_forget_judge"]
+
+# settings that have no part in what the judge is
+_ELSEWHERE = {"output_dir", "name", "checkpointing_steps", "resume_from_checkpoint", "overwrite", "report_to"}
+
+
+def run(settings: JudgeSettings) -> dict[str, Any]:
+    """Train a judge on the train split of labelled images and test it on their test split.
+
+    Args:
+        settings: see :class:`vdu.commands.settings.JudgeSettings`.
+
+    Returns:
+        A summary: the judge's folder, its error on the test split and the seconds of training.
+
+    Raises:
+        InputError: if the images have no labels or no test split, or the output folder is taken.
+    """
+    images, held_out = (load_images(settings.data, split=split) for split in ("train", "test"))
+    if images.labels is None or held_out.labels is None:
+        raise InputError(
+            f"{images.description}: has no labels; expected labelled images. Put them into class folders, below the "
+            "folders train and test."
+        )
+    with isolated_global(derive_seed(settings.seed, "weights")):
+        judge = Judge(settings.architecture, images.shape, _class_names(images, held_out))
+    require_tracker(settings.report_to, settings.output_dir)
+    resume = bool(settings.resume_from_checkpoint)
+    record = Run(settings.output_dir, "judge", overwrite=settings.overwrite, resume=resume, keep=(settings.data,))
+    inputs = {"data": provenance(images), "held_out": provenance(held_out)}
+    record.start(to_toml(settings), inputs)
+    shift = default_shift(images.shape) if settings.shift_pixels is None else settings.shift_pixels
+    seed = derive_seed(settings.seed, "batches")
+    batches = LabelledImages(((images, images.labels),), settings.batch_size, shift_pixels=shift, noise=0.0, seed=seed)
+    how = _how(settings, len(images))
+    identity = f"{settings.architecture} {images.sha256} {settings.batch_size} {shift}"
+    with record.stage("judge") as cost:
+        train(
+            judge, ClassificationObjective(), batches, how,
+            folder=record.folder, resume=resume, identity=identity, progress="judge",
+            accelerator=make_accelerator(report_to=settings.report_to, folder=record.folder),
+        )  # fmt: skip
+        cost["network_evaluations"] = 3 * settings.batch_size * how.steps
+    tested = _test(judge, held_out)
+    save_judge(judge, record.folder / "judge", _description(settings, shift) | inputs | tested)
+    record.finish(held_out_error=tested["held_out_error"])
+    shown = {name: tested[name] for name in ("held_out_error", "n_held_out")}
+    return {"judge": str(record.folder / "judge"), **shown, "seconds": cost["seconds"]}
+
+
+def _class_names(images: ImageSet, held_out: ImageSet) -> tuple[str, ...]:
+    if images.class_names != held_out.class_names:
+        raise InputError(
+            f"{images.description}: train has the classes {images.class_names}, test {held_out.class_names}; "
+            "expected the same. Give both splits the same class folders."
+        )
+    n_classes = 1 + max(int(each.labels.max()) for each in (images, held_out) if each.labels is not None)
+    return images.class_names or tuple(str(place) for place in range(n_classes))
+
+
+def _how(settings: JudgeSettings, n_images: int) -> TrainSettings:
+    if min(settings.epochs, settings.batch_size) < 1:
+        raise InputError(
+            f"judge: got {settings.epochs} epochs of batches of {settings.batch_size}; expected at least 1."
+        )
+    steps = math.ceil(settings.epochs * n_images / settings.batch_size)
+    return TrainSettings(
+        steps=steps,
+        learning_rate=settings.learning_rate,
+        lr_schedule="cosine",
+        warmup_steps=min(100, steps // 10),
+        weight_decay=settings.weight_decay,
+        seed=derive_seed(settings.seed, "training"),
+        checkpointing_steps=settings.checkpointing_steps,
+    )
+
+
+def _test(judge: Judge, held_out: ImageSet) -> dict[str, Any]:
+    assert held_out.labels is not None
+    called, k = judge_logits(judge, held_out).argmax(1), len(judge.class_names)
+    confusion = torch.bincount(k * held_out.labels + called, minlength=k * k).view(k, k)
+    n_wrong = len(held_out) - int(confusion.diagonal().sum())
+    return {"held_out_error": n_wrong / len(held_out), "n_held_out": len(held_out), "confusion": confusion.tolist()}
+
+
+def _description(settings: JudgeSettings, shift: int) -> dict[str, Any]:
+    options = {name: value for name, value in plain(settings).items() if name not in _ELSEWHERE}
+    options["shift_pixels"] = shift
+    source = settings.data.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+    return {
+        "name": settings.name or f"{source}-{settings.architecture}",
+        "trained_by": "labels",
+        "settings": options,
+        "command": " ".join(["vdu judge", *(f"--{name.replace('_', '-')} {value}" for name, value in options.items())]),
+    }

@@ -1,0 +1,79 @@
+"""Tensors that are made once for a model and kept in the cache between runs; checked when they are read.
+
+The cache is $VDU_CACHE, or vdu/ in $XDG_CACHE_HOME, or ~/.cache/vdu; delete it at any time.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vdu.core.checks import hash_parameters
+from vdu.core.records import atomic_file
+
+__all__ = ["cache_folder", "read_cached", "write_cached"]
+
+
+def cache_folder(given: Path | str | None = None) -> Path:
+    """Where everything that is fetched or made from a model lives between runs.
+
+    Args:
+        given: a folder of the caller's choice.
+
+    Returns:
+        That folder, else ``$VDU_CACHE``, else ``$XDG_CACHE_HOME/vdu``, else ``~/.cache/vdu``; it need not exist.
+    """
+    chosen = given or os.environ.get("VDU_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vdu"
+
+
+def read_cached(path: Path, what: str) -> dict[str, Tensor] | None:
+    """The tensors of a file in the cache.
+
+    Args:
+        path: the file.
+        what: is in it, for the message.
+
+    Returns:
+        Them; None if the file is not there, or damaged, which is named on standard error: a flipped bit would go unseen
+        into every number.
+    """
+    try:
+        if not path.exists():
+            return None
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            expected = (file.metadata() or {}).get("sha256")
+        trouble = None if expected == hash_parameters(tensors) else "its SHA-256 is not the recorded one"
+    except (SafetensorError, OSError, ValueError) as error:
+        tensors, trouble = {}, error
+    if trouble:
+        print(f"vdu: {path}: cannot be read ({trouble}); {what} made again.", file=sys.stderr)
+        return None
+    return tensors
+
+
+def write_cached(path: Path, tensors: Mapping[str, Tensor], what: str) -> bool:
+    """Keep tensors in the cache.
+
+    Args:
+        path: the file.
+        tensors: by name.
+        what: they are, for the message.
+
+    Returns:
+        Whether they are kept; if not, standard error says why.
+    """
+    whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}  # tied ones apart
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as temporary:
+            save_file(whole, temporary, {"sha256": hash_parameters(whole)})
+    except (SafetensorError, OSError) as error:  # the former on a full disk
+        print(f"vdu: {path}: cannot be written ({error}); {what} not kept.", file=sys.stderr)
+        return False
+    return True

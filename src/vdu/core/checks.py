@@ -1,0 +1,66 @@
+"""Checks whose failures teach: non-finite numbers, strangers among named tensors, the hash of a set of weights."""
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vdu.core.errors import InputError
+
+__all__ = ["first_differences", "hash_parameters", "require_finite"]
+
+
+def require_finite(name: str, tensor: Tensor) -> None:
+    """Refuse NaN and infinity.
+
+    Args:
+        name: what the tensor is, for the message.
+        tensor: any shape.
+
+    Raises:
+        InputError: if an entry is not finite.
+    """
+    finite = torch.isfinite(tensor)
+    if not bool(finite.all()):
+        bad = int((~finite).sum())
+        raise InputError(
+            f"{name}: {bad} of {tensor.numel()} values are NaN or infinite; expected finite numbers. "
+            "Check how the file was made (a diverged training run, a wrong conversion) and give a sound one."
+        )
+
+
+def first_differences(got: Mapping[str, tuple], expected: Mapping[str, tuple], limit: int = 5) -> list[str]:
+    """The first differences between two sets of named shapes, as lines for an error message.
+
+    Args:
+        got: name → shape of what was given.
+        expected: name → shape of what was wanted.
+        limit: how many lines at most; a last line counts the rest.
+
+    Returns:
+        Human-readable lines; empty if the two agree.
+
+    Examples:
+        >>> first_differences({"a": (2,), "c": (1,)}, {"a": (3,), "b": (1,)})
+        ['a: got shape (2,), expected (3,)', 'b: missing', 'c: unexpected']
+    """
+    lines = []
+    for name in sorted(set(got) | set(expected)):
+        if name not in got:
+            lines.append(f"{name}: missing")
+        elif name not in expected:
+            lines.append(f"{name}: unexpected")
+        elif tuple(got[name]) != tuple(expected[name]):
+            lines.append(f"{name}: got shape {tuple(got[name])}, expected {tuple(expected[name])}")
+    return lines if len(lines) <= limit else [*lines[:limit], f"… and {len(lines) - limit} more"]
+
+
+def hash_parameters(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of named tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,285 @@
+"""What a run writes, and how: to a temporary name, flushed to the disk, then renamed. Standard library only.
+
+A killed run leaves the last complete state: a reader sees the old file or the new one, never half of either.
+
+Not guaranteed: that two processes may write one run at the same time; the second one is refused.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from vdu.core.errors import InputError
+
+__all__ = [
+    "FORMAT_VERSION",
+    "atomic_file",
+    "atomic_folder",
+    "environment",
+    "is_leftover",
+    "read_json",
+    "sha256_bytes",
+    "sha256_file",
+    "sweep",
+    "write_json",
+]  # fmt: skip
+
+FORMAT_VERSION = 1
+
+
+def _sync(path: Path) -> None:
+    if os.name != "posix":  # elsewhere a folder, or a file open for reading, cannot be flushed
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _finish(path: Path) -> None:
+    """Flush to the disk, and give a file the rights that the user's umask grants: some writers keep it to themselves."""
+    if path.is_file():
+        mask = os.umask(0)
+        os.umask(mask)
+        path.chmod(0o666 & ~mask)
+    _sync(path)
+
+
+@contextmanager
+def atomic_file(path: Path | str) -> Iterator[Path]:
+    """Write a file under a temporary name; it takes its real name only if the block ends without an error.
+
+    The temporary file has a folder of its own, so that what a writer puts beside it goes with it (safetensors writes a
+    hidden file of its own first). What killed processes left of the same file is removed.
+
+    Args:
+        path: the final name.
+
+    Yields:
+        The temporary path to write to, of the same name, on the same file system.
+    """
+    path = Path(path)
+    with _workshop(path) as folder:
+        temporary = folder / path.name
+        yield temporary  # ruff: ignore[fallible-context-manager] an error must skip what follows
+        _finish(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Write a folder under a temporary name; an older folder of that name gives way only when the new one is complete.
+
+    On Linux the two swap places in one step of the kernel. Elsewhere there is a moment between two renames in which
+    neither has the name; the next writer or ``Run`` of a process killed just then brings the older one back.
+
+    Args:
+        path: the final name.
+
+    Yields:
+        The temporary folder to write into, beside the final one.
+
+    Raises:
+        OSError: if the disk refuses; the older folder is then still in its place.
+    """
+    path = Path(path)
+    with _workshop(path) as temporary:
+        yield temporary  # ruff: ignore[fallible-context-manager] an error must skip what follows
+        for file in temporary.rglob("*"):
+            _finish(file)
+        if not path.exists():
+            os.replace(temporary, path)
+        elif not _swap(temporary, path):
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            os.replace(path, old)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                os.replace(old, path)
+                raise
+            shutil.rmtree(old)
+        _sync(path.parent)
+
+
+@contextmanager
+def _workshop(path: Path) -> Iterator[Path]:
+    """A new temporary folder beside a path, locked until it is gone so that no other process takes it for a leftover."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(other for other in path.parent.iterdir() if is_leftover(other, of=path.name))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    descriptor = None
+    while descriptor is None:  # again where a sweeper was quicker than the lock
+        temporary.mkdir(exist_ok=True)
+        descriptor = _hold(temporary, wait=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _hold(folder: Path, *, wait: bool = False) -> int | None:
+    """Lock a folder for as long as this process lives.
+
+    Args:
+        folder: which.
+        wait: for another process to give it free.
+
+    Returns:
+        An open descriptor; −1 where the system has no such locks; None if another process holds it or it is gone.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        return -1
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return -1
+    os.close(descriptor)
+    return None
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Exchange two names at once (Linux's renameat2 with RENAME_EXCHANGE); False where that cannot be done."""
+    import ctypes
+
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):  # another system, or an older C library
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def is_leftover(path: Path, of: str | None = None) -> bool:
+    """Whether a name is that of an unfinished ``atomic_file`` or ``atomic_folder``, of anything or of one name."""
+    wanted = ".+" if of is None else re.escape(of)
+    return re.fullmatch(rf"\.{wanted}\.\d+\.(tmp|old)", path.name, re.DOTALL) is not None
+
+
+def sweep(paths: Iterable[Path], *, alone: bool = False) -> None:
+    """Remove what killed processes left, and bring back a folder that one of them had moved aside and not yet replaced.
+
+    Args:
+        paths: leftovers; those that a living process holds stay.
+        alone: no other process can be at work here, so where the system has no locks they are removed too.
+    """
+    for path in list(paths):
+        held = _hold(path) if path.is_dir() and not path.is_symlink() else -1 if alone else None
+        if held is None or (held < 0 and not alone):
+            continue
+        real = path.with_name(path.name[1:].rsplit(".", 2)[0])
+        if path.suffix == ".old" and not os.path.lexists(real):
+            os.replace(path, real)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        if held >= 0:
+            os.close(held)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write JSON atomically (UTF-8, two spaces, NaN refused)."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The parsed value.
+
+    Raises:
+        InputError: if the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or a number of thousands of digits
+        raise InputError(
+            f"{path}: not valid JSON ({error}). Restore the file or run the step that writes it again."
+        ) from None
+
+
+def sha256_bytes(data: bytes) -> str:
+    """SHA-256 of bytes, as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path | str) -> str:
+    """SHA-256 of a file's content, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware, for a run's record."""
+    packages = {}
+    for name in ("vdu", "torch", "diffusers", "accelerate", "safetensors", "numpy"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = None
+    return {
+        "python": platform.python_version(),
+        "packages": packages,
+        "commit": _commit(),
+        "hardware": {"machine": platform.machine(), "cpu": _cpu_name(), "cpu_cores": os.cpu_count(), **_accelerator()},
+        "platform": platform.system(),
+    }
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _accelerator() -> dict[str, str]:
+    """The GPU's name, if PyTorch is loaded and sees one."""
+    torch = sys.modules.get("torch")
+    return {"accelerator": torch.cuda.get_device_name(0)} if torch is not None and torch.cuda.is_available() else {}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -1,0 +1,264 @@
+"""A run folder: who owns it, with which settings it was made, what each stage cost, and whether it is complete.
+
+One process at a time: the first takes a lock that the kernel frees on any death, and the next one sweeps what it left. Standard
+library only.
+
+Not guaranteed: the lock on file systems without ``flock``; the atomic renames of ``vdu.core.records`` still hold there.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vdu.core.errors import BusyError, InputError
+from vdu.core.records import (
+    FORMAT_VERSION,
+    atomic_file,
+    atomic_folder,
+    environment,
+    is_leftover,
+    read_json,
+    sweep,
+    write_json,
+)
+
+__all__ = ["Run"]
+
+
+def _require_version(path: Path, record: Any) -> None:
+    got = record.get("format_version") if isinstance(record, dict) else None
+    if got != FORMAT_VERSION:
+        older = isinstance(got, int) and got < FORMAT_VERSION
+        advice = "Make the run again" if older else "Use the vdu that wrote it, or make the run again"
+        raise InputError(
+            f"{path}: its run.json is not of format {FORMAT_VERSION} but {got!r}. {advice} with this version."
+        )
+
+
+class Run:
+    """A run folder: who made it, with what, and what happened in it.
+
+    Under ``torchrun`` every process makes its ``Run``, but only the first (``RANK`` 0) checks, locks and writes.
+
+    Args:
+        folder: the run folder.
+        verb: the command that owns it, for example ``"unlearn"``.
+        overwrite: start anew in a folder that already holds a run.
+        resume: continue the run that the folder holds.
+        keep: what the run reads; ``overwrite`` refuses to delete it.
+
+    Raises:
+        InputError: if the folder holds a run (or anything else) and neither ``overwrite`` nor ``resume`` is given,
+            if it is not a run of this verb that can be resumed, or if another process is writing it.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        verb: str,
+        *,
+        overwrite: bool = False,
+        resume: bool = False,
+        keep: Iterable[Path | str | None] = (),
+    ) -> None:
+        self.folder = Path(folder)
+        self.verb = verb
+        self.active = int(os.environ.get("RANK", "0")) == 0
+        self._stages: list[dict[str, Any]] = []
+        self._config: str | None = None
+        self._lock_file: Any = None
+        if not self.active:
+            return
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: is a file; expected a folder for the run's output.")
+        if self.folder.exists() and not all(
+            path.name == ".lock" or is_leftover(path) for path in self.folder.iterdir()
+        ):
+            self._check_resumable() if resume else self._clear(overwrite, keep)
+        elif resume:
+            print(f"vdu: {self.folder}: nothing there to continue; a new run begins.", file=sys.stderr)
+        self._lock()
+        sweep(filter(is_leftover, self.folder.rglob("*")), alone=True)
+
+    def _check_resumable(self) -> None:
+        path = self.folder / "run.json"
+        record = read_json(path) if path.exists() else None
+        if not isinstance(record, dict) or record.get("verb") != self.verb:
+            got = f"a run of {record.get('verb')!r}" if isinstance(record, dict) else "files but no run of ours"
+            raise InputError(
+                f"{self.folder}: holds {got}; expected a run of {self.verb!r} to continue. Use another --output-dir."
+            )
+        _require_version(path, record)
+
+    def _clear(self, overwrite: bool, keep: Iterable[Path | str | None]) -> None:
+        if not overwrite:
+            raise InputError(
+                f"{self.folder}: already holds files. Use --overwrite to start anew, "
+                "--resume-from-checkpoint latest to continue, or another --output-dir."
+            )
+        if not (self.folder / "run.json").exists():
+            raise InputError(
+                f"{self.folder}: holds files but no run.json, so it is no run of ours; --overwrite refuses it."
+            )
+        lost = [str(path) for path in keep if path and Path(path).resolve().is_relative_to(self.folder.resolve())]
+        if lost:
+            raise InputError(
+                f"{self.folder}: --overwrite would delete {', '.join(lost)}, which this run reads. Use another --output-dir."
+            )
+        self._lock()
+        # the record goes last: a process killed on the way leaves what is still a run of ours, and no finished one
+        path = self.folder / "run.json"
+        write_json(path, {"format_version": FORMAT_VERSION, "verb": self.verb, "stages": [], "finished": False})
+        for each in self.folder.iterdir():
+            if each.name not in {"run.json", ".lock"}:
+                shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
+        path.unlink()
+
+    def _lock(self) -> None:
+        """Hold an advisory lock on the folder for as long as this process lives; the kernel frees it on any death."""
+        try:
+            import fcntl
+        except ImportError:  # not a POSIX system: no lock, the atomic renames still hold
+            return
+        if self._lock_file is not None:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: cannot be made ({error.strerror}); choose another --output-dir."
+            ) from None
+        self._lock_file = open(self.folder / ".lock", "w", encoding="utf-8")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                f"{self.folder}: another process is writing this run. Wait for it, or use another --output-dir."
+            ) from None
+
+    def start(self, config: str, inputs: dict[str, Any]) -> None:
+        """Write the resolved settings and the record of the run's beginning.
+
+        A run that is resumed keeps its old settings and record until its first stage is done: settings that turn out to
+        be those of another run must not replace the right ones.
+
+        Args:
+            config: the resolved settings as TOML.
+            inputs: names and hashes of what goes in (model, data, posterior).
+        """
+        self._config = config
+        self._record = {
+            "format_version": FORMAT_VERSION,
+            "verb": self.verb,
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "environment": environment(),
+            "inputs": inputs,
+            "stages": self._stages,
+            "finished": False,
+        }
+        if not (self.folder / "run.json").exists():
+            self._write()
+
+    def _write(self) -> None:
+        if not self.active:
+            return
+        write_json(self.folder / "run.json", self._record)  # first: it says whose folder this is
+        if self._config is not None:
+            with atomic_file(self.folder / "config.toml") as temporary:
+                temporary.write_text(self._config, encoding="utf-8")
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """Write a folder of the run anew, atomically; what processes other than the first write is thrown away.
+
+        Args:
+            name: the folder's name in the run.
+
+        Yields:
+            The temporary folder to write into.
+        """
+        if self.active:
+            with atomic_folder(self.folder / name) as temporary:
+                yield temporary
+        else:
+            with tempfile.TemporaryDirectory() as temporary:
+                yield Path(temporary)
+
+    @classmethod
+    def reopen(cls, folder: Path | str, verb: str) -> "Run":
+        """Take up a run that another verb finished, to add to it.
+
+        Args:
+            folder: the run folder.
+            verb: the verb that must have made it.
+
+        Returns:
+            The run, locked for this process.
+
+        Raises:
+            InputError: if there is no finished run of that verb in this format.
+        """
+        path = Path(folder) / "run.json"
+        record = read_json(path)
+        _require_version(path, record)
+        if record.get("verb") != verb or not record.get("finished"):
+            state = "a finished" if record.get("finished") else "an unfinished"
+            raise InputError(
+                f"{folder}: holds {state} run of {record.get('verb')!r}; expected a finished run of {verb!r}."
+            )
+        stages = record.get("stages")
+        if not isinstance(stages, list) or not all(isinstance(each, dict) and "stage" in each for each in stages):
+            raise InputError(f"{path}: damaged: its stages are no list of records. Restore it or make the run again.")
+        run = cls(folder, verb, resume=True)
+        run._record, run._stages = record, record["stages"]
+        return run
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``run.json`` holds."""
+        return self._record
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[dict[str, Any]]:
+        """Time a stage; put ``network_evaluations`` (forward 1, backward 2 per image) into the yielded record.
+
+        A stage that fails gives the folder free, so that the run can be resumed from the same process.
+
+        Args:
+            name: the stage's name in the cost table.
+
+        Yields:
+            The stage's record.
+        """
+        record: dict[str, Any] = {"stage": name, "seconds": 0.0, "network_evaluations": None}
+        began = time.monotonic()
+        try:
+            yield record
+        except BaseException:
+            self.close()
+            raise
+        record["seconds"] = round(time.monotonic() - began, 3)
+        self._stages[:] = [other for other in self._stages if other["stage"] != name] + [record]
+        self._write()
+
+    def drop_stages(self, *names: str) -> None:
+        """Take stages out of the record that are about to be made again, or will not be."""
+        self._stages[:] = [stage for stage in self._stages if stage["stage"] not in names]
+
+    def finish(self, **results: Any) -> None:
+        """Mark the run as complete and add what it made."""
+        self._record.update(results, finished=True)
+        self._write()
+        self.close()
+
+    def close(self) -> None:
+        """Give the folder free for another process."""
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None

@@ -1,0 +1,81 @@
+"""The images that a run forgets: where they are, which of them, and the same ones again for its evaluation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vdu.core.errors import InputError
+from vdu.core.records import read_json
+from vdu.data.forget import split_by_class
+from vdu.data.images import ImageSet
+from vdu.data.sources import load_images
+
+__all__ = ["absolute", "class_names", "forget_images", "reload_forget"]
+
+
+def absolute(source: str) -> str:
+    """A source of images with its path made absolute, where it has one."""
+    from vdu.data.sources import NAMES
+
+    kind, colon, place = source.rpartition(":")
+    return source if source in NAMES or not Path(place).exists() else f"{kind}{colon}{Path(place).resolve()}"
+
+
+def forget_images(
+    source: str, shape: tuple[int, int, int], *, classes: Sequence[str] = (), convert: bool = False
+) -> ImageSet:
+    """The images to forget, checked against the model's size.
+
+    Args:
+        source: where they are, see :func:`vdu.data.sources.load_images`.
+        shape: channels, height and width of the model.
+        classes: which classes of them, where they have labels.
+        convert: convert images of another size or mode.
+
+    Returns:
+        The forget set.
+
+    Raises:
+        InputError: if classes are asked of images without labels, or the reverse on a labelled data set.
+    """
+    images = load_images(source, shape=shape, convert=convert)
+    if classes:
+        return split_by_class(images, classes)[0]
+    if images.labels is not None and len(images.labels.unique()) > 1:
+        names = images.class_names or tuple(map(str, images.labels.unique().tolist()))
+        raise InputError(
+            f"forget: {source} holds {len(names)} classes ({', '.join(names[:10])}); say which to forget with --forget-class, "
+            "or give a folder that holds nothing but the unwanted images."
+        )
+    return images
+
+
+def class_names(images: ImageSet) -> list[str]:
+    """Names of the classes that are present; of images without labels none."""
+    present = [] if images.labels is None else images.labels.unique().tolist()
+    return [images.class_names[label] if images.class_names else str(label) for label in present]
+
+
+def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
+    """The forget set of a finished run, checked to be the same images.
+
+    Args:
+        folder: the run folder.
+        shape: channels, height and width of the model.
+
+    Returns:
+        The images.
+
+    Raises:
+        InputError: if the images are not those that the run forgot.
+    """
+    import tomllib
+
+    config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    options = {"classes": config.get("forget_class", ()), "convert": config.get("convert", False)}
+    images = forget_images(config["forget"], shape, **options)
+    expected = read_json(folder / "run.json")["inputs"]["forget"]["sha256"]
+    if images.sha256 != expected:
+        raise InputError(
+            f"forget: the images at {config['forget']} are not those that this run forgot (their hash differs). Put them back."
+        )
+    return images

@@ -1,0 +1,140 @@
+"""Which probes an evaluation runs, how large, and on which images.
+
+``quick`` has the size of a coffee break on two cores for the packaged model; ``full`` says first how long it will take.
+
+Real images other than the forget set serve to measure, never to train: they come from ``--data`` (a labelled data set that the
+original was trained on, with a test split) and ``--held-out`` (unwanted images that it never saw). What a probe lacks,
+its result says.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vdu.core.counter import EvaluationCounter
+from vdu.core.errors import DivergenceError, InputError
+from vdu.data.forget import split_by_class
+from vdu.data.images import ImageSet
+from vdu.data.sources import load_images
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.probes import completion, inpainting, likelihood, membership, relearning, retrained, stochastic
+from vdu.probes.context import ProbeContext, not_run
+
+__all__ = ["SUITES", "announce", "real_images", "run_suite"]
+
+Probe = Callable[..., dict[str, Any]]
+SUITES: Mapping[str, Mapping[str, Probe]] = {
+    "none": {},
+    "quick": {
+        "relearning": partial(relearning.probe, n_shown=(10,), steps=(0, 10, 30), n_images=100),
+        "stochastic": partial(stochastic.probe, n_images=300),
+        "completion": partial(completion.probe, n_images=80, n_draws=600),
+        "inpainting": partial(inpainting.probe, n_images=100),
+        "likelihood": partial(likelihood.probe, n_images=100, n_draws=8),
+        "membership": partial(membership.probe, n_images=300, n_levels=8),
+        "retrained": partial(retrained.probe, n_images=50, alpha_bars=(0.9, 0.5, 0.1), n_samples=200),
+    },
+    "full": {
+        "relearning": relearning.probe,
+        "stochastic": stochastic.probe,
+        "completion": completion.probe,
+        "inpainting": inpainting.probe,
+        "likelihood": partial(likelihood.probe, n_images=500, n_draws=24),
+        "membership": partial(membership.probe, n_images=1000, n_levels=16),
+        "retrained": retrained.probe,
+    },
+}
+EVALUATIONS = {"quick": 150_000, "full": 700_000}  # about, with three models and 20 sampling steps
+
+
+def real_images(
+    data: str | None, held_out: str | None, names: list[str], shape: tuple[int, int, int]
+) -> tuple[ImageSet | None, ImageSet | None, ImageSet | None]:
+    """The real images that there are besides the forget set.
+
+    Args:
+        data: a labelled data set that the original was trained on.
+        held_out: unwanted images that no model saw.
+        names: the classes to be forgotten, as the data set calls them.
+        shape: channels, height and width of the model.
+
+    Returns:
+        ``forget_held_out``, ``retain`` and ``retain_held_out`` of a :class:`vdu.probes.context.ProbeContext`, each None if not known.
+
+    Raises:
+        InputError: if ``data`` has no labels of these classes.
+    """
+    forget_held_out, retain, retain_held_out = None, None, None
+    if data is not None:
+        for split in ("train", "test"):
+            images = load_images(data, shape=shape, split=split)
+            known = images.class_names or ()
+            if not names or not set(names) <= set(known):
+                raise InputError(
+                    f"--data {data}: knows the classes {', '.join(known) or '(none: it has no labels)'}; the run forgot "
+                    f"{', '.join(names) or 'images without a class'}. Name its own classes with --forget-class, or leave --data out: "
+                    "then likelihood is measured on the forget set alone."
+                )
+            unwanted, rest = split_by_class(images, names)
+            if split == "train":
+                retain = rest
+            else:
+                forget_held_out, retain_held_out = unwanted, rest
+    if held_out is not None:
+        forget_held_out = load_images(held_out, shape=shape)
+    return forget_held_out, retain, retain_held_out
+
+
+def announce(suite: str, original: PipelineDenoiser, steps: int) -> None:
+    """Say how long a suite will take, from the time of one micro-batch.
+
+    Args:
+        suite: its name.
+        original: the model.
+        steps: of the sampler.
+    """
+    if suite == "none":
+        return
+    device = next(original.network.parameters()).device
+    x_t, timestep = torch.zeros(50, *original.sample_shape, device=device), torch.full((50,), 1, device=device)
+    with torch.no_grad():
+        original.predict_raw(x_t, timestep)  # the first call is slower
+        began = time.perf_counter()
+        original.predict_raw(x_t, timestep)
+        each = (time.perf_counter() - began) / 50
+    about = EVALUATIONS[suite] * max(1.0, steps / 20) * each
+    print(f"evaluate: the {suite} suite will take about {max(1, round(about / 60))} min", file=sys.stderr, flush=True)
+
+
+def run_suite(
+    suite: str, case: ProbeContext, features: Callable[[ImageSet], Tensor], counter: EvaluationCounter
+) -> dict[str, Any]:
+    """Run the probes of a suite, one after the other.
+
+    Args:
+        suite: "none", "quick" or "full".
+        case: models, images and the judge's calls.
+        features: of images, for the distance between sample sets.
+        counter: counts the evaluations of the case's models and their copies.
+
+    Returns:
+        Results by name, each with the network evaluations that it took. A probe whose fine-tuning diverges is reported as
+        not run, with the reason.
+    """
+    found = {}
+    for name, probe in SUITES[suite].items():
+        print(f"evaluate: probe {name}", file=sys.stderr, flush=True)
+        if name == "retrained":
+            probe = partial(probe, features=features)
+        before = counter.total
+        try:
+            result = probe(case)
+        except DivergenceError as error:
+            result = not_run(f"it diverged: {error}")
+        found[name] = result | {"network_evaluations": counter.total - before}
+    return found

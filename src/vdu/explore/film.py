@@ -1,0 +1,181 @@
+"""Watch a model denoise: every intermediate image of one seed, and in the end the very image that an evaluation gets.
+
+    x̂0 = (x_t − √(1−ᾱ) ε) / √ᾱ        ε network       x̂0 = √ᾱ x_t − √(1−ᾱ) v        v network
+
+Symbols: x_t what the network sees; x̂0 the image that it expects; ᾱ the schedule's cumulative signal variance. There is
+no second sampling loop: :func:`vdu.diffusion.sampling.sample` runs with a denoiser that reports what passes through it,
+in a thread that waits until each image has been taken. Its micro-batch keeps its size (copies fill it up), for float32
+bits depend on it.
+
+Not guaranteed: that x̂0 lies in [−1, 1] at early steps; what is shown is clamped.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from queue import Full, Queue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from vdu.core.errors import InputError
+from vdu.data.images import to_uint8
+from vdu.diffusion.sampling import Sampler, sample
+from vdu.models.denoiser import DenoiserAround, PipelineDenoiser
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["Frame", "WatchedDenoiser", "denoise", "parse_seed", "side_by_side"]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One moment of denoising.
+
+    Attributes:
+        step: network evaluations so far, from 1.
+        steps: network evaluations in all.
+        timestep: the model's own timestep; None for the finished image.
+        noisy: x_t that the network saw, uint8 [H, W, C]; of the finished image, the image.
+        expected: x̂0, uint8 [H, W, C]; of the finished image, the image.
+    """
+
+    step: int
+    steps: int
+    timestep: int | None
+    noisy: "np.ndarray"
+    expected: "np.ndarray"
+
+    @property
+    def finished(self) -> bool:
+        """Whether this is the image that the sampler returns."""
+        return self.timestep is None
+
+
+@dataclass(frozen=True)
+class WatchedDenoiser(DenoiserAround):
+    """A denoiser that tells of every evaluation.
+
+    Attributes:
+        model: the denoiser.
+        watch: called with x_t, the timesteps and the raw output after each evaluation.
+    """
+
+    model: PipelineDenoiser
+    watch: Callable[[Tensor, Tensor, Tensor], None]
+
+    def predict_raw(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
+        """What the network itself gives, after the watcher has been told."""
+        output = self.model.predict_raw(x_t, timestep, condition)
+        self.watch(x_t, timestep, output)
+        return output
+
+
+def parse_seed(text: str) -> int:
+    """A seed as a person types it.
+
+    Args:
+        text: digits.
+
+    Returns:
+        An integer in [0, 2⁶³).
+
+    Raises:
+        InputError: if it is no such number.
+
+    Examples:
+        >>> parse_seed(" 17 ")
+        17
+    """
+    digits = text.strip()
+    if not (digits.isascii() and digits.isdigit() and int(digits[:20]) < 2**63 and len(digits) <= 20):
+        raise InputError(
+            f"seed: got {text[:40]!r}; expected a whole number from 0 to 2⁶³ − 1. Type one, or click a pair."
+        )
+    return int(digits)
+
+
+class _LeftError(Exception):
+    """Nobody watches any more."""
+
+
+def denoise(denoiser: PipelineDenoiser, seed: int, sampler: Sampler) -> Generator[Frame, None, None]:
+    """One image as it comes out of its noise.
+
+    Args:
+        denoiser: the model.
+        seed: of the image.
+        sampler: the protocol.
+
+    Yields:
+        A frame per network evaluation, then the finished image: the one of ``sample(denoiser, [seed], sampler)``.
+    """
+    steps = len(sampler.make(denoiser).timesteps)
+    shelf: Queue[Any] = Queue(maxsize=1)
+    left = Event()
+
+    def put(item: Any) -> None:
+        while not left.is_set():
+            try:
+                return shelf.put(item, timeout=0.1)
+            except Full:
+                continue
+        raise _LeftError
+
+    done = 0
+
+    def watch(x_t: Tensor, timestep: Tensor, output: Tensor) -> None:
+        nonlocal done
+        done += 1
+        alpha_bar = denoiser.schedule.alpha_bar_at(timestep[:1]).to(x_t.dtype).view(-1, 1, 1, 1)
+        expected = denoiser.expected_x0(x_t[:1], output[:1, : x_t.shape[1]], alpha_bar)
+        put(Frame(done, steps, int(timestep[0]), _pixels(denoiser.decode(x_t[:1])), _pixels(denoiser.decode(expected))))
+
+    def work() -> None:
+        try:
+            image = _pixels(sample(WatchedDenoiser(denoiser, watch), [seed], sampler))
+            put(Frame(done, steps, None, image, image))
+        except _LeftError:
+            return
+        except BaseException as error:  # it is raised again, in the thread that watches
+            put(error)
+
+    thread = Thread(target=work, daemon=True, name="denoise")
+    thread.start()
+    try:
+        while True:
+            item = shelf.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+            if item.finished:
+                return
+    finally:
+        left.set()
+        thread.join()
+
+
+def side_by_side(
+    before: PipelineDenoiser, after: PipelineDenoiser, seed: int, sampler: Sampler
+) -> Generator[tuple[Frame, Frame], None, None]:
+    """Two models from the same noise, step by step.
+
+    Args:
+        before: a model.
+        after: another of the same shape and schedule length.
+        seed: of the noise.
+        sampler: the protocol, the same for both.
+
+    Yields:
+        A frame of each.
+    """
+    with ExitStack() as stack:
+        frames = [stack.enter_context(closing(denoise(each, seed, sampler))) for each in (before, after)]
+        yield from zip(*frames, strict=True)
+
+
+def _pixels(images: Tensor) -> "np.ndarray":
+    """The first image as uint8 [H, W, C]."""
+    return to_uint8(images[0].detach().float().cpu()).permute(1, 2, 0).numpy()

@@ -1,0 +1,223 @@
+"""A finished and evaluated run, opened for looking: its samples, both models, the sampler of its numbers, its checkpoints.
+
+Whatever the page shows comes from here, so a run that is unfinished, not evaluated, damaged, or whose models are no
+longer those of its numbers is refused before a page opens.
+
+Not guaranteed: that the checkpoints are many. A run keeps its newest ones only.
+"""
+
+import copy
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vdu.commands.settings import EvaluateSettings
+from vdu.core.checks import hash_parameters
+from vdu.core.errors import InputError
+from vdu.core.records import read_json, sha256_file
+from vdu.diffusion.sampling import Sampler
+from vdu.models.denoiser import PipelineDenoiser, hash_configuration, load_pipeline
+from vdu.report.collect import ReportData, collect
+from vdu.training.checkpoint import list_checkpoints, load_weights
+
+__all__ = ["OpenRun", "Stop", "open_run"]
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A step at which the unlearning may be stopped, and where its weights are.
+
+    Attributes:
+        name: "original", "checkpoint-N" or "final".
+        step: optimiser steps done; None if the run's log does not say.
+        key: identifies the weights in the cache: SHA-256 of the checkpoint's file, or of the model's parameters.
+        folder: the checkpoint's folder; None for the two models themselves.
+    """
+
+    name: str
+    step: int | None
+    key: str
+    folder: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """The stop in words."""
+        if self.name == "original":
+            return "original, step 0"
+        number = "" if self.step is None else f"step {self.step}"
+        return f"{number or 'last step'} (final)" if self.name == "final" else number
+
+
+@dataclass(frozen=True, eq=False)
+class OpenRun:
+    """A run with its models loaded.
+
+    Attributes:
+        data: everything that its report shows: metrics, samples, log.
+        original: the model before.
+        unlearned: the model after.
+        sampler: the protocol of the evaluation.
+        settings: those of the evaluation.
+        stops: the original, the checkpoints in order, and the final model.
+        averaged: whether the final weights, and so those of a checkpoint, are the moving average.
+    """
+
+    data: ReportData
+    original: PipelineDenoiser
+    unlearned: PipelineDenoiser
+    sampler: Sampler
+    settings: EvaluateSettings
+    stops: tuple[Stop, ...]
+    averaged: bool
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.data.run_dir
+
+    @property
+    def title(self) -> str:
+        """The folder's name, the method, and γ where the method has one."""
+        config = tomllib.loads(self.data.config)
+        method = str(config.get("method", "unknown method"))
+        gamma = f", γ = {config['gamma']}" if method == "vdu" and "gamma" in config else ""
+        return f"{self.folder.resolve().name} ({method}{gamma})"
+
+    @property
+    def forget_names(self) -> list[str]:
+        """Names of the judge's classes that were to be forgotten."""
+        return [self.data.classes[i] for i in self.data.forget_ids]
+
+    def denoiser_at(self, stop: Stop) -> PipelineDenoiser:
+        """The model at a stop.
+
+        Args:
+            stop: one of ``stops``.
+
+        Returns:
+            The model, on the CPU, in evaluation mode; of a checkpoint a fresh copy.
+        """
+        if stop.folder is None:
+            return self.original if stop.name == "original" else self.unlearned
+        network = copy.deepcopy(self.unlearned.network)
+        weights = load_weights(stop.folder, network, average=self.averaged)
+        with torch.no_grad():
+            for name, value in (*network.named_parameters(), *network.named_buffers()):
+                if name in weights:  # an average has no buffers; those of these networks do not change in training
+                    value.copy_(weights[name])
+        return self.unlearned.with_network(network.eval())
+
+
+def open_run(folder: Path | str) -> OpenRun:
+    """Open a run of ``vdu unlearn`` that ``vdu evaluate`` has seen.
+
+    Args:
+        folder: the run folder.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: if it is not finished or not evaluated, a file is damaged, or a model is not that of the numbers.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such run folder. Give the --output-dir of a finished `vdu unlearn`.")
+    _require_finished(folder)
+    data = collect(folder)
+    where, protocol = folder / "run.json", data.metrics["protocol"]
+    original = _model(
+        Path(_value(data.run, where, "inputs", "model", "path")),
+        protocol.get("original_sha256"),
+        _value(data.run, where, "inputs", "model"),
+        "the original",
+    )
+    made = _value(data.run, where, "pipeline")
+    unlearned = _model(folder / "pipeline", protocol.get("unlearned_sha256"), made, "the unlearned model")
+    weights = _value(data.run, where, "pipeline", "weights")
+    settings = _settings(data)
+    return OpenRun(
+        data=data,
+        original=original,
+        unlearned=unlearned,
+        sampler=_sampler(data),
+        settings=settings,
+        stops=_stops(data, weights == "ema"),
+        averaged=weights == "ema",
+    )
+
+
+def _require_finished(folder: Path) -> None:
+    path = folder / "run.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: holds no run.json, so it is no run. Give the --output-dir of a `vdu unlearn`.")
+    record = read_json(path)
+    verb, finished = (record.get("verb"), record.get("finished")) if isinstance(record, dict) else (None, None)
+    if verb != "unlearn":
+        raise InputError(
+            f"{folder}: holds a run of {verb!r}; expected one of 'unlearn'. Give the folder of a `vdu unlearn`."
+        )
+    if not finished:
+        raise InputError(
+            f"{folder}: this run is not finished. Continue it with `vdu unlearn … --resume-from-checkpoint latest`, then run "
+            f"`vdu evaluate {folder}`."
+        )
+    if not (folder / "metrics.json").is_file():
+        raise InputError(f"{folder}: has no metrics.json, so it was not evaluated. Run `vdu evaluate {folder}` first.")
+
+
+def _value(record: Any, where: Path, *names: str) -> Any:
+    for name in names:
+        if not isinstance(record, dict) or name not in record:
+            raise InputError(f"{where}: lacks {'.'.join(names)}; expected it in a finished run. Restore the file.")
+        record = record[name]
+    return record
+
+
+def _model(path: Path, expected: str | None, recorded: dict[str, Any], name: str) -> PipelineDenoiser:
+    pipeline = load_pipeline(path)
+    configuration = hash_configuration(pipeline.unet.config, pipeline.scheduler.config)
+    if hash_parameters(pipeline.unet.state_dict()) != expected or configuration != recorded.get(
+        "configuration_sha256", configuration
+    ):
+        raise InputError(
+            f"{path}: is not {name} that metrics.json speaks of (its hash differs). Put that one back, or run "
+            "`vdu evaluate` again."
+        )
+    return PipelineDenoiser.from_pipeline(pipeline)
+
+
+def _sampler(data: ReportData) -> Sampler:
+    protocol = data.metrics["protocol"]
+    known = {field.name: f"sampler_{field.name}" for field in fields(Sampler)}
+    values = {name: protocol[entry] for name, entry in known.items() if entry in protocol}
+    try:
+        return Sampler(**values)
+    except TypeError as error:
+        raise InputError(
+            f"{data.run_dir / 'metrics.json'}: its protocol describes no sampler ({error}). Run `vdu evaluate` again."
+        ) from None
+
+
+def _settings(data: ReportData) -> EvaluateSettings:
+    protocol, classes = data.metrics["protocol"], data.metrics["forget"]["classes"]
+    names = {field.name for field in fields(EvaluateSettings)} - {"run", "forget_class"}
+    values = {name: value for name, value in protocol.items() if name in names}
+    return EvaluateSettings(**values, run=data.run_dir, forget_class=tuple(classes or ()))
+
+
+def _stops(data: ReportData, averaged: bool) -> tuple[Stop, ...]:
+    protocol = data.metrics["protocol"]
+    last = data.log[-1]["step"] if data.log else None
+    found = [Stop("original", 0, protocol["original_sha256"])]
+    for path in list_checkpoints(data.run_dir / "checkpoints"):
+        step = int(path.name.removeprefix("checkpoint-"))
+        weights = path / ("ema.safetensors" if averaged else "model.safetensors")
+        if not weights.is_file():
+            raise InputError(f"{weights}: missing. Delete {path.name}, or restore the file.")
+        if step != last:  # the last checkpoint holds the final weights
+            found.append(Stop(path.name, step, sha256_file(weights), path))
+    return (*found, Stop("final", last, protocol["unlearned_sha256"]))

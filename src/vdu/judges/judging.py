@@ -1,0 +1,178 @@
+"""Who judges the images: a given classifier, a packaged one, or one trained on the spot; and a second one as a check."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vdu.core.errors import InputError
+from vdu.core.rng import derive_seed
+from vdu.data.images import ImageSet
+from vdu.diffusion.sampling import Sampler
+from vdu.judges.classifier import Judge, load_judge
+from vdu.metrics.features import classify
+from vdu.metrics.pul import pul_ceiling
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.replay.generated import cached_samples
+
+__all__ = ["Judging", "find_judges"]
+
+
+@dataclass(frozen=True)
+class Judging:
+    """One or two judges and the classes that shall be gone.
+
+    Attributes:
+        judge: gives the classes and the features.
+        record: what is known of it (``judge.json``).
+        source: "given", "zoo" or "trained on the spot".
+        forget_names: names of the classes to be forgotten.
+        second: a judge of another architecture; it also filters the filtered original.
+        second_record: what is known of the second.
+    """
+
+    judge: Judge
+    record: dict[str, Any]
+    source: str
+    forget_names: tuple[str, ...]
+    second: Judge | None = None
+    second_record: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The judge's name in tables."""
+        return str(self.record.get("name", self.judge.architecture))
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes the judge knows."""
+        return len(self.judge.class_names)
+
+    @property
+    def forget_classes(self) -> list[int]:
+        """Indices of the classes to be forgotten."""
+        return [list(self.judge.class_names).index(name) for name in self.forget_names]
+
+    @property
+    def filter_name(self) -> str:
+        """Which judge filters the filtered original."""
+        return "the second judge" if self.second is not None else "the judge"
+
+    def is_forget(self, classes: Tensor) -> Tensor:
+        """Which calls are of a class to be forgotten, bool like ``classes``."""
+        return torch.isin(classes, torch.tensor(self.forget_classes))
+
+    def filtered(self, images: Tensor) -> Tensor:
+        """Which images the filter takes out, [N], bool."""
+        other = self.as_second() if self.second is not None else self
+        return other.is_forget(classify(other.judge, images).classes)
+
+    def as_second(self) -> "Judging":
+        """The second judge in the place of the first."""
+        assert self.second is not None and self.second_record is not None
+        return replace(self, judge=self.second, record=self.second_record, second=None, second_record=None)
+
+    def rates(self) -> tuple[float, int]:
+        """The share of held-out retained images that the judge calls forget, and the number of held-out images."""
+        if "confusion" not in self.record:
+            return float(self.record["forget_false_positive_rate"]), int(self.record["n_held_out"])
+        confusion = torch.tensor(self.record["confusion"], dtype=torch.float64)
+        keep = torch.ones(len(confusion), dtype=torch.bool)
+        keep[self.forget_classes] = False
+        called = confusion[keep][:, self.forget_classes].sum()
+        return float(called / confusion[keep].sum()), int(confusion.sum())
+
+    def describe(self, n_original: int, n_images: int) -> dict[str, Any]:
+        """The judge's entry in ``metrics.json``, with the PUL that its own errors allow.
+
+        Args:
+            n_original: forget images that it counts in the original's samples.
+            n_images: samples of each model.
+
+        Returns:
+            Plain values.
+        """
+        rate, n_held_out = self.rates()
+        return {
+            "name": self.name,
+            "architecture": self.judge.architecture,
+            "source": self.source,
+            "held_out_error": float(self.record["held_out_error"]),
+            "n_held_out": n_held_out,
+            "forget_false_positive_rate": rate,
+            "pul_ceiling": pul_ceiling(n_original=n_original, n=n_images, false_positive_rate=rate),
+        }
+
+
+def find_judges(
+    original: PipelineDenoiser,
+    forget: ImageSet,
+    forget_names: list[str],
+    sampler: Sampler,
+    *,
+    judge: str | None = None,
+    second_judge: str | None = None,
+    n_samples: int = 1000,
+    seed: int = 0,
+) -> tuple[Judging, int]:
+    """Load the judges that are named, or train the fallback.
+
+    Args:
+        original: the model before, whose samples the fallback is trained on.
+        forget: the forget set.
+        forget_names: names of the classes to be forgotten, if they have names.
+        sampler: how those samples are drawn.
+        judge: folder or packaged name of a judge; None trains the fallback.
+        second_judge: the same of a second one, or None.
+        n_samples: generated samples for the fallback.
+        seed: seeds the fallback.
+
+    Returns:
+        The judges, and the network evaluations that were needed now.
+
+    Raises:
+        InputError: if a judge does not know the classes or the image size.
+    """
+    if judge is None and second_judge is not None:
+        raise InputError(f"--second-judge: got {second_judge} without --judge; expected both, or none of them.")
+    if judge is None:
+        from vdu.judges.fallback import require_enough, train_forget_judge
+
+        require_enough("forget images", len(forget))  # before samples are drawn
+        require_enough("own samples (--n-judge-samples)", n_samples)
+        seed = derive_seed(seed, "judge")
+        samples, n_drawn = cached_samples(original, n_samples, sampler, seed=seed, progress="samples for a judge")
+        fallback, record = train_forget_judge(forget, samples, original.schedule, seed=seed)
+        return Judging(fallback, record, "trained on the spot", ("forget",)), n_drawn * sampler.steps
+    first, record = _load(judge, original, forget_names)
+    source = "given" if Path(judge).is_dir() else "zoo"
+    judging = Judging(first, record, source, tuple(forget_names))
+    if second_judge is None:
+        return judging, 0
+    second, second_record = _load(second_judge, original, forget_names)
+    if tuple(second.class_names) != tuple(first.class_names):
+        raise InputError(
+            f"second judge: knows the classes {list(second.class_names)}; expected {list(first.class_names)}."
+        )
+    return replace(judging, second=second, second_record=second_record), 0
+
+
+def _load(where: str, original: PipelineDenoiser, forget_names: list[str]) -> tuple[Judge, dict[str, Any]]:
+    from vdu.zoo.packaged import judge_folder
+
+    judge, record = load_judge(Path(where) if Path(where).is_dir() else judge_folder(where))
+    if tuple(judge.sample_shape) != tuple(original.sample_shape):
+        raise InputError(
+            f"judge {where}: knows images of shape {tuple(judge.sample_shape)}, the model makes {tuple(original.sample_shape)}. "
+            "Give a judge for this size, or none: then one is trained on the spot."
+        )
+    unknown = [name for name in forget_names if name not in judge.class_names]
+    if unknown or not forget_names:
+        raise InputError(
+            f"judge {where}: knows the classes {', '.join(judge.class_names)}; "
+            f"the run forgot {', '.join(forget_names) or 'images without a class'}. "
+            "Name the judge's own classes with --forget-class, or give no judge: then one is trained on the spot."
+        )
+    return judge, record

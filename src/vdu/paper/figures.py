@@ -1,0 +1,197 @@
+"""The paper's figures from the cells of its tables: grids from the same noise (Figures 1, 3, 4, 5) and PUL against u-FID over γ.
+
+    pairs     images that the original makes of the class, above; the same noise through the unlearned model, below
+    strips    the same noise through the original and through every row, class by class
+    front     Table 2 as a picture: ours and the paper's in two panels, for their u-FIDs are on different features
+
+Pixels are drawn as they are, without stretching.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vdu.core.records import atomic_file
+from vdu.data.images import to_float
+from vdu.judges.classifier import Judge
+from vdu.metrics.features import classify
+from vdu.paper.cells import CellStore
+from vdu.paper.tables import Table
+
+__all__ = ["draw"]
+
+COLUMNS = 16
+TICKS = (10, 20, 30, 50, 100, 200, 500, 1000)  # of u-FID
+
+
+def draw(table: Table, results: Mapping[str, Any], plan: Any, store: CellStore, folder: Path) -> dict[str, str]:
+    """Draw the figures that a table asks for.
+
+    Args:
+        table: says which.
+        results: the aggregated table.
+        plan: its cells (:class:`vdu.paper.reproduce.Plan`).
+        store: where their files are.
+        folder: where to write.
+
+    Returns:
+        Name → file.
+    """
+    if table.figure == "pareto":
+        return _pareto(table, results, folder)
+    if table.figure == "front":
+        path = folder / f"{table.name}-front.png"
+        _front(table, results, path)
+        return {f"{table.name} front": str(path)}
+    files = {}
+    for dataset, cell in {key[0]: cell for key, cell in plan.references.items()}.items():
+        judge = plan.judge(dataset, store)
+        needs = {name: store.result(need) for name, need in cell.needs.items()}
+        before = load_file(store.folder / (needs["samples"] or {})["result"]["images"])["images"]
+        for figure, rows in _figures(table, dataset, plan).items():
+            path = folder / f"{figure}-{dataset}.png"
+            strips = []
+            for forget, name in rows:
+                result = (store.result(plan.rows[dataset, forget, name][0]) or {})["result"]
+                if result.get("status") == "measured":
+                    after = load_file(store.folder / result["images"])["images"]
+                    strips += _strips(figure, before, after, forget, table.rows[name].label, judge)
+            files[f"{figure} {dataset}"] = str(path) if strips else "not drawn: no row of it has images"
+            if strips:
+                title = f"{figure}, {dataset}, scale {table.scale}, first seed; the same noise down every column"
+                _draw_strips(strips, path, title)
+    return files
+
+
+def _figures(table: Table, dataset: str, plan: Any) -> dict[str, list[tuple[str, str]]]:
+    """Which rows each figure shows, class by class."""
+    present = [(forget, name) for where, forget, name in plan.rows if where == dataset]
+    main = {printed.row for printed in table.printed if printed.row.startswith("vdu")}
+    return {
+        "figure1": [key for key in present if key[1] in main],
+        "figure3": [key for key in present if key[1] in main],
+        "figure4": [key for key in present if key[1] in main],
+        "figure5": [key for key in present if key[1].startswith("sa-")],
+        "all-rows": present,
+    }
+
+
+def _strips(
+    figure: str, before: Tensor, after: Tensor, forget: str, label: str, judge: Judge
+) -> list[tuple[str, Tensor]]:
+    named = f"{label}, forgetting {forget}"
+    if figure == "figure1":
+        classes = classify(judge, to_float(before[: len(after)])).classes
+        of_class = (classes == list(judge.class_names).index(forget)).nonzero().flatten()[:COLUMNS]
+        return [(f"what the judge calls {forget}", before[of_class]), (named, after[of_class])]
+    if figure == "figure4":
+        parts = [slice(start, start + COLUMNS) for start in range(0, min(4 * COLUMNS, len(after)), COLUMNS)]
+        return [strip for part in parts for strip in (("before", before[part]), (named, after[part]))]
+    return [("original", before[:COLUMNS]), (named, after[:COLUMNS])]
+
+
+def _draw_strips(strips: list[tuple[str, Tensor]], path: Path, title: str) -> None:
+    """Rows of images with their labels; a strip equal to one drawn before it is not drawn again."""
+    from matplotlib.figure import Figure
+
+    shown: list[tuple[str, Tensor]] = []
+    for label, images in strips:
+        if len(images) and not (label == "original" and any(name == "original" for name, _ in shown)):
+            shown.append((label, images))
+    figure = Figure(figsize=(11, 0.62 * len(shown) + 0.5), layout="constrained")
+    figure.suptitle(title, fontsize=8)
+    axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+    for axis, (label, images) in zip(axes, shown, strict=True):
+        axis.imshow(torch.cat(list(images), dim=-1).permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_xlim(-0.5, COLUMNS * images.shape[-1] - 0.5)
+        axis.set_frame_on(False)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+
+
+def _front(table: Table, results: Mapping[str, Any], path: Path) -> None:
+    """PUL against u-FID: a colour per class, a marker per row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    ours, paper = figure.subplots(1, 2)
+    colours: dict[str, str] = {}
+    markers: dict[str, str] = {}
+    seen: set[str] = set()
+
+    def style(forget: str, label: str) -> dict[str, Any]:
+        colours.setdefault(forget, f"C{len(colours)}")
+        markers.setdefault(label, "osD^vPX*<>"[len(markers) % 10])
+        shown = f"{forget}: {label}"
+        name = None if shown in seen else shown
+        seen.add(shown)
+        return {"color": colours[forget], "marker": markers[label], "markersize": 5, "linestyle": "none", "label": name}
+
+    for row in results["rows"]:
+        n = min(row["at"], key=int, default=None)
+        if n is None or row["row"] not in table.rows:
+            continue
+        at = row["at"][n]
+        error = {
+            axis: [[at[metric]["value"] - at[metric]["low"]], [at[metric]["high"] - at[metric]["value"]]]
+            for axis, metric in (("xerr", "u_fid"), ("yerr", "pul"))
+        }
+        look = style(row["forget"], row["label"])
+        ours.errorbar(at["u_fid"]["value"], at["pul"]["value"], elinewidth=0.6, alpha=0.7, **error, **look)
+    for printed in table.printed:
+        paper.plot(printed.u_fid, printed.pul, **style(printed.forget, table.rows[printed.row].label))
+    ours.set(title=f"ours, scale {table.scale}", xlabel="u-FID[judge]", ylabel="PUL, %", ylim=(-10, 105))
+    paper.set(title="the paper", xlabel="u-FID as printed", ylabel="PUL, %", ylim=(-10, 105))
+    figure.legend(loc="outside lower center", ncols=4, fontsize=6)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+
+
+def _pareto(table: Table, results: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """PUL against u-FID of every method, one panel per class, with the references as lines; u-FID on a logarithmic axis."""
+    from matplotlib.figure import Figure
+
+    classes = list(dict.fromkeys((row["dataset"], row["forget"]) for row in results["rows"]))
+    figure = Figure(figsize=(4.6 * len(classes) + 2.6, 5.2), layout="constrained")
+    panels = figure.subplots(1, len(classes), squeeze=False, sharex=True, sharey=True)[0]
+    names = list(table.rows)
+    for axis, (dataset, forget) in zip(panels, classes, strict=True):
+        for row in results["rows"]:
+            n = min(row["at"], key=int, default=None)
+            if n is None or (row["dataset"], row["forget"]) != (dataset, forget):
+                continue
+            at = row["at"][n]
+            if row["row"] in table.rows:
+                place = names.index(row["row"])
+                look = {
+                    "color": f"C{place % 10}",
+                    "marker": "os^DvP*X"[place // 10],
+                    "label": row["label"],
+                }
+                axis.plot(at["u_fid"]["value"], at["pul"]["value"], linestyle="none", markersize=7, **look)
+            elif row["row"] in {"filtered-original", "retrained"}:
+                style = "--" if row["row"] == "retrained" else ":"
+                axis.axvline(at["u_fid"]["value"], color="grey", linestyle=style, linewidth=1, label=row["label"])
+        axis.set(
+            title=f"{dataset}, forgetting {forget}",
+            xlabel="u-FID[judge] (lower is better)",
+            xscale="log",
+            ylim=(-20, 104),
+        )
+    panels[0].set_ylabel("PUL, % (higher is better)")
+    panels[0].set_xticks(TICKS, [str(tick) for tick in TICKS])
+    panels[0].minorticks_off()
+    found = {label: handle for axis in panels for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.set_figheight(max(5.2, 0.135 * len(found) + 0.3))  # all of the legend
+    figure.legend(found.values(), found.keys(), loc="outside right upper", fontsize=6)
+    path = folder / f"{table.name}-pareto.png"
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130)
+    return {f"{table.name} pareto": str(path)}

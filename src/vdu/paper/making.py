@@ -1,0 +1,399 @@
+"""How the cells of the paper's tables are made: training, posteriors, samples, runs of methods, and their measurement.
+
+A maker is given the results of the cells it needs (``done``: name → result) and a path without suffix for its own files; it
+returns plain values. Which cells there are, and what needs what: :mod:`vdu.paper.plan`.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vdu.commands import judge as judge_recipe
+from vdu.commands import pretrain
+from vdu.commands.methods import make_method
+from vdu.commands.posterior import fit_posterior
+from vdu.commands.settings import JudgeSettings, PretrainSettings
+from vdu.core.checks import hash_parameters
+from vdu.core.errors import DivergenceError, InputError
+from vdu.core.records import atomic_file, sha256_file
+from vdu.core.rng import derive_seed, generator
+from vdu.data.forget import split_by_class
+from vdu.data.images import ImageSet
+from vdu.data.sources import load_images
+from vdu.diffusion.sampling import Sampler
+from vdu.evaluation.measures import distance_row, fidelity, histogram, paired_pul, second_opinion
+from vdu.judges.judging import Judging, find_judges
+from vdu.metrics.features import Calls, classify, extract_features
+from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.paper.row_options import unlearn_settings
+from vdu.paper.tables import Row, World
+from vdu.posterior.calibrate import mean_is_usable
+from vdu.posterior.ensemble import fit_ensemble
+from vdu.posterior.gaussian import GaussianPosterior
+from vdu.posterior.isotropic import fit_isotropic
+from vdu.replay.generated import generate_samples
+from vdu.replay.selection import select_samples
+from vdu.training.loop import make_accelerator
+from vdu.unlearning.unlearn import UnlearnResult, unlearn
+from vdu.zoo.packaged import pipeline_folder
+
+__all__ = ["Making", "Needs"]
+
+WEIGHTS = "pipeline/unet/diffusion_pytorch_model.safetensors"
+SHOWN = 256  # images of a row that are kept for the figures
+Needs = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Making:
+    """The makers of one data set's cells at one scale.
+
+    Args:
+        folder: the store's folder.
+        world: models, samplers and judges.
+        data: where the training data are.
+        sizes: every number of images that is asked of a model, ascending.
+        sampler: how everything is drawn.
+        leaderboard: rows choose what they retain by resemblance, and precision and recall are measured too.
+    """
+
+    folder: Path
+    world: World
+    data: str
+    sizes: tuple[int, ...]
+    sampler: Sampler
+    leaderboard: bool
+    _features: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def given(self, done: Needs, stem: Path) -> dict[str, Any]:
+        """A packaged or given pipeline: where it is, and the hash of its weights."""
+        where = self.world.original
+        return {"pipeline": where, "sha256": hash_parameters(self._open(where).unet.state_dict())}
+
+    def model(self, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
+        """Training, or fine-tuning of the model in ``done``."""
+        options: dict[str, Any] = {name: value for name, value in spec.items() if name not in {"data", "network"}}
+        options["without"] = tuple(spec.get("without", ()))
+        if "start" in done:
+            options["from_pipeline"] = self._path(done["start"]["pipeline"])
+        else:
+            options["model"] = spec["network"]
+        settings = PretrainSettings(data=self.data, output_dir=stem, resume_from_checkpoint="latest", **options)
+        made = pretrain.run(settings)
+        relative = str((stem / "pipeline").relative_to(self.folder))
+        files = {f"{stem.name}/{WEIGHTS}": sha256_file(stem / WEIGHTS)}
+        evaluations = 3 * settings.steps * settings.batch_size
+        return {"pipeline": relative, "sha256": made["sha256"], "files": files, "network_evaluations": evaluations}
+
+    def posterior(self, kind: str, done: Needs, stem: Path) -> dict[str, Any]:
+        """A posterior's file."""
+        pipeline = self._open(done["original"]["pipeline"])
+        samples = load_file(self._path(done["own"]["images"]))["images"] if "own" in done else None
+        images = ImageSet(samples).floats() if samples is not None else None
+        posterior, notes = self._fit(kind, pipeline, images, done)
+        path = stem.with_name(stem.name + ".safetensors")
+        posterior.save(path)
+        relative = str(path.relative_to(self.folder))
+        return {"posterior": relative, "files": {path.name: sha256_file(path)}, **posterior.extras, **notes}
+
+    def _fit(
+        self, kind: str, pipeline: Any, images: Tensor | None, done: Needs
+    ) -> tuple[GaussianPosterior, dict[str, float]]:
+        parameters = dict(pipeline.unet.named_parameters())
+        members = [value["pipeline"] for name, value in done.items() if name.startswith("member-")]
+        if kind in {"fisher", "amnesia-fisher"}:
+            assert images is not None
+            options: dict[str, Any] = {"n_train": self.world.n_train}
+            if kind == "amnesia-fisher":
+                options = {"timesteps_per_sample": self.world.timesteps_per_sample}
+            some = images[: self.world.n_fisher_samples]
+            return fit_posterior(pipeline, kind, samples=some, generator=generator(0, kind), **options), {}
+        assert members, f"no estimator makes {kind}"
+        ensemble = fit_ensemble(dict(self._open(each).unet.named_parameters()) for each in members)
+        if kind == "isotropic":  # of the same mean variance, so that γ weighs the same
+            total = sum(float(value.double().sum()) for value in ensemble.variance.values())
+            return fit_isotropic(parameters, total / sum(value.numel() for value in parameters.values())), {}
+        assert images is not None
+        denoiser = PipelineDenoiser.from_pipeline(pipeline)
+        ratio, _ = mean_is_usable(denoiser, ensemble, images[:200], generator=generator(0, "mean"))
+        notes = {"mean_loss_ratio": min(ratio, 1e30)}
+        return (ensemble.with_mean(parameters) if kind == "ensemble-recentred" else ensemble), notes
+
+    def samples(self, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
+        """Own samples of the model in ``done``."""
+        denoiser = _on_device(PipelineDenoiser.from_pipeline(self._open(done["model"]["pipeline"])))
+        images = generate_samples(denoiser, spec["n"], self.sampler, seed=spec["seed"])
+        path = stem.with_name(stem.name + ".safetensors")
+        _save_images(path, images.images)
+        evaluations = len(images) * self.sampler.steps
+        relative = str(path.relative_to(self.folder))
+        return {"images": relative, "files": {path.name: sha256_file(path)}, "network_evaluations": evaluations}
+
+    def replay(self, forget: str, done: Needs, stem: Path) -> dict[str, Any]:
+        """Own samples that are unlike the class."""
+        own, original = self._images(done["own"]), PipelineDenoiser.from_pipeline(self._open(done["model"]["pipeline"]))
+        zones = select_samples(
+            self.forget_set(forget), own, original.schedule, seed=derive_seed(0, "replay"), force=True
+        )
+        kept = own.select(zones.kept)
+        path = stem.with_name(stem.name + ".safetensors")
+        _save_images(path, kept.images)
+        return {
+            "images": str(path.relative_to(self.folder)),
+            "files": {path.name: sha256_file(path)},
+            "n_kept": len(kept),
+            "n_own": len(own),
+            "share": zones.share,
+        }
+
+    def reference(self, forget: str, done: Needs, stem: Path) -> dict[str, Any]:
+        """Distances of real images and of the original's own samples, at every number of images."""
+        judging, drawn = self.judging(forget, done), self._images(done["samples"])
+        calls = classify(judging.judge, drawn.floats())
+        kept = drawn.select(~judging.filtered(drawn.floats()))
+        count = int(judging.is_forget(calls.classes[: self.sizes[0]]).sum())
+        if count < self.world.min_original:
+            raise InputError(
+                f"original: {judging.name} calls only {count} of {self.sizes[0]} samples {forget}; expected at least "
+                f"{self.world.min_original}, for PUL is a share of them. Draw more images, or use a model that makes the class."
+            )
+        real = self._real_features(forget, judging)
+        order = torch.randperm(len(real), generator=generator(0, "split"))
+        result: dict[str, Any] = {"judge": judging.describe(count, self.sizes[0]), "at": {}}
+        for n in self.sizes:
+            if len(kept) < n:
+                raise InputError(
+                    f"filtered original: {len(kept)} of {len(drawn)} samples remain; expected at least {n}."
+                )
+            half = min(n, len(real) // 2)
+            features = {
+                "real-split": real[order[:half]],
+                "original": extract_features(judging.judge.features, drawn.select(range(n)).floats()),
+                "filtered-original": extract_features(judging.judge.features, kept.select(range(n)).floats()),
+            }
+            against = {name: real[order[half:]] if name == "real-split" else real for name in features}
+            rows = {
+                name: distance_row(name, name, against[name], features[name], self.evaluation_seed) for name in features
+            }
+            counted = int(judging.is_forget(calls.classes[:n]).sum())
+            result["at"][str(n)] = {
+                name: {
+                    "u_fid": rows[name]["u_fid"],
+                    "kid": rows[name]["kid"],
+                    "n_images": len(features[name]),
+                    **self._precision(against[name], features[name]),
+                }
+                for name in rows
+            } | {"n_original": counted}
+        return result
+
+    def row(self, row: Row, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
+        """A method's run, and what was measured of it."""
+        began = time.monotonic()
+        pipeline, made = self._unlearned(row, spec, done)
+        seconds = time.monotonic() - began
+        last = made.training.last
+        about = {
+            "steps": made.training.steps, "network_evaluations": made.network_evaluations,
+            "terms": last.get("terms", {}), "observed": last.get("observed", {}), "unlearn_seconds": round(seconds, 1),
+        }  # fmt: skip
+        if self.leaderboard:
+            about |= {"ending": made.ending, "aids": _lasting(made.aids.record if made.aids else {})}
+            about["posterior_evaluations"] = self._posterior_evaluations(row.posterior, done)
+        return about | self._measured(pipeline, spec["forget"], spec["sizes"], done, stem)
+
+    def _unlearned(self, row: Row, spec: Mapping[str, Any], done: Needs) -> tuple[Any, UnlearnResult]:
+        forget, pipeline = self.forget_set(spec["forget"]), self._open(done["original"]["pipeline"])
+        options = dict(row.options)
+        if row.epochs is not None:  # an epoch of the paper: every forget image once, the last batch may be short
+            options["steps"] = math.ceil(row.epochs * len(forget) / options["batch_size"])
+        if "posterior" in done:
+            options["posterior"] = self._path(done["posterior"]["posterior"])
+        retain = self._images(done["replay"]) if "replay" in done else None
+        if options.get("retain") == "data":  # real images of the other classes
+            retain = split_by_class(self.images("train"), [spec["forget"]])[1]
+        settings = unlearn_settings(options)
+        if self.world.max_steps and settings.steps is not None:
+            settings = replace(settings, steps=min(settings.steps, self.world.max_steps))
+        made = unlearn(
+            pipeline, make_method(settings), forget=forget, retain=retain, steps=settings.steps,
+            batch_size=settings.batch_size, learning_rate=settings.learning_rate, lr_schedule=settings.lr_schedule,
+            max_grad_norm=settings.max_grad_norm, mixed_precision=settings.mixed_precision,
+            warmup_steps=settings.warmup_steps, ema_decay=settings.ema_decay, n_own_samples=settings.n_own_samples,
+            sampler=self.sampler, full_length=settings.full_length, force=settings.force,
+            generator=generator(spec.get("seed", 0), "unlearn"),
+        )  # fmt: skip
+        return made.pipeline, made
+
+    def _posterior_evaluations(self, kind: str | None, done: Needs) -> int:
+        """What the posterior cost: its estimation, its own samples, and the members of an ensemble besides the original."""
+        if kind is None:
+            return 0
+        if kind.startswith("ensemble"):
+            options = self.world.pretrain if self.world.ensemble == "independent" else self.world.finetune
+            return (self.world.members - 1) * 3 * options["steps"] * options["batch_size"]
+        drawn = 0 if kind == "isotropic" else self.world.n_fisher_samples * self.sampler.steps
+        return drawn + int(done["posterior"].get("network_evaluations", 0))
+
+    def _precision(self, reference: Tensor, features: Tensor) -> dict[str, float]:
+        """Precision, recall, density and coverage, in a leaderboard."""
+        if not self.leaderboard:
+            return {}
+        return fidelity(reference, features)
+
+    def retrained_row(self, forget: str, done: Needs, stem: Path) -> dict[str, Any]:
+        """The retrained model, measured."""
+        return self._measured(self._open(done["model"]["pipeline"]), forget, self.sizes, done, stem)
+
+    def _measured(self, pipeline: Any, forget: str, sizes: tuple[int, ...], done: Needs, stem: Path) -> dict[str, Any]:
+        """Samples of a model from the original's noise, judged and compared, at every number of images."""
+        judging, before = self.judging(forget, done), self._images(done["samples"]).select(range(sizes[-1]))
+        denoiser = _on_device(PipelineDenoiser.from_pipeline(pipeline))
+        after = generate_samples(denoiser, sizes[-1], self.sampler, seed=self.evaluation_seed, progress="samples")
+        seed, judge = self.evaluation_seed, judging.judge
+        calls = {
+            name: classify(judge, images.floats()) for name, images in (("original", before), ("unlearned", after))
+        }
+        if bool(judging.is_forget(calls["unlearned"].classes[: sizes[0]]).all()):
+            raise DivergenceError(f"all {sizes[0]} images are called {forget}: there is no rest to compare.")
+        real = self._real_features(forget, judging)
+        features = extract_features(judge.features, after.floats())
+        at = {}
+        for n in sizes:
+            some = {name: Calls(each.classes[:n], each.confidence[:n]) for name, each in calls.items()}
+            distances = distance_row("unlearned", "", real, features[:n], seed)
+            second = second_opinion(judging, before.select(range(n)), after.select(range(n)), seed)
+            at[str(n)] = {
+                "pul": paired_pul(some["original"], some["unlearned"], judging, seed),
+                "second": second,
+                "u_fid": distances["u_fid"],
+                "kid": distances["kid"],
+                "histogram": histogram(some, judging, seed),
+                **self._precision(real, features[:n]),
+            }
+        path = stem.with_name(stem.name + ".safetensors")
+        _save_images(path, after.images[:SHOWN])
+        files = {path.name: sha256_file(path)}
+        return {"status": "measured", "at": at, "images": str(path.relative_to(self.folder)), "files": files}
+
+    def check(self, row: Row, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
+        """PUL and u-FID by few and by many sampling steps."""
+        assert self.world.check is not None
+        n, many = self.world.check["n_images"], self.world.check["inference_steps"]
+        unlearned, _ = self._unlearned(row, spec, done)
+        judging = self.judging(spec["forget"], done)
+        real = self._real_features(spec["forget"], judging)
+        result: dict[str, Any] = {"n_images": n}
+        for steps in (self.sampler.steps, many):
+            sampler, seed = replace(self.sampler, steps=steps), derive_seed(self.evaluation_seed, "check")
+            models = {"original": self._open(done["original"]["pipeline"]), "unlearned": unlearned}
+            made = {
+                name: generate_samples(_on_device(PipelineDenoiser.from_pipeline(each)), n, sampler, seed=seed)
+                for name, each in models.items()
+            }
+            calls = {name: classify(judging.judge, images.floats()) for name, images in made.items()}
+            features = {
+                name: extract_features(judging.judge.features, images.floats()) for name, images in made.items()
+            }
+            result[str(steps)] = {
+                "pul": paired_pul(calls["original"], calls["unlearned"], judging, seed),
+                "u_fid": {name: distance_row(name, "", real, each, seed)["u_fid"] for name, each in features.items()},
+            }
+        return result
+
+    def judge(self, kind: Any, done: Needs, stem: Path) -> dict[str, Any]:
+        """A classifier, trained."""
+        judge_recipe.run(
+            JudgeSettings(data=self.data, output_dir=stem, architecture=kind, resume_from_checkpoint="latest")
+        )
+        weights = "judge/model.safetensors"
+        files = {f"{stem.name}/{weights}": sha256_file(stem / weights)}
+        return {"judge": str((stem / "judge").relative_to(self.folder)), "files": files}
+
+    # What they are made of
+
+    def images(self, split: str) -> ImageSet:
+        """Real images, "train" or "test"."""
+        return _data(self.data, split)
+
+    @property
+    def evaluation_seed(self) -> int:
+        """Seed of the noise that every model is judged from."""
+        return derive_seed(0, "evaluate")
+
+    def forget_set(self, forget: str) -> ImageSet:
+        """The images to forget: the class in the training data."""
+        return split_by_class(self.images("train"), [forget])[0]
+
+    def _real_features(self, forget: str, judging: Judging) -> Tensor:
+        if forget not in self._features:
+            real = split_by_class(self.images("test"), [forget])[1]  # held out; removed by label
+            self._features[forget] = extract_features(judging.judge.features, real.floats())
+        return self._features[forget]
+
+    def judging(self, forget: str, done: Needs) -> Judging:
+        """The two judges, asked about a class."""
+        given = {
+            name: str(self._path(done[name]["judge"]))
+            if name in done
+            else getattr(self.world, name).removeprefix("zoo:")
+            for name in ("judge", "second_judge")
+        }
+        denoiser = PipelineDenoiser.from_pipeline(self._open(done["original"]["pipeline"]))
+        return find_judges(
+            denoiser,
+            self.forget_set(forget),
+            [forget],
+            self.sampler,
+            judge=given["judge"],
+            second_judge=given["second_judge"],
+        )[0]
+
+    def _path(self, where: str) -> Path:
+        return pipeline_folder(where[4:]) if where.startswith("zoo:") else self.folder / where
+
+    def _open(self, where: str) -> Any:
+        return _pipeline(self._path(where))
+
+    def _images(self, result: Mapping[str, Any]) -> ImageSet:
+        return ImageSet(load_file(self._path(result["images"]))["images"])
+
+
+@cache
+def _data(source: str, split: str) -> ImageSet:
+    return load_images(source, split=split)
+
+
+@lru_cache(maxsize=8)
+def _pipeline(path: Path) -> Any:
+    return load_pipeline(path)
+
+
+def _on_device(denoiser: PipelineDenoiser) -> PipelineDenoiser:
+    """A copy there: the pipelines that cells share stay where they are."""
+    copied = denoiser.copy()
+    copied.network.to(make_accelerator().device)
+    return copied
+
+
+def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of aids without what depends on the state of the cache."""
+    of_the_cache = {"n_drawn_now", "made_now"}
+    return {
+        about: {name: value for name, value in each.items() if name not in of_the_cache}
+        for about, each in record.items()
+    }
+
+
+def _save_images(path: Path, images: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        save_file({"images": images.contiguous()}, temporary)

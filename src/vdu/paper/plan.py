@@ -1,0 +1,259 @@
+"""The cells of the paper's tables: models, posteriors, samples, and the rows that are measured with them.
+
+    original ─┬─ samples ────────────── reference (per class and N)
+    members ──┼─ posterior ──┐
+              ├─ own samples ┴─ replay ─┬─ row (method, class, seed, N)
+              └─ retrained without the class ─ retrained row
+
+Image i of every model starts from the same noise. Rows with more images than ``common_n`` are measured on the first
+``common_n`` too, because a Fréchet distance depends on the number of images and only equal numbers may be compared.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from vdu.commands.methods import BY_NAME, make_method, options_of
+from vdu.core.errors import InputError
+from vdu.core.rng import derive_seed
+from vdu.diffusion.sampling import Sampler
+from vdu.methods.defaults import DEFAULTS
+from vdu.paper.cells import Cell
+from vdu.paper.making import Making, Needs
+from vdu.paper.row_options import unlearn_settings
+from vdu.paper.tables import Row, World
+from vdu.replay.auxiliary_models import SELF_MODEL
+
+__all__ = ["PaperCells"]
+
+# of what a leaderboard's cells measure; not of the aids that methods share, but for the self model (below): docs/leaderboard.md says
+# which rows ran with older ones
+BOARD_VERSION = 2
+POSTERIORS = ("ensemble", "ensemble-recentred", "fisher", "amnesia-fisher", "isotropic")
+SPARE = 1.3  # the original's samples, in multiples of N: enough for N without the class
+
+
+class PaperCells:
+    """All cells of one data set at one scale.
+
+    Args:
+        folder: the store's folder.
+        scale: the scale's name.
+        dataset: the data set's name.
+        world: its models, samplers and judges.
+        data: where the training data are; by default where the world says.
+        sizes: every number of images that is asked of a model at this scale.
+        leaderboard: rows choose what they retain by resemblance, and precision and recall are measured too.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        scale: str,
+        dataset: str,
+        world: World,
+        *,
+        data: str | None,
+        sizes: tuple[int, ...],
+        leaderboard: bool = False,
+    ) -> None:
+        self.leaderboard, self.world, self.sizes = leaderboard, world, tuple(sorted(set(sizes)))
+        self.place = f"{scale}/{dataset}"
+        self.data = data or world.data
+        self.sampler = Sampler(**_sampler_options(world.sampler))
+        self.making = Making(folder, world, self.data, self.sizes, self.sampler, leaderboard)
+        self._cells: dict[str, Cell] = {}
+
+    def verify_rows(self, rows: Mapping[str, Row]) -> None:
+        """Refuse before the first cell a row that cannot be run.
+
+        Args:
+            rows: by name.
+
+        Raises:
+            InputError: if an option or a posterior does not exist.
+        """
+        for name, row in rows.items():
+            unlearn_settings(row.options)
+            if row.posterior not in {None, *POSTERIORS}:
+                raise InputError(
+                    f"row {name}: posterior is {row.posterior!r}; expected one of {', '.join(POSTERIORS)}."
+                )
+
+    def verify_data(self, classes: Iterable[str]) -> None:
+        """Refuse before the first cell data that would stop a later one.
+
+        Args:
+            classes: the classes that will be forgotten.
+
+        Raises:
+            InputError: if the data are not the world's, or have no such class.
+        """
+        if self.data != self.world.data and self.world.data_sha256 is None:
+            raise InputError(
+                f"--data: got {self.data}, but the table does not say which content its data {self.world.data} must have; "
+                "expected data_sha256 in its [scales], or leave --data out."
+            )
+        for split, wanted in (self.world.data_sha256 or {"train": None, "test": None}).items():
+            got = self.making.images(split).sha256
+            if wanted is not None and wanted != got:
+                raise InputError(
+                    f"data: {self.data} ({split}) has the content {got[:12]}…; expected {wanted[:12]}…, that of {self.world.data}, "
+                    "for cells made from other images must not be mixed. Give the same images, or a table of your own."
+                )
+        for forget in classes:
+            self.making.forget_set(forget)
+
+    # The cells
+
+    def original(self) -> Cell:
+        """The model that shall forget: packaged, given, or trained as member 0."""
+        if self.world.original == "train":
+            return self._model("original", {"seed": 0})
+        return self._cell("models/original", {"pipeline": self.world.original}, self.making.given)
+
+    def member(self, k: int) -> Cell:
+        """Member k of the ensemble; of independent ones, member 0 is the original."""
+        if self.world.ensemble == "finetuned":
+            return self._model(f"member-{k}", {"seed": k, **self.world.finetune}, start=self.original())
+        return self.original() if k == 0 else self._model(f"member-{k}", {"seed": k})
+
+    def retrained(self, forget: str) -> Cell:
+        """A model trained like the original, without a class."""
+        return self._model(f"without-{forget}", {"seed": 0, "without": [forget]})
+
+    def posterior(self, kind: str) -> Cell:
+        """A posterior of the original's weights; kinds are those of ``vdu posterior`` and "ensemble-recentred"."""
+        needs: dict[str, Cell] = {"original": self.original()}
+        if kind in {"ensemble", "ensemble-recentred", "isotropic"}:
+            needs |= {f"member-{k}": self.member(k) for k in range(self.world.members)}
+        if kind != "isotropic":
+            needs["own"] = self.own()
+        names = ("n_train", "n_fisher_samples", "timesteps_per_sample")
+        spec = {"kind": kind, **{name: getattr(self.world, name) for name in names}}
+        return self._cell(f"posteriors/{kind}", spec, partial(self.making.posterior, kind), needs)
+
+    def own(self) -> Cell:
+        """The original's own samples that methods and posteriors may use; never those it is judged by."""
+        spec = {"n": self.world.n_own_samples, "seed": derive_seed(0, "own"), "sampler": self.sampler.describe()}
+        return self._cell("samples/own", spec, partial(self.making.samples, spec), {"model": self.original()})
+
+    def samples(self) -> Cell:
+        """The original's samples that everything is compared with."""
+        n = math.ceil(SPARE * self.sizes[-1])
+        spec = {"n": n, "seed": self.making.evaluation_seed, "sampler": self.sampler.describe()}
+        return self._cell("samples/original", spec, partial(self.making.samples, spec), {"model": self.original()})
+
+    def replay(self, forget: str) -> Cell:
+        """The own samples without those of the class (Selective Amnesia's generative replay)."""
+        spec = {"forget": forget, "data": self.world.data, "kept": "unlike the forget set, by resemblance"}
+        return self._cell(
+            f"{forget}/replay", spec, partial(self.making.replay, forget), {"own": self.own(), "model": self.original()}
+        )
+
+    def reference(self, forget: str) -> Cell:
+        """Real against real, original and filtered original, for a class and every number of images."""
+        spec = {"forget": forget, "sizes": self.sizes, "min_original": self.world.min_original, **self._judges}
+        spec |= {"leaderboard": BOARD_VERSION} if self.leaderboard else {}
+        needs = {"original": self.original(), "samples": self.samples(), **self._judge_cells()}
+        return self._cell(f"{forget}/reference", spec, partial(self.making.reference, forget), needs)
+
+    def row(self, row: Row, forget: str, seed: int, n_images: int) -> Cell:
+        """A method's run for a class and a seed, measured."""
+        title = f"{self.place}/{forget}: {row.label}, seed {seed}"
+        needs = {"original": self.original(), "samples": self.samples(), **self._judge_cells()}
+        if row.posterior:
+            needs["posterior"] = self.posterior(row.posterior)
+        if row.options.get("retain") == "self" and not self.leaderboard:
+            needs["replay"] = self.replay(forget)
+        spec = {
+            "forget": forget, "seed": seed, "n_images": n_images, "options": dict(row.options), "epochs": row.epochs,
+            "max_steps": self.world.max_steps, "sizes": self._sizes_up_to(n_images), "data": self.world.data, **self._judges,
+        }  # fmt: skip
+        if self.leaderboard:
+            method = str(row.options["method"])
+            spec |= {
+                "leaderboard": BOARD_VERSION,
+                "defaults": DEFAULTS.get(method, {}),
+                "method": _own_defaults(method),
+                **_self_model(row),
+            }
+        name = f"{forget}/{row.options['method']}-seed-{seed}"
+        return self._cell(name, spec, partial(self.making.row, row, spec), needs, title)
+
+    def retrained_row(self, forget: str) -> Cell:
+        """The retrained model, measured like an unlearned one."""
+        needs = {"original": self.original(), "samples": self.samples(), **self._judge_cells()}
+        needs["model"] = self.retrained(forget)
+        spec = {"forget": forget, "sizes": self.sizes, **self._judges}
+        spec |= {"leaderboard": BOARD_VERSION} if self.leaderboard else {}
+        return self._cell(f"{forget}/retrained", spec, partial(self.making.retrained_row, forget), needs)
+
+    def check(self, row: Row, forget: str) -> Cell:
+        """Whether few sampling steps tell the same as many, on the original and on one unlearned model."""
+        needs = {"original": self.original(), **self._judge_cells()}
+        if row.posterior:
+            needs["posterior"] = self.posterior(row.posterior)
+        spec = {"forget": forget, "options": dict(row.options), "epochs": row.epochs, "max_steps": self.world.max_steps,
+                "check": dict(self.world.check or {}), "sampler": self.sampler.describe(), **self._judges}  # fmt: skip
+        return self._cell(f"{forget}/sampler-check", spec, partial(self.making.check, row, spec), needs)
+
+    @cached_property
+    def _judges(self) -> dict[str, str]:
+        return {"judge": self.world.judge, "second_judge": self.world.second_judge}
+
+    def _judge_cells(self) -> dict[str, Cell]:
+        """Cells of judges that must be trained first."""
+        return {
+            name: self._cell(
+                f"judges/{kind}", {"architecture": kind, "data": self.world.data}, partial(self.making.judge, kind)
+            )
+            for name, value in self._judges.items()
+            for source, _, kind in [value.partition(":")]
+            if source == "train"
+        }
+
+    def _sizes_up_to(self, n: int) -> tuple[int, ...]:
+        return (*[size for size in self.sizes[:1] if size < n], n)
+
+    def _model(self, name: str, options: Mapping[str, Any], start: Cell | None = None) -> Cell:
+        spec = {
+            "network": self.world.network,
+            "data": self.world.data,
+            **({} if start else self.world.pretrain),
+            **options,
+        }
+        if start is not None:
+            spec |= {"lr_schedule": "constant", "warmup_steps": 0, "ema_decay": 0.0}
+        needs = {"start": start} if start is not None else {}
+        return self._cell(f"models/{name}", spec, partial(self.making.model, spec), needs)
+
+    def _cell(
+        self,
+        name: str,
+        spec: Mapping[str, Any],
+        make: Callable[[Needs, Path], dict[str, Any]],
+        needs: Mapping[str, Cell] | None = None,
+        title: str = "",
+    ) -> Cell:
+        cell = Cell(f"{self.place}/{name}", spec, make, needs or {}, title)
+        return self._cells.setdefault(cell.id, cell)
+
+
+def _sampler_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {("steps" if name == "inference_steps" else name): value for name, value in given.items()}
+
+
+def _self_model(row: Row) -> dict[str, Any]:
+    """How ε_s is trained, for rows whose method asks for it."""
+    if row.posterior is not None or row.options["method"] not in BY_NAME:
+        return {}
+    uses = make_method(unlearn_settings(row.options)).uses
+    return {"self_model": SELF_MODEL} if "self_model" in uses else {}
+
+
+def _own_defaults(method: str) -> dict[str, Any]:
+    """What a method's own options are where a row does not say; VDU's and its like are settings, which rows give."""
+    return {name: each.default for name, each in options_of(BY_NAME[method]).items()} if method in BY_NAME else {}

@@ -1,0 +1,255 @@
+"""``vdu reproduce``: a table of the paper with our numbers beside its own, or its figures, made cell by cell.
+
+What is written to OUT/<scale>/: ``<table>.json`` (everything), ``<table>.md`` (ours | paper | verdict) and the figures.
+The cells are in OUT/cells; a run that is killed repeats nothing that is done, and several processes or machines may work on
+one OUT. Exit code 3: a number's interval does not meet the one that this package committed.
+"""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vdu.commands.settings import ReproduceSettings
+from vdu.core.errors import InputError
+from vdu.core.records import atomic_file, environment, write_json
+from vdu.judges.classifier import Judge
+from vdu.paper import leaderboard_page as leaderboard
+from vdu.paper.cells import Cell, CellStore, run_cells, with_needs
+from vdu.paper.plan import PaperCells
+from vdu.paper.table_page import aggregate, compare, differences, judge_claims, markdown
+from vdu.paper.tables import REFERENCES, Table, expected_results, load_table
+
+__all__ = ["plan", "run"]
+
+FIGURE_TABLES = ("table1", "table2")
+
+
+def run(settings: ReproduceSettings) -> dict[str, Any]:
+    """Make what is missing, then write tables and figures.
+
+    Args:
+        settings: see :class:`vdu.commands.settings.ReproduceSettings`.
+
+    Returns:
+        A summary: the files, and what differs from the committed results. ``exit_code`` 3 if something does.
+    """
+    names = FIGURE_TABLES if settings.table == "figures" else (settings.table,)
+    tables = [load_table(name, settings.scale) for name in names]
+    if settings.table == "figures":
+        _require_matplotlib()
+    _require_writable(settings.output_dir)
+    store = CellStore(settings.output_dir)
+    needs_data = settings.data is not None or not (settings.only_done or settings.list_cells)
+    plans = [plan(table, store.folder, settings.data, verify=needs_data) for table in tables]
+    if settings.list_cells:
+        cells = with_needs([cell for made in plans for cell in made.all]).values()
+        about = {cell.id: f" ({cell.title})" if cell.title else "" for cell in cells}
+        return {cell.id: ("done" if store.result(cell) else "missing") + about[cell.id] for cell in cells}
+    summary: dict[str, Any] = {}
+    for table, made in zip(tables, plans, strict=True):
+        if settings.only_done:
+            made.keep_done(store)
+        else:
+            shown = [need for cell in made.references.values() for need in cell.needs.values()]  # by the grids
+            run_cells(
+                store, [*made.all, *(shown if settings.table == "figures" else [])],
+                say=lambda text: print(text, file=sys.stderr, flush=True),
+            )  # fmt: skip
+        summary |= _write(table, made, store, settings)
+    return summary
+
+
+class Plan:
+    """The cells of a table, by what they are to it.
+
+    Attributes:
+        rows: (data set, class, row) → cells, one per seed.
+        references: (data set, class) → cell.
+        retrained: (data set, class) → cell.
+        checks: data set → cell.
+        not_run: (data set, class, row) of rows without a cell that is done, where only those are asked for.
+        worlds: data set → the maker of its cells.
+    """
+
+    def __init__(self) -> None:
+        self.worlds: dict[str, PaperCells] = {}
+        self.rows: dict[tuple[str, str, str], list[Cell]] = {}
+        self.references: dict[tuple[str, str], Cell] = {}
+        self.retrained: dict[tuple[str, str], Cell] = {}
+        self.checks: dict[str, Cell] = {}
+        self.not_run: list[tuple[str, str, str]] = []
+
+    def keep_done(self, store: CellStore) -> None:
+        """Drop the cells that have no result, and classes without references; ``not_run`` names the rows that lose all."""
+        for cells in (self.references, self.retrained, self.checks):
+            for key in [key for key, cell in cells.items() if store.result(cell) is None]:
+                del cells[key]  # pyright: ignore[reportArgumentType]
+        for key, cells in list(self.rows.items()):
+            done = [cell for cell in cells if store.result(cell) is not None]
+            if done and key[:2] in self.references:
+                self.rows[key] = done
+            else:
+                del self.rows[key]
+                self.not_run.append(key)
+        self.retrained = {key: cell for key, cell in self.retrained.items() if key in self.references}
+
+    def judge(self, dataset: str, store: CellStore) -> Judge:
+        """The judge of a data set, once its cells are done."""
+        (_, forget), cell = next((key, cell) for key, cell in self.references.items() if key[0] == dataset)
+        done = {name: (store.result(need) or {})["result"] for name, need in cell.needs.items()}
+        return self.worlds[dataset].making.judging(forget, done).judge
+
+    @property
+    def all(self) -> list[Cell]:
+        """Every cell, what is needed most first."""
+        rows = [cell for cells in self.rows.values() for cell in cells]
+        return [*self.references.values(), *rows, *self.retrained.values(), *self.checks.values()]
+
+
+def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = True) -> Plan:
+    """The cells that a table asks for at its scale.
+
+    Args:
+        table: the table.
+        folder: the store's folder.
+        data: where the training data are, if not where the table says.
+        verify: load the data and refuse now what in them would stop a later cell; not needed where no cell is made.
+
+    Returns:
+        The cells.
+    """
+    made = Plan()
+    for dataset in dict.fromkeys(each.dataset for each in table.runs):
+        runs = [each for each in table.runs if each.dataset == dataset]
+        sizes = tuple(each.n_images for each in runs)
+        cells = PaperCells(
+            folder, table.scale, dataset, table.worlds[dataset], data=data, sizes=sizes, leaderboard=table.leaderboard
+        )
+        cells.verify_rows({name: table.rows[name] for each in runs for name in each.rows})
+        if verify:
+            cells.verify_data({forget for each in runs for forget in each.forget})
+        made.worlds[dataset] = cells
+        for each in runs:
+            for name in each.rows:
+                for forget in each.forget:
+                    made.references.setdefault((dataset, forget), cells.reference(forget))
+                    made.rows.setdefault((dataset, forget, name), []).extend(
+                        cells.row(table.rows[name], forget, seed, each.n_images) for seed in each.seeds
+                    )
+        classes = dict.fromkeys(forget for each in runs for forget in each.forget)
+        for forget in classes if table.leaderboard else table.worlds[dataset].retrained:
+            if (dataset, forget) in made.references:
+                made.retrained[dataset, forget] = cells.retrained_row(forget)
+        if table.worlds[dataset].check and not table.leaderboard:  # table1 and table2 show it
+            first = runs[0]
+            made.checks[dataset] = cells.check(table.rows[first.rows[0]], first.forget[0])
+    return made
+
+
+def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettings) -> dict[str, Any]:
+    """Aggregate, judge, compare, and write everything of one table."""
+
+    def record(cell: Cell) -> dict[str, Any]:
+        found = store.result(cell)
+        assert found is not None
+        return found
+
+    measured: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for (dataset, forget), cell in made.references.items():
+        for name in REFERENCES:
+            at = {
+                n: {name: value[name], "n_original": value["n_original"]}
+                for n, value in record(cell)["result"]["at"].items()
+            }
+            measured[dataset, forget, name] = [
+                {"at": {n: value[name] for n, value in at.items()}, "status": "measured"}
+            ]
+    for key, cell in made.retrained.items():
+        measured[*key, "retrained"] = [record(cell)["result"]]
+    for key, cells in made.rows.items():
+        measured[key] = [record(cell)["result"] | {"seconds": record(cell)["seconds"]} for cell in cells]
+    results = {
+        "table": table.name, "scale": table.scale, "title": table.title,
+        "command": f"vdu reproduce {table.name} --scale {settings.scale}" + " --only-done" * settings.only_done,
+        "environment": environment(),
+        "rows": aggregate(table, measured),
+        "judges": {f"{dataset} {forget}": record(cell)["result"]["judge"] for (dataset, forget), cell in made.references.items()},
+        "sampler_check": {dataset: record(cell)["result"] for dataset, cell in made.checks.items()},
+        "worlds": {name: {**vars(table.worlds[name])} for name in {each.dataset for each in table.runs}},
+        "cells": {cell.id: done["seconds"] for cell in with_needs(made.all).values() if (done := store.result(cell))},
+        "mean_loss_ratio": {
+            cell.name: ratio
+            for cell in with_needs(made.all).values()
+            if (done := store.result(cell)) and (ratio := done["result"].get("mean_loss_ratio")) is not None
+        },
+    }  # fmt: skip
+    results["machines"] = dict(
+        Counter(_machine(done["environment"]) for cell in with_needs(made.all).values() if (done := store.result(cell)))
+    )
+    results["not_run"] = [list(key) for key in made.not_run]
+    results["comparison"] = compare(table, results["rows"])
+    results["claims"] = judge_claims(table, results["rows"])
+    committed = expected_results().get(f"{table.name} {table.scale}", {})
+    outside = differences(committed, results["rows"])
+    results["outside_committed"] = outside
+    folder = settings.output_dir / settings.scale
+    write_json(folder / f"{table.name}.json", _plain(results))
+    with atomic_file(folder / f"{table.name}.md") as temporary:
+        page = leaderboard.markdown if table.leaderboard else markdown
+        temporary.write_text(page(table, results), encoding="utf-8")
+    files = {table.name: str(folder / f"{table.name}.md")}
+    n_committed = sum(len(metrics) for metrics in committed.values())
+    files[f"{table.name} against the committed"] = (
+        f"{n_committed - len(outside)} of {n_committed} numbers meet their committed interval" if committed
+        else "nothing is committed for this table and scale: not compared"
+    )  # fmt: skip
+    if settings.table == "figures" or (table.figure == "pareto" and _has_matplotlib()):
+        from vdu.paper.figures import draw
+
+        files |= draw(table, results, made, store, folder)
+    return files | ({f"{table.name} outside the committed intervals": outside, "exit_code": 3} if outside else {})
+
+
+def _machine(made_on: Mapping[str, Any]) -> str:
+    """Where a cell was made, in a few words."""
+    hardware = made_on["hardware"]
+    where = hardware.get("accelerator") or f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
+    return f"{where}, torch {made_on['packages']['torch']}"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples and read-only mappings as JSON knows them."""
+    if isinstance(value, dict):
+        return {str(name): _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _require_writable(folder: Path) -> None:
+    """Refuse a place that cannot be written before any work is done.
+
+    Args:
+        folder: the output folder.
+
+    Raises:
+        InputError: if it is a file or not writable.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        kind = "is not writable" if there.is_dir() else "is a file"
+        raise InputError(f"{there}: {kind}; expected a folder for the cells and tables. Use another --output-dir.")
+
+
+def _has_matplotlib() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def _require_matplotlib() -> None:
+    if not _has_matplotlib():
+        raise InputError(
+            "figures: matplotlib is missing; expected it for the plots. Install it: pip install 'vdu[plots]'."
+        )

@@ -1,0 +1,1 @@
+"""Attempts to bring back what was forgotten, and questions that samples cannot answer."""

@@ -1,0 +1,168 @@
+"""What probes that draw images share: seeds, samples, the judge's calls, shares, and the frame of a result."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vdu.core.errors import InputError
+from vdu.core.rng import derive_seed, generator
+from vdu.core.types import Denoiser
+from vdu.data.images import ImageSet, to_uint8
+from vdu.diffusion.sampling import Sampler, sample
+from vdu.metrics.intervals import share_interval
+from vdu.probes.context import ProbeContext
+
+__all__ = [
+    "choose",
+    "draw",
+    "evaluating",
+    "image_seeds",
+    "judged",
+    "measured",
+    "own_rest",
+    "require_fit",
+    "sampler_words",
+    "share",
+]
+
+
+def image_seeds(seed: int, purpose: str, n_images: int, start: int = 0) -> list[int]:
+    """One seed per image for a named purpose; image i has the same seed however many are drawn."""
+    return [derive_seed(seed, purpose, "image", i) for i in range(start, start + n_images)]
+
+
+def draw(
+    case: ProbeContext, model: Denoiser, seeds: Sequence[int], title: str, sampler: Sampler | None = None
+) -> ImageSet:
+    """Samples of a model, one per seed, as uint8 like every image that leaves a model.
+
+    Args:
+        case: gives the sampler and whether to show a bar.
+        model: whose samples.
+        seeds: one per image.
+        title: of the bar.
+        sampler: another protocol than the case's.
+
+    Returns:
+        The images.
+    """
+    images = sample(model, seeds, sampler or case.sampler, progress=title if case.progress else None)
+    return ImageSet(to_uint8(images), description=f"{len(seeds)} samples, {title}")
+
+
+def judged(case: ProbeContext, images: ImageSet) -> Tensor:
+    """Which images the case's judge calls forget, [images], bool, on the CPU.
+
+    Args:
+        case: gives the judge's calls.
+        images: at least one.
+
+    Returns:
+        The calls.
+
+    Raises:
+        InputError: if the calls are not one bool per image.
+    """
+    calls = torch.as_tensor(case.is_forget(images)).cpu()
+    if calls.dtype != torch.bool or calls.shape != (len(images),):
+        raise InputError(
+            f"is_forget: got {calls.dtype} {list(calls.shape)} for {len(images)} images; expected one bool per image. "
+            "Compare the judge's classes with the forget class."
+        )
+    return calls
+
+
+def share(calls: Tensor) -> dict[str, Any]:
+    """How many of some images are judged forget, with a 95 % Wilson interval of the share."""
+    count, n = int(calls.sum()), len(calls)
+    low, high = share_interval(count, n)
+    return {"forget_count": count, "n_images": n, "low": low, "high": high}
+
+
+def choose(images: ImageSet, n_images: int, seed: int, *names: str) -> ImageSet:
+    """The first images of a drawn order, at most ``n_images``: a smaller choice is the beginning of a larger one."""
+    order = torch.randperm(len(images), generator=generator(seed, *names))
+    return images.select(order[:n_images])
+
+
+def require_fit(images: ImageSet, model: Denoiser, what: str) -> None:
+    """Refuse images of another shape than the model's: a convolutional network would take them without a word.
+
+    Args:
+        images: what the model is to be shown.
+        model: the model.
+        what: names the images in the message.
+
+    Raises:
+        InputError: if the shapes differ.
+    """
+    if images.shape != tuple(model.sample_shape):
+        raise InputError(
+            f"{what}: got images of {images.shape} (channels, height, width) for a model of {tuple(model.sample_shape)}; "
+            "expected the model's shape. Load them with shape= or convert them first."
+        )
+
+
+def own_rest(case: ProbeContext, n_images: int, purpose: str) -> ImageSet:
+    """Samples of the original that the judge does not call forget, for where there are no real images of the rest.
+
+    Args:
+        case: the models and the judge.
+        n_images: how many are wanted.
+        purpose: names the noise.
+
+    Returns:
+        As many, or fewer (possibly none) if four times as many draws hold too few.
+    """
+    found: list[Tensor] = []
+    batch = max(case.sampler.microbatch_size, 1)
+    for start in range(0, max(4 * n_images, batch), batch):
+        drawn = draw(case, case.original, image_seeds(case.seed, purpose, batch, start), f"{purpose}: own samples")
+        found.append(drawn.images[~judged(case, drawn)])
+        if sum(map(len, found)) >= n_images:
+            break
+    return ImageSet(torch.cat(found)[:n_images], description="own samples of the original not judged forget")
+
+
+@contextmanager
+def evaluating(*networks: nn.Module) -> Iterator[None]:
+    """Networks in evaluation mode inside the block, each part back in its own mode afterwards.
+
+    Args:
+        *networks: any number of them.
+
+    Yields:
+        Nothing.
+    """
+    with ExitStack() as undo:
+        for network in networks:
+            for part in network.modules():
+                undo.callback(setattr, part, "training", part.training)
+            network.eval()
+        yield
+
+
+def sampler_words(sampler: Sampler) -> str:
+    """A sampling protocol in words, for printing beside a number."""
+    noise = f", eta {sampler.eta:g}" if sampler.scheduler == "ddim" else ""
+    clip = "" if sampler.clip_sample is None else f", clip_sample {sampler.clip_sample}"
+    words = f"{sampler.scheduler}, {sampler.steps} steps{noise}, {sampler.spacing} spacing{clip}"
+    return f"{words}, micro-batches of {sampler.microbatch_size}"
+
+
+def measured(started: float, protocol: dict[str, Any], **found: Any) -> dict[str, Any]:
+    """The frame of a measured result.
+
+    Args:
+        started: ``time.monotonic()`` at the probe's beginning.
+        protocol: settings, by name, as plain values.
+        **found: rows, curves or whatever the probe gives.
+
+    Returns:
+        Plain values for ``metrics.json``.
+    """
+    return {"status": "measured", "seconds": time.monotonic() - started, "protocol": protocol, **found}

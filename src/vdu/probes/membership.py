@@ -1,0 +1,342 @@
+"""Membership inference: can the model tell the images that it was trained on from others of the same class?
+
+Members are images of the forget set, non-members held-out images of the same class; equally many of both. Each attack gives
+each image a score; the more a score speaks for a member, the higher it is.
+
+    loss   −mean over t of ‖ε − ε_θ(√ᾱ_t x0 + √(1−ᾱ_t) ε, t)‖²/D, on a fixed grid of t, with one ε per t that is the same for
+           every image and every model (Yeom et al. 2018, arXiv 1709.01604, for the loss of a diffusion model: Matsumoto et
+           al. 2023, arXiv 2302.03262)
+    pia    −‖ε_0 − ε_θ(√ᾱ_t x0 + √(1−ᾱ_t) ε_0, t)‖₄,  ε_0 = ε_θ(x0, t_first): no noise is drawn; the model's own prediction
+           on the clean image at its first timestep takes its place (Kong et al. 2023, arXiv 2305.18355: R_{t,p}; p = 4
+           and ε_0 unnormalised as in the authors' code, github.com/kong13661/PIA)
+
+PIA's t is the row of the model's schedule whose signal-to-noise ratio is nearest to that at index 200 of the linear
+schedule with T = 1000. The authors print the best of many t, chosen on the labels; here t is fixed beforehand.
+
+    AUC            P(member's score > non-member's) + ½ P(equal)
+    TPR at 1 % FPR the largest share of members above a threshold that at most 1 % of the non-members reach
+
+AUC ½ is chance. An unlearned model may also give its members away by a loss that is too high (AUC below ½); the value to
+reach is the retrained model's, for which both sorts are unseen: its distance from ½ shows how the two sets differ
+beyond membership (other writers, another camera).
+
+With n held-out images false positives come in steps of 1/n: below 100 images the second number is the share of members above
+*every* non-member (FPR 0), and one member more or less moves it by 1/n. Its bootstrap interval is then too short
+upwards, since no resample holds a non-member more extreme than those at hand. Chance is 1 % (0 to 1 % below 100 images).
+
+Not guaranteed: that stronger attacks (shadow models) find no more; AUC near ½ is not a proof of forgetting. The bootstrap's
+interval has no width where all members score above all non-members.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vdu.core.checks import require_finite
+from vdu.core.errors import InputError
+from vdu.core.rng import generator
+from vdu.data.images import ImageSet
+from vdu.diffusion.schedule import NoiseSchedule
+from vdu.metrics.intervals import TAIL, require_resamples
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.probes.context import ProbeContext, not_run
+from vdu.probes.draws import choose, evaluating
+
+__all__ = ["Separation", "auc", "loss_scores", "pia_row", "pia_scores", "probe", "separation", "tpr_at_fpr"]
+
+FPR = 0.01
+N_RESAMPLES = 1000
+PIA_INDEX = 200  # of the linear schedule with T = 1000
+PIA_NORM = 4
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How far an attack's scores tell members from non-members; intervals are 95 %.
+
+    Attributes:
+        auc: area under the ROC curve, a fraction.
+        auc_interval: its bootstrap percentile interval.
+        tpr: true positives at a false-positive rate of at most 1 %, a fraction.
+        tpr_interval: its bootstrap percentile interval.
+        n_members: members scored.
+        n_held_out: non-members scored.
+    """
+
+    auc: float
+    auc_interval: tuple[float, float] = field(repr=False)
+    tpr: float
+    tpr_interval: tuple[float, float] = field(repr=False)
+    n_members: int
+    n_held_out: int
+
+
+def auc(members: Tensor, others: Tensor) -> Tensor:
+    """The chance that a member scores above a non-member; ties count half (Mann–Whitney).
+
+    Args:
+        members: scores of members, [..., m].
+        others: scores of non-members, [..., n], with the same leading dimensions.
+
+    Returns:
+        Fractions, [...], float64.
+
+    Examples:
+        >>> float(auc(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 0.0])))
+        0.875
+    """
+    ordered, wanted = others.double().sort(-1).values, members.double().contiguous()
+    below = torch.searchsorted(ordered, wanted)
+    not_above = torch.searchsorted(ordered, wanted, right=True)
+    return (below + not_above).double().mean(-1) / (2 * others.shape[-1])
+
+
+def tpr_at_fpr(members: Tensor, others: Tensor, fpr: float = FPR) -> Tensor:
+    """The largest share of members above a threshold that at most a share ``fpr`` of non-members exceeds.
+
+    Args:
+        members: scores of members, [..., m].
+        others: scores of non-members, [..., n], with the same leading dimensions.
+        fpr: the false-positive rate allowed, within [0, 1).
+
+    Returns:
+        Fractions, [...], float64. With ⌊fpr·n⌋ = 0 it is the share above every non-member.
+
+    Raises:
+        InputError: if ``fpr`` is outside [0, 1).
+
+    Examples:
+        >>> float(tpr_at_fpr(torch.tensor([3.0, 2.0, 0.5]), torch.tensor([2.0, 1.0])))
+        0.3333333333333333
+    """
+    if not 0 <= fpr < 1:
+        raise InputError(f"fpr: got {fpr}, expected a share within [0, 1). Give 0.01 for 1 %.")
+    n = others.shape[-1]
+    allowed = int(fpr * n + 1e-9)  # 0.01 · 100 must be 1 in floating point too
+    threshold = others.sort(-1, descending=True).values[..., allowed : allowed + 1]
+    return (members > threshold).double().mean(-1)
+
+
+def separation(
+    members: Tensor, others: Tensor, *, generator: torch.Generator, n_resamples: int = N_RESAMPLES
+) -> Separation:
+    """AUC and TPR at 1 % FPR with bootstrap intervals; members and non-members are resampled apart.
+
+    Args:
+        members: scores of members, [m].
+        others: scores of non-members, [n].
+        generator: source of the resamples, on the CPU.
+        n_resamples: how many.
+
+    Returns:
+        Both values with their intervals.
+
+    Raises:
+        InputError: if there are fewer than two scores of a kind.
+    """
+    require_resamples(n_resamples)
+    if min(len(members), len(others)) < 2:
+        raise InputError(
+            f"scores: got {len(members)} of members and {len(others)} of others, expected at least 2 of each. Give more images."
+        )
+    require_finite("scores", torch.cat([members, others]))
+    picked = [
+        scores[torch.randint(len(scores), (n_resamples, len(scores)), generator=generator)]
+        for scores in (members, others)
+    ]
+    return Separation(
+        auc=float(auc(members, others)),
+        auc_interval=_percentiles(auc(picked[0], picked[1])),
+        tpr=float(tpr_at_fpr(members, others)),
+        tpr_interval=_percentiles(tpr_at_fpr(picked[0], picked[1])),
+        n_members=len(members),
+        n_held_out=len(others),
+    )
+
+
+def loss_scores(
+    denoiser: PipelineDenoiser,
+    images: ImageSet,
+    n_levels: int = 10,
+    *,
+    generator: torch.Generator,
+    batch_size: int = 64,
+) -> Tensor:
+    """The loss attack: the negative mean denoising loss over a grid of timesteps.
+
+    Args:
+        denoiser: the model.
+        images: images to score.
+        n_levels: timesteps, in the middles of as many equal parts of the schedule.
+        generator: gives one ε per timestep, the same for every image; equal seeds give equal noise for every model.
+        batch_size: images per network call.
+
+    Returns:
+        Scores, [N], float64; higher for members.
+
+    Raises:
+        InputError: if there are fewer timesteps in the schedule than levels, or no level.
+    """
+    steps = len(denoiser.schedule)
+    if not 1 <= n_levels <= steps:
+        raise InputError(f"n_levels: got {n_levels}, expected 1 … {steps}, the steps of the model's schedule. Give 8.")
+    rows = ((torch.arange(n_levels, dtype=torch.float64) + 0.5) * steps / n_levels).long()
+    noises = torch.randn(n_levels, *denoiser.sample_shape, generator=generator, device=generator.device).cpu()
+
+    def score(x0: Tensor) -> Tensor:
+        errors = [
+            _predicted(denoiser, x0, row, noise) - noise for row, noise in zip(rows.tolist(), noises, strict=True)
+        ]
+        return -torch.stack([error.double().square().flatten(1).mean(1) for error in errors]).mean(0)
+
+    return _scores(denoiser, images, score, batch_size)
+
+
+def pia_row(schedule: NoiseSchedule) -> int:
+    """The row (t − 1) of a schedule at which PIA looks: its signal-to-noise ratio is nearest to the reference's.
+
+    Args:
+        schedule: the model's schedule.
+
+    Returns:
+        A row, 0 … T − 1.
+
+    Examples:
+        >>> pia_row(NoiseSchedule.linear())
+        200
+    """
+    wanted = NoiseSchedule.linear().log_snr[PIA_INDEX]
+    return int((schedule.log_snr - wanted).abs().argmin())
+
+
+def pia_scores(denoiser: PipelineDenoiser, images: ImageSet, *, batch_size: int = 64) -> Tensor:
+    """The proximal initialisation attack: −‖ε_0 − ε_θ(√ᾱ_t x0 + √(1−ᾱ_t) ε_0, t)‖₄ (Kong et al. 2023, arXiv 2305.18355).
+
+    Args:
+        denoiser: the model.
+        images: images to score.
+        batch_size: images per network call.
+
+    Returns:
+        Scores, [N], float64; higher for members. Two network evaluations per image and nothing random.
+    """
+    row = pia_row(denoiser.schedule)
+
+    def score(x0: Tensor) -> Tensor:
+        first = _at_clean(denoiser, x0)
+        difference = first - _predicted(denoiser, x0, row, first)
+        return -torch.linalg.vector_norm(difference.double().flatten(1), ord=PIA_NORM, dim=1)
+
+    return _scores(denoiser, images, score, batch_size)
+
+
+def probe(case: ProbeContext, *, n_images: int = 300, n_levels: int = 8) -> dict[str, Any]:
+    """Both attacks on every model of a case.
+
+    The images, and the noise of the loss attack, are the same for all models.
+
+    Args:
+        case: models and images.
+        n_images: members, and as many non-members; fewer if a set has fewer.
+        n_levels: timesteps of the loss attack.
+
+    Returns:
+        Plain values: ``rows`` and the protocol; "not run" without at least two held-out images of the forget class and two members.
+
+    Raises:
+        InputError: if ``n_images`` is below 2, or ``n_levels`` cannot be used.
+    """
+    from tqdm import tqdm
+
+    started = time.perf_counter()
+    if n_images < 2:
+        raise InputError(f"n_images: got {n_images}, expected at least 2 members and as many others. Give 300.")
+    if case.forget_held_out is None:
+        return not_run(
+            "no held-out images of the forget class; give real images of it that the model was not trained on."
+        )
+    n = min(n_images, len(case.forget), len(case.forget_held_out))
+    if n < 2:
+        return not_run(
+            f"got {len(case.forget)} members and {len(case.forget_held_out)} held-out images of the forget class; "
+            "expected at least 2 of each: give more images."
+        )
+    sorts = {"members": case.forget, "held out": case.forget_held_out}
+    chosen = [choose(images, n, case.seed, "membership", sort, "choice") for sort, images in sorts.items()]
+    attacks: dict[str, Callable[[PipelineDenoiser, ImageSet], Tensor]] = {
+        # the same generator for members, others and every model: the same noise
+        "loss": lambda model, images: loss_scores(
+            model, images, n_levels, generator=generator(case.seed, "membership", "noise")
+        ),
+        "pia": pia_scores,
+    }
+    jobs = [(model, attack) for model in case.models for attack in attacks]
+    rows = []
+    for model, attack in tqdm(
+        jobs, desc="membership", unit="attack", file=sys.stderr, disable=not case.progress, mininterval=1
+    ):
+        scores = [attacks[attack](case.models[model], images) for images in chosen]
+        found = separation(*scores, generator=generator(case.seed, "membership", "bootstrap"))
+        rows.append({"model": model, "attack": attack} | _plain(found))
+    return {
+        "status": "measured",
+        "protocol": {
+            "n_images": n_images,
+            "n_levels": n_levels,
+            "pia_row": {name: pia_row(model.schedule) for name, model in case.models.items()},
+            "pia_norm": PIA_NORM,
+            "false_positives_allowed": int(FPR * n + 1e-9),
+            "interval": f"bootstrap percentiles, 95 %, {N_RESAMPLES} resamples of members and of held-out images",
+            "seed": case.seed,
+        },
+        "rows": rows,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _scores(denoiser: PipelineDenoiser, images: ImageSet, score: Callable[[Tensor], Tensor], batch_size: int) -> Tensor:
+    if images.shape != tuple(denoiser.sample_shape) or len(images) == 0:
+        raise InputError(
+            f"images: got {len(images)} of shape {list(images.shape)}, expected at least one of shape "
+            f"{list(denoiser.sample_shape)}. Convert them to the model's size first."
+        )
+    with evaluating(denoiser.network), torch.no_grad():
+        return torch.cat([score(x0) for x0 in images.floats().split(batch_size)])
+
+
+def _predicted(denoiser: PipelineDenoiser, x0: Tensor, row: int, noise: Tensor) -> Tensor:
+    """ε_θ at √ᾱ x0 + √(1−ᾱ) ε, on the CPU."""
+    alpha_bar = float(denoiser.schedule.alpha_bars[row])
+    return _at(denoiser, alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise, row)
+
+
+def _at_clean(denoiser: PipelineDenoiser, x0: Tensor) -> Tensor:
+    """ε_θ(x0, first timestep), on the CPU."""
+    return _at(denoiser, x0, 0)
+
+
+def _at(denoiser: PipelineDenoiser, x_t: Tensor, row: int) -> Tensor:
+    first = next(denoiser.network.parameters())
+    timestep = torch.full((len(x_t),), row, device=first.device)
+    predicted = denoiser.predict_noise(x_t.to(first), timestep).cpu()
+    require_finite("membership: noise predicted by the network", predicted)
+    return predicted
+
+
+def _percentiles(resampled: Tensor) -> tuple[float, float]:
+    low, high = torch.quantile(resampled, resampled.new_tensor([TAIL, 1 - TAIL])).tolist()
+    return low, high
+
+
+def _plain(found: Separation) -> dict[str, Any]:
+    return {
+        "auc": {"value": found.auc, "low": found.auc_interval[0], "high": found.auc_interval[1]},
+        "tpr_at_1_fpr": {"value": found.tpr, "low": found.tpr_interval[0], "high": found.tpr_interval[1]},
+        "n_members": found.n_members,
+        "n_held_out": found.n_held_out,
+    }

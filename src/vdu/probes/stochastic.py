@@ -1,0 +1,101 @@
+"""Stochastic re-check: is the class still gone when samples are drawn with more noise or less, and from other noise?
+
+A deterministic or short chain visits few states, and an unlearned model may avoid the class on those alone; one that was
+trained and stopped by one sampler may show it under another. So both models are sampled again, from seeds that no other number
+of the evaluation uses, with
+
+    ddim, η = 0      ddim, η = 0.5      ddim, η = 1      ddpm (ancestral: every step draws its noise)
+
+leaving out the one that the evaluation itself used. Steps, spacing and clipping are the evaluation's. Sample i of both
+models has the same seed, and PUL is the paired one of :mod:`vdu.metrics.pul`.
+
+Where the judge calls none of the original's samples forget, PUL does not exist: the row has ``"pul": None``, both counts
+and a ``note``.
+
+A sampler that serves a model badly makes images on which the judge errs. So the retrained model, which never saw the class, is
+sampled too: what is called forget there is that error.
+
+Not guaranteed: that other samplers, more steps or guidance do not find the class; PUL knows nothing of image quality, and a
+sampler that serves both models badly can make the class rare in either.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from vdu.core.rng import generator
+from vdu.diffusion.sampling import Sampler
+from vdu.metrics.pul import percentage_unlearned
+from vdu.probes.context import ProbeContext
+from vdu.probes.draws import draw, image_seeds, judged, measured, sampler_words
+
+__all__ = ["other_samplers", "probe"]
+
+SAMPLERS = (("ddim", 0.0), ("ddim", 0.5), ("ddim", 1.0), ("ddpm", 0.0))
+
+
+def other_samplers(sampler: Sampler) -> list[Sampler]:
+    """DDIM from no noise to all of it, and ancestral sampling, else as a given one, and without that one itself.
+
+    Args:
+        sampler: the evaluation's own protocol.
+
+    Returns:
+        Three protocols.
+
+    Examples:
+        >>> [(each.scheduler, each.eta) for each in other_samplers(Sampler("ddpm", steps=20))]
+        [('ddim', 0.0), ('ddim', 0.5), ('ddim', 1.0)]
+    """
+    found = [replace(sampler, scheduler=scheduler, eta=eta) for scheduler, eta in SAMPLERS]
+    return [each for each in found if each != sampler]
+
+
+def probe(case: ProbeContext, *, n_images: int = 500, samplers: Sequence[Sampler] | None = None) -> dict[str, Any]:
+    """PUL under other samplers and other noise.
+
+    Args:
+        case: models, judge, sampler and seed.
+        n_images: samples of each model under each sampler.
+        samplers: other protocols than :func:`other_samplers` gives.
+
+    Returns:
+        ``rows``: one per sampler, with the retrained model's count beside it if there is one (``control_count``).
+    """
+    started = time.monotonic()
+    tried = other_samplers(case.sampler) if samplers is None else list(samplers)
+    seeds = image_seeds(case.seed, "stochastic", n_images)
+    rows = []
+    for sampler in tried:
+        name = f"{sampler.scheduler} {sampler.eta:g}"
+        calls = {
+            who: judged(case, draw(case, model, seeds, f"stochastic: {name}, {who}", sampler))
+            for who, model in case.models.items()
+        }
+        eta = sampler.eta if sampler.scheduler == "ddim" else None
+        row = {"sampler": sampler.scheduler, "eta": eta, "n_images": n_images}
+        if "retrained" in calls:
+            row["control_count"] = int(calls["retrained"].sum())
+        rows.append(row | _pul(calls["original"], calls["unlearned"], case.seed, name))
+    protocol = {
+        "noise": "seeds of this probe's own; image i of both models has the same",
+        "evaluation's own sampler": sampler_words(case.sampler),
+        "samplers": [sampler_words(each) for each in tried],
+    }
+    return measured(started, protocol, rows=rows)
+
+
+def _pul(original: Tensor, unlearned: Tensor, seed: int, name: str) -> dict[str, Any]:
+    n_original, n_unlearned = int(original.sum()), int(unlearned.sum())
+    if n_original == 0:
+        note = (
+            f"the judge calls none of the original's {len(original)} samples forget under this sampler, and {n_unlearned} "
+            "of the unlearned model's: PUL, a share of the original's, does not exist"
+        )
+        return {"pul": None, "n_original": 0, "n_unlearned": n_unlearned, "note": note}
+    found = percentage_unlearned(original, unlearned, generator=generator(seed, "stochastic", name, "bootstrap"))
+    limits = {"value": found.value, "low": found.low, "high": found.high}
+    return {"pul": limits | {"n_original": n_original, "n_unlearned": n_unlearned}}

@@ -1,1 +1,0 @@
-"""One verb each: they put the rooms together."""

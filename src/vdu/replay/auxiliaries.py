@@ -1,0 +1,174 @@
+"""What a method is given besides the forget set, made from the original model and its own samples alone.
+
+    own samples S ─ resemblance ─┬─ S_r "retain" (kept)     S_f "own_forget" (like the forget set)     classifier
+                                 └─ self model ε_s (S, ᾱ in A_w)     forget model ε_f (D_f)             teacher ε₀
+
+Only what the method's ``needs`` and ``uses`` ask for is made. Where fewer than 10 own samples are like the forget set, it stands in
+for S_f.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from vdu.core.checks import hash_parameters
+from vdu.core.counter import EvaluationCounter
+from vdu.core.rng import derive_seed
+from vdu.core.types import Method, Tools
+from vdu.data.images import ImageSet
+from vdu.diffusion.sampling import Sampler
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.replay.auxiliary_models import FORGET_MODEL, cached_self_model, fine_tuned_copy
+from vdu.replay.generated import SHARED_SEED, cached_samples, image_seeds
+from vdu.replay.selection import FEWEST_LIKE_FORGET, Resemblance, require_enough, resemblance
+
+__all__ = ["Auxiliaries", "make_auxiliaries", "needs_selection"]
+
+
+@dataclass(frozen=True)
+class Auxiliaries:
+    """A method's sets and tools, and what they cost.
+
+    Attributes:
+        sets: images by role.
+        tools: for :meth:`vdu.core.types.Method.prepare`.
+        record: plain values for ``run.json``.
+        evaluations: network evaluations of the denoiser, and of small classifiers in its equivalents by FLOPs.
+        forget_seeds: seeds from which the original drew own samples that are like the forget set.
+        judged: how the own samples were sorted, or None.
+        sampler: how they were drawn.
+    """
+
+    sets: Mapping[str, ImageSet | None]
+    tools: Tools
+    record: dict[str, Any] = field(default_factory=dict)
+    evaluations: int = 0
+    forget_seeds: tuple[int, ...] = ()
+    judged: Resemblance | None = None
+    sampler: Sampler | None = None
+
+    @property
+    def classifier_share(self) -> float:
+        """FLOPs of the small classifier for one image, as a share of the denoiser's; 0 without one."""
+        return self.record.get("resemblance", {}).get("classifier_flops_share", 0.0)
+
+
+def needs_selection(method: Method, has_retain: bool) -> bool:
+    """Whether own samples must be sorted by resemblance for a method; too few images are then refused."""
+    wanted = set(method.needs) | set(method.uses)
+    return bool(wanted & {"own_forget", "classifier", "retained"}) or ("retain" in wanted and not has_retain)
+
+
+def make_auxiliaries(
+    original: PipelineDenoiser,
+    method: Method,
+    forget: ImageSet,
+    *,
+    retain: ImageSet | None = None,
+    sampler: Sampler,
+    n_own_samples: int,
+    seed: int,
+    device: torch.device | None = None,
+    force: bool = False,
+    say: Any = None,
+) -> Auxiliaries:
+    """Make what a method asks for.
+
+    Args:
+        original: the model; left untouched.
+        method: its ``needs`` and ``uses`` say what is made.
+        forget: the forget set.
+        retain: real images to keep; then S_r is not made for that role.
+        sampler: how own samples are drawn.
+        n_own_samples: how many.
+        seed: seeds the classifiers and the forget model; own samples and the self model are shared by all seeds.
+        device: for what is made, and to draw on.
+        force: see :func:`vdu.replay.selection.resemblance`.
+        say: told what is being made; None is silent.
+
+    Returns:
+        The aids.
+    """
+    counter = EvaluationCounter()
+    wanted = set(method.needs) | set(method.uses)
+    sets: dict[str, ImageSet | None] = {"forget": forget, "retain": retain, "own_forget": None}
+    tools: dict[str, Any] = {"n_forget": len(forget)}
+    record: dict[str, Any] = {}
+    judged, seeds, own = None, (), None
+    sorts = needs_selection(method, retain is not None)
+    tell = say or (lambda text: None)
+    levels = getattr(method, "self_improvement_range", (0.0, 1.0))
+    if "self_model" in wanted:  # before samples are drawn in vain
+        original.schedule.within(levels, "self_improvement_range")
+    if "teacher" in wanted:
+        tools["teacher"] = _frozen(original.copy(), device)
+    if "forget" in method.uses:
+        tools["forget"] = forget.floats()
+    if sorts:  # before samples are drawn in vain
+        require_enough("forget images", len(forget))
+        require_enough("own samples", n_own_samples)
+    if sorts or "self_model" in wanted:
+        tell(f"own samples: {n_own_samples} of the original's")
+        drawing = tools.get("teacher") or _frozen(original.copy(), device)
+        own, n_drawn = cached_samples(drawing, n_own_samples, sampler)
+        record["own_samples"] = {"n": len(own), "n_drawn_now": n_drawn, "sampler": sampler.describe()}
+        counter.total += len(own) * sampler.steps  # also of those in the cache: somebody paid for them
+    if sorts:
+        assert own is not None
+        tell("which of them are like the forget set")
+        judged = resemblance(forget, own, original.schedule, seed=derive_seed(seed, "resemblance"), force=force)
+        share = _flops(judged.classifier, original)
+        counter.total += round(judged.evaluations * share)
+        record["resemblance"] = judged.describe() | {"classifier_flops_share": share}
+        tell(
+            f"about {judged.share:.1%} are: {int(judged.forget.sum())} surely, {int(judged.kept.sum())} of {len(own)} surely not"
+        )
+        kept, like = (
+            own.select(judged.kept, f"{int(judged.kept.sum())} own samples unlike the forget set"),
+            own.select(judged.forget),
+        )
+        sets["retain"] = kept if retain is None else retain
+        sets["own_forget"] = like if len(like) >= FEWEST_LIKE_FORGET else forget
+        tools |= {"classifier": judged.classifier.to(device), "retained": kept.floats().to(device or "cpu")}
+        seeds = tuple(torch.tensor(image_seeds(SHARED_SEED, len(own)))[judged.forget].tolist())
+    if "self_model" in wanted:
+        assert own is not None
+        tell("self model: of all its own samples; kept for the next run")
+        copied, cost, made_now = cached_self_model(original, own, levels)
+        record["self_model"] = {"sha256": hash_parameters(copied.network.state_dict()), "made_now": made_now}
+        counter.total += cost
+        tools["self_model"] = _frozen(copied, device)
+    if "forget_model" in wanted:
+        tell("forget model: of the forget set")
+        with counter.watching(original.network):  # its copy counts too
+            copied = fine_tuned_copy(original, forget, FORGET_MODEL, seed=derive_seed(seed, "forget_model"))
+        tools["forget_model"] = _frozen(copied, device)
+    return Auxiliaries(sets, Tools(**tools), record, counter.total, seeds, judged, sampler)
+
+
+def _frozen(denoiser: PipelineDenoiser, device: torch.device | None) -> PipelineDenoiser:
+    denoiser.network.requires_grad_(False).eval()
+    if device is not None:
+        denoiser.network.to(device)
+    return denoiser
+
+
+def _flops(classifier: Any, denoiser: PipelineDenoiser) -> float:
+    """FLOPs of the classifier's forward pass as a share of the denoiser's."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counts = []
+    first = next(denoiser.network.parameters())
+    with torch.no_grad():
+        for call in (
+            lambda: classifier(torch.zeros(1, *denoiser.sample_shape), torch.tensor([0.5])),
+            lambda: denoiser.predict_raw(
+                torch.zeros(1, *denoiser.sample_shape).to(first), torch.tensor([1]).to(first.device)
+            ),
+        ):
+            with FlopCounterMode(display=False) as counter:
+                call()
+            counts.append(counter.get_total_flops())
+    return counts[0] / max(1, counts[1])

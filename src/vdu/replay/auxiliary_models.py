@@ -1,0 +1,97 @@
+"""Copies of the original model after a short fine-tuning, that some methods compare with.
+
+    ε_f   on the forget set, at all noise levels
+    ε_s   on its own samples S, at the noise levels where a method steps away from it
+
+ε_s depends on the model and how its own samples are drawn, not on what is to be forgotten, so that it is made once, kept in the cache
+and shared by all forget sets and seeds. Its steps have a large batch, for the step away from it multiplies what is chance in them: two
+copies by a batch of 64 at all noise levels have a cosine of 0.7 in ε₀ − ε_s, one of these and one of twice the batch 0.94
+(docs/methods-log.md, 66 and 67).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vdu.core.cache import cache_folder, read_cached, write_cached
+from vdu.core.checks import hash_parameters
+from vdu.core.records import sha256_bytes
+from vdu.core.rng import derive_seed
+from vdu.data.images import ImageSet
+from vdu.models.denoiser import PipelineDenoiser, hash_configuration
+from vdu.training.loop import TrainSettings, make_accelerator
+from vdu.training.pretraining import fit
+
+__all__ = ["FORGET_MODEL", "SELF_MODEL", "cached_self_model", "fine_tuned_copy"]
+
+FORGET_MODEL: dict[str, Any] = {"steps": 150, "batch_size": 64, "learning_rate": 2e-4}
+SELF_MODEL: dict[str, Any] = {"steps": 100, "batch_size": 256, "learning_rate": 1e-4}
+
+
+def fine_tuned_copy(
+    original: PipelineDenoiser,
+    images: ImageSet,
+    how: Mapping[str, Any],
+    *,
+    seed: int,
+    alpha_bar_range: tuple[float, float] = (0.0, 1.0),
+) -> PipelineDenoiser:
+    """The original after a short fine-tuning.
+
+    Args:
+        original: left untouched.
+        images: what to train on.
+        how: steps, batch_size and learning_rate, which decays linearly.
+        seed: seeds everything.
+        alpha_bar_range: only noise levels with ᾱ in this range are trained on.
+
+    Returns:
+        The copy, on the device of the original.
+    """
+    denoiser, device = original.copy(), next(original.network.parameters()).device
+    settings = _settings(how, seed)
+    fit(denoiser, images, settings, batch_size=how["batch_size"], seed=seed, alpha_bar_range=alpha_bar_range)
+    denoiser.network.to(device)
+    return denoiser
+
+
+def cached_self_model(
+    original: PipelineDenoiser, own: ImageSet, alpha_bar_range: tuple[float, float]
+) -> tuple[PipelineDenoiser, int, bool]:
+    """ε_s, trained once per model, generated samples and range of noise levels, and then cached.
+
+    Args:
+        original: left untouched.
+        own: its generated samples.
+        alpha_bar_range: the noise levels at which the auxiliary model is used.
+
+    Returns:
+        The model, its training cost in network evaluations (reported even on a cache hit), and whether it was trained in
+        this call.
+    """
+    from accelerate.utils import gather_object
+
+    accelerator, seed = make_accelerator(), derive_seed(0, "self model")
+    parts = (
+        hash_parameters(original.network.state_dict()),
+        hash_configuration(getattr(original.network, "config", {}), original.scheduler_config),
+        original.timestep_scale, own.sha256, alpha_bar_range, sorted(SELF_MODEL.items()), _settings(SELF_MODEL, seed),
+        accelerator.device.type, accelerator.num_processes,  # other bits
+    )  # fmt: skip
+    path = cache_folder() / "self-models" / f"{sha256_bytes(repr(parts).encode())[:24]}.safetensors"
+    cached = read_cached(path, "the self model is")
+    if all(gather_object([cached is not None])):  # training is for all processes or for none
+        assert cached is not None
+        made_now, denoiser = False, original.copy()
+        denoiser.network.load_state_dict(cached)
+    else:
+        made_now = True
+        denoiser = fine_tuned_copy(original, own, SELF_MODEL, seed=seed, alpha_bar_range=alpha_bar_range)
+        write_cached(path, denoiser.network.state_dict(), "this self model is")
+    return denoiser, 3 * SELF_MODEL["steps"] * SELF_MODEL["batch_size"], made_now
+
+
+def _settings(how: Mapping[str, Any], seed: int) -> TrainSettings:
+    return TrainSettings(
+        steps=how["steps"], learning_rate=how["learning_rate"], lr_schedule="linear", warmup_steps=10, ema_decay=0.97,
+        max_grad_norm=1.0, seed=derive_seed(seed, "training"),
+    )  # fmt: skip

@@ -1,0 +1,100 @@
+"""Images that the original model makes itself: all that many methods and estimators know of what is to be kept.
+
+They are drawn once per model, sampler and seed, and kept: methods and posteriors that ask for n of them are given the first n of
+the same. What a model is judged by is drawn from other noise, and kept too, so that a second evaluation, or a second method
+against the same original, costs no drawing.
+They are kept in the cache (:mod:`vdu.core.cache`).
+"""
+
+from vdu.core.cache import cache_folder, read_cached, write_cached
+from vdu.core.checks import hash_parameters
+from vdu.core.records import sha256_bytes
+from vdu.core.rng import derive_seed
+from vdu.core.types import Denoiser
+from vdu.data.images import ImageSet, to_uint8
+from vdu.diffusion.sampling import Sampler, sample
+from vdu.models.denoiser import hash_configuration
+
+__all__ = ["SHARED_SEED", "cached_samples", "generate_samples", "image_seeds"]
+
+SHARED_SEED = derive_seed(0, "own samples, shared")
+PIECE = 500  # images between two writes of the cache
+
+
+def image_seeds(seed: int, n_images: int, start: int = 0) -> list[int]:
+    """One seed per image; image i has the same seed however many are drawn."""
+    return [derive_seed(seed, "image", i) for i in range(start, start + n_images)]
+
+
+def generate_samples(
+    denoiser: Denoiser,
+    n_images: int,
+    sampler: Sampler,
+    *,
+    seed: int,
+    start: int = 0,
+    progress: str | None = "own samples",
+) -> ImageSet:
+    """Draw images from a model.
+
+    Args:
+        denoiser: the model.
+        n_images: how many.
+        sampler: the protocol.
+        seed: image i starts from noise drawn from (seed, i).
+        start: the first i.
+        progress: title of the progress bar; None shows none.
+
+    Returns:
+        The images, as uint8 like every image that leaves the model.
+    """
+    images = sample(denoiser, image_seeds(seed, n_images, start), sampler, progress=progress)
+    return ImageSet(to_uint8(images), description=f"{n_images} own samples, {sampler.scheduler} {sampler.steps} steps")
+
+
+def cached_samples(
+    denoiser: Denoiser,
+    n_images: int,
+    sampler: Sampler,
+    *,
+    seed: int = SHARED_SEED,
+    progress: str | None = "own samples",
+) -> tuple[ImageSet, int]:
+    """The first images of a sequence that is drawn once for a model, a sampler and a seed, and then kept in the cache.
+
+    They are written piece by piece: what a killed process has drawn is not drawn again.
+
+    Args:
+        denoiser: the model; its weights, its configuration and the type of its device are part of the cache's key.
+        n_images: how many.
+        sampler: the protocol.
+        seed: image i starts from noise drawn from (seed, i); by default the one that methods and posteriors share.
+        progress: title of the progress bar; None shows none.
+
+    Returns:
+        The images, and how many had to be drawn now. A cache that cannot be read or written is named on standard error,
+        and they are drawn.
+    """
+    import torch
+
+    configuration = hash_configuration(getattr(denoiser.network, "config", {}), denoiser.scheduler_config)
+    weights = hash_parameters(denoiser.network.state_dict())
+    key = f"{weights} {configuration} {sorted(sampler.describe().items())} {seed}"
+    device = next(denoiser.network.parameters()).device.type
+    key += "" if device == "cpu" else f" {device}"  # other bits: two models must not be compared across devices
+    path = cache_folder() / "own-samples" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
+    kept = (read_cached(path, "the own samples are") or {}).get("images")
+    there = n_before = 0 if kept is None else len(kept)
+    writable = True
+    while there < n_images:
+        n = min(max(PIECE // sampler.microbatch_size, 1) * sampler.microbatch_size, n_images - there)
+        title = progress if n_before + n >= n_images else f"{progress} ({there} of {n_images})"
+        drawn = generate_samples(
+            denoiser, n, sampler, seed=seed, start=there, progress=title if progress else None
+        ).images
+        kept = drawn if kept is None else torch.cat([kept, drawn])
+        there = len(kept)
+        writable = writable and write_cached(path, {"images": kept}, "these own samples are")
+    assert kept is not None
+    description = f"{n_images} own samples, {sampler.scheduler} {sampler.steps} steps"
+    return ImageSet(kept[:n_images], description=description), max(0, n_images - n_before)

@@ -1,0 +1,64 @@
+"""Training or fine-tuning a denoiser with the mean squared error of the noise.
+
+L(θ) = E ‖ε − ε_θ(x_t, t)‖² / d,  t uniform over 1 … T      (Ho et al. 2020, arXiv 2006.11239, Eq. 14)
+"""
+
+from pathlib import Path
+from typing import Any
+
+from vdu.core.checks import hash_parameters
+from vdu.core.rng import derive_seed
+from vdu.core.types import Denoiser
+from vdu.data.images import ImageSet
+from vdu.training.batches import NoisyImages
+from vdu.training.denoising import DenoisingObjective
+from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, train
+
+__all__ = ["fit"]
+
+
+def fit(
+    denoiser: Denoiser,
+    images: ImageSet,
+    settings: TrainSettings,
+    *,
+    batch_size: int,
+    seed: int,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: str | None = None,
+    alpha_bar_range: tuple[float, float] = (0.0, 1.0),
+    compile_network: bool = False,
+    report_to: Any = "none",
+) -> TrainResult:
+    """Train a denoiser's network in place; its weights become the averaged ones if an average is kept.
+
+    Args:
+        denoiser: the model to train.
+        images: what to train on.
+        settings: how to train.
+        batch_size: images per step, over all processes.
+        seed: seeds the batches.
+        folder: the run folder, or None to write nothing.
+        resume: continue from the newest checkpoint.
+        progress: title of the progress bar; None shows none.
+        alpha_bar_range: only noise levels with ᾱ in this range are trained on.
+        compile_network: compile the network in place.
+        report_to: an experiment tracker for the log's values.
+
+    Returns:
+        What the loop leaves.
+    """
+    network = denoiser.network
+    levels = denoiser.schedule.within(alpha_bar_range).double()
+    make_batch = NoisyImages("data", images, batch_size, levels, derive_seed(seed, "batches"))
+    identity = f"{images.sha256} {hash_parameters(network.state_dict())} {batch_size}"
+    if compile_network:
+        network.compile()  # in place: the names of the weights stay. It chooses memory formats itself
+        identity += " compiled"  # other bits
+    result = train(
+        network, DenoisingObjective(denoiser), make_batch, settings, folder=folder, resume=resume, identity=identity,
+        progress=progress, accelerator=make_accelerator(settings.mixed_precision, report_to=report_to, folder=folder),
+    )  # fmt: skip
+    result.load_average(network)
+    return result

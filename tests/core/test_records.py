@@ -1,0 +1,151 @@
+import errno
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vdu.core import records
+from vdu.core.errors import InputError
+from vdu.core.records import (
+    atomic_file,
+    atomic_folder,
+    environment,
+    read_json,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# files
+
+
+def test_a_file_takes_its_name_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with atomic_file(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        assert (temporary.parent.parent, temporary.name) == (path.parent, path.name)  # on one file system
+    assert path.read_text() == "half"
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_an_error_in_the_middle_keeps_the_old_file(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(OSError, match="No space left"), atomic_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("ne")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_bytes_reach_the_disk_before_the_name(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append("fsync") or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda a, b: calls.append("replace") or replace(a, b))
+    with atomic_file(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+    assert calls == ["fsync", "replace", "fsync"]  # the file, its name, the folder that holds the name
+    calls.clear()
+    with atomic_folder(tmp_path / "f") as folder:
+        (folder / "one").write_text("1")
+        (folder / "two").write_text("2")
+    assert calls == ["fsync", "fsync", "replace", "fsync"]
+
+
+def test_files_have_the_rights_that_the_umask_grants(tmp_path):
+    """safetensors writes with mode 600; whoever serves the model may be another user."""
+    before = os.umask(0o027)
+    try:
+        with atomic_file(tmp_path / "a") as temporary:
+            temporary.touch(mode=0o600)
+        with atomic_folder(tmp_path / "pipeline") as folder:
+            (folder / "unet").mkdir()
+            (folder / "unet" / "b").touch(mode=0o600)
+        assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+        assert (tmp_path / "pipeline" / "unet" / "b").stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
+
+
+def test_a_folder_gives_way_only_to_a_complete_one(tmp_path):
+    target = tmp_path / "f"
+    with atomic_folder(target) as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "a").write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as temporary:
+        (temporary / "b").write_text("new")
+        raise KeyboardInterrupt
+    assert (target / "sub" / "a").read_text() == "old"
+    assert names(tmp_path) == ["f"]
+    with atomic_folder(target) as temporary:
+        (temporary / "b").write_text("new")
+    assert names(target) == ["b"]
+    assert names(tmp_path) == ["f"]
+
+
+def test_a_failed_rename_brings_the_old_folder_back(tmp_path, monkeypatch):
+    target = tmp_path / "f"
+    target.mkdir()
+    (target / "a").write_text("old")
+    replace = os.replace
+
+    def refuse(source, to):
+        if Path(source).suffix == ".tmp":
+            raise OSError(errno.EIO, "rename failed")
+        replace(source, to)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(records, "_swap", lambda *_: False)  # as where the system cannot exchange two names
+    with pytest.raises(OSError, match="rename failed"), atomic_folder(target) as temporary:
+        (temporary / "b").write_text("new")
+    assert (target / "a").read_text() == "old"
+    assert names(tmp_path) == ["f"]
+
+
+def test_json_is_plain_and_refuses_nan(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"ε": [1, 2.5, None]})
+    assert path.read_text("utf-8") == '{\n  "ε": [\n    1,\n    2.5,\n    null\n  ]\n}\n'
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(path, {"x": float("nan")})
+    assert read_json(path) == {"ε": [1, 2.5, None]}
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"", b"[" * 100_000])
+def test_broken_json_is_refused_by_name(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.json: not valid JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(InputError, match=r"b\.json: no such file"):
+        read_json(tmp_path / "b.json")
+
+
+def test_hashes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc" * 1_000_000)
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
+    assert sha256_bytes(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_environment_is_json_and_names_the_versions():
+    found = json.loads(json.dumps(environment()))
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert found["packages"]["torch"]
+    assert found["hardware"]["cpu_cores"] == os.cpu_count()
+
+
+def test_a_record_names_the_accelerator(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+    assert environment()["hardware"]["accelerator"] == "a card"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "accelerator" not in environment()["hardware"]

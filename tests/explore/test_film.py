@@ -1,0 +1,93 @@
+"""Frames against diffusers' own predictions of x0, and the last one against the sampler's image, bit by bit."""
+
+import threading
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from torch import nn
+
+from vdu.core.errors import InputError
+from vdu.data.images import to_uint8
+from vdu.diffusion.sampling import Sampler, sample
+from vdu.explore.film import denoise, parse_seed, side_by_side
+from vdu.models.denoiser import PipelineDenoiser
+
+SAMPLERS = {
+    "ddpm": Sampler("ddpm", 5, microbatch_size=3),
+    "ddim": Sampler("ddim", 5, eta=0.7, microbatch_size=3),
+    "dpm++": Sampler("dpm++", 5, microbatch_size=3),
+}
+
+
+def pixels(image):
+    return to_uint8(image).permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_last_frame_is_the_samplers_image(make_pipeline, name):
+    model = PipelineDenoiser.from_pipeline(make_pipeline())
+    frames = list(denoise(model, 2**62 + 1, SAMPLERS[name]))
+    (image,) = sample(model, [2**62 + 1], SAMPLERS[name])
+    assert [frame.step for frame in frames] == [1, 2, 3, 4, 5, 5] and [f.finished for f in frames] == [False] * 5 + [
+        True
+    ]
+    assert (frames[-1].expected == pixels(image)).all() and (frames[-1].noisy == pixels(image)).all()
+    assert (frames[0].expected != frames[-1].expected).any()
+
+
+def test_the_last_frame_is_the_stored_sample(opened):
+    for place, before in ((17, True), (41, False)):
+        model, held = (opened.original, opened.data.original) if before else (opened.unlearned, opened.data.unlearned)
+        *_, last = denoise(model, int(held.seeds[place]), opened.sampler)
+        assert (last.expected == held.images[place]).all()
+
+
+def test_the_first_frame_is_the_seeds_noise(make_pipeline):
+    model = PipelineDenoiser.from_pipeline(make_pipeline())
+    first = next(denoise(model, 5, SAMPLERS["ddpm"]))
+    noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    assert (first.noisy == pixels(noise[0])).all() and first.timestep == 999
+
+
+def test_two_models_start_from_the_same_noise_and_part(make_pipeline):
+    before, after = (PipelineDenoiser.from_pipeline(make_pipeline(seed=seed)) for seed in (0, 1))
+    frames = list(side_by_side(before, after, 7, SAMPLERS["ddpm"]))
+    assert len(frames) == 6
+    assert (frames[0][0].noisy == frames[0][1].noisy).all() and (frames[-1][0].noisy != frames[-1][1].noisy).any()
+    for side, model in enumerate((before, after)):
+        assert (frames[-1][side].noisy == pixels(sample(model, [7], SAMPLERS["ddpm"])[0])).all()
+
+
+def test_whoever_leaves_early_leaves_no_thread(make_pipeline):
+    model = PipelineDenoiser.from_pipeline(make_pipeline())
+    frames = side_by_side(model, model, 7, SAMPLERS["ddpm"])
+    assert len(list(islice(frames, 2))) == 2
+    assert any(each.name == "denoise" for each in threading.enumerate())
+    frames.close()
+    assert not any(each.name == "denoise" for each in threading.enumerate())
+
+
+def test_an_error_in_the_network_reaches_the_one_who_watches(make_pipeline):
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x_t, t):
+            raise RuntimeError("a broken layer")
+
+    model = replace(PipelineDenoiser.from_pipeline(make_pipeline()), network=Broken())
+    with pytest.raises(RuntimeError, match="a broken layer"):
+        list(denoise(model, 1, SAMPLERS["ddpm"]))
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "eight", str(2**63), "9" * 5000, "²"])
+def test_what_is_no_seed_is_refused(text):
+    with pytest.raises(InputError, match="expected a whole number from 0"):
+        parse_seed(text)
+
+
+def test_a_large_seed_keeps_its_digits():
+    assert parse_seed(f" {2**63 - 1}\n") == 2**63 - 1

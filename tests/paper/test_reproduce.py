@@ -1,0 +1,296 @@
+"""A table of one's own on 8×8 digits, from training the model to the page: the same code as the paper's tables."""
+
+import glob
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from vdu.cli import main
+from vdu.core.records import read_json, sha256_file
+from vdu.data.sources import load_images
+from vdu.judges.judging import Judging
+from vdu.paper import making as paper_making
+from vdu.paper import reproduce
+
+TABLE = """
+title = "Tiny"
+[paper]
+network = { digits = "small" }
+values = [
+  { dataset = "digits", forget = "3", row = "gamma", pul = 50.0, u_fid = 1.0 },
+  { dataset = "digits", forget = "4", row = "gamma", pul = 50.0, u_fid = 1.0 },
+]
+[[claims]]
+text = "it forgets everything"
+row = "gamma"
+metric = "pul"
+at_least = 101.0
+[rows.gamma]
+label = "VDU"
+options = { method = "vdu", gamma = 0.1, learning_rate = 1e-5, batch_size = 16 }
+epochs = 0.1
+posterior = "ensemble"
+[rows.amnesia]
+label = "Amnesia"
+options = { method = "selective-amnesia", learning_rate = 1e-5, batch_size = 8, steps = 2 }
+posterior = "amnesia-fisher"
+[[runs.smoke]]
+dataset = "digits"
+rows = ["gamma"]
+forget = ["3"]
+seeds = [0, 1]
+n_images = 120
+[[runs.smoke]]
+dataset = "digits"
+rows = ["amnesia"]
+forget = ["3"]
+seeds = [0]
+n_images = 80
+[scales.smoke.digits]
+original = "train"
+network = "small"
+data = "digits"
+pretrain = { steps = 80, batch_size = 32, learning_rate = 2e-3, warmup_steps = 10, ema_decay = 0.9 }
+members = 2
+ensemble = "independent"
+retrained = ["3"]
+sampler = { scheduler = "ddpm", inference_steps = 6 }
+n_train = 1500
+n_own_samples = 80
+n_fisher_samples = 4
+timesteps_per_sample = 4
+min_original = 1
+judge = "train:cnn"
+second_judge = "train:lenet"
+check = { n_images = 80, inference_steps = 8 }
+"""
+
+
+def cells(folder: Path) -> dict[str, str]:
+    """Name without its hash → hash of the file."""
+    # glob, unlike Path.rglob, bears with files that vanish meanwhile; it skips hidden folders, where what is not yet done lies
+    found = sorted(glob.glob("cells/**/*-*.json", root_dir=folder, recursive=True))
+    return {name: sha256_file(folder / name) for name in found}
+
+
+def results(folder: Path) -> dict[str, str]:
+    """Cell → its result as text, without times."""
+    found = {name: read_json(folder / name)["result"] for name in cells(folder)}
+    for result in found.values():
+        result.pop("unlearn_seconds", None)
+    return {name: json.dumps(result) for name, result in found.items()}
+
+
+def call(*tokens) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(["reproduce", *map(str, tokens)])
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    path = tmp_path_factory.mktemp("table") / "tiny.toml"
+    path.write_text(TABLE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(table):
+    """One undisturbed run."""
+    folder = table.parent / "out"
+    assert call(table, "--scale", "smoke", "--output-dir", folder) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(done, tmp_path):
+    return Path(shutil.copytree(done, tmp_path / "out"))
+
+
+def test_the_page_has_every_printed_cell_with_a_verdict(done):
+    page = (done / "smoke" / "tiny.md").read_text(encoding="utf-8")
+    made = read_json(done / "smoke" / "tiny.json")
+    verdicts = {
+        (each["forget"], metric): each[metric]["verdict"] for each in made["comparison"] for metric in ("pul", "u_fid")
+    }
+    assert verdicts["3", "pul"] in {"agrees", "disagrees"}  # the network is "the paper's"
+    assert verdicts["3", "u_fid"] == "not comparable: features differ"
+    assert verdicts["4", "pul"] == verdicts["4", "u_fid"] == "not run"
+    assert made["claims"] == [
+        {"text": "it forgets everything", "verdict": "undecided", "classes": {"digits 3": "undecided"}}
+    ]
+    for label in (
+        "Real against real",
+        "Original",
+        "Filtered original",
+        "Retrained without the class",
+        "VDU",
+        "Amnesia",
+    ):
+        assert f"| {label} |" in page
+    rows = {row["row"]: row for row in made["rows"]}
+    assert (
+        rows["gamma"]["n_seeds"] == 2
+        and set(rows["gamma"]["at"]) == {"80", "120"}
+        and set(rows["amnesia"]["at"]) == {"80"}
+    )
+    n_forget = int((load_images("digits").labels == 3).sum())
+    assert rows["gamma"]["steps"] == math.ceil(0.1 * n_forget / 16)
+
+
+def test_a_row_says_how_much_of_its_time_was_unlearning(done):
+    timed = [read_json(done / name) for name in cells(done) if "unlearn_seconds" in read_json(done / name)["result"]]
+    assert len(timed) == sum("-seed-" in name for name in cells(done)) > 0
+    for record in timed:
+        assert 0 <= record["result"]["unlearn_seconds"] <= record["seconds"]  # the rest draws images and judges them
+
+
+def test_a_second_start_makes_nothing_again(copy, table):
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in (copy / "cells").rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    }
+    assert call(table, "--scale", "smoke", "--output-dir", copy) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_damaged_result_is_made_again_and_no_other(copy, table, capsys):
+    name = next(name for name in cells(copy) if "vdu-seed-1" in name)
+    wanted, before = results(copy), {each: (copy / each).stat().st_mtime_ns for each in cells(copy)}
+    (copy / name).write_bytes((copy / name).read_bytes()[:-40])
+    assert call(table, "--scale", "smoke", "--output-dir", copy) == 0
+    assert "this cell is made again" in capsys.readouterr().err
+    assert results(copy) == wanted
+    assert {each for each in cells(copy) if (copy / each).stat().st_mtime_ns != before[each]} == {name}
+
+
+def test_a_model_that_makes_nothing_but_the_class_stays_in_the_table(copy, table, monkeypatch):
+    name = next(name for name in cells(copy) if "selective-amnesia-seed-0" in name)
+    (copy / name).unlink()
+    monkeypatch.setattr(Judging, "is_forget", lambda _, classes: torch.ones_like(classes, dtype=torch.bool))
+    assert call(table, "--scale", "smoke", "--output-dir", copy) == 0
+    result = read_json(copy / name)["result"]
+    assert result["status"] == "diverged" and "all 80 images are called 3" in result["message"]
+    assert "| Amnesia | 0, 1 diverged |" in (copy / "smoke" / "tiny.md").read_text(encoding="utf-8")
+
+
+def test_killed_twice_it_ends_with_the_same_results(done, table, tmp_path):
+    """SIGKILL when two, then five more cells are there; nothing done is repeated."""
+    folder, seen = tmp_path / "out", {}
+    for more in (2, 5):
+        goal = len(seen) + more
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vdu", "reproduce", str(table), "--scale", "smoke", "--output-dir", str(folder)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        while len(cells(folder)) < goal:
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert {name: sha256 for name, sha256 in cells(folder).items() if name in seen} == seen
+        seen = cells(folder)
+    assert call(table, "--scale", "smoke", "--output-dir", folder) == 0
+    assert {name: sha256 for name, sha256 in cells(folder).items() if name in seen} == seen
+    assert results(folder) == results(done)
+
+
+def test_a_number_outside_the_committed_interval_is_exit_code_3(copy, table, monkeypatch, capsys):
+    key = "digits 3 gamma 80"
+    for low, high, code in ((-1e6, 1e6, 0), (1e6, 2e6, 3)):
+        committed = {"tiny smoke": {key: {"u_fid": {"value": low, "low": low, "high": high}}}}
+        monkeypatch.setattr(reproduce, "expected_results", lambda committed=committed: committed)
+        assert call(table, "--scale", "smoke", "--output-dir", copy, "--json") == code
+        assert ("outside the committed intervals" in capsys.readouterr().out) == (code == 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("min_original = 1", "min_original = 1000"), "expected at least 1000"),
+        (("gamma = 0.1,", "gamma = 0.1, no_such_option = 1,"), "no_such_option"),
+        (
+            ("learning_rate = 1e-5, batch_size = 16", "learnign_rate = 1e-5, batch_size = 16"),
+            "did you mean 'learning_rate'?",
+        ),
+        (('method = "vdu"', 'method = "vdv"'), "method is 'vdv'"),
+        (('posterior = "ensemble"', 'posterior = "ensembel"'), "posterior is 'ensembel'"),
+        (("batch_size = 16", 'batch_size = "16"'), "batch_size is '16'; expected int"),
+        (('forget = ["3"]', 'forget = ["17"]'), "class '17': unknown"),
+        (('original = "train"', 'original = "nowhere"'), "no model_index.json"),
+    ],
+)
+def test_what_cannot_be_run_is_told_and_what_is_done_stays(copy, table, tmp_path, capsys, change, message):
+    changed = tmp_path / table.name
+    changed.write_text(TABLE.replace(*change), encoding="utf-8")
+    before = cells(copy)
+    assert call(changed, "--scale", "smoke", "--output-dir", copy) == 2
+    assert message in capsys.readouterr().err
+    assert {name: sha256 for name, sha256 in cells(copy).items() if name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [("mnist-mini", "does not say which content"), ("nowhere", "does not say which content")]
+)
+def test_other_data_are_refused(copy, table, capsys, data, message):
+    assert call(table, "--scale", "smoke", "--output-dir", copy, "--data", data) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_data_of_other_content_are_refused_and_a_damaged_file_too(tmp_path, capsys):
+    assert call("table1", "--scale", "smoke", "--output-dir", tmp_path / "out", "--data", "digits") == 2
+    assert "has the content" in capsys.readouterr().err
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"junk")
+    assert call("table1", "--scale", "small", "--output-dir", tmp_path / "out", "--data", f"mnist:{tmp_path}") == 2
+    assert "train-images" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(table, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert call(table, "--scale", "smoke", "--output-dir", tmp_path / "file") == 2
+    assert "is a file; expected a folder" in capsys.readouterr().err
+
+
+def test_the_list_of_cells_makes_nothing(table, tmp_path, capsys):
+    assert call(table, "--scale", "smoke", "--output-dir", tmp_path / "new", "--list-cells") == 0
+    lines = capsys.readouterr().out.splitlines()
+    # 2 models + 1 without the class, 2 judges, 2 posteriors, 2 sets of samples, reference, 3 rows, retrained, check
+    assert len(lines) == 15 and all(": missing" in line for line in lines)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_done_is_written_without_the_data(copy, table, monkeypatch):
+    def no_data(*given, **options):
+        raise AssertionError("nothing is made, so no data are needed")
+
+    monkeypatch.setattr(paper_making, "load_images", no_data)
+    paper_making._data.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    for name in [name for name in cells(copy) if "vdu-seed-" in name]:
+        (copy / name).unlink()
+    before = cells(copy)
+    page = copy / "smoke" / "tiny.md"
+    whole = page.read_text(encoding="utf-8")
+    assert call(table, "--scale", "smoke", "--output-dir", copy, "--only-done") == 0
+    assert cells(copy) == before
+    assert page.read_text(encoding="utf-8").count("not run") > whole.count("not run")
+
+
+@pytest.mark.parametrize("flag", ["--only-done", "--list-cells"])
+def test_rows_and_given_data_are_checked_also_where_nothing_is_made(copy, table, tmp_path, capsys, flag):
+    changed = tmp_path / table.name
+    changed.write_text(TABLE.replace('posterior = "ensemble"', 'posterior = "ensembel"'), encoding="utf-8")
+    assert call(changed, "--scale", "smoke", "--output-dir", copy, flag) == 2
+    assert "posterior is 'ensembel'" in capsys.readouterr().err
+    assert call(table, "--scale", "smoke", "--output-dir", copy, "--data", "mnist-mini", flag) == 2
+    assert "does not say which content" in capsys.readouterr().err

@@ -1,0 +1,380 @@
+"""Own samples that are drawn once, evaluations that are counted as they happen, and what methods are given."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vdu.core.cache import cache_folder
+from vdu.core.counter import EvaluationCounter
+from vdu.core.errors import InputError
+from vdu.core.types import Tools
+from vdu.data.images import ImageSet
+from vdu.diffusion.sampling import Sampler
+from vdu.methods.distillation import RetainDistillation
+from vdu.methods.esd import ESD
+from vdu.methods.vdu import gradient_ascent
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.replay import auxiliaries as aids_recipe
+from vdu.replay import auxiliary_models as copies_recipe
+from vdu.replay import selection as resemblance_recipe
+from vdu.replay.auxiliaries import Auxiliaries, make_auxiliaries
+from vdu.replay.generated import SHARED_SEED, cached_samples, generate_samples, image_seeds
+from vdu.replay.stopping import ForgottenCheck
+from vdu.unlearning import unlearn as unlearn_module
+from vdu.unlearning.unlearn import unlearn
+
+SAMPLER = Sampler("ddpm", steps=2, microbatch_size=4)
+
+
+def some_images(n=60, seed=1) -> ImageSet:
+    source = torch.Generator().manual_seed(seed)
+    return ImageSet(torch.randint(256, (n, 1, 8, 8), dtype=torch.uint8, generator=source))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Small classifiers and copies."""
+    whole = resemblance_recipe.resemblance
+
+    def fewer(*args, **options):
+        return whole(*args, **options | {"score_steps": 3, "steps": 3, "force": True})
+
+    monkeypatch.setattr(aids_recipe, "resemblance", fewer)
+    monkeypatch.setattr(resemblance_recipe, "KEPT", 1.0)  # untrained classifiers tell nothing apart
+    monkeypatch.setattr(resemblance_recipe, "FEWEST_IMAGES", 1)
+    for how in (copies_recipe.SELF_MODEL, copies_recipe.FORGET_MODEL):
+        monkeypatch.setitem(how, "steps", 2)
+        monkeypatch.setitem(how, "batch_size", 5)
+
+
+# own samples
+
+
+def test_shared_samples_are_drawn_once_and_the_sequence_grows(make_pipeline):
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline())
+    first, drawn = cached_samples(denoiser, 5, SAMPLER, progress=None)
+    again, drawn_again = cached_samples(denoiser, 3, SAMPLER, progress=None)
+    more, drawn_more = cached_samples(denoiser, 9, SAMPLER, progress=None)
+    assert (drawn, drawn_again, drawn_more) == (5, 0, 4)
+    truth = generate_samples(denoiser, 9, SAMPLER, seed=SHARED_SEED, progress=None).images
+    for got, n in ((first, 5), (again, 3), (more, 9)):
+        assert torch.equal(got.images, truth[:n])
+
+
+def test_other_weights_and_samplers_have_other_samples(make_pipeline):
+    one, two = (PipelineDenoiser.from_pipeline(make_pipeline(seed=seed)) for seed in (0, 1))
+    cached_samples(one, 3, SAMPLER, progress=None)
+    assert cached_samples(two, 3, SAMPLER, progress=None)[1] == 3
+    other = replace(
+        one, scheduler_config={**one.scheduler_config, "clip_sample": not one.scheduler_config["clip_sample"]}
+    )
+    assert cached_samples(other, 3, SAMPLER, progress=None)[1] == 3  # the same weights, another configuration
+    assert cached_samples(one, 3, Sampler("ddpm", steps=3, microbatch_size=4), progress=None)[1] == 3
+    assert cached_samples(one, 3, SAMPLER, progress=None)[1] == 0
+
+
+def test_a_damaged_cache_is_named_and_replaced(make_pipeline, capsys):
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline())
+    whole, _ = cached_samples(denoiser, 3, SAMPLER, progress=None)
+    (file,) = (cache_folder() / "own-samples").glob("*.safetensors")
+    file.write_bytes(b"not safetensors")
+    again, drawn = cached_samples(denoiser, 3, SAMPLER, progress=None)
+    assert drawn == 3 and torch.equal(again.images, whole.images)
+    assert "cannot be read" in capsys.readouterr().err
+    assert cached_samples(denoiser, 3, SAMPLER, progress=None)[1] == 0
+
+
+def test_a_cache_that_cannot_be_written_is_named(make_pipeline, capsys, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("VDU_CACHE", str(tmp_path / "file"))
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline())
+    assert cached_samples(denoiser, 2, SAMPLER, progress=None)[1] == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+# evaluations
+
+
+def test_a_forward_is_one_and_a_backward_two():
+    network, counter = torch.nn.Linear(3, 3), EvaluationCounter()
+    with counter.watching(network, None):
+        with torch.no_grad():
+            network(torch.zeros(5, 3))
+        assert counter.total == 5
+        network(torch.zeros(7, 3)).sum().backward()
+        assert counter.total == 5 + 3 * 7
+        copy.deepcopy(network)(torch.zeros(2, 3))
+        assert counter.total == 5 + 3 * 7 + 3 * 2
+        frozen = copy.deepcopy(network).requires_grad_(False)
+        frozen(torch.zeros(4, 3))
+        assert counter.total == 5 + 3 * 7 + 3 * 2 + 4
+    network(torch.zeros(100, 3))
+    assert counter.total == 5 + 3 * 7 + 3 * 2 + 4
+
+
+@pytest.mark.parametrize(("lead", "copies"), [("gradient", 1), ("forget-model", 2)])
+def test_evaluations_of_a_whole_run(make_pipeline, quick, lead, copies):
+    """Every part by hand: own samples, classifiers, the copies, and the steps."""
+    method = RetainDistillation(lead=lead, self_improvement_range=(0.0, 1.0))
+    result = unlearn(
+        make_pipeline(), method, forget=some_images(), steps=4, batch_size=8, n_own_samples=60, sampler=SAMPLER, force=True,
+        full_length=True, generator=torch.Generator().manual_seed(0), progress=None,
+    )  # fmt: skip
+    assert result.aids is not None and result.aids.judged is not None
+    share = result.aids.record["resemblance"]["classifier_flops_share"]
+    assert 0 < share
+    classifiers = round(result.aids.judged.evaluations * share)
+    drawn, copied = 60 * 2, copies * 3 * 5 * 2
+    # student over all; teacher and self model over what is kept; teacher, and forget model if there is one, over what is not
+    each_step = 3 * (8 + 3 + 3) + 2 * 8 + copies * (3 + 3)
+    # the classifier, with its gradient where that is asked for
+    small = 3 * 2048 + 4 * (3 * 8 + (3 if lead == "gradient" else 1) * (3 + 3))
+    assert result.network_evaluations == drawn + classifiers + copied + 4 * each_step + round(small * share)
+
+
+# what a method is given
+
+
+def test_a_forget_only_method_is_given_nothing_and_nothing_is_drawn(make_pipeline):
+    given = make_auxiliaries(
+        PipelineDenoiser.from_pipeline(make_pipeline()),
+        gradient_ascent(),
+        some_images(),
+        sampler=SAMPLER,
+        n_own_samples=50,
+        seed=0,
+    )
+    assert given.tools == Tools(n_forget=60) and given.evaluations == 0
+    assert not (cache_folder() / "own-samples").exists()
+
+
+def test_copies_are_trained_and_the_original_is_not(make_pipeline, quick):
+    pipeline = make_pipeline()
+    before = copy.deepcopy(pipeline.unet.state_dict())
+    given = make_auxiliaries(
+        PipelineDenoiser.from_pipeline(pipeline), ESD(), some_images(), sampler=SAMPLER, n_own_samples=50, seed=0
+    )
+    assert given.tools.teacher is not None and given.tools.forget_model is not None and given.tools.self_model is None
+    weights = {name: value for name, value in given.tools.forget_model.network.state_dict().items()}
+    assert all(torch.equal(value, pipeline.unet.state_dict()[name]) for name, value in before.items())
+    assert not all(torch.equal(value, weights[name]) for name, value in before.items())
+    for tool in (given.tools.teacher, given.tools.forget_model):
+        assert not any(value.requires_grad for value in tool.network.parameters())
+    assert all(value.requires_grad for value in pipeline.unet.parameters())
+
+
+def test_the_self_model_is_trained_where_it_acts_and_the_forget_model_everywhere(make_pipeline, quick, monkeypatch):
+    pipeline, whole, seen = make_pipeline(), copies_recipe.fit, []
+
+    def watched(copied, *given, **options):
+        levels = []
+        seen.append(levels)
+        copied.network.register_forward_pre_hook(
+            lambda module, given, named: levels.append(named.get("timestep", given[-1])), with_kwargs=True
+        )
+        return whole(copied, *given, **options)
+
+    monkeypatch.setattr(copies_recipe, "fit", watched)
+    for how in (copies_recipe.SELF_MODEL, copies_recipe.FORGET_MODEL):
+        monkeypatch.setitem(how, "batch_size", 40)
+    method = RetainDistillation(lead="forget-model", self_improvement_range=(0.2, 0.7))
+    make_auxiliaries(
+        PipelineDenoiser.from_pipeline(pipeline), method, some_images(), sampler=SAMPLER, n_own_samples=60, seed=0
+    )
+    schedule = PipelineDenoiser.from_pipeline(pipeline).schedule
+    own, forget = (schedule.alpha_bar_at(torch.cat(levels)) for levels in seen)
+    assert len(own) == len(forget) == 2 * 40
+    assert 0.2 <= float(own.min()) < 0.3 and 0.6 < float(own.max()) <= 0.7
+    assert float(forget.min()) < 0.1 and float(forget.max()) > 0.9
+
+
+def test_the_self_model_is_trained_once_for_a_model_its_samples_and_its_levels(
+    make_pipeline, quick, monkeypatch, capsys
+):
+    whole, trained = copies_recipe.fit, []
+    monkeypatch.setattr(copies_recipe, "fit", lambda *given, **named: trained.append(1) or whole(*given, **named))
+    method = RetainDistillation(self_improvement_range=(0.2, 0.7))
+
+    def made(pipeline=make_pipeline(), method=method, forget=some_images(), n=60, seed=0):  # ruff: ignore[function-call-in-default-argument]
+        given = make_auxiliaries(
+            PipelineDenoiser.from_pipeline(pipeline), method, forget, sampler=SAMPLER, n_own_samples=n, seed=seed
+        )
+        assert given.tools.self_model is not None
+        return given.tools.self_model.network.state_dict(), given.evaluations
+
+    first, cost = made()
+    again, cost_again = made(seed=1, forget=some_images(seed=2))  # neither the forget set nor the seed is in it
+    assert len(trained) == 1 and cost_again == cost  # somebody paid for it
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    for other in ({"pipeline": make_pipeline(seed=1)}, {"n": 50}, {"method": RetainDistillation()}):
+        before = len(trained)
+        made(**other)
+        assert len(trained) == before + (other.get("method") is None)  # its default has the same levels
+    made(method=RetainDistillation(self_improvement_range=(0.2, 0.9)))
+    files = list((cache_folder() / "self-models").iterdir())
+    assert len(trained) == 4 == len(files)
+    for each in files:
+        each.write_bytes(b"not safetensors")
+    mended, _ = made()
+    assert len(trained) == 5 and "the self model is made again" in capsys.readouterr().err
+    assert all(torch.equal(value, mended[name]) for name, value in first.items())
+    made()
+    assert len(trained) == 5  # and the file is whole again
+
+
+def test_a_self_model_that_cannot_be_kept_is_named_and_used(make_pipeline, quick, monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("VDU_CACHE", str(tmp_path / "file"))
+    given = make_auxiliaries(
+        PipelineDenoiser.from_pipeline(make_pipeline()),
+        RetainDistillation(),
+        some_images(),
+        sampler=SAMPLER,
+        n_own_samples=60,
+        seed=0,
+    )
+    assert given.tools.self_model is not None and given.record["self_model"]["made_now"]
+    assert "this self model is not kept" in capsys.readouterr().err
+
+
+def test_a_range_that_no_level_has_is_refused_before_samples_are_drawn(make_pipeline):
+    method = RetainDistillation(self_improvement_range=(0.5, 0.500001))
+    with pytest.raises(InputError, match=r"self_improvement_range: no step of the schedule"):
+        make_auxiliaries(
+            PipelineDenoiser.from_pipeline(make_pipeline()),
+            method,
+            some_images(),
+            sampler=SAMPLER,
+            n_own_samples=60,
+            seed=0,
+        )
+    assert not (cache_folder() / "own-samples").exists()
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_precision_outlasts_the_training_of_aids(make_pipeline, quick, monkeypatch, precision):
+    """Classifiers and copies are trained in float32, and accelerate knows one precision for a process."""
+    whole, seen = unlearn_module.train, []
+
+    def watched(*given, accelerator, **named):
+        seen.append(accelerator.mixed_precision)
+        return whole(*given, accelerator=accelerator, **named)
+
+    monkeypatch.setattr(unlearn_module, "train", watched)
+    unlearn(
+        make_pipeline(), RetainDistillation(), forget=some_images(), steps=1, batch_size=8, n_own_samples=60, sampler=SAMPLER,
+        mixed_precision=precision, force=True, full_length=True, generator=torch.Generator().manual_seed(0), progress=None,
+    )  # fmt: skip
+    assert seen == [precision]
+
+
+def test_sets_are_the_zones_of_the_shared_samples(make_pipeline, quick):
+    pipeline = make_pipeline()
+    given = make_auxiliaries(
+        PipelineDenoiser.from_pipeline(pipeline),
+        RetainDistillation(),
+        some_images(),
+        sampler=SAMPLER,
+        n_own_samples=60,
+        seed=0,
+    )
+    shared, _ = cached_samples(PipelineDenoiser.from_pipeline(pipeline), 60, SAMPLER, progress=None)
+    assert given.judged is not None and given.tools.retained is not None
+    torch.testing.assert_close(given.tools.retained, shared.select(given.judged.kept).floats())
+    retain, like = given.sets["retain"], given.sets["own_forget"]
+    assert retain is not None and like is not None and int(given.judged.forget.sum()) >= 10
+    assert torch.equal(retain.images, shared.select(given.judged.kept).images)
+    assert torch.equal(like.images, shared.select(given.judged.forget).images)
+    seeds = torch.tensor(image_seeds(SHARED_SEED, 60))[given.judged.forget].tolist()
+    assert list(given.forget_seeds) == seeds
+
+
+def test_the_forget_set_stands_in_for_too_few_like_it(make_pipeline, quick, monkeypatch):
+    monkeypatch.setattr(aids_recipe, "FEWEST_LIKE_FORGET", 61)
+    images = some_images()
+    given = make_auxiliaries(
+        PipelineDenoiser.from_pipeline(make_pipeline()),
+        RetainDistillation(),
+        images,
+        sampler=SAMPLER,
+        n_own_samples=60,
+        seed=0,
+    )
+    assert given.sets["own_forget"] is images
+
+
+# the stopping rule
+
+
+class Brightness:
+    """Calls an image forget where its mean is above 0."""
+
+    def cpu(self):
+        return self
+
+    def __call__(self, x_t, alpha_bar):
+        return x_t.flatten(1).mean(1)
+
+
+class Judged:
+    classifier = Brightness()
+
+
+@pytest.fixture
+def check(make_pipeline):
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline())
+    seeds = tuple(image_seeds(SHARED_SEED, 12))
+    return ForgottenCheck(
+        denoiser, Auxiliaries({}, Tools(1), forget_seeds=seeds, judged=Judged(), sampler=SAMPLER), steps=10
+    )  # pyright: ignore[reportArgumentType]
+
+
+def shifted(check, by):
+    weights = {name: value.detach().clone() for name, value in check.denoiser.network.named_parameters()}
+    weights["conv_out.bias"] += by
+    return weights
+
+
+def test_it_stops_when_the_seeds_no_longer_give_such_images_and_not_before(check):
+    dark, bright = shifted(check, 5.0), shifted(check, -5.0)  # the noise that is taken away
+    assert check.remaining(bright) == 12 and check.remaining(dark) == 0
+    assert check(7, bright) is None
+    assert "after 7 steps 0 of 12 own samples" in (check(7, dark) or "")
+    assert check(8, dark) and check(9, dark)
+    assert check(6, dark) is None and check(10, dark) is None  # it looks after 2/3, 7/9 and 8/9
+
+
+def test_a_tenth_may_be_left_as_in_a_model_that_never_saw_them(check, monkeypatch):
+    for left, stops in ((0, True), (1, True), (2, False)):
+        monkeypatch.setattr(ForgottenCheck, "remaining", lambda *_, left=left: left)
+        assert bool(check(8, {})) == stops
+    many = replace(check, aids=replace(check.aids, forget_seeds=tuple(range(200))))
+    assert len(many.seeds) == 128 and many.aim == 12
+
+
+def test_it_needs_enough_seeds(check):
+    few = Auxiliaries({}, Tools(1), forget_seeds=check.aids.forget_seeds[:9], judged=Judged(), sampler=SAMPLER)  # pyright: ignore[reportArgumentType]
+    assert check.possible and not ForgottenCheck(check.denoiser, few, steps=10).possible
+
+
+@pytest.mark.parametrize(
+    ("left", "full", "steps", "words"),
+    [
+        (0, False, 6, "after 6 steps 0 of"),
+        (99, False, 9, "after 9 steps 99 of"),
+        (99, True, 9, None),
+    ],
+)
+def test_a_run_ends_when_the_rule_says_so(make_pipeline, quick, monkeypatch, left, full, steps, words):
+    monkeypatch.setattr(ForgottenCheck, "remaining", lambda *_: left)
+    result = unlearn(
+        make_pipeline(), RetainDistillation(), forget=some_images(), steps=9, batch_size=8, n_own_samples=60, sampler=SAMPLER,
+        force=True, full_length=full, generator=torch.Generator().manual_seed(0), progress=None,
+    )  # fmt: skip
+    assert result.training.steps == steps
+    assert (result.ending is None) if words is None else result.ending is not None and result.ending.startswith(words)
+    assert ("these were all the steps: a larger repulsion_scale" in (result.ending or "")) == (
+        words is not None and left > 0
+    )
