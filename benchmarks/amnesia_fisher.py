@@ -24,7 +24,8 @@ import torch
 from vdu.core.records import environment, write_json
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.diffusion.schedule import noised_batch
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.posterior.amnesia_fisher import amnesia_fisher_diagonal, draw_rows
 from vdu.posterior.gaussian import normal_like
 from vdu.zoo.packaged import pipeline_folder
@@ -45,7 +46,7 @@ def naive(denoiser, samples, n, chunk):
             for row in part:
                 noise = normal_like(image, generator)[None].to(device)
                 batch = noised_batch(image[None].to(device), row[None], noise, schedule, schedule)
-                loss = loss + (noise - denoiser.predict_noise(batch.x_t, batch.timestep)).square().sum()
+                loss = loss + (noise - denoiser.noise(batch)).square().sum()
             loss.backward()
         for name, value in network.named_parameters():
             total[name] += (len(schedule) / len(rows) * value.grad.double()).square() / len(samples)

@@ -33,7 +33,8 @@ from vdu.judges.classifier import load_judge
 from vdu.methods.distillation import RetainDistillation
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.replay.generated import generate_samples
 from vdu.training.pretraining import fit
 from vdu.unlearning.unlearn import unlearn

@@ -16,7 +16,8 @@ import time
 
 import torch
 
-from vdu.core.types import NoisedBatch, Tools
+from vdu.core.types import Tools
+from vdu.diffusion.schedule import noised_batch
 from vdu.methods.anchor import FunctionAnchor
 from vdu.methods.conflict_free import ConflictFree
 from vdu.methods.distillation import RetainDistillation
@@ -43,10 +44,9 @@ CASES = {
 
 def batch_of(denoiser, n):
     """Random images, noise and levels."""
-    shape = (n, *denoiser.sample_shape)
+    shape = (n, *denoiser.image_shape)
     index = torch.randint(1, 1000, (n,))
-    alpha_bar = denoiser.schedule.alpha_bars[index].float()
-    return NoisedBatch(torch.rand(shape) * 2 - 1, torch.randn(shape), index, alpha_bar, index)
+    return noised_batch(torch.rand(shape) * 2 - 1, index, torch.randn(shape), denoiser.schedule, denoiser.schedule)
 
 
 def needed_step(denoiser, frozen, optimizer, learnt, answered, backwards):
@@ -54,9 +54,9 @@ def needed_step(denoiser, frozen, optimizer, learnt, answered, backwards):
     optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         for batch in answered:
-            frozen.predict_noise(batch.x_t, batch.timestep)
+            frozen.noise(batch)
     for batch in learnt:
-        loss = torch.nn.functional.mse_loss(denoiser.predict_noise(batch.x_t, batch.timestep), batch.noise)
+        loss = torch.nn.functional.mse_loss(denoiser.noise(batch), batch.noise)
         for left in reversed(range(backwards)):
             loss.backward(retain_graph=left > 0)
     optimizer.step()

@@ -21,7 +21,8 @@ from vdu.judges.fallback import train_forget_judge
 from vdu.methods.distillation import Guided
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.replay.generated import cached_samples, generate_samples
 from vdu.replay.selection import resemblance
 from vdu.zoo.packaged import judge_folder, pipeline_folder

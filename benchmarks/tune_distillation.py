@@ -30,7 +30,8 @@ from vdu.diffusion.sampling import Sampler, sample
 from vdu.judges.classifier import load_judge
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.replay import auxiliaries as aids
 from vdu.replay import auxiliary_models as copies
 from vdu.replay.generated import SHARED_SEED, cached_samples, generate_samples, image_seeds

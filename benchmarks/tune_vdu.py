@@ -26,7 +26,8 @@ from vdu.judges.classifier import load_judge
 from vdu.methods.vdu import VDU
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.replay.generated import image_seeds
 from vdu.unlearning.unlearn import unlearn

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from vdu.methods.selective_amnesia import SelectiveAmnesia
     from vdu.methods.siss import SISS
     from vdu.methods.vdu import VDU, gradient_ascent
-    from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
+    from vdu.models.denoiser import PipelineDenoiser
+    from vdu.models.pipelines import load_pipeline, save_pipeline
     from vdu.posterior.gaussian import GaussianPosterior
     from vdu.unlearning.unlearn import UnlearnResult, unlearn
 
@@ -54,8 +55,8 @@ _HOMES = {
     "VDU": "methods.vdu",
     "gradient_ascent": "methods.vdu",
     "PipelineDenoiser": "models.denoiser",
-    "load_pipeline": "models.denoiser",
-    "save_pipeline": "models.denoiser",
+    "load_pipeline": "models.pipelines",
+    "save_pipeline": "models.pipelines",
     "GaussianPosterior": "posterior.gaussian",
     "fit_posterior": "commands.posterior",
     "UnlearnResult": "unlearning.unlearn",

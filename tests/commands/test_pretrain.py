@@ -10,7 +10,8 @@ from vdu.commands import pretrain
 from vdu.commands.settings import PretrainSettings, plain
 from vdu.core.errors import InputError
 from vdu.core.records import sha256_file
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.training.batches import NoisyImages
 from vdu.training.denoising import DenoisingObjective
 

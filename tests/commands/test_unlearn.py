@@ -13,7 +13,7 @@ from vdu.core.records import sha256_file
 from vdu.data.forget_source import forget_images, reload_forget
 from vdu.data.images import ImageSet
 from vdu.methods.vdu import VDU, gradient_ascent
-from vdu.models.denoiser import replace_network
+from vdu.models.pipelines import replace_network
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.training.batches import NoisyImages
 from vdu.unlearning.unlearn import unlearn

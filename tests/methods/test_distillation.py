@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from toys import noise_seen
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.core.types import NoisedBatch, Tools
@@ -100,12 +101,12 @@ def test_guided_sampling_predicts_the_rest():
     original = exact_noise(x, alpha_bar, ALL)
     free = (rest - original).flatten(1).norm(dim=1) <= original.flatten(1).norm(dim=1)
     assert 0 < int(free.sum()) < len(x)  # where the cap acts, and where it does not
-    given = guided.predict_noise(x, torch.arange(6))
+    given = noise_seen(guided, x, torch.arange(6))
     torch.testing.assert_close(given[free], rest[free])
     capped = (given - original)[~free].flatten(1).norm(dim=1)
     torch.testing.assert_close(capped, original[~free].flatten(1).norm(dim=1))
-    assert torch.equal(guided.predict_raw(x, torch.arange(6)), given)
-    assert guided.sample_shape == SHAPE
+    assert torch.equal(guided.raw(x, torch.arange(6)), given)
+    assert guided.image_shape == SHAPE
 
 
 def noised(n: int, seed: int) -> NoisedBatch:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from toys import noise_seen
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet, to_float
 from vdu.diffusion.sampling import Sampler
@@ -189,7 +190,7 @@ def reverse_step(denoiser, row):
 
     def mean(x):
         x_t = torch.full((1, 1, 1, 1), x, dtype=torch.float64)
-        x0 = (x - (1 - a) ** 0.5 * float(denoiser.predict_noise(x_t, torch.tensor([row])))) / a**0.5
+        x0 = (x - (1 - a) ** 0.5 * float(noise_seen(denoiser, x_t, torch.tensor([row])))) / a**0.5
         return (previous**0.5 * b * x0 + (1 - b) ** 0.5 * (1 - previous) * x) / (1 - a)
 
     at = max(row, 1)  # β̃_2 in the place of β̃_1 = 0

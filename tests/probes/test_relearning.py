@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from probes_toys import bright, flat, grey, grey_case, same, unet_case, untouched
+from toys import PIXELS
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.data.images import ImageSet, to_uint8
@@ -18,7 +19,7 @@ TENTH = FineTuning(learning_rate=0.1, batch_size=8, max_grad_norm=None)
 
 
 def batches_of(images, batch_size, n_rows, seed):
-    return NoisyImages("data", images, batch_size, torch.ones(n_rows, dtype=torch.float64), seed)
+    return NoisyImages("data", images, batch_size, torch.ones(n_rows, dtype=torch.float64), seed, PIXELS)
 
 
 def counts(curve):

@@ -476,7 +476,7 @@ def _read_state_dict(folder: Path, data: bytes, chance: random.Random) -> None:
 
 def _read_pipeline(name: str) -> Reader:
     def call(folder: Path, data: bytes, chance: random.Random) -> None:
-        from vdu.models.denoiser import load_pipeline
+        from vdu.models.pipelines import load_pipeline
 
         path = folder / "pipeline" / name
         sound = path.read_bytes() if path.exists() else None

@@ -208,17 +208,17 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     models = [each.network for each in (before, after, retrained) if each is not None]
     sampler = settings.sampler()
     classes = list(settings.forget_class) or inputs["forget"]["classes"]
-    real = real_images(settings.data, settings.held_out, classes, before.sample_shape)
+    real = real_images(settings.data, settings.held_out, classes, before.image_shape)
     network = None if settings.features == "judge" else find_feature_network(settings.features)  # refuses early
     announce(settings.suite, before, sampler.steps)
     record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
     with record.stage("judge") as cost:
-        forget = reload_forget(record.folder, before.sample_shape)
+        forget = reload_forget(record.folder, before.image_shape)
         judging, drawn = find_judges(before, forget, classes, sampler, **settings.judges())
         cost |= {"network_evaluations": drawn} if settings.judge is None else {}
     _check_names(settings, judging, inputs["forget"]["classes"])
     network = network or find_feature_network("judge", judging=judging)
-    reference = reference_images(settings, judging, classes, before.sample_shape)
+    reference = reference_images(settings, judging, classes, before.image_shape)
     counter = EvaluationCounter()
     with warnings.catch_warnings(record=True) as caught, counter.watching(*models):
         with record.stage("evaluate") as cost:

@@ -6,9 +6,9 @@ from vdu.commands.settings import ImportSettings
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_folder
-from vdu.models.denoiser import save_pipeline
 from vdu.models.importers import import_checkpoint
 from vdu.models.paper_networks import PUBLISHED_SCHEDULES
+from vdu.models.pipelines import save_pipeline
 
 __all__ = ["run"]
 

@@ -18,7 +18,8 @@ from vdu.core.rng import generator as named_generator
 from vdu.core.runs import Run
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline, save_pipeline
 from vdu.posterior.amnesia_fisher import fit_amnesia_fisher
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.ensemble import fit_ensemble

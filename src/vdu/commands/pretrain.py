@@ -9,7 +9,8 @@ from vdu.core.errors import BusyError, InputError
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
 from vdu.data.images import ImageSet
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline, save_pipeline
 from vdu.training.batches import require_divisible
 from vdu.training.pretraining import fit
 from vdu.training.trackers import require_tracker
@@ -52,7 +53,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
                 "a pipeline brings its own network. Leave one of them out."
             )
         pipeline = load_pipeline(settings.from_pipeline)
-        images = training_images(settings.data, settings.without, PipelineDenoiser.from_pipeline(pipeline).sample_shape)
+        images = training_images(settings.data, settings.without, PipelineDenoiser.from_pipeline(pipeline).image_shape)
     else:
         images = training_images(settings.data, settings.without, None)
         pipeline = new_pipeline(images.shape, seed=derive_seed(settings.seed, "weights"), model=settings.model)

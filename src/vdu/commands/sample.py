@@ -11,7 +11,8 @@ from vdu.core.records import atomic_file
 from vdu.core.runs import Run
 from vdu.data.images import to_uint8
 from vdu.diffusion.sampling import sample
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.replay.generated import image_seeds
 from vdu.training.loop import make_accelerator
 

@@ -15,7 +15,8 @@ from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.schedule import kl_weights, weight_share
 from vdu.methods.vdu import VDU
-from vdu.models.denoiser import PipelineDenoiser, hash_configuration, load_pipeline, save_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import hash_configuration, load_pipeline, save_pipeline
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.selection import require_enough
@@ -41,7 +42,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     """
     settings = replace(settings, forget=absolute(settings.forget))  # evaluate may run in another folder
     pipeline = load_pipeline(settings.pipeline)
-    shape = PipelineDenoiser.from_pipeline(pipeline).sample_shape
+    shape = PipelineDenoiser.from_pipeline(pipeline).image_shape
     forget = forget_images(settings.forget, shape, classes=settings.forget_class, convert=settings.convert)
     method = make_method(settings)
     resume = bool(settings.resume_from_checkpoint)

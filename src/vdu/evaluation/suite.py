@@ -18,10 +18,10 @@ from torch import Tensor
 
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import DivergenceError, InputError
+from vdu.core.types import Denoiser
 from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.probes import completion, inpainting, likelihood, membership, relearning, retrained, stochastic
 from vdu.probes.context import ProbeContext, not_run
 
@@ -90,7 +90,7 @@ def real_images(
     return forget_held_out, retain, retain_held_out
 
 
-def announce(suite: str, original: PipelineDenoiser, steps: int) -> None:
+def announce(suite: str, original: Denoiser, steps: int) -> None:
     """Say how long a suite will take, from the time of one micro-batch.
 
     Args:
@@ -101,11 +101,12 @@ def announce(suite: str, original: PipelineDenoiser, steps: int) -> None:
     if suite == "none":
         return
     device = next(original.network.parameters()).device
-    x_t, timestep = torch.zeros(50, *original.sample_shape, device=device), torch.full((50,), 1, device=device)
+    x_t, timestep = torch.zeros(50, *original.latent_shape, device=device), torch.full((50,), 1, device=device)
+    condition = original.condition([0] * 50) if original.class_names else None
     with torch.no_grad():
-        original.predict_raw(x_t, timestep)  # the first call is slower
+        original.raw(x_t, timestep, condition)  # the first call is slower
         began = time.perf_counter()
-        original.predict_raw(x_t, timestep)
+        original.raw(x_t, timestep, condition)
         each = (time.perf_counter() - began) / 50
     about = EVALUATIONS[suite] * max(1.0, steps / 20) * each
     print(f"evaluate: the {suite} suite will take about {max(1, round(about / 60))} min", file=sys.stderr, flush=True)

@@ -19,7 +19,8 @@ from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.records import read_json, sha256_file
 from vdu.diffusion.sampling import Sampler
-from vdu.models.denoiser import PipelineDenoiser, hash_configuration, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import hash_configuration, load_pipeline
 from vdu.report.collect import ReportData, collect
 from vdu.training.checkpoint import list_checkpoints, load_weights
 

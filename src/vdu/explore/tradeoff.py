@@ -184,7 +184,7 @@ def _protocol(run: OpenRun, n_images: int) -> dict[str, Any]:
 
 
 def _bench(run: OpenRun, n_images: int) -> _Bench:
-    settings, shape = run.settings, run.original.sample_shape
+    settings, shape = run.settings, run.original.image_shape
     classes = list(settings.forget_class) or run.data.run["inputs"]["forget"]["classes"]
     stored = _images(run.data.original)
     # a given judge does not look at the forget set, which its owner may have deleted

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
+from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.judges.classifier import Judge, load_judge
 from vdu.metrics.features import classify
 from vdu.metrics.pul import pul_ceiling
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.replay.generated import cached_samples
 
 __all__ = ["Judging", "find_judges"]
@@ -107,7 +107,7 @@ class Judging:
 
 
 def find_judges(
-    original: PipelineDenoiser,
+    original: Denoiser,
     forget: ImageSet,
     forget_names: list[str],
     sampler: Sampler,
@@ -159,13 +159,13 @@ def find_judges(
     return replace(judging, second=second, second_record=second_record), 0
 
 
-def _load(where: str, original: PipelineDenoiser, forget_names: list[str]) -> tuple[Judge, dict[str, Any]]:
+def _load(where: str, original: Denoiser, forget_names: list[str]) -> tuple[Judge, dict[str, Any]]:
     from vdu.zoo.packaged import judge_folder
 
     judge, record = load_judge(Path(where) if Path(where).is_dir() else judge_folder(where))
-    if tuple(judge.sample_shape) != tuple(original.sample_shape):
+    if tuple(judge.sample_shape) != tuple(original.image_shape):
         raise InputError(
-            f"judge {where}: knows images of shape {tuple(judge.sample_shape)}, the model makes {tuple(original.sample_shape)}. "
+            f"judge {where}: knows images of shape {tuple(judge.sample_shape)}, the model makes {tuple(original.image_shape)}. "
             "Give a judge for this size, or none: then one is trained on the spot."
         )
     unknown = [name for name in forget_names if name not in judge.class_names]

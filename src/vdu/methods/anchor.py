@@ -111,7 +111,7 @@ class FunctionAnchor(PlasticityMethod):
         retain = batch["retain"]
         assert self.tools is not None and self.tools.teacher is not None, "prepare() comes first"
         with torch.no_grad():
-            answer = self.tools.teacher.predict_noise(retain.x_t, retain.timestep)
+            answer = self.tools.teacher.noise(retain)
         distance = mean_squared(denoiser, retain, answer).double()
         keep = (self._level_weights().to(distance.device)[retain.index] * distance).mean()
         gamma = self._multiplier.gamma

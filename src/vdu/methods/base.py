@@ -17,7 +17,7 @@ from vdu.core.records import sha256_bytes
 from vdu.core.types import Batch, Denoiser, Hooks, Losses, NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule
 
-__all__ = ["BaseMethod", "Plain", "joined", "mean_squared", "require_positive", "require_range"]
+__all__ = ["BaseMethod", "Plain", "mean_squared", "require_positive", "require_range"]
 
 
 class Plain(Hooks):
@@ -103,13 +103,7 @@ def mean_squared(denoiser: Denoiser, batch: NoisedBatch, target: Tensor | None =
         [batch], float32 or the model's own precision.
     """
     wanted = batch.noise if target is None else target
-    return (denoiser.predict_noise(batch.x_t, batch.timestep) - wanted).square().flatten(1).mean(1)
-
-
-def joined(*batches: NoisedBatch) -> NoisedBatch:
-    """Several roles' images as one batch, for one pass of the network."""
-    names = ("x0", "noise", "index", "alpha_bar", "timestep")
-    return NoisedBatch(**{name: torch.cat([getattr(each, name) for each in batches]) for name in names})
+    return (denoiser.noise(batch) - wanted).square().flatten(1).mean(1)
 
 
 def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:

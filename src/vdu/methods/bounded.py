@@ -201,7 +201,7 @@ class BoundedPlasticity(PlasticityMethod):
         self.posterior.check_matches(dict(denoiser.network.named_parameters()))
         first = next(denoiser.network.parameters())
         levels = int((ready.draw_weights() > 0).sum())
-        n = tools.n_forget * math.prod(denoiser.sample_shape) * levels
+        n = tools.n_forget * math.prod(denoiser.latent_shape) * levels
         ready = replace(ready, posterior=self.posterior.to(first.device, first.dtype))
         object.__setattr__(ready, "_n", n)
         return ready

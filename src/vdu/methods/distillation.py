@@ -53,9 +53,9 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.rng import generator
-from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools
+from vdu.core.types import Batch, Condition, Denoiser, Losses, NoisedBatch, Tools, column
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.methods.base import BaseMethod, joined, mean_squared, require_positive, require_range
+from vdu.methods.base import BaseMethod, mean_squared, require_positive, require_range
 from vdu.methods.retrack import retrack_target
 
 __all__ = ["Guided", "RetainDistillation", "repulsion", "repulsion_length"]
@@ -81,7 +81,7 @@ def repulsion(classifier: Any, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
         # −log(1 − σ(h)) = softplus(h)
         total = torch.nn.functional.softplus(classifier(x, alpha_bar)).sum()
         (gradient,) = torch.autograd.grad(total, x)
-    return (1 - alpha_bar).sqrt().to(gradient.dtype).view(-1, 1, 1, 1) * gradient
+    return column((1 - alpha_bar).sqrt().to(gradient.dtype), gradient) * gradient
 
 
 def repulsion_length(
@@ -108,7 +108,7 @@ def repulsion_length(
         index = torch.multinomial(draw_weights, len(x0), replacement=True, generator=generator)
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         batch = noised_batch(x0, index, noise, schedule, schedule)
-        total += float(repulsion(classifier, batch.x_t, batch.alpha_bar).double().square().mean())
+        total += float(repulsion(classifier, batch.x_vp, batch.alpha_bar).double().square().mean())
     length = (total / (N_MEASURED // 128)) ** 0.5
     if not 0 < length < float("inf"):
         raise InputError(
@@ -121,7 +121,7 @@ def repulsion_length(
 def _capped(step: Tensor, reference: Tensor) -> Tensor:
     # no longer than the reference, image by image
     longest, length = reference.flatten(1).norm(dim=1), step.flatten(1).norm(dim=1)
-    return step * (longest / length.clamp_min(1e-12)).clamp(max=1).view(-1, 1, 1, 1)
+    return step * column((longest / length.clamp_min(1e-12)).clamp(max=1), step)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -191,10 +191,10 @@ class RetainDistillation(BaseMethod):
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """Both terms; the distances from both targets are watched."""
         retain = batch["retain"]
-        forget = joined(batch["forget"], batch["own_forget"])
+        forget = NoisedBatch.joined(batch["forget"], batch["own_forget"])
         with torch.no_grad():
             keep_target, lead_target = self.keep_target(retain), self.lead_target(forget)
-        both = joined(retain, forget)
+        both = NoisedBatch.joined(retain, forget)
         errors = mean_squared(denoiser, both, torch.cat([keep_target, lead_target]))
         keep, lead = (part.mean() for part in errors.split([len(retain.x0), len(forget.x0)]))
         return Losses(
@@ -205,13 +205,13 @@ class RetainDistillation(BaseMethod):
         """ε_keep of noised kept images, [batch, channels, height, width]."""
         tools = self._tools()
         assert tools.teacher is not None
-        original = tools.teacher.predict_noise(batch.x_t, batch.timestep)
+        original = tools.teacher.noise(batch)
         target = original + self._repulsion(self.keep_scale, batch, original)
         low, high = self.self_improvement_range
         inside = (low <= batch.alpha_bar) & (batch.alpha_bar <= high)
         if self.self_improvement and bool(inside.any()):
             assert tools.self_model is not None
-            worse = tools.self_model.predict_noise(batch.x_t[inside], batch.timestep[inside])
+            worse = tools.self_model.noise(batch.select(inside))
             target[inside] += self.self_improvement * (original[inside] - worse)
         return target
 
@@ -222,17 +222,19 @@ class RetainDistillation(BaseMethod):
             assert tools.retained is not None
             return retrack_target(batch, tools.retained)
         assert tools.teacher is not None
-        original = tools.teacher.predict_noise(batch.x_t, batch.timestep)
+        original = tools.teacher.noise(batch)
         if self.lead == "gradient":
             return original + self._repulsion(self.repulsion_scale, batch, original)
         assert tools.forget_model is not None
         assert tools.classifier is not None
-        logits = tools.classifier(batch.x_t, batch.alpha_bar)
-        odds = (self.repulsion_scale * logits.exp()).clamp(max=LARGEST_ODDS).view(-1, 1, 1, 1)
-        return original + odds * (original - tools.forget_model.predict_noise(batch.x_t, batch.timestep))
+        logits = tools.classifier(batch.x_vp, batch.alpha_bar)
+        odds = column((self.repulsion_scale * logits.exp()).clamp(max=LARGEST_ODDS), original)
+        return original + odds * (original - tools.forget_model.noise(batch))
 
     def _repulsion(self, scale: float, batch: NoisedBatch, original: Tensor) -> Tensor:
-        return _capped(scale * self._factor * repulsion(self._tools().classifier, batch.x_t, batch.alpha_bar), original)
+        return _capped(
+            scale * self._factor * repulsion(self._tools().classifier, batch.x_vp, batch.alpha_bar), original
+        )
 
     def _tools(self) -> Tools:
         assert self.tools is not None, "prepare() comes first"
@@ -256,12 +258,8 @@ class Guided:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.denoiser, name)
 
-    def predict_noise(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
-        """ε₀ and the capped correction."""
-        original = self.denoiser.predict_noise(x_t, timestep, condition)
+    def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
+        """ε₀ and the capped correction: for models that predict ε, what a scheduler expects."""
+        original = self.denoiser.raw(x_t, timestep, condition)
         alpha_bar = self.denoiser.schedule.alpha_bar_at(timestep).to(x_t)
         return original + _capped(self.scale * repulsion(self.classifier, x_t, alpha_bar), original)
-
-    def predict_raw(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The same: for models that predict ε, what a scheduler expects."""
-        return self.predict_noise(x_t, timestep, condition)

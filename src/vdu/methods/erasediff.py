@@ -43,7 +43,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vdu.core.errors import InputError
-from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch
+from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, column
 from vdu.methods.base import BaseMethod, mean_squared, require_positive
 
 __all__ = ["TARGETS", "EraseDiff", "wrong_target"]
@@ -99,7 +99,7 @@ class EraseDiff(BaseMethod):
         """L_r and λ q (adaptive: q), and the plain errors against the noise that was drawn."""
         retain = mean_squared(denoiser, batch["retain"]).mean()
         wrong, target = wrong_target(self.target, batch["forget"], batch["retain"].x0)
-        predicted = denoiser.predict_noise(wrong.x_t, wrong.timestep)
+        predicted = denoiser.noise(wrong)
         forget = (predicted - target).square().mean()
         constraint = forget - self._least(denoiser, wrong, target, forget)
         with torch.no_grad():
@@ -150,8 +150,8 @@ def wrong_target(kind: str, forget: NoisedBatch, others: Tensor) -> tuple[Noised
     """
     if kind == "relabel":
         x_r = others[torch.arange(len(forget.x0), device=others.device) % len(others)]
-        alpha_bar = forget.alpha_bar.view(-1, *[1] * (forget.x0.ndim - 1))
-        return forget, (forget.noise + (alpha_bar / (1 - alpha_bar)).sqrt() * (forget.x0 - x_r)).to(forget.noise.dtype)
+        level = column(forget.alpha_bar, forget.x0)
+        return forget, (forget.noise + (level / (1 - level)).sqrt() * (forget.x0 - x_r)).to(forget.noise.dtype)
     uniform = torch.rand_like(forget.noise)  # the loop seeds the global stream anew at every step
     return (replace(forget, noise=uniform) if kind == "uniform-shared" else forget), uniform
 

@@ -54,9 +54,9 @@ class ESD(BaseMethod):
         forget = batch["forget"]
         assert self.tools is not None and self.tools.teacher is not None and self.tools.forget_model is not None
         with torch.no_grad():
-            original = self.tools.teacher.predict_noise(forget.x_t, forget.timestep)
-            specialist = self.tools.forget_model.predict_noise(forget.x_t, forget.timestep)
+            original = self.tools.teacher.noise(forget)
+            specialist = self.tools.forget_model.noise(forget)
             target = original - self.guidance * (specialist - original)
-        guess = denoiser.predict_noise(forget.x_t, forget.timestep)
+        guess = denoiser.noise(forget)
         mse = (guess.detach() - forget.noise).double().square().mean()
         return Losses({"erase": (guess - target).double().square().mean()}, {"mse": mse})

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch
-from vdu.methods.base import BaseMethod, joined, mean_squared, require_positive
+from vdu.methods.base import BaseMethod, mean_squared, require_positive
 
 __all__ = ["Retrack", "retrack_target"]
 
@@ -38,7 +38,7 @@ def retrack_target(batch: NoisedBatch, retained: Tensor) -> Tensor:
     Returns:
         [batch, channels, height, width].
     """
-    x_t, level = batch.x_t, batch.alpha_bar.to(batch.x_t.dtype)
+    x_t, level = batch.x_vp, batch.alpha_bar.to(batch.x0.dtype)
     signal, kept = level.sqrt()[:, None], retained.flatten(1).to(x_t)
     flat = x_t.flatten(1)
     # ‖x_t − √ᾱ s‖² without its part that is the same for every s
@@ -78,9 +78,9 @@ class Retrack(BaseMethod):
         assert self.tools.retained is not None
         forget, retain = batch["forget"], batch["retain"]
         with torch.no_grad():
-            kept = self.tools.teacher.predict_noise(retain.x_t, retain.timestep)
+            kept = self.tools.teacher.noise(retain)
         targets = torch.cat([retrack_target(forget, self.tools.retained), kept])
-        errors = mean_squared(denoiser, joined(forget, retain), targets)
+        errors = mean_squared(denoiser, NoisedBatch.joined(forget, retain), targets)
         led, keep = (part.mean() for part in errors.split([len(forget.x0), len(retain.x0)]))
         terms = {"retrack": self.forget_weight * led, "keep": keep}
         return Losses(terms, {"mse": led.detach(), "keep_mse": keep.detach()})

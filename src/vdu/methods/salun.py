@@ -132,7 +132,7 @@ def saliency(
 
     Args:
         denoiser: the original model; evaluated without dropout, and left as it was.
-        images: the forget set, [n, channels, height, width], in [−1, 1].
+        images: the forget set in the model's own space, [n, …].
         draw_weights: relative probability of each row of the schedule, [T].
         schedule: the noise levels of these rows.
         batch_size: images per batch; the last may be smaller.
@@ -151,7 +151,7 @@ def saliency(
     total = [torch.zeros_like(value, requires_grad=False) for value in values]
     with evaluation_mode(network), only_gradients_of(network, values):
         for part in images.split(batch_size):
-            x0 = denoiser.encode(part.to(values[0]))
+            x0 = part.to(values[0])
             noise = torch.randn(x0.shape, generator=generator).to(x0)
             index = torch.multinomial(draw_weights, len(x0), replacement=True, generator=generator)
             batch = noised_batch(x0, index, noise, schedule, denoiser.schedule)

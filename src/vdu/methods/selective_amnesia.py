@@ -125,10 +125,10 @@ class SelectiveAmnesia(Plain):
         """The surrogate term and the replay, and their plain mean squared errors for the log and the guard."""
         roles = ("surrogate",) if self.replay == "none" else ("surrogate", "retain")
         errors = dict(zip(roles, _squared_errors(denoiser, [batch[role] for role in roles]), strict=True))
-        terms = {"surrogate": errors["surrogate"].sum(dim=(1, 2, 3)).mean()}
+        terms = {"surrogate": _sums(errors["surrogate"]).mean()}
         observed = {"mse": errors["surrogate"].detach().mean()}
         if "retain" in errors:
-            terms["replay"] = self.replay_weight * errors["retain"].sum(dim=(1, 2, 3)).mean()
+            terms["replay"] = self.replay_weight * _sums(errors["retain"]).mean()
             observed["replay_mse"] = errors["retain"].detach().mean()
         return Losses(terms, observed)
 
@@ -137,6 +137,11 @@ class SelectiveAmnesia(Plain):
         if self.ewc == 0:
             return {}
         return {"ewc": self.ewc * float(self.posterior.add_gradient(parameters, scale=self.ewc))}
+
+
+def _sums(error: Tensor) -> Tensor:
+    """Of each sample, [batch]."""
+    return error.sum(dim=tuple(range(1, error.ndim)))
 
 
 def _squared_errors(denoiser: Denoiser, batches: list[NoisedBatch]) -> tuple[Tensor, ...]:
@@ -149,7 +154,6 @@ def _squared_errors(denoiser: Denoiser, batches: list[NoisedBatch]) -> tuple[Ten
     Returns:
         One float64 tensor per batch, of its shape.
     """
-    x_t = torch.cat([batch.x_t for batch in batches])
-    predicted = denoiser.predict_noise(x_t, torch.cat([batch.timestep for batch in batches]))
-    error = (torch.cat([batch.noise for batch in batches]) - predicted).double().square()
+    whole = NoisedBatch.joined(*batches)
+    error = (whole.noise - denoiser.noise(whole)).double().square()
     return error.split([len(batch.x0) for batch in batches])

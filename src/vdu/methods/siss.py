@@ -29,14 +29,14 @@ Source: Alberti, Hasanaliyev, Shah & Ermon 2025, "Data Unlearning in Diffusion M
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
-from vdu.core.types import Batch, Denoiser, Losses
+from vdu.core.types import Batch, Denoiser, Losses, column
 from vdu.methods.base import BaseMethod, require_positive
 
 __all__ = ["SISS", "mixture_weights"]
@@ -79,14 +79,14 @@ class SISS(BaseMethod):
             raise InputError(
                 f"forget: got images of shape {tuple(a.shape)} with retained ones of shape {tuple(x.shape)}; expected as many of each."
             )
-        alpha_bar = pair.alpha_bar.view(-1, *[1] * (x.ndim - 1))
-        took_a = (torch.rand(len(x), device=x.device) < self.mixture).view_as(alpha_bar)
-        m = (alpha_bar.sqrt() * torch.where(took_a, a, x) + (1 - alpha_bar).sqrt() * noise).to(x.dtype)
-        apart = (alpha_bar / (1 - alpha_bar)).sqrt() * (a - x)
+        level = column(pair.alpha_bar, x)
+        took_a = (torch.rand(len(x), device=x.device) < self.mixture).view_as(level)
+        mixed = replace(pair, x0=torch.where(took_a, a, x))  # its x_t is m
+        apart = (level / (1 - level)).sqrt() * (a - x)
         noise_x = noise + torch.where(took_a, apart, 0.0)
         noise_a = noise - torch.where(took_a, 0.0, apart)
         weight_x, weight_a = mixture_weights(noise_x, noise_a, self.mixture)
-        predicted = denoiser.predict_noise(m, pair.timestep)
+        predicted = denoiser.noise(mixed)
         keep = (weight_x * _squared(predicted - noise_x)).mean()
         forget = (weight_a * _squared(predicted - noise_a)).mean()
         return Losses({"forget": -forget, "keep": keep}, {"mse": forget.detach(), "retain_mse": keep.detach()})

@@ -126,11 +126,11 @@ class VDU(Plain):
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The plasticity term, and the plain mean squared error for the log and the guard."""
         forget = batch["forget"]
-        error = (forget.noise - denoiser.predict_noise(forget.x_t, forget.timestep)).double().square()
+        error = (forget.noise - denoiser.noise(forget)).double().square()
         assert self._n_forget is not None, "prepare() comes before losses()"
         weights = self._weights().to(error.device)
         scale = self._n_forget * int((weights > 0).sum())  # a batch mean becomes the sum over D_f and t
-        plasticity = scale * (weights[forget.index] * error.sum(dim=(1, 2, 3))).mean()
+        plasticity = scale * (weights[forget.index] * error.sum(dim=tuple(range(1, error.ndim)))).mean()
         return Losses(
             {"plasticity": -(1 - self.gamma) * plasticity}, {"mse": error.detach().mean()}
         )  # Eq. 3, first term

@@ -32,7 +32,8 @@ from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.measures import distance_row, fidelity, histogram, paired_pul, second_opinion
 from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.features import Calls, classify, extract_features
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.paper.row_options import unlearn_settings
 from vdu.paper.tables import Row, World
 from vdu.posterior.calibrate import mean_is_usable

@@ -188,4 +188,4 @@ def _summed_loss(
     noise = torch.stack([normal_like(like, generator) for _ in range(len(index))]).to(device)
     x0 = sample.to(device).expand_as(noise)
     batch = noised_batch(x0, index, noise, denoiser.schedule, denoiser.schedule)
-    return (noise - denoiser.predict_noise(batch.x_t, batch.timestep)).square().sum(dtype=torch.float64)
+    return (noise - denoiser.noise(batch)).square().sum(dtype=torch.float64)

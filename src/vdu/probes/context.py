@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
-from vdu.models.denoiser import PipelineDenoiser
 
 __all__ = ["ProbeContext", "not_run"]
 
@@ -36,9 +36,9 @@ class ProbeContext:
         progress: show bars on standard error.
     """
 
-    original: PipelineDenoiser
-    unlearned: PipelineDenoiser
-    retrained: PipelineDenoiser | None
+    original: Denoiser
+    unlearned: Denoiser
+    retrained: Denoiser | None
     forget: ImageSet
     forget_held_out: ImageSet | None
     retain: ImageSet | None
@@ -49,7 +49,7 @@ class ProbeContext:
     progress: bool = True
 
     @property
-    def models(self) -> Mapping[str, PipelineDenoiser]:
+    def models(self) -> Mapping[str, Denoiser]:
         """The models that are there, by the name that results use."""
         found = {"original": self.original, "unlearned": self.unlearned, "retrained": self.retrained}
         return {name: model for name, model in found.items() if model is not None}

@@ -100,9 +100,9 @@ def require_fit(images: ImageSet, model: Denoiser, what: str) -> None:
     Raises:
         InputError: if the shapes differ.
     """
-    if images.shape != tuple(model.sample_shape):
+    if images.shape != tuple(model.image_shape):
         raise InputError(
-            f"{what}: got images of {images.shape} (channels, height, width) for a model of {tuple(model.sample_shape)}; "
+            f"{what}: got images of {images.shape} (channels, height, width) for a model of {tuple(model.image_shape)}; "
             "expected the model's shape. Load them with shape= or convert them first."
         )
 

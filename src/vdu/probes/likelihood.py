@@ -36,10 +36,10 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.rng import draw_seed, generator
+from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_float
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.metrics.intervals import mean_interval
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.probes.context import ProbeContext, not_run
 from vdu.probes.draws import choose, evaluating
 from vdu.probes.reverse_chain import ReverseChain, chain_terms, prior_terms
@@ -98,7 +98,7 @@ def proposal(schedule: NoiseSchedule) -> Tensor:
 
 
 def bits_per_dim(
-    denoiser: PipelineDenoiser, images: Tensor, n_draws: int = 24, *, generator: torch.Generator, batch_size: int = 64
+    denoiser: Denoiser, images: Tensor, n_draws: int = 24, *, generator: torch.Generator, batch_size: int = 64
 ) -> BitsPerDim:
     """An unbiased estimate of the bound of each image.
 
@@ -135,7 +135,7 @@ def bits_per_dim(
 
 
 def exact_bits_per_dim(
-    denoiser: PipelineDenoiser, images: Tensor, n_repeats: int = 1, *, generator: torch.Generator, batch_size: int = 64
+    denoiser: Denoiser, images: Tensor, n_repeats: int = 1, *, generator: torch.Generator, batch_size: int = 64
 ) -> BitsPerDim:
     """The bound of each image with every t in the sum; only ε is drawn.
 
@@ -214,9 +214,7 @@ def probe(case: ProbeContext, *, n_images: int = 150, n_draws: int = 8) -> dict[
     }
 
 
-def _estimate(
-    denoiser: PipelineDenoiser, images: Tensor, plan: Plan, source: torch.Generator, batch_size: int
-) -> BitsPerDim:
+def _estimate(denoiser: Denoiser, images: Tensor, plan: Plan, source: torch.Generator, batch_size: int) -> BitsPerDim:
     """Terms of a plan (rows and weights, [groups, repeats]) for each image, put together."""
     _check_images(denoiser, images)
     ReverseChain.of(denoiser)
@@ -232,7 +230,7 @@ def _estimate(
 
 
 def _one_image(
-    denoiser: PipelineDenoiser, x0: Tensor, plan: Plan, source: torch.Generator, batch_size: int
+    denoiser: Denoiser, x0: Tensor, plan: Plan, source: torch.Generator, batch_size: int
 ) -> tuple[Tensor, int]:
     rows, weights = plan(source)
     flat = rows.flatten()
@@ -244,8 +242,8 @@ def _one_image(
     return torch.cat(terms).view(rows.shape) * weights, len(flat)
 
 
-def _check_images(denoiser: PipelineDenoiser, images: Tensor) -> None:
-    shape = tuple(denoiser.sample_shape)
+def _check_images(denoiser: Denoiser, images: Tensor) -> None:
+    shape = tuple(denoiser.image_shape)
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape or len(images) == 0:
         raise InputError(
             f"images: got {images.dtype} {list(images.shape)}, expected torch.uint8 [N, {', '.join(map(str, shape))}], N ≥ 1. "

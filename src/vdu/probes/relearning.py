@@ -28,8 +28,8 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
+from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.probes.context import ProbeContext
 from vdu.probes.draws import (
     choose,
@@ -66,7 +66,7 @@ class FineTuning:
 
 def fine_tune(
     case: ProbeContext,
-    model: PipelineDenoiser,
+    model: Denoiser,
     batches: NoisyImages,
     how: FineTuning,
     steps: Sequence[int],
@@ -151,7 +151,7 @@ def probe(
             few = images.select(range(n))
             seed = derive_seed(case.seed, "relearning", kind, n)
             uniform = torch.ones(len(case.original.schedule), dtype=torch.float64)
-            batches = NoisyImages("data", few, how.batch_size, uniform, seed)
+            batches = NoisyImages("data", few, how.batch_size, uniform, seed, case.original)
             for who in ("unlearned", "retrained"):
                 if who not in case.models:
                     continue
@@ -189,5 +189,5 @@ def _shown(case: ProbeContext, most: int) -> dict[str, ImageSet]:
     return shown
 
 
-def _point(case: ProbeContext, model: PipelineDenoiser, step: int, seeds: Sequence[int], title: str) -> dict[str, Any]:
+def _point(case: ProbeContext, model: Denoiser, step: int, seeds: Sequence[int], title: str) -> dict[str, Any]:
     return {"step": step, **share(judged(case, draw(case, model, seeds, title)))}

@@ -28,13 +28,14 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.rng import generator
+from vdu.core.types import Condition, Denoiser
 from vdu.data.images import ImageSet
-from vdu.diffusion.schedule import matching_timesteps
+from vdu.diffusion.schedule import batch_at
 from vdu.metrics.frechet import frechet_interval
 from vdu.metrics.intervals import mean_interval
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.probes.context import ProbeContext, not_run
 from vdu.probes.draws import choose, draw, evaluating, image_seeds, measured, own_rest, require_fit, sampler_words
+from vdu.training.batches import condition_of, encoded
 
 __all__ = ["denoising_distances", "probe"]
 
@@ -43,31 +44,37 @@ ALPHA_BARS = (0.99, 0.9, 0.5, 0.1, 0.01)
 
 @torch.no_grad()
 def denoising_distances(
-    model: PipelineDenoiser, other: PipelineDenoiser, images: Tensor, noise: Tensor, alpha_bar: float, batch_size: int
+    model: Denoiser,
+    other: Denoiser,
+    images: Tensor,
+    noise: Tensor,
+    alpha_bar: float,
+    batch_size: int,
+    condition: Condition | None = None,
 ) -> Tensor:
     """Mean squared difference of the noise that two models see, image by image.
 
     Args:
         model: one model; it may be in either mode, and is asked in evaluation mode.
         other: another one, on the same device.
-        images: x₀, [n, channels, height, width], in [−1, 1].
+        images: x₀ in the models' own space, [n, …].
         noise: ε, like ``images``.
         alpha_bar: ᾱ, in (0, 1).
         batch_size: images per network evaluation.
+        condition: of each image.
 
     Returns:
         Per element, [n], float64.
     """
     first = next(model.network.parameters())
-    level = torch.tensor([alpha_bar], dtype=torch.float64)
     found = []
     with evaluating(model.network, other.network):
-        for x0, eps in zip(images.split(batch_size), noise.split(batch_size), strict=True):
-            x_t = (alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps).to(first.device, first.dtype)
-            seen = []
-            for each in (model, other):
-                t = matching_timesteps(level, each.schedule).expand(len(x_t)).to(x_t.device)
-                seen.append(each.predict_noise(x_t, t).double())  # float64: the squares are summed and subtracted from
+        for part in torch.arange(len(images)).split(batch_size):
+            x0, eps = images[part].to(first), noise[part].to(first)
+            given = None if condition is None else {name: value[part] for name, value in condition.items()}
+            seen = [
+                each.noise(batch_at(x0, eps, alpha_bar, each.schedule, given)).double() for each in (model, other)
+            ]  # float64: the squares are summed and subtracted from
             found.append((seen[0] - seen[1]).square().flatten(1).mean(1).cpu())
     return torch.cat(found)
 
@@ -133,15 +140,16 @@ def _sets(case: ProbeContext, n_images: int) -> tuple[dict[str, ImageSet], list[
 
 
 def _denoising(
-    case: ProbeContext, retrained: PipelineDenoiser, sets: Mapping[str, ImageSet], alpha_bars: Sequence[float]
+    case: ProbeContext, retrained: Denoiser, sets: Mapping[str, ImageSet], alpha_bars: Sequence[float]
 ) -> list[dict[str, Any]]:
     rows = []
     for name, images in sets.items():
-        x0 = images.floats()
+        x0 = encoded(case.original, images.floats())
+        condition = condition_of(case.original, images, torch.arange(len(images)), name)
         for level in alpha_bars:
             noise = torch.randn(x0.shape, generator=generator(case.seed, "retrained", name, repr(float(level))))
             for who, model in (("original", case.original), ("unlearned", case.unlearned)):
-                each = denoising_distances(model, retrained, x0, noise, level, case.sampler.microbatch_size)
+                each = denoising_distances(model, retrained, x0, noise, level, case.sampler.microbatch_size, condition)
                 mean, low, high = mean_interval(each)
                 row = {"model": who, "images": name, "alpha_bar": float(level), "distance": mean}
                 rows.append(row | {"low": max(low, 0.0), "high": high})
@@ -149,7 +157,7 @@ def _denoising(
 
 
 def _samples(
-    case: ProbeContext, retrained: PipelineDenoiser, features: Callable[[ImageSet], Tensor], n_samples: int
+    case: ProbeContext, retrained: Denoiser, features: Callable[[ImageSet], Tensor], n_samples: int
 ) -> tuple[list[dict[str, Any]], float]:
     """Rows, and the distance between two sets of samples of the retrained model."""
     reference = features(

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import sample
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.selection import mean_scores
 
@@ -42,7 +42,7 @@ class ForgottenCheck:
         steps: steps in all.
     """
 
-    denoiser: PipelineDenoiser
+    denoiser: Denoiser
     aids: Auxiliaries
     steps: int
 
@@ -67,10 +67,11 @@ class ForgottenCheck:
         assert self.aids.sampler is not None
         with torch.no_grad():
             for name, value in self.denoiser.network.named_parameters():
-                value.copy_(weights[name])
+                if name in weights:
+                    value.copy_(weights[name])
         drawn = ImageSet(to_uint8(sample(self.denoiser, self.seeds, self.aids.sampler)))
         classifier = copy.deepcopy(self.aids.judged.classifier).cpu()  # the method's own stays on its device
-        return int((mean_scores(classifier, drawn, torch.arange(len(drawn)), 0) >= 0).sum())
+        return int((mean_scores(classifier, drawn, torch.arange(len(drawn)), 0, self.denoiser) >= 0).sum())
 
     def __call__(self, step: int, weights: Mapping[str, Tensor]) -> str | None:
         """A reason to stop, or None.

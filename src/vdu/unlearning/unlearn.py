@@ -19,18 +19,19 @@ from vdu.core.checks import hash_parameters
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed, draw_seed
-from vdu.core.types import Method
+from vdu.core.types import Denoiser, Method
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.defaults import DEFAULTS
 from vdu.methods.distillation import RetainDistillation
 from vdu.methods.retrack import Retrack
-from vdu.models.denoiser import PipelineDenoiser, replace_network
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import replace_network
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import Auxiliaries, make_auxiliaries
 from vdu.replay.stopping import ForgottenCheck
-from vdu.training.batches import NoisyImages, UniformImages, together
+from vdu.training.batches import NoisyImages, UniformImages, labels_for, together
 from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, train
 from vdu.unlearning.objective import MethodObjective
 
@@ -122,7 +123,7 @@ def unlearn(
     """
     seed = draw_seed(generator)
     original = PipelineDenoiser.from_pipeline(pipeline)
-    images = forget if isinstance(forget, ImageSet) else load_images(str(forget), shape=original.sample_shape)
+    images = forget if isinstance(forget, ImageSet) else load_images(str(forget), shape=original.image_shape)
     default = DEFAULTS.get(method.name, DEFAULTS["vdu"])
     n_images, n_steps = int(batch_size or default["batch_size"]), int(steps or default["steps"])
     denoiser = original.copy()
@@ -142,7 +143,7 @@ def unlearn(
     classifier = aids.judged.classifier if aids.judged is not None else None
     with counter.watching(denoiser.network), small.watching(classifier):
         ready = method.prepare(denoiser, aids.tools)
-    make_batch = _batches(ready, aids.sets, denoiser.sample_shape, n_images, seed)
+    make_batch = _batches(ready, aids.sets, denoiser, n_images, seed)
     settings = TrainSettings(
         steps=n_steps,
         learning_rate=learning_rate or default["learning_rate"],
@@ -196,14 +197,14 @@ def _say(text: str) -> None:
 
 
 def _batches(
-    method: Method, sets: Mapping[str, ImageSet | None], shape: tuple[int, int, int], batch_size: int, seed: int
+    method: Method, sets: Mapping[str, ImageSet | None], denoiser: Denoiser, batch_size: int, seed: int
 ) -> Callable[[int], dict[str, Tensor]]:
     """Batches of every role that the method needs, each with its own seed.
 
     Args:
         method: it says which roles, and at which noise levels.
         sets: the images that there are, by role.
-        shape: channels, height and width of the model.
+        denoiser: the model, which encodes images and knows their conditions.
         batch_size: images of each role per step.
         seed: of the run.
 
@@ -213,19 +214,22 @@ def _batches(
     Raises:
         InputError: if a role has no images.
     """
-    makers = []
+    makers, shape, forget = [], denoiser.image_shape, sets.get("forget")
+    forget_labels: tuple[int, ...] = ()
+    if denoiser.class_names and forget is not None:
+        forget_labels = tuple(sorted(set(labels_for(denoiser, forget, torch.arange(len(forget)), "forget"))))
     for role in sorted(method.needs):
         role_seed, draw_weights = derive_seed(seed, role), method.draw_weights(role)
         size = max(1, round(batch_size * method.batch_shares.get(role, 1.0)))
         if role == "surrogate":
-            makers.append(UniformImages(role, shape, size, draw_weights, role_seed))
+            makers.append(UniformImages(role, shape, size, draw_weights, role_seed, denoiser, forget_labels))
             continue
         images = sets.get(role)
         if images is None:
             raise InputError(f"{role}: the method {method.name} needs such images, got none.")
         if images.shape != shape:
             raise InputError(f"{role}: got images of shape {images.shape}; expected {shape}, the model's.")
-        makers.append(NoisyImages(role, images, size, draw_weights, role_seed))
+        makers.append(NoisyImages(role, images, size, draw_weights, role_seed, denoiser))
     return together(makers)
 
 
