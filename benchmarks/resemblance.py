@@ -60,7 +60,7 @@ def main():
         ),
         "judge trained on the spot, misses of real images": record["held_out_error"],
     }
-    zones = resemblance(forget, own, denoiser.schedule, seed=0)
+    zones = resemblance(forget, own, denoiser, seed=0)
     result["resemblance, like the forget set"] = found(zones.forget, truth)
     result["resemblance, kept"] = found(zones.kept, ~truth)
     result["resemblance, estimated share"] = zones.share

@@ -109,7 +109,7 @@ class Bench:
         """How many seeds of the stopping rule a model leaves like the forget set."""
         denoiser, sampler = PipelineDenoiser.from_pipeline(self.pipeline), Sampler(scheduler="ddpm", steps=20)
         own, _ = cached_samples(denoiser, 1500, sampler)
-        judged = resemblance(self.forget, own, denoiser.schedule, seed=3)
+        judged = resemblance(self.forget, own, denoiser, seed=3)
         seeds = torch.tensor(image_seeds(SHARED_SEED, len(own)))[judged.forget].tolist()
         drawn = ImageSet(to_uint8(sample(PipelineDenoiser.from_pipeline(pipeline), seeds, sampler)))
         scores = mean_scores(judged.classifier, drawn, torch.arange(len(drawn)), 0)

@@ -311,7 +311,7 @@ def test_the_images_that_are_replayed_are_the_kept_own_samples(desk, call):
     digits = load_images("digits")
     forget = digits.select(digits.labels == 3)
     seed = derive_seed(draw_seed(generator(0, "unlearn")), "resemblance")
-    judged = resemblance(forget, own, denoiser.schedule, seed=seed, score_steps=30, steps=3, force=True)
+    judged = resemblance(forget, own, denoiser, seed=seed, score_steps=30, steps=3, force=True)
     kept = own.select(judged.kept)
     assert len(kept) >= 40
     method = SelectiveAmnesia(load_posterior(desk / "posterior"), replay="self")
