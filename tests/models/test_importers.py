@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from vdu.commands import import_checkpoint as recipe
-from vdu.commands.settings import ImportSettings
+from vdu.commands.import_checkpoint import ImportSettings
 from vdu.core.errors import InputError
 from vdu.models.denoiser import PipelineDenoiser, load_pipeline
 from vdu.models.importers import import_checkpoint, read_state_dict

@@ -25,6 +25,7 @@ class NoisedBatch:
         index: row of the unlearning (or training) schedule, [batch], int64, counted from 0.
         alpha_bar: ᾱ of that row, [batch], in (0, 1).
         timestep: the timestep of the network's own schedule with that ᾱ, [batch], possibly fractional.
+        draws: further random numbers that the method asked for, by name, batch first (see :attr:`Method.draws`).
     """
 
     x0: Tensor
@@ -32,6 +33,7 @@ class NoisedBatch:
     index: Tensor
     alpha_bar: Tensor
     timestep: Tensor
+    draws: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def x_t(self) -> Tensor:
@@ -169,6 +171,11 @@ class Method(Protocol):
             (real retained data, or own samples without those of the forget class)}.
         uses: the optional tools it wants, names of attributes of :class:`Tools`.
         batch_shares: images of a role per step, as a share of the batch size, where it is not 1.
+        draws: uniform random numbers in [0, 1) that come with a role's images: role → name → "image" (one number per image)
+            or "element" (one per element of the image). A method draws nothing itself.
+        training: the training that suits it (``vdu.methods.defaults.TrainingDefaults``).
+        stops: whether the stopping rule may end it before its last step.
+        strength: the options of which more forgets more.
         per_term: whether it combines the gradients of its terms itself, see :meth:`combine`.
         schedule: the noise levels at which it works (a ``vdu.diffusion.schedule.NoiseSchedule``).
         limits: the largest value that an observed scalar may take before the run counts as diverged.
@@ -187,6 +194,14 @@ class Method(Protocol):
     def per_term(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
     @property
     def batch_shares(self) -> Mapping[str, float]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def draws(self) -> Mapping[str, Mapping[str, str]]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def training(self) -> Any: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def stops(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def strength(self) -> tuple[str, ...]: ...  # ruff: ignore[undocumented-public-method]
     @property
     def schedule(self) -> Any: ...  # ruff: ignore[undocumented-public-method]
     @property

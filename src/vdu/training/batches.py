@@ -1,11 +1,12 @@
 """Batches that depend on the seed and the step alone: which images, which noise, which noise levels.
 
 Images are dealt in epochs: every image once per epoch, in an order drawn from (seed, "epoch", number). Noise and rows of
-the schedule of step k come from (seed, "noise", k), for the whole batch, whatever the number of processes.
+the schedule of step k come from (seed, "noise", k), and what a method draws besides from (seed, "step", k, 0). All of it is drawn
+for the whole step, so that it does not depend on the number of processes or micro-batches.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -17,7 +18,7 @@ from vdu.core.types import NoisedBatch
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 
-__all__ = ["NoisyImages", "UniformImages", "deal", "require_divisible", "together", "unflatten"]
+__all__ = ["Draws", "NoisyImages", "UniformImages", "deal", "require_divisible", "together", "unflatten"]
 
 
 @lru_cache(maxsize=8)
@@ -126,6 +127,44 @@ def _noised(role: str, x0: Tensor, draw_weights: Tensor, source: torch.Generator
     return {f"{role}.x0": x0, f"{role}.noise": noise, f"{role}.index": index}
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Uniform random numbers in [0, 1) that a method wants with its images, drawn step by step.
+
+    Attributes:
+        wanted: role → name → "image" (one number per image) or "element" (one per element of the image).
+        sizes: images of each role per step.
+        shape: channels, height and width of an image.
+        seed: seeds everything.
+
+    Raises:
+        InputError: if a role has no images in the batch, or the kind of a draw is unknown.
+    """
+
+    wanted: Mapping[str, Mapping[str, str]]
+    sizes: Mapping[str, int]
+    shape: tuple[int, int, int]
+    seed: int
+
+    def __post_init__(self) -> None:
+        for role, named in self.wanted.items():
+            if role not in self.sizes or not set(named.values()) <= {"image", "element"}:
+                raise InputError(
+                    f"draws: got {dict(named)} for {role!r}; expected a role of the method's needs ({', '.join(self.sizes)}), "
+                    "and for each name 'image' or 'element'."
+                )
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Tensors ``role.draws.name`` of one step, [batch] or [batch, channels, height, width], float32."""
+        source = generator(self.seed, "step", step, 0)
+        drawn = {}
+        for role, named in sorted(self.wanted.items()):
+            for name, kind in sorted(named.items()):
+                shape = self.shape if kind == "element" else ()
+                drawn[f"{role}.draws.{name}"] = torch.rand(self.sizes[role], *shape, generator=source)
+        return drawn
+
+
 def together(makers: Sequence[Callable[[int], dict[str, Tensor]]]) -> Callable[[int], dict[str, Tensor]]:
     """One maker of batches with the tensors of several roles."""
     return lambda step: {name: value for maker in makers for name, value in maker(step).items()}
@@ -134,7 +173,9 @@ def together(makers: Sequence[Callable[[int], dict[str, Tensor]]]) -> Callable[[
 def unflatten(batch: dict[str, Tensor], schedule: NoiseSchedule, own: NoiseSchedule) -> dict[str, NoisedBatch]:
     """The tensors of a micro-batch as one :class:`vdu.core.types.NoisedBatch` per role."""
     noised = {}
-    for role in sorted({name.rsplit(".", 1)[0] for name in batch}):
+    for role in sorted({name.split(".")[0] for name in batch}):
         x0, noise, index = (batch[f"{role}.{part}"] for part in ("x0", "noise", "index"))
-        noised[role] = noised_batch(x0, index, noise, schedule, own)
+        prefix = f"{role}.draws."
+        draws = {name.removeprefix(prefix): value for name, value in batch.items() if name.startswith(prefix)}
+        noised[role] = replace(noised_batch(x0, index, noise, schedule, own), draws=draws)
     return noised
