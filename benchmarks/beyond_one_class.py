@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from vdu.commands.settings import PretrainSettings
+from vdu.commands.pretrain import PretrainSettings
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.data.forget import split_by_class

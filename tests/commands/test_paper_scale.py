@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from vdu.commands import pretrain
-from vdu.commands.methods import make_method
-from vdu.commands.settings import PretrainSettings
+from vdu.commands.pretrain import PretrainSettings
+from vdu.commands.unlearn import make_method
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import sample
 from vdu.models.denoiser import PipelineDenoiser

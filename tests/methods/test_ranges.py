@@ -4,18 +4,18 @@ import math
 
 import pytest
 
-from vdu.commands.methods import BY_NAME
 from vdu.core.errors import InputError
+from vdu.methods import registry
 from vdu.methods.conflict_free import ConflictFree
 
 
-@pytest.mark.parametrize("name", sorted(BY_NAME))
+@pytest.mark.parametrize("name", registry.names())
 @pytest.mark.parametrize("wrong", [(0.7, 0.2), (-0.1, 0.5), (0.5, 1.1), (math.nan, 1.0), (0.5,), (0.1, 0.2, 0.3)])
 def test_no_range(name, wrong):
     with pytest.raises(
         InputError, match=r"alpha_bar_range: got .*; expected two numbers, 0 ≤ smallest ᾱ ≤ largest ᾱ ≤ 1"
     ):
-        BY_NAME[name](alpha_bar_range=wrong)
+        registry.get(name)(alpha_bar_range=wrong)
 
 
 def test_the_ends_are_ranges():

@@ -216,6 +216,12 @@ def test_all_steps_of_the_models_own_schedule_are_drawn_alike():
     assert given.schedule is SCHEDULE and len(given.draw_weights()) == 6
 
 
+def test_a_range_of_levels_holds_for_the_surrogates_alone():
+    _, ready = make(alpha_bar_range=(0.0, float(SCHEDULE.alpha_bars[2])))
+    assert ready.draw_weights("surrogate").tolist() == [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    assert ready.draw_weights("retain").tolist() == [1.0] * 6
+
+
 def test_limits_let_surrogates_be_strange_and_replay_not():
     denoiser, ready = make(replay="self")
     worst = 4 * float(SCHEDULE.alpha_bars[0] / (1 - SCHEDULE.alpha_bars[0]))

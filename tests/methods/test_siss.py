@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,7 +7,6 @@ from torch import nn
 
 from toys import noise_seen
 from vdu.core.errors import InputError
-from vdu.core.rng import isolated_global
 from vdu.core.types import Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.methods.siss import SISS, mixture_weights
@@ -73,11 +73,9 @@ def losses_by_hand(network, batch, took_a, share):
 
 
 def both(ready, denoiser, batch, seed=3):
-    with isolated_global(seed):
-        losses = ready.losses(denoiser, batch)
-    with isolated_global(seed):
-        took_a = (torch.rand(len(batch["forget"].x0)) < ready.mixture).tolist()
-    return losses, took_a
+    choice = torch.rand(len(batch["forget"].x0), generator=torch.Generator().manual_seed(seed))
+    losses = ready.losses(denoiser, batch | {"forget": replace(batch["forget"], draws={"choice": choice})})
+    return losses, (choice < ready.mixture).tolist()
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.7])
@@ -200,15 +198,21 @@ def test_without_a_forget_gradient_the_keep_gradient_is_left():
 # Randomness and settings
 
 
-def test_the_choice_comes_from_the_global_stream_alone():
+def test_the_choice_comes_with_the_batch_alone():
     denoiser, ready = make()
     batch = batch_of(20)
     first, again, other = (both(ready, denoiser, batch, seed)[0].terms["keep"] for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
+    state = torch.get_rng_state()
+    both(ready, denoiser, batch)
+    assert torch.equal(state, torch.get_rng_state())
+    with pytest.raises(InputError, match=r"batch: has no draws 'choice' \(it has \[\]\)"):
+        ready.losses(denoiser, batch)
 
 
 def test_what_it_needs():
     assert SISS.name == "siss" and SISS.needs == {"forget", "retain"} and SISS.uses == set() and SISS.per_term
+    assert SISS.draws == {"forget": {"choice": "image"}}
     assert SISS.limits == {"mse": 2.0, "retain_mse": 2.0}
     assert len({SISS(**each).identity for each in ({}, {"mixture": 0.3}, {"forget_share": 0.3})}) == 3
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from toys import noise_seen
 from vdu.commands import import_checkpoint as recipe
-from vdu.commands.settings import ImportSettings
+from vdu.commands.import_checkpoint import ImportSettings
 from vdu.core.errors import InputError
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.importers import import_checkpoint, read_state_dict

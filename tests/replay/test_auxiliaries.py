@@ -21,7 +21,7 @@ from vdu.replay import auxiliary_models as copies_recipe
 from vdu.replay import selection as resemblance_recipe
 from vdu.replay.auxiliaries import Auxiliaries, make_auxiliaries
 from vdu.replay.generated import SHARED_SEED, cached_samples, generate_samples, image_seeds
-from vdu.replay.stopping import ForgottenCheck
+from vdu.replay.stopping import ForgottenCheck, Stopping
 from vdu.unlearning import unlearn as unlearn_module
 from vdu.unlearning.unlearn import unlearn
 
@@ -341,7 +341,7 @@ def test_it_stops_when_the_seeds_no_longer_give_such_images_and_not_before(check
     dark, bright = shifted(check, 5.0), shifted(check, -5.0)  # the noise that is taken away
     assert check.remaining(bright) == 12 and check.remaining(dark) == 0
     assert check(7, bright) is None
-    assert "after 7 steps 0 of 12 own samples" in (check(7, dark) or "")
+    assert Stopping.from_text(check(7, dark) or "") == Stopping("forgotten", 7, 0, 12, 1)
     assert check(8, dark) and check(9, dark)
     assert check(6, dark) is None and check(10, dark) is None  # it looks after 2/3, 7/9 and 8/9
 
@@ -375,6 +375,9 @@ def test_a_run_ends_when_the_rule_says_so(make_pipeline, quick, monkeypatch, lef
     )  # fmt: skip
     assert result.training.steps == steps
     assert (result.ending is None) if words is None else result.ending is not None and result.ending.startswith(words)
+    assert (
+        (result.stopping is None) if words is None else result.stopping.reason == ("all_steps" if left else "forgotten")
+    )
     assert ("these were all the steps: a larger repulsion_scale" in (result.ending or "")) == (
         words is not None and left > 0
     )

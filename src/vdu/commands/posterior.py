@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vdu.commands.settings import PosteriorSettings, PretrainSettings, to_toml
+from vdu.commands.pretrain import PretrainSettings
+from vdu.commands.settings import PosteriorSettings, to_toml
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_folder

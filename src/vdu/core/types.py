@@ -272,6 +272,11 @@ class Method(Protocol):
             (real retained data, or own samples without those of the forget class)}.
         uses: the optional tools it wants, names of attributes of :class:`Tools`.
         batch_shares: images of a role per step, as a fraction of the batch size, where it is not 1.
+        draws: uniform random numbers in [0, 1) that come with a role's images: role → name → "image" (one number per image)
+            or "element" (one per element of the image). A method draws nothing itself.
+        training: the training that suits it (``vdu.methods.defaults.TrainingDefaults``).
+        stops: whether the stopping rule may end it before its last step.
+        strength: the options of which more forgets more.
         per_term: whether it combines the gradients of its terms itself, see :meth:`combine`.
         schedule: the noise levels at which it works (a ``vdu.diffusion.schedule.NoiseSchedule``).
         limits: the largest value that an observed scalar may take before the run counts as diverged.
@@ -290,6 +295,14 @@ class Method(Protocol):
     def per_term(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
     @property
     def batch_shares(self) -> Mapping[str, float]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def draws(self) -> Mapping[str, Mapping[str, str]]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def training(self) -> Any: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def stops(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def strength(self) -> tuple[str, ...]: ...  # ruff: ignore[undocumented-public-method]
     @property
     def schedule(self) -> Any: ...  # ruff: ignore[undocumented-public-method]
     @property

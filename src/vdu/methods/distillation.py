@@ -44,7 +44,7 @@ samples: Alemohammad et al. 2024, arXiv 2408.16333 ("SIMS"). Guidance at some no
 2404.07724.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -55,8 +55,9 @@ from vdu.core.errors import InputError
 from vdu.core.rng import generator
 from vdu.core.types import Batch, Condition, Denoiser, Losses, NoisedBatch, Tools, column
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.methods.base import BaseMethod, mean_squared, require_positive, require_range
-from vdu.methods.retrack import retrack_target
+from vdu.methods.base import PRIVATE, BaseMethod, mean_squared, require_positive, require_range
+from vdu.methods.registry import register
+from vdu.methods.retrack import CHOSEN, retrack_target
 
 __all__ = ["Guided", "RetainDistillation", "repulsion", "repulsion_length"]
 
@@ -124,6 +125,7 @@ def _capped(step: Tensor, reference: Tensor) -> Tensor:
     return step * column((longest / length.clamp_min(1e-12)).clamp(max=1), step)
 
 
+@register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RetainDistillation(BaseMethod):
     """Retain-score distillation, with self-improvement.
@@ -151,9 +153,15 @@ class RetainDistillation(BaseMethod):
     lead: str = "gradient"
     forget_weight: float = 1.0
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
-    _factor: float = field(init=False, default=1.0, repr=False, metadata={"identity": False})
+    _factor: float = field(default=1.0, repr=False, metadata=PRIVATE)
 
     name = "distillation"
+    summary = (
+        "Trains the model to be what it would be without the forget set, as a classifier of its own samples sees it."
+    )
+    training = replace(CHOSEN, steps=600, ema_decay=0.995)
+    stops = True
+    strength = ("repulsion_scale", "forget_weight")
     limits = MappingProxyType({"keep_mse": 2.0})  # ε_lead may lie as far from ε_θ as w_max (ε₀ − ε_f) reaches
     needs = frozenset({"forget", "own_forget", "retain"})
     batch_shares = MappingProxyType({"forget": 0.375, "own_forget": 0.375})
@@ -185,7 +193,7 @@ class RetainDistillation(BaseMethod):
             length = repulsion_length(
                 tools.classifier, forget, ready.draw_weights(), ready.schedule, generator=generator(0, "length")
             )
-            object.__setattr__(ready, "_factor", self.gradient_length / length)
+            return replace(ready, _factor=self.gradient_length / length)
         return ready
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:

@@ -24,10 +24,12 @@ import torch
 
 from vdu.core.types import Batch, Denoiser, Losses
 from vdu.methods.base import BaseMethod, require_positive
+from vdu.methods.registry import register
 
 __all__ = ["ESD"]
 
 
+@register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ESD(BaseMethod):
     """The ESD analogue for unconditional models.
@@ -42,6 +44,7 @@ class ESD(BaseMethod):
     guidance: float = 1.0
 
     name = "esd"
+    summary = "Answers on the forget images as if guided away from a copy that was fine-tuned on them (ESD without a condition)."
     needs = frozenset({"forget"})
     uses = frozenset({"teacher", "forget_model"})
 

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from vdu.commands import judge as judge_recipe
 from vdu.commands import pretrain
-from vdu.commands.methods import make_method
+from vdu.commands.judge import JudgeSettings
 from vdu.commands.posterior import fit_posterior
-from vdu.commands.settings import JudgeSettings, PretrainSettings
+from vdu.commands.pretrain import PretrainSettings
+from vdu.commands.unlearn import make_method
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.records import atomic_file, sha256_file

@@ -14,8 +14,10 @@ Not guaranteed: that images from other noise are forgotten as well; that a judge
 """
 
 import copy
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -26,10 +28,59 @@ from vdu.diffusion.sampling import sample
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.selection import mean_scores
 
-__all__ = ["ForgottenCheck"]
+__all__ = ["ForgottenCheck", "Stopping"]
 
 FEWEST, MOST, SHARE = 10, 128, 0.10
 LOOKS = (2 / 3, 7 / 9, 8 / 9)  # the last look is the end
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """How the rule ended a run.
+
+    Attributes:
+        reason: "forgotten" where the aim was met, "all_steps" where the steps ended first.
+        step: steps done.
+        n_left: generated samples that are still like the forget set.
+        n_seeds: out of so many that were like it.
+        aim: at most so many may be left.
+    """
+
+    reason: Literal["forgotten", "all_steps"]
+    step: int
+    n_left: int
+    n_seeds: int
+    aim: int
+
+    def sentence(self, strength: tuple[str, ...] = ()) -> str:
+        """The record in words.
+
+        Args:
+            strength: the method's options of which more forgets more, to be named where the aim was missed.
+
+        Returns:
+            One sentence without its full stop.
+
+        Examples:
+            >>> Stopping("all_steps", 9, 5, 40, 4).sentence(("forget_weight",)).partition("; ")[2]
+            'these were all the steps: a larger forget_weight (--option) forgets more, and so may --steps'
+        """
+        found = (
+            f"after {self.step} steps {self.n_left} of {self.n_seeds} own samples that were like the forget set, drawn again from the "
+            f"same noise, still are (at most {self.aim} was the aim)"
+        )
+        if self.reason == "forgotten":
+            return found
+        return f"{found}; these were all the steps: a larger {' or '.join(strength)} (--option) forgets more, and so may --steps"
+
+    def to_text(self) -> str:
+        """The record as JSON: what the training loop keeps as the reason for an early end."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> "Stopping":
+        """The record of :meth:`to_text`."""
+        return cls(**json.loads(text))
 
 
 @dataclass(frozen=True)
@@ -81,16 +132,23 @@ class ForgottenCheck:
             weights: by name.
 
         Returns:
-            A sentence.
+            The text of a :class:`Stopping`.
         """
         if step not in {round(share * self.steps) for share in LOOKS} - {self.steps}:
             return None
-        left = self.remaining(weights)
-        return self.sentence(step, left) if left <= self.aim else None
+        found = self.look(step, weights)
+        return found.to_text() if found.reason == "forgotten" else None
 
-    def sentence(self, step: int, left: int) -> str:
-        """What was found, for people."""
-        return (
-            f"after {step} steps {left} of {len(self.seeds)} own samples that were like the forget set, drawn again from the same "
-            f"noise, still are (at most {self.aim} was the aim)"
-        )
+    def look(self, step: int, weights: Mapping[str, Tensor]) -> Stopping:
+        """What the rule finds after a number of steps.
+
+        Args:
+            step: steps done.
+            weights: by name.
+
+        Returns:
+            The record; its reason is "all_steps" where the aim is missed.
+        """
+        left = self.remaining(weights)
+        reason = "forgotten" if left <= self.aim else "all_steps"
+        return Stopping(reason, step, left, len(self.seeds), self.aim)

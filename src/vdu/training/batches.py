@@ -5,10 +5,11 @@ become its condition. A batch travels as flat tensors (``role.x0``, ``role.noise
 ``role.condition.NAME``), so that the loop can cut it.
 
 Images are dealt in epochs: every image once per epoch, in an order drawn from (seed, "epoch", number). Noise and rows of
-the schedule of step k come from (seed, "noise", k), for the whole batch, whatever the number of processes.
+the schedule of step k come from (seed, "noise", k), and what a method draws besides from (seed, "step", k, 0). All of it is drawn
+for the whole step, so that it does not depend on the number of processes or micro-batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,6 +23,7 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 
 __all__ = [
+    "Draws",
     "NoisyImages",
     "UniformImages",
     "condition_of",
@@ -137,7 +139,7 @@ class UniformImages:
     """
 
     role: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     batch_size: int
     draw_weights: Tensor
     seed: int
@@ -212,6 +214,44 @@ def _noised(role: str, x0: Tensor, draw_weights: Tensor, source: torch.Generator
     noise = torch.randn(x0.shape, generator=source, dtype=x0.dtype)
     index = torch.multinomial(draw_weights, len(x0), replacement=True, generator=source)
     return {f"{role}.x0": x0, f"{role}.noise": noise, f"{role}.index": index}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Uniform random numbers in [0, 1) that a method wants with its images, drawn step by step.
+
+    Attributes:
+        wanted: role → name → "image" (one number per image) or "element" (one per element of the image).
+        sizes: images of each role per step.
+        shape: channels, height and width of an image.
+        seed: seeds everything.
+
+    Raises:
+        InputError: if a role has no images in the batch, or the kind of a draw is unknown.
+    """
+
+    wanted: Mapping[str, Mapping[str, str]]
+    sizes: Mapping[str, int]
+    shape: tuple[int, ...]
+    seed: int
+
+    def __post_init__(self) -> None:
+        for role, named in self.wanted.items():
+            if role not in self.sizes or not set(named.values()) <= {"image", "element"}:
+                raise InputError(
+                    f"draws: got {dict(named)} for {role!r}; expected a role of the method's needs ({', '.join(self.sizes)}), "
+                    "and for each name 'image' or 'element'."
+                )
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Tensors ``role.draws.name`` of one step, [batch] or [batch, channels, height, width], float32."""
+        source = generator(self.seed, "step", step, 0)
+        drawn = {}
+        for role, named in sorted(self.wanted.items()):
+            for name, kind in sorted(named.items()):
+                shape = self.shape if kind == "element" else ()
+                drawn[f"{role}.draws.{name}"] = torch.rand(self.sizes[role], *shape, generator=source)
+        return drawn
 
 
 def together(makers: Sequence[Callable[[int], dict[str, Tensor]]]) -> Callable[[int], dict[str, Tensor]]:
