@@ -104,7 +104,7 @@ class OpenRun:
         if stop.folder is None:
             return self.original if stop.name == "original" else self.unlearned
         network = copy.deepcopy(self.unlearned.network)
-        weights = load_weights(stop.folder, network, average=self.averaged)
+        weights = load_weights(stop.folder, network, average=self.averaged, partial=True)
         with torch.no_grad():
             for name, value in (*network.named_parameters(), *network.named_buffers()):
                 if name in weights:  # an average has no buffers; those of these networks do not change in training

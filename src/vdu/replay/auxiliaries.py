@@ -111,7 +111,7 @@ def make_auxiliaries(
         require_enough("own samples", n_own_samples)
     if sorts or "self_model" in wanted:
         tell(f"own samples: {n_own_samples} of the original's")
-        drawing = tools.get("teacher") or _frozen(original.copy(), device)
+        drawing = tools.get("teacher") or _on(original, device)
         own, n_drawn = cached_samples(drawing, n_own_samples, sampler)
         record["own_samples"] = {"n": len(own), "n_drawn_now": n_drawn, "sampler": sampler.describe()}
         counter.total += len(own) * sampler.steps  # also of those in the cache: somebody paid for them
@@ -158,6 +158,12 @@ def _forget_labels(original: Denoiser, forget: ImageSet) -> tuple[int, ...]:
     if not original.class_names:
         return ()
     return tuple(sorted(set(labels_for(original, forget, torch.arange(len(forget)), "forget"))))
+
+
+def _on(original: Denoiser, device: torch.device | None) -> Denoiser:
+    """The original itself where it is on the device already, else a copy there: it is left where it is."""
+    here = next(original.network.parameters()).device
+    return original if device is None or torch.device(device) == here else _frozen(original.copy(), device)
 
 
 def _frozen(denoiser: Denoiser, device: torch.device | None) -> Denoiser:

@@ -104,4 +104,4 @@ def _labelled(images: Tensor, description: str, denoiser: Denoiser, seeds: list[
     labels = denoiser.labels_of(seeds)
     if labels is None:
         return ImageSet(images, description=description)
-    return ImageSet(images, torch.tensor(labels, dtype=torch.int64), denoiser.class_names, description=description)
+    return ImageSet(images, torch.tensor(labels), class_names=denoiser.class_names, description=description)

@@ -28,7 +28,7 @@ from vdu.diffusion.sampling import sample
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.selection import mean_scores
 
-__all__ = ["ForgottenCheck", "Stopping"]
+__all__ = ["ForgottenCheck", "Stopping", "can_stop"]
 
 FEWEST, MOST, SHARE = 10, 128, 0.10
 LOOKS = (2 / 3, 7 / 9, 8 / 9)  # the last look is the end
@@ -83,6 +83,11 @@ class Stopping:
         return cls(**json.loads(text))
 
 
+def can_stop(aids: Auxiliaries) -> bool:
+    """Whether enough generated samples were like the forget set, and a classifier knows them, for the rule to tell."""
+    return len(aids.forget_seeds) >= FEWEST and aids.judged is not None
+
+
 @dataclass(frozen=True)
 class ForgottenCheck:
     """The rule, as :func:`vdu.training.loop.train` asks it.
@@ -106,11 +111,6 @@ class ForgottenCheck:
     def aim(self) -> int:
         """How many may be left."""
         return int(SHARE * len(self.seeds))
-
-    @property
-    def possible(self) -> bool:
-        """Whether there are enough of them to tell."""
-        return len(self.seeds) >= FEWEST and self.aids.judged is not None
 
     def remaining(self, weights: Mapping[str, Tensor]) -> int:
         """How many are still like the forget set under some weights."""

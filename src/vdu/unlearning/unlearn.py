@@ -30,7 +30,7 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.pipelines import replace_network
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import Auxiliaries, make_auxiliaries
-from vdu.replay.stopping import ForgottenCheck, Stopping
+from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
 from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, together
 from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, train
 from vdu.unlearning.objective import MethodObjective
@@ -169,11 +169,15 @@ def unlearn(
         identity += f" {retain.sha256}"
     if aids.judged is not None:
         identity += f" {len(aids.judged.kept)} {aids.sampler}"
-    check = ForgottenCheck(denoiser.copy(), aids, settings.steps)
-    rule = check if check.possible and not full_length and method.stops else None
+    stops = method.stops and not full_length and can_stop(aids)
+    rule = ForgottenCheck(denoiser.copy(), aids, settings.steps) if stops else None
     tools = aids.tools
-    others = [each.network for each in (tools.teacher, tools.self_model, tools.forget_model) if each is not None]
-    with counter.watching(denoiser.network, check.denoiser.network, *others), small.watching(classifier):
+    others = [
+        each
+        for each in (tools.teacher, tools.self_model, tools.forget_model, rule and rule.denoiser)
+        if each is not None
+    ]
+    with counter.watching(denoiser.network, *(each.network for each in others)), small.watching(classifier):
         result = train(
             denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
             folder=folder, resume=resume, identity=identity, progress=progress, accelerator=accelerator, stop=rule,
