@@ -21,7 +21,7 @@ from vdu.training.pretraining import fit
 from vdu.unlearning.unlearn import unlearn
 
 NAMES = ("dark", "bright")
-SAMPLER = Sampler("ddim", steps=5, microbatch_size=10)
+SAMPLER = Sampler("ddpm", steps=10, microbatch_size=10)
 
 
 def shades(n=40, seed=0):
@@ -41,7 +41,7 @@ def brightness(denoiser, label, n=10):
 def trained():
     """A pipeline that draws either shade on demand, in some seconds."""
     pipeline = new_pipeline((1, 8, 8), seed=0, class_names=NAMES)
-    how = TrainSettings(steps=150, learning_rate=3e-3, ema_decay=0.97, seed=1)
+    how = TrainSettings(steps=300, learning_rate=1e-2, lr_schedule="linear", max_grad_norm=1.0, ema_decay=0.97, seed=1)
     fit(adapt(pipeline), shades(), how, batch_size=16, seed=2, label_dropout=0.1)
     return pipeline
 
