@@ -49,6 +49,9 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
 
     Returns:
         A summary: file, estimator, numbers from its making.
+
+    Raises:
+        InputError: if the settings, the model or a stored state cannot be used, or the mean is no working model.
     """
     options = _options(settings)
     make_estimator(settings.estimator, **options)  # refuses now what it cannot work with
@@ -77,7 +80,11 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
             save=lambda reached: write_state(file, reached, identity), progress=bar, **options,
         )  # fmt: skip
         cost["network_evaluations"] = _evaluations(settings, takes, posterior)
-    posterior, notes = _check_mean(settings, denoiser, posterior, samples.floats())
+    try:
+        posterior, notes = _check_mean(settings, denoiser, posterior, samples.floats())
+    except InputError:
+        record.close()  # the run may go on with --mean recentre
+        raise
     if settings.calibrate:
         with record.stage("calibrate") as cost:
             source = named_generator(settings.seed, "calibrate")
@@ -222,7 +229,8 @@ def _check_mean(
         raise InputError(
             f"posterior: at its mean the denoising loss is {ratio:.3g} times that of the model (expected at most 1.1): the mean of "
             "networks trained independently is in general no working network. Use --mean recentre (the variances around the model's "
-            "own weights), or finetuned-ensemble, whose members share one basin."
+            "own weights; with --resume-from-checkpoint latest nothing is estimated again), or finetuned-ensemble, whose members "
+            "share one basin."
         )
     parameters = dict(denoiser.network.named_parameters())
     return posterior.with_mean(parameters), {"mean_loss_ratio_before_recentring": min(ratio, 1e30)}
