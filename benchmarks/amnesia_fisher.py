@@ -26,7 +26,8 @@ from vdu.diffusion.sampling import Sampler, sample
 from vdu.diffusion.schedule import noised_batch
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.pipelines import load_pipeline
-from vdu.posterior.amnesia_fisher import amnesia_fisher_diagonal, draw_rows
+from vdu.posterior.amnesia_fisher import AmnesiaFisher, draw_indices
+from vdu.posterior.fit import take_all
 from vdu.posterior.gaussian import normal_like
 from vdu.zoo.packaged import pipeline_folder
 
@@ -40,7 +41,7 @@ def naive(denoiser, samples, n, chunk):
     total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in network.named_parameters()}
     for image in samples:
         network.zero_grad()
-        rows = draw_rows(len(schedule), n, generator)
+        rows = draw_indices(len(schedule), n, generator)
         for part in rows.split(chunk):
             loss = 0.0
             for row in part:
@@ -55,10 +56,9 @@ def naive(denoiser, samples, n, chunk):
 
 def ours(denoiser, samples, n, batch_size=100):
     """F with one forward and backward pass for many t."""
-    return amnesia_fisher_diagonal(
-        denoiser, samples, dict(denoiser.network.named_parameters()), timesteps_per_sample=n, batch_size=batch_size,
-        generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    estimator = AmnesiaFisher(timesteps_per_sample=n, batch_size=batch_size)
+    state = estimator.init(denoiser, n_items=len(samples), generator=torch.Generator().manual_seed(0))
+    return take_all(estimator, state, samples, denoiser).tensors["fisher"]
 
 
 def relative_difference(denoiser, samples, n):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from toys import PIXELS
-from vdu.commands.posterior import fit_posterior, load_posterior
+from vdu.commands.posterior import load_posterior
 from vdu.core.cache import cache_folder
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
@@ -24,6 +24,7 @@ from vdu.replay import auxiliary_models as copies
 from vdu.replay.generated import cached_samples
 from vdu.replay.selection import resemblance
 from vdu.training.batches import NoisyImages, UniformImages, together
+from vdu.unlearning.fit_posterior import fit_posterior
 from vdu.unlearning.unlearn import unlearn
 
 UNIFORM = torch.ones(7, dtype=torch.float64)

@@ -34,12 +34,13 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
+from vdu.core.modes import evaluating
 from vdu.core.rng import generator
 from vdu.core.types import Batch, Denoiser, Losses, NamedTensors, Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.methods.base import PRIVATE, BaseMethod, mean_squared, require_positive
 from vdu.methods.registry import register
-from vdu.posterior.denoising import evaluation_mode, gradients, only_gradients_of
+from vdu.posterior.denoising import gradients, only_gradients_of
 
 __all__ = ["SalUn", "saliency", "top_share"]
 
@@ -152,7 +153,7 @@ def saliency(
     parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
     values: list[Tensor] = list(parameters.values())
     total = [torch.zeros_like(value, requires_grad=False) for value in values]
-    with evaluation_mode(network), only_gradients_of(network, values):
+    with evaluating(network), only_gradients_of(network, values):
         for part in images.split(batch_size):
             x0 = part.to(values[0])
             noise = torch.randn(x0.shape, generator=generator).to(x0)

@@ -19,7 +19,6 @@ from torch import Tensor
 from vdu.commands import judge as judge_recipe
 from vdu.commands import pretrain
 from vdu.commands.judge import JudgeSettings
-from vdu.commands.posterior import fit_posterior
 from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.unlearn import make_method
 from vdu.core.checks import hash_parameters
@@ -44,6 +43,7 @@ from vdu.posterior.isotropic import fit_isotropic
 from vdu.replay.generated import generate_samples
 from vdu.replay.selection import select_samples
 from vdu.training.loop import make_accelerator
+from vdu.unlearning.fit_posterior import fit_posterior
 from vdu.unlearning.unlearn import UnlearnResult, unlearn
 from vdu.zoo.packaged import pipeline_folder
 

@@ -27,7 +27,6 @@ __all__ = [
     "base_loss",
     "check_samples",
     "draw",
-    "evaluation_mode",
     "fixed_loss",
     "gradients",
     "only_gradients_of",
@@ -163,18 +162,6 @@ def base_loss(loss: Callable[[], float]) -> float:
         raise InputError(f"denoising loss at the network's own weights: got {base}; expected a positive finite number. "
                          "Check the checkpoint and its schedule.")  # fmt: skip
     return base
-
-
-@contextmanager
-def evaluation_mode(network: nn.Module) -> Generator[None, None, None]:
-    """Evaluation mode inside the block (no dropout from the global stream); each module's own mode after it."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def gradients(loss: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:
