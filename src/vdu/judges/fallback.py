@@ -1,6 +1,6 @@
-"""A judge trained on the spot, for users who have neither a classifier nor images of anything but the forget class.
+"""The fallback classifier: a judge for users who have neither a classifier nor images of anything but the forget class.
 
-Own samples of the original are sorted by how much they resemble the forget set (``vdu.replay.selection``); the judge then
+Generated samples of the original are sorted by how much they resemble the forget set (``vdu.replay.selection``); the judge then
 learns to tell those surely like it from those surely unlike it:
 
     judge      own samples like the forget set against own samples unlike it, balanced      → logit of p(x)/n(x)
@@ -74,7 +74,7 @@ def train_forget_judge(
     Returns:
         The judge, with classes "other" and "forget", on the CPU in evaluation mode; and a record for
         :func:`vdu.judges.classifier.save_judge`: its ``held_out_error`` is the share of forget images that it misses, its
-        ``forget`` has all rates and a sentence that explains them.
+        ``forget`` has all rates.
 
     Raises:
         InputError: if the shapes differ, there are too few images, or too few own samples look like forget images.
@@ -108,7 +108,10 @@ def train_forget_judge(
     found = {"share_by_resemblance": zones.share, "n_like_forget": len(like), "n_unlike_forget": len(unlike)}
     record = _record(rates, found, provenance(forget, own_samples), settings)
     if progress:
-        print(record["forget"]["note"], file=sys.stderr)
+        print(
+            f"fallback classifier: misses {rates.miss_rate:.1%} of {rates.n_forget} forget images; false-positive rate about "
+            f"{rates.false_positive_rate:.1%}, up to {rates.false_positive_rate_high:.1%}", file=sys.stderr,
+        )  # fmt: skip
     return judge, record
 
 
@@ -161,13 +164,6 @@ def _threshold(share: float, n: int) -> float:
 def _record(
     rates: ForgetRates, found: dict[str, Any], data: dict[str, Any], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    false, high = rates.false_positive_rate, rates.false_positive_rate_high
-    note = (
-        f"The judge trained on the spot misses {rates.miss_rate:.1%} of {rates.n_forget} forget images, none of which it was "
-        f"trained on. It calls about {false:.1%} (up to {high:.1%}) of the others forget: an estimate from {rates.n_unlabelled} "
-        f"held-out own samples, about {rates.share:.1%} of them of the forget class. Others that look just like the forget class "
-        "count as it: without labels nobody can tell."
-    )
     return {
         "name": f"on-the-spot-{settings['architecture']}",
         "trained_by": "positive-unlabelled",
@@ -179,6 +175,6 @@ def _record(
         "held_out_error": rates.miss_rate,
         "n_held_out": rates.n_forget,
         "forget_false_positive_rate": rates.false_positive_rate,
-        "forget": asdict(rates) | found | {"note": note},
+        "forget": asdict(rates) | found,
         "settings": settings,
     }
