@@ -65,10 +65,10 @@ def evaluate(n_images: int, side: int) -> dict[str, Any]:
         classifier = Judge("cnn", (3, side, side), ("dark", "bright")).eval()
     other = copy.deepcopy(unet)
     with torch.no_grad():
-        other.conv_out.bias += 0.1
-    models = [
+        other.conv_out.weight.mul_(1.1)
+    original, unlearned = (
         PipelineDenoiser.from_pipeline(DDPMPipeline(unet=each, scheduler=DDPMScheduler())) for each in (unet, other)
-    ]
+    )
     record = {"name": "one pixel", "held_out_error": 0.0, "n_held_out": 100, "forget_false_positive_rate": 0.0}
     judge: Any = OnePixel()
     network = FeatureNetwork(classifier.features, "random", "0" * 64, classifier.n_features, 256, "none", "random")
@@ -78,7 +78,7 @@ def evaluate(n_images: int, side: int) -> dict[str, Any]:
     reference = ImageSet(pixels, description="noise")
     before = peak_mib()
     found = measure(
-        *models, Judging(judge, record, "given", ("bright",)), network, reference=reference, n_images=n_images,
+        original, unlearned, Judging(judge, record, "given", ("bright",)), network, reference=reference, n_images=n_images,
         sampler=Sampler(steps=1, microbatch_size=50), seed=0,
     )  # fmt: skip
     return {

@@ -14,8 +14,9 @@ from vdu.core.rng import generator
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation import references
-from vdu.evaluation.measure import compare, corrected, measure, predict
-from vdu.evaluation.records import PULRecord
+from vdu.evaluation.compare import compare, corrected, predict
+from vdu.evaluation.measure import measure
+from vdu.evaluation.records import Comparison, PULRecord
 from vdu.evaluation.references import filtered_original, first_images, reference_images, split_at_random, without_forget
 from vdu.judges.judging import Judging
 from vdu.metrics.feature_networks import FeatureNetwork
@@ -200,8 +201,6 @@ def test_a_smaller_comparison_is_that_of_the_first_images():
 def compare_of(found):
     """The comparison inside a whole evaluation."""
     row = found.evidence.row("unlearned")
-    from vdu.evaluation.records import Comparison
-
     return Comparison(row.pul, found.evidence.second_judge, row.distances, found.evidence.histogram, row.fidelity)
 
 

@@ -31,7 +31,7 @@ from vdu.core.rng import derive_seed
 from vdu.data.forget_source import reload_forget
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import sample
-from vdu.evaluation.measure import distances, paired_pul
+from vdu.evaluation.compare import distances, paired_pul
 from vdu.evaluation.records import Interval
 from vdu.evaluation.references import reference_images, without_forget
 from vdu.explore.open_run import OpenRun, Stop

@@ -3,12 +3,12 @@
 Generated samples of the original are sorted by how much they resemble the forget set (``vdu.replay.selection``); the judge then
 learns to tell those surely like it from those surely unlike it:
 
-    judge      own samples like the forget set against own samples unlike it, balanced      → logit of p(x)/n(x)
+    judge      generated samples like the forget set against those unlike it, balanced      → logit of p(x)/n(x)
     decision   P(forget | x)/P(other | x) = π̂/(1−π̂) · p(x)/n(x), a shift of the logit, kept in the last bias
 
 Both kinds are generated images, so nothing is gained by telling real images from generated ones; a judge trained on the
-forget set itself against own samples learns just that (``mnist-small``, digit 8: it found none of 173). The forget set
-is left out of the training and gives the miss rate; a part of the own samples is held out and gives an estimate of the
+forget set itself against generated samples learns just that (``mnist-small``, digit 8: it found none of 173). The forget set
+is left out of the training and gives the miss rate; a part of the generated samples is held out and gives an estimate of the
 false-positive rate (``vdu.replay.positive_unlabelled``). Of 1000 fresh samples of ``mnist`` it calls 84, 77 of them among the 114 eights
 of a judge that was trained on labels (``benchmarks/resemblance.py --n-images 1000``).
 
@@ -56,7 +56,7 @@ def train_forget_judge(
     noise: float = 0.3,
     progress: bool = True,
 ) -> tuple[Judge, dict[str, Any]]:
-    """A judge of "forget" against "other" from forget images and the model's own samples alone.
+    """A judge of "forget" against "other" from forget images and the model's generated samples alone.
 
     Args:
         forget: images of the forget class.
@@ -64,9 +64,9 @@ def train_forget_judge(
         schedule: the original's noise levels.
         seed: seeds the weights, the batches and what is held out.
         architecture: "cnn" or "lenet".
-        score_steps: optimiser steps of each of the two classifiers that sort the own samples.
+        score_steps: optimiser steps of each of the two classifiers that sort the generated samples.
         steps: optimiser steps of the judge.
-        batch_size: own samples of each kind per step.
+        batch_size: generated samples of each kind per step.
         learning_rate: Adam's peak step size.
         noise: largest standard deviation of noise added in training.
         progress: show bars, and in the end the rates of error, on standard error.
@@ -116,7 +116,7 @@ def train_forget_judge(
 
 
 def _hold_out(n_own: int, seed: int) -> tuple[Tensor, Tensor]:
-    # the own samples to train on, and those held out
+    # the generated samples to train on, and those held out
     order = torch.randperm(n_own, generator=generator(seed, "held out"))
     n_held_out = round(HELD_OUT_SHARE * n_own)
     return order[n_held_out:], order[:n_held_out]

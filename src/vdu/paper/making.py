@@ -28,7 +28,7 @@ from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
-from vdu.evaluation.measure import compare, distances, fidelity, judge_record, paired_pul, predict
+from vdu.evaluation.compare import compare, distances, fidelity, judge_record, paired_pul, predict
 from vdu.evaluation.references import split_at_random, without_forget
 from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.features import classify, extract_features
