@@ -204,11 +204,12 @@ def compare_of(found):
     return Comparison(row.pul, found.evidence.second_judge, row.distances, found.evidence.histogram, row.fidelity)
 
 
-def test_an_original_without_the_class_is_refused_before_anything_is_filtered(monkeypatch):
+@pytest.mark.parametrize(("missing", "name"), [((0.0, 0.5, 0.5), "stub-cnn"), ((0.5, 0.5, 0.0), "stub-lenet")])
+def test_an_original_without_the_class_is_refused_before_anything_is_filtered(missing, name, monkeypatch):
     monkeypatch.setattr("vdu.evaluation.measure.filtered_original", None)
-    clean = images(N, 7, (0.0, 0.5, 0.5))
-    with pytest.raises(InputError, match=r"stub-cnn predicts forget for 0 of the original's 40 samples.*--n-images"):
-        measure(clean, UNLEARNED, judging("a"), network(), reference=REAL, n_images=N, sampler=SAMPLER, seed=SEED)
+    asked, clean = judging("a", second=True), images(N, 7, missing)  # the second judge predicts a where the class is c
+    with pytest.raises(InputError, match=rf"{name} predicts forget for 0 of the original's 40 samples.*--n-images"):
+        measure(clean, UNLEARNED, asked, network(), reference=REAL, n_images=N, sampler=SAMPLER, seed=SEED)
 
 
 def test_the_filtered_original_is_drawn_until_enough_remain(monkeypatch):

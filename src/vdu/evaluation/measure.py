@@ -95,15 +95,12 @@ def measure(
     before = first_images(original, n_images, sampler, seed, "original")
     after = first_images(unlearned, n_images, sampler, seed, "unlearned")
     was, now = predict(judging, before), predict(judging, after)
-    require_forget_images(was.judge, judging)  # refuses before the longer part begins
+    require_forget_images(was.judge, judging)  # both refuse before the longer part begins
+    if was.second is not None:
+        require_forget_images(was.second, judging.as_second())
     wanted = n_images if reference is not None else 2 * n_images
     filtered = filtered_original(original, before, judging, wanted, sampler, seed)
-    if reference is None:
-        base = network.extract(filtered.select(range(n_images, wanted)))
-        about = ReferenceRecord("filtered_original", f"filtered original, {n_images} further samples", len(base))
-    else:
-        base = network.extract(reference)
-        about = ReferenceRecord("real", reference.description, len(base))
+    base, about = _reference(network, reference, filtered, n_images)
 
     def row(name: str, label: str, against: Tensor, features: Tensor, *, predictions: Predictions | None = None,
             note_code: NoteCode | None = None) -> DistanceRow:  # fmt: skip
@@ -148,6 +145,19 @@ def measure(
         warnings=_warnings(found.pul, judging),
     )
     return Measurement(evidence, before, after, {"original": was.judge, "unlearned": now.judge})
+
+
+def _reference(
+    network: FeatureNetwork, reference: ImageSet | None, filtered: ImageSet, n_images: int
+) -> tuple[Tensor, ReferenceRecord]:
+    """Features of the reference: real images, or the filtered original's images beyond the first N."""
+    if reference is not None:
+        features = network.extract(reference)
+        return features, ReferenceRecord("real", reference.description, len(features))
+    features = network.extract(filtered.select(range(n_images, len(filtered))))
+    return features, ReferenceRecord(
+        "filtered_original", f"filtered original, {n_images} further samples", len(features)
+    )
 
 
 def _transitions(before: Predictions, after: Predictions, judging: Judging) -> Transitions:
