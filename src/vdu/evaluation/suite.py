@@ -1,4 +1,4 @@
-"""Which probes an evaluation runs, how large, and on which images.
+"""The suites of probes: which ones an evaluation runs, how large, and on which images.
 
 ``quick`` has the size of a coffee break on two cores for the packaged model; ``full`` says first how long it will take.
 
@@ -25,7 +25,7 @@ from vdu.data.sources import load_images
 from vdu.probes import completion, inpainting, likelihood, membership, relearning, retrained, stochastic
 from vdu.probes.context import ProbeContext, not_run
 
-__all__ = ["SUITES", "announce", "real_images", "run_suite"]
+__all__ = ["SUITES", "announce", "not_yet_run", "real_images", "run_suite"]
 
 Probe = Callable[..., dict[str, Any]]
 SUITES: Mapping[str, Mapping[str, Probe]] = {
@@ -112,16 +112,22 @@ def announce(suite: str, original: Denoiser, steps: int) -> None:
     print(f"evaluate: the {suite} suite will take about {max(1, round(about / 60))} min", file=sys.stderr, flush=True)
 
 
+def not_yet_run(suite: str) -> dict[str, Any]:
+    """The results of a suite's probes before they ran, for an evaluation that ends before they do."""
+    reason = "The evaluation ended before this probe did. Run `vdu evaluate` again."
+    return {name: not_run(reason) for name in SUITES[suite]} if suite != "none" else {}
+
+
 def run_suite(
-    suite: str, case: ProbeContext, features: Callable[[ImageSet], Tensor], counter: EvaluationCounter
+    suite: str, context: ProbeContext, features: Callable[[ImageSet], Tensor], counter: EvaluationCounter
 ) -> dict[str, Any]:
     """Run the probes of a suite, one after the other.
 
     Args:
         suite: "none", "quick" or "full".
-        case: models, images and the judge's calls.
+        context: models, images and the judge's predictions.
         features: of images, for the distance between sample sets.
-        counter: counts the evaluations of the case's models and their copies.
+        counter: counts the evaluations of the context's models and their copies.
 
     Returns:
         Results by name, each with the network evaluations that it took. A probe whose fine-tuning diverges is reported as
@@ -134,7 +140,7 @@ def run_suite(
             probe = partial(probe, features=features)
         before = counter.total
         try:
-            result = probe(case)
+            result = probe(context)
         except DivergenceError as error:
             result = not_run(f"it diverged: {error}")
         found[name] = result | {"network_evaluations": counter.total - before}

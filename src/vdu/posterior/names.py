@@ -31,7 +31,7 @@ def covered(denoiser: Denoiser, name_filter: str | None) -> dict[str, Tensor]:
     Raises:
         InputError: if every parameter is frozen. What else is refused: see :func:`select_names`.
     """
-    trainable = {name: value for name, value in denoiser.network.named_parameters() if value.requires_grad}
+    trainable = denoiser.trainable()
     if not trainable:
         raise InputError(
             "network: every parameter is frozen; expected at least one with requires_grad, since a posterior covers what "
