@@ -5,8 +5,8 @@ from typing import Any
 
 from vdu.commands.settings import CompareSettings
 from vdu.core.errors import InputError
-from vdu.report.compare import differences, figures, notes, read_runs
-from vdu.report.compare_page import text_table, write_comparison
+from vdu.report.comparison_page import text_table, write_comparison
+from vdu.report.run_comparison import differences, figures, notes, read_runs
 
 __all__ = ["run"]
 
