@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from vdu.report.collect import collect
-from vdu.report.findings.back import attempt_answers, back_answer, find_attempts, find_back
+from vdu.report.findings.attempts import attempt_answers, find_attempts
+from vdu.report.findings.back import back_answer, find_back
 from vdu.report.findings.cost import cost_answer, cost_split, find_cost
 from vdu.report.findings.gone import Gone, GoneFinding, find_gone, gone_answer
 from vdu.report.findings.inside import find_inside

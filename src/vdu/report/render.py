@@ -28,7 +28,8 @@ from vdu.report.code_texts import row_note, source_text
 from vdu.report.collect import ReportData, collect
 from vdu.report.evidence_json import QUESTIONS, READ_FILES, evidence
 from vdu.report.findings.answer import Answer
-from vdu.report.findings.back import attempt_answers, back_answer, find_back
+from vdu.report.findings.attempts import attempt_answers
+from vdu.report.findings.back import back_answer, find_back
 from vdu.report.findings.cost import cost_answer, find_cost
 from vdu.report.findings.gone import find_gone, gone_answer
 from vdu.report.findings.inside import inside_answers
