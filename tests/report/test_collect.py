@@ -68,7 +68,7 @@ def test_another_format_version_is_refused(run_dir, name):
         ({"feature_network": None}, "feature_network is None, expected text"),
         ({"judge": {}}, "judge.name is missing"),
         ({"rows": [{"name": "original"}]}, r"rows\[0\].label is missing"),
-        ({"rows": []}, "expected one named 'unlearned'"),
+        ({"rows": []}, r"rows is \[\], expected a list of 1 or more"),
         ({"cost": [{"stage": "x", "seconds": "1", "network_evaluations": None}]}, r"cost\[0\].seconds is '1'"),
         ({"judge": {**JUDGE, "source": "own"}}, "judge.source is 'own', expected one of given, zoo, fallback"),
         ({"warnings": "none"}, "warnings is 'none', expected a list"),

@@ -9,7 +9,6 @@ import pytest
 
 from vdu.core.errors import InputError
 from vdu.report.collect import collect
-from vdu.report.findings.thresholds import SENTENCES, THRESHOLDS
 from vdu.report.render import answers, render_report
 
 
@@ -92,16 +91,6 @@ def test_probes_that_cannot_be_shown(make_run, tmp_path, name, change, message):
         collect(folder)
 
 
-def test_a_sampler_without_pul_says_why(make_run, tmp_path):
-    folder = make_run(tmp_path / "run", full=True)
-    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
-    metrics["probes"]["stochastic"]["rows"][0] |= {"pul": None, "n_unlearned": 3}
-    (folder / "metrics.json").write_text(json.dumps(metrics), "utf-8")
-    assert "samples as forget under this sampler, and 3 of the unlearned model's" in words(
-        section(render_report(folder).read_text("utf-8"), "back")
-    )
-
-
 def test_the_floor_is_in_the_table_and_zero_is_no_target(make_run, tmp_path):
     folder = make_run(tmp_path / "run", full=True)
     metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
@@ -116,13 +105,6 @@ def test_a_probe_that_is_not_known_is_warned_of(make_run, tmp_path):
     assert "cannot show: telepathy" in " ".join(
         collect(make_run(tmp_path / "run", probes={"telepathy": stranger})).warnings
     )
-
-
-def test_the_thresholds_are_printed(full_dir):
-    text = words(render_report(full_dir).read_text("utf-8"))
-    for sentence in SENTENCES:
-        assert " ".join(sentence.split()) in text.replace("&#39;", "'"), sentence
-    assert f"{100 * THRESHOLDS['lead_margin_share']:.0f} percentage points" in text
 
 
 def test_no_image_of_the_forget_set_is_read(full_dir, tmp_path):
