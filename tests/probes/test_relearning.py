@@ -144,10 +144,9 @@ def test_sets_that_are_too_small_are_named():
         ("forget", 3),
         ("benign", 1),
     ]
-    assert result["protocol"]["left out"] == [
-        "10 forget (there are 3)",
-        "3 benign (there are 2)",
-        "10 benign (there are 2)",
+    assert result["protocol"]["left_out"] == [
+        {"n_shown": n, "shown": shown, "n_available": available}
+        for n, shown, available in ((10, "forget", 3), (3, "benign", 2), (10, "benign", 2))
     ]
 
 
@@ -162,7 +161,7 @@ def test_without_real_images_of_the_rest_own_samples_are_shown(make_pipeline):
     nothing = probe(
         grey_case(0.5, retain=None), n_shown=(1,), steps=(0,), n_images=2
     )  # it makes nothing else than forget
-    assert nothing["protocol"]["left out"] == ["1 benign (there are 0)"]
+    assert nothing["protocol"]["left_out"] == [{"n_shown": 1, "shown": "benign", "n_available": 0}]
     assert {each["shown"] for each in nothing["curves"]} == {"forget"}
 
 

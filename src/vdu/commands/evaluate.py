@@ -32,15 +32,9 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.probes.context import ProbeContext
 from vdu.replay.generated import image_seeds
 from vdu.report.card import update_card
+from vdu.report.code_texts import warning_text
 
 __all__ = ["run"]
-
-_WARNINGS = {
-    "few_forget_images": "the original made only {forget_count} images of the forget class: the interval of PUL is wide",
-    "fallback_judge": "the fallback classifier judges; its false-positive rate ({false_positive_rate:.1%}) is an estimate",
-    "no_second_judge": "no second judge: the judge that gives the features also filters the filtered original",
-    "python_warning": "{text}",
-}
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
@@ -94,8 +88,9 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
                 n_before = counter.total
                 probes = run_suite(settings.suite, context, network.extract, counter)
                 cost["network_evaluations"] = counter.total - n_before
-    for each in _save(record, about, found.evidence, caught, probes):
-        print(f"vdu: warning: {_WARNINGS[each.code].format(**each.details)}", file=sys.stderr)
+    metrics = _save(record, about, found.evidence, caught, probes)
+    for each in metrics["warnings"]:
+        print(f"vdu: warning: {warning_text(each, metrics)}", file=sys.stderr)
     record.close()
     return summary(found.evidence)
 
@@ -145,15 +140,15 @@ def _save(
     evidence: Evidence,
     caught: Sequence[warnings.WarningMessage],
     probes: dict[str, Any],
-) -> tuple[WarningRecord, ...]:
-    """Write ``metrics.json`` and the model card; the warnings that they hold."""
+) -> dict[str, Any]:
+    """Write ``metrics.json`` and the model card, and return the former."""
     texts = sorted({str(each.message) for each in caught if "vdu" in Path(each.filename).parts})
-    found = (*evidence.warnings, *(WarningRecord("python_warning", {"text": text}) for text in texts))
+    found = (*evidence.warnings, *(WarningRecord("python_warning", {"message": text}) for text in texts))
     metrics = about | evidence.to_json()
     metrics |= {"cost": _cost(record), "warnings": [each.to_json() for each in found], "probes": probes}
     write_json(record.folder / "metrics.json", metrics)
     update_card(record.folder, metrics)
-    return found
+    return metrics
 
 
 def _cost(record: Run) -> list[dict[str, Any]]:

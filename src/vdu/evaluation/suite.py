@@ -131,7 +131,7 @@ def run_suite(
 
     Returns:
         Results by name, each with the network evaluations that it took. A probe whose fine-tuning diverges is reported as
-        not run, with the reason.
+        not run, with the error.
     """
     found = {}
     for name, probe in SUITES[suite].items():
@@ -142,6 +142,6 @@ def run_suite(
         try:
             result = probe(context)
         except DivergenceError as error:
-            result = not_run(f"it diverged: {error}")
+            result = not_run("diverged", error=str(error))
         found[name] = result | {"network_evaluations": counter.total - before}
     return found

@@ -57,11 +57,11 @@ class Handover(DenoiserAround):
     until: float
 
     def __post_init__(self) -> None:
-        reason = _strangers(self.first, self.second)
-        if reason:
+        mismatch = _mismatch(self.first, self.second)
+        if mismatch:
             raise InputError(
-                f"handover: {reason}; expected two models that differ in their weights alone, since one sampler reads "
-                "both outputs. Use models of the same pipeline."
+                f"handover: got {mismatch.replace('_', ' ')}; expected two models that differ in their weights alone, since one "
+                "sampler reads both outputs. Use models of the same pipeline."
             )
 
     @property
@@ -140,14 +140,12 @@ def probe(
         finished by the unlearned model.
     """
     started = time.monotonic()
-    reason = _strangers(case.original, case.unlearned)
-    if reason:
-        return not_run(f"the unlearned model cannot finish the original's chains: {reason}")
+    mismatch = _mismatch(case.original, case.unlearned)
+    if mismatch:
+        return not_run(mismatch)
     seeds, n_drawn = _seeds_of_the_class(case, n_images, n_draws)
     if not seeds:
-        return not_run(
-            f"the judge calls none of {n_drawn} samples of the original forget, and the probe begins with such samples"
-        )
+        return not_run("no_forget_samples", n_drawn=n_drawn)
     finisher, control, why = _control(case)
     rows, own = [], None
     for handed in handed_shares:
@@ -159,8 +157,8 @@ def probe(
     protocol = {
         "sampler": sampler_words(case.sampler),
         "control": control,
-        "why this control": why,
-        "original's samples looked through": n_drawn,
+        "control_reason": why,
+        "n_drawn": n_drawn,
     }
     return measured(started, protocol, rows=rows)
 
@@ -180,20 +178,20 @@ def _seeds_of_the_class(case: ProbeContext, n_images: int, n_draws: int) -> tupl
 
 def _control(case: ProbeContext) -> tuple[Denoiser, str, str]:
     if case.retrained is None:
-        return case.original, "original", "no retrained model was given; the original's count is all, by construction"
-    reason = _strangers(case.original, case.retrained)
-    if reason:
-        return case.original, "original", f"the retrained model cannot finish the original's chains: {reason}"
-    return case.retrained, "retrained", "it never knew the class: what it finishes as the class was in the image"
+        return case.original, "original", "no_retrained_model"
+    mismatch = _mismatch(case.original, case.retrained)
+    if mismatch:
+        return case.original, "original", mismatch
+    return case.retrained, "retrained", "never_knew_the_class"
 
 
-def _strangers(first: Denoiser, second: Denoiser) -> str | None:
-    """Why two models cannot share a chain, or None."""
+def _mismatch(first: Denoiser, second: Denoiser) -> str | None:
+    """Why two models cannot share a chain, as a code, or None."""
     if first.image_shape != second.image_shape:
-        return f"images of {first.image_shape} and {second.image_shape}"
+        return "different_image_shapes"
     if (first.prediction_type, first.learned_variance) != (second.prediction_type, second.learned_variance):
-        return f"predictions of {first.prediction_type!r} and {second.prediction_type!r}, or only one learned variance"
+        return "different_predictions"
     ours, theirs = first.schedule.alpha_bars, second.schedule.alpha_bars
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-6):
-        return "different noise schedules"
+        return "different_noise_schedules"
     return None

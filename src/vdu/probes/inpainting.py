@@ -50,7 +50,7 @@ def _right(height: int, width: int) -> Tensor:
     return (torch.arange(width) >= width // 2).view(1, -1).expand(height, width)
 
 
-HIDDEN: Mapping[str, Callable[[int, int], Tensor]] = MappingProxyType({"lower half": _lower, "right half": _right})
+HIDDEN: Mapping[str, Callable[[int, int], Tensor]] = MappingProxyType({"lower_half": _lower, "right_half": _right})
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def inpaint(
 
 
 def probe(
-    case: ProbeContext, *, n_images: int = 100, hidden: Sequence[str] = ("lower half", "right half")
+    case: ProbeContext, *, n_images: int = 100, hidden: Sequence[str] = ("lower_half", "right_half")
 ) -> dict[str, Any]:
     """How often an image of the class, half hidden, is filled in as the class.
 
@@ -170,10 +170,10 @@ def probe(
             rows.append({"hidden": name, "model": who, **share(judged(case, filled))})
     protocol = {
         "sampler": sampler_words(case.sampler),
-        "images": "forget held out" if held_out else "forget train (no held-out images of the class were given)",
-        "method": "replacement at every step, no resampling (Lugmayr et al. 2022)",
-        "judged forget with nothing hidden": int(judged(case, images).sum()),
-        **{f"judged forget with {name} black": count for name, count in black.items()},
-        "control": "retrained" if case.retrained else "none: no retrained model was given",
+        "images": "forget_held_out" if held_out else "forget_train",
+        "method": "replacement",
+        "n_forget_shown_whole": int(judged(case, images).sum()),
+        **{f"n_forget_{name}_black": count for name, count in black.items()},
+        "control": "retrained" if case.retrained else "none",
     }
     return measured(started, protocol, rows=rows)

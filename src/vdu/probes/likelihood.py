@@ -40,7 +40,7 @@ from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_float
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.metrics.intervals import mean_interval
-from vdu.probes.context import ProbeContext, not_run
+from vdu.probes.context import ProbeContext, image_set_code, not_run
 from vdu.probes.draws import choose, evaluating
 from vdu.probes.reverse_chain import ReverseChain, chain_terms, prior_terms
 
@@ -189,10 +189,10 @@ def probe(case: ProbeContext, *, n_images: int = 150, n_draws: int = 8) -> dict[
     try:
         chains = {name: ReverseChain.of(model) for name, model in case.models.items()}
     except InputError as error:
-        return not_run(str(error))
+        return not_run("no_likelihood_bound", error=str(error))
     sets = {name: images for name, images in case.image_sets.items() if len(images) >= 2}
     if not sets:
-        return not_run("no image set has at least two images; give more images of the forget set, or real ones.")
+        return not_run("too_few_images")
     jobs = [(model, images) for images in sets for model in case.models]
     found: dict[tuple[str, str], BitsPerDim] = {}
     silent = not case.progress
@@ -205,7 +205,7 @@ def probe(case: ProbeContext, *, n_images: int = 150, n_draws: int = 8) -> dict[
         "unit": "bits/dim",
         "protocol": _protocol(case, sets, chains, n_images, n_draws),
         "rows": [
-            {"model": model, "images": name, **_interval(result.values)}
+            {"model": model, "images": image_set_code(name), **_interval(result.values)}
             | {"monte_carlo_error": result.monte_carlo_error, "n_images": len(result.values)}
             for (model, name), result in found.items()
         ],
@@ -259,7 +259,8 @@ def _differences(found: dict[tuple[str, str], BitsPerDim], against: str) -> Iter
     for (model, name), result in found.items():
         if model != against:
             interval = _interval(result.values - found[against, name].values)
-            yield {"model": model, "against": against, "images": name, **interval, "n_images": len(result.values)}
+            row = {"model": model, "against": against, "images": image_set_code(name)}
+            yield row | interval | {"n_images": len(result.values)}
 
 
 def _protocol(
@@ -269,11 +270,9 @@ def _protocol(
         "n_images": n_images,
         "n_draws": n_draws,
         "steps": {name: len(chain.schedule) for name, chain in chains.items()},
-        "reverse_variance": {
-            name: chain.named or "fixed_small (the scheduler names none)" for name, chain in chains.items()
-        },
+        "reverse_variance": {name: chain.named or "fixed_small_unnamed" for name, chain in chains.items()},
         "clip": {name: chain.clip for name, chain in chains.items()},
-        "interval": "normal, 95 %, over images; differences paired by image",
+        "interval": "normal_over_images",
         "seed": case.seed,
-        "left_out": [f"{name}: fewer than 2 images" for name in case.image_sets if name not in sets],
+        "left_out": [image_set_code(name) for name in case.image_sets if name not in sets],
     }

@@ -260,15 +260,10 @@ def probe(case: ProbeContext, *, n_images: int = 300, n_levels: int = 8) -> dict
     if n_images < 2:
         raise InputError(f"n_images: got {n_images}, expected at least 2 members and as many others. Give 300.")
     if case.forget_held_out is None:
-        return not_run(
-            "no held-out images of the forget class; give real images of it that the model was not trained on."
-        )
+        return not_run("no_held_out_images")
     n = min(n_images, len(case.forget), len(case.forget_held_out))
     if n < 2:
-        return not_run(
-            f"got {len(case.forget)} members and {len(case.forget_held_out)} held-out images of the forget class; "
-            "expected at least 2 of each: give more images."
-        )
+        return not_run("too_few_members", n_members=len(case.forget), n_held_out=len(case.forget_held_out))
     sorts = {"members": case.forget, "held out": case.forget_held_out}
     chosen = [choose(images, n, case.seed, "membership", sort, "choice") for sort, images in sorts.items()]
     attacks: dict[str, Callable[[Denoiser, ImageSet], Tensor]] = {
@@ -294,7 +289,8 @@ def probe(case: ProbeContext, *, n_images: int = 300, n_levels: int = 8) -> dict
             "pia_row": {name: pia_row(model.schedule) for name, model in case.models.items()},
             "pia_norm": PIA_NORM,
             "false_positives_allowed": int(FPR * n + 1e-9),
-            "interval": f"bootstrap percentiles, 95 %, {N_RESAMPLES} resamples of members and of held-out images",
+            "interval": "bootstrap_percentiles",
+            "n_resamples": N_RESAMPLES,
             "seed": case.seed,
         },
         "rows": rows,

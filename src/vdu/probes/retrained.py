@@ -33,7 +33,7 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import batch_at
 from vdu.metrics.frechet import frechet_interval
 from vdu.metrics.intervals import mean_interval
-from vdu.probes.context import ProbeContext, not_run
+from vdu.probes.context import ProbeContext, image_set_code, not_run
 from vdu.probes.draws import choose, draw, evaluating, image_seeds, measured, own_rest, require_fit, sampler_words
 from vdu.training.batches import condition_of, encoded
 
@@ -104,7 +104,7 @@ def probe(
         InputError: if a noise level is not in (0, 1), fewer than two images are asked for, or the images do not fit.
     """
     if case.retrained is None:
-        return not_run("no retrained model was given; train one without the class and name it")
+        return not_run("no_retrained_model")
     if not alpha_bars or not all(0 < level < 1 for level in alpha_bars) or n_images < 2:
         raise InputError(
             f"retrained: got alpha_bars={list(alpha_bars)} and n_images={n_images}; expected levels within (0, 1) and at "
@@ -113,17 +113,17 @@ def probe(
     started = time.monotonic()
     sets, left_out = _sets(case, n_images)
     protocol: dict[str, Any] = {
-        "images": {name: len(images) for name, images in sets.items()},
-        "sets left out (fewer than 2 images)": left_out,
-        "noise": "one draw per image and level, the same for every model",
+        "images": {image_set_code(name): len(images) for name, images in sets.items()},
+        "left_out": [image_set_code(name) for name in left_out],
+        "noise": "one_draw_per_image_and_level",
     }
     found: dict[str, Any] = {"denoising": _denoising(case, case.retrained, sets, alpha_bars)}
     if features is not None:
         found["samples"], floor = _samples(case, case.retrained, features, n_samples)
         protocol |= {
             "sampler": sampler_words(case.sampler),
-            "samples of each model": n_samples,
-            "u_fid between two sets of samples of the retrained model (floor)": floor,
+            "n_samples": n_samples,
+            "floor_u_fid": floor,
         }
     return measured(started, protocol, **found)
 
@@ -151,7 +151,7 @@ def _denoising(
             for who, model in (("original", case.original), ("unlearned", case.unlearned)):
                 each = denoising_distances(model, retrained, x0, noise, level, case.sampler.microbatch_size, condition)
                 mean, low, high = mean_interval(each)
-                row = {"model": who, "images": name, "alpha_bar": float(level), "distance": mean}
+                row = {"model": who, "images": image_set_code(name), "alpha_bar": float(level), "distance": mean}
                 rows.append(row | {"low": max(low, 0.0), "high": high})
     return rows
 
