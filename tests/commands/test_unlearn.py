@@ -241,7 +241,10 @@ def test_another_run_is_not_resumed(model, make_pipeline, tmp_path):
             {"option": ("schedule=3,0.01",)},
             r"got 'schedule=3,0.01'; expected T,β1,βT of a linear schedule such as schedule=",
         ),
-        ({"option": ("ewc=3.0",)}, "got 'ewc=3.0'; expected NAME=VALUE with an option of vdu: it has alpha_bar_range"),
+        (
+            {"option": ("ewc=3.0",)},
+            "got 'ewc=3.0'; expected NAME=VALUE with an option of vdu: it has schedule, alpha_bar_range, gamma",
+        ),
         ({"method": "ascent", "posterior": None, "option": ("gamma=0.2",)}, "got 'gamma=0.2'; .* an option of ascent"),
         ({"method": "selective-amnesia", "option": ("weights=elbo",)}, "got 'weights=elbo'; .* of selective-amnesia"),
         ({"method": "selective-amnesia", "option": ("replay_wait=1",)}, "did you mean replay_weight"),

@@ -15,8 +15,10 @@ from vdu.methods.vdu import VDU
 
 
 @pytest.fixture(autouse=True)
-def _own_registry(monkeypatch):
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+def _forget_what_a_test_registers():
+    yield
+    for name in set(registry._registered) - set(registry._FILES):
+        del registry._registered[name]
 
 
 @pytest.mark.parametrize("name", registry.names())
