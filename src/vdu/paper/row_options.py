@@ -30,7 +30,7 @@ def unlearn_settings(options: Mapping[str, Any]) -> UnlearnSettings:
     """
     fixed: dict[str, Any] = {"pipeline": Path(), "forget": "", "output_dir": Path()}
     # resolved: what a method fills in has a type, too
-    whole = vars(resolved(UnlearnSettings(**fixed))) | MOVED
+    whole = {**vars(resolved(UnlearnSettings(**fixed))), **MOVED}
     defaults = {name: value for name, value in whole.items() if name not in fixed}
     for name, value in options.items():
         if name not in defaults:
