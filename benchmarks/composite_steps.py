@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 
 import torch
 
@@ -88,6 +89,12 @@ def method_step(denoiser, method, optimizer, batch):
     optimizer.step()
 
 
+def with_draws(batch, wanted):
+    """A batch with the uniform numbers that the method draws besides."""
+    shapes = {name: batch.x0.shape if kind == "element" else batch.x0.shape[:1] for name, kind in wanted.items()}
+    return replace(batch, draws={name: torch.rand(shape) for name, shape in shapes.items()})
+
+
 def measure(name, rounds):
     """Median seconds of both kinds of step."""
     torch.manual_seed(0)
@@ -101,7 +108,7 @@ def measure(name, rounds):
     )
     ready = method.prepare(denoiser, tools)
     optimizer = torch.optim.AdamW(denoiser.network.parameters(), lr=1e-6, weight_decay=0.0, fused=True)
-    roles = {role: batch_of(denoiser, n) for role, n in sizes.items()}
+    roles = {role: with_draws(batch_of(denoiser, n), ready.draws.get(role, {})) for role, n in sizes.items()}
     learnt, answered = ([batch_of(denoiser, n) for n in each] for each in (learnt, answered))
     seconds = {"needed": [], "method": []}
     for _ in range(rounds + 2):

@@ -243,7 +243,7 @@ def test_another_run_is_not_resumed(model, make_pipeline, tmp_path):
         ),
         (
             {"option": ("ewc=3.0",)},
-            "got 'ewc=3.0'; expected NAME=VALUE with an option of vdu: it has schedule, alpha_bar_range",
+            "got 'ewc=3.0'; expected NAME=VALUE with an option of vdu: it has schedule, alpha_bar_range, gamma",
         ),
         ({"method": "ascent", "posterior": None, "option": ("gamma=0.2",)}, "got 'gamma=0.2'; .* an option of ascent"),
         ({"method": "selective-amnesia", "option": ("weights=elbo",)}, "got 'weights=elbo'; .* of selective-amnesia"),

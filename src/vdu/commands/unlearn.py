@@ -277,7 +277,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     if settings.full_length and not method.stops:
         raise InputError(
             f"--full-length: the method {method.name} has no stopping rule and always takes all its steps; leave it out "
-            "(`vdu list METHOD` tells which have one)."
+            "(`vdu list METHOD` shows whether a method has one)."
         )
     if needs_selection(method, settings.retain not in {None, "self"}):
         require_enough(

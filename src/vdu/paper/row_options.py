@@ -5,7 +5,6 @@ names of committed cells are hashes of them. They become options of the method h
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,9 @@ def unlearn_settings(options: Mapping[str, Any]) -> UnlearnSettings:
         InputError: if there is no such option, or a value has the wrong type.
     """
     fixed: dict[str, Any] = {"pipeline": Path(), "forget": "", "output_dir": Path()}
-    defaults: dict[str, Any] = {item.name: item.default for item in fields(UnlearnSettings) if item.name not in fixed}
-    defaults |= MOVED
+    # resolved: what a method fills in has a type, too
+    whole = {**vars(resolved(UnlearnSettings(**fixed))), **MOVED}
+    defaults = {name: value for name, value in whole.items() if name not in fixed}
     for name, value in options.items():
         if name not in defaults:
             near = get_close_matches(name, defaults, n=1)
