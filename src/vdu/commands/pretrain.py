@@ -1,4 +1,4 @@
-"""``vdu pretrain``: train an unconditional diffusion model, or fine-tune one."""
+"""``vdu pretrain``: train a diffusion model, unconditional or class-conditional, or fine-tune one."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 __all__ = ["PretrainSettings", "run", "training_images"]
 
+LABEL_DROPOUT = 0.1  # Ho & Salimans 2022, arXiv 2207.12598
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """Train an unconditional diffusion model from scratch, or fine-tune one.
+    """Train a diffusion model from scratch, unconditional or (with --labels) class-conditional, or fine-tune one.
 
     Attributes:
         data: images: mnist, cifar10, digits, mnist:FOLDER, hf:NAME, an image folder or a list of files.
@@ -27,6 +29,7 @@ class PretrainSettings:
         without: classes to leave out (the "retrained" reference of an unlearning).
         from_pipeline: fine-tune this diffusers pipeline folder instead of starting from a new model.
         model: the new model: small (8 to 64 pixels), or the paper's: ddpm-pytorch (1×28×28), improved-diffusion (3×32×32).
+        labels: train a class-conditional model: it draws a class on demand, and one image in ten is shown without its class.
         members: train so many, with the seeds seed, seed + 1, … in member-0/, member-1/, …: an ensemble for "vdu posterior
             ensemble". Started again, or on another machine over the same folder, it goes on with what is missing.
         steps: optimiser steps.
@@ -52,6 +55,7 @@ class PretrainSettings:
     without: tuple[str, ...] = ()
     from_pipeline: Annotated[Path | None, Parameter(alias="--from")] = None
     model: Literal["small", "ddpm-pytorch", "improved-diffusion"] = "small"
+    labels: bool = False
     members: Count = 1
     steps: Count = 4000
     batch_size: Count = 128
@@ -126,10 +130,19 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
                 "a pipeline brings its own network. Leave one of them out."
             )
         pipeline = load_pipeline(settings.from_pipeline)
-        images = training_images(settings.data, settings.without, PipelineDenoiser.from_pipeline(pipeline).image_shape)
+        denoiser = PipelineDenoiser.from_pipeline(pipeline)
+        images = training_images(settings.data, settings.without, denoiser.image_shape)
+        if settings.labels and not denoiser.class_names:
+            raise InputError(
+                f"--labels: {settings.from_pipeline} is an unconditional model and takes no classes; expected a class-conditional "
+                "one. Leave the flag out, or train a new model."
+            )
     else:
         images = training_images(settings.data, settings.without, None)
-        pipeline = new_pipeline(images.shape, seed=derive_seed(settings.seed, "weights"), model=settings.model)
+        classes = _class_names(images) if settings.labels else ()
+        pipeline = new_pipeline(
+            images.shape, seed=derive_seed(settings.seed, "weights"), model=settings.model, class_names=classes
+        )
     if len(images) == 0:
         raise InputError("data: no images are left to train on; leave fewer classes out.")
     require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
@@ -145,7 +158,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         result = fit(
             PipelineDenoiser.from_pipeline(pipeline), images, settings.training(), batch_size=settings.batch_size,
             seed=settings.seed, folder=record.folder, resume=resume, progress="pretrain", compile_network=settings.compile,
-            report_to=settings.report_to,
+            report_to=settings.report_to, label_dropout=LABEL_DROPOUT if settings.labels else 0.0,
         )  # fmt: skip
         cost["network_evaluations"] = 3 * settings.batch_size * settings.steps
     with record.replacing("pipeline") as temporary:
@@ -158,6 +171,16 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         "loss": result.last.get("loss"),
         **weights,
     }
+
+
+def _class_names(images: "ImageSet") -> tuple[str, ...]:
+    """The classes that a new model is conditioned on: those of the images, which must have some."""
+    if images.labels is None:
+        raise InputError("--labels: the images have none; expected a labelled data set or a folder of class folders.")
+    present = images.labels.unique().tolist()
+    if images.class_names is None:
+        return tuple(map(str, range(max(present) + 1)))
+    return tuple(images.class_names[label] for label in present)
 
 
 def _run_members(settings: PretrainSettings) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """``vdu sample``: draw images from a pipeline."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ class SampleSettings(SamplerSettings):
         pipeline: a diffusers pipeline folder.
         output_dir: the folder for the images.
         n_images: how many.
+        label: a class to draw, by name; of several, each in turn. By default all classes of a class-conditional model alike.
+        guidance_scale: of classifier-free guidance; 1 is none.
         seed: image i starts from noise drawn from (seed, i).
         overwrite: start anew in a folder that already holds a run.
     """
@@ -26,6 +28,8 @@ class SampleSettings(SamplerSettings):
     pipeline: Path
     output_dir: Path
     n_images: Count = 64
+    label: tuple[str, ...] = ()
+    guidance_scale: float | None = None
     seed: int = 0
     overwrite: bool = False
 
@@ -54,8 +58,10 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     accelerator = make_accelerator()
     pipeline = load_pipeline(settings.pipeline)
     denoiser = PipelineDenoiser.from_pipeline(pipeline.to(accelerator.device))
-    sampler = settings.sampler()
+    sampler = replace(settings.sampler(), guidance_scale=settings.guidance_scale)
     sampler.make(denoiser)  # refuses now what the model's schedule cannot do
+    labels = [settings.label[i % len(settings.label)] for i in range(settings.n_images)] if settings.label else None
+    denoiser.condition(labels or [])  # and unknown classes
     record = None
     if accelerator.is_main_process:
         record = Run(settings.output_dir, "sample", overwrite=settings.overwrite, keep=(settings.pipeline,))
@@ -64,7 +70,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
             {"model": {"path": str(settings.pipeline), "sha256": hash_parameters(pipeline.unet.state_dict())}},
         )
     seeds = image_seeds(settings.seed, settings.n_images)
-    images = to_uint8(sample(denoiser, seeds, sampler, accelerator=accelerator, progress="sample"))
+    images = to_uint8(sample(denoiser, seeds, sampler, labels=labels, accelerator=accelerator, progress="sample"))
     if record is None:
         return {}
     with atomic_file(record.folder / "images.safetensors") as temporary:

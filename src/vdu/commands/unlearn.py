@@ -50,6 +50,8 @@ class UnlearnSettings(SamplerSettings):
         forget: the images to forget: an image folder, a list of files, or a data set (then with --forget-class).
         output_dir: the run folder.
         forget_class: the classes to forget, if the images have labels.
+        forget_label: class-conditional models: the class to forget, by the model's name for it; several are several options. Without
+            --forget the images are drawn from the model under that label.
         convert: convert images of another size or mode to the model's, instead of refusing them.
         method: auto (the one that measured best), or one of those that "vdu list" shows.
         option: NAME=VALUE, a setting of the method's own, for example gamma=0.1 of vdu; "vdu list METHOD" shows them.
@@ -78,9 +80,10 @@ class UnlearnSettings(SamplerSettings):
     """
 
     pipeline: Path
-    forget: str
+    forget: str = ""
     output_dir: Path
     forget_class: tuple[str, ...] = ()
+    forget_label: tuple[str, ...] = ()
     convert: bool = False
     method: Annotated[str, Parameter(validator=_known)] = "auto"
     option: tuple[str, ...] = ()
@@ -241,7 +244,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     from vdu.core.checks import hash_parameters
     from vdu.core.rng import generator as named_generator
     from vdu.data.forget import split_by_class
-    from vdu.data.forget_source import absolute, forget_images
+    from vdu.data.forget_source import absolute, forget_images, write_forget
     from vdu.data.sources import load_images
     from vdu.diffusion.schedule import kl_weights, weight_share
     from vdu.methods.vdu import VDU
@@ -252,13 +255,38 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     from vdu.report.card import write_card
     from vdu.training.batches import require_divisible
     from vdu.training.trackers import require_tracker
+    from vdu.unlearning.labels import forget_set_of_labels
     from vdu.unlearning.unlearn import check_origin, unlearn
 
     asked = settings.method
-    settings = resolved(replace(settings, forget=absolute(settings.forget)))  # evaluate may run in another folder
+    if not settings.forget and not settings.forget_label:
+        raise InputError(
+            "--forget is missing: say which images to forget (a folder, a list of files or a data set), or for a class-conditional model "
+            "which of its classes (--forget-label)."
+        )
+    forget_source = absolute(settings.forget) if settings.forget else ""  # evaluate may run in another folder
+    settings = resolved(replace(settings, forget=forget_source))
     pipeline = load_pipeline(settings.pipeline)
-    shape = PipelineDenoiser.from_pipeline(pipeline).image_shape
-    forget = forget_images(settings.forget, shape, classes=settings.forget_class, convert=settings.convert)
+    denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    given = None
+    if settings.forget:
+        shape, classes = denoiser.image_shape, settings.forget_class
+        given = forget_images(settings.forget, shape, classes=classes, convert=settings.convert)
+    forget = given
+    if settings.forget_label:
+        if given is not None and given.labels is not None:
+            raise InputError(
+                "--forget-label: the images have labels of their own; leave it out, or give images without labels."
+            )
+        forget = forget_set_of_labels(
+            denoiser,
+            settings.forget_label,
+            given,
+            sampler=settings.sampler(),
+            seed=settings.seed,
+            progress="forget set",
+        )
+    assert forget is not None
     method = make_method(settings)
     resume = bool(settings.resume_from_checkpoint)
     assert settings.batch_size is not None
@@ -284,17 +312,19 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
             "forget images", len(forget)
         )  # before --overwrite empties the folder, and before samples are drawn
         require_enough("own samples (--n-own-samples)", settings.n_own_samples)
-        settings.sampler().make(PipelineDenoiser.from_pipeline(pipeline))
+        settings.sampler().make(denoiser)
     retain = None
     if settings.retain not in {None, "self"}:
         retain = load_images(str(settings.retain), shape=forget.shape, convert=settings.convert)
         known = retain.class_names or ()
         if retain.labels is not None and (shared := [name for name in settings.forget_class if name in known]):
             retain = split_by_class(retain, shared)[1]  # what is to be forgotten is not replayed
-    keep = (settings.pipeline, settings.forget, settings.posterior, settings.retain)
+    keep = (settings.pipeline, settings.forget or None, settings.posterior, settings.retain)
     record = Run(settings.output_dir, "unlearn", overwrite=settings.overwrite, resume=resume, keep=keep)
     inputs = _inputs(settings, pipeline, forget, posterior)
     record.start(_text(settings, asked), inputs)
+    if settings.forget_label:
+        write_forget(record.folder, forget)
     with record.stage("unlearn") as cost:
         result = unlearn(
             pipeline,
@@ -357,8 +387,8 @@ def _inputs(
             "configuration_sha256": _configuration(pipeline),
         },
         "forget": {
-            "source": settings.forget,
-            "classes": class_names(forget) if settings.forget_class else [],
+            "source": settings.forget or "the model itself",
+            "classes": class_names(forget) if settings.forget_class or settings.forget_label else [],
             "description": forget.description,
             "n_images": len(forget),
             "sha256": forget.sha256,

@@ -1,15 +1,21 @@
 """The images that a run forgets: where they are, which of them, and the same ones again for its evaluation."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
 from vdu.core.errors import InputError
-from vdu.core.records import read_json
+from vdu.core.records import atomic_file, read_json
 from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 
-__all__ = ["absolute", "class_names", "forget_images", "reload_forget"]
+__all__ = ["absolute", "class_names", "forget_images", "reload_forget", "write_forget"]
+
+STORED = "forget.safetensors"  # a forget set that is nowhere else: drawn from the model, or given a label
 
 
 def absolute(source: str) -> str:
@@ -71,11 +77,37 @@ def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
     import tomllib
 
     config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    expected = read_json(folder / "run.json")["inputs"]["forget"]["sha256"]
+    if config.get("forget_label"):
+        return _read_forget(folder / STORED, expected)
     options = {"classes": config.get("forget_class", ()), "convert": config.get("convert", False)}
     images = forget_images(config["forget"], shape, **options)
-    expected = read_json(folder / "run.json")["inputs"]["forget"]["sha256"]
     if images.sha256 != expected:
         raise InputError(
             f"forget: the images at {config['forget']} are not those that this run forgot (their hash differs). Put them back."
         )
     return images
+
+
+def write_forget(folder: Path, images: ImageSet) -> None:
+    """Keep a labelled forget set in a run folder, for its evaluation."""
+    assert images.labels is not None
+    with atomic_file(folder / STORED) as temporary:
+        names = json.dumps({"class_names": images.class_names, "description": images.description})
+        save_file({"images": images.images.contiguous(), "labels": images.labels}, temporary, {"names": names})
+
+
+def _read_forget(path: Path, expected: str) -> ImageSet:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["names"])
+            images, labels = file.get_tensor("images"), file.get_tensor("labels")
+        names = tuple(about["class_names"])
+        found = ImageSet(images, labels, class_names=names, description=about["description"])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read ({error}); expected the forget set of this run. Make the run again."
+        ) from None
+    if found.sha256 != expected:
+        raise InputError(f"{path}: holds other images than this run forgot (their hash differs). Make the run again.")
+    return found

@@ -7,7 +7,7 @@ Not guaranteed: that everything is forgotten, or that nothing else changed; :mod
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,6 +33,7 @@ from vdu.replay.auxiliaries import Auxiliaries, make_auxiliaries
 from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
 from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, together
 from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, train
+from vdu.unlearning.labels import forget_set_of_labels
 from vdu.unlearning.objective import MethodObjective
 
 __all__ = ["TrainingOptions", "UnlearnResult", "check_origin", "unlearn"]
@@ -101,7 +102,8 @@ def unlearn(
     pipeline: Any,
     method: Method,
     *,
-    forget: ImageSet | Path | str,
+    forget: ImageSet | Path | str | None = None,
+    forget_labels: Sequence[int | str] = (),
     retain: ImageSet | None = None,
     n_own_samples: int | None = None,
     sampler: Sampler | None = None,
@@ -117,9 +119,11 @@ def unlearn(
     """Make a pipeline forget.
 
     Args:
-        pipeline: an unconditional diffusers pipeline; left untouched.
+        pipeline: a diffusers pipeline, unconditional or class-conditional; left untouched.
         method: for example ``vdu.RetainDistillation()``, or ``vdu.VDU(posterior, gamma=0.1)``.
         forget: the images to forget, or where they are (see :func:`vdu.data.sources.load_images`).
+        forget_labels: classes of a class-conditional model to forget, by name or index; without ``forget`` the forget set is drawn
+            from the model under these labels.
         retain: real images to keep, for methods that want some; None takes the model's own samples without those that
             resemble the forget set (:func:`vdu.replay.selection.resemblance`).
         n_own_samples: own samples for methods that want some; None takes what suits the method.
@@ -141,8 +145,9 @@ def unlearn(
     require_ranges({**training, "n_own_samples": n_own_samples})
     seed = draw_seed(generator)
     original = PipelineDenoiser.from_pipeline(pipeline)
-    images = forget if isinstance(forget, ImageSet) else load_images(str(forget), shape=original.image_shape)
     default: TrainingDefaults = method.training
+    sampler = sampler or Sampler(scheduler=default.scheduler, steps=default.inference_steps)
+    images = _forget_set(original, forget, forget_labels, sampler, seed)
     n_images = _given(training.get("batch_size"), default.batch_size)
     settings = _train_settings(training, default, derive_seed(seed, "training"))
     denoiser = original.copy()
@@ -154,7 +159,7 @@ def unlearn(
         check_origin(posterior, weights_hash)
     aids = make_auxiliaries(
         original, method, images, retain=retain, n_own_samples=_given(n_own_samples, default.n_own_samples), force=force,
-        sampler=sampler or Sampler(scheduler=default.scheduler, steps=default.inference_steps), seed=seed,
+        sampler=sampler, seed=seed,
         device=accelerator.device, say=_say if progress and accelerator.is_main_process else None,
     )  # fmt: skip
     # anew: what was trained for the aids had its own precision, and accelerate knows one for a process
@@ -193,6 +198,27 @@ def unlearn(
     if made.ending and progress and accelerator.is_main_process:
         _say(made.ending)
     return made
+
+
+def _forget_set(
+    original: PipelineDenoiser,
+    forget: ImageSet | Path | str | None,
+    labels: Sequence[int | str],
+    sampler: Sampler,
+    seed: int,
+) -> ImageSet:
+    """What is to be forgotten, as images; neither images nor labels is refused."""
+    if forget is None and not labels:
+        raise InputError("forget: got neither images nor forget_labels; expected one of them.")
+    images = (
+        forget
+        if isinstance(forget, ImageSet) or forget is None
+        else load_images(str(forget), shape=original.image_shape)
+    )
+    if labels and (images is None or images.labels is None):
+        return forget_set_of_labels(original, labels, images, sampler=sampler, seed=seed)
+    assert images is not None
+    return images
 
 
 def _given(value: Any, default: Any) -> Any:

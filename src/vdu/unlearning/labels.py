@@ -1,0 +1,74 @@
+"""Forgetting a class of a class-conditional model by its label.
+
+Images that are given are put under the label; where none are given, the forget set is what the original draws under it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from vdu.core.errors import InputError
+from vdu.core.rng import derive_seed
+from vdu.core.types import Denoiser
+from vdu.data.images import ImageSet, to_uint8
+from vdu.diffusion.sampling import Sampler, sample
+from vdu.replay.generated import image_seeds
+
+__all__ = ["forget_set_of_labels"]
+
+N_DRAWN = 256
+
+
+def forget_set_of_labels(
+    denoiser: Denoiser,
+    labels: Sequence[int | str],
+    images: ImageSet | None = None,
+    *,
+    sampler: Sampler,
+    seed: int,
+    n_images: int = N_DRAWN,
+    progress: str | None = None,
+) -> ImageSet:
+    """The forget set that some labels name.
+
+    Args:
+        denoiser: the original, class-conditional.
+        labels: classes to be forgotten, by name or index.
+        images: unlabelled images of the one class; None draws them from the original.
+        sampler: how they are drawn.
+        seed: seeds them.
+        n_images: how many to draw, of all labels together.
+        progress: title of the progress bar; None shows none.
+
+    Returns:
+        Images with the model's classes as labels.
+
+    Raises:
+        InputError: if the model draws no classes, a label is unknown, all classes are to be forgotten, or images are given for several
+            labels.
+    """
+    names = denoiser.class_names
+    if not names:
+        raise InputError(
+            f"forget label: got {labels[0]!r}, but this model is unconditional; expected a class-conditional model. Give images to "
+            "forget instead."
+        )
+    found = denoiser.condition(list(labels))
+    assert found is not None
+    index = sorted({int(each) for each in next(iter(found.values()))})
+    if len(index) == len(names):
+        raise InputError("forget label: all classes of the model are to be forgotten; expected at least one to keep.")
+    words = ", ".join(names[each] for each in index)
+    if images is not None:
+        if len(index) > 1:
+            raise InputError(
+                f"forget label: got {words} for images without labels; expected one label. Give images in class folders for several."
+            )
+        return ImageSet(
+            images.images, torch.full((len(images),), index[0]), class_names=names, description=images.description
+        )
+    asked = [index[i % len(index)] for i in range(n_images)]
+    seeds = image_seeds(derive_seed(seed, "forget set"), n_images)
+    drawn = to_uint8(sample(denoiser, seeds, sampler, labels=asked, progress=progress))
+    description = f"{n_images} images that the model drew as {words}"
+    return ImageSet(drawn, torch.tensor(asked), class_names=names, description=description)

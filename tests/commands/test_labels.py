@@ -1,0 +1,101 @@
+"""Labels on the command line: a model is trained with them, made to forget one, sampled and evaluated."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from vdu.core.errors import InputError
+from vdu.data.forget_source import STORED, reload_forget
+from vdu.models.adapt import adapt
+from vdu.models.pipelines import load_pipeline
+
+pytest.importorskip("sklearn")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Digits of 8 × 8 pixels on demand, and a judge of them."""
+    from vdu.commands import judge, pretrain
+
+    desk = tmp_path_factory.mktemp("labels")
+    how = {"data": "digits", "steps": 60, "batch_size": 32, "learning_rate": 3e-3}
+    pretrain.run(pretrain.PretrainSettings(**how, labels=True, output_dir=desk / "model"))
+    judge.run(judge.JudgeSettings(data="digits", epochs=2, output_dir=desk / "judge"))
+    return desk
+
+
+@pytest.mark.slow
+def test_a_label_is_forgotten_from_the_command_line(trained, tmp_path, command, capsys):
+    model = trained / "model" / "pipeline"
+    short = ("--inference-steps", 8, "--microbatch-size", 20)
+    named = ("--pipeline", model, "--output-dir")
+    assert (
+        command(
+            "sample", *named, tmp_path / "s", "--label", 3, "--label", 8, "--n-images", 4, "--guidance-scale", 2, *short
+        )
+        == 0
+    )
+    assert load_file(tmp_path / "s" / "images.safetensors")["images"].shape == (4, 1, 8, 8)
+    options = ("--method", "ascent", "--steps", 2, "--batch-size", 8, *short)
+    assert command("unlearn", *named, tmp_path / "run", "--forget-label", 3, *options) == 0
+    forget = reload_forget(tmp_path / "run", (1, 8, 8))
+    assert set(forget.labels.tolist()) == {3} and forget.class_names[3] == "3"
+    assert (
+        command(
+            "evaluate",
+            tmp_path / "run",
+            "--judge",
+            trained / "judge" / "judge",
+            "--n-images",
+            150,
+            "--suite",
+            "none",
+            *short,
+        )
+        == 0
+    )
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["forget"]["classes"] == ["3"]
+    assert command("report", tmp_path / "run") == 0
+    again = adapt(load_pipeline(tmp_path / "run" / "pipeline"))
+    assert again.class_names == adapt(load_pipeline(model)).class_names == tuple("0123456789")
+    (tmp_path / "run" / STORED).write_bytes(b"")
+    capsys.readouterr()
+    assert command("evaluate", tmp_path / "run", *short) == 2
+    assert "expected the forget set of this run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--forget-label", "nine"), "got 'nine'; expected a class of the model"),
+        ((), "--forget is missing: say which images to forget"),
+        (("--forget-label", "3", "--forget", "digits", "--forget-class", "3"), "the images have labels of their own"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(make_pipeline, tmp_path, command, capsys, options, message):
+    make_pipeline(num_class_embeds=4).save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    assert command("unlearn", "--pipeline", tmp_path / "model", "--output-dir", tmp_path / "run", *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_label_of_an_unconditional_model_is_refused(make_pipeline, tmp_path, command, capsys):
+    make_pipeline().save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    for verb in (("unlearn", "--forget-label", "3"), ("sample", "--label", "3")):
+        assert command(verb[0], "--pipeline", tmp_path / "model", "--output-dir", tmp_path / "out", *verb[1:]) == 2
+        assert "this model is unconditional" in capsys.readouterr().err
+
+
+def test_labels_of_images_without_any_are_refused(tmp_path):
+    from PIL import Image
+
+    from vdu.commands import pretrain
+
+    for i in range(2):
+        Image.new("L", (8, 8), 100 + i).save(tmp_path / f"{i}.png")
+    with pytest.raises(InputError, match="--labels: the images have none; expected a labelled data set"):
+        pretrain.run(pretrain.PretrainSettings(data=str(tmp_path), labels=True, output_dir=tmp_path.parent / "never"))
