@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from reliability import kills
+import killing as kills
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs fork, process groups and SIGKILL")
 
