@@ -114,7 +114,7 @@ def rows(run: Path) -> dict[str, dict]:
     return {row["name"]: row for row in read(run / "metrics.json")["rows"]}
 
 
-@pytest.mark.parametrize("model", KINDS, indirect=True)
+@pytest.mark.parametrize("model", ["epsilon", pytest.param("v_prediction", marks=pytest.mark.slow)], indirect=True)
 def test_the_main_job(model, unwanted, tmp_path, command, capsys, monkeypatch):
     # the judge trained on the spot, in less time; how good it is, its own tests ask
     monkeypatch.setattr(
