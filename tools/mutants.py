@@ -2,7 +2,7 @@
 
     python tools/mutants.py                 # all of tools/mutants.toml
     python tools/mutants.py --fast          # without those marked slow, as the continuous integration does
-    python tools/mutants.py --room methods --jobs 2
+    python tools/mutants.py --room methods --jobs 2 --passed
 
 A mutant is one entry of ``mutants.toml``: a file of ``src/vdu``, a text that stands there exactly once, the text that replaces
 it, and the tests that must fail. First the named tests run on the source as it is and must pass. Then every mutant is made
@@ -160,6 +160,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="leave out those whose tests are marked slow")
     parser.add_argument("--room", action="append", help="only this room; may be given several times")
+    parser.add_argument(
+        "--passed", action="store_true", help="the tests have just passed: no run on the unchanged source"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time")
     options = parser.parse_args(arguments)
     mutants = read_mutants()
@@ -183,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     torch.set_num_threads(1)  # before a fork
     targets = sorted({test for mutant in chosen for test in mutant.tests.split()})
-    code, output, seconds = run_tests(None, targets, 1800)
+    code, output, seconds = (0, "", 0.0) if options.passed else run_tests(None, targets, 1800)
     if code != 0:
         print(f"the tests fail on the unchanged source (exit code {code}):\n{_tail(output, 30)}")
         return 2
