@@ -190,9 +190,8 @@ def main(arguments: list[str] | None = None) -> int:
     if code != 0:
         print(f"the tests fail on the unchanged source (exit code {code}):\n{_tail(output, 30)}")
         return 2
-    print(
-        f"{len(chosen)} mutants; the {len(targets)} targets pass on the unchanged source ({seconds:.0f} s)", flush=True
-    )
+    told = "not run" if options.passed else f"passed in {seconds:.0f} s"
+    print(f"{len(chosen)} mutants; their {len(targets)} targets on the unchanged source: {told}", flush=True)
     survivors = 0
     with ThreadPoolExecutor(options.jobs) as pool:
         for mutant, (code, output, seconds) in zip(
