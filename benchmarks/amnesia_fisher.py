@@ -24,8 +24,10 @@ import torch
 from vdu.core.records import environment, write_json
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.diffusion.schedule import noised_batch
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
-from vdu.posterior.amnesia_fisher import amnesia_fisher_diagonal, draw_rows
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
+from vdu.posterior.amnesia_fisher import AmnesiaFisher, draw_indices
+from vdu.posterior.fit import take_all
 from vdu.posterior.gaussian import normal_like
 from vdu.zoo.packaged import pipeline_folder
 
@@ -39,13 +41,13 @@ def naive(denoiser, samples, n, chunk):
     total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in network.named_parameters()}
     for image in samples:
         network.zero_grad()
-        rows = draw_rows(len(schedule), n, generator)
+        rows = draw_indices(len(schedule), n, generator)
         for part in rows.split(chunk):
             loss = 0.0
             for row in part:
                 noise = normal_like(image, generator)[None].to(device)
                 batch = noised_batch(image[None].to(device), row[None], noise, schedule, schedule)
-                loss = loss + (noise - denoiser.predict_noise(batch.x_t, batch.timestep)).square().sum()
+                loss = loss + (noise - denoiser.noise(batch)).square().sum()
             loss.backward()
         for name, value in network.named_parameters():
             total[name] += (len(schedule) / len(rows) * value.grad.double()).square() / len(samples)
@@ -54,10 +56,9 @@ def naive(denoiser, samples, n, chunk):
 
 def ours(denoiser, samples, n, batch_size=100):
     """F with one forward and backward pass for many t."""
-    return amnesia_fisher_diagonal(
-        denoiser, samples, dict(denoiser.network.named_parameters()), timesteps_per_sample=n, batch_size=batch_size,
-        generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    estimator = AmnesiaFisher(timesteps_per_sample=n, batch_size=batch_size)
+    state = estimator.init(denoiser, n_items=len(samples), generator=torch.Generator().manual_seed(0))
+    return take_all(estimator, state, samples, denoiser).tensors["fisher"]
 
 
 def relative_difference(denoiser, samples, n):

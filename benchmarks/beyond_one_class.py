@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from vdu.commands.settings import PretrainSettings
+from vdu.commands.pretrain import PretrainSettings
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.data.forget import split_by_class
@@ -33,7 +33,8 @@ from vdu.judges.classifier import load_judge
 from vdu.methods.distillation import RetainDistillation
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.replay.generated import generate_samples
 from vdu.training.pretraining import fit
 from vdu.unlearning.unlearn import unlearn

@@ -13,10 +13,12 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import replace
 
 import torch
 
-from vdu.core.types import NoisedBatch, Tools
+from vdu.core.types import Tools
+from vdu.diffusion.schedule import noised_batch
 from vdu.methods.anchor import FunctionAnchor
 from vdu.methods.conflict_free import ConflictFree
 from vdu.methods.distillation import RetainDistillation
@@ -43,10 +45,9 @@ CASES = {
 
 def batch_of(denoiser, n):
     """Random images, noise and levels."""
-    shape = (n, *denoiser.sample_shape)
+    shape = (n, *denoiser.image_shape)
     index = torch.randint(1, 1000, (n,))
-    alpha_bar = denoiser.schedule.alpha_bars[index].float()
-    return NoisedBatch(torch.rand(shape) * 2 - 1, torch.randn(shape), index, alpha_bar, index)
+    return noised_batch(torch.rand(shape) * 2 - 1, index, torch.randn(shape), denoiser.schedule, denoiser.schedule)
 
 
 def needed_step(denoiser, frozen, optimizer, learnt, answered, backwards):
@@ -54,9 +55,9 @@ def needed_step(denoiser, frozen, optimizer, learnt, answered, backwards):
     optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         for batch in answered:
-            frozen.predict_noise(batch.x_t, batch.timestep)
+            frozen.noise(batch)
     for batch in learnt:
-        loss = torch.nn.functional.mse_loss(denoiser.predict_noise(batch.x_t, batch.timestep), batch.noise)
+        loss = torch.nn.functional.mse_loss(denoiser.noise(batch), batch.noise)
         for left in reversed(range(backwards)):
             loss.backward(retain_graph=left > 0)
     optimizer.step()
@@ -88,6 +89,12 @@ def method_step(denoiser, method, optimizer, batch):
     optimizer.step()
 
 
+def with_draws(batch, wanted):
+    """A batch with the uniform numbers that the method draws besides."""
+    shapes = {name: batch.x0.shape if kind == "element" else batch.x0.shape[:1] for name, kind in wanted.items()}
+    return replace(batch, draws={name: torch.rand(shape) for name, shape in shapes.items()})
+
+
 def measure(name, rounds):
     """Median seconds of both kinds of step."""
     torch.manual_seed(0)
@@ -101,7 +108,7 @@ def measure(name, rounds):
     )
     ready = method.prepare(denoiser, tools)
     optimizer = torch.optim.AdamW(denoiser.network.parameters(), lr=1e-6, weight_decay=0.0, fused=True)
-    roles = {role: batch_of(denoiser, n) for role, n in sizes.items()}
+    roles = {role: with_draws(batch_of(denoiser, n), ready.draws.get(role, {})) for role, n in sizes.items()}
     learnt, answered = ([batch_of(denoiser, n) for n in each] for each in (learnt, answered))
     seconds = {"needed": [], "method": []}
     for _ in range(rounds + 2):

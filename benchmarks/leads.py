@@ -25,8 +25,10 @@ from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
+from vdu.diffusion.schedule import noised_batch
 from vdu.methods.distillation import LEADS
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.replay.auxiliaries import make_auxiliaries
 from vdu.replay.auxiliary_models import SELF_MODEL, fine_tuned_copy
 from vdu.replay.generated import cached_samples
@@ -41,7 +43,7 @@ def noised(images: ImageSet, level: float, denoiser: PipelineDenoiser, source: t
     row, x0 = int((alpha_bars - level).abs().argmin()), images.floats()
     index = torch.full((len(x0),), row)
     noise = torch.randn(x0.shape, generator=source)
-    return NoisedBatch(x0, noise, index, alpha_bars[index].float(), index.float())
+    return noised_batch(x0, index, noise, denoiser.schedule, denoiser.schedule)
 
 
 def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -86,11 +88,11 @@ def main() -> None:
         for level in ALPHA_BARS:
             batch = noised(chosen, level, original, source)
             with torch.no_grad():
-                before = original.predict_noise(batch.x_t, batch.timestep)
-                truth = retrained.predict_noise(batch.x_t, batch.timestep) - before
+                before = original.noise(batch)
+                truth = retrained.noise(batch) - before
                 steps = {lead: method.lead_target(batch) - before for lead, method in methods.items()}
-                steps["self-improvement"] = before - aids.tools.self_model.predict_noise(batch.x_t, batch.timestep)
-                again = before - other.predict_noise(batch.x_t, batch.timestep)
+                steps["self-improvement"] = before - aids.tools.self_model.noise(batch)
+                again = before - other.noise(batch)
             row = {"images": name, "n": len(chosen), "alpha_bar": level}
             for lead, step in steps.items():
                 row[lead] = {"cosine": cosine(step, truth), "length": round(float(step.norm() / truth.norm()), 3)}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vdu.core.records import environment
 from vdu.core.rng import derive_seed
-from vdu.core.types import Denoiser
+from vdu.core.types import Condition, Denoiser
 from vdu.data.forget import split_by_class
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
@@ -26,7 +26,8 @@ from vdu.judges.fallback import train_forget_judge
 from vdu.methods.distillation import _capped, repulsion  # pyright: ignore[reportPrivateUsage]
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.replay.generated import cached_samples, generate_samples
 from vdu.replay.selection import resemblance
 from vdu.zoo.packaged import judge_folder, pipeline_folder
@@ -51,15 +52,11 @@ class Guided:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.denoiser, name)
 
-    def predict_noise(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
-        """ε₀ and the capped correction."""
-        original = self.denoiser.predict_noise(x_t, timestep, condition)
+    def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
+        """ε₀ and the capped correction: for models that predict ε, what a scheduler expects."""
+        original = self.denoiser.raw(x_t, timestep, condition)
         alpha_bar = self.denoiser.schedule.alpha_bar_at(timestep).to(x_t)
         return original + _capped(self.scale * repulsion(self.classifier, x_t, alpha_bar), original)
-
-    def predict_raw(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The same: for models that predict ε, what a scheduler expects."""
-        return self.predict_noise(x_t, timestep, condition)
 
 
 def found(mask, truth):
@@ -92,7 +89,7 @@ def main():
         ),
         "judge trained on the spot, misses of real images": record["held_out_error"],
     }
-    zones = resemblance(forget, own, denoiser.schedule, seed=0)
+    zones = resemblance(forget, own, denoiser, seed=0)
     result["resemblance, like the forget set"] = found(zones.forget, truth)
     result["resemblance, kept"] = found(zones.kept, ~truth)
     result["resemblance, estimated share"] = zones.share

@@ -20,7 +20,8 @@ import time
 import torch
 from diffusers import UNet2DModel
 
-from vdu.core.types import NoisedBatch, Tools
+from vdu.core.types import Tools
+from vdu.diffusion.schedule import noised_batch
 from vdu.methods.vdu import VDU
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.networks import new_pipeline
@@ -48,10 +49,9 @@ def make(pipeline, batch_size):
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     posterior = fit_isotropic(dict(denoiser.network.named_parameters()), 1e-4)
     method = VDU(posterior, gamma=0.5).prepare(denoiser, Tools(n_forget=1000))
-    shape = (batch_size, *denoiser.sample_shape)
+    shape = (batch_size, *denoiser.image_shape)
     index = torch.randint(1, 1000, (batch_size,))
-    alpha_bar = denoiser.schedule.alpha_bars[index].float()
-    batch = NoisedBatch(torch.randn(shape), torch.randn(shape), index, alpha_bar, index)
+    batch = noised_batch(torch.randn(shape), index, torch.randn(shape), denoiser.schedule, denoiser.schedule)
     return denoiser, torch.optim.Adam(denoiser.network.parameters(), lr=1e-6, fused=True), batch, method
 
 

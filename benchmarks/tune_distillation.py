@@ -30,7 +30,8 @@ from vdu.diffusion.sampling import Sampler, sample
 from vdu.judges.classifier import load_judge
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.replay import auxiliaries as aids
 from vdu.replay import auxiliary_models as copies
 from vdu.replay.generated import SHARED_SEED, cached_samples, generate_samples, image_seeds
@@ -108,7 +109,7 @@ class Bench:
         """How many seeds of the stopping rule a model leaves like the forget set."""
         denoiser, sampler = PipelineDenoiser.from_pipeline(self.pipeline), Sampler(scheduler="ddpm", steps=20)
         own, _ = cached_samples(denoiser, 1500, sampler)
-        judged = resemblance(self.forget, own, denoiser.schedule, seed=3)
+        judged = resemblance(self.forget, own, denoiser, seed=3)
         seeds = torch.tensor(image_seeds(SHARED_SEED, len(own)))[judged.forget].tolist()
         drawn = ImageSet(to_uint8(sample(PipelineDenoiser.from_pipeline(pipeline), seeds, sampler)))
         scores = mean_scores(judged.classifier, drawn, torch.arange(len(drawn)), 0)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from vdu.commands.posterior import fit_posterior
 from vdu.core.errors import DivergenceError
 from vdu.core.records import read_json, write_json
 from vdu.data.forget import split_by_class
@@ -26,9 +25,11 @@ from vdu.judges.classifier import load_judge
 from vdu.methods.vdu import VDU
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.replay.generated import image_seeds
+from vdu.unlearning.fit_posterior import fit_posterior
 from vdu.unlearning.unlearn import unlearn
 from vdu.zoo.packaged import judge_folder, pipeline_folder
 

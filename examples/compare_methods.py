@@ -12,8 +12,8 @@ import time
 import torch
 
 import vdu
-from vdu.commands.methods import BY_NAME
 from vdu.judges.classifier import load_judge
+from vdu.methods import registry
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
 from vdu.metrics.pul import percentage_unlearned
@@ -46,7 +46,7 @@ called, distance = look(original)
 print(f"{'method':<14}{'PUL %':>8}{'95 % interval':>18}{'u-FID[judge]':>14}{'evaluations':>13}{'seconds':>9}")
 print(f"{'(original)':<14}{'–':>8}{'–':>18}{distance:>14.1f}{'–':>13}{'–':>9}")
 for name in given.methods:
-    method = vdu.gradient_ascent() if name == "ascent" else BY_NAME[name]()
+    method = vdu.gradient_ascent() if name == "ascent" else registry.get(name)()
     start, how = time.perf_counter(), {"steps": given.steps, "n_own_samples": given.own_samples, "progress": None}
     result = vdu.unlearn(original, method, forget=forget, generator=torch.Generator().manual_seed(0), **how)
     seconds, (still, distance) = time.perf_counter() - start, look(result.pipeline)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import vdu
 from vdu.commands import pretrain
-from vdu.commands.settings import PretrainSettings
+from vdu.commands.pretrain import PretrainSettings
 from vdu.core.errors import InputError
 
 options = argparse.ArgumentParser(description=__doc__)

@@ -165,7 +165,7 @@ def test_a_folder_that_holds_a_run(desk, refused, unlearn):
     refused("already holds files. Use --overwrite to start anew, --resume-from-checkpoint latest")
     refused("was written with other settings, data or model", resume_from_checkpoint="latest", seed=1)
     refused("newest checkpoint has 6 steps", resume_from_checkpoint="latest", steps=4)
-    refused("expected a number in [0, 1]", gamma=2, overwrite=True)
+    refused("expected a number in [0, 1]", option="gamma=2", overwrite=True)
     refused("which 3 gradient accumulation steps do not divide", gradient_accumulation_steps=3, overwrite=True)
     refused("holds files but no run.json, so it is no run of ours", output_dir=desk / "unwanted", overwrite=True)
     refused("is a file; expected a folder", output_dir=desk / "posterior.safetensors", overwrite=True)

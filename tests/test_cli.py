@@ -9,10 +9,11 @@ from dataclasses import fields
 import pytest
 
 from vdu import cli
-from vdu.commands import demo
-from vdu.commands.settings import plain
+from vdu.commands import unlearn
+from vdu.commands.options import plain
+from vdu.commands.unlearn import resolved
 from vdu.core.errors import InputError
-from vdu.methods.defaults import METHODS
+from vdu.methods import registry
 
 VERBS = {
     "compare": ("some-run", "another-run", "--force"),
@@ -26,7 +27,18 @@ VERBS = {
     "report": ("some-run", "--hide-forgotten"),
     "reproduce": ("table1", "--scale", "smoke", "--output-dir", "out"),
     "sample": ("--pipeline", "p", "--output-dir", "out"),
-    "unlearn": ("--pipeline", "p", "--output-dir", "out", "--forget", "f", "--gamma", "0.3", "--learning-rate", "3e-7"),
+    "unlearn": (
+        "--pipeline",
+        "p",
+        "--output-dir",
+        "out",
+        "--forget",
+        "f",
+        "--option",
+        "keep_scale=1",
+        "--learning-rate",
+        "3e-7",
+    ),
 }
 
 
@@ -83,7 +95,8 @@ def test_an_option_overrides_the_file_and_defaults_fill_it(command, capsys, tmp_
     values = tomllib.loads(capsys.readouterr().out)
     assert (values["steps"], values["overwrite"], values["forget_class"]) == (7, False, ["3", "8"])
     truth = cli.UnlearnSettings(pipeline="p", forget="f", output_dir="o", steps=7, forget_class=("3", "8"))  # type: ignore[arg-type]
-    assert values == plain(truth)
+    assert values == plain(resolved(truth))
+    assert (values["method"], values["batch_size"]) == ("distillation", 32)
 
 
 def test_json_is_alone_on_standard_output(command, capsys, make_pipeline, tmp_path):
@@ -106,20 +119,72 @@ def test_without_json_the_result_is_lines(command, capsys, make_pipeline, tmp_pa
     assert lines[:2] == [f"posterior: {tmp_path / 'out' / 'posterior.safetensors'}", "estimator: isotropic"]
 
 
-def test_list_names_every_method_and_its_options(command, capsys):
+def test_list_shows_every_method(command, capsys):
     assert command("list", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert tuple(found) == METHODS
-    assert found["vdu"]["needs"] == ["forget images", "a posterior (vdu posterior fisher, for example)"]
+    assert tuple(found) == registry.names()
+    assert found["vdu"]["needs"] == ["forget images", "a posterior (vdu posterior fisher)"]
     assert "a posterior (vdu posterior amnesia-fisher)" in found["selective-amnesia"]["needs"]
     assert "--posterior (it may use one)" in found["bounded"]["options"] and "--posterior" not in str(found["auto"])
     assert found["ascent"]["needs"] == ["forget images"]
-    assert found["vdu"]["training"] == {"steps": 60, "batch_size": 128, "learning_rate": 1e-6}
+    assert "gamma=0.1" in found["vdu"]["options"] and "gamma" not in str(found["ascent"]["options"])
+    assert "schedule=1000,0.0001,0.02" in found["ascent"]["options"]
+    assert {key: found["vdu"]["training"][key] for key in ("steps", "batch_size", "learning_rate")} == {
+        "steps": 60, "batch_size": 128, "learning_rate": 1e-6,
+    }  # fmt: skip
+    assert {name for name, each in found.items() if each["stops"]} == {"auto", "distillation", "retrack"}
     assert command("list") == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[0] == "method" and "forget images only?" in head
+    assert [line.split()[0] for line in lines] == list(registry.names())
+    assert all(line.endswith(found[line.split()[0]]["summary"]) for line in lines)
+
+
+def test_list_shows_one_method_with_its_options(command, capsys):
+    assert command("list", "vdu") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line and not line.startswith(" ")] == list(METHODS)
-    for each in found.values():
-        assert f"    options  {' '.join(each['options']) or 'none'}" in lines
+    assert lines[0] == "vdu" and "    --option  gamma=0.1" in lines and "    --option  alpha_bar_range=0.0,1.0" in lines
+    assert command("list", "vdi") == 2
+    assert "method: got 'vdi'; expected one of auto, distillation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "instead"),
+    [
+        (
+            ["--gamma", "0.1"],
+            "--gamma: got a setting of older versions, which is an option of the method now. Write --option gamma=0.1 in",
+        ),
+        (["--ewc=3"], "--option ewc=3 instead"),
+        (["--alpha-bar-max", "0.9"], "--option alpha_bar_range=0.0,0.9 instead"),
+        (["--alpha_bar_min", "0.1", "--alpha-bar-max=0.3"], "--option alpha_bar_range=0.1,0.3 instead"),
+        (
+            ["--weights", "elbo", "--schedule-steps", "500"],
+            "--option weights=elbo --option schedule=500,0.0001,0.02 instead",
+        ),
+        (["--beta-end", "0.04"], "--option schedule=1000,0.0001,0.04 instead"),
+    ],
+)
+def test_a_flag_of_older_versions_is_answered_with_what_to_write(flags, instead, command, capsys, tmp_path):
+    assert command("unlearn", "--pipeline", "p", "--forget", "f", "--output-dir", "o", *flags) == 2
+    assert instead in capsys.readouterr().err
+
+
+def test_a_setting_of_older_versions_in_a_file_too(command, capsys, tmp_path):
+    (tmp_path / "old.toml").write_text(
+        'pipeline = "p"\nforget = "f"\noutput_dir = "o"\ngamma = 0.1\nweights = "elbo"\n'
+    )
+    assert command("unlearn", "--config", tmp_path / "old.toml") == 2
+    said = capsys.readouterr().err
+    assert "old.toml: gamma, weights: got a setting" in said
+    assert 'Write option = ["gamma=0.1", "weights=elbo"] instead' in said
+
+
+def test_a_dry_run_names_the_method_that_auto_stands_for(command, capsys):
+    assert command("unlearn", "--pipeline", "p", "--forget", "f", "--output-dir", "o", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith('# method = "auto" was asked for, and stands for distillation\n')
+    assert tomllib.loads(shown)["method"] == registry.AUTO == "distillation"
 
 
 @pytest.mark.parametrize(
@@ -135,6 +200,8 @@ def test_list_names_every_method_and_its_options(command, capsys):
         (["demo", "some", "--seed", "1"], "Unused Tokens"),
         (["posterior", "laplace", "--pipeline", "p", "--output-dir", "o"], "Choose from"),
         (["unlearn", *VERBS["unlearn"][:-1], "nan"], "expected a number above 0"),
+        (["unlearn", *VERBS["unlearn"], "--warmup-steps", "-1"], "Got -1; expected 0 or more"),
+        (["unlearn", *VERBS["unlearn"], "--method", "vdi"], "got 'vdi'; expected one of auto, distillation"),
     ],
 )
 def test_a_command_that_cannot_be_read_is_refused(tokens, message, command, capsys, monkeypatch):
@@ -166,7 +233,7 @@ def test_the_demo_hands_on_how_its_folder_is_to_be_treated(command, monkeypatch,
     def stop(settings):
         raise InputError(f"overwrite {settings.overwrite}, resume {settings.resume_from_checkpoint}")
 
-    monkeypatch.setattr(demo.unlearn, "run", stop)
+    monkeypatch.setattr(unlearn, "run", stop)
     for flags, words in (
         ((), "overwrite False, resume None"),
         (("--overwrite",), "overwrite True, resume None"),

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vdu.cli import SETTINGS, app
-from vdu.commands.methods import BY_NAME, options_of
-from vdu.methods.defaults import METHODS
+from vdu.methods import registry
+from vdu.methods.options import options_of
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -38,8 +38,12 @@ def test_the_code_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
     assert len(blocks) >= 3
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "docs"}
-    for number, block in enumerate(blocks):
-        exec(compile(block, f"{page}, block {number + 1}", "exec"), names)
+    try:
+        for number, block in enumerate(blocks):
+            exec(compile(block, f"{page}, block {number + 1}", "exec"), names)
+        assert registry.get("floor") is names["Floor"]
+    finally:
+        registry._registered.pop("floor", None)
     assert not list(tmp_path.iterdir())  # nothing is written beside the reader
 
 
@@ -126,7 +130,7 @@ def test_options_of_methods_exist(page):
     """``--option NAME=VALUE``, which --dry-run does not look into."""
     for given in re.findall(r"--option[ =]([a-z_]+=[^\s`)]+)", text_of(page)):
         name = given.partition("=")[0]
-        assert any(name in options_of(kind) for kind in BY_NAME.values()), given
+        assert any(name in options_of(registry.get(method)) for method in registry.names()), given
 
 
 def test_the_defaults_on_the_methods_page_are_those_of_the_code():
@@ -134,7 +138,8 @@ def test_the_defaults_on_the_methods_page_are_those_of_the_code():
     sections = re.split(r"^## ", text_of(DOCS / "methods.md"), flags=re.MULTILINE)
     titles = {section.splitlines()[0]: section for section in sections[1:]}
     found = 0
-    for method, kind in BY_NAME.items():
+    for method in registry.names():
+        kind = registry.get(method)
         for name, low, high in re.findall(r"`([a-z_]+)` [^\s(]+ = ([\d.e-]+)(?: to ([\d.]+))?", titles[method]):
             if name in (options := options_of(kind)):
                 given = (float(low), float(high)) if high else float(low.rstrip("."))
@@ -146,8 +151,8 @@ def test_the_defaults_on_the_methods_page_are_those_of_the_code():
 def test_every_method_has_a_section_and_a_source():
     sections = re.split(r"^## ", text_of(DOCS / "methods.md"), flags=re.MULTILINE)
     titles = {section.splitlines()[0]: section for section in sections[1:]}
-    assert set(METHODS) <= set(titles)
-    for name in set(METHODS) - {"auto", "ascent", "finetune"}:
+    assert set(registry.names()) <= set(titles)
+    for name in set(registry.names()) - {"auto", "ascent", "finetune"}:
         assert "Source" in titles[name] and "\n    " in titles[name], name  # and a formula
 
 

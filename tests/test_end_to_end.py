@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from vdu.core.checks import hash_parameters
+from vdu.core.errors import InputError
 from vdu.core.rng import isolated_global
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
@@ -116,7 +117,7 @@ def rows(run: Path) -> dict[str, dict]:
 
 @pytest.mark.parametrize("model", ["epsilon", pytest.param("v_prediction", marks=pytest.mark.slow)], indirect=True)
 def test_the_main_job(model, unwanted, tmp_path, command, capsys, monkeypatch):
-    # the judge trained on the spot, in less time; how good it is, its own tests ask
+    # the fallback classifier, in less time; its own tests say how good it is
     monkeypatch.setattr(
         forget_judge, "train_forget_judge", partial(forget_judge.train_forget_judge, score_steps=100, steps=100)
     )
@@ -135,14 +136,14 @@ def test_the_main_job(model, unwanted, tmp_path, command, capsys, monkeypatch):
     assert command("evaluate", run, "--n-images", 40, "--n-judge-samples", 200, *BARE) == 0
     said = capsys.readouterr()
     assert "PUL: " in said.out
-    assert "vdu: warning: The judge was trained on the spot" in said.err
+    assert "vdu: warning: The judge is a fallback classifier" in said.err
     pul = rows(run)["unlearned"]["pul"]
     assert 0 < pul["n_original"] < 40  # the judge tells the two kinds apart
     for name in ("original", "unlearned"):  # the count is that of the calls that are stored beside the images
         calls = load_file(run / "samples" / f"{name}.safetensors")["judge_class"]
         assert int((calls == 1).sum()) == pul[f"n_{name}"]
     metrics = read(run / "metrics.json")
-    assert (metrics["judge"]["source"], metrics["n_images"]) == ("trained on the spot", 40)
+    assert (metrics["judge"]["source"], metrics["n_images"]) == ("fallback", 40)
     assert [row["status"] for row in metrics["rows"]] == ["measured"] * 3 + ["not run"] * 3
     assert {stage["stage"] for stage in metrics["cost"]} >= {"posterior: fisher", "unlearn", "judge", "evaluate"}
 
@@ -258,7 +259,7 @@ def test_a_model_that_never_makes_the_class_is_refused(labelled, run, command, c
     (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
     assert command("evaluate", run, *judge, "--n-images", 4, "--forget-class", never, *BARE) == 2
     said = capsys.readouterr().err
-    assert "calls 0 of the original's 4 samples forget" in said
+    assert "predicts forget for 0 of the original's 4 samples" in said
     assert "Draw more samples (--n-images)" in said and "vdu sample" in said
     assert (run / "metrics.json").read_bytes() == first
 
@@ -324,6 +325,19 @@ def test_a_pipeline_whose_configuration_was_changed_is_refused(labelled, run, co
     path.write_text(json.dumps(config), encoding="utf-8")
     assert command("evaluate", run, "--judge", labelled / "cnn" / "judge", "--n-images", 40, *BARE) == 2
     assert "weights or configuration differs" in capsys.readouterr().err
+
+
+def test_a_probe_that_fails_loses_nothing_that_was_measured(labelled, run, command, monkeypatch):
+    def failing(context):
+        raise InputError("probe: got a failure; expected none.")
+
+    monkeypatch.setattr(suite, "SUITES", {"quick": {"likelihood": failing}})
+    assert command("evaluate", run, "--judge", labelled / "cnn" / "judge", "--n-images", 40, *QUICK) == 2
+    metrics = read(run / "metrics.json")
+    assert rows(run)["unlearned"]["pul"]["n_original"] > 0
+    assert metrics["probes"]["likelihood"]["status"] == "not run"
+    assert [stage["stage"] for stage in metrics["cost"]] == ["unlearn", "judge", "evaluate"]
+    assert len(load_file(run / "samples" / "unlearned.safetensors")["images"]) == 40
 
 
 def test_another_class_than_the_forgotten_one_is_not_counted(labelled, run, command, capsys):

@@ -114,7 +114,7 @@ def test_imports_follow_the_table(name):
         ("vdu.methods.vdu", "def f():\n    from vdu.training.loop import train", "imports vdu.training"),
         ("vdu.diffusion.sampling", "from ..models import denoiser", "imports vdu.models"),
         ("vdu.data.images", "import vdu", "imports vdu.vdu"),
-        ("vdu.cli", "from vdu.models.denoiser import load_pipeline", "imports vdu.models"),
+        ("vdu.cli", "from vdu.models.pipelines import load_pipeline", "imports vdu.models"),
         ("vdu.report.charts", "import torch.nn", "imports torch"),
         ("vdu.report.charts", "from safetensors.torch import load_file", "imports safetensors.torch"),
         ("vdu.core.records", "import numpy as np", "imports numpy"),

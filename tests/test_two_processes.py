@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import vdu
 from vdu.commands import pretrain
-from vdu.commands.settings import PretrainSettings
+from vdu.commands.pretrain import PretrainSettings
 from vdu.core.errors import InputError
 from vdu.core.rng import isolated_global
 from vdu.core.types import Losses

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from vdu.core.types import NoisedBatch
+from vdu.core.types import NoisedBatch, column
+from vdu.diffusion.prediction import noise_of
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.training.loop import Objective
@@ -29,6 +30,16 @@ class Tiny(nn.Module):
 def face(*values) -> PipelineDenoiser:
     """Tiny(a, b) as a denoiser."""
     return PipelineDenoiser(Tiny(*values), SCHEDULE, "epsilon", SHAPE, {})
+
+
+PIXELS = face()  # for batches of pixels without a condition
+
+
+def noise_seen(denoiser, x_t, timestep):
+    """ε̂ at any x_t and timestep of the model's own schedule."""
+    level = column(denoiser.schedule.alpha_bar_at(timestep).to(x_t.dtype), x_t)
+    output = denoiser.raw(x_t, timestep)[:, : x_t.shape[1]]
+    return noise_of(denoiser.prediction_type, output, x_t, level.sqrt(), (1 - level).sqrt())
 
 
 def noised(n=4, seed=0, low=0) -> NoisedBatch:

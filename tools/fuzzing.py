@@ -282,8 +282,8 @@ METRICS = {
 CONFIGS = {
     "demo": 'output_dir = "o"\ndigit = 8\nsteps = 3\nn_images = 40\nseed = 0\noverwrite = false\n',
     "unlearn": (
-        'pipeline = "p"\nforget = "f"\noutput_dir = "o"\nforget_class = ["3"]\nmethod = "vdu"\ngamma = 0.1\nsteps = 5\n'
-        'learning_rate = 1e-5\nconvert = true\noption = ["a=1"]\nresume_from_checkpoint = "latest"\n'
+        'pipeline = "p"\nforget = "f"\noutput_dir = "o"\nforget_class = ["3"]\nmethod = "vdu"\nsteps = 5\n'
+        'learning_rate = 1e-5\nconvert = true\noption = ["gamma=0.1"]\nresume_from_checkpoint = "latest"\n'
     ),
     "pretrain": 'data = "digits"\noutput_dir = "o"\nwithout = ["1"]\nwarmup_steps = 5\nema_decay = 0.9\nmembers = 2\n',
     "posterior": 'pipeline = "p"\noutput_dir = "o"\nmembers = ["a", "b"]\nn_train = 9\ncalibrate = 0.05\nname_filter = "a"\n',
@@ -476,7 +476,7 @@ def _read_state_dict(folder: Path, data: bytes, chance: random.Random) -> None:
 
 def _read_pipeline(name: str) -> Reader:
     def call(folder: Path, data: bytes, chance: random.Random) -> None:
-        from vdu.models.denoiser import load_pipeline
+        from vdu.models.pipelines import load_pipeline
 
         path = folder / "pipeline" / name
         sound = path.read_bytes() if path.exists() else None

@@ -81,14 +81,16 @@ def flat(value: object, prefix: str = "") -> dict[str, object]:
     return {} if value is None else {prefix: value}
 
 
-def collect(work: Path) -> dict[str, object]:
-    """All golden results."""
+def collect(work: Path, file: Path | None = None) -> dict[str, object]:
+    """All golden results; written to a file as they are made."""
     zoo, cache = ROOT / "src/vdu/zoo/mnist", work / "cache"
     found: dict[str, object] = {}
 
     def step(name: str, value: object) -> None:
         found.update(flat(value, name) if isinstance(value, dict | list) else {name: value})
         print(f"golden: {name}", file=sys.stderr, flush=True)
+        if file is not None:
+            file.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
 
     def weights(run: Path) -> str:
         return tensors(run / "pipeline/unet/diffusion_pytorch_model.safetensors")
@@ -147,7 +149,7 @@ def collect(work: Path) -> dict[str, object]:
     step("resume/whole", whole)
     step("resume/again", weights(out))
     demo = work / "demo"
-    vdu("demo", "--output-dir", demo, "--n-images", "100", "--steps", "6", "--json", cache=cache)
+    vdu("demo", "--output-dir", demo, "--n-images", "100", "--steps", "6", "--suite", "none", "--json", cache=cache)
     step("demo/weights", weights(demo / "run"))
     step("demo/metrics", numbers(json.loads((demo / "run/metrics.json").read_text())))
     for name in ("original", "unlearned"):
@@ -178,10 +180,10 @@ def main() -> None:
     parser.add_argument("what", choices=["record", "compare"])
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()
+    recording = arguments.what == "record"
     with tempfile.TemporaryDirectory() as work:
-        found = collect(Path(work))
-    if arguments.what == "record":
-        arguments.file.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        found = collect(Path(work), arguments.file if recording else None)
+    if recording:
         print(f"golden: {len(found)} numbers written to {arguments.file}")
         return
     before = json.loads(arguments.file.read_text())

@@ -10,7 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vdu.commands.posterior import fit_posterior
     from vdu.core.errors import DivergenceError, InputError
     from vdu.data.images import ImageSet
     from vdu.data.sources import load_images
@@ -28,8 +27,10 @@ if TYPE_CHECKING:
     from vdu.methods.selective_amnesia import SelectiveAmnesia
     from vdu.methods.siss import SISS
     from vdu.methods.vdu import VDU, gradient_ascent
-    from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
+    from vdu.models.denoiser import PipelineDenoiser
+    from vdu.models.pipelines import load_pipeline, save_pipeline
     from vdu.posterior.gaussian import GaussianPosterior
+    from vdu.unlearning.fit_posterior import fit_posterior
     from vdu.unlearning.unlearn import UnlearnResult, unlearn
 
 _HOMES = {
@@ -54,10 +55,10 @@ _HOMES = {
     "VDU": "methods.vdu",
     "gradient_ascent": "methods.vdu",
     "PipelineDenoiser": "models.denoiser",
-    "load_pipeline": "models.denoiser",
-    "save_pipeline": "models.denoiser",
+    "load_pipeline": "models.pipelines",
+    "save_pipeline": "models.pipelines",
     "GaussianPosterior": "posterior.gaussian",
-    "fit_posterior": "commands.posterior",
+    "fit_posterior": "unlearning.fit_posterior",
     "UnlearnResult": "unlearning.unlearn",
     "unlearn": "unlearning.unlearn",
 }

@@ -17,25 +17,20 @@ from cyclopts import App, Parameter
 from cyclopts.config import Dict
 from safetensors import SafetensorError
 
-from vdu.commands.settings import (
-    Architecture,
-    CompareSettings,
-    DemoSettings,
-    Estimator,
-    EvaluateSettings,
-    ExploreSettings,
-    ImportSettings,
-    JudgeSettings,
-    ListSettings,
-    PosteriorSettings,
-    PretrainSettings,
-    ReportSettings,
-    ReproduceSettings,
-    SampleSettings,
-    UnlearnSettings,
-    to_toml,
-)
+from vdu.commands.compare import CompareSettings
+from vdu.commands.demo import DemoSettings
+from vdu.commands.import_checkpoint import Architecture, ImportSettings
+from vdu.commands.judge import JudgeSettings
+from vdu.commands.list_methods import ListSettings
+from vdu.commands.options import to_toml
+from vdu.commands.pretrain import PretrainSettings
+from vdu.commands.report import ReportSettings
+from vdu.commands.sample import SampleSettings
+from vdu.commands.settings import Estimator, EvaluateSettings, PosteriorSettings
+from vdu.commands.unlearn import MOVED, UnlearnSettings, refuse_moved
 from vdu.core.errors import DivergenceError, InputError
+from vdu.explore.app import ExploreSettings
+from vdu.paper.reproduce import ReproduceSettings
 
 __all__ = ["app", "main"]
 
@@ -144,6 +139,11 @@ def posterior(
 @app.command
 def unlearn(settings: Annotated[UnlearnSettings, Flat], *, json: Json = False, dry_run: DryRun = False) -> None:
     """Make a pipeline forget images."""
+    if dry_run:
+        from vdu.commands.unlearn import configuration
+
+        print(configuration(settings), end="")
+        return
     _run("commands.unlearn", settings, json, dry_run)
 
 
@@ -224,17 +224,22 @@ def explore(
 
 
 @app.command(name="list")
-def list_(*, json: Json = False) -> None:
-    """The methods of vdu unlearn: what data each needs, and the options that it takes."""
+def list_(method: str | None = None, *, json: Json = False) -> None:
+    """The methods of vdu unlearn: a table, or one method with its options.
+
+    Args:
+        method: the method to describe; by default all of them.
+    """
     from vdu.commands import list_methods
 
-    found = list_methods.run(ListSettings())
+    found = list_methods.run(ListSettings(method=method))
     if json:
         _show(found, True)
-        return
-    for name, each in found.items():
-        print(f"{name}\n    {each['about']}\n    needs    {'; '.join(each['needs'])}")
-        print(f"    options  {' '.join(each['options']) or 'none'}\n    training {each['training']}\n")
+    elif method is not None:
+        print(list_methods.details(method, found[method]))
+    else:
+        print(list_methods.table(found))
+        list_methods.note()
 
 
 @app.command
@@ -272,7 +277,20 @@ def _dispatch(tokens: list[str]) -> None:
         path = Path(tokens[place + 1])
         tokens = tokens[:place] + tokens[place + 2 :]
         app.config = (Dict(_read_config(path, tokens[:1]), use_commands_as_keys=False, source=str(path)),)
+    if tokens[:1] == ["unlearn"]:
+        refuse_moved(_moved_flags(tokens))
     app(tokens, exit_on_error=True)
+
+
+def _moved_flags(tokens: list[str]) -> dict[str, str]:
+    """Flags of older versions among the arguments, and their values."""
+    found = {}
+    for place, token in enumerate(tokens):
+        flag, equals, value = token.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and name in MOVED:
+            found[name] = value if equals else next(iter(tokens[place + 1 :]), "VALUE")
+    return found
 
 
 def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
@@ -286,6 +304,8 @@ def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
         ) from None
     if not verb or verb[0] not in SETTINGS:
         raise InputError(f"--config: got {verb or 'no verb'}; expected the verb first: vdu VERB --config {path.name}.")
+    if verb[0] == "unlearn":
+        refuse_moved({name.replace("-", "_"): value for name, value in values.items()}, f"--config {path}")
     known = [item.name for item in fields(SETTINGS[verb[0]])]
     for name in values:
         if name.replace("-", "_") not in known:

@@ -3,14 +3,13 @@ import pytest
 import torch
 
 from vdu.cli import app
-from vdu.commands.judge import run, train_forget_judge
-from vdu.commands.settings import JudgeSettings
+from vdu.commands.judge import JudgeSettings, run
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.judges.classifier import load_judge, save_judge
-from vdu.judges.fallback import _hold_out
+from vdu.judges.fallback import _hold_out, train_forget_judge
 from vdu.judges.training import LabelledImages, judge_logits, shifted
 
 

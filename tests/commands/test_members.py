@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from vdu.commands import pretrain
-from vdu.commands.settings import PretrainSettings
+from vdu.commands.pretrain import PretrainSettings
 from vdu.core.errors import InputError
 from vdu.core.records import read_json
 from vdu.core.runs import Run

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from vdu.commands import pretrain
-from vdu.commands.methods import make_method
-from vdu.commands.settings import PretrainSettings
+from vdu.commands.pretrain import PretrainSettings
+from vdu.commands.unlearn import make_method
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import sample
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.networks import new_pipeline
+from vdu.models.pipelines import load_pipeline
 from vdu.paper.plan import PaperCells
 from vdu.paper.reproduce import plan
 from vdu.paper.row_options import unlearn_settings

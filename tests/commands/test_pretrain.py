@@ -7,10 +7,12 @@ from diffusers import DDPMPipeline
 from safetensors.torch import load_file
 
 from vdu.commands import pretrain
-from vdu.commands.settings import PretrainSettings, plain
+from vdu.commands.options import plain
+from vdu.commands.pretrain import PretrainSettings
 from vdu.core.errors import InputError
 from vdu.core.records import sha256_file
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.training.batches import NoisyImages
 from vdu.training.denoising import DenoisingObjective
 

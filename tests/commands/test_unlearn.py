@@ -1,21 +1,28 @@
 import dataclasses
 import json
+import tomllib
 
 import pytest
 import torch
 from diffusers import DDPMPipeline
 
 from vdu.commands import unlearn as recipe
-from vdu.commands.settings import UnlearnSettings
+from vdu.commands.unlearn import UnlearnSettings
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.records import sha256_file
-from vdu.data.forget_source import forget_images, reload_forget
+from vdu.core.types import Losses
+from vdu.data.forget_source import absolute, forget_images, reload_forget
 from vdu.data.images import ImageSet
+from vdu.methods.base import BaseMethod, mean_squared
+from vdu.methods.defaults import TrainingDefaults
 from vdu.methods.vdu import VDU, gradient_ascent
-from vdu.models.denoiser import replace_network
+from vdu.models.pipelines import replace_network
 from vdu.posterior.isotropic import fit_isotropic
+from vdu.replay import auxiliaries
+from vdu.replay.stopping import Stopping
 from vdu.training.batches import NoisyImages
+from vdu.unlearning import unlearn as engine
 from vdu.unlearning.unlearn import unlearn
 
 
@@ -110,6 +117,52 @@ def test_a_run_that_diverges_stops(make_pipeline):
         quick(make_pipeline(), gradient_ascent(), steps=50, learning_rate=1.0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps: got 0; expected at least 1"),
+        ({"batch_size": 0}, "batch_size: got 0; expected at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate: got 0.0; expected a number above 0"),
+        ({"max_grad_norm": 0}, "max_grad_norm: got 0; expected a number above 0"),
+        ({"n_own_samples": 0}, "n_own_samples: got 0; expected at least 1"),
+        ({"warmup_steps": -1}, "warmup_steps: got -1; expected 0 or more"),
+        ({"ema_decay": 1.0}, "ema_decay: got 1.0; expected a number from 0 to below 1"),
+        ({"learning_rate": float("nan")}, "learning_rate: got nan; expected"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_and_not_replaced(make_pipeline, changes, message):
+    with pytest.raises(InputError, match=message):
+        quick(make_pipeline(), gradient_ascent(), **changes)
+
+
+def test_an_unknown_setting_is_refused_as_python_does(make_pipeline):
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'stepz'; did you mean 'steps'\?"):
+        quick(make_pipeline(), gradient_ascent(), stepz=3)
+
+
+def test_a_users_own_method_has_the_training_of_its_class(make_pipeline, monkeypatch):
+    """Not that of another method."""
+
+    class Mine(BaseMethod):
+        name = "mine"
+
+        def losses(self, denoiser, batch):
+            loss = mean_squared(denoiser, batch["forget"]).mean()
+            return Losses({"forget": -loss}, {"mse": loss.detach()})
+
+    class Tuned(Mine):
+        training = TrainingDefaults(steps=7, batch_size=3, learning_rate=1e-4, max_grad_norm=0.3)
+
+    seen = []
+    monkeypatch.setattr(engine, "train", lambda *_, **__: seen.append(_[3]) or (_ for _ in ()).throw(KeyboardInterrupt))
+    for kind, wanted in ((Mine, TrainingDefaults()), (Tuned, Tuned.training)):
+        with pytest.raises(KeyboardInterrupt):
+            unlearn(make_pipeline(), kind(), forget=some_images(), generator=torch.Generator(), progress=None)
+        assert (seen[-1].steps, seen[-1].learning_rate) == (wanted.steps, wanted.learning_rate)
+        assert (seen[-1].max_grad_norm, seen[-1].ema_decay) == (wanted.max_grad_norm, None)
+    assert Mine.training.steps == 200
+
+
 def test_another_network_in_the_same_pipeline(make_pipeline, make_unet):
     pipeline, network = make_pipeline(), make_unet(seed=1)
     made = replace_network(pipeline, network)
@@ -165,10 +218,10 @@ def test_another_run_is_not_resumed(model, make_pipeline, tmp_path):
     fit_isotropic(dict(pipeline.unet.named_parameters()), 2e-4).save(tmp_path / "other.safetensors")
     for changes in (
         {"posterior": tmp_path / "other.safetensors"},
-        {"gamma": 0.2},
+        {"option": ("gamma=0.2",)},
         {"forget_class": ("4",)},
         {"seed": 1},
-        {"beta_end": 0.021},
+        {"option": ("schedule=1000,1e-4,0.021",)},
     ):
         with pytest.raises(InputError, match="was written with other settings, data or model"):
             recipe.run(options(model, tmp_path / "run", resume_from_checkpoint="latest", **changes))
@@ -182,12 +235,20 @@ def test_another_run_is_not_resumed(model, make_pipeline, tmp_path):
             {"posterior": None},
             "--posterior is missing, which the method vdu needs; make one with `vdu posterior fisher",
         ),
-        ({"gamma": 2.0}, "gamma: got 2.0"),
-        ({"schedule_steps": 3, "beta_start": 0.01, "beta_end": 0.9}, "Use a linear schedule"),
-        ({"ewc": 3.0}, "--ewc: got 3.0, but the method vdu would not look at it; selective-amnesia would"),
-        ({"method": "ascent", "posterior": None, "gamma": 0.2}, "--gamma: got 0.2, but the method ascent would not"),
-        ({"method": "selective-amnesia", "weights": "elbo"}, "--weights: got elbo, but .* vdu and ascent would"),
-        ({"method": "auto", "posterior": None, "alpha_bar_max": 0.8}, "--alpha-bar-max: got 0.8, but the method auto"),
+        ({"option": ("gamma=2.0",)}, "gamma: got 2.0"),
+        ({"option": ("schedule=3,0.01,0.9",)}, "Use a linear schedule"),
+        (
+            {"option": ("schedule=3,0.01",)},
+            r"got 'schedule=3,0.01'; expected T,β1,βT of a linear schedule such as schedule=",
+        ),
+        (
+            {"option": ("ewc=3.0",)},
+            "got 'ewc=3.0'; expected NAME=VALUE with an option of vdu: it has schedule, alpha_bar_range, gamma",
+        ),
+        ({"method": "ascent", "posterior": None, "option": ("gamma=0.2",)}, "got 'gamma=0.2'; .* an option of ascent"),
+        ({"method": "selective-amnesia", "option": ("weights=elbo",)}, "got 'weights=elbo'; .* of selective-amnesia"),
+        ({"method": "selective-amnesia", "option": ("replay_wait=1",)}, "did you mean replay_weight"),
+        ({"method": "vdi"}, "method: got 'vdi'; expected one of auto, .*Did you mean 'vdu'"),
         (
             {"method": "auto", "posterior": None, "option": ("alpha_bar_range=0,2",)},
             r"alpha_bar_range: got \(0.0, 2.0\)",
@@ -210,7 +271,7 @@ def test_bad_settings_are_refused_before_anything_is_written(model, tmp_path, ch
 
 
 def test_ascent_with_a_posterior_is_refused(model, tmp_path):
-    with pytest.raises(InputError, match="ascent is the method without a regulariser"):
+    with pytest.raises(InputError, match="--posterior: got .*, but the method ascent would not look at it"):
         recipe.run(options(model, tmp_path / "run", method="ascent"))
 
 
@@ -218,6 +279,34 @@ def test_ascent_needs_no_posterior(model, tmp_path):
     recipe.run(options(model, tmp_path / "run", method="ascent", posterior=None))
     assert "posterior" not in json.loads((tmp_path / "run" / "run.json").read_text())["inputs"]
     assert '"stability"' not in (tmp_path / "run" / "log.jsonl").read_text()
+
+
+def test_a_record_names_the_method_that_auto_stands_for(model, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "train", stop)
+    monkeypatch.setattr(auxiliaries, "resemblance", stop)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.run(options(model, tmp_path / "run", method="auto", posterior=None, inference_steps=1, n_own_samples=40))
+    text = (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
+    values = tomllib.loads(text)
+    assert text.startswith('# method = "auto" was asked for') and values["method"] == "distillation"
+    assert (values["max_grad_norm"], values["warmup_steps"]) == (0.5, 10)
+
+
+def test_the_stopping_rule_is_recorded_as_numbers(model, tmp_path, monkeypatch):
+    made = Stopping("forgotten", 4, 1, 30, 3)
+    real = engine.unlearn
+
+    def stopped(*given, **how):
+        return dataclasses.replace(real(*given, **how), stopping=made)
+
+    monkeypatch.setattr(engine, "unlearn", stopped)
+    assert recipe.run(options(model, tmp_path / "run"))["ending"] == made.sentence()
+    (stage,) = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    assert stage["stopping"] == {"reason": "forgotten", "step": 4, "n_left": 1, "n_seeds": 30, "aim": 3}
+    assert "ending" not in stage
 
 
 def test_the_forget_set_of_a_run_must_not_change(model, tmp_path):
@@ -241,6 +330,6 @@ def test_a_source_keeps_its_meaning_in_another_folder(monkeypatch, tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "digits").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert recipe.absolute("images") == str(tmp_path / "images")
-    assert recipe.absolute("mnist:images") == f"mnist:{tmp_path / 'images'}"
-    assert [recipe.absolute(name) for name in ("digits", "hf:nobody/nothing")] == ["digits", "hf:nobody/nothing"]
+    assert absolute("images") == str(tmp_path / "images")
+    assert absolute("mnist:images") == f"mnist:{tmp_path / 'images'}"
+    assert [absolute(name) for name in ("digits", "hf:nobody/nothing")] == ["digits", "hf:nobody/nothing"]

@@ -18,7 +18,8 @@ HOSTILE = (
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder; not to be written to."""
     from vdu.commands import evaluate, unlearn
-    from vdu.commands.settings import EvaluateSettings, UnlearnSettings
+    from vdu.commands.settings import EvaluateSettings
+    from vdu.commands.unlearn import UnlearnSettings
     from vdu.zoo.packaged import pipeline_folder
 
     folder = tmp_path_factory.mktemp("explore") / "run"

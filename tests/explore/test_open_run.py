@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.explore.open_run import open_run
-from vdu.models.denoiser import load_pipeline
+from vdu.models.pipelines import load_pipeline
 
 
 def test_the_stops_are_the_original_the_checkpoint_and_the_end(opened):

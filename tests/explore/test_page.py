@@ -12,11 +12,10 @@ from dataclasses import replace
 
 import pytest
 
-from vdu.commands.settings import ExploreSettings
 from vdu.core.errors import InputError
 from vdu.data.images import to_uint8
 from vdu.diffusion.sampling import sample
-from vdu.explore.app import serve
+from vdu.explore.app import ExploreSettings, serve
 from vdu.explore.html import data_uri
 from vdu.explore.open_run import open_run
 from vdu.explore.page import Page

@@ -10,21 +10,15 @@ import pytest
 import torch
 
 from toys import SCHEDULE, SHAPE, Adapter, face, no_draws, noised
-from vdu.commands.methods import BY_NAME
 from vdu.core.errors import InputError
 from vdu.core.rng import isolated_global
 from vdu.core.types import Tools
-from vdu.methods.selective_amnesia import SelectiveAmnesia
-from vdu.methods.vdu import VDU
+from vdu.methods import registry
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.training.loop import TrainSettings, train
 
 # the one place that says which methods there are
-METHODS = {name: kind for name, kind in BY_NAME.items() if name != "auto"} | {
-    "vdu": VDU,
-    "selective-amnesia": SelectiveAmnesia,
-}
-GLOBAL_STREAM = {"siss", "erasediff"}  # they draw from PyTorch's global stream, which the training loop seeds
+METHODS = {name: registry.get(name) for name in registry.names() if name != "auto"}
 
 WORDS = {
     "form": "margin",
@@ -245,7 +239,7 @@ def test_levels_are_drawn_within_the_range_and_retained_images_at_all(name):
 # Randomness and resume
 
 
-@pytest.mark.parametrize("name", sorted(set(ALL) - GLOBAL_STREAM))
+@pytest.mark.parametrize("name", ALL)
 def test_nothing_is_drawn_outside_its_generators(name):
     torch.manual_seed(0)
     state = torch.get_rng_state()

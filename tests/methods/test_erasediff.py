@@ -1,10 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from vdu.core.rng import isolated_global
+from vdu.core.errors import InputError
 from vdu.core.types import Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.methods.erasediff import TARGETS, EraseDiff, wrong_target
@@ -42,11 +43,15 @@ def batch_of(n_forget=4, n_retain=4):
     return {"forget": noised(n_forget, 0), "retain": noised(n_retain, 1)}
 
 
+def with_draws(part, seed):
+    u = torch.rand(part.noise.shape, dtype=part.noise.dtype, generator=torch.Generator().manual_seed(seed))
+    return replace(part, draws={"uniform": u})
+
+
 def rows(kind, batch, seed):
     """(input, timestep, target) of every pixel of the forget images, from the definitions."""
     forget, retain, found = batch["forget"], batch["retain"], []
-    with isolated_global(seed):
-        u = torch.rand(forget.noise.shape, dtype=torch.float64)
+    u = with_draws(forget, seed).draws["uniform"]
     for i, row in enumerate(forget.index.tolist()):
         level = float(SCHEDULE.alpha_bars[row])
         other = retain.x0[i % len(retain.x0)].flatten().tolist()
@@ -79,8 +84,7 @@ def gradient_of(pixels, a, b):
 
 
 def losses_at(ready, denoiser, batch, seed=5):
-    with isolated_global(seed):
-        return ready.losses(denoiser, batch)
+    return ready.losses(denoiser, batch | {"forget": with_draws(batch["forget"], seed)})
 
 
 # The losses
@@ -184,19 +188,23 @@ def test_a_relabelled_image_is_the_other_image_under_the_target():
 def test_uniform_targets():
     batch = batch_of(2000)
     for kind in ("uniform-shared", "uniform-fresh"):
-        with isolated_global(1):
-            noisy, u = wrong_target(kind, batch["forget"], batch["retain"].x0)
+        noisy, u = wrong_target(kind, with_draws(batch["forget"], 1), batch["retain"].x0)
         assert 0 <= float(u.min()) < 0.01 and 0.99 < float(u.max()) <= 1
         assert float(u.mean()) == pytest.approx(0.5, abs=0.02)  # 6000 draws: standard error 0.004
         assert torch.equal(noisy.noise, u) == (kind == "uniform-shared")
         assert torch.equal(noisy.noise, batch["forget"].noise) == (kind == "uniform-fresh")
 
 
-def test_draws_come_from_the_global_stream_alone():
+def test_draws_come_with_the_batch_alone():
     denoiser, ready = make()
     batch = batch_of()
     first, again, other = (losses_at(ready, denoiser, batch, seed).terms["forget"] for seed in (5, 5, 6))
     assert torch.equal(first, again) and not torch.equal(first, other)
+    state = torch.get_rng_state()
+    losses_at(ready, denoiser, batch)
+    assert torch.equal(state, torch.get_rng_state())
+    with pytest.raises(InputError, match="batch: has no draws 'uniform'"):
+        ready.losses(denoiser, batch)
 
 
 def test_relabelling_draws_nothing():

@@ -11,7 +11,8 @@ from vdu.core.types import Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.methods.selective_amnesia import SelectiveAmnesia
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.posterior.amnesia_fisher import amnesia_fisher_diagonal, fit_amnesia_fisher
+from vdu.posterior.amnesia_fisher import AmnesiaFisher, fit_amnesia_fisher
+from vdu.posterior.fit import take_all
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.training.loop import Objective, TrainSettings, train
@@ -154,7 +155,9 @@ def test_the_ewc_gradient_is_that_of_the_published_term():
     star = {name: value.detach().clone() for name, value in parameters.items()}
     samples = torch.rand(4, *SHAPE, generator=seeded(3), dtype=torch.float64) * 2 - 1
     options = {"timesteps_per_sample": None, "batch_size": 6}
-    fisher = amnesia_fisher_diagonal(denoiser, samples, parameters, generator=seeded(4), **options)
+    estimator = AmnesiaFisher(**options)
+    state = estimator.init(denoiser, n_items=len(samples), generator=seeded(4))
+    fisher = take_all(estimator, state, samples, denoiser).tensors["fisher"]
     posterior = fit_amnesia_fisher(denoiser, samples, generator=seeded(4), **options)
     ready = SelectiveAmnesia(posterior, ewc=10.0).prepare(denoiser, Tools(n_forget=1))
     with torch.no_grad():
@@ -214,6 +217,12 @@ def test_all_steps_of_the_models_own_schedule_are_drawn_alike():
     assert ready.draw_weights().dtype == torch.float64
     given = SelectiveAmnesia(posterior_of(denoiser.network), schedule=SCHEDULE).prepare(denoiser, Tools(n_forget=1))
     assert given.schedule is SCHEDULE and len(given.draw_weights()) == 6
+
+
+def test_a_range_of_levels_holds_for_the_surrogates_alone():
+    _, ready = make(alpha_bar_range=(0.0, float(SCHEDULE.alpha_bars[2])))
+    assert ready.draw_weights("surrogate").tolist() == [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    assert ready.draw_weights("retain").tolist() == [1.0] * 6
 
 
 def test_limits_let_surrogates_be_strange_and_replay_not():

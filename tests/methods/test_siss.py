@@ -1,11 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from toys import noise_seen
 from vdu.core.errors import InputError
-from vdu.core.rng import isolated_global
 from vdu.core.types import Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.methods.siss import SISS, mixture_weights
@@ -72,11 +73,9 @@ def losses_by_hand(network, batch, took_a, share):
 
 
 def both(ready, denoiser, batch, seed=3):
-    with isolated_global(seed):
-        losses = ready.losses(denoiser, batch)
-    with isolated_global(seed):
-        took_a = (torch.rand(len(batch["forget"].x0)) < ready.mixture).tolist()
-    return losses, took_a
+    choice = torch.rand(len(batch["forget"].x0), generator=torch.Generator().manual_seed(seed))
+    losses = ready.losses(denoiser, batch | {"forget": replace(batch["forget"], draws={"choice": choice})})
+    return losses, (choice < ready.mixture).tolist()
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.7])
@@ -110,7 +109,7 @@ def test_the_mixture_estimates_both_plain_losses(share):
     losses, _ = both(ready, denoiser, batch)
     for role, name in (("forget", "mse"), ("retain", "retain_mse")):
         part = batch[role]
-        plain = (denoiser.predict_noise(part.x_t, part.timestep) - part.noise).square().mean()
+        plain = (noise_seen(denoiser, part.x_t, part.timestep) - part.noise).square().mean()
         # the spread of one weighted error is about 2: standard error 5e-3
         assert float(losses.observed[name]) == pytest.approx(float(plain.detach()), abs=2e-2)
     assert abs(float(losses.observed["mse"] - losses.observed["retain_mse"])) > 0.1  # they are told apart
@@ -199,11 +198,16 @@ def test_without_a_forget_gradient_the_keep_gradient_is_left():
 # Randomness and settings
 
 
-def test_the_choice_comes_from_the_global_stream_alone():
+def test_the_choice_comes_with_the_batch_alone():
     denoiser, ready = make()
     batch = batch_of(20)
     first, again, other = (both(ready, denoiser, batch, seed)[0].terms["keep"] for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
+    state = torch.get_rng_state()
+    both(ready, denoiser, batch)
+    assert torch.equal(state, torch.get_rng_state())
+    with pytest.raises(InputError, match=r"batch: has no draws 'choice' \(it has \[\]\)"):
+        ready.losses(denoiser, batch)
 
 
 def test_unequal_batches_are_refused():

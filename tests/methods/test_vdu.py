@@ -224,7 +224,7 @@ def test_gamma_0_is_plain_ascent_bit_by_bit():
             VDU(posterior, gamma=0.0, schedule=SCHEDULE) if kind == "gamma 0" else gradient_ascent(schedule=SCHEDULE)
         )
         ready = method.prepare(denoiser, Tools(n_forget=4))
-        assert (ready.name, ready.needs) == ("ascent", {"forget"})
+        assert (ready.name, ready.needs) == ("vdu" if kind == "gamma 0" else "ascent", {"forget"})
         objective = PlainAscent(SCHEDULE, 4) if kind == "by hand" else Adapter(ready, denoiser)
         train(denoiser.network, objective, draws, TrainSettings(steps=5, learning_rate=1e-2))
         ends.append(torch.cat([value.detach().flatten() for value in denoiser.network.parameters()]))
@@ -349,3 +349,18 @@ def test_the_identity_tells_methods_apart_that_print_alike():
     assert VDU(posterior_of(network)).identity == base.identity
     assert len({base.identity, *(other.identity for other in others)}) == len(others) + 1
     assert repr(others[3].schedule) == repr(base.schedule)
+    assert gradient_ascent().identity != VDU(gamma=0.0).identity  # another name
+
+
+def test_without_a_schedule_it_takes_the_models_own():
+    own = NoiseSchedule.linear(9, 0.05, 0.2)
+    ready = gradient_ascent(schedule=None).prepare(face(schedule=own), Tools(n_forget=1))
+    assert ready.schedule is own and ready.draw_weights().tolist() == [0.0] + [1.0] * 8
+    with pytest.raises(InputError, match="Use a linear schedule"):  # only now is it known
+        gradient_ascent(schedule=None).prepare(face(schedule=NoiseSchedule.cosine()), Tools(n_forget=1))
+
+
+def test_ascent_takes_neither_posterior_nor_gamma():
+    for given in ({"gamma": 0.1}, {"posterior": posterior_of(Tiny())}):
+        with pytest.raises(TypeError, match="unexpected keyword argument"):
+            gradient_ascent(**given)

@@ -171,7 +171,7 @@ def test_the_judge_is_the_callers():
     assert found.weights_sha256 == record["weights_sha256"]
     assert torch.equal(found.extract(images), extract_features(judge.features, images))
     unnamed = {name: value for name, value in record.items() if name not in {"weights_sha256", "name"}}
-    spot = find_feature_network("judge", judging=Judging(judge, unnamed, "trained on the spot", ("8",)))
+    spot = find_feature_network("judge", judging=Judging(judge, unnamed, "fallback", ("8",)))
     assert (spot.label, spot.weights_sha256) == ("judge:cnn", hash_parameters(judge.state_dict()))
     with pytest.raises(InputError, match="judge without a judge.*Give --judge"):
         find_feature_network("judge")

@@ -3,7 +3,9 @@ import torch
 from torch import nn
 
 from vdu.core.errors import InputError
-from vdu.metrics.features import as_features, classify, extract_features, require_same_dimension
+from vdu.data.images import ImageSet, to_float
+from vdu.metrics import features
+from vdu.metrics.features import Predictions, as_features, classify, extract_features, require_same_dimension
 
 
 def images(n=10, seed=0):
@@ -45,10 +47,10 @@ def test_every_batch_has_the_same_size_and_padding_leaves_no_trace():
         assert not torch.is_grad_enabled()
         return batch.flatten(1) * 2
 
-    features = extract_features(net, images(10), batch_size=4)
+    found = extract_features(net, images(10), batch_size=4)
     assert sizes == [4, 4, 4]
-    assert features.dtype == torch.float64
-    assert torch.equal(features, images(10).flatten(1).double() * 2)
+    assert found.dtype == torch.float64
+    assert torch.equal(found, images(10).flatten(1).double() * 2)
 
 
 def test_an_image_has_the_same_features_in_any_company():
@@ -58,7 +60,37 @@ def test_an_image_has_the_same_features_in_any_company():
     )
 
 
-def test_calls_are_the_largest_softmax():
+@pytest.mark.parametrize("n", [1, 4, 10])
+def test_a_stored_set_gives_the_bits_of_its_floats(n):
+    source = torch.Generator().manual_seed(1)
+    stored = ImageSet(torch.randint(256, (n, 1, 4, 4), dtype=torch.uint8, generator=source))
+    net = network().eval()
+    for each in (net, net.forward):  # a module, and a function that is none
+        assert torch.equal(
+            extract_features(each, stored, batch_size=4), extract_features(each, stored.floats(), batch_size=4)
+        )
+        found, truth = (classify(each, images, batch_size=4) for images in (stored, stored.floats()))
+        assert torch.equal(found.classes, truth.classes) and torch.equal(found.confidence, truth.confidence)
+
+
+def test_one_batch_of_a_stored_set_is_floating_point_at_a_time(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(features, "to_float", lambda part: sizes.append(len(part)) or to_float(part))
+    extract_features(nn.Flatten(), ImageSet(torch.zeros(10, 1, 2, 2, dtype=torch.uint8)), batch_size=4)
+    assert sizes == [4, 4, 2]
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(InputError, match="images: got an empty set"):
+        extract_features(nn.Flatten(), ImageSet(torch.zeros(0, 1, 2, 2, dtype=torch.uint8)))
+
+
+def test_the_first_predictions():
+    found = Predictions(torch.tensor([2, 1, 0]), torch.tensor([0.5, 0.6, 0.7])).first(2)
+    assert found.classes.tolist() == [2, 1] and found.confidence.tolist() == pytest.approx([0.5, 0.6])
+
+
+def test_predictions_are_the_largest_softmax():
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]])
     calls = classify(lambda batch: logits[: len(batch)], images(2), batch_size=2)
     assert calls.classes.tolist() == [1, 0]

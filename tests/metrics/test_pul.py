@@ -129,33 +129,40 @@ def test_ceiling_refuses_impossible_numbers(numbers, match):
         pul_ceiling(**numbers)
 
 
-def test_correction_recovers_the_truth_from_expected_counts():
-    # Prevalences 10 % and 2 % through a judge with tpr 0.9 and fpr 0.05: 1350 and 670 calls in 10 000; true PUL is 80.
-    result = corrected_pul(n_original=1350, n_unlearned=670, n=10_000, true_positive_rate=0.9, false_positive_rate=0.05)
-    assert result.value == pytest.approx(80)
-    assert (result.prevalence_original, result.prevalence_unlearned) == pytest.approx((0.10, 0.02))
+def counted(n_original, n_unlearned, n, half_width=10.0):
+    value = 100 * (1 - n_unlearned / n_original)
+    return PUL(value, value - half_width, value + half_width, n_original, n_unlearned, n)
 
 
-def test_correction_is_the_identity_for_a_perfect_judge_and_cuts_prevalence_at_0():
-    rates = {"true_positive_rate": 1.0, "false_positive_rate": 0.0}
-    assert corrected_pul(n_original=50, n_unlearned=10, n=500, **rates).value == pytest.approx(80)
-    rates = {"true_positive_rate": 0.9, "false_positive_rate": 0.05}
-    assert corrected_pul(n_original=90, n_unlearned=10, n=500, **rates).value == 100
+@pytest.mark.parametrize("true_positive_rate", [0.9, 1.0])
+@pytest.mark.parametrize("rate", [0.0, 0.02, 0.05])
+def test_correction_recovers_the_truth_from_expected_counts(true_positive_rate, rate):
+    n, prevalences = 1_000_000, (0.10, 0.02)  # of the original and the unlearned model: the true PUL is 80
+    counts = [round(n * (true_positive_rate * p + rate * (1 - p))) for p in prevalences]
+    # each count less f N is N p (tpr − f), so the ratio of the two is that of the prevalences
+    found = corrected_pul(counted(*counts, n), false_positive_rate=rate)
+    assert found is not None and found.value == pytest.approx(80)
 
 
-@pytest.mark.parametrize(
-    ("changed", "match"),
-    [
-        ({"true_positive_rate": 0.05}, r"expected the first to be larger"),
-        ({"n_original": 20}, r"expected more than the 25 that"),
-        ({"n_unlearned": 501}, r"n_unlearned=501"),
-        ({"true_positive_rate": 1.1}, r"true_positive_rate: got 1.1"),
-    ],
-)
-def test_correction_refuses_what_it_cannot_use(changed, match):
-    sound = {"n_original": 90, "n_unlearned": 10, "n": 500, "true_positive_rate": 0.9, "false_positive_rate": 0.05}
-    with pytest.raises(InputError, match=match):
-        corrected_pul(**(sound | changed))
+def test_correction_carries_the_interval_over_and_stops_at_100():
+    # 100 → 50 of 1000 with 20 false positives in each: 80 → 30 true ones; the limits 40 and 60 % leave 60 and 40 images
+    found = corrected_pul(counted(100, 50, 1000), false_positive_rate=0.02)
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((100 * (1 - 30 / 80), 100 * (1 - 40 / 80), 75))
+    gone = corrected_pul(counted(100, 10, 1000), false_positive_rate=0.02)
+    assert gone is not None and gone.value == gone.high == 100
+
+
+@pytest.mark.parametrize(("n_original", "corrected"), [(19, False), (20, False), (21, True)])
+def test_no_correction_where_false_positives_explain_the_count(n_original, corrected):
+    found = corrected_pul(counted(n_original, 1, 1000), false_positive_rate=0.02)
+    assert (found is not None) == corrected
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan])
+def test_correction_refuses_a_rate_that_is_none(rate):
+    with pytest.raises(InputError, match=r"false_positive_rate: got (-0\.1|1\.1|nan), expected"):
+        corrected_pul(counted(50, 10, 500), false_positive_rate=rate)
 
 
 def test_flip_table_equals_a_loop():

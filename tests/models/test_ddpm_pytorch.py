@@ -8,9 +8,11 @@ from diffusers import DDPMPipeline
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import nn
 
+from toys import noise_seen
 from vdu.models.ddpm_pytorch import DDPMPytorchUNet, SelfAttention, timestep_embedding
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
+from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.networks import new_pipeline
+from vdu.models.pipelines import load_pipeline, save_pipeline
 
 TINY = {"sample_size": 8, "widths": (8, 8, 16), "out_width": 8, "layers_per_block": 1, "time_embedding_dim": 8}
 
@@ -124,9 +126,9 @@ def test_it_is_a_denoiser_like_any_other(tmp_path):
     save_pipeline(pipeline, tmp_path)
     x, t = noise(2, 1, 28, 28), torch.tensor([3.5, 900.0])
     ours = PipelineDenoiser.from_pipeline(load_pipeline(tmp_path))
-    assert (ours.sample_shape, ours.prediction_type, ours.timestep_scale) == ((1, 28, 28), "epsilon", 1.0)
+    assert (ours.image_shape, ours.prediction_type, ours.timestep_scale) == ((1, 28, 28), "epsilon", 1.0)
     assert not ours.learned_variance
-    assert torch.equal(ours.predict_noise(x, t), pipeline.unet(x, t).sample)
+    assert torch.equal(noise_seen(ours, x, t), pipeline.unet(x, t).sample)
 
 
 @pytest.mark.parametrize("name", ["qkv.bias", "out.bias"])
@@ -137,6 +139,6 @@ def test_attention_starts_like_multihead_attention(name):
 def test_a_fresh_process_loads_a_saved_pipeline(tmp_path):
     """diffusers takes a class only from a library that has been imported; nothing here has imported it."""
     new_pipeline((1, 28, 28), seed=0, model="ddpm-pytorch").save_pretrained(tmp_path / "model")
-    program = f"from vdu.models.denoiser import load_pipeline\nprint(type(load_pipeline({str(tmp_path / 'model')!r}).unet).__name__)"
+    program = f"from vdu.models.pipelines import load_pipeline\nprint(type(load_pipeline({str(tmp_path / 'model')!r}).unet).__name__)"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["DDPMPytorchUNet"]

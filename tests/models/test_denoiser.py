@@ -8,11 +8,15 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from toys import noise_seen
 from vdu.core.errors import InputError
+from vdu.core.types import column
 from vdu.data.images import ImageSet
+from vdu.diffusion.prediction import clean_of
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.methods.vdu import gradient_ascent
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline, save_pipeline
 from vdu.unlearning.unlearn import unlearn
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -47,7 +51,7 @@ def test_every_prediction_type_gives_the_same_noise(schedule, t):
     x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
     v = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0  # Salimans & Ho 2022, arXiv 2202.00512
     for kind, answer in {"epsilon": noise, "v_prediction": v, "sample": x0}.items():
-        found = denoiser(answer, kind, schedule).predict_noise(x_t, timestep)
+        found = noise_seen(denoiser(answer, kind, schedule), x_t, timestep)
         torch.testing.assert_close(found, noise, rtol=1e-10, atol=1e-10)
 
 
@@ -61,7 +65,7 @@ def test_conversions_agree_with_diffusers_schedulers(make_pipeline, kind):
     x_t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         step = scheduler.step(pipeline.unet(x_t, 600).sample, 600, x_t)
-        found = ours.predict_noise(x_t, torch.tensor([600, 600]))
+        found = noise_seen(ours, x_t, torch.tensor([600, 600]))
     before = scheduler.alphas_cumprod[599]
     truth = (step.prev_sample - before.sqrt() * step.pred_original_sample) / (1 - before).sqrt()
     torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
@@ -71,15 +75,15 @@ def test_variance_channels_are_dropped_and_kept_in_the_raw_output():
     answer = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     ours = denoiser(answer)
     x = torch.zeros(2, 1, 4, 4)
-    assert torch.equal(ours.predict_noise(x, torch.tensor([1, 2])), answer[:, :1])
-    assert torch.equal(ours.predict_raw(x, torch.tensor([1, 2])), answer)
+    assert torch.equal(noise_seen(ours, x, torch.tensor([1, 2])), answer[:, :1])
+    assert torch.equal(ours.raw(x, torch.tensor([1, 2])), answer)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_timesteps_are_scaled_without_loss(dtype):
     ours = denoiser(torch.zeros(2, 1, 4, 4, dtype=dtype), timestep_scale=0.25)
-    ours.predict_noise(torch.zeros(2, 1, 4, 4, dtype=dtype), torch.tensor([3999, 1]))
-    ours.predict_noise(torch.zeros(2, 1, 4, 4, dtype=dtype), torch.tensor([3999.5, 1], dtype=torch.float64))
+    noise_seen(ours, torch.zeros(2, 1, 4, 4, dtype=dtype), torch.tensor([3999, 1]))
+    noise_seen(ours, torch.zeros(2, 1, 4, 4, dtype=dtype), torch.tensor([3999.5, 1], dtype=torch.float64))
     assert [asked.tolist() for asked in ours.network.asked] == [[999.75, 0.25], [999.875, 0.25]]
 
 
@@ -101,8 +105,10 @@ def test_a_copy_has_weights_of_its_own(make_pipeline):
 @pytest.mark.parametrize(
     ("pipeline", "message"),
     [
-        (lambda make: make(num_class_embeds=10), "has class-conditional unet; expected an unconditional model"),
-        (lambda make: make(class_embed_type="timestep"), "has class-conditional unet"),
+        (
+            lambda make: make(class_embed_type="timestep"),
+            "conditioned through class_embed_type 'timestep'; expected an uncond",
+        ),
         (
             lambda make: make({"prediction_type": "flow"}),
             "prediction_type 'flow' is unknown; expected one of epsilon, v_pred",
@@ -113,7 +119,7 @@ def test_a_copy_has_weights_of_its_own(make_pipeline):
             lambda make: SimpleNamespace(unet=make().unet, scheduler=KarrasVeScheduler(), components={}),
             "has no alphas_cumprod",
         ),
-        (lambda make: latent(make), "has vqvae; expected an unconditional model in pixel space"),
+        (lambda make: latent(make), "has vqvae; expected a model in pixel space"),
     ],
 )
 def test_strange_pipelines_are_refused(make_pipeline, pipeline, message):
@@ -171,7 +177,7 @@ def text_to_image(folder):
         (without_first_weight, r"lacks 1 tensors of its network \(first: conv_in\.bias\)"),
         (pickled, r"Only safetensors weights are read; pickled weights \(\.bin\) must be converted"),
         (cut_off, "diffusers cannot load this pipeline"),
-        (text_to_image, "has text_encoder; expected an unconditional model"),
+        (text_to_image, "has text_encoder; expected a model in pixel space"),
         (
             lambda folder: edit_json(folder / "unet" / "config.json", block_out_channels=[12]),
             "cannot load this pipeline",
@@ -219,7 +225,7 @@ def test_a_plain_pipeline_comes_in_is_unlearned_and_goes_out_plain(make_unet, tm
     truth = pipeline.scheduler.alphas_cumprod.double()
     torch.testing.assert_close(ours.schedule.alpha_bars, truth, rtol=0.0, atol=0.0)
     assert ours.learned_variance == ("variance_type" in scheduler)
-    shape = ours.sample_shape
+    shape = ours.image_shape
     forget = ImageSet(torch.randint(256, (4, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)))
     before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
     source = torch.Generator().manual_seed(0)
@@ -254,5 +260,6 @@ def test_what_a_model_expects_is_what_diffusers_says(make_pipeline, kind):
     x_t, output = torch.randn(2, 2, 1, 8, 8, generator=torch.Generator().manual_seed(0)).unbind()
     for t in (3, 500, 900):
         said = pipeline.scheduler.step(output, t, x_t).pred_original_sample
-        ours = model.expected_x0(x_t, output, model.schedule.alpha_bars[t].float())
+        alpha, sigma = model.schedule.coefficients(torch.tensor([t]), x_t)
+        ours = clean_of(kind, output, x_t, column(alpha, x_t), column(sigma, x_t))
         torch.testing.assert_close(ours, said, rtol=1e-4, atol=1e-4)  # √(1−ᾱ)/√ᾱ enlarges float32 rounding

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from toys import noise_seen
 from vdu.core.errors import InputError
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.networks import new_pipeline, small_unet
@@ -48,10 +49,10 @@ def test_the_papers_networks_have_the_published_sizes(model, shape, parameters):
     assert torch.equal(torch.get_rng_state(), before)
     assert sum(value.numel() for value in pipeline.unet.parameters()) == parameters
     ours = PipelineDenoiser.from_pipeline(pipeline)
-    assert ours.sample_shape == shape
+    assert ours.image_shape == shape
     x = torch.rand(1, *shape)
     with torch.no_grad():
-        assert ours.predict_noise(x, torch.tensor([3])).shape == x.shape
+        assert noise_seen(ours, x, torch.tensor([3])).shape == x.shape
 
 
 @pytest.mark.parametrize("model", ["ddpm-pytorch", "improved-diffusion"])

@@ -36,7 +36,13 @@ class Constant(nn.Module):
 
 def make_denoiser(network: nn.Module, shape: tuple[int, int, int], schedule: NoiseSchedule) -> SimpleNamespace:
     return SimpleNamespace(
-        network=network, schedule=schedule, sample_shape=shape, predict_noise=lambda x, t, condition=None: network(x, t)
+        network=network,
+        schedule=schedule,
+        latent_shape=shape,
+        prediction_type="epsilon",
+        trainable=lambda: {name: value for name, value in network.named_parameters() if value.requires_grad},
+        raw=lambda x_t, timestep, condition=None: network(x_t, timestep),
+        noise=lambda batch: network(batch.x_t, batch.timestep),
     )
 
 

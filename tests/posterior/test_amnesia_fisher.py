@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from toys import noise_seen
 from vdu.core.errors import InputError
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.posterior.amnesia_fisher import amnesia_fisher_diagonal, draw_rows, fit_amnesia_fisher
+from vdu.posterior.amnesia_fisher import AmnesiaFisher, draw_indices, fit_amnesia_fisher
+from vdu.posterior.fit import take_all
 from vdu.posterior.gaussian import GaussianPosterior
 
 X = torch.tensor([0.5, -1.0, 0.25, 0.75], dtype=torch.float64).view(1, 1, 2, 2)
@@ -16,16 +20,16 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def fisher_of(denoiser, samples=SAMPLES, seed=0, **options):
-    return amnesia_fisher_diagonal(
-        denoiser, samples, dict(denoiser.network.named_parameters()), generator=seeded(seed), **(ALL | options)
-    )
+    estimator = AmnesiaFisher(**ALL | options)
+    state = estimator.init(denoiser, n_items=len(samples), generator=seeded(seed))
+    return take_all(estimator, state, samples, denoiser).tensors["fisher"]
 
 
 def pairs(denoiser, samples, n, seed):
     """Row and noise of each (image, t), drawn as the estimator draws them."""
     source = seeded(seed)
     for x in samples:
-        rows = draw_rows(len(denoiser.schedule), n, source).tolist()
+        rows = draw_indices(len(denoiser.schedule), n, source).tolist()
         yield x, [(row, torch.randn(x.shape, generator=source, dtype=x.dtype)) for row in rows]
 
 
@@ -38,7 +42,7 @@ def one_pair_at_a_time(denoiser, samples, n, seed):
         for row, noise in drawn:
             a = denoiser.schedule.alpha_bars[row]
             x_t = a.sqrt() * x + (1 - a).sqrt() * noise
-            guess = denoiser.predict_noise(x_t[None], torch.tensor([row]))[0]
+            guess = noise_seen(denoiser, x_t[None], torch.tensor([row]))[0]
             (noise - guess).square().sum().backward()
         for name, value in network.named_parameters():
             if value.grad is not None:
@@ -56,7 +60,7 @@ def test_a_unet_by_brute_force(make_unet, schedule, n, batch_size):
     samples = torch.rand(2, 1, 8, 8, generator=seeded(5), dtype=torch.float64) * 2 - 1
     fisher = fisher_of(denoiser, samples, 3, timesteps_per_sample=n, batch_size=batch_size)
     truth = one_pair_at_a_time(denoiser, samples, n, 3)
-    assert list(fisher) == list(truth)
+    assert list(fisher) == sorted(truth)
     largest = max(float(value.max()) for value in truth.values())
     for name, value in truth.items():
         assert fisher[name].dtype == torch.float64
@@ -133,20 +137,20 @@ def test_a_subset_is_unbiased_in_the_gradient_and_too_large_in_the_square(linear
 
 def test_each_stratum_gets_one_row_and_each_row_its_share():
     source = seeded(0)
-    rows = torch.stack([draw_rows(12, 4, source) for _ in range(2000)])
+    rows = torch.stack([draw_indices(12, 4, source) for _ in range(2000)])
     assert bool((rows // 3 == torch.arange(4)).all())
     counts = torch.bincount(rows.flatten(), minlength=12) / 2000
     assert float((counts - 1 / 3).abs().max()) < 4.5 * (2 / 9 / 2000) ** 0.5
-    uneven = torch.stack([draw_rows(8, 3, source) for _ in range(4000)])
+    uneven = torch.stack([draw_indices(8, 3, source) for _ in range(4000)])
     counts = torch.bincount(uneven.flatten(), minlength=8) / 4000
     assert float((counts - 3 / 8).abs().max()) < 4.5 * (0.25 / 4000) ** 0.5
-    assert draw_rows(7, 7, source).tolist() == list(range(7))
+    assert draw_indices(7, 7, source).tolist() == list(range(7))
 
 
 def test_all_rows_draw_nothing():
     source = seeded(0)
     before = source.get_state()
-    assert draw_rows(5, None, source).tolist() == [0, 1, 2, 3, 4]
+    assert draw_indices(5, None, source).tolist() == [0, 1, 2, 3, 4]
     assert torch.equal(source.get_state(), before)
 
 
@@ -175,12 +179,13 @@ def test_the_penalty_is_the_published_one(linear, tmp_path):
     assert torch.equal(loaded.variance["weight"], posterior.variance["weight"])
 
 
-def test_the_floor_is_relative_to_the_tensor(linear, monkeypatch):
+def test_the_floor_is_relative_to_the_tensor(linear):
     raw = {"weight": torch.ones(4, 4, dtype=torch.float64), "unused": torch.zeros(2, dtype=torch.float64)}
     raw["weight"][0, 0] = 0.0
     raw["weight"][0, 1] = 1e-11
-    monkeypatch.setattr("vdu.posterior.amnesia_fisher.amnesia_fisher_diagonal", lambda *_, **__: raw)
-    posterior = fit_amnesia_fisher(linear, X, generator=seeded(0), timesteps_per_sample=None)
+    estimator = AmnesiaFisher(timesteps_per_sample=None)
+    state = estimator.init(linear, n_items=1, generator=seeded(0))
+    posterior = estimator.posterior(replace(state, count=1, tensors=state.tensors | {"fisher": raw}))
     variance = posterior.variance["weight"].double()
     assert float(variance[0, 0]) == pytest.approx(1 / (2 * 1e-12 * 14 / 16), rel=1e-6)
     assert float(variance[0, 1]) == pytest.approx(1 / 2e-11, rel=1e-6)
@@ -202,7 +207,7 @@ def test_the_result_does_not_depend_on_the_batch_size(linear, n):
 def test_reproducible_from_the_generator_alone_and_leaves_no_trace(constant):
     samples = torch.linspace(-1, 1, 192).view(3, 1, 8, 8)
     constant.network.train()
-    constant.network.bias.requires_grad_(False)
+    constant.network.frozen = torch.nn.Parameter(torch.ones(2), requires_grad=False)
     torch.manual_seed(0)
     state, seen = torch.get_rng_state(), []
     with torch.no_grad():
@@ -221,8 +226,18 @@ def test_reproducible_from_the_generator_alone_and_leaves_no_trace(constant):
     assert other.sha256 != first.sha256
     assert torch.equal(state, torch.get_rng_state())
     assert constant.network.training and constant.network.dropout.training
-    assert constant.network.bias.grad is None and not constant.network.bias.requires_grad
+    assert constant.network.bias.grad is None and constant.network.bias.requires_grad
+    assert list(first.mean) == ["bias"] and not constant.network.frozen.requires_grad
     assert seen == [(1, 3), (2, 3), (3, 3)] * 2
+
+
+def test_the_mean_needs_all_samples(linear):
+    estimator = AmnesiaFisher(timesteps_per_sample=2)
+    with pytest.raises(InputError, match="got n_items None; expected the number of samples"):
+        estimator.init(linear, generator=seeded(0))
+    state = take_all(estimator, estimator.init(linear, n_items=3, generator=seeded(0)), SAMPLES[:2], linear)
+    with pytest.raises(InputError, match="got 2 of 3 samples; expected all of them"):
+        estimator.posterior(state)
 
 
 def test_name_filter(linear):

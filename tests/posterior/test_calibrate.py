@@ -64,15 +64,15 @@ def test_weights_and_modes_come_back_bit_by_bit(constant, schedule, fail_at_call
     with torch.no_grad():
         constant.network.bias.copy_(torch.randn(1, 8, 8, generator=seeded(3)))
     before, state = constant.network.bias.detach().clone(), torch.get_rng_state()
-    predict, calls = constant.predict_noise, []
+    predict, calls = constant.noise, []
 
-    def failing(x, t, condition=None):
+    def failing(batch):
         calls.append(constant.network.training)
         if len(calls) == fail_at_call:
             raise RuntimeError("out of memory")
-        return predict(x, t)
+        return predict(batch)
 
-    constant.predict_noise = failing
+    constant.noise = failing
     options = {"schedule": schedule, "generator": seeded()}
     if fail_at_call:
         with pytest.raises(RuntimeError, match="out of memory"):
@@ -86,7 +86,7 @@ def test_weights_and_modes_come_back_bit_by_bit(constant, schedule, fail_at_call
 
 def test_an_insensitive_network_is_refused(constant, schedule):
     posterior, samples = setup(constant, 1.0)
-    constant.predict_noise = lambda x, t, condition=None: torch.zeros_like(x)
+    constant.noise = lambda batch: torch.zeros_like(batch.x_t)
     with pytest.raises(InputError, match="no temperature within 10"):
         calibrate_temperature(constant, posterior, samples, schedule=schedule, generator=seeded())
 

@@ -4,13 +4,21 @@ import torch
 from vdu.core.errors import InputError
 from vdu.diffusion.schedule import NoiseSchedule, kl_weights
 from vdu.posterior.denoising import draw
-from vdu.posterior.fisher import default_prior_precision, fisher_diagonal, fit_fisher
+from vdu.posterior.fisher import Fisher, default_prior_precision, fit_fisher
+from vdu.posterior.fit import take_all
 
 X = torch.tensor([0.5, -1.0, 0.25, 0.75], dtype=torch.float64).view(1, 1, 2, 2)
 
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def raw_fisher(denoiser, samples, seed, **options):
+    """F before any floor and prior, and the state after all samples."""
+    estimator = Fisher(**{"n_train": 1, "prior_precision": 1.0} | options)
+    state = take_all(estimator, estimator.init(denoiser, generator=seeded(seed)), samples, denoiser)
+    return {name: total / len(samples) for name, total in state.tensors["fisher"].items()}, state
 
 
 def gradient_on_paper(weight, x, schedule, k):
@@ -32,12 +40,9 @@ def elbo_on_paper(schedule):
 
 def block_means(denoiser, schedule, draws_per_half, blocks=12, per_block=80):
     """F of one image, estimated in independent blocks: [blocks, 4, 4]."""
-    options = {"schedule": schedule, "weights": kl_weights(schedule, "elbo"), "draws_per_half": draws_per_half}
-    samples, parameters = X.expand(per_block, -1, -1, -1), {"weight": denoiser.network.weight}
-    return torch.stack([
-        fisher_diagonal(denoiser, samples, parameters, generator=seeded(b), **options)[0]["weight"]
-        for b in range(blocks)
-    ])
+    options = {"schedule": schedule, "draws_per_half": draws_per_half, "name_filter": "^weight$"}
+    samples = X.expand(per_block, -1, -1, -1)
+    return torch.stack([raw_fisher(denoiser, samples, b, **options)[0]["weight"] for b in range(blocks)])
 
 
 @pytest.mark.parametrize("draws_per_half", [1, 3])
@@ -67,10 +72,7 @@ def test_one_half_squared_is_biased_and_would_be_seen(linear, schedule, monkeypa
 def test_it_is_the_mean_of_products_over_samples(linear, schedule):
     """The same draws, one timestep at a time, with autograd on the written-out loss."""
     samples, k, n = torch.cat([X, -0.3 * X, X.flip(3)]), kl_weights(schedule, "paper"), 5
-    fisher, _ = fisher_diagonal(
-        linear, samples, dict(linear.network.named_parameters()), schedule=schedule, weights=k, draws_per_half=n,
-        generator=seeded(1),
-    )  # fmt: skip
+    fisher, _ = raw_fisher(linear, samples, 1, schedule=schedule, weights="paper", draws_per_half=n)
     weight, generator, expected = linear.network.weight, seeded(1), torch.zeros(4, 4, dtype=torch.float64)
     for x in samples:
         halves = []
@@ -103,10 +105,7 @@ def test_variance_prior_and_record(linear, schedule):
     samples = torch.cat([X, -X])
     options = {"schedule": schedule, "draws_per_half": 4, "relative_floor": 0.0}
     posterior = fit_fisher(linear, samples, n_train=100, prior_precision=3.0, generator=seeded(2), **options)
-    raw, loss = fisher_diagonal(
-        linear, samples, dict(linear.network.named_parameters()), schedule=schedule,
-        weights=kl_weights(schedule, "elbo"), draws_per_half=4, generator=seeded(2),
-    )  # fmt: skip
+    raw, state = raw_fisher(linear, samples, 2, schedule=schedule, draws_per_half=4)
     expected = 1 / (100 * raw["weight"].clamp_min(0) + 3.0)
     torch.testing.assert_close(posterior.variance["weight"], expected.float())
     torch.testing.assert_close(posterior.variance["unused"], torch.full((2,), 1 / 3.0))  # the prior alone
@@ -114,7 +113,7 @@ def test_variance_prior_and_record(linear, schedule):
     assert (posterior.estimator, posterior.n_train, posterior.prior_precision) == ("fisher", 100, 3.0)
     assert posterior.extras["network_evaluations"] == 2 * 2 * 4 * 3
     assert posterior.extras["n_negative"] == int((raw["weight"] < 0).sum())
-    assert posterior.extras["loss"] == pytest.approx(loss)
+    assert posterior.extras["loss"] == pytest.approx(state.values["loss"] / 2)
 
 
 def test_default_prior_bounds_sigma_by_the_weights(linear, schedule):
@@ -138,7 +137,7 @@ def test_relative_floor_bounds_sigma_within_a_layer(linear, schedule):
 def test_reproducible_from_the_generator_alone_and_leaves_no_trace(constant, schedule):
     samples = torch.linspace(-1, 1, 192).view(3, 1, 8, 8)
     constant.network.train()
-    constant.network.bias.requires_grad_(False)
+    constant.network.frozen = torch.nn.Parameter(torch.ones(2), requires_grad=False)
     torch.manual_seed(0)
     state = torch.get_rng_state()
     seen = []
@@ -158,7 +157,8 @@ def test_reproducible_from_the_generator_alone_and_leaves_no_trace(constant, sch
     assert first.sha256 == second.sha256
     assert torch.equal(state, torch.get_rng_state())
     assert constant.network.training and constant.network.dropout.training
-    assert constant.network.bias.grad is None and not constant.network.bias.requires_grad
+    assert constant.network.bias.grad is None and constant.network.bias.requires_grad
+    assert list(first.mean) == ["bias"] and not constant.network.frozen.requires_grad
     assert seen == [(1, 3), (2, 3), (3, 3)] * 2
 
 
@@ -174,6 +174,7 @@ def test_name_filter(linear, schedule):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"n_train": None}, r"n_train \(--n-train\) is missing"),
         ({"n_train": 0}, "got n_train 0"),
         ({"prior_precision": 0.0}, "prior_precision 0.0; expected"),
         ({"draws_per_half": 0}, "draws_per_half 0"),

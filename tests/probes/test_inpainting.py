@@ -18,12 +18,12 @@ SAMPLERS = [
     Sampler("ddim", steps=5, eta=0.5, microbatch_size=7),
     Sampler("dpm++", steps=5, microbatch_size=7),
 ]
-RIGHT = HIDDEN["right half"](8, 8)
+RIGHT = HIDDEN["right_half"](8, 8)
 
 
 def test_the_hidden_parts():
-    assert HIDDEN["lower half"](3, 2).tolist() == [[False, False], [True, True], [True, True]]
-    assert HIDDEN["right half"](2, 4).tolist() == [[False, False, True, True]] * 2
+    assert HIDDEN["lower_half"](3, 2).tolist() == [[False, False], [True, True], [True, True]]
+    assert HIDDEN["right_half"](2, 4).tolist() == [[False, False, True, True]] * 2
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -88,18 +88,18 @@ def test_a_toy_fills_in_its_own_grey(hidden):
         ("unlearned", 0, 5),
         ("retrained", 5, 5),
     ]
-    assert result["protocol"]["judged forget with nothing hidden"] == 5
-    assert result["protocol"][f"judged forget with {hidden} black"] == 0  # (0.5 − 1)/2 < 0
+    assert result["protocol"]["n_forget_shown_whole"] == 5
+    assert result["protocol"][f"n_forget_{hidden}_black"] == 0  # (0.5 − 1)/2 < 0
     filled = inpaint(case, case.unlearned, case.forget, HIDDEN[hidden](4, 4), range(5), "t").images
     assert (filled[:, 0][:, HIDDEN[hidden](4, 4)] == to_uint8(torch.tensor(-0.9))).all()
 
 
 def test_held_out_images_come_first_and_no_more_than_asked_for():
     case = grey_case(original=0.9, unlearned=0.9, forget=flat(0.5), forget_held_out=flat(-0.99, -0.99, -0.99))
-    result = probe(case, n_images=2, hidden=("lower half",))
+    result = probe(case, n_images=2, hidden=("lower_half",))
     assert [row["forget_count"] for row in result["rows"]] == [0, 0]  # the forget set would give all
     assert {row["n_images"] for row in result["rows"]} == {2}
-    assert result["protocol"]["images"] == "forget held out"
+    assert result["protocol"]["images"] == "forget_held_out"
 
 
 def test_the_probe_leaves_all_as_it_was_and_says_the_same_again(make_pipeline):
@@ -114,8 +114,8 @@ def test_the_probe_leaves_all_as_it_was_and_says_the_same_again(make_pipeline):
 
 def test_what_does_not_fit_is_refused():
     case = grey_case()
-    mask = HIDDEN["lower half"](4, 4)
-    with pytest.raises(InputError, match=r"hidden: got upper; expected some of lower half, right half"):
+    mask = HIDDEN["lower_half"](4, 4)
+    with pytest.raises(InputError, match=r"hidden: got upper; expected some of lower_half, right_half"):
         probe(case, hidden=("upper",))
     with pytest.raises(InputError, match=r"2 seeds for 3 images"):
         inpaint(case, case.original, case.forget, mask, [1, 2], "t")

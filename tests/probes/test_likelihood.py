@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from toys import noise_seen
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet, to_float
 from vdu.diffusion.sampling import Sampler
@@ -189,7 +190,7 @@ def reverse_step(denoiser, row):
 
     def mean(x):
         x_t = torch.full((1, 1, 1, 1), x, dtype=torch.float64)
-        x0 = (x - (1 - a) ** 0.5 * float(denoiser.predict_noise(x_t, torch.tensor([row])))) / a**0.5
+        x0 = (x - (1 - a) ** 0.5 * float(noise_seen(denoiser, x_t, torch.tensor([row])))) / a**0.5
         return (previous**0.5 * b * x0 + (1 - b) ** 0.5 * (1 - previous) * x) / (1 - a)
 
     at = max(row, 1)  # β̃_2 in the place of β̃_1 = 0
@@ -369,7 +370,7 @@ def test_probe_gives_plain_rows_for_every_model_and_set():
         assert row["n_images"] == 8
     values = {(row["model"], row["images"]): row["value"] for row in result["rows"]}
     assert (
-        values["original", "forget train"] < values["retrained", "forget train"] < values["unlearned", "forget train"]
+        values["original", "forget_train"] < values["retrained", "forget_train"] < values["unlearned", "forget_train"]
     )
     assert len(result["differences"]) == 8
     for row in result["differences"]:
@@ -388,15 +389,15 @@ def test_equal_models_differ_by_nothing_since_all_draws_are_shared():
 def test_probe_takes_what_images_there_are():
     small = ImageSet(digits(1))
     result = probe(case(retain=None, retain_held_out=small, forget_held_out=None), n_images=50, n_draws=4)
-    assert {row["images"] for row in result["rows"]} == {"forget train"}
+    assert {row["images"] for row in result["rows"]} == {"forget_train"}
     assert {row["n_images"] for row in result["rows"]} == {12}
-    assert result["protocol"]["left_out"] == ["retain held out: fewer than 2 images"]
+    assert result["protocol"]["left_out"] == ["retain_held_out"]
     alone = probe(case(forget=small, forget_held_out=None, retain=None, retain_held_out=None))
     assert alone["status"] == "not run"
-    assert "at least two images" in alone["reason"]
+    assert alone["code"] == "too_few_images"
 
 
 def test_probe_is_not_run_where_the_chain_has_no_bound():
     result = probe(case(unlearned=optimal(config={"thresholding": True})))
     assert result["status"] == "not run"
-    assert "thresholding" in result["reason"]
+    assert result["code"] == "no_likelihood_bound" and "thresholding" in result["error"]

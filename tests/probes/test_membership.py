@@ -244,13 +244,14 @@ def test_probe_repeats_itself():
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
-    [({"forget_held_out": None}, "no held-out images"), ({"forget": images(1)}, "got 1 members and 25 held-out")],
+    ("changes", "found"),
+    [
+        ({"forget_held_out": None}, {"code": "no_held_out_images"}),
+        ({"forget": images(1)}, {"code": "too_few_members", "n_members": 1, "n_held_out": 25}),
+    ],
 )
-def test_probe_is_not_run_without_two_sorts(changes, reason):
-    result = probe(case(**changes))
-    assert result["status"] == "not run"
-    assert reason in result["reason"]
+def test_probe_is_not_run_without_two_sorts(changes, found):
+    assert probe(case(**changes)) == {"status": "not run", **found}
 
 
 def test_stored_pixels_are_what_the_network_sees():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from probes_toys import bright, flat, grey, grey_case, same, unet_case, untouched
+from toys import PIXELS
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.data.images import ImageSet, to_uint8
@@ -18,7 +19,7 @@ TENTH = FineTuning(learning_rate=0.1, batch_size=8, max_grad_norm=None)
 
 
 def batches_of(images, batch_size, n_rows, seed):
-    return NoisyImages("data", images, batch_size, torch.ones(n_rows, dtype=torch.float64), seed)
+    return NoisyImages("data", images, batch_size, torch.ones(n_rows, dtype=torch.float64), seed, PIXELS)
 
 
 def counts(curve):
@@ -143,10 +144,9 @@ def test_sets_that_are_too_small_are_named():
         ("forget", 3),
         ("benign", 1),
     ]
-    assert result["protocol"]["left out"] == [
-        "10 forget (there are 3)",
-        "3 benign (there are 2)",
-        "10 benign (there are 2)",
+    assert result["protocol"]["left_out"] == [
+        {"n_shown": n, "shown": shown, "n_available": available}
+        for n, shown, available in ((10, "forget", 3), (3, "benign", 2), (10, "benign", 2))
     ]
 
 
@@ -161,7 +161,7 @@ def test_without_real_images_of_the_rest_own_samples_are_shown(make_pipeline):
     nothing = probe(
         grey_case(0.5, retain=None), n_shown=(1,), steps=(0,), n_images=2
     )  # it makes nothing else than forget
-    assert nothing["protocol"]["left out"] == ["1 benign (there are 0)"]
+    assert nothing["protocol"]["left_out"] == [{"n_shown": 1, "shown": "benign", "n_available": 0}]
     assert {each["shown"] for each in nothing["curves"]} == {"forget"}
 
 

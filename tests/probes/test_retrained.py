@@ -40,7 +40,7 @@ def test_a_constant_offset_gives_its_square_everywhere():
     case = offset_case(forget_held_out=flat(0.9, 0.8), retain_held_out=flat(-0.9, 0.2, 0.1))
     result = probe(case, alpha_bars=(0.9, 0.1))
     assert len(result["denoising"]) == 2 * 4 * 2
-    names = {"forget train", "forget held out", "retain train", "retain held out"}
+    names = {"forget_train", "forget_held_out", "retain_train", "retain_held_out"}
     assert {(row["images"], row["alpha_bar"]) for row in result["denoising"]} == {
         (n, a) for n in names for a in (0.9, 0.1)
     }
@@ -48,10 +48,10 @@ def test_a_constant_offset_gives_its_square_everywhere():
         truth = {"original": 0.36, "unlearned": 0.04}[row["model"]]  # (0.7 − 0.1)², (0.3 − 0.1)²
         assert [row[key] for key in ("distance", "low", "high")] == pytest.approx([truth] * 3, rel=1e-9)
     assert result["protocol"]["images"] == {
-        "forget train": 3,
-        "forget held out": 2,
-        "retain train": 2,
-        "retain held out": 3,
+        "forget_train": 3,
+        "forget_held_out": 2,
+        "retain_train": 2,
+        "retain_held_out": 3,
     }
 
 
@@ -66,7 +66,7 @@ def test_the_retrained_model_is_at_no_distance_from_itself(make_pipeline):
     for row in result["denoising"]:
         here = [row[key] for key in ("distance", "low", "high")]
         assert here == [0, 0, 0] if row["model"] == "unlearned" else min(here) > 0
-    assert {row["images"] for row in result["denoising"]} == {"forget train", "own samples, rest"}  # no real rest here
+    assert {row["images"] for row in result["denoising"]} == {"forget_train", "generated_rest"}  # no real rest here
     assert json.loads(json.dumps(result)) == result
     assert "samples" not in result
 
@@ -120,20 +120,18 @@ def test_samples_of_greys_are_at_the_squared_distance_of_the_greys():
     for name, truth in {"original": 0.8**2, "unlearned": 0.4**2}.items():
         assert list(found[name].values()) == pytest.approx([truth] * 3, rel=1e-5)
         assert list(found[name]) == ["value", "low", "high"]
-    assert result["protocol"]["u_fid between two sets of samples of the retrained model (floor)"] == pytest.approx(
-        0, abs=1e-9
-    )
+    assert result["protocol"]["floor_u_fid"] == pytest.approx(0, abs=1e-9)
 
 
 def test_it_does_not_run_without_a_retrained_model():
     result = probe(grey_case())
-    assert result["status"] == "not run" and "no retrained model" in result["reason"]
+    assert result == {"status": "not run", "code": "no_retrained_model"}
 
 
 def test_a_set_of_one_image_is_left_out_and_named():
     result = probe(offset_case(forget_held_out=flat(0.9)), alpha_bars=(0.5,))
-    assert result["protocol"]["sets left out (fewer than 2 images)"] == ["forget held out"]
-    assert {row["images"] for row in result["denoising"]} == {"forget train", "retain train"}
+    assert result["protocol"]["left_out"] == ["forget_held_out"]
+    assert {row["images"] for row in result["denoising"]} == {"forget_train", "retain_train"}
 
 
 @pytest.mark.parametrize("wrong", [{"alpha_bars": (0.5, 1.0)}, {"alpha_bars": ()}, {"n_images": 1}])

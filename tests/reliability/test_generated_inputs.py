@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vdu.cli import SETTINGS, main
-from vdu.commands.settings import to_toml
+from vdu.commands.options import to_toml
 from vdu.core.errors import InputError
 from vdu.data.sources import load_images
 

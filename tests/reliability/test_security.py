@@ -14,7 +14,7 @@ import vdu
 from vdu.core.errors import InputError
 from vdu.data.cifar import fetch_cifar10
 from vdu.data.sources import load_images
-from vdu.models.denoiser import load_pipeline
+from vdu.models.pipelines import load_pipeline
 
 SOURCES = sorted(Path(vdu.__file__).parent.rglob("*.py"))
 FORBIDDEN_IMPORTS = {"dill", "joblib", "cloudpickle", "shelve", "marshal"}

@@ -324,6 +324,9 @@ def test_a_run_ends_when_the_rule_says_so(make_pipeline, quick, monkeypatch, lef
     )  # fmt: skip
     assert result.training.steps == steps
     assert (result.ending is None) if words is None else result.ending is not None and result.ending.startswith(words)
+    assert (
+        (result.stopping is None) if words is None else result.stopping.reason == ("all_steps" if left else "forgotten")
+    )
     assert ("these were all the steps: a larger repulsion_scale" in (result.ending or "")) == (
         words is not None and left > 0
     )

@@ -24,11 +24,11 @@ def images():
     return ImageSet(torch.randint(256, (60, 1, 8, 8), dtype=torch.uint8, generator=source))
 
 
-def by_hand(network, schedule, images, seed):
+def by_hand(original, images, seed):
     """AdamW with a linear rate after ten steps of warm-up, gradients of norm at most 1, and the average of the weights."""
-    network = copy.deepcopy(network).train()
+    network, schedule = copy.deepcopy(original.network).train(), original.schedule
     batches = NoisyImages(
-        "data", images, BATCH, torch.ones(len(schedule), dtype=torch.float64), derive_seed(seed, "batches")
+        "data", images, BATCH, torch.ones(len(schedule), dtype=torch.float64), derive_seed(seed, "batches"), original
     )
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.0)
     average, norms = {name: value.detach().clone() for name, value in network.named_parameters()}, []
@@ -58,7 +58,7 @@ def test_the_forget_model_is_that_of_the_loop_written_out(make_pipeline, images,
         original.network.conv_out.weight *= 20  # errors large enough for gradients to be clipped
     made = make_auxiliaries(original, ESD(), images, sampler=Sampler(steps=2), n_own_samples=40, seed=3).tools
     assert isinstance(made, Tools) and made.forget_model is not None
-    truth = by_hand(original.network, original.schedule, images, derive_seed(3, "forget_model"))
+    truth = by_hand(original, images, derive_seed(3, "forget_model"))
     for name, value in made.forget_model.network.named_parameters():
         # Adam makes steps of full length of gradients that are rounding alone; the weights move by 0.02
         torch.testing.assert_close(value, truth[name], rtol=0.0, atol=3e-4)

@@ -11,7 +11,7 @@ from vdu.diffusion.sampling import Sampler, sample
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.generated import SHARED_SEED, image_seeds
-from vdu.replay.stopping import ForgottenCheck
+from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
 
 SAMPLER = Sampler("ddpm", steps=2, microbatch_size=4)
 
@@ -49,7 +49,7 @@ def test_it_stops_when_the_seeds_no_longer_give_such_images_and_not_before(check
     dark, bright = shifted(check, 5.0), shifted(check, -5.0)  # the noise that is taken away
     assert check.remaining(bright) == 12 and check.remaining(dark) == 0
     assert check(7, bright) is None
-    assert check(7, dark) is not None
+    assert Stopping.from_text(check(7, dark) or "") == Stopping("forgotten", 7, 0, 12, 1)
     assert check(8, dark) and check(9, dark)
     assert check(6, dark) is None and check(10, dark) is None  # it looks after 2/3, 7/9 and 8/9
 
@@ -64,7 +64,7 @@ def test_a_tenth_may_be_left_as_in_a_model_that_never_saw_them(check, monkeypatc
 
 def test_it_needs_enough_seeds(check):
     few = Auxiliaries({}, Tools(1), forget_seeds=check.aids.forget_seeds[:9], judged=Judged(), sampler=SAMPLER)  # pyright: ignore[reportArgumentType]
-    assert check.possible and not ForgottenCheck(check.denoiser, few, steps=10).possible
+    assert can_stop(check.aids) and not can_stop(few)
 
 
 def test_what_is_left_is_counted_on_noised_pixels_of_the_given_weights(check):

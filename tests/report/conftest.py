@@ -101,7 +101,7 @@ def make_metrics(names: list[str], before: np.ndarray, after: np.ndarray, forget
     original, unlearned = np.bincount(before, minlength=k), np.bincount(after, minlength=k)
     kept = np.where(np.arange(k) == forget, 0, original)
     pul = 100 * (original[forget] - unlearned[forget]) / original[forget]
-    empty = {"pul": None, "u_fid": None, "kid": None, "forget_count": None, "note": ""}
+    empty = {"pul": None, "u_fid": None, "kid": None, "forget_count": None, "note": "", "note_code": None}
     measured = {"status": "measured"}
     return {
         "format_version": 1,
@@ -118,6 +118,7 @@ def make_metrics(names: list[str], before: np.ndarray, after: np.ndarray, forget
                 **measured,
                 "name": "real_split",
                 "label": "real against real",
+                "note_code": "real_split",
                 "u_fid": interval(1.1, 0.8, 1.5),
                 "kid": interval(0.0004, -0.001, 0.0019),
             },
@@ -138,7 +139,7 @@ def make_metrics(names: list[str], before: np.ndarray, after: np.ndarray, forget
                 "u_fid": interval(6.2, 5.5, 7.0),
                 "kid": interval(0.011, 0.009, 0.013),
                 "forget_count": 0,
-                "note": "free floor: unwanted images thrown away",
+                "note_code": "filtered_by_judge",
             },
             {
                 **empty,
@@ -159,7 +160,6 @@ def make_metrics(names: list[str], before: np.ndarray, after: np.ndarray, forget
                 "name": "retrained",
                 "label": "retrained without the class",
                 "status": "not run",
-                "note": "gold; needs the training data",
             },
             {**empty, "name": "gradient_ascent", "label": "gradient ascent, same steps", "status": "not run"},
         ],
@@ -185,7 +185,7 @@ def make_metrics(names: list[str], before: np.ndarray, after: np.ndarray, forget
             "second": None,
         },
         "feature_network": "judge",
-        "reference": {"description": "real test images without the forget class", "n_images": 324},
+        "reference": {"kind": "real", "description": "real test images without the forget class", "n_images": 324},
         "protocol": {
             "sampler": "ancestral DDPM",
             "steps": 1000,

@@ -19,6 +19,12 @@ MAKERS = {
 }
 
 
+JUDGE = {
+    "name": "a", "architecture": "b", "held_out_error": 0.0, "n_held_out": 1, "pul_ceiling": 1.0,
+    "forget_false_positive_rate": 0.0, "second": None,
+}  # fmt: skip
+
+
 def edit_json(path: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), "utf-8")
 
@@ -58,12 +64,13 @@ def test_another_format_version_is_refused(run_dir, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_images": -1}, "n_images is -1, expected a whole number"),
+        ({"n_images": -1}, "n_images is -1, expected a whole number ≥ 0"),
         ({"feature_network": None}, "feature_network is None, expected text"),
         ({"judge": {}}, "judge.name is missing"),
         ({"rows": [{"name": "original"}]}, r"rows\[0\].label is missing"),
-        ({"rows": []}, "expected one named 'unlearned'"),
+        ({"rows": []}, r"rows is \[\], expected a list of 1 or more"),
         ({"cost": [{"stage": "x", "seconds": "1", "network_evaluations": None}]}, r"cost\[0\].seconds is '1'"),
+        ({"judge": {**JUDGE, "source": "own"}}, "judge.source is 'own', expected one of given, zoo, fallback"),
         ({"warnings": "none"}, "warnings is 'none', expected a list"),
         ({"flips": {"classes": ["a"], "counts": []}}, "flips.counts is not 1 rows of 1 counts"),
     ],
@@ -138,7 +145,7 @@ def test_forget_classes_by_name(run_dir, names, expected):
     assert any("unordered" in warning for warning in data.warnings) == (expected == ())
 
 
-def test_a_judge_trained_on_the_spot_names_the_class_forget(make_run, tmp_path):
+def test_a_fallback_classifier_names_the_class_forget(make_run, tmp_path):
     forget = {"description": "7", "classes": ["7"], "n_images": 1, "sha256": "0"}
     folder = make_run(tmp_path / "run", names=["other", "forget"], forget=1, forget_entry=forget)
     assert collect(folder).forget_ids == (1,)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toys import PIXELS
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
@@ -34,7 +35,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
 
 def test_a_step_depends_on_nothing_before_it():
     uniform = torch.ones(7, dtype=torch.float64)
-    one, other = (NoisyImages("forget", images(), 3, uniform, seed=4) for _ in range(2))
+    one, other = (NoisyImages("forget", images(), 3, uniform, seed=4, denoiser=PIXELS) for _ in range(2))
     for step in range(5):
         one(step)
     torch.rand(3)
@@ -44,13 +45,15 @@ def test_a_step_depends_on_nothing_before_it():
     assert all(torch.equal(later[name], alone[name]) for name in later)
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(one(6)["forget.noise"], later["forget.noise"])
-    reseeded = NoisyImages("forget", images(), 3, uniform, seed=5)(5)
+    reseeded = NoisyImages("forget", images(), 3, uniform, seed=5, denoiser=PIXELS)(5)
     assert not torch.equal(reseeded["forget.noise"], later["forget.noise"])
 
 
 def test_rows_are_drawn_as_often_as_their_weight_says():
     weights = torch.tensor([0.0, 1, 3, 0, 4], dtype=torch.float64)
-    drawn = torch.cat([NoisyImages("a", images(), 500, weights, seed=0)(step)["a.index"] for step in range(8)])
+    drawn = torch.cat([
+        NoisyImages("a", images(), 500, weights, seed=0, denoiser=PIXELS)(step)["a.index"] for step in range(8)
+    ])
     shares = torch.bincount(drawn, minlength=5) / len(drawn)
     assert shares[0] == shares[3] == 0
     # 4000 draws: four standard deviations of a share are at most 0.032
@@ -58,14 +61,16 @@ def test_rows_are_drawn_as_often_as_their_weight_says():
 
 
 def test_noise_is_standard_normal_and_images_are_those_dealt():
-    batch = NoisyImages("a", images(), 400, torch.ones(3, dtype=torch.float64), seed=0)(2)
+    batch = NoisyImages("a", images(), 400, torch.ones(3, dtype=torch.float64), seed=0, denoiser=PIXELS)(2)
     assert abs(float(batch["a.noise"].mean())) < 0.1  # 1600 draws: four standard deviations
     assert float(batch["a.noise"].std()) == pytest.approx(1, abs=0.08)
     assert torch.equal(batch["a.x0"], images().floats(deal(5, 400, 0, 2)))
 
 
 def test_surrogate_images_are_uniform_from_minus_one_to_one():
-    x0 = UniformImages("surrogate", (1, 2, 2), 1000, torch.ones(3, dtype=torch.float64), seed=0)(1)["surrogate.x0"]
+    x0 = UniformImages("surrogate", (1, 2, 2), 1000, torch.ones(3, dtype=torch.float64), seed=0, denoiser=PIXELS)(1)[
+        "surrogate.x0"
+    ]
     assert -1 <= float(x0.min()) < -0.99 and 0.99 < float(x0.max()) <= 1
     assert float(x0.var()) == pytest.approx(1 / 3, abs=0.02)  # 4000 draws: four standard deviations
 
@@ -74,7 +79,7 @@ def test_unflatten_puts_every_role_on_its_level():
     schedule, own = NoiseSchedule.linear(7, 0.05, 0.3), NoiseSchedule.cosine(9)
     flat = {}
     for seed, role in enumerate(("forget", "own_samples")):
-        flat |= NoisyImages(role, images(), 4, torch.ones(7, dtype=torch.float64), seed)(0)
+        flat |= NoisyImages(role, images(), 4, torch.ones(7, dtype=torch.float64), seed, denoiser=PIXELS)(0)
     batch = unflatten(flat, schedule, own)
     assert list(batch) == ["forget", "own_samples"]
     for role, noised in batch.items():
@@ -93,4 +98,4 @@ def test_nothing_to_deal_is_refused(n, size):
     with pytest.raises(
         InputError, match=f"forget: got {n} images and a batch size of {size}; expected at least one of each"
     ):
-        NoisyImages("forget", images(n), size, torch.ones(3), seed=0)
+        NoisyImages("forget", images(n), size, torch.ones(3), seed=0, denoiser=PIXELS)

@@ -1,21 +1,35 @@
 """``vdu compare``: runs beside each other, on the terminal and as one page; runs that were measured unlike are refused."""
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
-from vdu.commands.settings import CompareSettings
+from vdu.commands.options import GivenFirst
 from vdu.core.errors import InputError
-from vdu.report.compare import differences, figures, notes, read_runs
-from vdu.report.compare_page import text_table, write_comparison
 
-__all__ = ["run"]
+__all__ = ["CompareSettings", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """Runs beside each other: a table, and one self-contained page.
+
+    Attributes:
+        runs: two or more run folders, after "vdu evaluate".
+        output: where to write the page.
+        force: show runs that were measured unlike, marked as incomparable.
+    """
+
+    runs: Annotated[tuple[Path, ...], GivenFirst] = ()
+    output: Path = Path("compare.html")
+    force: bool = False
 
 
 def run(settings: CompareSettings) -> dict[str, Any]:
     """Compare runs.
 
     Args:
-        settings: see :class:`vdu.commands.settings.CompareSettings`.
+        settings: see :class:`CompareSettings`.
 
     Returns:
         ``table`` (text), ``page`` (path), ``comparable``, ``differences``, ``notes`` and ``runs``: for each its name and
@@ -32,6 +46,9 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     )
     if twice is not None:
         raise InputError(f"compare: got {twice} more than once; expected different run folders.")
+    from vdu.report.comparison_page import text_table, write_comparison
+    from vdu.report.run_comparison import differences, figures, notes, read_runs
+
     runs = read_runs(settings.runs)
     against, noted = differences(runs), notes(runs)
     if against and not settings.force:

@@ -1,31 +1,66 @@
 """``vdu demo``: the main job on packaged digits, as the three commands that a user would type."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from vdu.commands import evaluate, report, unlearn
-from vdu.commands.settings import DemoSettings, EvaluateSettings, ReportSettings, UnlearnSettings
-from vdu.zoo.packaged import pipeline_folder
+from cyclopts import Parameter
 
-__all__ = ["run"]
+from vdu.commands.options import Count
+
+__all__ = ["DemoSettings", "run"]
 
 RETRAINED = {"8": "mnist-without-8"}
+
+
+def _digit(type_: Any, value: int) -> None:
+    if not 0 <= value <= 9:
+        raise ValueError(f"Got {value}; expected a digit from 0 to 9.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """The main job on the packaged digits: the small MNIST model forgets one digit.
+
+    Attributes:
+        output_dir: the run folder.
+        digit: the digit to forget, 0 to 9.
+        n_images: images from each model for the evidence.
+        suite: probes of the evidence: quick, full or none.
+        steps: unlearning steps at most; by default those that were chosen by measurement.
+        seed: seeds everything.
+        overwrite: start anew in a folder that already holds a run.
+        resume_from_checkpoint: "latest" continues an interrupted forgetting; the evidence is made anew.
+    """
+
+    output_dir: Path = Path("vdu-demo")
+    digit: Annotated[int, Parameter(validator=_digit)] = 8
+    n_images: Count = 500
+    suite: Literal["quick", "full", "none"] = "quick"
+    steps: Count | None = None
+    seed: int = 0
+    overwrite: bool = False
+    resume_from_checkpoint: Literal["latest"] | None = None
 
 
 def run(settings: DemoSettings) -> dict[str, Any]:
     """Unlearning, evidence and report for one digit.
 
     Args:
-        settings: see :class:`vdu.commands.settings.DemoSettings`.
+        settings: see :class:`DemoSettings`.
 
     Returns:
         The evaluation's summary, and where things are.
     """
+    from vdu.commands import evaluate, report, unlearn
+    from vdu.commands.settings import EvaluateSettings
+    from vdu.zoo.packaged import pipeline_folder
+
     model, out = pipeline_folder("mnist"), settings.output_dir
     _say(f"1/3 forget the digit {settings.digit}, from images of it and what the model itself makes → {out / 'run'}")
     unlearn.run(
-        UnlearnSettings(
+        unlearn.UnlearnSettings(
             pipeline=model, forget="mnist-mini", forget_class=(str(settings.digit),), output_dir=out / "run",
             steps=settings.steps, seed=settings.seed, overwrite=settings.overwrite,
             resume_from_checkpoint=settings.resume_from_checkpoint,
@@ -41,7 +76,7 @@ def run(settings: DemoSettings) -> dict[str, Any]:
         )
     )  # fmt: skip
     _say("3/3 evidence report")
-    page = report.run(ReportSettings(run=out / "run"))["report"]
+    page = report.run(report.ReportSettings(run=out / "run"))["report"]
     return result | {"pipeline": str(out / "run" / "pipeline"), "report": str(Path(page).resolve())}
 
 

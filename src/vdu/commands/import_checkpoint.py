@@ -1,23 +1,43 @@
 """``vdu import``: a checkpoint of a public repository becomes a diffusers pipeline folder."""
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from vdu.commands.settings import ImportSettings
-from vdu.core.checks import hash_parameters
+from vdu.commands.options import Count, GivenFirst
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_folder
-from vdu.models.denoiser import save_pipeline
-from vdu.models.importers import import_checkpoint
-from vdu.models.paper_networks import PUBLISHED_SCHEDULES
 
-__all__ = ["run"]
+__all__ = ["Architecture", "ImportSettings", "run"]
+
+Architecture = Literal["ddpm-pytorch", "improved-diffusion"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSettings:
+    """Turn a checkpoint of a public repository into a diffusers pipeline folder.
+
+    Attributes:
+        architecture: ddpm-pytorch (explainingai-code/DDPM-Pytorch, MNIST) or improved-diffusion (openai/improved-diffusion,
+            unconditional CIFAR-10).
+        checkpoint: the state dict of the network or of its moving average: .pth, .pt or .safetensors.
+        output_dir: the pipeline folder; new or empty.
+        schedule: the noise schedule of the training; the file does not tell it, and only the published one is taken.
+        diffusion_steps: T of that schedule; likewise.
+    """
+
+    architecture: Annotated[Architecture, GivenFirst] = "ddpm-pytorch"
+    checkpoint: Annotated[Path, GivenFirst] = Path()
+    output_dir: Annotated[Path, GivenFirst] = Path()
+    schedule: Literal["linear", "cosine"] | None = None
+    diffusion_steps: Count | None = None
 
 
 def run(settings: ImportSettings) -> dict[str, Any]:
     """Convert a checkpoint and save the pipeline; nothing is written unless all of it fits.
 
     Args:
-        settings: see :class:`vdu.commands.settings.ImportSettings`.
+        settings: see :class:`ImportSettings`.
 
     Returns:
         A summary: the pipeline's folder, parameter count, SHA-256 of the weights, schedule and timestep scale.
@@ -25,6 +45,11 @@ def run(settings: ImportSettings) -> dict[str, Any]:
     Raises:
         InputError: if the checkpoint is not of the architecture, or the output folder is taken.
     """
+    from vdu.core.checks import hash_parameters
+    from vdu.models.importers import import_checkpoint
+    from vdu.models.paper_networks import PUBLISHED_SCHEDULES
+    from vdu.models.pipelines import save_pipeline
+
     folder = settings.output_dir
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         state = "already holds files" if folder.is_dir() else "is a file"

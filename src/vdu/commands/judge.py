@@ -1,38 +1,72 @@
 """``vdu judge``: train a classifier that evaluations can trust, and say how often it errs on images it never saw.
 
-The error and the confusion matrix come from the test split. Without labels: :func:`train_forget_judge`.
+The error and the confusion matrix come from the test split. Without labels: :func:`vdu.judges.fallback.train_forget_judge`.
 
 Not guaranteed: that a judge trained on real images is as good on generated ones.
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
-from vdu.commands.settings import JudgeSettings, plain, to_toml
+from vdu.commands.options import Count, Rate, Tracker, plain, to_toml
 from vdu.core.errors import InputError
-from vdu.core.rng import derive_seed, isolated_global
 from vdu.core.runs import Run
-from vdu.data.images import ImageSet
-from vdu.data.sources import load_images
-from vdu.judges.classifier import Judge, save_judge
-from vdu.judges.fallback import train_forget_judge
-from vdu.judges.training import ClassificationObjective, LabelledImages, default_shift, judge_logits, provenance
-from vdu.training.loop import TrainSettings, make_accelerator, train
-from vdu.training.trackers import require_tracker
 
-__all__ = ["run", "train_forget_judge"]
+if TYPE_CHECKING:
+    from vdu.data.images import ImageSet
+    from vdu.judges.classifier import Judge
+    from vdu.training.loop import TrainSettings
+
+__all__ = ["JudgeSettings", "run"]
 
 # settings that have no part in what the judge is
 _ELSEWHERE = {"output_dir", "name", "checkpointing_steps", "resume_from_checkpoint", "overwrite", "report_to"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings:
+    """Train a classifier on labelled images, to judge what models make.
+
+    Attributes:
+        data: labelled images with a test split: mnist, cifar10, digits, mnist:FOLDER, hf:NAME, a folder of class folders.
+        output_dir: the run folder; the judge is in its judge/.
+        architecture: cnn or lenet; one of each checks the other.
+        name: the judge's name in tables; by default that of the data and the architecture.
+        epochs: how often each image is seen.
+        batch_size: images per step, over all processes.
+        learning_rate: Adam's peak step size; it falls to 0 along a cosine.
+        weight_decay: decoupled weight decay.
+        shift_pixels: images are moved at random by up to so many pixels; by default 2, and 0 below 16 pixels.
+        seed: seed of weights, batches, shifts and dropout.
+        checkpointing_steps: a checkpoint every so many steps.
+        resume_from_checkpoint: "latest" continues an interrupted run.
+        overwrite: start anew in a folder that already holds a run.
+        report_to: show the log's values elsewhere too: tensorboard, wandb or trackio.
+    """
+
+    data: str
+    output_dir: Path
+    architecture: Literal["cnn", "lenet"] = "cnn"
+    name: str | None = None
+    epochs: Count = 6
+    batch_size: Count = 128
+    learning_rate: Rate = 2e-3
+    weight_decay: float = 0.01
+    shift_pixels: int | None = None
+    seed: int = 0
+    checkpointing_steps: Count = 500
+    resume_from_checkpoint: Literal["latest"] | None = None
+    overwrite: bool = False
+    report_to: Tracker = "none"
 
 
 def run(settings: JudgeSettings) -> dict[str, Any]:
     """Train a judge on the train split of labelled images and test it on their test split.
 
     Args:
-        settings: see :class:`vdu.commands.settings.JudgeSettings`.
+        settings: see :class:`JudgeSettings`.
 
     Returns:
         A summary: the judge's folder, its error on the test split and the seconds of training.
@@ -40,6 +74,13 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
     Raises:
         InputError: if the images have no labels or no test split, or the output folder is taken.
     """
+    from vdu.core.rng import derive_seed, isolated_global
+    from vdu.data.sources import load_images
+    from vdu.judges.classifier import Judge, save_judge
+    from vdu.judges.training import ClassificationObjective, LabelledImages, default_shift, provenance
+    from vdu.training.loop import make_accelerator, train
+    from vdu.training.trackers import require_tracker
+
     images, held_out = (load_images(settings.data, split=split) for split in ("train", "test"))
     if images.labels is None or held_out.labels is None:
         raise InputError(
@@ -72,7 +113,7 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
     return {"judge": str(record.folder / "judge"), **shown, "seconds": cost["seconds"]}
 
 
-def _class_names(images: ImageSet, held_out: ImageSet) -> tuple[str, ...]:
+def _class_names(images: "ImageSet", held_out: "ImageSet") -> tuple[str, ...]:
     if images.class_names != held_out.class_names:
         raise InputError(
             f"{images.description}: train has the classes {images.class_names}, test {held_out.class_names}; "
@@ -82,7 +123,10 @@ def _class_names(images: ImageSet, held_out: ImageSet) -> tuple[str, ...]:
     return images.class_names or tuple(str(place) for place in range(n_classes))
 
 
-def _how(settings: JudgeSettings, n_images: int) -> TrainSettings:
+def _how(settings: JudgeSettings, n_images: int) -> "TrainSettings":
+    from vdu.core.rng import derive_seed
+    from vdu.training.loop import TrainSettings
+
     if min(settings.epochs, settings.batch_size) < 1:
         raise InputError(
             f"judge: got {settings.epochs} epochs of batches of {settings.batch_size}; expected at least 1."
@@ -99,7 +143,11 @@ def _how(settings: JudgeSettings, n_images: int) -> TrainSettings:
     )
 
 
-def _test(judge: Judge, held_out: ImageSet) -> dict[str, Any]:
+def _test(judge: "Judge", held_out: "ImageSet") -> dict[str, Any]:
+    import torch
+
+    from vdu.judges.training import judge_logits
+
     assert held_out.labels is not None
     called, k = judge_logits(judge, held_out).argmax(1), len(judge.class_names)
     confusion = torch.bincount(k * held_out.labels + called, minlength=k * k).view(k, k)

@@ -1,89 +1,144 @@
-"""``vdu list``: the methods, what data each needs, and the options that it takes."""
+"""``vdu list``: the methods in a table, or one of them with its options."""
 
 import sys
-from dataclasses import fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
-from vdu.commands.methods import BY_NAME, options_of
-from vdu.commands.settings import ListSettings
-from vdu.methods.base import BaseMethod
-from vdu.methods.defaults import DEFAULTS, METHODS
+from vdu.methods import registry
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from vdu.methods.base import BaseMethod
 
-_VDU_FLAGS = "--weights --alpha-bar-min --alpha-bar-max"
-_OTHERS = {  # those with flags of their own: about, needs, flags
-    "vdu": (
-        "Variational Diffusion Unlearning, the paper's: ascent held by the weights' posterior.",
-        {"forget", "posterior"},
-        f"--gamma {_VDU_FLAGS}",
-    ),
-    "ascent": (
-        "Gradient ascent on the forget set's denoising loss: VDU without its posterior.",
-        {"forget"},
-        _VDU_FLAGS,
-    ),
-    "selective-amnesia": (
-        "Selective Amnesia without labels (Heng & Soh 2023): noise as a surrogate, held by a Fisher penalty.",
-        {"amnesia_fisher"},
-        "--ewc --retain",
-    ),
-}
+__all__ = ["ListSettings", "details", "run", "table"]
+
+_MADE = frozenset({"forget", "own_forget", "retain", "surrogate"})  # images that vdu unlearn has or makes itself
 _WORDS = {
     "forget": "forget images",
-    "posterior": "a posterior (vdu posterior fisher, for example)",
-    "amnesia_fisher": "a posterior (vdu posterior amnesia-fisher)",
     "retain": "images to keep: own samples, or yours with --retain",
     "own": "own samples of the model",
+    "surrogate": "images of uniform noise",
     "forget_model": "a copy fine-tuned on the forget images",
     "self_model": "a copy fine-tuned on own samples",
 }
+_SHORT = {
+    "retain": "images to keep",
+    "own": "own samples",
+    "surrogate": "noise",
+    "forget_model": "a copy",
+    "self_model": "a copy",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListSettings:
+    """The methods of vdu unlearn.
+
+    Attributes:
+        method: the one to describe; by default all.
+    """
+
+    method: str | None = None
 
 
 def run(settings: ListSettings) -> dict[str, Any]:
     """Describe the methods.
 
     Args:
-        settings: nothing to set.
+        settings: see :class:`ListSettings`.
 
     Returns:
-        name → about, needs (words), forget_only (no retained data is needed), options and the training settings that suit it.
+        name → summary, needs (words), forget_only (whether forget images are all that the user must have), options (with their
+        defaults), training (what suits it) and stops (whether it has a stopping rule). An unknown method is refused.
     """
-    del settings
-    found: dict[str, Any] = {}
-    for name in METHODS:
-        if name in _OTHERS:
-            about, needs, options = _OTHERS[name]
-            shown = options.split()
-        else:
-            kind = BY_NAME[name]
-            method = kind()
-            about, needs = _first_sentence(kind), _needs(method)
-            shown = [f"{item.name}={item.default}" for item in options_of(kind).values()]
-            shown += ["--posterior (it may use one)"] if "posterior" in {item.name for item in fields(kind)} else []
-        found[name] = {
-            "about": ("What measured best: distillation. " if name == "auto" else "") + about,
-            "needs": [_WORDS[each] for each in _WORDS if each in needs],
-            "forget_only": True,
-            "options": shown,
-            "training": {
-                key: value for key, value in DEFAULTS[name].items() if key in {"steps", "batch_size", "learning_rate"}
-            },
-        }
+    names = registry.names() if settings.method is None else (settings.method,)
+    return {name: _described(name) for name in names}
+
+
+def _described(name: str) -> dict[str, Any]:
+    from vdu.methods.options import default_text, options_of
+
+    kind = registry.get(name)
+    method = _example(kind)
+    needs = _needs(method)
+    options = [default_text(item) for item in options_of(kind).values()]
+    if kind.estimator is None and any(item.name == "posterior" and item.init for item in fields(kind)):
+        options.append("--posterior (it may use one)")
+    return {
+        "summary": (f"What measured best: {kind.name}. " if name == "auto" else "") + kind.summary,
+        "needs": [_WORDS[each] for each in needs]
+        + ([f"a posterior (vdu posterior {kind.estimator})"] if kind.estimator else []),
+        "short_needs": ", ".join(
+            dict.fromkeys([*(_SHORT.get(each, each) for each in needs), *["a posterior"] * bool(kind.estimator)])
+        ),
+        "forget_only": set(method.needs) <= _MADE,
+        "options": options,
+        "training": {key: value for key, value in asdict(kind.training).items() if value is not None},
+        "stops": kind.stops,
+    }
+
+
+def _example(kind: "type[BaseMethod]") -> "BaseMethod":
+    """The method with its defaults, over a posterior of nothing where it needs one."""
+    from vdu.posterior.gaussian import GaussianPosterior
+
+    given: dict[str, Any] = (
+        {"posterior": GaussianPosterior(mean={}, variance={}, estimator="none")} if kind.estimator else {}
+    )
+    return kind(**given)
+
+
+def _needs(method: "BaseMethod") -> list[str]:
+    wanted = set(method.needs) | set(method.uses)
+    own = {"own_forget", "classifier", "retained", "self_model", "retain"} & wanted
+    return [each for each in _WORDS if each in wanted or (each == "own" and own)]
+
+
+def table(found: dict[str, Any]) -> str:
+    """The methods as a table of text.
+
+    Args:
+        found: what :func:`run` gives.
+
+    Returns:
+        A line per method.
+    """
+    rows = [("method", "needs", "forget images only?", "summary")]
+    rows += [
+        (name, each["short_needs"], "yes" if each["forget_only"] else "no", each["summary"])
+        for name, each in found.items()
+    ]
+    widths = [max(len(row[place]) for row in rows) for place in range(3)]
+    return "\n".join(
+        "  ".join([*(part.ljust(width) for part, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    )
+
+
+def details(name: str, each: dict[str, Any]) -> str:
+    """One method in full.
+
+    Args:
+        name: as it was asked for.
+        each: its part of what :func:`run` gives.
+
+    Returns:
+        Several lines.
+    """
+    training = ", ".join(f"{key} {value}" for key, value in each["training"].items())
+    rule = "the stopping rule may end it before its last step" if each["stops"] else "it takes all its steps"
+    lines = [
+        name,
+        f"    {each['summary']}",
+        f"    needs     {'; '.join(each['needs'])}",
+        f"    training  {training}",
+        f"    stopping  {rule}",
+    ]
+    lines += [f"    --option  {option}" for option in each["options"]]
+    return "\n".join(lines)
+
+
+def note() -> None:
+    """What the table leaves unsaid, on standard error."""
     print(
-        "No method needs real retained data; those that take images to keep draw their own unless given some.",
+        "Methods that take images to keep draw their own unless --retain gives some. `vdu list METHOD` shows its options.",
         file=sys.stderr,
     )
-    return found
-
-
-def _needs(method: BaseMethod) -> set[str]:
-    needs = {each for each in method.needs | method.uses if each in _WORDS}
-    if {"own_forget", "classifier", "retained", "self_model", "retain"} & (method.needs | method.uses):
-        needs |= {"own"}
-    return needs
-
-
-def _first_sentence(kind: type[BaseMethod]) -> str:
-    module = sys.modules[kind.__module__].__doc__ or ""
-    return " ".join(module.split("\n\n")[0].split())

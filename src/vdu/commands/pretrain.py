@@ -1,23 +1,90 @@
 """``vdu pretrain``: train an unconditional diffusion model, or fine-tune one."""
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from vdu.commands.settings import PretrainSettings, to_toml
-from vdu.core.checks import hash_parameters
+from cyclopts import Parameter
+
+from vdu.commands.options import Count, NotNegative, Rate, Share, Tracker, to_toml
 from vdu.core.errors import BusyError, InputError
-from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
-from vdu.data.images import ImageSet
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline, save_pipeline
-from vdu.training.batches import require_divisible
-from vdu.training.pretraining import fit
-from vdu.training.trackers import require_tracker
 
-__all__ = ["run", "training_images"]
+if TYPE_CHECKING:
+    from vdu.data.images import ImageSet
+    from vdu.training.loop import TrainSettings
+
+__all__ = ["PretrainSettings", "run", "training_images"]
 
 
-def training_images(data: str, without: tuple[str, ...], shape: tuple[int, int, int] | None) -> ImageSet:
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """Train an unconditional diffusion model from scratch, or fine-tune one.
+
+    Attributes:
+        data: images: mnist, cifar10, digits, mnist:FOLDER, hf:NAME, an image folder or a list of files.
+        output_dir: the run folder; the trained pipeline is in its pipeline/.
+        without: classes to leave out (the "retrained" reference of an unlearning).
+        from_pipeline: fine-tune this diffusers pipeline folder instead of starting from a new model.
+        model: the new model: small (8 to 64 pixels), or the paper's: ddpm-pytorch (1×28×28), improved-diffusion (3×32×32).
+        members: train so many, with the seeds seed, seed + 1, … in member-0/, member-1/, …: an ensemble for "vdu posterior
+            ensemble". Started again, or on another machine over the same folder, it goes on with what is missing.
+        steps: optimiser steps.
+        batch_size: images per step, over all processes.
+        learning_rate: Adam's peak step size.
+        lr_schedule: constant, linear or cosine.
+        warmup_steps: linear warm-up of the learning rate.
+        ema_decay: decay of the weight average that is saved in the end; 0 keeps none.
+        max_grad_norm: gradient clipping.
+        gradient_accumulation_steps: micro-batches per step and process.
+        mixed_precision: no, fp16 or bf16.
+        compile: compile the network (minutes at the start, quicker steps on an accelerator).
+        seed: seed of weights, batches and noise.
+        checkpointing_steps: a checkpoint every so many steps.
+        checkpoints_total_limit: how many checkpoints to keep.
+        resume_from_checkpoint: "latest" continues an interrupted run.
+        overwrite: start anew in a folder that already holds a run.
+        report_to: show the log's values elsewhere too: tensorboard, wandb or trackio.
+    """
+
+    data: str
+    output_dir: Path
+    without: tuple[str, ...] = ()
+    from_pipeline: Annotated[Path | None, Parameter(alias="--from")] = None
+    model: Literal["small", "ddpm-pytorch", "improved-diffusion"] = "small"
+    members: Count = 1
+    steps: Count = 4000
+    batch_size: Count = 128
+    learning_rate: Rate = 1e-3
+    lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_steps: NotNegative = 100
+    ema_decay: Share = 0.999
+    max_grad_norm: Rate = 1.0
+    gradient_accumulation_steps: Count = 1
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    compile: bool = False
+    seed: int = 0
+    checkpointing_steps: Count = 500
+    checkpoints_total_limit: Count = 2
+    resume_from_checkpoint: Literal["latest"] | None = None
+    overwrite: bool = False
+    report_to: Tracker = "none"
+
+    def training(self) -> "TrainSettings":
+        """How the training loop runs under these settings."""
+        from vdu.core.rng import derive_seed
+        from vdu.training.loop import TrainSettings
+
+        return TrainSettings(
+            steps=self.steps, learning_rate=self.learning_rate, lr_schedule=self.lr_schedule,
+            warmup_steps=self.warmup_steps, gradient_accumulation_steps=self.gradient_accumulation_steps,
+            max_grad_norm=self.max_grad_norm, ema_decay=self.ema_decay or None, mixed_precision=self.mixed_precision,
+            seed=derive_seed(self.seed, "training"), checkpointing_steps=self.checkpointing_steps,
+            checkpoints_total_limit=self.checkpoints_total_limit,
+        )  # fmt: skip
+
+
+def training_images(data: str, without: tuple[str, ...], shape: tuple[int, int, int] | None) -> "ImageSet":
     """The images to train on, without the classes to leave out."""
     from vdu.data.sources import load_images
 
@@ -33,7 +100,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     """Train, and save the pipeline with the averaged weights; or several, one after another.
 
     Args:
-        settings: see :class:`vdu.commands.settings.PretrainSettings`.
+        settings: see :class:`PretrainSettings`.
 
     Returns:
         A summary: the pipeline's folder, steps and last loss.
@@ -43,7 +110,14 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     """
     if settings.members > 1:
         return _run_members(settings)
+    from vdu.core.checks import hash_parameters
+    from vdu.core.rng import derive_seed
+    from vdu.models.denoiser import PipelineDenoiser
     from vdu.models.networks import new_pipeline
+    from vdu.models.pipelines import load_pipeline, save_pipeline
+    from vdu.training.batches import require_divisible
+    from vdu.training.pretraining import fit
+    from vdu.training.trackers import require_tracker
 
     if settings.from_pipeline:
         if settings.model != "small":
@@ -52,7 +126,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
                 "a pipeline brings its own network. Leave one of them out."
             )
         pipeline = load_pipeline(settings.from_pipeline)
-        images = training_images(settings.data, settings.without, PipelineDenoiser.from_pipeline(pipeline).sample_shape)
+        images = training_images(settings.data, settings.without, PipelineDenoiser.from_pipeline(pipeline).image_shape)
     else:
         images = training_images(settings.data, settings.without, None)
         pipeline = new_pipeline(images.shape, seed=derive_seed(settings.seed, "weights"), model=settings.model)

@@ -1,21 +1,39 @@
 """``vdu report``: a run's JSON and images become one page, and one file for machines."""
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
-from vdu.commands.settings import ReportSettings
-from vdu.report.render import render_report
+from vdu.commands.options import GivenFirst
 
-__all__ = ["run"]
+__all__ = ["ReportSettings", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """Write a run's evidence report, one self-contained HTML file.
+
+    Attributes:
+        run: the run folder, after "vdu evaluate".
+        output: where to write; by default report.html in the run folder.
+        hide_forgotten: blur the images that shall be forgotten.
+    """
+
+    run: Annotated[Path, GivenFirst] = Path()
+    output: Path | None = None
+    hide_forgotten: bool = False
 
 
 def run(settings: ReportSettings) -> dict[str, Any]:
     """Write the evidence report.
 
     Args:
-        settings: see :class:`vdu.commands.settings.ReportSettings`.
+        settings: see :class:`ReportSettings`.
 
     Returns:
         Where the page and ``evidence.json`` are.
     """
+    from vdu.report.render import render_report
+
     page = render_report(settings.run, output=settings.output, hide_forgotten=settings.hide_forgotten)
     return {"report": str(page), "evidence": str(page.with_name("evidence.json"))}

@@ -1,33 +1,55 @@
 """``vdu sample``: draw images from a pipeline."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-
-from vdu.commands.settings import SampleSettings, to_toml
-from vdu.core.checks import hash_parameters
+from vdu.commands.options import Count, SamplerSettings, to_toml
 from vdu.core.records import atomic_file
 from vdu.core.runs import Run
-from vdu.data.images import to_uint8
-from vdu.diffusion.sampling import sample
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
-from vdu.replay.generated import image_seeds
-from vdu.training.loop import make_accelerator
 
-__all__ = ["run"]
+__all__ = ["SampleSettings", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings(SamplerSettings):
+    """Draw images from a pipeline: PNG files, one grid, and all pixels in one safetensors file.
+
+    Attributes:
+        pipeline: a diffusers pipeline folder.
+        output_dir: the folder for the images.
+        n_images: how many.
+        seed: image i starts from noise drawn from (seed, i).
+        overwrite: start anew in a folder that already holds a run.
+    """
+
+    pipeline: Path
+    output_dir: Path
+    n_images: Count = 64
+    seed: int = 0
+    overwrite: bool = False
 
 
 def run(settings: SampleSettings) -> dict[str, Any]:
     """Draw images; under ``torchrun`` the processes share the work and the images stay the same, bit by bit.
 
     Args:
-        settings: see :class:`vdu.commands.settings.SampleSettings`.
+        settings: see :class:`SampleSettings`.
 
     Returns:
         Where the images are.
     """
+    import torch
+    from safetensors.torch import save_file
+
+    from vdu.core.checks import hash_parameters
+    from vdu.data.images import to_uint8
     from vdu.data.pictures import save_grid, save_pngs
+    from vdu.diffusion.sampling import sample
+    from vdu.models.denoiser import PipelineDenoiser
+    from vdu.models.pipelines import load_pipeline
+    from vdu.replay.generated import image_seeds
+    from vdu.training.loop import make_accelerator
 
     accelerator = make_accelerator()
     pipeline = load_pipeline(settings.pipeline)

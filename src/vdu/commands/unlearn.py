@@ -1,37 +1,236 @@
 """``vdu unlearn``: make a pipeline forget, in a run folder."""
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from vdu.commands.methods import make_method
-from vdu.commands.settings import UnlearnSettings, to_toml
-from vdu.core.checks import hash_parameters
+from cyclopts import Parameter
+
+from vdu.commands.options import Count, NotNegative, Rate, SamplerSettings, Share, Tracker, to_toml
 from vdu.core.errors import InputError
-from vdu.core.rng import generator as named_generator
 from vdu.core.runs import Run
-from vdu.data.forget import split_by_class
-from vdu.data.forget_source import absolute, class_names, forget_images
-from vdu.data.images import ImageSet
-from vdu.data.sources import load_images
-from vdu.diffusion.schedule import kl_weights, weight_share
-from vdu.methods.vdu import VDU
-from vdu.models.denoiser import PipelineDenoiser, hash_configuration, load_pipeline, save_pipeline
-from vdu.posterior.gaussian import GaussianPosterior
-from vdu.replay.auxiliaries import needs_selection
-from vdu.replay.selection import require_enough
-from vdu.report.card import write_card
-from vdu.training.batches import require_divisible
-from vdu.training.trackers import require_tracker
-from vdu.unlearning.unlearn import STOPPING, check_origin, unlearn
+from vdu.methods import registry
 
-__all__ = ["run"]
+if TYPE_CHECKING:
+    from vdu.data.images import ImageSet
+    from vdu.methods.base import BaseMethod
+    from vdu.posterior.gaussian import GaussianPosterior
+    from vdu.unlearning.unlearn import TrainingOptions
+
+__all__ = ["MOVED", "UnlearnSettings", "as_options", "configuration", "make_method", "refuse_moved", "resolved", "run"]
+
+MOVED: Mapping[str, Any] = MappingProxyType({
+    "gamma": 0.1,
+    "ewc": 10.0,
+    "weights": "paper",
+    "schedule_steps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "alpha_bar_min": 0.0,
+    "alpha_bar_max": 1.0,
+})
+"""Settings of older versions that are options of a method now, with the defaults that they had."""
+
+
+def _known(type_: Any, value: str) -> None:
+    try:
+        registry.resolve(value)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnSettings(SamplerSettings):
+    """Make a pipeline forget images; the new pipeline is in the run folder's pipeline/.
+
+    Attributes:
+        pipeline: the diffusers pipeline folder that shall forget; it is not changed.
+        forget: the images to forget: an image folder, a list of files, or a data set (then with --forget-class).
+        output_dir: the run folder.
+        forget_class: the classes to forget, if the images have labels.
+        convert: convert images of another size or mode to the model's, instead of refusing them.
+        method: auto (the one that measured best), or one of those that "vdu list" shows.
+        option: NAME=VALUE, a setting of the method's own, for example gamma=0.1 of vdu; "vdu list METHOD" shows them.
+        posterior: file or run folder of "vdu posterior"; vdu needs it, and selective-amnesia (there "amnesia-fisher").
+        retain: images to keep, for methods that can use some: a data set, folder or list (of labelled ones, the classes to
+            forget are left out), or self (the model's own samples, less those that resemble the forget set).
+        n_own_samples: own samples to draw, with the sampler below, for methods that want some.
+        force: go on where the model makes nothing like the forget set, or little else.
+        full_length: all steps, even where the stopping rule says that it is forgotten.
+        steps: optimiser steps; a method with a stopping rule may end sooner. Like those below and the sampler, by default what
+            suits the method.
+        batch_size: images of each role per step, over all processes.
+        learning_rate: Adam's step size.
+        lr_schedule: constant, linear or cosine.
+        warmup_steps: linear warm-up of the learning rate.
+        ema_decay: decay of the weight average that is saved in the end; 0 keeps none.
+        gradient_accumulation_steps: micro-batches per step and process.
+        max_grad_norm: gradient clipping; by default none, or what suits the method.
+        mixed_precision: no, fp16 or bf16.
+        seed: seeds everything.
+        checkpointing_steps: a checkpoint every so many steps.
+        checkpoints_total_limit: how many checkpoints to keep; more of them give "vdu explore" a longer front.
+        resume_from_checkpoint: "latest" continues an interrupted run.
+        overwrite: start anew in a folder that already holds a run.
+        report_to: show the log's values elsewhere too: tensorboard, wandb or trackio.
+    """
+
+    pipeline: Path
+    forget: str
+    output_dir: Path
+    forget_class: tuple[str, ...] = ()
+    convert: bool = False
+    method: Annotated[str, Parameter(validator=_known)] = "auto"
+    option: tuple[str, ...] = ()
+    posterior: Path | None = None
+    retain: str | None = None
+    n_own_samples: Count | None = None
+    force: bool = False
+    full_length: bool = False
+    scheduler: Literal["ddpm", "ddim", "dpm++"] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    inference_steps: Count | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    steps: Count | None = None
+    batch_size: Count | None = None
+    learning_rate: Rate | None = None
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: NotNegative | None = None
+    ema_decay: Share | None = None
+    gradient_accumulation_steps: Count = 1
+    max_grad_norm: Rate | None = None
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    seed: int = 0
+    checkpointing_steps: Count = 20
+    checkpoints_total_limit: Count = 2
+    resume_from_checkpoint: Literal["latest"] | None = None
+    overwrite: bool = False
+    report_to: Tracker = "none"
+
+    def training(self) -> "TrainingOptions":
+        """How the training loop runs under these settings."""
+        names = (
+            "steps", "batch_size", "learning_rate", "lr_schedule", "warmup_steps", "ema_decay", "gradient_accumulation_steps",
+            "max_grad_norm", "mixed_precision", "checkpointing_steps", "checkpoints_total_limit",
+        )  # fmt: skip
+        values: Any = {name: getattr(self, name) for name in names}
+        return values
+
+
+def resolved(settings: UnlearnSettings) -> UnlearnSettings:
+    """The settings with nothing left open, so that the run's record says what was done.
+
+    Args:
+        settings: as they were given.
+
+    Returns:
+        The same with the method that "auto" stands for, and with what suits the method where nothing was given. An unknown method
+        is refused.
+    """
+    kind = registry.get(settings.method)
+    suits = {name: value for name, value in asdict(kind.training).items() if getattr(settings, name) is None}
+    return replace(settings, method=kind.name, **suits)
+
+
+def configuration(settings: UnlearnSettings) -> str:
+    """The resolved settings as the text of ``config.toml``; a comment says what was asked where "auto" chose the method."""
+    return _text(resolved(settings), settings.method)
+
+
+def _text(settings: UnlearnSettings, asked: str) -> str:
+    asked_for = (
+        "" if asked == settings.method else f'# method = "{asked}" was asked for, and stands for {settings.method}\n'
+    )
+    return asked_for + to_toml(settings)
+
+
+def as_options(old: Mapping[str, Any]) -> tuple[str, ...]:
+    """Settings of older versions as what ``option`` takes now.
+
+    Args:
+        old: name → value, names from :data:`MOVED`.
+
+    Returns:
+        NAME=VALUE, one per option.
+
+    Examples:
+        >>> as_options({"gamma": 0.3, "alpha_bar_max": 0.9, "schedule_steps": 500})
+        ('gamma=0.3', 'alpha_bar_range=0.0,0.9', 'schedule=500,0.0001,0.02')
+    """
+    merged = {
+        "alpha_bar_range": ("alpha_bar_min", "alpha_bar_max"),
+        "schedule": ("schedule_steps", "beta_start", "beta_end"),
+    }
+    found = [f"{name}={old[name]}" for name in ("gamma", "ewc", "weights") if name in old]
+    for name, parts in merged.items():
+        if set(parts) & set(old):
+            found.append(f"{name}={','.join(str(old.get(part, MOVED[part])) for part in parts)}")
+    return tuple(found)
+
+
+def refuse_moved(given: Mapping[str, Any], source: str = "") -> None:
+    """Refuse settings that are options of a method now, and say what to write.
+
+    Args:
+        given: settings by name; others than those of :data:`MOVED` pass.
+        source: the TOML file that has them; by default they came from the command line.
+
+    Raises:
+        InputError: if there is one.
+    """
+    old = {name: value for name, value in given.items() if name in MOVED}
+    if not old:
+        return
+    options = as_options(old)
+    flags = ", ".join(name if source else f"--{name.replace('_', '-')}" for name in old)
+    instead = (
+        f"option = {list(options)}".replace("'", '"') if source else " ".join(f"--option {each}" for each in options)
+    )
+    raise InputError(
+        f"{source}{': ' * bool(source)}{flags}: got a setting of older versions, which is an option of the method now. Write {instead} "
+        "instead (`vdu list METHOD` shows the options of a method)."
+    )
+
+
+def make_method(settings: UnlearnSettings) -> "BaseMethod":
+    """The method that the settings ask for.
+
+    Args:
+        settings: method, option, posterior and retain.
+
+    Returns:
+        The method.
+
+    Raises:
+        InputError: if there is no such method, it needs a posterior and there is none or the reverse, or an option is unknown.
+    """
+    from vdu.commands.posterior import load_posterior
+    from vdu.methods.options import read_options
+
+    kind = registry.get(settings.method)
+    given: dict[str, Any] = dict(kind.retain_options) if settings.retain else {}
+    given |= read_options(kind, settings.option)
+    takes_posterior = any(item.name == "posterior" and item.init for item in fields(kind))
+    if settings.posterior and not takes_posterior:
+        raise InputError(
+            f"--posterior: got {settings.posterior}, but the method {kind.name} would not look at it. Leave it out."
+        )
+    if settings.posterior:
+        given["posterior"] = load_posterior(settings.posterior)
+    elif kind.estimator:
+        n_train = " --n-train N" if kind.estimator == "fisher" else ""
+        raise InputError(
+            f"--posterior is missing, which the method {kind.name} needs; make one with "
+            f"`vdu posterior {kind.estimator} --pipeline {settings.pipeline}{n_train} --output-dir OUT` (no training data needed)."
+        )
+    return kind(**given)
 
 
 def run(settings: UnlearnSettings) -> dict[str, Any]:
     """Unlearn from the command line: check everything, then work in a run folder.
 
     Args:
-        settings: see :class:`vdu.commands.settings.UnlearnSettings`.
+        settings: see :class:`UnlearnSettings`.
 
     Returns:
         A summary: the new pipeline's folder and the last step's terms.
@@ -39,9 +238,26 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     Raises:
         InputError: if what is given does not fit together, or the output folder is taken.
     """
-    settings = replace(settings, forget=absolute(settings.forget))  # evaluate may run in another folder
+    from vdu.core.checks import hash_parameters
+    from vdu.core.rng import generator as named_generator
+    from vdu.data.forget import split_by_class
+    from vdu.data.forget_source import absolute, forget_images
+    from vdu.data.sources import load_images
+    from vdu.diffusion.schedule import kl_weights, weight_share
+    from vdu.methods.vdu import VDU
+    from vdu.models.denoiser import PipelineDenoiser
+    from vdu.models.pipelines import load_pipeline, save_pipeline
+    from vdu.replay.auxiliaries import needs_selection
+    from vdu.replay.selection import require_enough
+    from vdu.report.card import write_card
+    from vdu.training.batches import require_divisible
+    from vdu.training.trackers import require_tracker
+    from vdu.unlearning.unlearn import check_origin, unlearn
+
+    asked = settings.method
+    settings = resolved(replace(settings, forget=absolute(settings.forget)))  # evaluate may run in another folder
     pipeline = load_pipeline(settings.pipeline)
-    shape = PipelineDenoiser.from_pipeline(pipeline).sample_shape
+    shape = PipelineDenoiser.from_pipeline(pipeline).image_shape
     forget = forget_images(settings.forget, shape, classes=settings.forget_class, convert=settings.convert)
     method = make_method(settings)
     resume = bool(settings.resume_from_checkpoint)
@@ -58,10 +274,10 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
             f"--retain: got {settings.retain}, but the method {method.name} does not look at retained images. "
             "Leave it out, or use a method that does (vdu list)."
         )
-    if settings.full_length and method.name not in STOPPING:
+    if settings.full_length and not method.stops:
         raise InputError(
             f"--full-length: the method {method.name} has no stopping rule and always takes all its steps; leave it out "
-            f"({' and '.join(sorted(STOPPING))} have one)."
+            "(`vdu list METHOD` shows whether a method has one)."
         )
     if needs_selection(method, settings.retain not in {None, "self"}):
         require_enough(
@@ -78,52 +294,35 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     keep = (settings.pipeline, settings.forget, settings.posterior, settings.retain)
     record = Run(settings.output_dir, "unlearn", overwrite=settings.overwrite, resume=resume, keep=keep)
     inputs = _inputs(settings, pipeline, forget, posterior)
-    record.start(to_toml(settings), inputs)
+    record.start(_text(settings, asked), inputs)
     with record.stage("unlearn") as cost:
         result = unlearn(
             pipeline,
             method,
             forget=forget,
             retain=retain,
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            lr_schedule=settings.lr_schedule,
-            warmup_steps=settings.warmup_steps,
-            ema_decay=settings.ema_decay,
             n_own_samples=settings.n_own_samples,
             sampler=settings.sampler(),
             full_length=settings.full_length,
             force=settings.force,
-            gradient_accumulation_steps=settings.gradient_accumulation_steps,
-            max_grad_norm=settings.max_grad_norm,
-            mixed_precision=settings.mixed_precision,
-            checkpointing_steps=settings.checkpointing_steps,
-            checkpoints_total_limit=settings.checkpoints_total_limit,
             generator=named_generator(settings.seed, "unlearn"),
             folder=record.folder,
             resume=resume,
             report_to=settings.report_to,
+            **settings.training(),
         )
         cost["network_evaluations"] = result.network_evaluations
-        cost |= (result.aids.record if result.aids else {}) | ({"ending": result.ending} if result.ending else {})
+        cost |= result.aids.record if result.aids else {}
+        cost |= {"stopping": asdict(result.stopping)} if result.stopping else {}
     with record.replacing("pipeline") as temporary:
         save_pipeline(result.pipeline, temporary)
-        told = {
-            name: getattr(settings, name)
-            for name in (
-                *TOLD.get(settings.method, ("option",)),
-                "steps",
-                "batch_size",
-                "learning_rate",
-                "seed",
-            )
-        }
+        names = ("option", "steps", "batch_size", "learning_rate", "seed")
+        told = {name: getattr(settings, name) for name in names}
         write_card(temporary, inputs, method.name, told)
     sha256 = hash_parameters(result.pipeline.unet.state_dict())
     weights = "raw" if result.training.ema is None else "ema"
     extras: dict[str, Any] = {}
-    if isinstance(method, VDU):
+    if isinstance(method, VDU) and method.schedule is not None:
         extras["weight_share"] = weight_share(kl_weights(method.schedule, method.weights))
     if retain is not None:
         extras["retain"] = {"source": settings.retain, "description": retain.description, "sha256": retain.sha256}
@@ -139,20 +338,18 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     }
 
 
-TOLD = {
-    "vdu": ("gamma", "weights", "alpha_bar_min", "alpha_bar_max"),
-    "ascent": ("weights", "alpha_bar_min", "alpha_bar_max"),
-    "selective-amnesia": ("ewc",),
-}  # settings for the card
-
-
 def _configuration(pipeline: Any) -> str:
+    from vdu.models.pipelines import hash_configuration
+
     return hash_configuration(pipeline.unet.config, pipeline.scheduler.config)
 
 
 def _inputs(
-    settings: UnlearnSettings, pipeline: Any, forget: ImageSet, posterior: GaussianPosterior | None
+    settings: UnlearnSettings, pipeline: Any, forget: "ImageSet", posterior: "GaussianPosterior | None"
 ) -> dict[str, Any]:
+    from vdu.core.checks import hash_parameters
+    from vdu.data.forget_source import class_names
+
     inputs: dict[str, Any] = {
         "model": {
             "path": str(settings.pipeline.resolve()),

@@ -1,43 +1,117 @@
 """The protocols that the rooms of the package share: what a denoiser, a method and a noised batch are.
 
-Symbols: x0 clean images in [−1, 1]; ε standard normal noise; ᾱ the cumulative signal variance of the schedule;
-x_t = √ᾱ x0 + √(1−ᾱ) ε. A denoiser is a model behind one face, whatever its pipeline predicts.
+Symbols: x0 clean images in the model's own space (pixels in [−1, 1], or latents); ε standard normal noise; α and σ the
+signal and noise amplitudes of a noise level; x_t = α x0 + σ ε. A level is compared between processes by its signal-to-noise
+ratio α²/σ², written as ᾱ = α²/(α² + σ²): in a variance-preserving process α = √ᾱ and σ = √(1−ᾱ). A denoiser is a model
+behind one adapter, whatever its pipeline predicts; all that belongs to a sample, its condition included, travels in the
+batch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, Self, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Batch", "Denoiser", "Hooks", "Losses", "Method", "NamedTensors", "NoisedBatch", "Tools"]
+__all__ = [
+    "Batch", "Condition", "Denoiser", "Hooks", "Losses", "Method", "NamedTensors", "NoisedBatch", "Tools", "column", "noise_images",
+]  # fmt: skip
 
 NamedTensors = Mapping[str, Tensor]
+Condition = Mapping[str, Tensor]  # what a network is given besides x_t and t, by its own argument names; batch first
+
+
+def noise_images(x0: Tensor, noise: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
+    """x_t = α x0 + σ ε, the one noising formula.
+
+    Args:
+        x0: clean images, [batch, …].
+        noise: ε, like ``x0``.
+        alpha: α, a number or a tensor that broadcasts against ``x0``.
+        sigma: σ, likewise.
+
+    Returns:
+        x_t, like ``x0``.
+    """
+    return alpha * x0 + sigma * noise
+
+
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """Values of a batch, [batch], as [batch, 1, …] with as many dimensions as ``like``."""
+    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 @dataclass(frozen=True)
 class NoisedBatch:
-    """Images with the noise and the noise level that were drawn for them.
+    """Images with the noise, the noise level and the condition that were drawn for them.
 
     Attributes:
-        x0: clean images, [batch, channels, height, width], in [−1, 1] (or the model's latent space).
-        noise: standard normal noise ε of the same shape.
-        index: row of the unlearning (or training) schedule, [batch], int64, counted from 0.
-        alpha_bar: ᾱ of that row, [batch], in (0, 1).
-        timestep: the timestep of the network's own schedule with that ᾱ, [batch], possibly fractional.
+        x0: clean images in the model's own space, [batch, …] (pixels in [−1, 1], or latents).
+        noise: standard normal noise ε, like ``x0``.
+        index: timestep index in the schedule that the batch was drawn with, [batch], int64, counted from 0.
+        alpha: α of that level, [batch], in the dtype of ``x0``.
+        sigma: σ of that level, likewise.
+        alpha_bar: α²/(α² + σ²), [batch], in (0, 1); in a variance-preserving process ᾱ itself.
+        timestep: what the network is told of the level: the timestep of its own schedule with the same signal-to-noise
+            ratio, [batch], possibly fractional.
+        condition: what else the network is given, by its argument names, each batch first; None for unconditional models.
+        draws: uniform random numbers that a method asked for (``Method.draws``), by name, each [batch, …].
     """
 
     x0: Tensor
     noise: Tensor
     index: Tensor
+    alpha: Tensor
+    sigma: Tensor
     alpha_bar: Tensor
     timestep: Tensor
+    condition: Condition | None = None
+    draws: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def x_t(self) -> Tensor:
-        """The noised images √ᾱ x0 + √(1−ᾱ) ε, in the dtype of x0."""
-        alpha_bar = self.alpha_bar.view(-1, *[1] * (self.x0.ndim - 1))
-        return (alpha_bar.sqrt() * self.x0 + (1 - alpha_bar).sqrt() * self.noise).to(self.x0.dtype)
+        """The noised images α x0 + σ ε, in the dtype of x0."""
+        return noise_images(self.x0, self.noise, column(self.alpha, self.x0), column(self.sigma, self.x0)).to(
+            self.x0.dtype
+        )
+
+    @property
+    def x_vp(self) -> Tensor:
+        """The same images at the same signal-to-noise ratio, scaled as in a variance-preserving process."""
+        level = column(self.alpha_bar, self.x0)
+        return noise_images(self.x0, self.noise, level.sqrt(), (1 - level).sqrt()).to(self.x0.dtype)
+
+    def select(self, chosen: Tensor) -> "NoisedBatch":
+        """A part of the batch.
+
+        Args:
+            chosen: bool [batch], or int64 indices.
+
+        Returns:
+            The chosen samples.
+        """
+        return NoisedBatch(**{
+            item.name: _select(getattr(self, item.name), chosen) for item in fields(self)
+        })  # fmt: skip
+
+    @classmethod
+    def joined(cls, *batches: "NoisedBatch") -> "NoisedBatch":
+        """Several batches as one, for one pass of the network; all conditional with the same names, or none."""
+        return cls(**{item.name: _join([getattr(each, item.name) for each in batches]) for item in fields(cls)})
+
+
+def _select(value: Any, chosen: Tensor) -> Any:
+    if isinstance(value, Mapping):
+        return {name: each[chosen] for name, each in value.items()}
+    return value if value is None else value[chosen]
+
+
+def _join(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], Mapping):
+        shared = [name for name in values[0] if all(name in each for each in values)]
+        return {name: torch.cat([each[name] for each in values]) for name in shared}
+    return None if values[0] is None else torch.cat(list(values))
 
 
 Batch = Mapping[str, NoisedBatch]
@@ -66,10 +140,10 @@ class Tools:
         forget_model: ε_f, a copy of the original fine-tuned on the forget set.
         self_model: ε_s, a copy of the original fine-tuned on its own samples, at the noise levels of the method's
             ``self_improvement_range`` if it has one.
-        classifier: (x_t, ᾱ) → logit of r(x_t), the probability that a noised own sample is of the forget class, [batch].
-        retained: S_r, own samples of the original without those like the forget set, [n, channels, height, width], in
-            [−1, 1].
-        forget: the forget set's images, [n, channels, height, width], in [−1, 1].
+        classifier: (x_vp, ᾱ) → logit of r(x_t), the probability that a noised generated sample is of the forget class,
+            [batch]; x_vp as in :class:`NoisedBatch`.
+        retained: S_r, generated samples of the original without those like the forget set, [n, …], in the model's own space.
+        forget: the forget set, [n, …], in the model's own space.
     """
 
     n_forget: int
@@ -83,43 +157,41 @@ class Tools:
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """One face over every kind of diffusion pipeline; methods and samplers see only this."""
+    """One adapter over every kind of diffusion pipeline; methods, samplers and probes see only this.
+
+    Attributes:
+        network: the network itself, whatever it predicts.
+        schedule: the network's own noise schedule (a ``vdu.diffusion.schedule.NoiseSchedule``).
+        scheduler_config: the configuration of the pipeline's own diffusers scheduler.
+        prediction_type: what the network predicts, see :mod:`vdu.diffusion.prediction`.
+        learned_variance: whether the raw output has a second set of channels for the variance.
+        image_shape: channels, height and width of an image in pixels.
+        latent_shape: shape of one sample in the model's own space; that of the image for pixel models.
+        is_latent: whether the own space is another one than that of the pixels.
+        class_names: names of the classes that the model is conditioned on, or () for unconditional models.
+    """
 
     @property
-    def network(self) -> nn.Module:
-        """The network itself, whatever it predicts."""
-        ...
-
+    def network(self) -> nn.Module: ...  # ruff: ignore[undocumented-public-method]
     @property
-    def schedule(self) -> Any:
-        """The network's own noise schedule (a ``vdu.diffusion.schedule.NoiseSchedule``)."""
-        ...
-
+    def schedule(self) -> Any: ...  # ruff: ignore[undocumented-public-method]
     @property
-    def scheduler_config(self) -> dict[str, Any]:
-        """The configuration of the pipeline's own diffusers scheduler."""
-        ...
-
+    def scheduler_config(self) -> dict[str, Any]: ...  # ruff: ignore[undocumented-public-method]
     @property
-    def learned_variance(self) -> bool:
-        """Whether the raw output has a second set of channels for the variance."""
-        ...
-
+    def prediction_type(self) -> str: ...  # ruff: ignore[undocumented-public-method]
     @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one sample in the model's own space."""
-        ...
+    def learned_variance(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def latent_shape(self) -> tuple[int, ...]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def is_latent(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # ruff: ignore[undocumented-public-method]
 
-    def predict_noise(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The noise ε that the model sees in x_t at (possibly fractional) timesteps of its own schedule."""
-        ...
-
-    def predict_raw(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
-        """What the network itself gives, for diffusers' schedulers, which know its prediction type."""
-        ...
-
-    def with_network(self, network: nn.Module) -> Self:
-        """The same face over another network of the same architecture (a copy, or one wrapped for training)."""
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by name; optimiser, average, checkpoints and posterior follow it."""
         ...
 
     def encode(self, images: Tensor) -> Tensor:
@@ -128,6 +200,37 @@ class Denoiser(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """The model's own space back to images in [−1, 1]."""
+        ...
+
+    def condition(self, labels: Sequence[int | str | None]) -> Condition | None:
+        """The condition of labels, one per sample; a label of None is the null condition.
+
+        Unconditional models give None for labels of None, and refuse any other.
+        """
+        ...
+
+    def labels_of(self, seeds: Sequence[int]) -> list[int] | None:
+        """The label under which the sample of each seed is drawn where none is asked for; None for unconditional models."""
+        ...
+
+    def noise(self, batch: NoisedBatch) -> Tensor:
+        """ε̂, the noise that the model sees in ``batch.x_t`` under ``batch.condition``, whatever the network predicts."""
+        ...
+
+    def clean(self, batch: NoisedBatch) -> Tensor:
+        """x̂0, the clean image that the model sees in ``batch.x_t``, neither clipped nor clamped."""
+        ...
+
+    def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
+        """What the network itself gives, for diffusers' schedulers, which know its prediction type."""
+        ...
+
+    def with_network(self, network: nn.Module) -> Self:
+        """The same adapter over another network of the same architecture (a copy, or one wrapped for training)."""
+        ...
+
+    def copy(self) -> Self:
+        """The same adapter over a deep copy of the network, on the same device."""
         ...
 
 
@@ -168,7 +271,12 @@ class Method(Protocol):
             uniform noise in [−1, 1]), "own_forget" (own samples of the original that look like the forget set), "retain"
             (real retained data, or own samples without those of the forget class)}.
         uses: the optional tools it wants, names of attributes of :class:`Tools`.
-        batch_shares: images of a role per step, as a share of the batch size, where it is not 1.
+        batch_shares: images of a role per step, as a fraction of the batch size, where it is not 1.
+        draws: uniform random numbers in [0, 1) that come with a role's images: role → name → "image" (one number per image)
+            or "element" (one per element of the image). A method draws nothing itself.
+        training: the training that suits it (``vdu.methods.defaults.TrainingDefaults``).
+        stops: whether the stopping rule may end it before its last step.
+        strength: the options of which more forgets more.
         per_term: whether it combines the gradients of its terms itself, see :meth:`combine`.
         schedule: the noise levels at which it works (a ``vdu.diffusion.schedule.NoiseSchedule``).
         limits: the largest value that an observed scalar may take before the run counts as diverged.
@@ -187,6 +295,14 @@ class Method(Protocol):
     def per_term(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
     @property
     def batch_shares(self) -> Mapping[str, float]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def draws(self) -> Mapping[str, Mapping[str, str]]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def training(self) -> Any: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def stops(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def strength(self) -> tuple[str, ...]: ...  # ruff: ignore[undocumented-public-method]
     @property
     def schedule(self) -> Any: ...  # ruff: ignore[undocumented-public-method]
     @property

@@ -9,7 +9,7 @@ Not guaranteed: equal bits on other machines, PyTorch versions or devices.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -36,6 +36,8 @@ class Sampler:
         spacing: how few steps are spread over the schedule ("trailing" starts at pure noise).
         clip_sample: clip the predicted x0 to [−1, 1] at every step; None takes the pipeline's own setting.
         microbatch_size: images per network evaluation.
+        guidance_scale: s of classifier-free guidance, ε̂(∅) + s (ε̂(c) − ε̂(∅)) (Ho & Salimans 2022, arXiv 2207.12598), on the
+            network's own output; None asks the network once, under the condition alone.
     """
 
     scheduler: str = "ddim"
@@ -44,12 +46,17 @@ class Sampler:
     spacing: str = "trailing"
     clip_sample: bool | None = None
     microbatch_size: int = 50
+    guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
         if self.scheduler not in SCHEDULERS:
             raise InputError(f"scheduler: got {self.scheduler!r}; expected one of {', '.join(SCHEDULERS)}.")
         if self.steps < 1 or self.microbatch_size < 1 or not 0 <= self.eta <= 1:
             raise InputError(f"sampler: got {self}; expected steps ≥ 1, microbatch_size ≥ 1 and eta within [0, 1].")
+        if self.guidance_scale is not None and not 0 <= self.guidance_scale < float("inf"):
+            raise InputError(
+                f"guidance_scale: got {self.guidance_scale}; expected a finite number ≥ 0, 1 being no guidance."
+            )
         if self.eta and self.scheduler != "ddim":
             raise InputError(f"eta: got {self.eta} with scheduler {self.scheduler!r}; only ddim has an eta.")
 
@@ -84,8 +91,8 @@ class Sampler:
         return scheduler
 
     def describe(self) -> dict[str, Any]:
-        """The protocol as plain values, for printing beside a number."""
-        return asdict(self)
+        """The protocol as plain values, for printing beside a number; guidance only where there is some."""
+        return {name: value for name, value in asdict(self).items() if name != "guidance_scale" or value is not None}
 
 
 def sample(
@@ -93,6 +100,7 @@ def sample(
     seeds: Sequence[int],
     sampler: Sampler = Sampler(),
     *,
+    labels: Sequence[int | str | None] | None = None,
     accelerator: Any = None,
     progress: str | None = None,
 ) -> Tensor:
@@ -102,14 +110,21 @@ def sample(
         denoiser: the model, on the device to sample on.
         seeds: one seed per image.
         sampler: the protocol.
+        labels: the condition of each image; None takes those of the seeds (``denoiser.labels_of``).
         accelerator: an ``accelerate.Accelerator`` to share the micro-batches among its processes; None: one process.
         progress: title of the progress bar on standard error; None shows none.
 
     Returns:
         Images, [len(seeds), channels, height, width], float32 on the CPU, clamped to [−1, 1]; on every process.
+
+    Raises:
+        InputError: if there is not one label per seed.
     """
     from tqdm import tqdm
 
+    if labels is not None and len(labels) != len(seeds):
+        raise InputError(f"labels: got {len(labels)} for {len(seeds)} seeds; expected one per image.")
+    asked = labels if labels is not None else denoiser.labels_of(seeds)
     size = sampler.microbatch_size
     starts = range(0, len(seeds), size)
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
@@ -121,14 +136,15 @@ def sample(
     ):
         for number, start in enumerate(starts):
             if number % world == rank:
-                mine[start] = _microbatch(denoiser, list(seeds[start : start + size]), sampler)
+                some = None if asked is None else list(asked[start : start + size])
+                mine[start] = _microbatch(denoiser, list(seeds[start : start + size]), some, sampler)
             bar.update(min(size, len(seeds) - start))
     if world > 1:
         from accelerate.utils import gather_object
 
         mine = dict(gather_object(list(mine.items())))
     images = [mine[start] for start in starts]
-    return torch.cat(images) if images else torch.empty(0, *denoiser.sample_shape)
+    return torch.cat(images) if images else torch.empty(0, *denoiser.image_shape)
 
 
 @contextmanager
@@ -142,20 +158,40 @@ def _evaluating(denoiser: Denoiser) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _microbatch(denoiser: Denoiser, seeds: list[int], sampler: Sampler) -> Tensor:
+def _microbatch(denoiser: Denoiser, seeds: list[int], labels: list[Any] | None, sampler: Sampler) -> Tensor:
     first = next(denoiser.network.parameters())
     scheduler = sampler.make(denoiser)  # a fresh one: multistep schedulers remember earlier steps
-    padded = seeds + seeds[-1:] * (sampler.microbatch_size - len(seeds))
-    generators = [torch.Generator().manual_seed(int(seed)) for seed in padded]
-    x = torch.cat([torch.randn(1, *denoiser.sample_shape, generator=source) for source in generators])
-    x = x.to(first.device, first.dtype) * scheduler.init_noise_sigma
+    missing = sampler.microbatch_size - len(seeds)
+    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds + seeds[-1:] * missing]
+    x = torch.cat([torch.randn(1, *denoiser.latent_shape, generator=source) for source in generators])
+    x = x.to(first.device, first.dtype) * getattr(scheduler, "init_noise_sigma", 1.0)  # flow schedulers have none
+    ask = _guided(denoiser, None if labels is None else labels + labels[-1:] * missing, sampler.guidance_scale)
     step_arguments: dict[str, Any] = {"generator": generators} if sampler.scheduler != "dpm++" else {}
     if sampler.scheduler == "ddim":
         step_arguments["eta"] = sampler.eta
     keep_variance = sampler.scheduler == "ddpm" and denoiser.learned_variance
+    scaled = getattr(scheduler, "scale_model_input", lambda x_t, t: x_t)
     for t in scheduler.timesteps:
-        timestep = torch.full((len(x),), int(t), device=x.device)
-        output = denoiser.predict_raw(scheduler.scale_model_input(x, t), timestep)
+        timestep = torch.full((len(x),), t.item(), device=x.device)
+        output = ask(scaled(x, t), timestep)
         output = output if keep_variance else output[:, : x.shape[1]]
         x = scheduler.step(output, t, x, **step_arguments).prev_sample
     return denoiser.decode(x)[: len(seeds)].float().clamp(-1, 1).cpu()
+
+
+def _guided(denoiser: Denoiser, labels: list[Any] | None, scale: float | None) -> Callable[[Tensor, Tensor], Tensor]:
+    """The network's answer under the labels, with guidance if there is a scale."""
+    condition = None if labels is None else denoiser.condition(labels)
+    if scale is None:
+        return lambda x_t, timestep: denoiser.raw(x_t, timestep, condition)
+    if labels is None:
+        raise InputError(
+            "guidance_scale: got one for a model without conditions; expected a conditional model. Leave it out."
+        )
+    null = denoiser.condition([None] * len(labels))
+
+    def ask(x_t: Tensor, timestep: Tensor) -> Tensor:
+        without = denoiser.raw(x_t, timestep, null)
+        return without + scale * (denoiser.raw(x_t, timestep, condition) - without)
+
+    return ask

@@ -1,6 +1,9 @@
-"""Noise schedules: ᾱ, the weights of Eq. 3, and the way from one schedule to another.
+"""Noise schedules: noise levels, the weights of Eq. 3, and the way from one schedule to another.
 
-α_t = 1 − β_t,  ᾱ_t = ∏_{s≤t} α_s,  x_t = √ᾱ_t x0 + √(1−ᾱ_t) ε.
+A schedule is a falling list of levels ᾱ = α²/(α² + σ²) and a scaling, which says what α and σ are in x_t = α x0 + σ ε:
+
+    variance-preserving    α = √ᾱ, σ = √(1−ᾱ)                  DDPM and its like: α_t = 1 − β_t, ᾱ_t = ∏_{s≤t} α_s
+    flow                   α = 1 − s, σ = s, s = 1/(1 + √(ᾱ/(1−ᾱ)))      rectified flow, flow matching; network time 1000 s
 
 The paper counts t = 1 … T; arrays here count index = t − 1 = 0 … T − 1, as diffusers does.
 
@@ -16,7 +19,8 @@ Two schedules are matched by noise level, not by index: a network is asked at th
 schedule that has the wanted ᾱ (log-linear in the signal-to-noise ratio between neighbours, exact at the integers).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -24,9 +28,19 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
-from vdu.core.types import NoisedBatch
+from vdu.core.types import Condition, NoisedBatch
 
-__all__ = ["NoiseSchedule", "check_weights", "kl_weights", "matching_timesteps", "noised_batch", "weight_share"]
+__all__ = [
+    "NoiseSchedule",
+    "batch_at",
+    "check_weights",
+    "kl_weights",
+    "matching_timesteps",
+    "noised_batch",
+    "weight_share",
+]
+
+SCALINGS = ("variance-preserving", "flow")
 
 
 @dataclass(frozen=True)
@@ -36,14 +50,18 @@ class NoiseSchedule:
     Args:
         alpha_bars: ᾱ for index 0 … T − 1, [T], float64, strictly decreasing within (0, 1); the last entry may be 0
             (zero terminal signal-to-noise ratio).
+        scaling: "variance-preserving" or "flow".
 
     Raises:
-        InputError: if ᾱ is not strictly decreasing within (0, 1).
+        InputError: if ᾱ is not strictly decreasing within (0, 1), or the scaling is unknown.
     """
 
     alpha_bars: Tensor
+    scaling: str = "variance-preserving"
 
     def __post_init__(self) -> None:
+        if self.scaling not in SCALINGS:
+            raise InputError(f"noise schedule: got scaling {self.scaling!r}; expected one of {', '.join(SCALINGS)}.")
         alpha_bars = self.alpha_bars.detach().to("cpu", torch.float64)
         object.__setattr__(self, "alpha_bars", alpha_bars)
         listed = alpha_bars.ndim == 1 and len(alpha_bars) >= 2
@@ -81,6 +99,54 @@ class NoiseSchedule:
         t = torch.arange(steps + 1, dtype=torch.float64) / steps
         f = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
         return cls(torch.cumprod(1 - (1 - f[1:] / f[:-1]).clamp(max=max_beta), 0))
+
+    @classmethod
+    def flow(cls, steps: int = 1000, shift: float = 1.0) -> Self:
+        """Rectified flow: s = i/(steps + 1) for i = 1 … steps, shifted to s k/(1 + (k − 1) s) (Esser et al. 2024, arXiv 2403.03206).
+
+        Returns:
+            The schedule.
+
+        Examples:
+            >>> alpha, sigma = NoiseSchedule.flow(3).coefficients(torch.tensor([0, 1, 2]), torch.zeros(1, dtype=torch.float64))
+            >>> [round(float(each), 6) for each in sigma], round(float(alpha[0] + sigma[0]), 6)
+            ([0.25, 0.5, 0.75], 1.0)
+        """
+        s = torch.arange(1, steps + 1, dtype=torch.float64) / (steps + 1)
+        s = shift * s / (1 + (shift - 1) * s)
+        return cls((1 - s) ** 2 / ((1 - s) ** 2 + s**2), "flow")
+
+    def coefficients(self, index: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """α and σ at some timestep indices.
+
+        Args:
+            index: [batch], int64.
+            like: gives dtype and device.
+
+        Returns:
+            Both [batch].
+        """
+        level = self.alpha_bars[index.cpu()].to(like)  # the roots are taken in the precision of the images
+        alpha, sigma = level.sqrt(), (1 - level).sqrt()
+        return (
+            (alpha, sigma)
+            if self.scaling == "variance-preserving"
+            else (alpha / (alpha + sigma), sigma / (alpha + sigma))
+        )
+
+    def timesteps_at(self, alpha_bars: Tensor) -> Tensor:
+        """What a network of this schedule is told of some noise levels.
+
+        Args:
+            alpha_bars: ᾱ, [n], within (0, 1).
+
+        Returns:
+            Fractional timestep indices (variance-preserving; clamped to the schedule's own range) or 1000 s (flow), [n], float64.
+        """
+        if self.scaling == "variance-preserving":
+            return matching_timesteps(alpha_bars, self)
+        level = alpha_bars.double()
+        return 1000 * (1 - level).sqrt() / (level.sqrt() + (1 - level).sqrt())
 
     @cached_property
     def alphas(self) -> Tensor:
@@ -209,21 +275,59 @@ def weight_share(weights: Tensor, bins: int = 10) -> list[float]:
     return [round(float(part.sum() / weights.sum()), 4) for part in weights.tensor_split(bins)]
 
 
-def noised_batch(x0: Tensor, index: Tensor, noise: Tensor, schedule: NoiseSchedule, own: NoiseSchedule) -> NoisedBatch:
-    """Put images, drawn noise and drawn rows of the unlearning schedule together.
+def noised_batch(
+    x0: Tensor,
+    index: Tensor,
+    noise: Tensor,
+    schedule: NoiseSchedule,
+    own: NoiseSchedule,
+    *,
+    condition: Condition | None = None,
+    draws: Mapping[str, Tensor] | None = None,
+) -> NoisedBatch:
+    """Put samples, drawn noise and drawn timestep indices together.
 
     Args:
-        x0: clean images, [batch, channels, height, width].
-        index: rows of ``schedule``, [batch], int64.
+        x0: clean samples in the model's own space, [batch, …].
+        index: indices into ``schedule``, [batch], int64.
         noise: ε, like ``x0``.
         schedule: the unlearning (or training) schedule that ``index`` counts in.
-        own: the schedule of the network.
+        own: the schedule of the network: its scaling gives α and σ, and its timesteps are what the network is told.
+        condition: of each sample.
+        draws: what else was drawn for each sample.
 
     Returns:
-        The batch, with ᾱ and the network's own timestep of each image.
+        The batch.
     """
     rows = index.cpu()
     alpha_bar = schedule.alpha_bars[rows]
     same = schedule is own or (len(schedule) == len(own) and torch.equal(schedule.alpha_bars, own.alpha_bars))
-    timestep = rows if same else matching_timesteps(alpha_bar, own)
-    return NoisedBatch(x0, noise, index, alpha_bar.to(x0), timestep.to(x0.device))
+    plain = same and own.scaling == "variance-preserving"
+    timestep = rows if plain else own.timesteps_at(alpha_bar)
+    scaled = schedule if schedule.scaling == own.scaling else replace(schedule, scaling=own.scaling)
+    alpha, sigma = scaled.coefficients(rows, x0)
+    return NoisedBatch(
+        x0, noise, index, alpha, sigma, alpha_bar.to(x0), timestep.to(x0.device), condition, draws or {}
+    )  # fmt: skip
+
+
+def batch_at(
+    x0: Tensor, noise: Tensor, alpha_bar: float, own: NoiseSchedule, condition: Condition | None = None
+) -> NoisedBatch:
+    """Samples at one noise level, whether or not a schedule has it.
+
+    Args:
+        x0: clean samples in the model's own space, [batch, …].
+        noise: ε, like ``x0``.
+        alpha_bar: ᾱ, in (0, 1).
+        own: the schedule of the network.
+        condition: of each sample.
+
+    Returns:
+        The batch; its timestep indices are all 0.
+    """
+    alpha, sigma = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+    total = 1.0 if own.scaling == "variance-preserving" else alpha + sigma
+    timestep = own.timesteps_at(torch.tensor([alpha_bar], dtype=torch.float64)).expand(len(x0)).to(x0.device)
+    alpha_t, sigma_t, level = (x0.new_full((len(x0),), value) for value in (alpha / total, sigma / total, alpha_bar))
+    return NoisedBatch(x0, noise, torch.zeros(len(x0), dtype=torch.int64), alpha_t, sigma_t, level, timestep, condition)

@@ -6,7 +6,8 @@ from typing import Any
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.runs import Run
-from vdu.models.denoiser import PipelineDenoiser, hash_configuration, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import hash_configuration, load_pipeline
 from vdu.training.loop import make_accelerator
 
 __all__ = ["open_models"]
@@ -56,9 +57,9 @@ def _retrained(folder: Path | None, *others: PipelineDenoiser) -> PipelineDenois
     if folder is None:
         return None
     found = PipelineDenoiser.from_pipeline(load_pipeline(folder).to(make_accelerator().device))
-    if found.sample_shape != others[0].sample_shape:
+    if found.image_shape != others[0].image_shape:
         raise InputError(
-            f"--retrained {folder}: makes images of shape {found.sample_shape}, the original {others[0].sample_shape}; expected the "
+            f"--retrained {folder}: makes images of shape {found.image_shape}, the original {others[0].image_shape}; expected the "
             "same. Give a model of the same kind, trained without the forget class."
         )
     sums = {hash_parameters(each.network.state_dict()) for each in others}

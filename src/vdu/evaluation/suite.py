@@ -1,4 +1,4 @@
-"""Which probes an evaluation runs, how large, and on which images.
+"""The suites of probes: which ones an evaluation runs, how large, and on which images.
 
 ``quick`` has the size of a coffee break on two cores for the packaged model; ``full`` says first how long it will take.
 
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import DivergenceError, InputError
+from vdu.core.types import Denoiser
 from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.probes import completion, inpainting, likelihood, membership, relearning, retrained, stochastic
 from vdu.probes.context import ProbeContext, not_run
 
-__all__ = ["SUITES", "announce", "real_images", "run_suite"]
+__all__ = ["SUITES", "announce", "not_yet_run", "real_images", "run_suite"]
 
 Probe = Callable[..., dict[str, Any]]
 SUITES: Mapping[str, Mapping[str, Probe]] = {
@@ -90,7 +90,7 @@ def real_images(
     return forget_held_out, retain, retain_held_out
 
 
-def announce(suite: str, original: PipelineDenoiser, steps: int) -> None:
+def announce(suite: str, original: Denoiser, steps: int) -> None:
     """Say how long a suite will take, from the time of one micro-batch.
 
     Args:
@@ -101,30 +101,37 @@ def announce(suite: str, original: PipelineDenoiser, steps: int) -> None:
     if suite == "none":
         return
     device = next(original.network.parameters()).device
-    x_t, timestep = torch.zeros(50, *original.sample_shape, device=device), torch.full((50,), 1, device=device)
+    x_t, timestep = torch.zeros(50, *original.latent_shape, device=device), torch.full((50,), 1, device=device)
+    condition = original.condition([0] * 50) if original.class_names else None
     with torch.no_grad():
-        original.predict_raw(x_t, timestep)  # the first call is slower
+        original.raw(x_t, timestep, condition)  # the first call is slower
         began = time.perf_counter()
-        original.predict_raw(x_t, timestep)
+        original.raw(x_t, timestep, condition)
         each = (time.perf_counter() - began) / 50
     about = EVALUATIONS[suite] * max(1.0, steps / 20) * each
     print(f"evaluate: the {suite} suite will take about {max(1, round(about / 60))} min", file=sys.stderr, flush=True)
 
 
+def not_yet_run(suite: str) -> dict[str, Any]:
+    """The results of a suite's probes before they ran, for an evaluation that ends before they do."""
+    reason = "The evaluation ended before this probe did. Run `vdu evaluate` again."
+    return {name: not_run(reason) for name in SUITES[suite]} if suite != "none" else {}
+
+
 def run_suite(
-    suite: str, case: ProbeContext, features: Callable[[ImageSet], Tensor], counter: EvaluationCounter
+    suite: str, context: ProbeContext, features: Callable[[ImageSet], Tensor], counter: EvaluationCounter
 ) -> dict[str, Any]:
     """Run the probes of a suite, one after the other.
 
     Args:
         suite: "none", "quick" or "full".
-        case: models, images and the judge's calls.
+        context: models, images and the judge's predictions.
         features: of images, for the distance between sample sets.
-        counter: counts the evaluations of the case's models and their copies.
+        counter: counts the evaluations of the context's models and their copies.
 
     Returns:
         Results by name, each with the network evaluations that it took. A probe whose fine-tuning diverges is reported as
-        not run, with the reason.
+        not run, with the error.
     """
     found = {}
     for name, probe in SUITES[suite].items():
@@ -133,8 +140,8 @@ def run_suite(
             probe = partial(probe, features=features)
         before = counter.total
         try:
-            result = probe(case)
+            result = probe(context)
         except DivergenceError as error:
-            result = not_run(f"it diverged: {error}")
+            result = not_run("diverged", error=str(error))
         found[name] = result | {"network_evaluations": counter.total - before}
     return found

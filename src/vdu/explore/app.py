@@ -10,26 +10,43 @@ import contextlib
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
+from vdu.commands.options import Count, GivenFirst
 from vdu.core.errors import InputError
 from vdu.explore.access import Guard, host_names
-from vdu.explore.open_run import open_run
-from vdu.explore.page import CSS, build
 
-if TYPE_CHECKING:
-    from vdu.commands.settings import ExploreSettings
-
-__all__ = ["run", "serve"]
+__all__ = ["ExploreSettings", "run", "serve"]
 
 MISSING = "explore: needs Gradio, which is not installed; expected version 6. Install it: pip install 'vdu[explore]'"
 
 
-def serve(settings: "ExploreSettings") -> Any:
+@dataclass(frozen=True, kw_only=True)
+class ExploreSettings:
+    """Look at an unlearned model on a local page: watch it denoise, filter its samples, walk its checkpoints.
+
+    Attributes:
+        runs: one or more run folders of "vdu unlearn", after "vdu evaluate".
+        host: the address to listen on; any other than 127.0.0.1 shows the images to whoever reaches it.
+        port: the port; by default the first free one from 7860.
+        n_images: images of each checkpoint for PUL and u-FID, at most as many as "vdu evaluate" stored.
+        browser: open the page in the default browser.
+    """
+
+    runs: Annotated[tuple[Path, ...], GivenFirst] = ()
+    host: str = "127.0.0.1"
+    port: int | None = None
+    n_images: Count = 100
+    browser: bool = False
+
+
+def serve(settings: ExploreSettings) -> Any:
     """Open the runs and start the server in the background.
 
     Args:
-        settings: see :class:`vdu.commands.settings.ExploreSettings`.
+        settings: see :class:`ExploreSettings`.
 
     Returns:
         The running ``gradio.Blocks``: ``local_url`` is its address, ``close()`` ends it.
@@ -45,6 +62,9 @@ def serve(settings: "ExploreSettings") -> Any:
     except ImportError as error:
         raise InputError(f"{MISSING} ({error})") from error
     from starlette.middleware import Middleware
+
+    from vdu.explore.open_run import open_run
+    from vdu.explore.page import CSS, build
 
     demo = build([open_run(folder) for folder in settings.runs], settings.n_images)
     demo.queue(api_open=False)
@@ -67,11 +87,11 @@ def serve(settings: "ExploreSettings") -> Any:
     return demo
 
 
-def run(settings: "ExploreSettings") -> dict[str, Any]:
+def run(settings: ExploreSettings) -> dict[str, Any]:
     """Serve the page until Ctrl-C.
 
     Args:
-        settings: see :class:`vdu.commands.settings.ExploreSettings`.
+        settings: see :class:`ExploreSettings`.
 
     Returns:
         The address that it had.

@@ -15,14 +15,16 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from queue import Full, Queue
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.types import Condition, Denoiser, column
 from vdu.data.images import to_uint8
+from vdu.diffusion.prediction import clean_of
 from vdu.diffusion.sampling import Sampler, sample
-from vdu.models.denoiser import DenoiserAround, PipelineDenoiser
+from vdu.models.denoiser import DenoiserAround
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,12 +65,12 @@ class WatchedDenoiser(DenoiserAround):
         watch: called with x_t, the timesteps and the raw output after each evaluation.
     """
 
-    model: PipelineDenoiser
+    model: Denoiser
     watch: Callable[[Tensor, Tensor, Tensor], None]
 
-    def predict_raw(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
+    def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
         """What the network itself gives, after the watcher has been told."""
-        output = self.model.predict_raw(x_t, timestep, condition)
+        output = self.model.raw(x_t, timestep, condition)
         self.watch(x_t, timestep, output)
         return output
 
@@ -101,7 +103,7 @@ class _LeftError(Exception):
     """Nobody watches any more."""
 
 
-def denoise(denoiser: PipelineDenoiser, seed: int, sampler: Sampler) -> Generator[Frame, None, None]:
+def denoise(denoiser: Denoiser, seed: int, sampler: Sampler) -> Generator[Frame, None, None]:
     """One image as it comes out of its noise.
 
     Args:
@@ -129,13 +131,14 @@ def denoise(denoiser: PipelineDenoiser, seed: int, sampler: Sampler) -> Generato
     def watch(x_t: Tensor, timestep: Tensor, output: Tensor) -> None:
         nonlocal done
         done += 1
-        alpha_bar = denoiser.schedule.alpha_bar_at(timestep[:1]).to(x_t.dtype).view(-1, 1, 1, 1)
-        expected = denoiser.expected_x0(x_t[:1], output[:1, : x_t.shape[1]], alpha_bar)
+        level = column(denoiser.schedule.alpha_bar_at(timestep[:1]).to(x_t.dtype), x_t)
+        alpha, sigma = level.sqrt(), (1 - level).sqrt()
+        expected = clean_of(denoiser.prediction_type, output[:1, : x_t.shape[1]], x_t[:1], alpha, sigma)
         put(Frame(done, steps, int(timestep[0]), _pixels(denoiser.decode(x_t[:1])), _pixels(denoiser.decode(expected))))
 
     def work() -> None:
         try:
-            image = _pixels(sample(WatchedDenoiser(denoiser, watch), [seed], sampler))
+            image = _pixels(sample(cast("Denoiser", WatchedDenoiser(denoiser, watch)), [seed], sampler))
             put(Frame(done, steps, None, image, image))
         except _LeftError:
             return
@@ -158,7 +161,7 @@ def denoise(denoiser: PipelineDenoiser, seed: int, sampler: Sampler) -> Generato
 
 
 def side_by_side(
-    before: PipelineDenoiser, after: PipelineDenoiser, seed: int, sampler: Sampler
+    before: Denoiser, after: Denoiser, seed: int, sampler: Sampler
 ) -> Generator[tuple[Frame, Frame], None, None]:
     """Two models from the same noise, step by step.
 

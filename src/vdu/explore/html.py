@@ -17,7 +17,7 @@ from markupsafe import Markup
 from vdu.explore.film import Frame
 from vdu.explore.tradeoff import Front, Point
 from vdu.report.collect import ReportData
-from vdu.report.words import interval, number, percent
+from vdu.report.formatting import interval, number, percent
 
 if TYPE_CHECKING:
     import numpy as np

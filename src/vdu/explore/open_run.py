@@ -19,7 +19,8 @@ from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.records import read_json, sha256_file
 from vdu.diffusion.sampling import Sampler
-from vdu.models.denoiser import PipelineDenoiser, hash_configuration, load_pipeline
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import hash_configuration, load_pipeline
 from vdu.report.collect import ReportData, collect
 from vdu.training.checkpoint import list_checkpoints, load_weights
 
@@ -103,7 +104,7 @@ class OpenRun:
         if stop.folder is None:
             return self.original if stop.name == "original" else self.unlearned
         network = copy.deepcopy(self.unlearned.network)
-        weights = load_weights(stop.folder, network, average=self.averaged)
+        weights = load_weights(stop.folder, network, average=self.averaged, partial=True)
         with torch.no_grad():
             for name, value in (*network.named_parameters(), *network.named_buffers()):
                 if name in weights:  # an average has no buffers; those of these networks do not change in training

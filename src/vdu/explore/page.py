@@ -21,7 +21,7 @@ from vdu.explore.html import draw_front, draw_pairs, draw_sides, front_table
 from vdu.explore.open_run import OpenRun, Stop
 from vdu.explore.sample_pairs import PairFilter, first_seed, place_of_seed, select_pairs
 from vdu.explore.tradeoff import Front, cached_front, measure_front
-from vdu.report.words import percent
+from vdu.report.formatting import percent
 
 __all__ = ["CSS", "Page", "build"]
 

@@ -25,17 +25,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vdu.commands.evaluate import reference_images
 from vdu.core.errors import InputError
 from vdu.core.records import FORMAT_VERSION, read_json, sha256_bytes, write_json
 from vdu.core.rng import derive_seed
 from vdu.data.forget_source import reload_forget
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import sample
-from vdu.evaluation.measures import distance_row, paired_pul
+from vdu.evaluation.compare import distances, paired_pul
+from vdu.evaluation.records import Interval
+from vdu.evaluation.references import reference_images, without_forget
 from vdu.explore.open_run import OpenRun, Stop
 from vdu.judges.judging import Judging, find_judges
-from vdu.metrics.features import classify, extract_features
+from vdu.metrics.features import Predictions, classify, extract_features
 from vdu.report.files import Samples
 
 __all__ = ["CACHE_FILE", "Front", "Point", "cached_front", "front", "measure_front"]
@@ -90,10 +91,11 @@ class Front:
 
 @dataclass(frozen=True, eq=False)
 class _Bench:
-    """All that a point is measured with: the judges, the reference's features and the stored images."""
+    """All that a point is measured with: the judges, the reference's features, the stored images and the original's predictions."""
 
     judging: Judging
     reference: Tensor
+    predictions: Predictions
     before: ImageSet
     after: ImageSet
     filtered: ImageSet
@@ -150,8 +152,8 @@ def measure_front(run: OpenRun, n_images: int = 100) -> Generator[Front, None, N
         return
     bench = _bench(run, n_images)
     if known.floor is None:
-        row = _distance(bench, FLOOR, bench.filtered)
-        known = _keep(run, Front(known.stops, known.points, row["u_fid"], known.protocol))
+        floor = _u_fid(bench, FLOOR, bench.filtered).to_json()
+        known = _keep(run, Front(known.stops, known.points, floor, known.protocol))
     for stop in known.missing:
         point = _point(run, bench, stop)
         known = _keep(run, Front(known.stops, {**known.points, stop.name: point}, known.floor, known.protocol))
@@ -184,15 +186,15 @@ def _protocol(run: OpenRun, n_images: int) -> dict[str, Any]:
 
 
 def _bench(run: OpenRun, n_images: int) -> _Bench:
-    settings, shape = run.settings, run.original.sample_shape
+    settings, shape = run.settings, run.original.image_shape
     classes = list(settings.forget_class) or run.data.run["inputs"]["forget"]["classes"]
     stored = _images(run.data.original)
     # a given judge does not look at the forget set, which its owner may have deleted
     forget = reload_forget(run.folder, shape) if settings.judge is None else stored.select(range(0))
     judging, _ = find_judges(run.original, forget, classes, run.sampler, **settings.judges())
     _require_same_judge(run, judging)
-    kept = stored.select(~judging.filtered(stored.floats()))
-    reference = reference_images(settings, judging, classes, shape)
+    kept = without_forget(stored, judging)
+    reference = reference_images(settings.reference, settings.reference_split, judging, classes, shape)
     needed = n_images if reference is not None else 2 * n_images
     if len(kept) < needed:
         raise InputError(
@@ -200,10 +202,12 @@ def _bench(run: OpenRun, n_images: int) -> _Bench:
             f"least {needed} for {n_images} images per model. Give fewer (--n-images), or evaluate with more."
         )
     against = reference if reference is not None else kept.select(range(n_images, len(kept)))
+    before = stored.select(range(n_images))
     return _Bench(
         judging=judging,
-        reference=extract_features(judging.judge.features, against.floats()),
-        before=stored.select(range(n_images)),
+        reference=extract_features(judging.judge.features, against),
+        predictions=classify(judging.judge, before),
+        before=before,
         after=_images(run.data.unlearned).select(range(n_images)),
         filtered=kept.select(range(n_images)),
         seeds=[int(seed) for seed in run.data.original.seeds[:n_images]],
@@ -227,17 +231,24 @@ def _point(run: OpenRun, bench: _Bench, stop: Stop) -> Point:
     elif stop.name == "final":
         images = bench.after
     else:
-        images = ImageSet(to_uint8(sample(run.denoiser_at(stop), bench.seeds, run.sampler)), description=stop.name)
-    judge = bench.judging.judge
-    before, after = (classify(judge, each.floats()) for each in (bench.before, images))
-    pul = paired_pul(before, after, bench.judging, bench.seed)
-    kept = {name: pul[name] for name in ("value", "low", "high", "n_original", "n_unlearned")}
-    return Point(stop, kept, _distance(bench, stop.name, images)["u_fid"])
+        images = _drawn(run, bench, stop)
+    after = classify(bench.judging.judge, images)
+    pul = paired_pul(bench.predictions, after, bench.judging, bench.seed)
+    return Point(stop, pul.counted(), _u_fid(bench, stop.name, images).to_json())
 
 
-def _distance(bench: _Bench, name: str, images: ImageSet) -> dict[str, Any]:
-    features = extract_features(bench.judging.judge.features, images.floats())
-    return distance_row(name, name, bench.reference, features, bench.seed)
+def _drawn(run: OpenRun, bench: _Bench, stop: Stop) -> ImageSet:
+    """The images of a checkpoint, a micro-batch at a time: all of them exist as uint8 only."""
+    denoiser, size = run.denoiser_at(stop), run.sampler.microbatch_size
+    pieces = (bench.seeds[start : start + size] for start in range(0, len(bench.seeds), size))
+    return ImageSet(
+        torch.cat([to_uint8(sample(denoiser, piece, run.sampler)) for piece in pieces]), description=stop.name
+    )
+
+
+def _u_fid(bench: _Bench, name: str, images: ImageSet) -> Interval:
+    features = extract_features(bench.judging.judge.features, images)
+    return distances(name, bench.reference, features, bench.seed).u_fid
 
 
 def _first(samples: Samples, n: int) -> Samples:

@@ -1,14 +1,14 @@
-"""A judge trained on the spot, for users who have neither a classifier nor images of anything but the forget class.
+"""The fallback classifier: a judge for users who have neither a classifier nor images of anything but the forget class.
 
-Own samples of the original are sorted by how much they resemble the forget set (``vdu.replay.selection``); the judge then
+Generated samples of the original are sorted by how much they resemble the forget set (``vdu.replay.selection``); the judge then
 learns to tell those surely like it from those surely unlike it:
 
-    judge      own samples like the forget set against own samples unlike it, balanced      → logit of p(x)/n(x)
+    judge      generated samples like the forget set against those unlike it, balanced      → logit of p(x)/n(x)
     decision   P(forget | x)/P(other | x) = π̂/(1−π̂) · p(x)/n(x), a shift of the logit, kept in the last bias
 
 Both kinds are generated images, so nothing is gained by telling real images from generated ones; a judge trained on the
-forget set itself against own samples learns just that (``mnist-small``, digit 8: it found none of 173). The forget set
-is left out of the training and gives the miss rate; a part of the own samples is held out and gives an estimate of the
+forget set itself against generated samples learns just that (``mnist-small``, digit 8: it found none of 173). The forget set
+is left out of the training and gives the miss rate; a part of the generated samples is held out and gives an estimate of the
 false-positive rate (``vdu.replay.positive_unlabelled``). Of 1000 fresh samples of ``mnist`` it calls 84, 77 of them among the 114 eights
 of a judge that was trained on labels (``benchmarks/resemblance.py --n-images 1000``).
 
@@ -56,7 +56,7 @@ def train_forget_judge(
     noise: float = 0.3,
     progress: bool = True,
 ) -> tuple[Judge, dict[str, Any]]:
-    """A judge of "forget" against "other" from forget images and the model's own samples alone.
+    """A judge of "forget" against "other" from forget images and the model's generated samples alone.
 
     Args:
         forget: images of the forget class.
@@ -64,9 +64,9 @@ def train_forget_judge(
         schedule: the original's noise levels.
         seed: seeds the weights, the batches and what is held out.
         architecture: "cnn" or "lenet".
-        score_steps: optimiser steps of each of the two classifiers that sort the own samples.
+        score_steps: optimiser steps of each of the two classifiers that sort the generated samples.
         steps: optimiser steps of the judge.
-        batch_size: own samples of each kind per step.
+        batch_size: generated samples of each kind per step.
         learning_rate: Adam's peak step size.
         noise: largest standard deviation of noise added in training.
         progress: show bars, and in the end the rates of error, on standard error.
@@ -74,7 +74,7 @@ def train_forget_judge(
     Returns:
         The judge, with classes "other" and "forget", on the CPU in evaluation mode; and a record for
         :func:`vdu.judges.classifier.save_judge`: its ``held_out_error`` is the share of forget images that it misses, its
-        ``forget`` has all rates and a sentence that explains them.
+        ``forget`` has all rates.
 
     Raises:
         InputError: if the shapes differ, there are too few images, or too few own samples look like forget images.
@@ -108,12 +108,15 @@ def train_forget_judge(
     found = {"share_by_resemblance": zones.share, "n_like_forget": len(like), "n_unlike_forget": len(unlike)}
     record = _record(rates, found, provenance(forget, own_samples), settings)
     if progress:
-        print(record["forget"]["note"], file=sys.stderr)
+        print(
+            f"fallback classifier: misses {rates.miss_rate:.1%} of {rates.n_forget} forget images; false-positive rate about "
+            f"{rates.false_positive_rate:.1%}, up to {rates.false_positive_rate_high:.1%}", file=sys.stderr,
+        )  # fmt: skip
     return judge, record
 
 
 def _hold_out(n_own: int, seed: int) -> tuple[Tensor, Tensor]:
-    # the own samples to train on, and those held out
+    # the generated samples to train on, and those held out
     order = torch.randperm(n_own, generator=generator(seed, "held out"))
     n_held_out = round(HELD_OUT_SHARE * n_own)
     return order[n_held_out:], order[:n_held_out]
@@ -161,13 +164,6 @@ def _threshold(share: float, n: int) -> float:
 def _record(
     rates: ForgetRates, found: dict[str, Any], data: dict[str, Any], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    false, high = rates.false_positive_rate, rates.false_positive_rate_high
-    note = (
-        f"The judge trained on the spot misses {rates.miss_rate:.1%} of {rates.n_forget} forget images, none of which it was "
-        f"trained on. It calls about {false:.1%} (up to {high:.1%}) of the others forget: an estimate from {rates.n_unlabelled} "
-        f"held-out own samples, about {rates.share:.1%} of them of the forget class. Others that look just like the forget class "
-        "count as it: without labels nobody can tell."
-    )
     return {
         "name": f"on-the-spot-{settings['architecture']}",
         "trained_by": "positive-unlabelled",
@@ -179,6 +175,6 @@ def _record(
         "held_out_error": rates.miss_rate,
         "n_held_out": rates.n_forget,
         "forget_false_positive_rate": rates.false_positive_rate,
-        "forget": asdict(rates) | found | {"note": note},
+        "forget": asdict(rates) | found,
         "settings": settings,
     }

@@ -1,4 +1,4 @@
-"""Who judges the images: a given classifier, a packaged one, or one trained on the spot; and a second one as a check."""
+"""Who judges the images: a given classifier, a packaged one or the fallback classifier; and a second one as a check."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +9,13 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
+from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.judges.classifier import Judge, load_judge
+from vdu.judges.record import JudgeSource
 from vdu.metrics.features import classify
 from vdu.metrics.pul import pul_ceiling
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.replay.generated import cached_samples
 
 __all__ = ["Judging", "find_judges"]
@@ -27,7 +28,7 @@ class Judging:
     Attributes:
         judge: gives the classes and the features.
         record: what is known of it (``judge.json``).
-        source: "given", "zoo" or "trained on the spot".
+        source: a given folder, the packaged zoo, or the fallback classifier.
         forget_names: names of the classes to be forgotten.
         second: a judge of another architecture; it also filters the filtered original.
         second_record: what is known of the second.
@@ -35,7 +36,7 @@ class Judging:
 
     judge: Judge
     record: dict[str, Any]
-    source: str
+    source: JudgeSource
     forget_names: tuple[str, ...]
     second: Judge | None = None
     second_record: dict[str, Any] | None = None
@@ -55,19 +56,17 @@ class Judging:
         """Indices of the classes to be forgotten."""
         return [list(self.judge.class_names).index(name) for name in self.forget_names]
 
-    @property
-    def filter_name(self) -> str:
-        """Which judge filters the filtered original."""
-        return "the second judge" if self.second is not None else "the judge"
-
     def is_forget(self, classes: Tensor) -> Tensor:
-        """Which calls are of a class to be forgotten, bool like ``classes``."""
+        """Which predictions are of a class to be forgotten, bool like ``classes``."""
         return torch.isin(classes, torch.tensor(self.forget_classes))
 
-    def filtered(self, images: Tensor) -> Tensor:
-        """Which images the filter takes out, [N], bool."""
-        other = self.as_second() if self.second is not None else self
-        return other.is_forget(classify(other.judge, images).classes)
+    def finds_forget(self, images: ImageSet) -> Tensor:
+        """Which images the judge predicts forget, [N], bool."""
+        return self.is_forget(classify(self.judge, images).classes)
+
+    def filtered(self, images: ImageSet) -> Tensor:
+        """Which images the filter takes out, [N], bool: the second judge decides where there is one."""
+        return (self if self.second is None else self.as_second()).finds_forget(images)
 
     def as_second(self) -> "Judging":
         """The second judge in the place of the first."""
@@ -75,39 +74,30 @@ class Judging:
         return replace(self, judge=self.second, record=self.second_record, second=None, second_record=None)
 
     def rates(self) -> tuple[float, int]:
-        """The share of held-out retained images that the judge calls forget, and the number of held-out images."""
+        """The fraction of held-out retained images that the judge predicts forget, and the number of held-out images."""
         if "confusion" not in self.record:
             return float(self.record["forget_false_positive_rate"]), int(self.record["n_held_out"])
         confusion = torch.tensor(self.record["confusion"], dtype=torch.float64)
         keep = torch.ones(len(confusion), dtype=torch.bool)
         keep[self.forget_classes] = False
-        called = confusion[keep][:, self.forget_classes].sum()
-        return float(called / confusion[keep].sum()), int(confusion.sum())
+        false_positives = confusion[keep][:, self.forget_classes].sum()
+        return float(false_positives / confusion[keep].sum()), int(confusion.sum())
 
-    def describe(self, n_original: int, n_images: int) -> dict[str, Any]:
-        """The judge's entry in ``metrics.json``, with the PUL that its own errors allow.
+    def ceiling(self, n_original: int, n_images: int) -> float:
+        """PUL that a perfect unlearned model would get from this judge on average, in percent.
 
         Args:
-            n_original: forget images that it counts in the original's samples.
+            n_original: images that it predicts forget among the original's samples.
             n_images: samples of each model.
 
         Returns:
-            Plain values.
+            See :func:`vdu.metrics.pul.pul_ceiling`.
         """
-        rate, n_held_out = self.rates()
-        return {
-            "name": self.name,
-            "architecture": self.judge.architecture,
-            "source": self.source,
-            "held_out_error": float(self.record["held_out_error"]),
-            "n_held_out": n_held_out,
-            "forget_false_positive_rate": rate,
-            "pul_ceiling": pul_ceiling(n_original=n_original, n=n_images, false_positive_rate=rate),
-        }
+        return pul_ceiling(n_original=n_original, n=n_images, false_positive_rate=self.rates()[0])
 
 
 def find_judges(
-    original: PipelineDenoiser,
+    original: Denoiser,
     forget: ImageSet,
     forget_names: list[str],
     sampler: Sampler,
@@ -145,9 +135,9 @@ def find_judges(
         seed = derive_seed(seed, "judge")
         samples, n_drawn = cached_samples(original, n_samples, sampler, seed=seed, progress="samples for a judge")
         fallback, record = train_forget_judge(forget, samples, original.schedule, seed=seed)
-        return Judging(fallback, record, "trained on the spot", ("forget",)), n_drawn * sampler.steps
+        return Judging(fallback, record, "fallback", ("forget",)), n_drawn * sampler.steps
     first, record = _load(judge, original, forget_names)
-    source = "given" if Path(judge).is_dir() else "zoo"
+    source: JudgeSource = "given" if Path(judge).is_dir() else "zoo"
     judging = Judging(first, record, source, tuple(forget_names))
     if second_judge is None:
         return judging, 0
@@ -159,20 +149,20 @@ def find_judges(
     return replace(judging, second=second, second_record=second_record), 0
 
 
-def _load(where: str, original: PipelineDenoiser, forget_names: list[str]) -> tuple[Judge, dict[str, Any]]:
+def _load(where: str, original: Denoiser, forget_names: list[str]) -> tuple[Judge, dict[str, Any]]:
     from vdu.zoo.packaged import judge_folder
 
     judge, record = load_judge(Path(where) if Path(where).is_dir() else judge_folder(where))
-    if tuple(judge.sample_shape) != tuple(original.sample_shape):
+    if tuple(judge.sample_shape) != tuple(original.image_shape):
         raise InputError(
-            f"judge {where}: knows images of shape {tuple(judge.sample_shape)}, the model makes {tuple(original.sample_shape)}. "
-            "Give a judge for this size, or none: then one is trained on the spot."
+            f"judge {where}: knows images of shape {tuple(judge.sample_shape)}, the model makes {tuple(original.image_shape)}. "
+            "Give a judge for this size, or none: then a fallback classifier is trained."
         )
     unknown = [name for name in forget_names if name not in judge.class_names]
     if unknown or not forget_names:
         raise InputError(
             f"judge {where}: knows the classes {', '.join(judge.class_names)}; "
             f"the run forgot {', '.join(forget_names) or 'images without a class'}. "
-            "Name the judge's own classes with --forget-class, or give no judge: then one is trained on the spot."
+            "Name the judge's own classes with --forget-class, or give no judge: then a fallback classifier is trained."
         )
     return judge, record

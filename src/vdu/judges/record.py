@@ -1,4 +1,4 @@
-"""What ``judge.json`` must say of a judge, besides what it is: how it was taught, and how often it errs.
+"""What ``judge.json`` must hold about a judge, besides what it is: how it was trained, and how often it errs.
 
 =======================  ==========================================================================================
 every judge              name; data and held_out: descriptions, numbers and hashes of the images that taught and tested
@@ -11,11 +11,13 @@ positive-unlabelled      share of held-out forget images that it misses
 Not guaranteed: that the record tells the truth; only that it is complete and possible.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from vdu.core.errors import InputError
 
-__all__ = ["ADVICE", "check_record"]
+__all__ = ["ADVICE", "JudgeSource", "check_record"]
+
+JudgeSource = Literal["given", "zoo", "fallback"]
 
 ADVICE = "Expected a folder that save_judge or `vdu judge` wrote; make one with `vdu judge`."
 _COMMON = frozenset({"name", "trained_by", "data", "held_out", "held_out_error", "n_held_out", "settings"})

@@ -128,13 +128,7 @@ def judge_logits(judge: Judge, images: ImageSet, *, batch_size: int = 256) -> Te
     Returns:
         [images, classes], float64, on the CPU.
     """
-    device = next(judge.parameters()).device
-    outputs = []
-    for piece in torch.arange(len(images)).split(
-        16 * batch_size
-    ):  # a large set stays uint8; a piece of it becomes floats
-        outputs.append(extract_features(judge, images.floats(piece).to(device), batch_size=batch_size))
-    return torch.cat(outputs)
+    return extract_features(judge, images, batch_size=batch_size)
 
 
 def provenance(*sets: ImageSet) -> dict[str, Any]:

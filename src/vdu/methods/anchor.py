@@ -38,19 +38,21 @@ from torch import Tensor, nn
 from vdu.core.errors import InputError
 from vdu.core.types import Batch, Denoiser, Losses, Tools
 from vdu.diffusion.schedule import check_weights, kl_weights
-from vdu.methods.base import mean_squared, require_positive
+from vdu.methods.base import PRIVATE, mean_squared, require_positive
 from vdu.methods.bounded import PlasticityMethod
+from vdu.methods.registry import register
 
 __all__ = ["FunctionAnchor"]
 
 
 @dataclass
 class _Multiplier:
-    """γ, the one thing of the method that moves during a run."""
+    """γ, the one thing of the method that moves during a run; None before the first step."""
 
-    gamma: float
+    gamma: float | None = None
 
 
+@register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FunctionAnchor(PlasticityMethod):
     """Forgetting under a bound δ on how far the answers on retained samples move.
@@ -72,9 +74,10 @@ class FunctionAnchor(PlasticityMethod):
     gamma_rate: float = 100.0
     weights: str = "uniform"
     # made anew by every replace() and prepare(): a second run does not start from the first one's γ
-    _multiplier: _Multiplier = field(init=False, repr=False, metadata={"identity": False})
+    _multiplier: _Multiplier = field(init=False, default_factory=_Multiplier, repr=False, metadata=PRIVATE)
 
     name = "anchor"
+    summary = "Forgets as far as the answers on what is to be kept stay within a stated distance of the original's."
     needs = frozenset({"forget", "retain"})
 
     def __post_init__(self) -> None:
@@ -84,7 +87,6 @@ class FunctionAnchor(PlasticityMethod):
             raise InputError(f"gamma: got {self.gamma}; expected a finite number ≥ 0.")
         if self.weights not in {"uniform", "elbo"}:
             raise InputError(f"weights: got {self.weights!r}; expected 'uniform' or 'elbo'.")
-        object.__setattr__(self, "_multiplier", _Multiplier(self.gamma))
 
     @property
     def uses(self) -> frozenset[str]:
@@ -111,21 +113,25 @@ class FunctionAnchor(PlasticityMethod):
         retain = batch["retain"]
         assert self.tools is not None and self.tools.teacher is not None, "prepare() comes first"
         with torch.no_grad():
-            answer = self.tools.teacher.predict_noise(retain.x_t, retain.timestep)
+            answer = self.tools.teacher.noise(retain)
         distance = mean_squared(denoiser, retain, answer).double()
         keep = (self._level_weights().to(distance.device)[retain.index] * distance).mean()
-        gamma = self._multiplier.gamma
+        gamma = self._now
         observed |= {"keep": keep.detach(), "gamma": torch.full_like(keep.detach(), gamma)}
         return Losses({"plasticity": plasticity, "anchor": gamma * keep}, observed)
 
     def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
         """Dual ascent: γ ← max(0, γ + η (K − δ)) with the step's K."""
-        self._multiplier.gamma = max(0.0, self._multiplier.gamma + self.gamma_rate * (values["keep"] - self.delta))
+        self._multiplier.gamma = max(0.0, self._now + self.gamma_rate * (values["keep"] - self.delta))
 
     def state(self) -> dict[str, float]:
         """The present γ."""
-        return {"gamma": self._multiplier.gamma}
+        return {"gamma": self._now}
 
     def load_state(self, state: Mapping[str, float]) -> None:
         """Take γ back."""
         self._multiplier.gamma = float(state["gamma"])
+
+    @property
+    def _now(self) -> float:
+        return self.gamma if self._multiplier.gamma is None else self._multiplier.gamma

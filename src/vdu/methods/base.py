@@ -1,7 +1,7 @@
 """What every method has unless it says otherwise, so that a method's own file holds little but its formula.
 
-A method is a frozen dataclass: its fields are its settings (and its identity), ``losses`` is its formula. Most override
-``name``, ``needs``, ``uses`` and ``losses`` and nothing else; ``docs/adding-a-method.md`` makes one from nothing.
+A method is a frozen dataclass: its fields are its options (and its identity), ``losses`` is its formula, and what else there is
+to know about it stands on the class (:class:`Described`). ``docs/adding-a-method.md`` makes one from nothing.
 """
 
 from collections.abc import Mapping
@@ -16,23 +16,57 @@ from vdu.core.errors import InputError
 from vdu.core.records import sha256_bytes
 from vdu.core.types import Batch, Denoiser, Hooks, Losses, NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule
+from vdu.methods.defaults import TrainingDefaults
+from vdu.posterior.gaussian import GaussianPosterior
 
-__all__ = ["BaseMethod", "Plain", "joined", "mean_squared", "require_positive", "require_range"]
+__all__ = [
+    "HIDDEN",
+    "PRIVATE",
+    "BaseMethod",
+    "drawn",
+    "matched",
+    "mean_squared",
+    "require_positive",
+    "require_range",
+]
+
+HIDDEN = MappingProxyType({"option": False})
+"""Metadata of a field that is no option of the command line."""
+PRIVATE = MappingProxyType({"option": False, "identity": False})
+"""Metadata of a field that :meth:`BaseMethod.prepare` fills; it is no setting."""
 
 
-class Plain(Hooks):
-    """A method without hooks, tools or uneven batches."""
+class Described(Hooks):
+    """What a method's class says of it; plain attributes, so that they are no fields of the dataclass below.
 
-    uses: frozenset[str] = frozenset()
-    batch_shares: Mapping[str, float] = MappingProxyType({})
-
-
-class Described(Plain):
-    """What a method's class says of it; plain attributes, so that they are no fields of the dataclass below."""
+    Attributes:
+        name: the name on the command line.
+        summary: what the method does, in one sentence.
+        needs: the roles of data in each batch.
+        uses: the tools that it wants, attributes of :class:`vdu.core.types.Tools`.
+        batch_shares: images of a role per step, as a fraction of the batch size, where it is not 1.
+        draws: uniform random numbers in [0, 1) that arrive with a role's images, in ``NoisedBatch.draws``: role → name →
+            "image" (one number per image) or "element" (one per element of the image).
+        limits: of observed values; by default twice the mean squared error of predicting no noise at all.
+        training: the training that suits it.
+        stops: whether the stopping rule (:mod:`vdu.replay.stopping`) may end it; its steps are then an upper bound.
+        strength: the options of which more forgets more.
+        estimator: the estimator of the posterior without which the method cannot run; None where it needs none.
+        retain_options: options that hold where the user gives images to keep.
+    """
 
     name: str = ""
+    summary: str = ""
     needs: frozenset[str] = frozenset({"forget"})
+    uses: frozenset[str] = frozenset()
+    batch_shares: Mapping[str, float] = MappingProxyType({})
+    draws: Mapping[str, Mapping[str, str]] = MappingProxyType({})
     limits: Mapping[str, float] = MappingProxyType({"mse": 2.0})
+    training: TrainingDefaults = TrainingDefaults()
+    stops: bool = False
+    strength: tuple[str, ...] = ()
+    estimator: str | None = None
+    retain_options: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,17 +76,12 @@ class BaseMethod(Described):
     Args:
         schedule: the noise levels; None takes the model's own.
         alpha_bar_range: only noise levels with ᾱ in this range take part.
-
-    Attributes:
-        name: the name on the command line.
-        needs: the roles of data in each batch.
-        uses: the tools that it wants, attributes of :class:`vdu.core.types.Tools`.
-        limits: of observed values; by default twice the mean squared error of predicting no noise at all.
+        tools: what :meth:`prepare` was given.
     """
 
-    schedule: NoiseSchedule | None = None
+    schedule: NoiseSchedule | None = field(default=None, metadata=HIDDEN)
     alpha_bar_range: tuple[float, float] = (0.0, 1.0)
-    tools: Tools | None = field(default=None, repr=False, metadata={"identity": False})
+    tools: Tools | None = field(default=None, repr=False, metadata=PRIVATE)
 
     def __post_init__(self) -> None:
         require_range("alpha_bar_range", self.alpha_bar_range)
@@ -103,13 +132,34 @@ def mean_squared(denoiser: Denoiser, batch: NoisedBatch, target: Tensor | None =
         [batch], float32 or the model's own precision.
     """
     wanted = batch.noise if target is None else target
-    return (denoiser.predict_noise(batch.x_t, batch.timestep) - wanted).square().flatten(1).mean(1)
+    return (denoiser.noise(batch) - wanted).square().flatten(1).mean(1)
 
 
-def joined(*batches: NoisedBatch) -> NoisedBatch:
-    """Several roles' images as one batch, for one pass of the network."""
-    names = ("x0", "noise", "index", "alpha_bar", "timestep")
-    return NoisedBatch(**{name: torch.cat([getattr(each, name) for each in batches]) for name in names})
+def drawn(batch: NoisedBatch, name: str) -> Tensor:
+    """The uniform numbers that came with a batch.
+
+    Args:
+        batch: noised images of a role.
+        name: as the method's ``draws`` names them.
+
+    Returns:
+        [batch] or the shape of the images, in [0, 1).
+
+    Raises:
+        InputError: if the batch was made without them.
+    """
+    if name not in batch.draws:
+        raise InputError(
+            f"batch: has no draws {name!r} (it has {sorted(batch.draws)}); the training loop makes them from the method's draws."
+        )
+    return batch.draws[name]
+
+
+def matched(posterior: GaussianPosterior, denoiser: Denoiser) -> GaussianPosterior:
+    """A posterior on the model's device and in its dtype, after a check that it is this model's."""
+    posterior.check_matches(dict(denoiser.network.named_parameters()))
+    first = next(denoiser.network.parameters())
+    return posterior.to(first.device, first.dtype)
 
 
 def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:

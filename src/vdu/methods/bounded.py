@@ -39,7 +39,8 @@ from torch import Tensor, nn
 
 from vdu.core.errors import InputError
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools
-from vdu.methods.base import BaseMethod, mean_squared, require_positive
+from vdu.methods.base import HIDDEN, PRIVATE, BaseMethod, matched, mean_squared, require_positive
+from vdu.methods.registry import register
 from vdu.posterior.gaussian import GaussianPosterior
 
 __all__ = ["FORMS", "BoundedPlasticity", "PlasticityMethod", "ascent", "hellinger", "margin", "npo"]
@@ -170,6 +171,7 @@ class PlasticityMethod(BaseMethod):
         return margin(loss, reference, multiple=self.margin).mean(), observed
 
 
+@register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BoundedPlasticity(PlasticityMethod):
     """Bounded plasticity alone, or held back by the posterior of the weights.
@@ -182,11 +184,12 @@ class BoundedPlasticity(PlasticityMethod):
         InputError: if an option is out of range.
     """
 
-    posterior: GaussianPosterior | None = None
+    posterior: GaussianPosterior | None = field(default=None, metadata=HIDDEN)
     stability: float = 1.0
-    _n: int | None = field(init=False, default=None, repr=False, metadata={"identity": False})
+    _n: int | None = field(default=None, repr=False, metadata=PRIVATE)
 
     name = "bounded"
+    summary = "Makes the forget images' error grow by a loss that loses its pull once they are denoised badly enough."
     needs = frozenset({"forget"})
 
     def __post_init__(self) -> None:
@@ -198,13 +201,9 @@ class BoundedPlasticity(PlasticityMethod):
         ready = super().prepare(denoiser, tools)
         if self.posterior is None:
             return ready
-        self.posterior.check_matches(dict(denoiser.network.named_parameters()))
-        first = next(denoiser.network.parameters())
         levels = int((ready.draw_weights() > 0).sum())
-        n = tools.n_forget * math.prod(denoiser.sample_shape) * levels
-        ready = replace(ready, posterior=self.posterior.to(first.device, first.dtype))
-        object.__setattr__(ready, "_n", n)
-        return ready
+        n = tools.n_forget * math.prod(denoiser.latent_shape) * levels
+        return replace(ready, posterior=matched(self.posterior, denoiser), _n=n)
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The form over the forget images, and their plain mean squared error for the log and the guard."""

@@ -42,7 +42,8 @@ from torch import Tensor, nn
 
 from vdu.core.errors import InputError
 from vdu.core.types import Batch, Denoiser, Losses, Tools
-from vdu.methods.base import BaseMethod, mean_squared, require_positive
+from vdu.methods.base import HIDDEN, PRIVATE, BaseMethod, matched, mean_squared, require_positive
+from vdu.methods.registry import register
 from vdu.posterior.gaussian import GaussianPosterior
 
 __all__ = ["ConflictFree", "projected_sum"]
@@ -55,6 +56,7 @@ class _Travelled:
     squared_distance: float = 0.0
 
 
+@register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ConflictFree(BaseMethod):
     """Gradient ascent on the forget set, made harmless to first order for what is to be kept.
@@ -70,15 +72,16 @@ class ConflictFree(BaseMethod):
     """
 
     forget_share: float = 0.1
-    posterior: GaussianPosterior | None = None
+    posterior: GaussianPosterior | None = field(default=None, metadata=HIDDEN)
     precondition: bool = False
     radius: float | None = None
-    _names: tuple[str, ...] = field(init=False, default=(), repr=False, metadata={"identity": False})
-    _mean_variance: float = field(init=False, default=1.0, repr=False, metadata={"identity": False})
+    _names: tuple[str, ...] = field(default=(), repr=False, metadata=PRIVATE)
+    _mean_variance: float = field(default=1.0, repr=False, metadata=PRIVATE)
     # made anew by every replace() and prepare(): a second run starts from the original weights
-    _travelled: _Travelled = field(init=False, repr=False, metadata={"identity": False})
+    _travelled: _Travelled = field(init=False, default_factory=_Travelled, repr=False, metadata=PRIVATE)
 
     name = "conflict-free"
+    summary = "Ascends on the forget images only along directions in which what is to be kept does not get worse."
     needs = frozenset({"forget", "retain"})
     per_term = True
     limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
@@ -93,7 +96,6 @@ class ConflictFree(BaseMethod):
             raise InputError(
                 "posterior: given, but neither precondition nor radius uses it; ask for one, or leave it out."
             )
-        object.__setattr__(self, "_travelled", _Travelled())
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Check that the posterior is this model's, and centre it on the weights as they are now."""
@@ -101,17 +103,12 @@ class ConflictFree(BaseMethod):
         if self.posterior is None:
             return ready
         parameters = dict(denoiser.network.named_parameters())
-        self.posterior.check_matches(parameters)
-        first = next(denoiser.network.parameters())
-        posterior = self.posterior.to(first.device, first.dtype).with_mean(parameters)
+        posterior = matched(self.posterior, denoiser).with_mean(parameters)
         # summed in float64: millions of variances of all sizes
         total = sum(float(value.sum(dtype=torch.float64)) for value in posterior.variance.values())
         mean = total / sum(value.numel() for value in posterior.variance.values())
         names = tuple(name for name, value in parameters.items() if value.requires_grad)  # in the order of combine()
-        ready = replace(ready, posterior=posterior)
-        object.__setattr__(ready, "_names", names)
-        object.__setattr__(ready, "_mean_variance", mean)
-        return ready
+        return replace(ready, posterior=posterior, _names=names, _mean_variance=mean)
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The two terms from one call each, so that either gradient costs its own images only."""

@@ -1,28 +1,32 @@
-"""The methods' names, and the training that suits each where the user gives none. Standard library only."""
+"""The training that suits a method where the user gives none. Standard library only."""
 
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
 
-__all__ = ["DEFAULTS", "METHODS", "UnlearnMethod"]
+__all__ = ["TrainingDefaults"]
 
-UnlearnMethod = Literal[
-    "auto", "distillation", "retrack", "anchor", "bounded", "conflict-free", "vdu", "ascent", "selective-amnesia", "esd", "salun",
-    "erasediff", "siss", "finetune",
-]  # fmt: skip
-METHODS = get_args(UnlearnMethod)
 
-_ALL: dict[str, Any] = {
-    "n_own_samples": 1500, "warmup_steps": 0, "ema_decay": 0.0, "scheduler": "ddpm", "inference_steps": 20,
-}  # fmt: skip
-_PAPER = _ALL | {"steps": 60, "batch_size": 128, "learning_rate": 1e-6}
-_CHOSEN = _ALL | {  # on the digit 8 of the packaged model (docs/methods-log.md)
-    "steps": 450, "batch_size": 32, "learning_rate": 1.5e-4, "warmup_steps": 10, "max_grad_norm": 0.5, "ema_decay": 0.98,
-}  # fmt: skip
-_AVERAGED = _CHOSEN | {"steps": 600, "ema_decay": 0.995}
-_UNTUNED = _ALL | {"steps": 200, "batch_size": 64, "learning_rate": 1e-5}
+@dataclass(frozen=True, kw_only=True)
+class TrainingDefaults:
+    """Training settings of a method; those below are untuned.
 
-DEFAULTS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("auto", "distillation"), _AVERAGED),
-    "retrack": _CHOSEN,
-    **dict.fromkeys(("vdu", "ascent", "selective-amnesia"), _PAPER),
-    **dict.fromkeys(("anchor", "bounded", "conflict-free", "esd", "salun", "erasediff", "siss", "finetune"), _UNTUNED),
-}
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images of each role per step.
+        learning_rate: Adam's step size.
+        warmup_steps: linear warm-up of the learning rate.
+        ema_decay: decay of the weight average; 0 keeps none.
+        max_grad_norm: clip the gradient norm to this; None does not clip.
+        n_own_samples: generated samples for methods that use some.
+        scheduler: how they are drawn, see :class:`vdu.diffusion.sampling.Sampler`.
+        inference_steps: network evaluations of each.
+    """
+
+    steps: int = 200
+    batch_size: int = 64
+    learning_rate: float = 1e-5
+    warmup_steps: int = 0
+    ema_decay: float = 0.0
+    max_grad_norm: float | None = None
+    n_own_samples: int = 1500
+    scheduler: str = "ddpm"
+    inference_steps: int = 20

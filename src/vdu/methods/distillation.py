@@ -42,7 +42,7 @@ samples: Alemohammad et al. 2024, arXiv 2408.16333 ("SIMS"). Guidance at some no
 2404.07724.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -51,10 +51,11 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.rng import generator
-from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools
+from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools, column
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.methods.base import BaseMethod, joined, mean_squared, require_positive, require_range
-from vdu.methods.retrack import retrack_target
+from vdu.methods.base import PRIVATE, BaseMethod, mean_squared, require_positive, require_range
+from vdu.methods.registry import register
+from vdu.methods.retrack import CHOSEN, retrack_target
 
 __all__ = ["RetainDistillation", "repulsion", "repulsion_length"]
 
@@ -79,7 +80,7 @@ def repulsion(classifier: Any, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
         # −log(1 − σ(h)) = softplus(h)
         total = torch.nn.functional.softplus(classifier(x, alpha_bar)).sum()
         (gradient,) = torch.autograd.grad(total, x)
-    return (1 - alpha_bar).sqrt().to(gradient.dtype).view(-1, 1, 1, 1) * gradient
+    return column((1 - alpha_bar).sqrt().to(gradient.dtype), gradient) * gradient
 
 
 def repulsion_length(
@@ -106,7 +107,7 @@ def repulsion_length(
         index = torch.multinomial(draw_weights, len(x0), replacement=True, generator=generator)
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         batch = noised_batch(x0, index, noise, schedule, schedule)
-        total += float(repulsion(classifier, batch.x_t, batch.alpha_bar).double().square().mean())
+        total += float(repulsion(classifier, batch.x_vp, batch.alpha_bar).double().square().mean())
     length = (total / (N_MEASURED // 128)) ** 0.5
     if not 0 < length < float("inf"):
         raise InputError(
@@ -119,9 +120,10 @@ def repulsion_length(
 def _capped(step: Tensor, reference: Tensor) -> Tensor:
     # no longer than the reference, image by image
     longest, length = reference.flatten(1).norm(dim=1), step.flatten(1).norm(dim=1)
-    return step * (longest / length.clamp_min(1e-12)).clamp(max=1).view(-1, 1, 1, 1)
+    return step * column((longest / length.clamp_min(1e-12)).clamp(max=1), step)
 
 
+@register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RetainDistillation(BaseMethod):
     """Retain-score distillation, with self-improvement.
@@ -149,9 +151,15 @@ class RetainDistillation(BaseMethod):
     lead: str = "gradient"
     forget_weight: float = 1.0
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
-    _factor: float = field(init=False, default=1.0, repr=False, metadata={"identity": False})
+    _factor: float = field(default=1.0, repr=False, metadata=PRIVATE)
 
     name = "distillation"
+    summary = (
+        "Trains the model to be what it would be without the forget set, as a classifier of its own samples sees it."
+    )
+    training = replace(CHOSEN, steps=600, ema_decay=0.995)
+    stops = True
+    strength = ("repulsion_scale", "forget_weight")
     limits = MappingProxyType({"keep_mse": 2.0})  # ε_lead may lie as far from ε_θ as w_max (ε₀ − ε_f) reaches
     needs = frozenset({"forget", "own_forget", "retain"})
     batch_shares = MappingProxyType({"forget": 0.375, "own_forget": 0.375})
@@ -183,16 +191,16 @@ class RetainDistillation(BaseMethod):
             length = repulsion_length(
                 tools.classifier, forget, ready.draw_weights(), ready.schedule, generator=generator(0, "length")
             )
-            object.__setattr__(ready, "_factor", self.gradient_length / length)
+            return replace(ready, _factor=self.gradient_length / length)
         return ready
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """Both terms; the distances from both targets are watched."""
         retain = batch["retain"]
-        forget = joined(batch["forget"], batch["own_forget"])
+        forget = NoisedBatch.joined(batch["forget"], batch["own_forget"])
         with torch.no_grad():
             keep_target, lead_target = self.keep_target(retain), self.lead_target(forget)
-        both = joined(retain, forget)
+        both = NoisedBatch.joined(retain, forget)
         errors = mean_squared(denoiser, both, torch.cat([keep_target, lead_target]))
         keep, lead = (part.mean() for part in errors.split([len(retain.x0), len(forget.x0)]))
         return Losses(
@@ -203,13 +211,13 @@ class RetainDistillation(BaseMethod):
         """ε_keep of noised kept images, [batch, channels, height, width]."""
         tools = self._tools()
         assert tools.teacher is not None
-        original = tools.teacher.predict_noise(batch.x_t, batch.timestep)
+        original = tools.teacher.noise(batch)
         target = original + self._repulsion(self.keep_scale, batch, original)
         low, high = self.self_improvement_range
         inside = (low <= batch.alpha_bar) & (batch.alpha_bar <= high)
         if self.self_improvement and bool(inside.any()):
             assert tools.self_model is not None
-            worse = tools.self_model.predict_noise(batch.x_t[inside], batch.timestep[inside])
+            worse = tools.self_model.noise(batch.select(inside))
             target[inside] += self.self_improvement * (original[inside] - worse)
         return target
 
@@ -220,17 +228,19 @@ class RetainDistillation(BaseMethod):
             assert tools.retained is not None
             return retrack_target(batch, tools.retained)
         assert tools.teacher is not None
-        original = tools.teacher.predict_noise(batch.x_t, batch.timestep)
+        original = tools.teacher.noise(batch)
         if self.lead == "gradient":
             return original + self._repulsion(self.repulsion_scale, batch, original)
         assert tools.forget_model is not None
         assert tools.classifier is not None
-        logits = tools.classifier(batch.x_t, batch.alpha_bar)
-        odds = (self.repulsion_scale * logits.exp()).clamp(max=LARGEST_ODDS).view(-1, 1, 1, 1)
-        return original + odds * (original - tools.forget_model.predict_noise(batch.x_t, batch.timestep))
+        logits = tools.classifier(batch.x_vp, batch.alpha_bar)
+        odds = column((self.repulsion_scale * logits.exp()).clamp(max=LARGEST_ODDS), original)
+        return original + odds * (original - tools.forget_model.noise(batch))
 
     def _repulsion(self, scale: float, batch: NoisedBatch, original: Tensor) -> Tensor:
-        return _capped(scale * self._factor * repulsion(self._tools().classifier, batch.x_t, batch.alpha_bar), original)
+        return _capped(
+            scale * self._factor * repulsion(self._tools().classifier, batch.x_vp, batch.alpha_bar), original
+        )
 
     def _tools(self) -> Tools:
         assert self.tools is not None, "prepare() comes first"

@@ -28,8 +28,9 @@ Adam. Here they are plain gradient descent on a copy, with the draws of the oute
 dropout). K = 0 spares their cost (3K + 1 evaluations per forget image) and logs q = 0.
 
 Not guaranteed: that q reaches 0; that the wrong targets lead to images without the class (a network that gives E[u] = ½ for
-every pixel makes something else); the same draws of u for different numbers of processes (they come from PyTorch's global
-stream, which the training loop seeds per step and process).
+every pixel makes something else).
+
+u is drawn with the batch (``draws``), for the whole step: it does not depend on the number of processes or micro-batches.
 
 Source: Wu, Le, Hayat & Harandi 2024, "EraseDiff: Erasing Data Influence in Diffusion Models", arXiv 2401.05779.
 """
@@ -37,20 +38,23 @@ Source: Wu, Le, Hayat & Harandi 2024, "EraseDiff: Erasing Data Influence in Diff
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vdu.core.errors import InputError
-from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch
-from vdu.methods.base import BaseMethod, mean_squared, require_positive
+from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, column
+from vdu.methods.base import BaseMethod, drawn, mean_squared, require_positive
+from vdu.methods.registry import register
 
 __all__ = ["TARGETS", "EraseDiff", "wrong_target"]
 
 TARGETS = ("uniform-shared", "uniform-fresh", "relabel")
 
 
+@register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EraseDiff(BaseMethod):
     """EraseDiff (Wu et al. 2024) for unconditional models.
@@ -75,6 +79,7 @@ class EraseDiff(BaseMethod):
     inner_learning_rate: float = 1e-3
 
     name = "erasediff"
+    summary = "Teaches the forget images a wrong target, as a constraint beside the loss of the retained ones."
     needs = frozenset({"forget", "retain"})
 
     def __post_init__(self) -> None:
@@ -84,6 +89,11 @@ class EraseDiff(BaseMethod):
         if self.inner_steps < 0:
             raise InputError(f"inner_steps: got {self.inner_steps}; expected 0 (no inner loop) or more.")
         require_positive(weight=self.weight, eta=self.eta, inner_learning_rate=self.inner_learning_rate)
+
+    @property
+    def draws(self) -> Mapping[str, Mapping[str, str]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """u, unless another image gives the target."""
+        return MappingProxyType({} if self.target == "relabel" else {"forget": {"uniform": "element"}})
 
     @property
     def per_term(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -99,7 +109,7 @@ class EraseDiff(BaseMethod):
         """L_r and λ q (adaptive: q), and the plain errors against the noise that was drawn."""
         retain = mean_squared(denoiser, batch["retain"]).mean()
         wrong, target = wrong_target(self.target, batch["forget"], batch["retain"].x0)
-        predicted = denoiser.predict_noise(wrong.x_t, wrong.timestep)
+        predicted = denoiser.noise(wrong)
         forget = (predicted - target).square().mean()
         constraint = forget - self._least(denoiser, wrong, target, forget)
         with torch.no_grad():
@@ -141,7 +151,8 @@ def wrong_target(kind: str, forget: NoisedBatch, others: Tensor) -> tuple[Noised
 
     Args:
         kind: one of ``TARGETS``.
-        forget: the forget images, [batch, channels, height, width].
+        forget: the forget images, [batch, channels, height, width], with the draws "uniform" of that shape unless the
+            kind is "relabel".
         others: images to keep, [n, channels, height, width]; the i-th serves the i-th forget image, from the start again
             where there are fewer.
 
@@ -150,9 +161,9 @@ def wrong_target(kind: str, forget: NoisedBatch, others: Tensor) -> tuple[Noised
     """
     if kind == "relabel":
         x_r = others[torch.arange(len(forget.x0), device=others.device) % len(others)]
-        alpha_bar = forget.alpha_bar.view(-1, *[1] * (forget.x0.ndim - 1))
-        return forget, (forget.noise + (alpha_bar / (1 - alpha_bar)).sqrt() * (forget.x0 - x_r)).to(forget.noise.dtype)
-    uniform = torch.rand_like(forget.noise)  # the loop seeds the global stream anew at every step
+        level = column(forget.alpha_bar, forget.x0)
+        return forget, (forget.noise + (level / (1 - level)).sqrt() * (forget.x0 - x_r)).to(forget.noise.dtype)
+    uniform = drawn(forget, "uniform").to(forget.noise)
     return (replace(forget, noise=uniform) if kind == "uniform-shared" else forget), uniform
 
 

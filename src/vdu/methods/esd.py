@@ -24,10 +24,12 @@ import torch
 
 from vdu.core.types import Batch, Denoiser, Losses
 from vdu.methods.base import BaseMethod, require_positive
+from vdu.methods.registry import register
 
 __all__ = ["ESD"]
 
 
+@register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ESD(BaseMethod):
     """The ESD analogue for unconditional models.
@@ -42,6 +44,7 @@ class ESD(BaseMethod):
     guidance: float = 1.0
 
     name = "esd"
+    summary = "Answers on the forget images as if guided away from a copy that was fine-tuned on them (ESD without a condition)."
     needs = frozenset({"forget"})
     uses = frozenset({"teacher", "forget_model"})
 
@@ -54,9 +57,9 @@ class ESD(BaseMethod):
         forget = batch["forget"]
         assert self.tools is not None and self.tools.teacher is not None and self.tools.forget_model is not None
         with torch.no_grad():
-            original = self.tools.teacher.predict_noise(forget.x_t, forget.timestep)
-            specialist = self.tools.forget_model.predict_noise(forget.x_t, forget.timestep)
+            original = self.tools.teacher.noise(forget)
+            specialist = self.tools.forget_model.noise(forget)
             target = original - self.guidance * (specialist - original)
-        guess = denoiser.predict_noise(forget.x_t, forget.timestep)
+        guess = denoiser.noise(forget)
         mse = (guess.detach() - forget.noise).double().square().mean()
         return Losses({"erase": (guess - target).double().square().mean()}, {"mse": mse})

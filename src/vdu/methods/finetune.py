@@ -17,15 +17,18 @@ from types import MappingProxyType
 
 from vdu.core.types import Batch, Denoiser, Losses
 from vdu.methods.base import BaseMethod, mean_squared
+from vdu.methods.registry import register
 
 __all__ = ["FineTune"]
 
 
+@register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FineTune(BaseMethod):
     """Plain denoising loss on retained images; arguments as for :class:`vdu.methods.base.BaseMethod`."""
 
     name = "finetune"
+    summary = "Goes on training on what is to be kept and never looks at the forget images: a reference."
     needs = frozenset({"retain"})
     limits = MappingProxyType({"retain_mse": 2.0})
 

@@ -26,7 +26,7 @@ Both Image Classification and Generation", arXiv 2310.12508, section 4.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Self
 
@@ -34,15 +34,18 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
+from vdu.core.modes import evaluating
 from vdu.core.rng import generator
 from vdu.core.types import Batch, Denoiser, Losses, NamedTensors, Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.methods.base import BaseMethod, mean_squared, require_positive
-from vdu.posterior.denoising import evaluation_mode, gradients, only_gradients_of
+from vdu.methods.base import PRIVATE, BaseMethod, mean_squared, require_positive
+from vdu.methods.registry import register
+from vdu.posterior.denoising import gradients, only_gradients_of
 
 __all__ = ["SalUn", "saliency", "top_share"]
 
 
+@register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SalUn(BaseMethod):
     """SalUn (Fan et al. 2024) for unconditional models.
@@ -63,10 +66,13 @@ class SalUn(BaseMethod):
     mask_batch_size: int = 64
     mask_clip_norm: float = 1.0
     mask_seed: int = 0
-    _mask: NamedTensors | None = field(init=False, default=None, repr=False, metadata={"identity": False})
-    _original: NamedTensors | None = field(init=False, default=None, repr=False, metadata={"identity": False})
+    _mask: NamedTensors | None = field(default=None, repr=False, metadata=PRIVATE)
+    _original: NamedTensors | None = field(default=None, repr=False, metadata=PRIVATE)
 
     name = "salun"
+    summary = (
+        "Ascends on the forget images, held by retained ones, on the half of the weights that matters most for them."
+    )
     needs = frozenset({"forget", "retain"})
     uses = frozenset({"forget"})
     limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
@@ -97,9 +103,7 @@ class SalUn(BaseMethod):
         original = {
             name: value.detach().clone() for name, value in denoiser.network.named_parameters() if name in found
         }
-        object.__setattr__(ready, "_mask", top_share(found, self.salient_share))
-        object.__setattr__(ready, "_original", original)
-        return ready
+        return replace(ready, _mask=top_share(found, self.salient_share), _original=original)
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """Ascent on the forget set and the retain term."""
@@ -132,7 +136,7 @@ def saliency(
 
     Args:
         denoiser: the original model; evaluated without dropout, and left as it was.
-        images: the forget set, [n, channels, height, width], in [−1, 1].
+        images: the forget set in the model's own space, [n, …].
         draw_weights: relative probability of each row of the schedule, [T].
         schedule: the noise levels of these rows.
         batch_size: images per batch; the last may be smaller.
@@ -149,9 +153,9 @@ def saliency(
     parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
     values: list[Tensor] = list(parameters.values())
     total = [torch.zeros_like(value, requires_grad=False) for value in values]
-    with evaluation_mode(network), only_gradients_of(network, values):
+    with evaluating(network), only_gradients_of(network, values):
         for part in images.split(batch_size):
-            x0 = denoiser.encode(part.to(values[0]))
+            x0 = part.to(values[0])
             noise = torch.randn(x0.shape, generator=generator).to(x0)
             index = torch.multinomial(draw_weights, len(x0), replacement=True, generator=generator)
             batch = noised_batch(x0, index, noise, schedule, denoiser.schedule)

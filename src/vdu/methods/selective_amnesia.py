@@ -29,24 +29,25 @@ arXiv 2305.10120.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Self
 
-import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
-from vdu.core.records import sha256_bytes
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools
-from vdu.diffusion.schedule import NoiseSchedule
-from vdu.methods.base import Plain
+from vdu.methods.base import HIDDEN, BaseMethod, matched
+from vdu.methods.registry import register
+from vdu.methods.vdu import PAPER
 from vdu.posterior.gaussian import GaussianPosterior
 
 __all__ = ["SelectiveAmnesia"]
 
 
+@register
 @dataclass(frozen=True, eq=False)
-class SelectiveAmnesia(Plain):
+class SelectiveAmnesia(BaseMethod):
     """Selective Amnesia (Heng & Soh 2023) for unconditional models.
 
     Args:
@@ -55,18 +56,25 @@ class SelectiveAmnesia(Plain):
         ewc: λ ≥ 0, the weight of Σ F (θ−θ*)².
         replay_weight: γ ≥ 0 of Heng & Soh, the weight of the replay; without meaning for "none".
         schedule: the noise levels; None takes the model's own in :meth:`prepare`.
+        alpha_bar_range: noise levels of the surrogates; replayed images have all.
 
     Raises:
         InputError: if the posterior is missing, the replay unknown or a weight is negative.
     """
 
-    posterior: GaussianPosterior
+    posterior: GaussianPosterior | None = field(default=None, metadata=HIDDEN)
     replay: str = "none"
     ewc: float = 10.0
     replay_weight: float = 1.0
-    schedule: NoiseSchedule | None = None
+
+    name = "selective-amnesia"
+    summary = "Selective Amnesia without labels: pulls the model towards uniform noise, held by a Fisher penalty."
+    training = PAPER
+    estimator = "amnesia-fisher"
+    retain_options = MappingProxyType({"replay": "self"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.posterior, GaussianPosterior):
             raise InputError(
                 f"posterior: got {type(self.posterior).__name__}; expected a GaussianPosterior, "
@@ -80,55 +88,38 @@ class SelectiveAmnesia(Plain):
                 raise InputError(f"{name}: got {value}; expected a finite number ≥ 0 (published: ewc 10, replay 1).")
 
     @property
-    def name(self) -> str:
-        """The name on the command line."""
-        return "selective-amnesia"
-
-    @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Images of uniform noise, and what is to be kept if it is replayed; never the forget set."""
         return frozenset({"surrogate"} if self.replay == "none" else {"surrogate", "retain"})
 
     @property
-    def limits(self) -> Mapping[str, float]:
+    def limits(self) -> Mapping[str, float]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Limits of the mean squared errors, which this method minimises.
 
         Replayed images: twice the error of predicting no noise at all, as for VDU. Surrogates are strange to the model,
         whose error on them starts above 1 (``mnist-small``: 3 at t = 1): what the worst guess of x̃_0 within
         [−1, 1] makes at the cleanest level, 4ᾱ/(1−ᾱ), and at least 2.
         """
-        worst = 4 * float(self._levels().log_snr.max().exp())
+        assert self.schedule is not None, "prepare() comes first"
+        worst = 4 * float(self.schedule.log_snr.max().exp())
         return {"mse": max(2.0, worst)} | ({} if self.replay == "none" else {"replay_mse": 2.0})
 
-    @property
-    def identity(self) -> str:
-        """Hash of all that makes this method, for a resumed run (the printed form of a tensor is abridged)."""
-        levels = None if self.schedule is None else self.schedule.alpha_bars.tolist()
-        return sha256_bytes(repr((self.replay, self.ewc, self.replay_weight, levels, self.posterior.sha256)).encode())
-
-    def _levels(self) -> NoiseSchedule:
-        assert self.schedule is not None, "prepare() comes first"
-        return self.schedule
-
-    def draw_weights(self, role: str = "forget") -> Tensor:
-        """All T steps alike, t = 1 among them, [T], float64."""
-        return torch.ones(len(self._levels()), dtype=torch.float64)
-
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
-        """Check that the posterior is this model's and take the model's own schedule where none was given."""
-        self.posterior.check_matches(dict(denoiser.network.named_parameters()))
-        first = next(denoiser.network.parameters())
-        schedule = denoiser.schedule if self.schedule is None else self.schedule
-        return replace(self, posterior=self.posterior.to(first.device, first.dtype), schedule=schedule)
+        """Check that the posterior is this model's."""
+        return replace(super().prepare(denoiser, tools), posterior=matched(self._penalty(), denoiser))
+
+    def _penalty(self) -> GaussianPosterior:
+        assert self.posterior is not None  # __post_init__ refuses it
+        return self.posterior
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The surrogate term and the replay, and their plain mean squared errors for the log and the guard."""
         roles = ("surrogate",) if self.replay == "none" else ("surrogate", "retain")
         errors = dict(zip(roles, _squared_errors(denoiser, [batch[role] for role in roles]), strict=True))
-        terms = {"surrogate": errors["surrogate"].sum(dim=(1, 2, 3)).mean()}
+        terms = {"surrogate": _sums(errors["surrogate"]).mean()}
         observed = {"mse": errors["surrogate"].detach().mean()}
         if "retain" in errors:
-            terms["replay"] = self.replay_weight * errors["retain"].sum(dim=(1, 2, 3)).mean()
+            terms["replay"] = self.replay_weight * _sums(errors["retain"]).mean()
             observed["replay_mse"] = errors["retain"].detach().mean()
         return Losses(terms, observed)
 
@@ -136,7 +127,12 @@ class SelectiveAmnesia(Plain):
         """EWC: λ·2F(θ−θ*) in closed form."""
         if self.ewc == 0:
             return {}
-        return {"ewc": self.ewc * float(self.posterior.add_gradient(parameters, scale=self.ewc))}
+        return {"ewc": self.ewc * float(self._penalty().add_gradient(parameters, scale=self.ewc))}
+
+
+def _sums(error: Tensor) -> Tensor:
+    """Of each sample, [batch]."""
+    return error.sum(dim=tuple(range(1, error.ndim)))
 
 
 def _squared_errors(denoiser: Denoiser, batches: list[NoisedBatch]) -> tuple[Tensor, ...]:
@@ -149,7 +145,6 @@ def _squared_errors(denoiser: Denoiser, batches: list[NoisedBatch]) -> tuple[Ten
     Returns:
         One float64 tensor per batch, of its shape.
     """
-    x_t = torch.cat([batch.x_t for batch in batches])
-    predicted = denoiser.predict_noise(x_t, torch.cat([batch.timestep for batch in batches]))
-    error = (torch.cat([batch.noise for batch in batches]) - predicted).double().square()
+    whole = NoisedBatch.joined(*batches)
+    error = (whole.noise - denoiser.noise(whole)).double().square()
     return error.split([len(batch.x0) for batch in batches])

@@ -21,27 +21,31 @@ those of ``batch["forget"]``, within ``alpha_bar_range``, serve both images; tho
 published X is all the training data; here it is the retained part.
 
 Not guaranteed: that it stops (g_a is climbed, though at a bounded share); a low variance, least of all at clean levels,
-where each pair speaks of the image that was taken alone; the same choices of images for different numbers of processes
-(they come from PyTorch's global stream, which the training loop seeds per step and process).
+where each pair speaks of the image that was taken alone.
+
+Which image a pair gives is drawn with the batch (``draws``), for the whole step: the choices do not depend on the number of
+processes or micro-batches.
 
 Source: Alberti, Hasanaliyev, Shah & Ermon 2025, "Data Unlearning in Diffusion Models", ICLR, arXiv 2503.01034.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
-from vdu.core.types import Batch, Denoiser, Losses
-from vdu.methods.base import BaseMethod, require_positive
+from vdu.core.types import Batch, Denoiser, Losses, column
+from vdu.methods.base import BaseMethod, drawn, require_positive
+from vdu.methods.registry import register
 
 __all__ = ["SISS", "mixture_weights"]
 
 
+@register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SISS(BaseMethod):
     """SISS (Alberti et al. 2025).
@@ -58,8 +62,10 @@ class SISS(BaseMethod):
     forget_share: float = 0.1
 
     name = "siss"
+    summary = "Keep and forget losses from one network call on a mixture of both images, subtracted at a fixed ratio."
     needs = frozenset({"forget", "retain"})
     per_term = True
+    draws = MappingProxyType({"forget": MappingProxyType({"choice": "image"})})
     limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
 
     def __post_init__(self) -> None:
@@ -79,14 +85,14 @@ class SISS(BaseMethod):
             raise InputError(
                 f"forget: got images of shape {tuple(a.shape)} with retained ones of shape {tuple(x.shape)}; expected as many of each."
             )
-        alpha_bar = pair.alpha_bar.view(-1, *[1] * (x.ndim - 1))
-        took_a = (torch.rand(len(x), device=x.device) < self.mixture).view_as(alpha_bar)
-        m = (alpha_bar.sqrt() * torch.where(took_a, a, x) + (1 - alpha_bar).sqrt() * noise).to(x.dtype)
-        apart = (alpha_bar / (1 - alpha_bar)).sqrt() * (a - x)
+        level = column(pair.alpha_bar, x)
+        took_a = (drawn(pair, "choice") < self.mixture).view_as(level)
+        mixed = replace(pair, x0=torch.where(took_a, a, x))  # its x_t is m
+        apart = (level / (1 - level)).sqrt() * (a - x)
         noise_x = noise + torch.where(took_a, apart, 0.0)
         noise_a = noise - torch.where(took_a, 0.0, apart)
         weight_x, weight_a = mixture_weights(noise_x, noise_a, self.mixture)
-        predicted = denoiser.predict_noise(m, pair.timestep)
+        predicted = denoiser.noise(mixed)
         keep = (weight_x * _squared(predicted - noise_x)).mean()
         forget = (weight_a * _squared(predicted - noise_a)).mean()
         return Losses({"forget": -forget, "keep": keep}, {"mse": forget.detach(), "retain_mse": keep.detach()})

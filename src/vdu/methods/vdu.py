@@ -11,7 +11,8 @@ gradient γ(θ−μ*)/σ*², added once per step.
 Source: Panda, Varun, Jain, Maharana & Prathosh, "Variational Diffusion Unlearning", Eq. 3, Theorem 1 and Algorithm 1.
 Where the printed sum starts at t = 1 and where a factor ½ is lost, see ``vdu.diffusion.schedule``.
 
-With γ = 0 and no posterior this is gradient ascent, the baseline that must stand beside it.
+With γ = 0 and no posterior this is gradient ascent, the baseline that must stand beside it: :class:`GradientAscent`, under the name
+"ascent", is the same code with the regulariser off.
 
 Not guaranteed: that it stops. The first term has no lower bound, and Theorem 1 minimises a lower bound of the
 divergence; under Adam, whose steps do not depend on the scale of the loss, the regulariser may never act in a short run.
@@ -21,44 +22,54 @@ twice over.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
-from vdu.core.records import sha256_bytes
 from vdu.core.types import Batch, Denoiser, Losses, Tools
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights
-from vdu.methods.base import Plain, require_range
+from vdu.methods.base import HIDDEN, BaseMethod, matched
+from vdu.methods.defaults import TrainingDefaults
+from vdu.methods.registry import register
 from vdu.posterior.gaussian import GaussianPosterior
 
-__all__ = ["VDU", "gradient_ascent"]
+__all__ = ["PAPER", "VDU", "GradientAscent", "gradient_ascent"]
+
+PAPER = TrainingDefaults(steps=60, batch_size=128, learning_rate=1e-6)
+"""The paper's training."""
 
 
+@register
 @dataclass(frozen=True, eq=False)
-class VDU(Plain):
+class VDU(BaseMethod):
     """Variational Diffusion Unlearning (Eq. 3).
 
     Args:
         posterior: μ* and σ*² of the pre-trained weights; None only with γ = 0.
         gamma: γ, the weight of the stability term, in [0, 1].
         weights: "paper" (Eq. 3 as printed), "elbo" (with the lost ½) or "uniform".
-        schedule: the unlearning schedule; its noise levels are mapped to the model's own schedule by ᾱ.
+        schedule: the unlearning schedule; its noise levels are mapped to the model's own schedule by ᾱ. None takes the
+            model's own.
         alpha_bar_range: only noise levels with ᾱ in this range take part; (0, 1) is all of them, as in the paper.
 
     Raises:
         InputError: if γ is out of range, the posterior is missing, or the weights sit on one step.
     """
 
-    posterior: GaussianPosterior | None
+    posterior: GaussianPosterior | None = field(default=None, metadata=HIDDEN)
     gamma: float = 0.1
     weights: str = "paper"
-    schedule: NoiseSchedule = field(default_factory=NoiseSchedule.linear)
-    alpha_bar_range: tuple[float, float] = (0.0, 1.0)
-    _n_forget: int | None = field(default=None, repr=False)
+    schedule: NoiseSchedule | None = field(default_factory=NoiseSchedule.linear, kw_only=True)
+
+    name = "vdu"
+    summary = "Variational Diffusion Unlearning, the paper's: ascent on the forget images, held by the posterior of the weights."
+    training = PAPER
+    estimator = "fisher"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.gamma <= 1:
             raise InputError(
                 f"gamma: got {self.gamma}; expected a number in [0, 1] (the paper tries 0.1, 0.3, 0.6 and 0.8)."
@@ -67,30 +78,8 @@ class VDU(Plain):
             raise InputError(
                 f"posterior: none given with gamma = {self.gamma}; give one, or gamma = 0 (gradient ascent)."
             )
-        require_range("alpha_bar_range", self.alpha_bar_range)
-        check_weights(self._weights())
-
-    @property
-    def name(self) -> str:
-        """The name on the command line."""
-        return "vdu" if self.gamma > 0 else "ascent"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The forget set and nothing else."""
-        return frozenset({"forget"})
-
-    @property
-    def limits(self) -> Mapping[str, float]:
-        """Twice the mean squared error of predicting no noise at all."""
-        return {"mse": 2.0}
-
-    @property
-    def identity(self) -> str:
-        """Hash of all that makes this method, for a resumed run (the printed form of a tensor is abridged)."""
-        posterior = self.posterior.sha256 if self.posterior else None
-        levels = self.schedule.alpha_bars.tolist()
-        return sha256_bytes(repr((self.gamma, self.weights, levels, self.alpha_bar_range, posterior)).encode())
+        if self.schedule is not None:
+            check_weights(self._weights())
 
     def _weights(self) -> Tensor:
         """w_t with 0 outside the range of noise levels.
@@ -101,6 +90,7 @@ class VDU(Plain):
         Raises:
             InputError: if no noise level lies in the range.
         """
+        assert self.schedule is not None, "prepare() comes first"
         low, high = self.alpha_bar_range
         inside = (self.schedule.alpha_bars >= low) & (self.schedule.alpha_bars <= high)
         weights = torch.where(inside, kl_weights(self.schedule, self.weights), 0.0)  # not a product: a weight may be ∞
@@ -115,22 +105,19 @@ class VDU(Plain):
         return (self._weights() > 0).double()
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
-        """Check that the posterior is this model's and take the size of the forget set."""
+        """Check that the posterior is this model's."""
         posterior = self.posterior
-        if posterior is not None:
-            posterior.check_matches(dict(denoiser.network.named_parameters()))
-            first = next(denoiser.network.parameters())
-            posterior = posterior.to(first.device, first.dtype)
-        return replace(self, posterior=posterior, _n_forget=tools.n_forget)
+        ready = super().prepare(denoiser, tools)
+        return ready if posterior is None else replace(ready, posterior=matched(posterior, denoiser))
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The plasticity term, and the plain mean squared error for the log and the guard."""
         forget = batch["forget"]
-        error = (forget.noise - denoiser.predict_noise(forget.x_t, forget.timestep)).double().square()
-        assert self._n_forget is not None, "prepare() comes before losses()"
+        error = (forget.noise - denoiser.noise(forget)).double().square()
+        assert self.tools is not None, "prepare() comes before losses()"
         weights = self._weights().to(error.device)
-        scale = self._n_forget * int((weights > 0).sum())  # a batch mean becomes the sum over D_f and t
-        plasticity = scale * (weights[forget.index] * error.sum(dim=(1, 2, 3))).mean()
+        scale = self.tools.n_forget * int((weights > 0).sum())  # a batch mean becomes the sum over D_f and t
+        plasticity = scale * (weights[forget.index] * error.sum(dim=tuple(range(1, error.ndim)))).mean()
         return Losses(
             {"plasticity": -(1 - self.gamma) * plasticity}, {"mse": error.detach().mean()}
         )  # Eq. 3, first term
@@ -142,6 +129,21 @@ class VDU(Plain):
         return {"stability": self.gamma * float(self.posterior.add_gradient(parameters, scale=self.gamma))}
 
 
-def gradient_ascent(**options: object) -> VDU:
-    """The same method with the regulariser off; ``options`` as for :class:`VDU` except posterior and gamma."""
-    return VDU(posterior=None, gamma=0.0, **options)  # type: ignore[arg-type]
+@register
+@dataclass(frozen=True, eq=False)
+class GradientAscent(VDU):
+    """VDU with the regulariser off: no posterior, and γ = 0."""
+
+    posterior: None = field(default=None, init=False, metadata=HIDDEN)
+    gamma: float = field(default=0.0, init=False)
+
+    name = "ascent"
+    summary = (
+        "Gradient ascent on the forget images' denoising loss: vdu without its regulariser, the control beside it."
+    )
+    estimator = None
+
+
+def gradient_ascent(**options: Any) -> VDU:
+    """:class:`GradientAscent`; ``options`` as for :class:`VDU` except posterior and gamma."""
+    return GradientAscent(**options)

@@ -32,7 +32,7 @@ from vdu.core.checks import first_differences, hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.records import sha256_file
 from vdu.data.download import fetch
-from vdu.data.images import to_uint8
+from vdu.data.images import ImageSet, to_uint8
 from vdu.metrics.features import Network, extract_features
 from vdu.metrics.inception import DIMENSION, INCEPTION_SHA256, INCEPTION_URLS, load_inception, require_accepted
 
@@ -69,11 +69,11 @@ class FeatureNetwork:
     preprocessing: str
     source: str
 
-    def extract(self, images: Tensor) -> Tensor:
+    def extract(self, images: Tensor | ImageSet) -> Tensor:
         """Features of images in batches of ``batch_size``.
 
         Args:
-            images: [N, C, H, W], floating point, in [−1, 1].
+            images: a set, which stays uint8; or [N, C, H, W], floating point, in [−1, 1].
 
         Returns:
             [N, dimension], float64.

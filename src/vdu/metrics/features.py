@@ -1,13 +1,15 @@
-"""A given network over images, in fixed batches and without gradients: features for distances, calls for counts.
+"""A given network over images, in fixed batches and without gradients: features for distances, predictions for counts.
 
 Every batch has the same size: the last one is filled by repeating its last image, whose surplus outputs are dropped.
 So image i has the same features whatever N is (float32 arithmetic depends on the batch size: it is part of the
-protocol). Features leave in float64: the distances made from them subtract nearly equal numbers.
+protocol). Features leave in float64: the distances made from them subtract nearly equal numbers. An
+:class:`~vdu.data.images.ImageSet` stays uint8: one batch of it at a time becomes floating point.
 
 Not guaranteed: equal bits for different batch sizes or devices; that the features mean anything for these images.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,15 +17,17 @@ from torch import Tensor, nn
 
 from vdu.core.checks import require_finite
 from vdu.core.errors import InputError
+from vdu.core.modes import evaluating
+from vdu.data.images import ImageSet, to_float
 
-__all__ = ["Calls", "Network", "as_features", "classify", "extract_features", "require_same_dimension"]
+__all__ = ["Network", "Predictions", "as_features", "classify", "extract_features", "require_same_dimension"]
 
 Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Calls:
-    """What a judge says of each image.
+class Predictions:
+    """What a classifier predicts of each image.
 
     Attributes:
         classes: most probable class, [N], int64.
@@ -33,46 +37,44 @@ class Calls:
     classes: Tensor
     confidence: Tensor
 
+    def first(self, n_images: int) -> "Predictions":
+        """The predictions of the first images."""
+        return Predictions(self.classes[:n_images], self.confidence[:n_images])
 
-def extract_features(network: Network, images: Tensor, *, batch_size: int = 256) -> Tensor:
+
+def extract_features(network: Network, images: Tensor | ImageSet, *, batch_size: int = 256) -> Tensor:
     """Features of images.
 
     Args:
         network: images [B, C, H, W] in [−1, 1] → features [B, d]; a module is run in evaluation mode and put back.
-        images: [N, C, H, W], floating point, in [−1, 1], on the network's device.
+        images: N stored images, which a module gets on its own device; or [N, C, H, W], floating point, in [−1, 1], on the
+            network's device.
         batch_size: images per batch, part of the protocol.
 
     Returns:
         Features, [N, d], float64, on the CPU.
     """
-    _require_images(images, batch_size)
-    modules = [module for module in network.modules() if module.training] if isinstance(network, nn.Module) else []
-    try:
-        for module in modules:
-            module.training = False
-        with torch.no_grad():
-            parts = [_run(network, part, batch_size) for part in images.split(batch_size)]
-    finally:
-        for module in modules:
-            module.training = True
+    modes = evaluating(network) if isinstance(network, nn.Module) else nullcontext()
+    with modes, torch.no_grad():
+        parts = [_run(network, part, batch_size) for part in _batches(network, images, batch_size)]
     features = torch.cat(parts)
     require_finite("features", features)
     return features
 
 
-def classify(network: Network, images: Tensor, *, batch_size: int = 256) -> Calls:
+def classify(network: Network, images: Tensor | ImageSet, *, batch_size: int = 256) -> Predictions:
     """Class and confidence of images.
 
     Args:
         network: images [B, C, H, W] in [−1, 1] → logits [B, K].
-        images: [N, C, H, W], floating point, in [−1, 1], on the network's device.
+        images: as for :func:`extract_features`.
         batch_size: images per batch, part of the protocol.
 
     Returns:
-        The calls, on the CPU.
+        The predictions, on the CPU.
     """
     confidence, classes = extract_features(network, images, batch_size=batch_size).softmax(dim=1).max(dim=1)
-    return Calls(classes, confidence.to(torch.float32))
+    return Predictions(classes, confidence.to(torch.float32))
 
 
 def as_features(name: str, features: Tensor, *, at_least: int = 2) -> Tensor:
@@ -115,6 +117,20 @@ def require_same_dimension(first: int, second: int) -> None:
         )
 
 
+def _batches(network: Network, images: Tensor | ImageSet, batch_size: int) -> Iterator[Tensor]:
+    if batch_size < 1:
+        raise InputError(f"batch_size: got {batch_size}, expected at least 1. Give a positive number of images.")
+    if isinstance(images, Tensor):
+        _require_images(images)
+        yield from images.split(batch_size)
+        return
+    if len(images) == 0:
+        raise InputError("images: got an empty set; expected at least one image. Give more images.")
+    weight = next(network.parameters(), None) if isinstance(network, nn.Module) else None
+    for part in images.images.split(batch_size):
+        yield to_float(part) if weight is None else to_float(part).to(weight.device)
+
+
 def _run(network: Network, part: Tensor, batch_size: int) -> Tensor:
     padding = part[-1:].expand(batch_size - len(part), *part.shape[1:])
     output = network(torch.cat([part, padding]))
@@ -126,13 +142,11 @@ def _run(network: Network, part: Tensor, batch_size: int) -> Tensor:
     return output[: len(part)].to("cpu", torch.float64)
 
 
-def _require_images(images: Tensor, batch_size: int) -> None:
-    if batch_size < 1:
-        raise InputError(f"batch_size: got {batch_size}, expected at least 1. Give a positive number of images.")
+def _require_images(images: Tensor) -> None:
     if images.ndim != 4 or len(images) == 0 or not images.is_floating_point():
         raise InputError(
             f"images: got shape {tuple(images.shape)} of {images.dtype}, expected floating-point [N, C, H, W], N ≥ 1. "
-            "Convert uint8 images with vdu.data.images.to_float."
+            "Give stored images as an ImageSet, or convert them with vdu.data.images.to_float."
         )
     require_finite("images", images)
     low, high = float(images.min()), float(images.max())

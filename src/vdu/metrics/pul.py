@@ -58,17 +58,17 @@ class PUL:
 
 @dataclass(frozen=True)
 class CorrectedPUL:
-    """PUL corrected for a judge's known error rates.
+    """PUL without a judge's false positives, with the 95 % interval carried over.
 
     Attributes:
         value: in per cent, (−∞, 100].
-        prevalence_original: corrected share of forget images among the original's samples, (0, 1].
-        prevalence_unlearned: the same for the unlearned model, [0, 1].
+        low: lower limit, in per cent.
+        high: upper limit, in per cent.
     """
 
     value: float
-    prevalence_original: float
-    prevalence_unlearned: float
+    low: float
+    high: float
     higher_is_better: ClassVar[bool] = True
 
 
@@ -145,54 +145,34 @@ def pul_ceiling(*, n_original: int, n: int, false_positive_rate: float) -> float
     return 100 * (1 - false_positive_rate * n / n_original)
 
 
-def corrected_pul(
-    *, n_original: int, n_unlearned: int, n: int, true_positive_rate: float, false_positive_rate: float
-) -> CorrectedPUL:
-    """PUL of the prevalences that the judge's error rates imply, π = (n_forget/N − fpr)/(tpr − fpr) within [0, 1].
+def corrected_pul(pul: PUL, *, false_positive_rate: float) -> CorrectedPUL | None:
+    """PUL without the judge's false positives, as if their rate were exact and the same for both models.
 
-    The true-positive rate cancels in the ratio unless a prevalence is cut at 0 or 1. A cut makes the estimate biased,
-    and it has no interval here: the rates are taken as exact and as valid for the generated images of BOTH models.
+        corrected = 100 · (1 − max(0, n_unl − f N)/(n_orig − f N))
+
+    The true-positive rate cancels in this ratio. The ends of PUL's interval are carried over with n_orig as counted.
 
     Args:
-        n_original: images called forget among the original's samples.
-        n_unlearned: images called forget among the unlearned model's samples.
-        n: samples of each model.
-        true_positive_rate: share of forget images called forget, in [0, 1].
-        false_positive_rate: share of retained images called forget, in [0, 1], below the true-positive rate.
+        pul: the PUL as counted.
+        false_positive_rate: f, fraction of retained images predicted forget, in [0, 1].
 
     Returns:
-        Corrected value and prevalences.
-
-    Raises:
-        InputError: if a number is out of range, or the original's calls are no more than false calls alone explain.
+        Value and limits; None where false positives alone explain the original's count. A rate outside [0, 1] is refused
+        with an ``InputError``.
 
     Source: Rogan and Gladen (1978), American Journal of Epidemiology 107(1).
 
     Examples:
-        >>> rates = {"true_positive_rate": 1.0, "false_positive_rate": 0.01}
-        >>> corrected_pul(n_original=109, n_unlearned=10, n=1000, **rates).value
-        100.0
+        >>> found = corrected_pul(PUL(50.0, 40.0, 60.0, n_original=100, n_unlearned=50, n=1000), false_positive_rate=0.02)
+        >>> found.value, found.low, found.high
+        (62.5, 50.0, 75.0)
     """
-    _require_counts(n_original, n_unlearned, n)
-    _require_rate("true_positive_rate", true_positive_rate)
     _require_rate("false_positive_rate", false_positive_rate)
-    if true_positive_rate <= false_positive_rate:
-        raise InputError(
-            f"judge: got a true-positive rate of {true_positive_rate} and a false-positive rate of "
-            f"{false_positive_rate}, expected the first to be larger: such calls tell nothing. Use a better judge."
-        )
-    raw = [
-        (count / n - false_positive_rate) / (true_positive_rate - false_positive_rate)
-        for count in (n_original, n_unlearned)
-    ]
-    prevalence_original, prevalence_unlearned = (min(max(prevalence, 0.0), 1.0) for prevalence in raw)
-    if prevalence_original <= 0:
-        raise InputError(
-            f"n_original: got {n_original} forget calls among {n}, expected more than the "
-            f"{false_positive_rate * n:g} that false calls alone explain. Draw more samples or use a better judge."
-        )
-    value = 100 * (1 - prevalence_unlearned / prevalence_original)
-    return CorrectedPUL(value, prevalence_original, prevalence_unlearned)
+    false_positives = pul.n * false_positive_rate
+    if pul.n_original <= false_positives:
+        return None
+    left = [(1 - each / 100) * pul.n_original - false_positives for each in (pul.value, pul.low, pul.high)]
+    return CorrectedPUL(*(100 * (1 - max(0.0, each) / (pul.n_original - false_positives)) for each in left))
 
 
 def flip_table(original_class: Tensor, unlearned_class: Tensor, n_classes: int) -> Tensor:

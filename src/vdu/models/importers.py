@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from vdu.core.checks import first_differences
 from vdu.core.errors import InputError
 from vdu.models.checkpoint_names import ddpm_pytorch_names, improved_diffusion_names
-from vdu.models.denoiser import check_network
 from vdu.models.paper_networks import PUBLISHED_SCHEDULES, ddpm_pytorch_pipeline, improved_diffusion_pipeline
+from vdu.models.pipelines import check_network
 
 __all__ = ["import_checkpoint", "read_state_dict"]
 

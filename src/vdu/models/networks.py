@@ -5,6 +5,7 @@ level (0.69 M parameters at 28×28), self-attention on the coarsest level only. 
 finest level, so that one is kept thin.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vdu.core.errors import InputError
@@ -19,12 +20,13 @@ __all__ = ["new_pipeline", "small_unet"]
 PAPER_MODELS = {"ddpm-pytorch": ddpm_pytorch_pipeline, "improved-diffusion": improved_diffusion_pipeline}
 
 
-def small_unet(sample_shape: tuple[int, int, int], *, seed: int) -> "UNet2DModel":
+def small_unet(sample_shape: tuple[int, int, int], *, seed: int, n_embeddings: int | None = None) -> "UNet2DModel":
     """A small U-Net for images of 8 to 64 pixels.
 
     Args:
         sample_shape: channels, height, width; height = width, divisible by 2 (8 to 15 pixels) or by 4 (16 to 64).
         seed: seeds the weights; the caller's random stream is left untouched.
+        n_embeddings: class embeddings, the null class among them; None makes an unconditional network.
 
     Returns:
         A diffusers ``UNet2DModel``.
@@ -58,10 +60,13 @@ def small_unet(sample_shape: tuple[int, int, int], *, seed: int) -> "UNet2DModel
             up_block_types=tuple("AttnUpBlock2D" if i == 0 else "UpBlock2D" for i in range(len(widths))),
             norm_num_groups=8,
             attention_head_dim=16,
+            num_class_embeds=n_embeddings,
         )
 
 
-def new_pipeline(sample_shape: tuple[int, int, int], *, seed: int, model: str = "small") -> Any:
+def new_pipeline(
+    sample_shape: tuple[int, int, int], *, seed: int, model: str = "small", class_names: Sequence[str] = ()
+) -> Any:
     """An untrained ``DDPMPipeline``.
 
     Args:
@@ -69,17 +74,26 @@ def new_pipeline(sample_shape: tuple[int, int, int], *, seed: int, model: str = 
         seed: seeds the weights; the caller's random stream is left untouched.
         model: "small", with a linear schedule of 1000 steps and x0 clipping when sampling; "ddpm-pytorch" (1×28×28) or
             "improved-diffusion" (3×32×32), the paper's networks with their own schedules.
+        class_names: of a class-conditional model, which gets a null class besides; only "small" has one.
 
     Returns:
-        The pipeline; improved-diffusion's has a ``timestep_scale``.
+        The pipeline; improved-diffusion's has a ``timestep_scale``, a class-conditional one ``class_names`` and ``null_class``.
 
     Raises:
-        InputError: if the model is unknown, or the images do not fit it.
+        InputError: if the model is unknown, the images do not fit it, or it cannot be class-conditional.
     """
     from diffusers import DDPMPipeline, DDPMScheduler
 
+    if class_names and model != "small":
+        raise InputError(
+            f"labels: the model {model} is the paper's and unconditional; expected the model small. Leave one out."
+        )
     if model in PAPER_MODELS:
         return PAPER_MODELS[model](sample_shape, seed=seed)
     if model != "small":
         raise InputError(f"model: got {model!r}; expected one of small, {', '.join(PAPER_MODELS)}.")
-    return DDPMPipeline(unet=small_unet(sample_shape, seed=seed), scheduler=DDPMScheduler(num_train_timesteps=1000))
+    unet = small_unet(sample_shape, seed=seed, n_embeddings=len(class_names) + 1 if class_names else None)
+    pipeline: Any = DDPMPipeline(unet=unet, scheduler=DDPMScheduler(num_train_timesteps=1000))
+    if class_names:
+        pipeline.class_names, pipeline.null_class = tuple(class_names), len(class_names)
+    return pipeline

@@ -12,15 +12,14 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vdu.commands import judge as judge_recipe
 from vdu.commands import pretrain
-from vdu.commands.methods import make_method
-from vdu.commands.posterior import fit_posterior
-from vdu.commands.settings import JudgeSettings, PretrainSettings
+from vdu.commands.judge import JudgeSettings
+from vdu.commands.pretrain import PretrainSettings
+from vdu.commands.unlearn import make_method
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.records import atomic_file, sha256_file
@@ -29,10 +28,12 @@ from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
-from vdu.evaluation.measures import distance_row, fidelity, histogram, paired_pul, second_opinion
+from vdu.evaluation.compare import compare, distances, fidelity, judge_record, paired_pul, predict
+from vdu.evaluation.references import split_at_random, without_forget
 from vdu.judges.judging import Judging, find_judges
-from vdu.metrics.features import Calls, classify, extract_features
-from vdu.models.denoiser import PipelineDenoiser, load_pipeline
+from vdu.metrics.features import classify, extract_features
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
 from vdu.paper.row_options import unlearn_settings
 from vdu.paper.tables import Row, World
 from vdu.posterior.calibrate import mean_is_usable
@@ -42,6 +43,7 @@ from vdu.posterior.isotropic import fit_isotropic
 from vdu.replay.generated import generate_samples
 from vdu.replay.selection import select_samples
 from vdu.training.loop import make_accelerator
+from vdu.unlearning.fit_posterior import fit_posterior
 from vdu.unlearning.unlearn import UnlearnResult, unlearn
 from vdu.zoo.packaged import pipeline_folder
 
@@ -157,42 +159,36 @@ class Making:
     def reference(self, forget: str, done: Needs, stem: Path) -> dict[str, Any]:
         """Distances of real images and of the original's own samples, at every number of images."""
         judging, drawn = self.judging(forget, done), self._images(done["samples"])
-        calls = classify(judging.judge, drawn.floats())
-        kept = drawn.select(~judging.filtered(drawn.floats()))
-        count = int(judging.is_forget(calls.classes[: self.sizes[0]]).sum())
+        is_forget = judging.finds_forget(drawn)
+        kept = without_forget(drawn, judging)
+        count = int(is_forget[: self.sizes[0]].sum())
         if count < self.world.min_original:
             raise InputError(
                 f"original: {judging.name} calls only {count} of {self.sizes[0]} samples {forget}; expected at least "
                 f"{self.world.min_original}, for PUL is a share of them. Draw more images, or use a model that makes the class."
             )
+        largest = self.sizes[-1]
+        if len(kept) < largest:
+            raise InputError(
+                f"filtered original: {len(kept)} of {len(drawn)} samples remain; expected at least {largest}."
+            )
         real = self._real_features(forget, judging)
-        order = torch.randperm(len(real), generator=generator(0, "split"))
-        result: dict[str, Any] = {"judge": judging.describe(count, self.sizes[0]), "at": {}}
+        features = {
+            "original": self._features_of(drawn.select(range(largest)), judging),
+            "filtered-original": self._features_of(kept.select(range(largest)), judging),
+        }
+        result: dict[str, Any] = {"judge": judge_record(judging, count, self.sizes[0]).to_json(), "at": {}}
         for n in self.sizes:
-            if len(kept) < n:
-                raise InputError(
-                    f"filtered original: {len(kept)} of {len(drawn)} samples remain; expected at least {n}."
-                )
-            half = min(n, len(real) // 2)
-            features = {
-                "real-split": real[order[:half]],
-                "original": extract_features(judging.judge.features, drawn.select(range(n)).floats()),
-                "filtered-original": extract_features(judging.judge.features, kept.select(range(n)).floats()),
-            }
-            against = {name: real[order[half:]] if name == "real-split" else real for name in features}
-            rows = {
-                name: distance_row(name, name, against[name], features[name], self.evaluation_seed) for name in features
-            }
-            counted = int(judging.is_forget(calls.classes[:n]).sum())
+            half, rest = split_at_random(real, n, 0)
+            pairs = {"real-split": (rest, half)} | {name: (real, each[:n]) for name, each in features.items()}
             result["at"][str(n)] = {
                 name: {
-                    "u_fid": rows[name]["u_fid"],
-                    "kid": rows[name]["kid"],
-                    "n_images": len(features[name]),
-                    **self._precision(against[name], features[name]),
+                    **distances(name, against, each, self.evaluation_seed).to_json(),
+                    "n_images": len(each),
+                    **(fidelity(against, each).to_json() if self.leaderboard else {}),
                 }
-                for name in rows
-            } | {"n_original": counted}
+                for name, (against, each) in pairs.items()
+            } | {"n_original": int(is_forget[:n].sum())}
         return result
 
     def row(self, row: Row, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
@@ -243,12 +239,6 @@ class Making:
         drawn = 0 if kind == "isotropic" else self.world.n_fisher_samples * self.sampler.steps
         return drawn + int(done["posterior"].get("network_evaluations", 0))
 
-    def _precision(self, reference: Tensor, features: Tensor) -> dict[str, float]:
-        """Precision, recall, density and coverage, in a leaderboard."""
-        if not self.leaderboard:
-            return {}
-        return fidelity(reference, features)
-
     def retrained_row(self, forget: str, done: Needs, stem: Path) -> dict[str, Any]:
         """The retrained model, measured."""
         return self._measured(self._open(done["model"]["pipeline"]), forget, self.sizes, done, stem)
@@ -258,27 +248,16 @@ class Making:
         judging, before = self.judging(forget, done), self._images(done["samples"]).select(range(sizes[-1]))
         denoiser = _on_device(PipelineDenoiser.from_pipeline(pipeline))
         after = generate_samples(denoiser, sizes[-1], self.sampler, seed=self.evaluation_seed, progress="samples")
-        seed, judge = self.evaluation_seed, judging.judge
-        calls = {
-            name: classify(judge, images.floats()) for name, images in (("original", before), ("unlearned", after))
-        }
-        if bool(judging.is_forget(calls["unlearned"].classes[: sizes[0]]).all()):
+        was, now = predict(judging, before), predict(judging, after)
+        if bool(judging.is_forget(now.judge.classes[: sizes[0]]).all()):
             raise DivergenceError(f"all {sizes[0]} images are called {forget}: there is no rest to compare.")
-        real = self._real_features(forget, judging)
-        features = extract_features(judge.features, after.floats())
-        at = {}
-        for n in sizes:
-            some = {name: Calls(each.classes[:n], each.confidence[:n]) for name, each in calls.items()}
-            distances = distance_row("unlearned", "", real, features[:n], seed)
-            second = second_opinion(judging, before.select(range(n)), after.select(range(n)), seed)
-            at[str(n)] = {
-                "pul": paired_pul(some["original"], some["unlearned"], judging, seed),
-                "second": second,
-                "u_fid": distances["u_fid"],
-                "kid": distances["kid"],
-                "histogram": histogram(some, judging, seed),
-                **self._precision(real, features[:n]),
-            }
+        real, features = self._real_features(forget, judging), self._features_of(after, judging)
+        at = {
+            str(n): compare(
+                was.first(n), now.first(n), features[:n], real, judging, self.evaluation_seed, with_fidelity=self.leaderboard
+            ).to_json()
+            for n in sizes
+        }  # fmt: skip
         path = stem.with_name(stem.name + ".safetensors")
         _save_images(path, after.images[:SHOWN])
         files = {path.name: sha256_file(path)}
@@ -299,13 +278,13 @@ class Making:
                 name: generate_samples(_on_device(PipelineDenoiser.from_pipeline(each)), n, sampler, seed=seed)
                 for name, each in models.items()
             }
-            calls = {name: classify(judging.judge, images.floats()) for name, images in made.items()}
-            features = {
-                name: extract_features(judging.judge.features, images.floats()) for name, images in made.items()
+            was, now = (classify(judging.judge, made[name]) for name in ("original", "unlearned"))
+            found = {
+                name: distances(name, real, self._features_of(images, judging), seed) for name, images in made.items()
             }
             result[str(steps)] = {
-                "pul": paired_pul(calls["original"], calls["unlearned"], judging, seed),
-                "u_fid": {name: distance_row(name, "", real, each, seed)["u_fid"] for name, each in features.items()},
+                "pul": paired_pul(was, now, judging, seed).to_json(),
+                "u_fid": {name: each.u_fid.to_json() for name, each in found.items()},
             }
         return result
 
@@ -336,8 +315,11 @@ class Making:
     def _real_features(self, forget: str, judging: Judging) -> Tensor:
         if forget not in self._features:
             real = split_by_class(self.images("test"), [forget])[1]  # held out; removed by label
-            self._features[forget] = extract_features(judging.judge.features, real.floats())
+            self._features[forget] = self._features_of(real, judging)
         return self._features[forget]
+
+    def _features_of(self, images: ImageSet, judging: Judging) -> Tensor:
+        return extract_features(judging.judge.features, images)
 
     def judging(self, forget: str, done: Needs) -> Judging:
         """The two judges, asked about a class."""

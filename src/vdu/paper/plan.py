@@ -11,15 +11,17 @@ Image i of every model starts from the same noise. Rows with more images than ``
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from vdu.commands.methods import BY_NAME, make_method, options_of
+from vdu.commands.unlearn import make_method
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.diffusion.sampling import Sampler
-from vdu.methods.defaults import DEFAULTS
+from vdu.methods import registry
+from vdu.methods.options import options_of
 from vdu.paper.cells import Cell
 from vdu.paper.making import Making, Needs
 from vdu.paper.row_options import unlearn_settings
@@ -32,6 +34,8 @@ __all__ = ["PaperCells"]
 # which rows ran with older ones
 BOARD_VERSION = 2
 POSTERIORS = ("ensemble", "ensemble-recentred", "fisher", "amnesia-fisher", "isotropic")
+OLD_FLAGS = {"vdu", "ascent", "selective-amnesia"}
+"""Methods whose rows give their options under the names of older versions: they are in the names of committed cells."""
 SPARE = 1.3  # the original's samples, in multiples of N: enough for N without the class
 
 
@@ -176,7 +180,7 @@ class PaperCells:
             method = str(row.options["method"])
             spec |= {
                 "leaderboard": BOARD_VERSION,
-                "defaults": DEFAULTS.get(method, {}),
+                "defaults": _training(method),
                 "method": _own_defaults(method),
                 **_self_model(row),
             }
@@ -248,12 +252,19 @@ def _sampler_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _self_model(row: Row) -> dict[str, Any]:
     """How ε_s is trained, for rows whose method asks for it."""
-    if row.posterior is not None or row.options["method"] not in BY_NAME:
+    if row.posterior is not None or row.options["method"] in OLD_FLAGS:
         return {}
     uses = make_method(unlearn_settings(row.options)).uses
     return {"self_model": SELF_MODEL} if "self_model" in uses else {}
 
 
+def _training(method: str) -> dict[str, Any]:
+    """The training that suits a method, for a cell's name."""
+    return {name: value for name, value in asdict(registry.get(method).training).items() if value is not None}
+
+
 def _own_defaults(method: str) -> dict[str, Any]:
-    """What a method's own options are where a row does not say; VDU's and its like are settings, which rows give."""
-    return {name: each.default for name, each in options_of(BY_NAME[method]).items()} if method in BY_NAME else {}
+    """What a method's own options are where a row does not say; rows of methods with old flags give theirs."""
+    if method in OLD_FLAGS:
+        return {}
+    return {name: each.default for name, each in options_of(registry.get(method)).items()}

@@ -9,29 +9,53 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from vdu.commands.settings import ReproduceSettings
+from vdu.commands.options import GivenFirst
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_file, environment, write_json
-from vdu.judges.classifier import Judge
 from vdu.paper import leaderboard_page as leaderboard
 from vdu.paper.cells import Cell, CellStore, run_cells, with_needs
-from vdu.paper.plan import PaperCells
 from vdu.paper.table_page import aggregate, compare, differences, judge_claims, markdown
 from vdu.paper.tables import REFERENCES, Table, expected_results, load_table
 
-__all__ = ["plan", "run"]
+if TYPE_CHECKING:
+    from vdu.judges.classifier import Judge
+    from vdu.paper.plan import PaperCells
+
+__all__ = ["ReproduceSettings", "plan", "run"]
 
 FIGURE_TABLES = ("table1", "table2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceSettings:
+    """Run a table of the paper, or its figures, cell by cell; what is done is not done again.
+
+    Attributes:
+        table: table1, table2, figures or leaderboard, or a TOML file of the same form.
+        scale: smoke (minutes), small (two CPU cores, hours) or paper (the paper's own networks; wants an accelerator).
+        output_dir: the folder of all scales' cells; several processes and machines may share it.
+        data: where the training data are, if not where the table says (for example mnist:FOLDER).
+        list_cells: only list the cells and which of them are done.
+        only_done: write the table from the cells that are done; rows without any are named as not run.
+    """
+
+    table: Annotated[str, GivenFirst] = "table1"
+    scale: Literal["smoke", "small", "paper"] = "small"
+    output_dir: Path = Path("vdu-paper")
+    data: str | None = None
+    list_cells: bool = False
+    only_done: bool = False
 
 
 def run(settings: ReproduceSettings) -> dict[str, Any]:
     """Make what is missing, then write tables and figures.
 
     Args:
-        settings: see :class:`vdu.commands.settings.ReproduceSettings`.
+        settings: see :class:`ReproduceSettings`.
 
     Returns:
         A summary: the files, and what differs from the committed results. ``exit_code`` 3 if something does.
@@ -96,7 +120,7 @@ class Plan:
                 self.not_run.append(key)
         self.retrained = {key: cell for key, cell in self.retrained.items() if key in self.references}
 
-    def judge(self, dataset: str, store: CellStore) -> Judge:
+    def judge(self, dataset: str, store: CellStore) -> "Judge":
         """The judge of a data set, once its cells are done."""
         (_, forget), cell = next((key, cell) for key, cell in self.references.items() if key[0] == dataset)
         done = {name: (store.result(need) or {})["result"] for name, need in cell.needs.items()}
@@ -121,6 +145,8 @@ def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = 
     Returns:
         The cells.
     """
+    from vdu.paper.plan import PaperCells
+
     made = Plan()
     for dataset in dict.fromkeys(each.dataset for each in table.runs):
         runs = [each for each in table.runs if each.dataset == dataset]

@@ -1,4 +1,4 @@
-"""Selective Amnesia's diagonal Fisher on the model's own samples: what its elastic weight consolidation holds on to.
+"""Selective Amnesia's diagonal Fisher on generated samples: what its elastic weight consolidation holds on to.
 
     F = (1/N) Σ_x [∇_θ Σ_{t=1..T} ‖ε_t − ε_θ(x_t, t)‖²]²        (sum over pixels and over all T steps of the own schedule)
     posterior N(θ*, 1/(2F)), so that its penalty Σ (θ−θ*)²/(2σ²) is Σ F (θ−θ*)², as published: no ½
@@ -23,23 +23,154 @@ Source: Heng & Soh 2023, "Selective Amnesia", arXiv 2305.10120; reductions as in
 (clear-nus/selective-amnesia, ``ddpm/runners/diffusion.py::save_fim``, ``ddpm/functions/losses.py``).
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
-from vdu.core.types import Denoiser, NamedTensors
+from vdu.core.modes import evaluating
+from vdu.core.types import Denoiser
 from vdu.diffusion.schedule import noised_batch
-from vdu.posterior.denoising import check_samples, evaluation_mode, gradients, only_gradients_of
+from vdu.posterior.denoising import check_samples, gradients, only_gradients_of
+from vdu.posterior.fit import Progress, fit_samples
 from vdu.posterior.gaussian import GaussianPosterior, normal_like
-from vdu.posterior.names import select_names
+from vdu.posterior.names import covered
+from vdu.posterior.protocol import State, Takes
 
-__all__ = ["amnesia_fisher_diagonal", "draw_rows", "fit_amnesia_fisher"]
+__all__ = ["AmnesiaFisher", "draw_indices", "fit_amnesia_fisher"]
 
 RELATIVE_FLOOR = 1e-12
 ABSOLUTE_FLOOR = 1e-30  # 1/(2F) stays a normal float32 number, also where no gradient ever arrives
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmnesiaFisher:
+    """The estimator N(θ*, 1/(2F)) around the network's present weights, whose penalty is Σ F (θ−θ*)².
+
+    Memory: the mean, two float64 tensors and a gradient per covered parameter, and the graph of ``batch_size`` images.
+
+    Args:
+        timesteps_per_sample: n steps per image, in equal strata; None takes all T, as published.
+        batch_size: timesteps per network call; it changes memory and speed, not the result.
+        name_filter: regular expression of the parameters to cover; None for all.
+    """
+
+    name: ClassVar[str] = "amnesia-fisher"
+    takes: ClassVar[Takes] = "samples"
+    save_every: ClassVar[int] = 20
+
+    timesteps_per_sample: int | None = 50
+    batch_size: int = 100
+    name_filter: str | None = None
+
+    def init(
+        self, denoiser: Denoiser, *, n_items: int | None = None, generator: torch.Generator | None = None
+    ) -> State:
+        """A copy of the covered weights, and F = 0.
+
+        Args:
+            denoiser: the model.
+            n_items: N of the mean, the number of samples that will come.
+            generator: the only source of timesteps and noise.
+
+        Returns:
+            The state.
+
+        Raises:
+            InputError: if an option is out of its range, or the number of samples is missing.
+        """
+        n, n_timesteps = self.timesteps_per_sample, len(denoiser.schedule)
+        if self.batch_size < 1 or not (n is None or 1 <= n <= n_timesteps):
+            raise InputError(
+                f"amnesia-fisher: got timesteps_per_sample {n}, batch_size {self.batch_size}; expected 1 to "
+                f"{n_timesteps} (the steps of the model's own schedule; None for all of them) and ≥ 1."
+            )
+        if n_items is None or n_items < 1:
+            raise InputError(f"amnesia-fisher: got n_items {n_items}; expected the number of samples that will come.")
+        parameters = covered(denoiser, self.name_filter)
+        return State(
+            tensors={
+                "mean": {name: parameter.detach().float().clone() for name, parameter in parameters.items()},
+                "fisher": {name: torch.zeros_like(value, dtype=torch.float64) for name, value in parameters.items()},
+            },
+            values={
+                "network": hash_parameters(dict(denoiser.network.named_parameters())),
+                "n_items": n_items,
+                "n_timesteps": n_timesteps,
+            },
+            generator=generator,
+        )
+
+    def update(self, state: State, item: Tensor, denoiser: Denoiser) -> State:
+        """Add the square of one sample's gradient to F: one backward pass per ``batch_size`` timesteps.
+
+        Args:
+            state: the state so far; its tensors are reused.
+            item: a generated sample, [channels, height, width].
+            denoiser: the model.
+
+        Returns:
+            The state after this sample; ``tensors["fisher"]`` is F, float64, once all samples are in.
+        """
+        check_samples(denoiser, item[None], state.generator)
+        assert state.generator is not None
+        total, parameters = state.tensors["fisher"].values(), list(covered(denoiser, self.name_filter).values())
+        indices = draw_indices(len(denoiser.schedule), self.timesteps_per_sample, state.generator)
+        g = [torch.zeros_like(accumulator) for accumulator in total]
+        with evaluating(denoiser.network), only_gradients_of(denoiser.network, parameters):
+            for index in indices.split(self.batch_size):
+                loss = _summed_loss(denoiser, item, index, state.generator, parameters[0].device)
+                # float64: thousands of terms, squared and summed again
+                torch._foreach_add_(g, [part.double() for part in gradients(loss, parameters)])
+        scale = len(denoiser.schedule) / len(indices)  # each step stands for its stratum
+        for accumulator, g_x in zip(total, g, strict=True):
+            accumulator.addcmul_(g_x, g_x, value=scale**2 / state.values["n_items"])
+        return replace(state, count=state.count + 1)
+
+    def posterior(self, state: State) -> GaussianPosterior:
+        """N(θ*, 1/(2F)), with F floored.
+
+        Args:
+            state: after all samples.
+
+        Returns:
+            The posterior, float32; ``extras`` holds ``n_samples``, ``timesteps_per_sample``, ``n_timesteps`` (T),
+            ``network_evaluations`` (forward 1, backward 2 per image), ``n_on_floor`` (entries of F raised to 1e-12 of
+            their tensor's mean, or to 1e-30) and ``n_parameters``.
+
+        Raises:
+            InputError: if samples are still to come.
+        """
+        if state.count != state.values["n_items"]:
+            raise InputError(
+                f"amnesia-fisher: got {state.count} of {state.values['n_items']} samples; expected all of them. "
+                "Update the state with the rest first."
+            )
+        variance, n_on_floor, fisher = {}, 0, state.tensors["fisher"]
+        for name, raw in fisher.items():
+            least = (RELATIVE_FLOOR * raw.mean()).clamp_min(ABSOLUTE_FLOOR)
+            n_on_floor += int((raw < least).sum())
+            variance[name] = (1 / (2 * raw.clamp_min(least))).float()
+        n_timesteps = state.values["n_timesteps"]
+        n = n_timesteps if self.timesteps_per_sample is None else self.timesteps_per_sample
+        return GaussianPosterior(
+            mean=state.tensors["mean"],
+            variance=variance,
+            estimator=self.name,
+            name_filter=self.name_filter,
+            sources={"network": state.values["network"]},
+            extras={
+                "n_samples": state.count,
+                "timesteps_per_sample": n,
+                "n_timesteps": n_timesteps,
+                "network_evaluations": 3 * n * state.count,
+                "n_on_floor": n_on_floor,
+                "n_parameters": sum(raw.numel() for raw in fisher.values()),
+            },
+        )
 
 
 def fit_amnesia_fisher(
@@ -47,119 +178,37 @@ def fit_amnesia_fisher(
     samples: Tensor,
     *,
     generator: torch.Generator,
-    timesteps_per_sample: int | None = 50,
-    batch_size: int = 100,
-    name_filter: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> GaussianPosterior:
-    """The posterior N(θ*, 1/(2F)) around the network's present weights, whose penalty is Σ F (θ−θ*)².
+    """The posterior of :class:`AmnesiaFisher`.
 
     Args:
         denoiser: the model; its network is left as it was.
-        samples: the model's own samples, [N, channels, height, width], in its own space (pixels: [−1, 1]).
-        generator: the only source of timesteps and noise.
-        timesteps_per_sample: n steps per image, in equal strata; None takes all T, as published.
-        batch_size: timesteps per network call; it changes memory and speed, not the result.
-        name_filter: regular expression of the parameters to cover; None for all.
-        progress: called with (samples done, samples in all).
-
-    Returns:
-        The posterior, float32; ``extras`` holds ``n_samples``, ``timesteps_per_sample``, ``n_timesteps`` (T),
-        ``network_evaluations`` (forward 1, backward 2 per image), ``n_on_floor`` (entries of F raised to 1e-12 of their
-        tensor's mean, or to 1e-30) and ``n_parameters``. What is refused: see :func:`amnesia_fisher_diagonal`.
-    """
-    parameters = select_names(dict(denoiser.network.named_parameters()), name_filter)
-    fisher = amnesia_fisher_diagonal(
-        denoiser, samples, parameters, timesteps_per_sample=timesteps_per_sample, batch_size=batch_size,
-        generator=generator, progress=progress,
-    )  # fmt: skip
-    variance, n_on_floor = {}, 0
-    for name, raw in fisher.items():
-        least = (RELATIVE_FLOOR * raw.mean()).clamp_min(ABSOLUTE_FLOOR)
-        n_on_floor += int((raw < least).sum())
-        variance[name] = (1 / (2 * raw.clamp_min(least))).float()
-    n_timesteps = len(denoiser.schedule)
-    n = n_timesteps if timesteps_per_sample is None else timesteps_per_sample
-    return GaussianPosterior(
-        mean={name: parameter.detach().float().clone() for name, parameter in parameters.items()},
-        variance=variance,
-        estimator="amnesia-fisher",
-        name_filter=name_filter,
-        sources={"network": hash_parameters(dict(denoiser.network.named_parameters())),
-                 "samples": hash_parameters({"samples": samples})},
-        extras={"n_samples": len(samples), "timesteps_per_sample": n, "n_timesteps": n_timesteps,
-                "network_evaluations": 3 * n * len(samples), "n_on_floor": n_on_floor,
-                "n_parameters": sum(raw.numel() for raw in fisher.values())},
-    )  # fmt: skip
-
-
-def amnesia_fisher_diagonal(
-    denoiser: Denoiser,
-    samples: Tensor,
-    parameters: dict[str, nn.Parameter] | NamedTensors,
-    *,
-    timesteps_per_sample: int | None,
-    batch_size: int,
-    generator: torch.Generator,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Tensor]:
-    """F of the module's docstring, not floored: one backward pass per image and ``batch_size`` timesteps.
-
-    Memory: two float64 tensors and a gradient per covered parameter, and the graph of ``batch_size`` images.
-
-    Args:
-        denoiser: the model.
-        samples: own samples, [N, channels, height, width].
-        parameters: the covered parameters of its network.
-        timesteps_per_sample: n ≤ T steps per image; None takes all T.
-        batch_size: timesteps per network call.
+        samples: generated samples of the model, [N, channels, height, width], in its own space (pixels: [−1, 1]).
         generator: the only source of timesteps and noise.
         progress: called with (samples done, samples in all).
+        **options: the arguments of :class:`AmnesiaFisher`.
 
     Returns:
-        name → F, float64.
-
-    Raises:
-        InputError: if an argument is out of its range or the samples do not fit the model.
+        The posterior.
     """
-    schedule, chosen = denoiser.schedule, list(parameters.values())
-    if batch_size < 1 or not (timesteps_per_sample is None or 1 <= timesteps_per_sample <= len(schedule)):
-        raise InputError(
-            f"amnesia-fisher: got timesteps_per_sample {timesteps_per_sample}, batch_size {batch_size}; expected 1 to "
-            f"{len(schedule)} (the steps of the model's own schedule; None for all of them) and ≥ 1."
-        )
-    check_samples(denoiser, samples, generator)
-    total = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in chosen]
-    with evaluation_mode(denoiser.network), only_gradients_of(denoiser.network, chosen):
-        # one image after another: vmap over several took 1.3 to 1.5 times as long on a CPU
-        for done, sample in enumerate(samples, 1):
-            rows = draw_rows(len(schedule), timesteps_per_sample, generator)
-            g = [torch.zeros_like(accumulator) for accumulator in total]
-            for index in rows.split(batch_size):
-                loss = _summed_loss(denoiser, sample, index, generator, chosen[0].device)
-                # float64: thousands of terms, squared and summed again
-                torch._foreach_add_(g, [part.double() for part in gradients(loss, chosen)])
-            scale = len(schedule) / len(rows)  # each step stands for its stratum
-            for accumulator, g_x in zip(total, g, strict=True):
-                accumulator.addcmul_(g_x, g_x, value=scale**2 / len(samples))
-            if progress:
-                progress(done, len(samples))
-    return dict(zip(parameters, total, strict=True))
+    return fit_samples(AmnesiaFisher(**options), denoiser, samples, generator=generator, progress=progress)
 
 
-def draw_rows(n_steps: int, n: int | None, generator: torch.Generator) -> Tensor:
-    """All rows of a schedule, or one drawn uniformly from each of n equal strata.
+def draw_indices(n_steps: int, n: int | None, generator: torch.Generator) -> Tensor:
+    """All timestep indices of a schedule, or one drawn uniformly from each of n equal strata.
 
     Args:
         n_steps: T of the schedule.
-        n: number of strata; None takes all T rows and draws nothing.
+        n: number of strata; None takes all T and draws nothing.
         generator: the only source of randomness.
 
     Returns:
-        Rows 0 … T − 1 (t − 1) in rising order, [n], int64, on the CPU, where schedules live.
+        Indices 0 … T − 1 (t − 1) in rising order, [n], int64, on the CPU, where schedules live.
 
     Examples:
-        >>> (draw_rows(1000, 4, torch.Generator().manual_seed(0)) // 250).tolist()
+        >>> (draw_indices(1000, 4, torch.Generator().manual_seed(0)) // 250).tolist()
         [0, 1, 2, 3]
     """
     if n is None:
@@ -171,12 +220,12 @@ def draw_rows(n_steps: int, n: int | None, generator: torch.Generator) -> Tensor
 def _summed_loss(
     denoiser: Denoiser, sample: Tensor, index: Tensor, generator: torch.Generator, device: torch.device
 ) -> Tensor:
-    """Σ_t ‖ε_t − ε_θ(x_t, t)‖² of one image over some rows.
+    """Σ_t ‖ε_t − ε_θ(x_t, t)‖² of one image over some timestep indices.
 
     Args:
         denoiser: the model.
         sample: the image, [channels, height, width].
-        index: rows of the own schedule, [batch], int64.
+        index: timestep indices of the own schedule, [batch], int64.
         generator: the source of ε.
         device: where the network is.
 
@@ -188,4 +237,4 @@ def _summed_loss(
     noise = torch.stack([normal_like(like, generator) for _ in range(len(index))]).to(device)
     x0 = sample.to(device).expand_as(noise)
     batch = noised_batch(x0, index, noise, denoiser.schedule, denoiser.schedule)
-    return (noise - denoiser.predict_noise(batch.x_t, batch.timestep)).square().sum(dtype=torch.float64)
+    return (noise - denoiser.noise(batch)).square().sum(dtype=torch.float64)

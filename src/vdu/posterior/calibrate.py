@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
+from vdu.core.modes import evaluating
 from vdu.core.rng import draw_seed
 from vdu.core.types import Denoiser, NamedTensors
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.posterior.denoising import base_loss, evaluation_mode, fixed_loss
+from vdu.posterior.denoising import base_loss, fixed_loss
 from vdu.posterior.gaussian import GaussianPosterior, normal_like
 
 __all__ = ["calibrate_temperature", "mean_is_usable", "restored_weights"]
@@ -152,7 +153,7 @@ def restored_weights(
     parameters = {name: named[name] for name in posterior.mean}
     kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     try:
-        with evaluation_mode(network), torch.no_grad():
+        with evaluating(network), torch.no_grad():
             yield parameters, kept
     finally:
         _set(parameters, kept)

@@ -27,7 +27,6 @@ __all__ = [
     "base_loss",
     "check_samples",
     "draw",
-    "evaluation_mode",
     "fixed_loss",
     "gradients",
     "only_gradients_of",
@@ -80,7 +79,7 @@ def sample_loss(denoiser: Denoiser, x0: Tensor, draws: Draws, schedule: NoiseSch
         [n], float64 (a sum over pixels, weighted over many orders of magnitude).
     """
     batch = noised_batch(x0, draws.index, draws.noise, schedule, denoiser.schedule)
-    error = batch.noise - denoiser.predict_noise(batch.x_t, batch.timestep.to(x0.device))
+    error = batch.noise - denoiser.noise(batch)
     k_t = weights[draws.index].to(error.device)
     return (len(schedule) - 1) * k_t * error.square().flatten(1).sum(1, dtype=torch.float64)
 
@@ -90,13 +89,13 @@ def check_samples(denoiser: Denoiser, samples: Tensor, generator: object) -> Non
 
     Args:
         denoiser: the model.
-        samples: should be floating, [N, *sample_shape], in the model's space.
+        samples: should be floating, [N, *latent_shape], in the model's space.
         generator: should be a ``torch.Generator``.
 
     Raises:
         InputError: if they are not.
     """
-    shape = tuple(denoiser.sample_shape)
+    shape = tuple(denoiser.latent_shape)
     if tuple(samples.shape[1:]) != shape or len(samples) == 0 or not samples.is_floating_point():
         raise InputError(
             f"samples: got {tuple(samples.shape)} {samples.dtype}; expected floating [N, *{shape}], "
@@ -163,18 +162,6 @@ def base_loss(loss: Callable[[], float]) -> float:
         raise InputError(f"denoising loss at the network's own weights: got {base}; expected a positive finite number. "
                          "Check the checkpoint and its schedule.")  # fmt: skip
     return base
-
-
-@contextmanager
-def evaluation_mode(network: nn.Module) -> Generator[None, None, None]:
-    """Evaluation mode inside the block (no dropout from the global stream); each module's own mode after it."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def gradients(loss: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:

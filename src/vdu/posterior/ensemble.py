@@ -17,67 +17,157 @@ Not guaranteed: that the mean of independently trained networks is a working net
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
-from vdu.core.types import NamedTensors
+from vdu.core.types import Denoiser, NamedTensors
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.moments import StreamingMoments
-from vdu.posterior.names import select_names
+from vdu.posterior.names import covered, require_same, select_names
+from vdu.posterior.protocol import State, Takes
 
-__all__ = ["fit_ensemble", "shrink"]
+__all__ = ["Ensemble", "FinetunedEnsemble", "fit_ensemble", "shrink"]
 
 logger = logging.getLogger(__name__)
 
 
-def fit_ensemble(
-    members: Iterable[NamedTensors], *, shrinkage: float = 4.0, floor: float = 1e-3, name_filter: str | None = None
-) -> GaussianPosterior:
-    """The posterior of K networks, read one after another.
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """The estimator of K networks, read one after another.
+
+    Memory: two float64 tensors per covered parameter, and one member.
 
     Args:
-        members: the networks' named parameters; a generator keeps one in memory at a time.
         shrinkage: ν ≥ 0, the weight of the layer mean in members.
         floor: f in (0, 1), the least variance relative to the layer's mean (see above).
         name_filter: regular expression of the parameters to cover; None for all.
 
-    Returns:
-        The posterior, float32; ``extras`` holds ``n_on_floor``, ``n_parameters`` and ``precision_inflation`` (of the
-        unshrunk estimate) or, at K ≤ 3, ``few_members`` = 1.
-
     Raises:
-        InputError: with fewer than 2 members, with equal members, or with members of different names or shapes.
+        InputError: if an argument is out of its range.
     """
-    if not (shrinkage >= 0 and 0 < floor < 1):
-        raise InputError(f"ensemble: got shrinkage {shrinkage} and floor {floor}; expected ≥ 0 and within (0, 1).")
-    moments, sources = StreamingMoments(), {}
-    for member in members:
-        digest = hash_parameters(member)
+
+    name: ClassVar[str] = "ensemble"
+    takes: ClassVar[Takes] = "members"
+    save_every: ClassVar[int] = 1
+
+    shrinkage: float = 4.0
+    floor: float = 1e-3
+    name_filter: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.shrinkage >= 0 and 0 < self.floor < 1):
+            raise InputError(
+                f"ensemble: got shrinkage {self.shrinkage} and floor {self.floor}; expected ≥ 0 and within (0, 1)."
+            )
+
+    def init(
+        self,
+        denoiser: Denoiser | None = None,
+        *,
+        n_items: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """No member yet; no argument is used."""
+        return State(tensors={"mean": {}, "squares": {}}, values={"sources": {}})
+
+    def update(self, state: State, item: NamedTensors, denoiser: Denoiser | None = None) -> State:
+        """Take one member in.
+
+        Args:
+            state: the state so far; its tensors are reused.
+            item: the member's named parameters.
+            denoiser: the model whose parameters are covered, of the members' architecture; None covers all of theirs.
+
+        Returns:
+            The state after this member: the mean and the summed squared deviations, float64, and the members' hashes.
+
+        Raises:
+            InputError: if the member equals an earlier one, or its names or shapes differ.
+        """
+        digest, sources = hash_parameters(item), state.values["sources"]
         if digest in sources.values():
-            raise InputError(f"ensemble: member {len(sources)} has the weights of an earlier one. Give each one once.")
-        sources[f"member-{len(sources)}"] = digest
-        moments.update(select_names(member, name_filter))
-    if moments.count < 2:
-        raise InputError(f"ensemble: got {moments.count} member(s), expected at least 2 (5 in the paper). "
-                         "Give more checkpoints, or use the fisher estimator, which needs one.")  # fmt: skip
-    variance, n_on_floor = shrink(moments.variance(), moments.count, shrinkage=shrinkage, floor=floor)
-    return GaussianPosterior(
-        mean={name: mean.float() for name, mean in moments.mean.items()},
-        variance={name: tensor.float() for name, tensor in variance.items()},
-        estimator="ensemble",
-        n_members=moments.count,
-        name_filter=name_filter,
-        sources=sources,
-        extras={
-            "shrinkage": shrinkage,
-            "floor": floor,
-            "n_on_floor": n_on_floor,
-            "n_parameters": sum(tensor.numel() for tensor in variance.values()),
-            **_few_members(moments.count),
-        },
-    )
+            raise InputError(f"ensemble: member {state.count} has the weights of an earlier one. Give each one once.")
+        moments = StreamingMoments(state.count, state.tensors["mean"], state.tensors["squares"])
+        moments.update(self._part(item, denoiser, state.count))
+        return State(
+            count=moments.count,
+            tensors={"mean": moments.means, "squares": moments.squares},
+            values={"sources": {**sources, f"member-{state.count}": digest}},
+        )
+
+    def _part(self, member: NamedTensors, denoiser: Denoiser | None, k: int) -> dict[str, Tensor]:
+        chosen = select_names(member, self.name_filter)
+        if denoiser is None:
+            return chosen
+        own = select_names(dict(denoiser.network.named_parameters()), self.name_filter)
+        require_same(f"member {k}", chosen, own)
+        return {name: chosen[name] for name in covered(denoiser, self.name_filter)}
+
+    def posterior(self, state: State) -> GaussianPosterior:
+        """The members' mean, and their shrunk variance.
+
+        Args:
+            state: after at least two members.
+
+        Returns:
+            The posterior, float32; ``extras`` holds ``n_on_floor``, ``n_parameters`` and ``precision_inflation`` (of the
+            unshrunk estimate) or, at K ≤ 3, ``few_members`` = 1.
+
+        Raises:
+            InputError: with fewer than 2 members.
+        """
+        if state.count < 2:
+            raise InputError(
+                f"ensemble: got {state.count} member(s), expected at least 2 (5 in the paper). "
+                "Give more checkpoints, or use the fisher estimator, which needs one."
+            )
+        moments = StreamingMoments(state.count, state.tensors["mean"], state.tensors["squares"])
+        variance, n_on_floor = shrink(moments.variance(), state.count, shrinkage=self.shrinkage, floor=self.floor)
+        return GaussianPosterior(
+            mean={name: mean.float() for name, mean in moments.mean.items()},
+            variance={name: tensor.float() for name, tensor in variance.items()},
+            estimator=self.name,
+            n_members=state.count,
+            name_filter=self.name_filter,
+            sources=state.values["sources"],
+            extras={
+                "shrinkage": self.shrinkage,
+                "floor": self.floor,
+                "n_on_floor": n_on_floor,
+                "n_parameters": sum(tensor.numel() for tensor in variance.values()),
+                **_few_members(state.count),
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetunedEnsemble(Ensemble):
+    """The same of networks that were fine-tuned from one checkpoint with different seeds: they share one basin."""
+
+    name: ClassVar[str] = "finetuned-ensemble"
+    takes: ClassVar[Takes] = "fine-tuned members"
+
+
+def fit_ensemble(members: Iterable[NamedTensors], **options: Any) -> GaussianPosterior:
+    """The posterior of :class:`Ensemble`.
+
+    Args:
+        members: the networks' named parameters; an iterator keeps one in memory at a time.
+        **options: the arguments of :class:`Ensemble`.
+
+    Returns:
+        The posterior.
+    """
+    estimator = Ensemble(**options)
+    state = estimator.init()
+    for member in members:
+        state = estimator.update(state, member)
+    return estimator.posterior(state)
 
 
 def shrink(variance: NamedTensors, n_members: int, *, shrinkage: float, floor: float) -> tuple[dict[str, Tensor], int]:

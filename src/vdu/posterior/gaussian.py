@@ -26,8 +26,9 @@ from vdu.core.checks import hash_parameters, require_finite
 from vdu.core.errors import InputError
 from vdu.core.records import sha256_bytes
 from vdu.core.types import NamedTensors
-from vdu.posterior.names import require_positive, require_same, select_names
-from vdu.posterior.storage import flatten, read_posterior, record_text, write_posterior
+from vdu.posterior.names import require_same, require_usable_variance, select_names
+from vdu.posterior.sealed import record_text
+from vdu.posterior.storage import flatten, read_posterior, write_posterior
 
 __all__ = ["GaussianPosterior", "normal_like"]
 
@@ -90,7 +91,7 @@ class GaussianPosterior:
             object.__setattr__(self, kind, {name: tensors[name].detach() for name in sorted(tensors)})
         for name, mean in self.mean.items():
             require_finite(f"posterior mean of {name}", mean)
-            require_positive(name, self.variance[name])
+            require_usable_variance(name, self.variance[name])
         object.__setattr__(self, "extras", {name: float(value) for name, value in self.extras.items()})
         for name, value in {**self.extras, "temperature": self.temperature}.items():
             if not math.isfinite(value):
@@ -182,7 +183,7 @@ class GaussianPosterior:
         Returns:
             A new posterior.
         """
-        chosen = select_names(mean, self.name_filter)
+        chosen = self._covered_part(mean)
         require_same("new mean", chosen, self.mean)
         copies = {name: tensor.detach().to(self.mean[name], copy=True) for name, tensor in chosen.items()}
         return replace(self, mean=copies)
@@ -220,12 +221,21 @@ class GaussianPosterior:
     # Identity and files
 
     def check_matches(self, named_parameters: NamedTensors | Iterable[tuple[str, Tensor]]) -> None:
-        """Refuse a network whose parameters (those that pass the name filter) differ in name or shape.
+        """Refuse a network whose parameters differ in name or shape from those that the posterior covers.
+
+        Parameters that the name filter leaves out, and frozen ones that the posterior does not name, do not count.
 
         Args:
             named_parameters: ``network.named_parameters()`` or a mapping.
         """
-        require_same("network", select_names(dict(named_parameters), self.name_filter), self.mean)
+        require_same("network", self._covered_part(dict(named_parameters)), self.mean)
+
+    def _covered_part(self, named: NamedTensors) -> dict[str, Tensor]:
+        return {
+            name: tensor
+            for name, tensor in select_names(named, self.name_filter).items()
+            if name in self.mean or tensor.requires_grad or not isinstance(tensor, nn.Parameter)
+        }
 
     @property
     def sha256(self) -> str:

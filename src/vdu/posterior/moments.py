@@ -8,6 +8,8 @@ first member.
 Not guaranteed: bits that do not depend on the order of the members.
 """
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
@@ -19,13 +21,16 @@ from vdu.posterior.names import require_same
 __all__ = ["StreamingMoments"]
 
 
+@dataclass(eq=False)
 class StreamingMoments:
     """Mean and variance of a stream of named tensors.
 
     Source: Welford (1962), "Note on a method for calculating corrected sums of squares", Technometrics 4(3).
 
-    Attributes:
+    Args:
         count: members seen so far.
+        means: m, name → float64 tensor; updated in place.
+        squares: S, name → float64 tensor; updated in place.
 
     Examples:
         >>> moments = StreamingMoments()
@@ -35,10 +40,9 @@ class StreamingMoments:
         (3.0, 4.0)
     """
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._mean: dict[str, Tensor] = {}
-        self._sum: dict[str, Tensor] = {}
+    count: int = 0
+    means: dict[str, Tensor] = field(default_factory=dict)
+    squares: dict[str, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
     def update(self, member: NamedTensors) -> None:
@@ -48,24 +52,24 @@ class StreamingMoments:
             member: name → tensor; from the second on, names and shapes must be those of the first.
         """
         if self.count:
-            require_same(f"member {self.count}", member, self._mean)
+            require_same(f"member {self.count}", member, self.means)
         for name, value in member.items():
             require_finite(f"member {self.count}, {name}", value)
         if not self.count:
-            self._mean = {name: torch.zeros_like(member[name], dtype=torch.float64) for name in sorted(member)}
-            self._sum = {name: torch.zeros_like(mean) for name, mean in self._mean.items()}
+            self.means = {name: torch.zeros_like(member[name], dtype=torch.float64) for name in sorted(member)}
+            self.squares = {name: torch.zeros_like(mean) for name, mean in self.means.items()}
         self.count += 1
-        for name, mean in self._mean.items():
+        for name, mean in self.means.items():
             value = member[name].to(mean)
             delta = value - mean
             mean += delta / self.count
-            self._sum[name].addcmul_(delta, value - mean)
+            self.squares[name].addcmul_(delta, value - mean)
 
     @property
     def mean(self) -> dict[str, Tensor]:
         """Mean of the members so far, float64 (a copy)."""
         self._require_more_than(0)
-        return {name: mean.clone() for name, mean in self._mean.items()}
+        return {name: mean.clone() for name, mean in self.means.items()}
 
     def variance(self, ddof: int = 1) -> dict[str, Tensor]:
         """Variance of the members so far.
@@ -77,7 +81,7 @@ class StreamingMoments:
             name → Σ(x − m)² / (count − ddof), float64.
         """
         self._require_more_than(ddof)
-        return {name: total / (self.count - ddof) for name, total in self._sum.items()}
+        return {name: total / (self.count - ddof) for name, total in self.squares.items()}
 
     def _require_more_than(self, n: int) -> None:
         if self.count <= n:

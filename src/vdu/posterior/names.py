@@ -1,4 +1,4 @@
-"""Which parameters a posterior covers, and the refusal of strangers among named tensors.
+"""Which parameters a posterior covers, and which named tensors are refused.
 
 A name filter is a regular expression searched (``re.search``) in the parameter's name: ``"lora_"``, ``"attn"``.
 
@@ -13,9 +13,31 @@ from torch import Tensor
 
 from vdu.core.checks import first_differences
 from vdu.core.errors import InputError
-from vdu.core.types import NamedTensors
+from vdu.core.types import Denoiser, NamedTensors
 
-__all__ = ["require_positive", "require_same", "select_names"]
+__all__ = ["covered", "require_same", "require_usable_variance", "select_names"]
+
+
+def covered(denoiser: Denoiser, name_filter: str | None) -> dict[str, Tensor]:
+    """The parameters that a posterior covers: those that are trained and pass a filter, in alphabetical order.
+
+    Args:
+        denoiser: the model.
+        name_filter: regular expression; None keeps all.
+
+    Returns:
+        The network's own parameters by name; at least one.
+
+    Raises:
+        InputError: if every parameter is frozen. What else is refused: see :func:`select_names`.
+    """
+    trainable = denoiser.trainable()
+    if not trainable:
+        raise InputError(
+            "network: every parameter is frozen; expected at least one with requires_grad, since a posterior covers what "
+            "is trained. Call network.requires_grad_(True), or unfreeze the part that shall be trained."
+        )
+    return select_names(trainable, name_filter)
 
 
 def select_names(named: NamedTensors, name_filter: str | None) -> dict[str, Tensor]:
@@ -67,7 +89,7 @@ def require_same(what: str, got: NamedTensors, expected: NamedTensors) -> None:
         )  # fmt: skip
 
 
-def require_positive(name: str, variance: Tensor) -> None:
+def require_usable_variance(name: str, variance: Tensor) -> None:
     """Refuse a variance that is NaN, infinite, zero, negative, or too small or too large for float32.
 
     Args:

@@ -21,14 +21,15 @@ Not guaranteed: that a share counts as much at every sampler (it is a share of s
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
+from vdu.core.types import Condition, Denoiser, column
 from vdu.data.images import ImageSet
-from vdu.models.denoiser import DenoiserAround, PipelineDenoiser
+from vdu.models.denoiser import DenoiserAround
 from vdu.probes.context import ProbeContext, not_run
 from vdu.probes.draws import draw, evaluating, image_seeds, judged, measured, sampler_words, share
 
@@ -51,20 +52,20 @@ class Handover(DenoiserAround):
         InputError: if the two cannot share a chain.
     """
 
-    first: PipelineDenoiser
-    second: PipelineDenoiser
+    first: Denoiser
+    second: Denoiser
     until: float
 
     def __post_init__(self) -> None:
-        reason = _strangers(self.first, self.second)
-        if reason:
+        mismatch = _mismatch(self.first, self.second)
+        if mismatch:
             raise InputError(
-                f"handover: {reason}; expected two models that differ in their weights alone, since one sampler reads "
-                "both outputs. Use models of the same pipeline."
+                f"handover: got {mismatch.replace('_', ' ')}; expected two models that differ in their weights alone, since one "
+                "sampler reads both outputs. Use models of the same pipeline."
             )
 
     @property
-    def model(self) -> PipelineDenoiser:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def model(self) -> Denoiser:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The first: what is not said of both is its."""
         return self.first
 
@@ -73,13 +74,15 @@ class Handover(DenoiserAround):
         """Both networks, for the sampler."""
         return nn.ModuleList([self.first.network, self.second.network])
 
-    def predict_noise(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The noise that the model in charge at each image's timestep sees, like ``x_t``."""
-        return self._ask("predict_noise", x_t, timestep, condition)
-
-    def predict_raw(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
+    def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
         """What the network in charge at each image's timestep gives."""
-        return self._ask("predict_raw", x_t, timestep, condition)
+        early = timestep >= self.until
+        if bool(early.all()):
+            return self.first.raw(x_t, timestep, condition)
+        if not bool(early.any()):
+            return self.second.raw(x_t, timestep, condition)
+        given = [model.raw(x_t, timestep, condition) for model in (self.first, self.second)]
+        return torch.where(column(early, x_t), *given)
 
     def with_network(self, network: nn.Module) -> Self:
         """The same handover between two other networks, given as one ``nn.ModuleList``."""
@@ -87,20 +90,11 @@ class Handover(DenoiserAround):
         first, second = network
         return type(self)(self.first.with_network(first), self.second.with_network(second), self.until)
 
-    def _ask(self, what: str, x_t: Tensor, timestep: Tensor, condition: Tensor | None) -> Tensor:
-        early = timestep >= self.until
-        if bool(early.all()):
-            return getattr(self.first, what)(x_t, timestep, condition)
-        if not bool(early.any()):
-            return getattr(self.second, what)(x_t, timestep, condition)
-        given = [getattr(model, what)(x_t, timestep, condition) for model in (self.first, self.second)]
-        return torch.where(early.view(-1, 1, 1, 1), *given)
-
 
 def complete(
     case: ProbeContext,
-    first: PipelineDenoiser,
-    second: PipelineDenoiser,
+    first: Denoiser,
+    second: Denoiser,
     handed_share: float,
     seeds: Sequence[int],
     title: str,
@@ -127,7 +121,7 @@ def complete(
     n_first = round(handed_share * len(timesteps))
     until = timesteps[n_first - 1] if n_first else float("inf")
     with evaluating(first.network, second.network):
-        return draw(case, Handover(first, second, until), seeds, title)
+        return draw(case, cast("Denoiser", Handover(first, second, until)), seeds, title)
 
 
 def probe(
@@ -146,14 +140,12 @@ def probe(
         finished by the unlearned model.
     """
     started = time.monotonic()
-    reason = _strangers(case.original, case.unlearned)
-    if reason:
-        return not_run(f"the unlearned model cannot finish the original's chains: {reason}")
+    mismatch = _mismatch(case.original, case.unlearned)
+    if mismatch:
+        return not_run(mismatch)
     seeds, n_drawn = _seeds_of_the_class(case, n_images, n_draws)
     if not seeds:
-        return not_run(
-            f"the judge calls none of {n_drawn} samples of the original forget, and the probe begins with such samples"
-        )
+        return not_run("no_forget_samples", n_drawn=n_drawn)
     finisher, control, why = _control(case)
     rows, own = [], None
     for handed in handed_shares:
@@ -165,8 +157,8 @@ def probe(
     protocol = {
         "sampler": sampler_words(case.sampler),
         "control": control,
-        "why this control": why,
-        "original's samples looked through": n_drawn,
+        "control_reason": why,
+        "n_drawn": n_drawn,
     }
     return measured(started, protocol, rows=rows)
 
@@ -184,22 +176,22 @@ def _seeds_of_the_class(case: ProbeContext, n_images: int, n_draws: int) -> tupl
     return found[:n_images], looked_at
 
 
-def _control(case: ProbeContext) -> tuple[PipelineDenoiser, str, str]:
+def _control(case: ProbeContext) -> tuple[Denoiser, str, str]:
     if case.retrained is None:
-        return case.original, "original", "no retrained model was given; the original's count is all, by construction"
-    reason = _strangers(case.original, case.retrained)
-    if reason:
-        return case.original, "original", f"the retrained model cannot finish the original's chains: {reason}"
-    return case.retrained, "retrained", "it never knew the class: what it finishes as the class was in the image"
+        return case.original, "original", "no_retrained_model"
+    mismatch = _mismatch(case.original, case.retrained)
+    if mismatch:
+        return case.original, "original", mismatch
+    return case.retrained, "retrained", "never_knew_the_class"
 
 
-def _strangers(first: PipelineDenoiser, second: PipelineDenoiser) -> str | None:
-    """Why two models cannot share a chain, or None."""
-    if first.sample_shape != second.sample_shape:
-        return f"images of {first.sample_shape} and {second.sample_shape}"
+def _mismatch(first: Denoiser, second: Denoiser) -> str | None:
+    """Why two models cannot share a chain, as a code, or None."""
+    if first.image_shape != second.image_shape:
+        return "different_image_shapes"
     if (first.prediction_type, first.learned_variance) != (second.prediction_type, second.learned_variance):
-        return f"predictions of {first.prediction_type!r} and {second.prediction_type!r}, or only one learned variance"
+        return "different_predictions"
     ours, theirs = first.schedule.alpha_bars, second.schedule.alpha_bars
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-6):
-        return "different noise schedules"
+        return "different_noise_schedules"
     return None

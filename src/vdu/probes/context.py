@@ -2,7 +2,7 @@
 
 A probe is a function ``(case, sizes…) → plain values``: what it measured, with intervals, for ``metrics.json`` under
 ``probes`` and for the report. It leaves the models, the caller's random state and the disk untouched. Where the case lacks
-what it needs, :func:`not_run` says so: a probe never guesses.
+what it needs, the result is :func:`not_run` with a code: a probe never guesses.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
-from vdu.models.denoiser import PipelineDenoiser
 
-__all__ = ["ProbeContext", "not_run"]
+__all__ = ["ProbeContext", "image_set_code", "not_run"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class ProbeContext:
         progress: show bars on standard error.
     """
 
-    original: PipelineDenoiser
-    unlearned: PipelineDenoiser
-    retrained: PipelineDenoiser | None
+    original: Denoiser
+    unlearned: Denoiser
+    retrained: Denoiser | None
     forget: ImageSet
     forget_held_out: ImageSet | None
     retain: ImageSet | None
@@ -49,14 +49,14 @@ class ProbeContext:
     progress: bool = True
 
     @property
-    def models(self) -> Mapping[str, PipelineDenoiser]:
+    def models(self) -> Mapping[str, Denoiser]:
         """The models that are there, by the name that results use."""
         found = {"original": self.original, "unlearned": self.unlearned, "retrained": self.retrained}
         return {name: model for name, model in found.items() if model is not None}
 
     @property
     def image_sets(self) -> Mapping[str, ImageSet]:
-        """The image sets that are there, by the name that results use."""
+        """The image sets that are there, by name; results use :func:`image_set_code` of it."""
         found = {
             "forget train": self.forget,
             "forget held out": self.forget_held_out,
@@ -66,13 +66,19 @@ class ProbeContext:
         return {name: images for name, images in found.items() if images is not None}
 
 
-def not_run(reason: str) -> dict[str, Any]:
-    """The result of a probe that lacked something.
+def image_set_code(name: str) -> str:
+    """The code of an image set in results: ``"forget train"`` is ``"forget_train"``. The names themselves seed draws."""
+    return {"own samples, rest": "generated_rest"}.get(name, name.replace(" ", "_"))
+
+
+def not_run(code: str, **values: Any) -> dict[str, Any]:
+    """The result of a probe that lacked something; the report has a sentence for every code.
 
     Args:
-        reason: what was missing, and what would give it.
+        code: what was missing, for example ``"no_retrained_model"``.
+        **values: the numbers, or the error's text, that belong to it.
 
     Returns:
-        ``{"status": "not run", "reason": …}``.
+        ``{"status": "not run", "code": …}`` and the values.
     """
-    return {"status": "not run", "reason": reason}
+    return {"status": "not run", "code": code, **values}

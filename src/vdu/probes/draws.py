@@ -1,14 +1,14 @@
 """What probes that draw images share: seeds, samples, the judge's calls, shares, and the frame of a result."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.modes import evaluating
 from vdu.core.rng import derive_seed, generator
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_uint8
@@ -100,9 +100,9 @@ def require_fit(images: ImageSet, model: Denoiser, what: str) -> None:
     Raises:
         InputError: if the shapes differ.
     """
-    if images.shape != tuple(model.sample_shape):
+    if images.shape != tuple(model.image_shape):
         raise InputError(
-            f"{what}: got images of {images.shape} (channels, height, width) for a model of {tuple(model.sample_shape)}; "
+            f"{what}: got images of {images.shape} (channels, height, width) for a model of {tuple(model.image_shape)}; "
             "expected the model's shape. Load them with shape= or convert them first."
         )
 
@@ -126,24 +126,6 @@ def own_rest(case: ProbeContext, n_images: int, purpose: str) -> ImageSet:
         if sum(map(len, found)) >= n_images:
             break
     return ImageSet(torch.cat(found)[:n_images], description="own samples of the original not judged forget")
-
-
-@contextmanager
-def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Networks in evaluation mode inside the block, each part back in its own mode afterwards.
-
-    Args:
-        *networks: any number of them.
-
-    Yields:
-        Nothing.
-    """
-    with ExitStack() as undo:
-        for network in networks:
-            for part in network.modules():
-                undo.callback(setattr, part, "training", part.training)
-            network.eval()
-        yield
 
 
 def sampler_words(sampler: Sampler) -> str:

@@ -26,15 +26,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.rng import generator
+from vdu.core.types import Condition, Denoiser, column, noise_images
 from vdu.data.images import ImageSet
-from vdu.models.denoiser import DenoiserAround, PipelineDenoiser
+from vdu.models.denoiser import DenoiserAround
 from vdu.probes.context import ProbeContext
 from vdu.probes.draws import choose, draw, image_seeds, judged, measured, require_fit, sampler_words, share
 
@@ -49,7 +50,7 @@ def _right(height: int, width: int) -> Tensor:
     return (torch.arange(width) >= width // 2).view(1, -1).expand(height, width)
 
 
-HIDDEN: Mapping[str, Callable[[int, int], Tensor]] = MappingProxyType({"lower half": _lower, "right half": _right})
+HIDDEN: Mapping[str, Callable[[int, int], Tensor]] = MappingProxyType({"lower_half": _lower, "right_half": _right})
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Shown(DenoiserAround):
         seeds: one per image; the noise of the shown part at timestep t comes from (seed, "shown", t).
     """
 
-    model: PipelineDenoiser
+    model: Denoiser
     images: Tensor
     hidden: Tensor
     seeds: Sequence[int]
@@ -75,13 +76,9 @@ class Shown(DenoiserAround):
                 "Turn thresholding off in its scheduler_config.json."
             )
 
-    def predict_noise(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The noise that the model sees in x_t with the shown part put in, like ``x_t``."""
-        return self.model.predict_noise(self.replaced(x_t, timestep), timestep, condition)
-
-    def predict_raw(self, x_t: Tensor, timestep: Tensor, condition: Tensor | None = None) -> Tensor:
+    def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
         """What the network gives for x_t with the shown part put in."""
-        return self.model.predict_raw(self.replaced(x_t, timestep), timestep, condition)
+        return self.model.raw(self.replaced(x_t, timestep), timestep, condition)
 
     def replaced(self, x_t: Tensor, timestep: Tensor) -> Tensor:
         """x_t with the shown part of each image at the noise level of its timestep (Lugmayr et al. 2022, Eq. 8).
@@ -96,16 +93,16 @@ class Shown(DenoiserAround):
         """
         rows = [min(i, len(self.images) - 1) for i in range(len(x_t))]
         noise = torch.stack([
-            torch.randn(self.sample_shape, generator=generator(self.seeds[row], "shown", int(t)))
+            torch.randn(self.image_shape, generator=generator(self.seeds[row], "shown", int(t)))
             for row, t in zip(rows, timestep.tolist(), strict=True)
         ])
-        alpha_bar = self.schedule.alpha_bar_at(timestep).to(x_t).view(-1, 1, 1, 1)
-        shown = alpha_bar.sqrt() * self.images[rows].to(x_t) + (1 - alpha_bar).sqrt() * noise.to(x_t)  # Eq. 8a
+        level = column(self.schedule.alpha_bar_at(timestep).to(x_t), x_t)
+        shown = noise_images(self.images[rows].to(x_t), noise.to(x_t), level.sqrt(), (1 - level).sqrt())  # Eq. 8a
         return torch.where(self.hidden.to(x_t.device), x_t, shown)  # Eq. 8c
 
 
 def inpaint(
-    case: ProbeContext, model: PipelineDenoiser, images: ImageSet, hidden: Tensor, seeds: Sequence[int], title: str
+    case: ProbeContext, model: Denoiser, images: ImageSet, hidden: Tensor, seeds: Sequence[int], title: str
 ) -> ImageSet:
     """Images with their hidden part filled in by a model.
 
@@ -134,13 +131,13 @@ def inpaint(
     for start in range(0, len(images), size):
         rows = torch.arange(start, min(start + size, len(images)))
         mine = seeds[start : start + size]
-        parts.append(draw(case, Shown(model, images.floats(rows), hidden, mine), mine, title).images)
+        parts.append(draw(case, cast("Denoiser", Shown(model, images.floats(rows), hidden, mine)), mine, title).images)
     filled = torch.where(hidden, torch.cat(parts), images.images)
     return ImageSet(filled, description=f"{images.description}, filled in")
 
 
 def probe(
-    case: ProbeContext, *, n_images: int = 100, hidden: Sequence[str] = ("lower half", "right half")
+    case: ProbeContext, *, n_images: int = 100, hidden: Sequence[str] = ("lower_half", "right_half")
 ) -> dict[str, Any]:
     """How often an image of the class, half hidden, is filled in as the class.
 
@@ -173,10 +170,10 @@ def probe(
             rows.append({"hidden": name, "model": who, **share(judged(case, filled))})
     protocol = {
         "sampler": sampler_words(case.sampler),
-        "images": "forget held out" if held_out else "forget train (no held-out images of the class were given)",
-        "method": "replacement at every step, no resampling (Lugmayr et al. 2022)",
-        "judged forget with nothing hidden": int(judged(case, images).sum()),
-        **{f"judged forget with {name} black": count for name, count in black.items()},
-        "control": "retrained" if case.retrained else "none: no retrained model was given",
+        "images": "forget_held_out" if held_out else "forget_train",
+        "method": "replacement",
+        "n_forget_shown_whole": int(judged(case, images).sum()),
+        **{f"n_forget_{name}_black": count for name, count in black.items()},
+        "control": "retrained" if case.retrained else "none",
     }
     return measured(started, protocol, rows=rows)

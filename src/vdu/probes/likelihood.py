@@ -36,11 +36,11 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.rng import draw_seed, generator
+from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_float
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.metrics.intervals import mean_interval
-from vdu.models.denoiser import PipelineDenoiser
-from vdu.probes.context import ProbeContext, not_run
+from vdu.probes.context import ProbeContext, image_set_code, not_run
 from vdu.probes.draws import choose, evaluating
 from vdu.probes.reverse_chain import ReverseChain, chain_terms, prior_terms
 
@@ -98,7 +98,7 @@ def proposal(schedule: NoiseSchedule) -> Tensor:
 
 
 def bits_per_dim(
-    denoiser: PipelineDenoiser, images: Tensor, n_draws: int = 24, *, generator: torch.Generator, batch_size: int = 64
+    denoiser: Denoiser, images: Tensor, n_draws: int = 24, *, generator: torch.Generator, batch_size: int = 64
 ) -> BitsPerDim:
     """An unbiased estimate of the bound of each image.
 
@@ -135,7 +135,7 @@ def bits_per_dim(
 
 
 def exact_bits_per_dim(
-    denoiser: PipelineDenoiser, images: Tensor, n_repeats: int = 1, *, generator: torch.Generator, batch_size: int = 64
+    denoiser: Denoiser, images: Tensor, n_repeats: int = 1, *, generator: torch.Generator, batch_size: int = 64
 ) -> BitsPerDim:
     """The bound of each image with every t in the sum; only ε is drawn.
 
@@ -189,10 +189,10 @@ def probe(case: ProbeContext, *, n_images: int = 150, n_draws: int = 8) -> dict[
     try:
         chains = {name: ReverseChain.of(model) for name, model in case.models.items()}
     except InputError as error:
-        return not_run(str(error))
+        return not_run("no_likelihood_bound", error=str(error))
     sets = {name: images for name, images in case.image_sets.items() if len(images) >= 2}
     if not sets:
-        return not_run("no image set has at least two images; give more images of the forget set, or real ones.")
+        return not_run("too_few_images")
     jobs = [(model, images) for images in sets for model in case.models]
     found: dict[tuple[str, str], BitsPerDim] = {}
     silent = not case.progress
@@ -205,7 +205,7 @@ def probe(case: ProbeContext, *, n_images: int = 150, n_draws: int = 8) -> dict[
         "unit": "bits/dim",
         "protocol": _protocol(case, sets, chains, n_images, n_draws),
         "rows": [
-            {"model": model, "images": name, **_interval(result.values)}
+            {"model": model, "images": image_set_code(name), **_interval(result.values)}
             | {"monte_carlo_error": result.monte_carlo_error, "n_images": len(result.values)}
             for (model, name), result in found.items()
         ],
@@ -214,9 +214,7 @@ def probe(case: ProbeContext, *, n_images: int = 150, n_draws: int = 8) -> dict[
     }
 
 
-def _estimate(
-    denoiser: PipelineDenoiser, images: Tensor, plan: Plan, source: torch.Generator, batch_size: int
-) -> BitsPerDim:
+def _estimate(denoiser: Denoiser, images: Tensor, plan: Plan, source: torch.Generator, batch_size: int) -> BitsPerDim:
     """Terms of a plan (rows and weights, [groups, repeats]) for each image, put together."""
     _check_images(denoiser, images)
     ReverseChain.of(denoiser)
@@ -232,7 +230,7 @@ def _estimate(
 
 
 def _one_image(
-    denoiser: PipelineDenoiser, x0: Tensor, plan: Plan, source: torch.Generator, batch_size: int
+    denoiser: Denoiser, x0: Tensor, plan: Plan, source: torch.Generator, batch_size: int
 ) -> tuple[Tensor, int]:
     rows, weights = plan(source)
     flat = rows.flatten()
@@ -244,8 +242,8 @@ def _one_image(
     return torch.cat(terms).view(rows.shape) * weights, len(flat)
 
 
-def _check_images(denoiser: PipelineDenoiser, images: Tensor) -> None:
-    shape = tuple(denoiser.sample_shape)
+def _check_images(denoiser: Denoiser, images: Tensor) -> None:
+    shape = tuple(denoiser.image_shape)
     if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape or len(images) == 0:
         raise InputError(
             f"images: got {images.dtype} {list(images.shape)}, expected torch.uint8 [N, {', '.join(map(str, shape))}], N ≥ 1. "
@@ -261,7 +259,8 @@ def _differences(found: dict[tuple[str, str], BitsPerDim], against: str) -> Iter
     for (model, name), result in found.items():
         if model != against:
             interval = _interval(result.values - found[against, name].values)
-            yield {"model": model, "against": against, "images": name, **interval, "n_images": len(result.values)}
+            row = {"model": model, "against": against, "images": image_set_code(name)}
+            yield row | interval | {"n_images": len(result.values)}
 
 
 def _protocol(
@@ -271,11 +270,9 @@ def _protocol(
         "n_images": n_images,
         "n_draws": n_draws,
         "steps": {name: len(chain.schedule) for name, chain in chains.items()},
-        "reverse_variance": {
-            name: chain.named or "fixed_small (the scheduler names none)" for name, chain in chains.items()
-        },
+        "reverse_variance": {name: chain.named or "fixed_small_unnamed" for name, chain in chains.items()},
         "clip": {name: chain.clip for name, chain in chains.items()},
-        "interval": "normal, 95 %, over images; differences paired by image",
+        "interval": "normal_over_images",
         "seed": case.seed,
-        "left_out": [f"{name}: fewer than 2 images" for name in case.image_sets if name not in sets],
+        "left_out": [image_set_code(name) for name in case.image_sets if name not in sets],
     }

@@ -40,12 +40,14 @@ from torch import Tensor
 from vdu.core.checks import require_finite
 from vdu.core.errors import InputError
 from vdu.core.rng import generator
+from vdu.core.types import Condition, Denoiser, column, noise_images
 from vdu.data.images import ImageSet
+from vdu.diffusion.prediction import noise_of
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.metrics.intervals import TAIL, require_resamples
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.probes.context import ProbeContext, not_run
 from vdu.probes.draws import choose, evaluating
+from vdu.training.batches import condition_of, encoded
 
 __all__ = ["Separation", "auc", "loss_scores", "pia_row", "pia_scores", "probe", "separation", "tpr_at_fpr"]
 
@@ -160,7 +162,7 @@ def separation(
 
 
 def loss_scores(
-    denoiser: PipelineDenoiser,
+    denoiser: Denoiser,
     images: ImageSet,
     n_levels: int = 10,
     *,
@@ -186,11 +188,12 @@ def loss_scores(
     if not 1 <= n_levels <= steps:
         raise InputError(f"n_levels: got {n_levels}, expected 1 … {steps}, the steps of the model's schedule. Give 8.")
     rows = ((torch.arange(n_levels, dtype=torch.float64) + 0.5) * steps / n_levels).long()
-    noises = torch.randn(n_levels, *denoiser.sample_shape, generator=generator, device=generator.device).cpu()
+    noises = torch.randn(n_levels, *denoiser.latent_shape, generator=generator, device=generator.device).cpu()
 
-    def score(x0: Tensor) -> Tensor:
+    def score(x0: Tensor, condition: Condition | None) -> Tensor:
         errors = [
-            _predicted(denoiser, x0, row, noise) - noise for row, noise in zip(rows.tolist(), noises, strict=True)
+            _predicted(denoiser, x0, row, noise, condition) - noise
+            for row, noise in zip(rows.tolist(), noises, strict=True)
         ]
         return -torch.stack([error.double().square().flatten(1).mean(1) for error in errors]).mean(0)
 
@@ -214,7 +217,7 @@ def pia_row(schedule: NoiseSchedule) -> int:
     return int((schedule.log_snr - wanted).abs().argmin())
 
 
-def pia_scores(denoiser: PipelineDenoiser, images: ImageSet, *, batch_size: int = 64) -> Tensor:
+def pia_scores(denoiser: Denoiser, images: ImageSet, *, batch_size: int = 64) -> Tensor:
     """The proximal initialisation attack: −‖ε_0 − ε_θ(√ᾱ_t x0 + √(1−ᾱ_t) ε_0, t)‖₄ (Kong et al. 2023, arXiv 2305.18355).
 
     Args:
@@ -227,9 +230,9 @@ def pia_scores(denoiser: PipelineDenoiser, images: ImageSet, *, batch_size: int 
     """
     row = pia_row(denoiser.schedule)
 
-    def score(x0: Tensor) -> Tensor:
-        first = _at_clean(denoiser, x0)
-        difference = first - _predicted(denoiser, x0, row, first)
+    def score(x0: Tensor, condition: Condition | None) -> Tensor:
+        first = _at(denoiser, x0, 0, condition)
+        difference = first - _predicted(denoiser, x0, row, first, condition)
         return -torch.linalg.vector_norm(difference.double().flatten(1), ord=PIA_NORM, dim=1)
 
     return _scores(denoiser, images, score, batch_size)
@@ -257,18 +260,13 @@ def probe(case: ProbeContext, *, n_images: int = 300, n_levels: int = 8) -> dict
     if n_images < 2:
         raise InputError(f"n_images: got {n_images}, expected at least 2 members and as many others. Give 300.")
     if case.forget_held_out is None:
-        return not_run(
-            "no held-out images of the forget class; give real images of it that the model was not trained on."
-        )
+        return not_run("no_held_out_images")
     n = min(n_images, len(case.forget), len(case.forget_held_out))
     if n < 2:
-        return not_run(
-            f"got {len(case.forget)} members and {len(case.forget_held_out)} held-out images of the forget class; "
-            "expected at least 2 of each: give more images."
-        )
+        return not_run("too_few_members", n_members=len(case.forget), n_held_out=len(case.forget_held_out))
     sorts = {"members": case.forget, "held out": case.forget_held_out}
     chosen = [choose(images, n, case.seed, "membership", sort, "choice") for sort, images in sorts.items()]
-    attacks: dict[str, Callable[[PipelineDenoiser, ImageSet], Tensor]] = {
+    attacks: dict[str, Callable[[Denoiser, ImageSet], Tensor]] = {
         # the same generator for members, others and every model: the same noise
         "loss": lambda model, images: loss_scores(
             model, images, n_levels, generator=generator(case.seed, "membership", "noise")
@@ -291,7 +289,8 @@ def probe(case: ProbeContext, *, n_images: int = 300, n_levels: int = 8) -> dict
             "pia_row": {name: pia_row(model.schedule) for name, model in case.models.items()},
             "pia_norm": PIA_NORM,
             "false_positives_allowed": int(FPR * n + 1e-9),
-            "interval": f"bootstrap percentiles, 95 %, {N_RESAMPLES} resamples of members and of held-out images",
+            "interval": "bootstrap_percentiles",
+            "n_resamples": N_RESAMPLES,
             "seed": case.seed,
         },
         "rows": rows,
@@ -299,31 +298,34 @@ def probe(case: ProbeContext, *, n_images: int = 300, n_levels: int = 8) -> dict
     }
 
 
-def _scores(denoiser: PipelineDenoiser, images: ImageSet, score: Callable[[Tensor], Tensor], batch_size: int) -> Tensor:
-    if images.shape != tuple(denoiser.sample_shape) or len(images) == 0:
+def _scores(
+    denoiser: Denoiser, images: ImageSet, score: Callable[[Tensor, Condition | None], Tensor], batch_size: int
+) -> Tensor:
+    if images.shape != tuple(denoiser.image_shape) or len(images) == 0:
         raise InputError(
             f"images: got {len(images)} of shape {list(images.shape)}, expected at least one of shape "
-            f"{list(denoiser.sample_shape)}. Convert them to the model's size first."
+            f"{list(denoiser.image_shape)}. Convert them to the model's size first."
         )
     with evaluating(denoiser.network), torch.no_grad():
-        return torch.cat([score(x0) for x0 in images.floats().split(batch_size)])
+        parts = torch.arange(len(images)).split(batch_size)
+        return torch.cat([
+            score(encoded(denoiser, images.floats(part)), condition_of(denoiser, images, part, "membership")) for part in parts
+        ])  # fmt: skip
 
 
-def _predicted(denoiser: PipelineDenoiser, x0: Tensor, row: int, noise: Tensor) -> Tensor:
+def _predicted(denoiser: Denoiser, x0: Tensor, row: int, noise: Tensor, condition: Condition | None) -> Tensor:
     """ε_θ at √ᾱ x0 + √(1−ᾱ) ε, on the CPU."""
     alpha_bar = float(denoiser.schedule.alpha_bars[row])
-    return _at(denoiser, alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise, row)
+    return _at(denoiser, noise_images(x0, noise, alpha_bar**0.5, (1 - alpha_bar) ** 0.5), row, condition)
 
 
-def _at_clean(denoiser: PipelineDenoiser, x0: Tensor) -> Tensor:
-    """ε_θ(x0, first timestep), on the CPU."""
-    return _at(denoiser, x0, 0)
-
-
-def _at(denoiser: PipelineDenoiser, x_t: Tensor, row: int) -> Tensor:
+def _at(denoiser: Denoiser, x_t: Tensor, row: int, condition: Condition | None) -> Tensor:
+    """ε_θ(x_t, timestep of a row), on the CPU; x_t need not be noised."""
     first = next(denoiser.network.parameters())
-    timestep = torch.full((len(x_t),), row, device=first.device)
-    predicted = denoiser.predict_noise(x_t.to(first), timestep).cpu()
+    x_t, index = x_t.to(first), torch.full((len(x_t),), row)
+    output = denoiser.raw(x_t, index.to(first.device), condition)[:, : x_t.shape[1]]
+    alpha, sigma = (column(each, x_t) for each in denoiser.schedule.coefficients(index, x_t))
+    predicted = noise_of(denoiser.prediction_type, output, x_t, alpha, sigma).cpu()
     require_finite("membership: noise predicted by the network", predicted)
     return predicted
 

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
+from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.probes.context import ProbeContext
 from vdu.probes.draws import (
     choose,
@@ -66,7 +66,7 @@ class FineTuning:
 
 def fine_tune(
     case: ProbeContext,
-    model: PipelineDenoiser,
+    model: Denoiser,
     batches: NoisyImages,
     how: FineTuning,
     steps: Sequence[int],
@@ -146,12 +146,12 @@ def probe(
     for kind, images in shown.items():
         for n in sorted(set(n_shown)):
             if n > len(images):
-                left_out.append(f"{n} {kind} (there are {len(images)})")
+                left_out.append({"n_shown": n, "shown": kind, "n_available": len(images)})
                 continue
             few = images.select(range(n))
             seed = derive_seed(case.seed, "relearning", kind, n)
             uniform = torch.ones(len(case.original.schedule), dtype=torch.float64)
-            batches = NoisyImages("data", few, how.batch_size, uniform, seed)
+            batches = NoisyImages("data", few, how.batch_size, uniform, seed, case.original)
             for who in ("unlearned", "retrained"):
                 if who not in case.models:
                     continue
@@ -163,15 +163,15 @@ def probe(
                 curves.append({"model": who, "shown": kind, "n_shown": n, "points": points})
     protocol = {
         "sampler": sampler_words(case.sampler),
-        "optimiser": "AdamW, constant rate, no weight decay, all weights",
+        "optimiser": "adamw_constant_rate",
         "learning_rate": how.learning_rate,
-        "learning rate is": "that of an ordinary fine-tuning" if how == FineTuning() else "the caller's",
+        "learning_rate_is": "default" if how == FineTuning() else "given",
         "batch_size": how.batch_size,
         "max_grad_norm": how.max_grad_norm,
-        "batches": "each image once in a round; the same images, noise and noise levels for every model",
-        "forget images": case.forget.description,
-        "benign images": shown["benign"].description,
-        "left out": left_out,
+        "batches": "same_for_every_model",
+        "forget_images": case.forget.description,
+        "benign_images": shown["benign"].description,
+        "left_out": left_out,
     }
     original = {name: before["original"][name] for name in ("forget_count", "n_images")}
     return measured(started, protocol, curves=curves, original=original)
@@ -189,5 +189,5 @@ def _shown(case: ProbeContext, most: int) -> dict[str, ImageSet]:
     return shown
 
 
-def _point(case: ProbeContext, model: PipelineDenoiser, step: int, seeds: Sequence[int], title: str) -> dict[str, Any]:
+def _point(case: ProbeContext, model: Denoiser, step: int, seeds: Sequence[int], title: str) -> dict[str, Any]:
     return {"step": step, **share(judged(case, draw(case, model, seeds, title)))}

@@ -28,13 +28,14 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.rng import generator
+from vdu.core.types import Condition, Denoiser
 from vdu.data.images import ImageSet
-from vdu.diffusion.schedule import matching_timesteps
+from vdu.diffusion.schedule import batch_at
 from vdu.metrics.frechet import frechet_interval
 from vdu.metrics.intervals import mean_interval
-from vdu.models.denoiser import PipelineDenoiser
-from vdu.probes.context import ProbeContext, not_run
+from vdu.probes.context import ProbeContext, image_set_code, not_run
 from vdu.probes.draws import choose, draw, evaluating, image_seeds, measured, own_rest, require_fit, sampler_words
+from vdu.training.batches import condition_of, encoded
 
 __all__ = ["denoising_distances", "probe"]
 
@@ -43,31 +44,37 @@ ALPHA_BARS = (0.99, 0.9, 0.5, 0.1, 0.01)
 
 @torch.no_grad()
 def denoising_distances(
-    model: PipelineDenoiser, other: PipelineDenoiser, images: Tensor, noise: Tensor, alpha_bar: float, batch_size: int
+    model: Denoiser,
+    other: Denoiser,
+    images: Tensor,
+    noise: Tensor,
+    alpha_bar: float,
+    batch_size: int,
+    condition: Condition | None = None,
 ) -> Tensor:
     """Mean squared difference of the noise that two models see, image by image.
 
     Args:
         model: one model; it may be in either mode, and is asked in evaluation mode.
         other: another one, on the same device.
-        images: x₀, [n, channels, height, width], in [−1, 1].
+        images: x₀ in the models' own space, [n, …].
         noise: ε, like ``images``.
         alpha_bar: ᾱ, in (0, 1).
         batch_size: images per network evaluation.
+        condition: of each image.
 
     Returns:
         Per element, [n], float64.
     """
     first = next(model.network.parameters())
-    level = torch.tensor([alpha_bar], dtype=torch.float64)
     found = []
     with evaluating(model.network, other.network):
-        for x0, eps in zip(images.split(batch_size), noise.split(batch_size), strict=True):
-            x_t = (alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * eps).to(first.device, first.dtype)
-            seen = []
-            for each in (model, other):
-                t = matching_timesteps(level, each.schedule).expand(len(x_t)).to(x_t.device)
-                seen.append(each.predict_noise(x_t, t).double())  # float64: the squares are summed and subtracted from
+        for part in torch.arange(len(images)).split(batch_size):
+            x0, eps = images[part].to(first), noise[part].to(first)
+            given = None if condition is None else {name: value[part] for name, value in condition.items()}
+            seen = [
+                each.noise(batch_at(x0, eps, alpha_bar, each.schedule, given)).double() for each in (model, other)
+            ]  # float64: the squares are summed and subtracted from
             found.append((seen[0] - seen[1]).square().flatten(1).mean(1).cpu())
     return torch.cat(found)
 
@@ -97,7 +104,7 @@ def probe(
         InputError: if a noise level is not in (0, 1), fewer than two images are asked for, or the images do not fit.
     """
     if case.retrained is None:
-        return not_run("no retrained model was given; train one without the class and name it")
+        return not_run("no_retrained_model")
     if not alpha_bars or not all(0 < level < 1 for level in alpha_bars) or n_images < 2:
         raise InputError(
             f"retrained: got alpha_bars={list(alpha_bars)} and n_images={n_images}; expected levels within (0, 1) and at "
@@ -106,17 +113,17 @@ def probe(
     started = time.monotonic()
     sets, left_out = _sets(case, n_images)
     protocol: dict[str, Any] = {
-        "images": {name: len(images) for name, images in sets.items()},
-        "sets left out (fewer than 2 images)": left_out,
-        "noise": "one draw per image and level, the same for every model",
+        "images": {image_set_code(name): len(images) for name, images in sets.items()},
+        "left_out": [image_set_code(name) for name in left_out],
+        "noise": "one_draw_per_image_and_level",
     }
     found: dict[str, Any] = {"denoising": _denoising(case, case.retrained, sets, alpha_bars)}
     if features is not None:
         found["samples"], floor = _samples(case, case.retrained, features, n_samples)
         protocol |= {
             "sampler": sampler_words(case.sampler),
-            "samples of each model": n_samples,
-            "u_fid between two sets of samples of the retrained model (floor)": floor,
+            "n_samples": n_samples,
+            "floor_u_fid": floor,
         }
     return measured(started, protocol, **found)
 
@@ -133,23 +140,24 @@ def _sets(case: ProbeContext, n_images: int) -> tuple[dict[str, ImageSet], list[
 
 
 def _denoising(
-    case: ProbeContext, retrained: PipelineDenoiser, sets: Mapping[str, ImageSet], alpha_bars: Sequence[float]
+    case: ProbeContext, retrained: Denoiser, sets: Mapping[str, ImageSet], alpha_bars: Sequence[float]
 ) -> list[dict[str, Any]]:
     rows = []
     for name, images in sets.items():
-        x0 = images.floats()
+        x0 = encoded(case.original, images.floats())
+        condition = condition_of(case.original, images, torch.arange(len(images)), name)
         for level in alpha_bars:
             noise = torch.randn(x0.shape, generator=generator(case.seed, "retrained", name, repr(float(level))))
             for who, model in (("original", case.original), ("unlearned", case.unlearned)):
-                each = denoising_distances(model, retrained, x0, noise, level, case.sampler.microbatch_size)
+                each = denoising_distances(model, retrained, x0, noise, level, case.sampler.microbatch_size, condition)
                 mean, low, high = mean_interval(each)
-                row = {"model": who, "images": name, "alpha_bar": float(level), "distance": mean}
+                row = {"model": who, "images": image_set_code(name), "alpha_bar": float(level), "distance": mean}
                 rows.append(row | {"low": max(low, 0.0), "high": high})
     return rows
 
 
 def _samples(
-    case: ProbeContext, retrained: PipelineDenoiser, features: Callable[[ImageSet], Tensor], n_samples: int
+    case: ProbeContext, retrained: Denoiser, features: Callable[[ImageSet], Tensor], n_samples: int
 ) -> tuple[list[dict[str, Any]], float]:
     """Rows, and the distance between two sets of samples of the retrained model."""
     reference = features(

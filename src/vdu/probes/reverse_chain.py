@@ -29,8 +29,9 @@ from torch import Tensor
 
 from vdu.core.checks import require_finite
 from vdu.core.errors import InputError
+from vdu.core.types import Denoiser, noise_images
+from vdu.diffusion.prediction import clean_of
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.models.denoiser import PipelineDenoiser
 
 __all__ = ["ReverseChain", "chain_terms", "prior_terms"]
 
@@ -57,7 +58,7 @@ class ReverseChain:
     named: str
 
     @classmethod
-    def of(cls, denoiser: PipelineDenoiser) -> Self:
+    def of(cls, denoiser: Denoiser) -> Self:
         """Read the chain from the scheduler's configuration.
 
         Args:
@@ -153,7 +154,7 @@ def prior_terms(x0: Tensor, schedule: NoiseSchedule) -> Tensor:
     return 0.5 * (alpha_bar * x0.double().square() - alpha_bar - torch.log1p(-alpha_bar)).flatten(1).sum(1)
 
 
-def chain_terms(denoiser: PipelineDenoiser, x0: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
+def chain_terms(denoiser: Denoiser, x0: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
     """L_{t−1} at x_t = √ᾱ_t x0 + √(1−ᾱ_t) ε: the exact KL for t ≥ 2, the discretised likelihood for t = 1.
 
     Args:
@@ -169,10 +170,11 @@ def chain_terms(denoiser: PipelineDenoiser, x0: Tensor, rows: Tensor, noise: Ten
     chain, schedule, channels = ReverseChain.of(denoiser), denoiser.schedule, x0.shape[1]
     x0, noise = x0.double(), noise.double()  # σ² spans four orders of magnitude
     alpha_bar, previous = _column(schedule.alpha_bars[rows]), _column(schedule.previous_alpha_bars[rows])
-    x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+    alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    x_t = noise_images(x0, noise, alpha, sigma)
     output = _raw(denoiser, x_t, rows)
     require_finite("bits/dim: output of the network", output)
-    predicted = denoiser.expected_x0(x_t, output[:, :channels], alpha_bar)
+    predicted = clean_of(denoiser.prediction_type, output[:, :channels], x_t, alpha, sigma)
     if chain.clip is not None:
         predicted = predicted.clamp(-chain.clip, chain.clip)
     log_variance = chain.log_variance(rows, output[:, channels:], x0)
@@ -186,9 +188,10 @@ def chain_terms(denoiser: PipelineDenoiser, x0: Tensor, rows: Tensor, noise: Ten
     return terms
 
 
-def _raw(denoiser: PipelineDenoiser, x_t: Tensor, rows: Tensor) -> Tensor:
+def _raw(denoiser: Denoiser, x_t: Tensor, rows: Tensor) -> Tensor:
     first = next(denoiser.network.parameters())
-    return denoiser.predict_raw(x_t.to(first), rows.to(first.device)).cpu().double()
+    condition = denoiser.condition([None] * len(rows))
+    return denoiser.raw(x_t.to(first), rows.to(first.device), condition).cpu().double()
 
 
 def _gaussian_kl(difference: Tensor, log_q: Tensor, log_p: Tensor) -> Tensor:

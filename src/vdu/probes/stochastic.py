@@ -9,8 +9,8 @@ of the evaluation uses, with
 leaving out the one that the evaluation itself used. Steps, spacing and clipping are the evaluation's. Sample i of both
 models has the same seed, and PUL is the paired one of :mod:`vdu.metrics.pul`.
 
-Where the judge calls none of the original's samples forget, PUL does not exist: the row has ``"pul": None``, both counts
-and a ``note``.
+Where the judge calls none of the original's samples forget, PUL does not exist: the row has ``"pul": None`` and both
+counts.
 
 A sampler that serves a model badly makes images on which the judge errs. So the retrained model, which never saw the class, is
 sampled too: what is called forget there is that error.
@@ -81,8 +81,8 @@ def probe(case: ProbeContext, *, n_images: int = 500, samplers: Sequence[Sampler
             row["control_count"] = int(calls["retrained"].sum())
         rows.append(row | _pul(calls["original"], calls["unlearned"], case.seed, name))
     protocol = {
-        "noise": "seeds of this probe's own; image i of both models has the same",
-        "evaluation's own sampler": sampler_words(case.sampler),
+        "noise": "own_seeds_paired",
+        "evaluation_sampler": sampler_words(case.sampler),
         "samplers": [sampler_words(each) for each in tried],
     }
     return measured(started, protocol, rows=rows)
@@ -91,11 +91,7 @@ def probe(case: ProbeContext, *, n_images: int = 500, samplers: Sequence[Sampler
 def _pul(original: Tensor, unlearned: Tensor, seed: int, name: str) -> dict[str, Any]:
     n_original, n_unlearned = int(original.sum()), int(unlearned.sum())
     if n_original == 0:
-        note = (
-            f"the judge calls none of the original's {len(original)} samples forget under this sampler, and {n_unlearned} "
-            "of the unlearned model's: PUL, a share of the original's, does not exist"
-        )
-        return {"pul": None, "n_original": 0, "n_unlearned": n_unlearned, "note": note}
+        return {"pul": None, "n_original": 0, "n_unlearned": n_unlearned}
     found = percentage_unlearned(original, unlearned, generator=generator(seed, "stochastic", name, "bootstrap"))
     limits = {"value": found.value, "low": found.low, "high": found.high}
     return {"pul": limits | {"n_original": n_original, "n_unlearned": n_unlearned}}

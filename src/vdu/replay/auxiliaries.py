@@ -16,13 +16,13 @@ import torch
 from vdu.core.checks import hash_parameters
 from vdu.core.counter import EvaluationCounter
 from vdu.core.rng import derive_seed
-from vdu.core.types import Method, Tools
+from vdu.core.types import Denoiser, Method, Tools
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.replay.auxiliary_models import FORGET_MODEL, cached_self_model, fine_tuned_copy
 from vdu.replay.generated import SHARED_SEED, cached_samples, image_seeds
 from vdu.replay.selection import FEWEST_LIKE_FORGET, Resemblance, require_enough, resemblance
+from vdu.training.batches import encoded, labels_for
 
 __all__ = ["Auxiliaries", "make_auxiliaries", "needs_selection"]
 
@@ -62,7 +62,7 @@ def needs_selection(method: Method, has_retain: bool) -> bool:
 
 
 def make_auxiliaries(
-    original: PipelineDenoiser,
+    original: Denoiser,
     method: Method,
     forget: ImageSet,
     *,
@@ -105,20 +105,22 @@ def make_auxiliaries(
     if "teacher" in wanted:
         tools["teacher"] = _frozen(original.copy(), device)
     if "forget" in method.uses:
-        tools["forget"] = forget.floats()
+        tools["forget"] = encoded(original, forget.floats())
     if sorts:  # before samples are drawn in vain
         require_enough("forget images", len(forget))
         require_enough("own samples", n_own_samples)
     if sorts or "self_model" in wanted:
         tell(f"own samples: {n_own_samples} of the original's")
-        drawing = tools.get("teacher") or _frozen(original.copy(), device)
+        drawing = tools.get("teacher") or _on(original, device)
         own, n_drawn = cached_samples(drawing, n_own_samples, sampler)
         record["own_samples"] = {"n": len(own), "n_drawn_now": n_drawn, "sampler": sampler.describe()}
         counter.total += len(own) * sampler.steps  # also of those in the cache: somebody paid for them
     if sorts:
         assert own is not None
         tell("which of them are like the forget set")
-        judged = resemblance(forget, own, original.schedule, seed=derive_seed(seed, "resemblance"), force=force)
+        judged = resemblance(
+            forget, own, original, forget_labels=_forget_labels(original, forget), seed=derive_seed(seed, "resemblance"), force=force
+        )  # fmt: skip
         share = _flops(judged.classifier, original)
         counter.total += round(judged.evaluations * share)
         record["resemblance"] = judged.describe() | {"classifier_flops_share": share}
@@ -131,7 +133,10 @@ def make_auxiliaries(
         )
         sets["retain"] = kept if retain is None else retain
         sets["own_forget"] = like if len(like) >= FEWEST_LIKE_FORGET else forget
-        tools |= {"classifier": judged.classifier.to(device), "retained": kept.floats().to(device or "cpu")}
+        tools |= {
+            "classifier": judged.classifier.to(device),
+            "retained": encoded(original, kept.floats()).to(device or "cpu"),
+        }
         seeds = tuple(torch.tensor(image_seeds(SHARED_SEED, len(own)))[judged.forget].tolist())
     if "self_model" in wanted:
         assert own is not None
@@ -148,14 +153,27 @@ def make_auxiliaries(
     return Auxiliaries(sets, Tools(**tools), record, counter.total, seeds, judged, sampler)
 
 
-def _frozen(denoiser: PipelineDenoiser, device: torch.device | None) -> PipelineDenoiser:
+def _forget_labels(original: Denoiser, forget: ImageSet) -> tuple[int, ...]:
+    """The model's classes that the forget set is of; none for an unconditional model."""
+    if not original.class_names:
+        return ()
+    return tuple(sorted(set(labels_for(original, forget, torch.arange(len(forget)), "forget"))))
+
+
+def _on(original: Denoiser, device: torch.device | None) -> Denoiser:
+    """The original itself where it is on the device already, else a copy there: it is left where it is."""
+    here = next(original.network.parameters()).device
+    return original if device is None or torch.device(device) == here else _frozen(original.copy(), device)
+
+
+def _frozen(denoiser: Denoiser, device: torch.device | None) -> Denoiser:
     denoiser.network.requires_grad_(False).eval()
     if device is not None:
         denoiser.network.to(device)
     return denoiser
 
 
-def _flops(classifier: Any, denoiser: PipelineDenoiser) -> float:
+def _flops(classifier: Any, denoiser: Denoiser) -> float:
     """FLOPs of the classifier's forward pass as a share of the denoiser's."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -163,9 +181,11 @@ def _flops(classifier: Any, denoiser: PipelineDenoiser) -> float:
     first = next(denoiser.network.parameters())
     with torch.no_grad():
         for call in (
-            lambda: classifier(torch.zeros(1, *denoiser.sample_shape), torch.tensor([0.5])),
-            lambda: denoiser.predict_raw(
-                torch.zeros(1, *denoiser.sample_shape).to(first), torch.tensor([1]).to(first.device)
+            lambda: classifier(torch.zeros(1, *denoiser.latent_shape), torch.tensor([0.5])),
+            lambda: denoiser.raw(
+                torch.zeros(1, *denoiser.latent_shape).to(first),
+                torch.tensor([1]).to(first.device),
+                denoiser.condition([0] if denoiser.class_names else [None]),
             ),
         ):
             with FlopCounterMode(display=False) as counter:

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdu.core.cache import cache_folder, read_cached, write_cached
-from vdu.core.checks import hash_parameters
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed
+from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet
-from vdu.models.denoiser import PipelineDenoiser, hash_configuration
+from vdu.models.identity import identity
 from vdu.training.loop import TrainSettings, make_accelerator
 from vdu.training.pretraining import fit
 
@@ -28,13 +28,13 @@ SELF_MODEL: dict[str, Any] = {"steps": 100, "batch_size": 256, "learning_rate": 
 
 
 def fine_tuned_copy(
-    original: PipelineDenoiser,
+    original: Denoiser,
     images: ImageSet,
     how: Mapping[str, Any],
     *,
     seed: int,
     alpha_bar_range: tuple[float, float] = (0.0, 1.0),
-) -> PipelineDenoiser:
+) -> Denoiser:
     """The original after a short fine-tuning.
 
     Args:
@@ -55,8 +55,8 @@ def fine_tuned_copy(
 
 
 def cached_self_model(
-    original: PipelineDenoiser, own: ImageSet, alpha_bar_range: tuple[float, float]
-) -> tuple[PipelineDenoiser, int, bool]:
+    original: Denoiser, own: ImageSet, alpha_bar_range: tuple[float, float]
+) -> tuple[Denoiser, int, bool]:
     """ε_s, trained once per model, generated samples and range of noise levels, and then cached.
 
     Args:
@@ -72,9 +72,7 @@ def cached_self_model(
 
     accelerator, seed = make_accelerator(), derive_seed(0, "self model")
     parts = (
-        hash_parameters(original.network.state_dict()),
-        hash_configuration(getattr(original.network, "config", {}), original.scheduler_config),
-        original.timestep_scale, own.sha256, alpha_bar_range, sorted(SELF_MODEL.items()), _settings(SELF_MODEL, seed),
+        identity(original), own.sha256, alpha_bar_range, sorted(SELF_MODEL.items()), _settings(SELF_MODEL, seed),
         accelerator.device.type, accelerator.num_processes,  # other bits
     )  # fmt: skip
     path = cache_folder() / "self-models" / f"{sha256_bytes(repr(parts).encode())[:24]}.safetensors"

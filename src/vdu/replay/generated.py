@@ -6,14 +6,16 @@ against the same original, costs no drawing.
 They are kept in the cache (:mod:`vdu.core.cache`).
 """
 
+import torch
+from torch import Tensor
+
 from vdu.core.cache import cache_folder, read_cached, write_cached
-from vdu.core.checks import hash_parameters
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
-from vdu.models.denoiser import hash_configuration
+from vdu.models.identity import identity
 
 __all__ = ["SHARED_SEED", "cached_samples", "generate_samples", "image_seeds"]
 
@@ -48,8 +50,9 @@ def generate_samples(
     Returns:
         The images, as uint8 like every image that leaves the model.
     """
-    images = sample(denoiser, image_seeds(seed, n_images, start), sampler, progress=progress)
-    return ImageSet(to_uint8(images), description=f"{n_images} own samples, {sampler.scheduler} {sampler.steps} steps")
+    seeds = image_seeds(seed, n_images, start)
+    images = to_uint8(sample(denoiser, seeds, sampler, progress=progress))
+    return _labelled(images, f"{n_images} own samples, {sampler.scheduler} {sampler.steps} steps", denoiser, seeds)
 
 
 def cached_samples(
@@ -75,11 +78,7 @@ def cached_samples(
         The images, and how many had to be drawn now. A cache that cannot be read or written is named on standard error,
         and they are drawn.
     """
-    import torch
-
-    configuration = hash_configuration(getattr(denoiser.network, "config", {}), denoiser.scheduler_config)
-    weights = hash_parameters(denoiser.network.state_dict())
-    key = f"{weights} {configuration} {sorted(sampler.describe().items())} {seed}"
+    key = f"{identity(denoiser)} {sorted(sampler.describe().items())} {seed}"
     device = next(denoiser.network.parameters()).device.type
     key += "" if device == "cpu" else f" {device}"  # other bits: two models must not be compared across devices
     path = cache_folder() / "own-samples" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
@@ -97,4 +96,12 @@ def cached_samples(
         writable = writable and write_cached(path, {"images": kept}, "these own samples are")
     assert kept is not None
     description = f"{n_images} own samples, {sampler.scheduler} {sampler.steps} steps"
-    return ImageSet(kept[:n_images], description=description), max(0, n_images - n_before)
+    return _labelled(kept[:n_images], description, denoiser, image_seeds(seed, n_images)), max(0, n_images - n_before)
+
+
+def _labelled(images: Tensor, description: str, denoiser: Denoiser, seeds: list[int]) -> ImageSet:
+    """Images with the classes under which they were drawn, if the model is conditional."""
+    labels = denoiser.labels_of(seeds)
+    if labels is None:
+        return ImageSet(images, description=description)
+    return ImageSet(images, torch.tensor(labels), class_names=denoiser.class_names, description=description)

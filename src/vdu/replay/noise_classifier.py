@@ -38,7 +38,7 @@ class NoiseClassifier(nn.Module):
         torch.Size([3])
     """
 
-    def __init__(self, sample_shape: tuple[int, int, int], *, width: int = 32, dropout: float = 0.2) -> None:
+    def __init__(self, sample_shape: tuple[int, ...], *, width: int = 32, dropout: float = 0.2) -> None:
         super().__init__()
         channels, height, across = sample_shape
         if min(height, across) < _SMALLEST:

@@ -22,7 +22,7 @@ kept; ``benchmarks/resemblance.py``); that r is calibrated.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,12 +32,12 @@ from torch import Tensor, nn
 
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed, generator, isolated_global
-from vdu.core.types import Losses
+from vdu.core.types import Denoiser, Losses, column, noise_images
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.replay.noise_classifier import NoiseClassifier
 from vdu.replay.positive_unlabelled import FEWEST_IMAGES, require_images
-from vdu.training.batches import deal
+from vdu.training.batches import deal, encoded
 from vdu.training.loop import Objective, TrainSettings, train
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "mean_scores",
     "require_enough",
     "resemblance",
+    "select_by_label",
     "select_samples",
 ]
 
@@ -118,8 +119,9 @@ class PriorCorrected(nn.Module):
 def resemblance(
     forget: ImageSet,
     own: ImageSet,
-    schedule: NoiseSchedule,
+    denoiser: Denoiser,
     *,
+    forget_labels: Collection[int] = (),
     seed: int,
     score_steps: int = 300,
     steps: int = 1500,
@@ -132,7 +134,8 @@ def resemblance(
     Args:
         forget: the images to forget.
         own: images that the ORIGINAL model made.
-        schedule: the model's own noise levels.
+        denoiser: that model: its noise levels, its own space and its classes.
+        forget_labels: classes of the model that are to be forgotten; then samples are sorted by the label they were drawn under.
         seed: seeds weights, batches, halves and noise.
         score_steps: optimiser steps of each of the two scoring classifiers.
         steps: optimiser steps of the classifier of noised images.
@@ -145,12 +148,13 @@ def resemblance(
 
     Too few images are refused; unless ``force``, so are a forget set that no own sample resembles and one that most do.
     """
-    zones = select_samples(
+    schedule = denoiser.schedule
+    zones = select_by_label(own, forget_labels) if forget_labels else select_samples(
         forget, own, schedule, seed=seed, score_steps=score_steps, batch_size=batch_size, learning_rate=learning_rate, force=force,
     )  # fmt: skip
     positives = [forget, own.select(zones.forget)] if bool(zones.forget.any()) else [forget]
     everywhere = torch.ones(len(schedule), dtype=torch.float64)
-    fit = _Fit(schedule, batch_size, learning_rate)
+    fit = _Fit(schedule, batch_size, learning_rate, denoiser)
     classifier = fit(positives, own.select(zones.kept), everywhere, steps, derive_seed(seed, "classifier"))
     n = len(own)
     corrected = PriorCorrected(classifier, (zones.share * n + 1) / (n + 2)).requires_grad_(False).eval()
@@ -213,6 +217,29 @@ def select_samples(
     return Selection(share, like, kept, 3 * 2 * batch_size * 2 * score_steps + scored)
 
 
+def select_by_label(own: ImageSet, forget_labels: Collection[int]) -> Selection:
+    """Sort a conditional model's samples by the class they were drawn under.
+
+    Args:
+        own: generated samples, with the model's classes as labels.
+        forget_labels: the classes to be forgotten.
+
+    Returns:
+        The selection: every sample is either of a class to be forgotten or kept.
+
+    Raises:
+        InputError: if the samples have no labels, or nothing would be kept.
+    """
+    if own.labels is None:
+        raise InputError(
+            "forget labels: given, but the generated samples have no labels; expected a class-conditional model."
+        )
+    forget = torch.isin(own.labels, torch.tensor(sorted(forget_labels)))
+    if not bool((~forget).any()):
+        raise InputError("forget labels: all classes of the model are to be forgotten; expected at least one to keep.")
+    return Selection(float(forget.double().mean()), forget, ~forget, 0)
+
+
 def _check_share(share: float, like: Tensor, kept: Tensor, *, force: bool) -> None:
     if not force and not bool(like.any()):
         raise InputError(
@@ -240,7 +267,9 @@ def _halves(n: int, seed: int, name: str) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def mean_scores(classifier: nn.Module, images: ImageSet, chosen: Tensor, seed: int) -> Tensor:
+def mean_scores(
+    classifier: nn.Module, images: ImageSet, chosen: Tensor, seed: int, denoiser: Denoiser | None = None
+) -> Tensor:
     """The mean logit over low noise levels.
 
     Args:
@@ -248,6 +277,7 @@ def mean_scores(classifier: nn.Module, images: ImageSet, chosen: Tensor, seed: i
         images: of which some are scored.
         chosen: which, [n], int64.
         seed: of the noise.
+        denoiser: in whose own space the classifier works; None: on pixels.
 
     Returns:
         [n].
@@ -256,9 +286,9 @@ def mean_scores(classifier: nn.Module, images: ImageSet, chosen: Tensor, seed: i
     for level in SCORED_AT:
         parts = []
         for piece in chosen.split(512):
-            x0 = images.floats(piece)
-            noise = torch.randn(x0.shape, generator=source)
-            x_t = math.sqrt(level) * x0 + math.sqrt(1 - level) * noise
+            x0 = images.floats(piece) if denoiser is None else encoded(denoiser, images.floats(piece))
+            noise = torch.randn(x0.shape, generator=source, dtype=x0.dtype)
+            x_t = noise_images(x0, noise, math.sqrt(level), math.sqrt(1 - level))
             parts.append(classifier(x_t, torch.full((len(piece),), level)))
         total += torch.cat(parts) / len(SCORED_AT)
     return total
@@ -277,13 +307,15 @@ class _Fit:
     schedule: NoiseSchedule
     batch_size: int
     learning_rate: float
+    denoiser: Denoiser | None = None  # the classifier works in its own space; None: on pixels
 
     def __call__(
         self, positives: list[ImageSet], negatives: ImageSet, levels: Tensor, steps: int, seed: int
     ) -> NoiseClassifier:
         """Train a classifier on as many positives (of each set alike) as negatives, at levels drawn from ``levels``."""
         with isolated_global(derive_seed(seed, "weights")):
-            classifier = NoiseClassifier(negatives.shape)
+            shape = negatives.shape if self.denoiser is None else self.denoiser.latent_shape
+            classifier = NoiseClassifier(shape)
         each = self.batch_size // len(positives)
         sizes = [self.batch_size - each * (len(positives) - 1), *[each] * (len(positives) - 1)]
         labels = torch.cat([torch.ones(self.batch_size), torch.zeros(self.batch_size)])
@@ -297,10 +329,12 @@ class _Fit:
             ]
             source = generator(seed, "batch", step)
             x0 = moved(torch.cat(parts), source)
+            x0 = x0 if self.denoiser is None else encoded(self.denoiser, x0)
             rows = torch.multinomial(levels, len(x0), replacement=True, generator=source)
             alpha_bar = self.schedule.alpha_bars[rows].float()
-            level = alpha_bar.view(-1, 1, 1, 1)
-            x_t = level.sqrt() * x0 + (1 - level).sqrt() * torch.randn(x0.shape, generator=source)
+            level = column(alpha_bar, x0)
+            noise = torch.randn(x0.shape, generator=source, dtype=x0.dtype)
+            x_t = noise_images(x0, noise, level.sqrt(), (1 - level).sqrt())
             return {"x_t": x_t, "alpha_bar": alpha_bar, "labels": labels}
 
         how = TrainSettings(

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.records import atomic_file, read_json
-from vdu.report.compare import ComparedRun, figures
-from vdu.report.untested import not_tested
-from vdu.report.words import number
+from vdu.report.code_texts import source_text
+from vdu.report.findings.trust import not_tested
+from vdu.report.formatting import number
+from vdu.report.legacy import current_metrics
+from vdu.report.run_comparison import FIGURES as HEADLINES
+from vdu.report.run_comparison import ComparedRun, figures
 
 __all__ = ["update_card", "write_card"]
 
@@ -96,7 +99,7 @@ def update_card(run_folder: Path | str, metrics: dict[str, Any]) -> Path:
     """
     from huggingface_hub import ModelCard
 
-    folder = Path(run_folder)
+    folder, metrics = Path(run_folder), current_metrics(metrics)
     path = folder / "pipeline" / "README.md"
     record = read_json(folder / "run.json")
     if not path.is_file():
@@ -164,7 +167,7 @@ def _results(metrics: dict[str, Any]) -> list[Any]:
     row = next(row for row in metrics["rows"] if row["name"] == "unlearned")
     found = []
     if row["pul"] is not None:
-        name = f"{metrics['n_images']} own samples, from the same noise as the original's"
+        name = f"{metrics['n_images']} generated samples, from the same noise as the original's"
         found.append(
             EvalResult(
                 task_type=TASK, dataset_type="own-samples", dataset_name=name, metric_type="pul", metric_name="PUL, percent",
@@ -188,8 +191,6 @@ def _full(label: str, metrics: dict[str, Any]) -> str:
 
 
 def _figures(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> str:
-    from vdu.report.compare import FIGURES as HEADLINES
-
     measured = figures(ComparedRun(str(folder), metrics, record))
     rows = [
         f"| {_inline(_full(HEADLINES[name][0], metrics))} | {_inline(each.text)} |"
@@ -205,7 +206,7 @@ def _figures(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> s
         end=END,
         n=f"{metrics['n_images']:,}",
         judge=_inline(
-            f"{judge['name']} ({judge['source']}), which errs on {number(100 * judge['held_out_error'])} % of "
+            f"{judge['name']} ({source_text(judge)}), which errs on {number(100 * judge['held_out_error'])} % of "
             f"{judge['n_held_out']:,} held-out images"
         ),
         rows="\n".join(rows),

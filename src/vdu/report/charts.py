@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from vdu.report.words import number
+from vdu.report.formatting import number
 
 __all__ = ["IntervalRow", "class_bars", "interval_plot", "line_chart", "nice", "share_bar"]
 

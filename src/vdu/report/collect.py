@@ -16,9 +16,10 @@ from typing import Any
 
 from vdu.core.errors import InputError
 from vdu.core.records import read_json
+from vdu.report.code_texts import warning_text
 from vdu.report.files import Samples, read_log, read_samples
-from vdu.report.probe_schema import PROBES
-from vdu.report.schema import check_metrics
+from vdu.report.legacy import current_metrics, current_run
+from vdu.report.records import PROBES, check_metrics
 
 __all__ = ["FORMAT_VERSION", "ReportData", "Samples", "collect", "read_records"]
 
@@ -39,8 +40,8 @@ class ReportData:
 
     Attributes:
         run_dir: the folder.
-        metrics: ``metrics.json`` as written.
-        run: ``run.json`` as written.
+        metrics: ``metrics.json``, in the form of this version (:mod:`vdu.report.legacy`).
+        run: ``run.json``, likewise.
         config: the text of ``config.toml``.
         log: one record per logged training step, in order: ``{"step", "loss", "terms"}``.
         original: samples of the model before unlearning.
@@ -91,7 +92,7 @@ def collect(run_dir: Path | str) -> ReportData:
     log, log_warnings = read_log(folder / "log.jsonl")
     forget_ids = _forget_ids(metrics)
     contradictions = _contradictions(metrics, run, original, unlearned)
-    warnings = [*metrics["warnings"], *log_warnings, *contradictions]
+    warnings = [*(warning_text(each, metrics) for each in metrics["warnings"]), *log_warnings, *contradictions]
     strangers = [name for name in metrics.get("probes", {}) if name not in PROBES]
     if strangers:
         warnings.append(f"Probes that this version cannot show: {', '.join(strangers)}; see metrics.json.")
@@ -122,7 +123,8 @@ def read_records(run_dir: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     folder = Path(run_dir)
     _require_files(folder, ("metrics.json", "run.json"))
-    metrics, run = _read_versioned(folder / "metrics.json"), _read_versioned(folder / "run.json")
+    metrics = current_metrics(_read_versioned(folder / "metrics.json"))
+    run = current_run(_read_versioned(folder / "run.json"))
     check_metrics(metrics, folder / "metrics.json")
     return metrics, run
 
@@ -161,7 +163,7 @@ def _require_same_noise(folder: Path, original: Samples, unlearned: Samples) -> 
 
 
 def _forget_ids(metrics: dict[str, Any]) -> tuple[int, ...]:
-    """Return indices of the judge's classes to forget: by name, else "forget" (a judge trained on the spot)."""
+    """Return indices of the judge's classes to forget: by name, else "forget" (a fallback classifier)."""
     forget, classes = metrics["forget"], metrics["histogram"]["classes"]
     for names in (forget["classes"] or [], ["forget"], [forget["description"]]):
         if any(name in names for name in classes):

@@ -1,4 +1,4 @@
-"""What the page's sections about probes hold: plots and rows of tables. Every number is one of metrics.json or a share.
+"""What the page's sections about probes hold: plots and rows of tables. Every number is one of metrics.json or a rate.
 
 A probe that was not run gives None; the page then prints its reason.
 """
@@ -9,11 +9,11 @@ from typing import Any
 from markupsafe import Markup
 
 from vdu.report.charts import IntervalRow, interval_plot, share_bar
+from vdu.report.code_texts import hidden_text, images_text, protocol_facts
 from vdu.report.collect import ReportData
-from vdu.report.curves import Curve, curves_plot
-from vdu.report.inside import FLOOR
-from vdu.report.shares import Share, measured
-from vdu.report.words import flat, percent
+from vdu.report.curve_charts import Curve, curves_plot
+from vdu.report.formatting import percent, plural
+from vdu.report.rates import Rate, measured
 
 __all__ = ["MODELS", "probe_tables"]
 
@@ -38,7 +38,7 @@ def probe_tables(data: ReportData) -> dict[str, Any]:
         result = measured(data.metrics, name)
         shown = None if result is None else make(data, result)
         if shown is not None and result is not None:
-            shown["protocol"] = flat(result["protocol"])
+            shown["protocol"] = protocol_facts(result["protocol"])
             shown["seconds"] = result["seconds"]
         found[name] = shown
     return found
@@ -51,18 +51,18 @@ def _relearning(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
     panels = []
     for (shown, n), group in groupby(ordered, key=lambda c: (c["shown"], c["n_shown"])):
         curves = sorted(group, key=lambda c: _ORDER.index(c["model"]), reverse=True)
-        what = f"{n:,} unwanted image{'' if n == 1 else 's'}" if shown == "forget" else f"{n:,} other images"
+        what = plural(n, "unwanted image") if shown == "forget" else f"{n:,} other images"
         drawn = [
-            Curve(c["model"], [_at(p["step"], Share.of(p)) for p in c["points"]], _STYLES[c["model"]]) for c in curves
+            Curve(c["model"], [_at(p["step"], Rate.of(p)) for p in c["points"]], _STYLES[c["model"]]) for c in curves
         ]
         summary = f"Shown {what}: " + "; ".join(f"{curve['model']} {_spoken(curve)}" for curve in curves)
         panels.append((f"Shown {what}", curves_plot(drawn, summary, axis="steps of fine-tuning", line=line)))
     models = [model for model in reversed(_ORDER) if any(curve["model"] == model for curve in ordered)]
-    cells: dict[tuple[str, int, int], dict[str, Share]] = {}
+    cells: dict[tuple[str, int, int], dict[str, Rate]] = {}
     for curve in ordered:
         for point in curve["points"]:
             place = (curve["shown"], curve["n_shown"], point["step"])
-            cells.setdefault(place, {})[curve["model"]] = Share.of(point)
+            cells.setdefault(place, {})[curve["model"]] = Rate.of(point)
     rows = [
         (f"{n:,} {'unwanted' if shown == 'forget' else 'other'}", step, [found.get(model) for model in models])
         for (shown, n, step), found in cells.items()
@@ -71,17 +71,19 @@ def _relearning(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spoken(curve: dict[str, Any]) -> str:
-    return ", ".join(f"{Share.of(point).value:.0%} at step {point['step']}" for point in curve["points"])
+    return ", ".join(f"{Rate.of(point).value:.0%} at step {point['step']}" for point in curve["points"])
 
 
-def _at(x: float, share: Share) -> tuple[float, float, float, float]:
+def _at(x: float, share: Rate) -> tuple[float, float, float, float]:
     return x, share.value, share.low, share.high
 
 
 def _stochastic(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
     plain = (data.row("unlearned") or {}).get("pul")
     rows = [{"sampler": "as in the evaluation", "eta": None, "pul": plain, "n_images": data.metrics["n_images"]}]
-    rows = (rows if plain else []) + result["rows"]
+    rows = (rows if plain else []) + [
+        row | ({"no_pul": _no_pul(row)} if row["pul"] is None else {}) for row in result["rows"]
+    ]
     plotted = [
         IntervalRow(
             _named(row),
@@ -99,6 +101,14 @@ def _stochastic(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
     return {"rows": rows, "plot": plot}
 
 
+def _no_pul(row: dict[str, Any]) -> str:
+    counted = f", and {row['n_unlearned']} of the unlearned model's" if "n_unlearned" in row else ""
+    return (
+        f"the judge classifies none of the original's {row['n_images']} samples as forget under this sampler{counted}: PUL, "
+        "a percentage of the original's, does not exist"
+    )
+
+
 def _named(row: dict[str, Any]) -> str:
     return row["sampler"] if row["eta"] is None else f"{row['sampler']}, η = {row['eta']:g}"
 
@@ -108,7 +118,7 @@ def _completion(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
     rows = [
         {
             "handed": row["handed_share"],
-            "share": Share.of(row),
+            "share": Rate.of(row),
             "bar": share_bar(row["forget_count"] / row["n_images"]),
             "control": row["control_count"],
         }
@@ -127,7 +137,7 @@ def _completion(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
 
 def _inpainting(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
     rows = [
-        {"hidden": row["hidden"], "model": row["model"], "share": Share.of(row),
+        {"hidden": hidden_text(row["hidden"]), "model": row["model"], "share": Rate.of(row),
          "bar": share_bar(row["forget_count"] / row["n_images"], f"f-{_STYLES[row['model']]}")}
         for row in sorted(result["rows"], key=lambda row: (row["hidden"], _ORDER.index(row["model"])))
     ]  # fmt: skip
@@ -138,7 +148,7 @@ def _likelihood(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
     sets = list(dict.fromkeys(row["images"] for row in result["rows"]))
     models = [model for model in MODELS if any(row["model"] == model for row in result["rows"])]
     cells = {(row["images"], row["model"]): row for row in result["rows"]}
-    rows = [(images, [cells.get((images, model)) for model in models]) for images in sets]
+    rows = [(images_text(images), [cells.get((images, model)) for model in models]) for images in sets]
     return {"models": models, "rows": rows, "unit": result["unit"]}
 
 
@@ -160,6 +170,6 @@ def _retrained(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
     rows = []
     for (images, level), group in groupby(ordered, key=lambda row: (row["images"], row["alpha_bar"])):
         cells = {row["model"]: row for row in group}
-        rows.append((images, level, [cells.get(model) for model in models]))
-    floor = result["protocol"].get(FLOOR)
+        rows.append((images_text(images), level, [cells.get(model) for model in models]))
+    floor = result["protocol"].get("floor_u_fid")
     return {"rows": rows, "models": models, "samples": result.get("samples") or [], "floor": floor}

@@ -23,19 +23,23 @@ from typing import TYPE_CHECKING, Any
 
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_file, sha256_file, write_json
-from vdu.report import tables
+from vdu.report import page_tables
+from vdu.report.code_texts import row_note, source_text
 from vdu.report.collect import ReportData, collect
-from vdu.report.comeback import comeback_parts, does_it_come_back
-from vdu.report.control import retrained_doubt
-from vdu.report.evidence import READ_FILES, evidence
-from vdu.report.inside import inside_parts
-from vdu.report.pictures import COLUMNS, make_sprites, select_pairs
+from vdu.report.evidence_json import QUESTIONS, READ_FILES, evidence
+from vdu.report.findings.answer import Answer
+from vdu.report.findings.attempts import attempt_answers
+from vdu.report.findings.back import back_answer, find_back
+from vdu.report.findings.cost import cost_answer, find_cost
+from vdu.report.findings.gone import find_gone, gone_answer
+from vdu.report.findings.inside import inside_answers
+from vdu.report.findings.reliability import retrained_doubt
+from vdu.report.findings.rest import find_rest, rest_answer
+from vdu.report.findings.thresholds import SENTENCES
+from vdu.report.findings.trust import find_trust, not_tested, trust_answer
+from vdu.report.formatting import command, duration, flat, interval, number, percent
 from vdu.report.probe_tables import probe_tables
-from vdu.report.thresholds import SENTENCES
-from vdu.report.trust import can_it_be_trusted, what_it_cost
-from vdu.report.untested import not_tested
-from vdu.report.verdict import Finding, is_gone, is_rest_intact
-from vdu.report.words import command, duration, flat, interval, number, percent
+from vdu.report.sample_sprites import COLUMNS, make_sprites, select_pairs
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -70,9 +74,9 @@ def render_report(run_dir: Path | str, *, output: Path | str | None = None, hide
     if doubt:
         data = replace(data, warnings=(*data.warnings, doubt))
     shown = _without_paths(data) if hide_forgotten else data
-    found = answers(shown)
-    page = environment().get_template("report.html.j2").render(_context(shown, found, hide_forgotten))
-    machine = evidence(shown, found)  # refuses before anything is written
+    found, probes = answers(shown), attempt_answers(shown) | inside_answers(shown)
+    page = environment().get_template("report.html.j2").render(_context(shown, found, probes, hide_forgotten))
+    machine = evidence(shown, found, probes)  # refuses before anything is written
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     write_json(path.with_name("evidence.json"), machine)
@@ -96,26 +100,28 @@ def environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(number=number, percent=percent, interval=interval, duration=duration)
+    made.filters.update(
+        number=number, percent=percent, interval=interval, duration=duration, note=row_note, source=source_text
+    )
     return made
 
 
-def answers(data: ReportData) -> dict[str, Finding]:
+def answers(data: ReportData) -> dict[str, Answer]:
     """The five answers of the first screen.
 
     Args:
         data: the collected run.
 
     Returns:
-        A finding for each of ``gone``, ``rest``, ``back``, ``cost`` and ``trust``, in this order.
+        An answer for each of ``gone``, ``rest``, ``back``, ``cost`` and ``trust``, in this order.
     """
-    gone = is_gone(data)
+    gone = find_gone(data)
     return {
-        "gone": gone,
-        "rest": is_rest_intact(data),
-        "back": does_it_come_back(data, gone),
-        "cost": what_it_cost(data),
-        "trust": can_it_be_trusted(data),
+        "gone": gone_answer(data, gone),
+        "rest": rest_answer(data, find_rest(data)),
+        "back": back_answer(data, find_back(data, gone)),
+        "cost": cost_answer(data, find_cost(data.metrics)),
+        "trust": trust_answer(data, find_trust(data)),
     }
 
 
@@ -136,7 +142,9 @@ def _without_paths(data: ReportData) -> ReportData:
     return replace(data, **changes, **texts)
 
 
-def _context(data: ReportData, found: dict[str, Finding], hide_forgotten: bool) -> dict[str, Any]:
+def _context(
+    data: ReportData, found: dict[str, Answer], probes: dict[str, Answer], hide_forgotten: bool
+) -> dict[str, Any]:
     from markupsafe import Markup
 
     style, more_style, script = map(template, ("report.css", "answers.css", "report.js"))
@@ -149,22 +157,23 @@ def _context(data: ReportData, found: dict[str, Finding], hide_forgotten: bool) 
         "answers": found,
         "doubt": retrained_doubt(data),
         "kept_kinds": len(data.classes) - len(data.forget_ids),
-        "parts": comeback_parts(data) | inside_parts(data),
+        "questions": QUESTIONS,
+        "parts": probes,
         "probes": probe_tables(data),
-        "extras": tables.extra_columns(data),
+        "extras": page_tables.extra_columns(data),
         "thresholds": SENTENCES,
-        "pul_plot": tables.pul_plot(data),
-        "fid_plot": tables.fid_plot(data),
+        "pul_plot": page_tables.pul_plot(data),
+        "fid_plot": page_tables.fid_plot(data),
         "groups": groups,
-        "group_totals": tables.group_totals(data),
+        "group_totals": page_tables.group_totals(data),
         "shown_first": _SHOWN_FIRST,
         "sprites": sprites,
         "columns": COLUMNS,
         "hidden": hide_forgotten,
-        "histogram": tables.histogram(data),
-        "flips": tables.flips(data),
-        "curves": tables.curves(data),
-        "cost": tables.cost(data),
+        "histogram": page_tables.histogram(data),
+        "flips": page_tables.flips(data),
+        "curves": page_tables.curves(data),
+        "cost": page_tables.cost(data),
         "not_tested": not_tested(data.metrics),
         "command": command(data.run.get("command", "unknown")),
         "provenance": [pair for key in ("verb", "environment", "inputs") for pair in flat(data.run.get(key), key)],

@@ -1,10 +1,15 @@
 """Batches that depend on the seed and the step alone: which images, which noise, which noise levels.
 
+This is the one place where images become samples of the model: they are encoded into its own space, and their labels
+become its condition. A batch travels as flat tensors (``role.x0``, ``role.noise``, ``role.index``,
+``role.condition.NAME``), so that the loop can cut it.
+
 Images are dealt in epochs: every image once per epoch, in an order drawn from (seed, "epoch", number). Noise and rows of
-the schedule of step k come from (seed, "noise", k), for the whole batch, whatever the number of processes.
+the schedule of step k come from (seed, "noise", k), and what a method draws besides from (seed, "step", k, 0). All of it is drawn
+for the whole step, so that it does not depend on the number of processes or micro-batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,11 +18,22 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.rng import generator
-from vdu.core.types import NoisedBatch
+from vdu.core.types import Condition, Denoiser, NoisedBatch
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 
-__all__ = ["NoisyImages", "UniformImages", "deal", "require_divisible", "together", "unflatten"]
+__all__ = [
+    "Draws",
+    "NoisyImages",
+    "UniformImages",
+    "condition_of",
+    "deal",
+    "encoded",
+    "labels_for",
+    "require_divisible",
+    "together",
+    "unflatten",
+]
 
 
 @lru_cache(maxsize=8)
@@ -70,8 +86,10 @@ class NoisyImages:
         role: the name in the batch, for example "forget".
         images: the images.
         batch_size: images per step.
-        draw_weights: relative probability of each row of the schedule, [T], float64.
+        draw_weights: relative probability of each timestep index of the schedule, [T], float64.
         seed: seeds everything.
+        denoiser: the model that is trained: it encodes the images and knows the condition of their labels.
+        label_dropout: the probability with which a label becomes the null condition, [0, 1).
 
     Raises:
         InputError: if there are no images, or the batch size is not positive.
@@ -82,6 +100,8 @@ class NoisyImages:
     batch_size: int
     draw_weights: Tensor
     seed: int
+    denoiser: Denoiser
+    label_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or not len(self.images):
@@ -91,8 +111,17 @@ class NoisyImages:
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Tensors ``role.x0``, ``role.noise`` and ``role.index`` of one step."""
-        x0 = self.images.floats(deal(len(self.images), self.batch_size, self.seed, step))
-        return _noised(self.role, x0, self.draw_weights, generator(self.seed, "noise", step))
+        chosen = deal(len(self.images), self.batch_size, self.seed, step)
+        x0 = encoded(self.denoiser, self.images.floats(chosen))
+        made = _noised(self.role, x0, self.draw_weights, generator(self.seed, "noise", step))
+        if not self.denoiser.class_names:
+            return made
+        labels = labels_for(self.denoiser, self.images, chosen, self.role)
+        dropped = torch.rand(len(labels), generator=generator(self.seed, "label dropout", step)) < self.label_dropout
+        condition = self.denoiser.condition([
+            None if drop else label for label, drop in zip(labels, dropped, strict=True)
+        ])
+        return made | {f"{self.role}.condition.{name}": value for name, value in (condition or {}).items()}
 
 
 @dataclass(frozen=True)
@@ -101,29 +130,128 @@ class UniformImages:
 
     Attributes:
         role: the name in the batch, for example "surrogate".
-        shape: channels, height and width.
+        shape: channels, height and width of an image.
         batch_size: images per step.
-        draw_weights: relative probability of each row of the schedule, [T], float64.
+        draw_weights: relative probability of each timestep index of the schedule, [T], float64.
         seed: seeds everything.
+        denoiser: the model that is trained.
+        labels: the condition under which surrogates are shown, one of these each in turn; none for an unconditional model.
     """
 
     role: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     batch_size: int
     draw_weights: Tensor
     seed: int
+    denoiser: Denoiser
+    labels: tuple[int, ...] = ()
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Tensors ``role.x0``, ``role.noise`` and ``role.index`` of one step."""
         source = generator(self.seed, "noise", step)
-        x0 = 2 * torch.rand(self.batch_size, *self.shape, generator=source) - 1
-        return _noised(self.role, x0, self.draw_weights, source)
+        images = 2 * torch.rand(self.batch_size, *self.shape, generator=source, dtype=torch.float32) - 1
+        made = _noised(self.role, encoded(self.denoiser, images), self.draw_weights, source)
+        if not self.denoiser.class_names:
+            return made
+        if not self.labels:
+            raise InputError(
+                f"{self.role}: a class-conditional model needs the label of what is to be forgotten, got none."
+            )
+        condition = self.denoiser.condition([self.labels[i % len(self.labels)] for i in range(self.batch_size)])
+        return made | {f"{self.role}.condition.{name}": value for name, value in (condition or {}).items()}
+
+
+@torch.no_grad()
+def encoded(denoiser: Denoiser, images: Tensor) -> Tensor:
+    """Images in the model's own space, on the CPU.
+
+    Args:
+        denoiser: the model.
+        images: [n, channels, height, width], in [−1, 1], on the CPU.
+
+    Returns:
+        The images themselves for a pixel model, else latents, [n, …].
+    """
+    if not denoiser.is_latent:
+        return images
+    first = next(denoiser.network.parameters())
+    return denoiser.encode(images.to(first.device)).cpu()
+
+
+def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) -> list[int]:
+    """The model's class of each image, matched by name where both have names.
+
+    Args:
+        denoiser: a class-conditional model.
+        images: with labels.
+        chosen: which images, [n], int64.
+        what: names the images in messages.
+
+    Returns:
+        One class index of the model per chosen image.
+
+    Raises:
+        InputError: if the images have no labels, or a class that the model does not know.
+    """
+    if images.labels is None:
+        raise InputError(
+            f"{what}: the model is class-conditional, and these images have no labels; expected labelled images (class folders, or a "
+            "data set). Give the class that they belong to (--forget-label)."
+        )
+    labels = images.labels[chosen].tolist()
+    if images.class_names is None:
+        return labels
+    names = list(denoiser.class_names)
+    unknown = sorted({images.class_names[label] for label in labels} - set(names))
+    if unknown:
+        raise InputError(
+            f"{what}: images of class {unknown[0]!r}, which the model does not know; it draws {', '.join(names[:20])}."
+        )
+    return [names.index(images.class_names[label]) for label in labels]
 
 
 def _noised(role: str, x0: Tensor, draw_weights: Tensor, source: torch.Generator) -> dict[str, Tensor]:
-    noise = torch.randn(x0.shape, generator=source)
+    noise = torch.randn(x0.shape, generator=source, dtype=x0.dtype)
     index = torch.multinomial(draw_weights, len(x0), replacement=True, generator=source)
     return {f"{role}.x0": x0, f"{role}.noise": noise, f"{role}.index": index}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Uniform random numbers in [0, 1) that a method wants with its images, drawn step by step.
+
+    Attributes:
+        wanted: role → name → "image" (one number per image) or "element" (one per element of the image).
+        sizes: images of each role per step.
+        shape: channels, height and width of an image.
+        seed: seeds everything.
+
+    Raises:
+        InputError: if a role has no images in the batch, or the kind of a draw is unknown.
+    """
+
+    wanted: Mapping[str, Mapping[str, str]]
+    sizes: Mapping[str, int]
+    shape: tuple[int, ...]
+    seed: int
+
+    def __post_init__(self) -> None:
+        for role, named in self.wanted.items():
+            if role not in self.sizes or not set(named.values()) <= {"image", "element"}:
+                raise InputError(
+                    f"draws: got {dict(named)} for {role!r}; expected a role of the method's needs ({', '.join(self.sizes)}), "
+                    "and for each name 'image' or 'element'."
+                )
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Tensors ``role.draws.name`` of one step, [batch] or [batch, channels, height, width], float32."""
+        source = generator(self.seed, "step", step, 0)
+        drawn = {}
+        for role, named in sorted(self.wanted.items()):
+            for name, kind in sorted(named.items()):
+                shape = self.shape if kind == "element" else ()
+                drawn[f"{role}.draws.{name}"] = torch.rand(self.sizes[role], *shape, generator=source)
+        return drawn
 
 
 def together(makers: Sequence[Callable[[int], dict[str, Tensor]]]) -> Callable[[int], dict[str, Tensor]]:
@@ -131,10 +259,22 @@ def together(makers: Sequence[Callable[[int], dict[str, Tensor]]]) -> Callable[[
     return lambda step: {name: value for maker in makers for name, value in maker(step).items()}
 
 
+def condition_of(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) -> Condition | None:
+    """The condition of some images; arguments as for :func:`labels_for`, and None for an unconditional model."""
+    return denoiser.condition(labels_for(denoiser, images, chosen, what)) if denoiser.class_names else None
+
+
 def unflatten(batch: dict[str, Tensor], schedule: NoiseSchedule, own: NoiseSchedule) -> dict[str, NoisedBatch]:
     """The tensors of a micro-batch as one :class:`vdu.core.types.NoisedBatch` per role."""
     noised = {}
-    for role in sorted({name.rsplit(".", 1)[0] for name in batch}):
-        x0, noise, index = (batch[f"{role}.{part}"] for part in ("x0", "noise", "index"))
-        noised[role] = noised_batch(x0, index, noise, schedule, own)
+    for role in sorted({name.split(".", 1)[0] for name in batch}):
+        parts = {name.removeprefix(f"{role}."): value for name, value in batch.items() if name.startswith(f"{role}.")}
+        further = {
+            kind: {name.removeprefix(f"{kind}."): value for name, value in parts.items() if name.startswith(f"{kind}.")}
+            for kind in ("condition", "draws")
+        }
+        noised[role] = noised_batch(
+            parts["x0"], parts["index"], parts["noise"], schedule, own, condition=further["condition"] or None,
+            draws=further["draws"],
+        )  # fmt: skip
     return noised

@@ -1,4 +1,4 @@
-"""Checkpoints: ``checkpoints/checkpoint-<step>/`` with weights, average, optimiser state and checksums.
+"""Checkpoints: ``checkpoints/checkpoint-<step>/`` with the weights that train, average, optimiser state and checksums.
 
 ``state.json`` has the SHA-256 of each other file, and one of itself (``checksum``; checkpoints written before that was
 so have none and are still read).
@@ -68,7 +68,9 @@ def save_checkpoint(
     """
     path = folder / f"checkpoint-{step}"
     with atomic_folder(path) as temporary:
-        save_file(_contiguous(network.state_dict()), temporary / "model.safetensors")
+        frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
+        weights = {name: value for name, value in network.state_dict().items() if name not in frozen}
+        save_file(_contiguous(weights), temporary / "model.safetensors")
         save_file(_optimizer_tensors(network, optimizer), temporary / "optimizer.safetensors")
         if ema is not None:
             save_file(_contiguous(ema.shadow), temporary / "ema.safetensors")
@@ -116,7 +118,9 @@ def load_checkpoint(
             f"{path}: was written with other settings, data or model than those given now; a resumed run must be the same run. "
             "Give the settings in the run's config.toml, or start anew with --overwrite."
         )
-    network.load_state_dict(load_weights(path, network))
+    network.load_state_dict(
+        load_weights(path, network), strict=False
+    )  # its names were checked; frozen ones are not in it
     _restore_optimizer(network, optimizer, path / "optimizer.safetensors")
     if ema is not None:
         device = next(network.parameters()).device
@@ -125,16 +129,17 @@ def load_checkpoint(
     return int(state["step"]), state["extra"]
 
 
-def load_weights(path: Path, network: nn.Module, *, average: bool = False) -> dict[str, Tensor]:
+def load_weights(path: Path, network: nn.Module, *, average: bool = False, partial: bool = False) -> dict[str, Tensor]:
     """The weights in a checkpoint, after its checksums and names have been checked.
 
     Args:
         path: the checkpoint's folder.
         network: a network of the expected architecture.
         average: the averaged weights instead of the raw ones.
+        partial: whether parameters that train may be missing, since the run may have trained fewer.
 
     Returns:
-        Named tensors, on the CPU.
+        Named tensors, on the CPU: all that train, and buffers.
 
     Raises:
         InputError: if a file is damaged or belongs to another architecture.
@@ -145,9 +150,11 @@ def load_weights(path: Path, network: nn.Module, *, average: bool = False) -> di
             f"{path}: has no averaged weights; expected {name}. Take the raw ones, or a run with --ema-decay."
         )
     weights = _read_tensors(path / name)
-    expected = dict(network.named_parameters()) if average else network.state_dict()
-    shapes = {name: tuple(value.shape) for name, value in weights.items()}
-    lines = first_differences(shapes, {name: tuple(value.shape) for name, value in expected.items()})
+    known = dict(network.named_parameters()) if average else network.state_dict()
+    frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
+    optional = set(known) if partial else frozen
+    expected = {name: tuple(value.shape) for name, value in known.items() if name in weights or name not in optional}
+    lines = first_differences({name: tuple(value.shape) for name, value in weights.items()}, expected)
     if lines:
         raise InputError(f"{path}: weights of another model: {'; '.join(lines)}. Use the checkpoint of this model.")
     return weights

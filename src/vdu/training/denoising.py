@@ -32,5 +32,5 @@ class DenoisingObjective(Objective):
         """The loss of a micro-batch with the single role "data"."""
         denoiser = self.denoiser.with_network(network)
         data = unflatten(dict(batch), self.schedule or denoiser.schedule, denoiser.schedule)["data"]
-        error = torch.nn.functional.mse_loss(denoiser.predict_noise(data.x_t, data.timestep), data.noise)
+        error = torch.nn.functional.mse_loss(denoiser.noise(data), data.noise)
         return Losses({"mse": error})

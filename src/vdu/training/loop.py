@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import DivergenceError, InputError
+from vdu.core.ranges import require_ranges
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed, isolated_global
 from vdu.core.types import Hooks, Losses
@@ -86,10 +87,7 @@ class TrainSettings:
     checkpoints_total_limit: int | None = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "gradient_accumulation_steps", "checkpoints_total_limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name}: got {value}; expected at least 1.")
+        require_ranges(vars(self))
 
     def rate(self, step: int) -> float:
         """The learning rate of step ``step``, counted from 0.

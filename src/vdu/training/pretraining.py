@@ -28,6 +28,7 @@ def fit(
     resume: bool = False,
     progress: str | None = None,
     alpha_bar_range: tuple[float, float] = (0.0, 1.0),
+    label_dropout: float = 0.0,
     compile_network: bool = False,
     report_to: Any = "none",
 ) -> TrainResult:
@@ -43,6 +44,7 @@ def fit(
         resume: continue from the newest checkpoint.
         progress: title of the progress bar; None shows none.
         alpha_bar_range: only noise levels with ᾱ in this range are trained on.
+        label_dropout: the probability with which a label becomes the null condition, for classifier-free guidance.
         compile_network: compile the network in place.
         report_to: an experiment tracker for the log's values.
 
@@ -51,7 +53,7 @@ def fit(
     """
     network = denoiser.network
     levels = denoiser.schedule.within(alpha_bar_range).double()
-    make_batch = NoisyImages("data", images, batch_size, levels, derive_seed(seed, "batches"))
+    make_batch = NoisyImages("data", images, batch_size, levels, derive_seed(seed, "batches"), denoiser, label_dropout)
     identity = f"{images.sha256} {hash_parameters(network.state_dict())} {batch_size}"
     if compile_network:
         network.compile()  # in place: the names of the weights stay. It chooses memory formats itself

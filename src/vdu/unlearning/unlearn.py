@@ -9,8 +9,9 @@ Not guaranteed: that everything is forgotten, or that nothing else changed; :mod
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -18,26 +19,55 @@ from torch import Tensor
 from vdu.core.checks import hash_parameters
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
+from vdu.core.ranges import require_ranges
 from vdu.core.rng import derive_seed, draw_seed
-from vdu.core.types import Method
+from vdu.core.types import Denoiser, Method
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
-from vdu.methods.defaults import DEFAULTS
-from vdu.methods.distillation import RetainDistillation
-from vdu.methods.retrack import Retrack
-from vdu.models.denoiser import PipelineDenoiser, replace_network
+from vdu.methods.defaults import TrainingDefaults
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import replace_network
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import Auxiliaries, make_auxiliaries
-from vdu.replay.stopping import ForgottenCheck
-from vdu.training.batches import NoisyImages, UniformImages, together
+from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
+from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, together
 from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, train
 from vdu.unlearning.objective import MethodObjective
 
-__all__ = ["STOPPING", "UnlearnResult", "check_origin", "unlearn"]
+__all__ = ["TrainingOptions", "UnlearnResult", "check_origin", "unlearn"]
 
 EMA_RAMP = 4  # of the average: the last third of the steps, nearly
-STOPPING = {RetainDistillation.name, Retrack.name}  # their steps were chosen as an upper bound, not as a setting
+
+
+class TrainingOptions(TypedDict, total=False):
+    """How the training loop runs. None, or leaving one out, takes what suits the method (its ``training``) where it has a say.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images of each role per step, over all processes.
+        learning_rate: Adam's step size.
+        lr_schedule: "constant" (the default), "linear" or "cosine".
+        warmup_steps: linear warm-up of the learning rate.
+        ema_decay: decay of the weight average that is kept in the end; 0 keeps the last weights.
+        gradient_accumulation_steps: micro-batches per step and process; by default 1.
+        max_grad_norm: clip the gradient norm to this; None clips where the method's default does.
+        mixed_precision: "no" (the default), "fp16" or "bf16".
+        checkpointing_steps: a checkpoint every so many steps (with a folder); None writes only the last.
+        checkpoints_total_limit: how many checkpoints to keep, by default 2; None keeps all.
+    """
+
+    steps: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    lr_schedule: str
+    warmup_steps: int | None
+    ema_decay: float | None
+    gradient_accumulation_steps: int
+    max_grad_norm: float | None
+    mixed_precision: str
+    checkpointing_steps: int | None
+    checkpoints_total_limit: int | None
 
 
 @dataclass(frozen=True)
@@ -50,14 +80,21 @@ class UnlearnResult:
         network_evaluations: forward 1 and backward 2 per image; own samples, auxiliary models and looks of the stopping
             rule included, small classifiers in the model's equivalents by FLOPs.
         aids: what the method was given besides the forget set.
-        ending: why it ended, in plain words, or None where there is no rule.
+        stopping: how the stopping rule ended it, or None where there was no rule.
+        strength: the method's options of which more forgets more.
     """
 
     pipeline: Any
     training: TrainResult
     network_evaluations: int
     aids: Auxiliaries | None = field(default=None, repr=False)
-    ending: str | None = None
+    stopping: Stopping | None = None
+    strength: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def ending(self) -> str | None:
+        """How the stopping rule ended it, in plain words, or None where there was no rule."""
+        return None if self.stopping is None else self.stopping.sentence(self.strength)
 
 
 def unlearn(
@@ -66,17 +103,6 @@ def unlearn(
     *,
     forget: ImageSet | Path | str,
     retain: ImageSet | None = None,
-    steps: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    lr_schedule: str = "constant",
-    warmup_steps: int | None = None,
-    ema_decay: float | None = None,
-    gradient_accumulation_steps: int = 1,
-    max_grad_norm: float | None = None,
-    mixed_precision: str = "no",
-    checkpointing_steps: int | None = None,
-    checkpoints_total_limit: int | None = 2,
     n_own_samples: int | None = None,
     sampler: Sampler | None = None,
     full_length: bool = False,
@@ -86,6 +112,7 @@ def unlearn(
     resume: bool = False,
     progress: str | None = "unlearn",
     report_to: Any = "none",
+    **training: Unpack[TrainingOptions],
 ) -> UnlearnResult:
     """Make a pipeline forget.
 
@@ -95,19 +122,8 @@ def unlearn(
         forget: the images to forget, or where they are (see :func:`vdu.data.sources.load_images`).
         retain: real images to keep, for methods that want some; None takes the model's own samples without those that
             resemble the forget set (:func:`vdu.replay.selection.resemblance`).
-        steps: optimiser steps; here and below None takes what suits the method (``vdu.methods.defaults.DEFAULTS``).
-        batch_size: images of each role per step, over all processes.
-        learning_rate: Adam's step size.
-        lr_schedule: "constant", "linear" or "cosine".
-        warmup_steps: linear warm-up of the learning rate.
-        ema_decay: decay of the weight average that is kept in the end; 0 keeps the last weights.
-        gradient_accumulation_steps: micro-batches per step and process.
-        max_grad_norm: clip the gradient norm to this; None clips where the method's default does.
-        mixed_precision: "no", "fp16" or "bf16".
-        checkpointing_steps: a checkpoint every so many steps (with a folder).
-        checkpoints_total_limit: how many checkpoints to keep; None keeps all.
-        n_own_samples: own samples for methods that want some.
-        sampler: how they are drawn.
+        n_own_samples: own samples for methods that want some; None takes what suits the method.
+        sampler: how they are drawn; likewise.
         full_length: all steps, even where the stopping rule (:mod:`vdu.replay.stopping`) says that it is forgotten.
         force: go on where the model makes nothing like the forget set, or little else.
         generator: one draw from it seeds everything.
@@ -116,79 +132,103 @@ def unlearn(
         progress: title of the progress bar; None shows none.
         report_to: an experiment tracker for the log's values: "tensorboard", "wandb", "trackio" or an
             ``accelerate.tracking.GeneralTracker`` (:mod:`vdu.training.trackers`).
+        **training: steps, batch_size, learning_rate and the other settings of :class:`TrainingOptions`.
 
     Returns:
-        The new pipeline and the record of its making.
+        The new pipeline and the record of its making. A setting that is out of range is refused with an ``InputError``.
     """
+    _require_known(training)
+    require_ranges({**training, "n_own_samples": n_own_samples})
     seed = draw_seed(generator)
     original = PipelineDenoiser.from_pipeline(pipeline)
-    images = forget if isinstance(forget, ImageSet) else load_images(str(forget), shape=original.sample_shape)
-    default = DEFAULTS.get(method.name, DEFAULTS["vdu"])
-    n_images, n_steps = int(batch_size or default["batch_size"]), int(steps or default["steps"])
+    images = forget if isinstance(forget, ImageSet) else load_images(str(forget), shape=original.image_shape)
+    default: TrainingDefaults = method.training
+    n_images = _given(training.get("batch_size"), default.batch_size)
+    settings = _train_settings(training, default, derive_seed(seed, "training"))
     denoiser = original.copy()
-    accelerator = make_accelerator(mixed_precision, report_to=report_to, folder=folder)
+    accelerator = make_accelerator(settings.mixed_precision, report_to=report_to, folder=folder)
     denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
+    weights_hash = hash_parameters(original.network.state_dict())
     posterior = getattr(method, "posterior", None)
     if posterior is not None:
-        check_origin(posterior, hash_parameters(original.network.state_dict()))
+        check_origin(posterior, weights_hash)
     aids = make_auxiliaries(
-        original, method, images, retain=retain, n_own_samples=n_own_samples or default["n_own_samples"], force=force,
-        sampler=sampler or Sampler(scheduler=default["scheduler"], steps=default["inference_steps"]), seed=seed,
+        original, method, images, retain=retain, n_own_samples=_given(n_own_samples, default.n_own_samples), force=force,
+        sampler=sampler or Sampler(scheduler=default.scheduler, steps=default.inference_steps), seed=seed,
         device=accelerator.device, say=_say if progress and accelerator.is_main_process else None,
     )  # fmt: skip
     # anew: what was trained for the aids had its own precision, and accelerate knows one for a process
-    accelerator = make_accelerator(mixed_precision, report_to=report_to, folder=folder)
+    accelerator = make_accelerator(settings.mixed_precision, report_to=report_to, folder=folder)
     counter, small = EvaluationCounter(), EvaluationCounter()
     classifier = aids.judged.classifier if aids.judged is not None else None
     with counter.watching(denoiser.network), small.watching(classifier):
         ready = method.prepare(denoiser, aids.tools)
-    make_batch = _batches(ready, aids.sets, denoiser.sample_shape, n_images, seed)
-    settings = TrainSettings(
-        steps=n_steps,
-        learning_rate=learning_rate or default["learning_rate"],
-        lr_schedule=lr_schedule,
-        warmup_steps=default["warmup_steps"] if warmup_steps is None else warmup_steps,
-        ema_decay=(default["ema_decay"] if ema_decay is None else ema_decay) or None,
-        ema_ramp=EMA_RAMP,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        max_grad_norm=max_grad_norm or default.get("max_grad_norm"),
-        mixed_precision=mixed_precision,
-        seed=derive_seed(seed, "training"),
-        checkpointing_steps=checkpointing_steps,
-        checkpoints_total_limit=checkpoints_total_limit,
-    )
-    identity = f"{seed} {images.sha256} {hash_parameters(original.network.state_dict())} {n_images} {method.name} {method.identity}"
+    make_batch = _batches(ready, aids.sets, denoiser, n_images, seed)
+    identity = f"unlearn 2 {seed} {images.sha256} {weights_hash} {n_images} {method.name} {method.identity}"
     if retain is not None and "retain" in method.needs:
         identity += f" {retain.sha256}"
     if aids.judged is not None:
         identity += f" {len(aids.judged.kept)} {aids.sampler}"
-    check = ForgottenCheck(denoiser.copy(), aids, n_steps)
-    rule = check if check.possible and not full_length and method.name in STOPPING else None
+    stops = method.stops and not full_length and can_stop(aids)
+    rule = ForgottenCheck(denoiser.copy(), aids, settings.steps) if stops else None
     tools = aids.tools
-    others = [each.network for each in (tools.teacher, tools.self_model, tools.forget_model) if each is not None]
-    with counter.watching(denoiser.network, check.denoiser.network, *others), small.watching(classifier):
+    others = [
+        each
+        for each in (tools.teacher, tools.self_model, tools.forget_model, rule and rule.denoiser)
+        if each is not None
+    ]
+    with counter.watching(denoiser.network, *(each.network for each in others)), small.watching(classifier):
         result = train(
             denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
             folder=folder, resume=resume, identity=identity, progress=progress, accelerator=accelerator, stop=rule,
         )  # fmt: skip
         result.load_average(denoiser.network)
-        ending = result.stopped
-        if rule is not None and ending is None:
-            ending = _at_the_end(rule, method, denoiser, result.steps)
-    if ending and progress and accelerator.is_main_process:
-        _say(ending)
+        stopping = Stopping.from_text(result.stopped) if result.stopped else None
+        if rule is not None and stopping is None:
+            stopping = rule.look(result.steps, dict(denoiser.network.named_parameters()))
     evaluations = aids.evaluations + counter.total + round(small.total * aids.classifier_share)
-    return UnlearnResult(replace_network(pipeline, denoiser.network), result, evaluations, aids, ending)
+    made = UnlearnResult(
+        replace_network(pipeline, denoiser.network), result, evaluations, aids, stopping, method.strength
+    )
+    if made.ending and progress and accelerator.is_main_process:
+        _say(made.ending)
+    return made
 
 
-def _at_the_end(rule: ForgottenCheck, method: Method, denoiser: PipelineDenoiser, steps: int) -> str:
-    """What the rule finds after all the steps."""
-    left = rule.remaining(dict(denoiser.network.named_parameters()))
-    sentence = rule.sentence(steps, left)
-    if left <= rule.aim:
-        return sentence
-    more = [name for name in ("repulsion_scale", "forget_weight") if hasattr(method, name)]
-    return f"{sentence}; these were all the steps: a larger {' or '.join(more)} (--option) forgets more, and so may --steps"
+def _given(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _require_known(training: Mapping[str, Any]) -> None:
+    """Refuse a keyword argument that does not exist, as Python itself does.
+
+    Raises:
+        TypeError: naming the first.
+    """
+    known = TrainingOptions.__annotations__
+    for name in training:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"unlearn() got an unexpected keyword argument {name!r}{hint}")
+
+
+def _train_settings(training: TrainingOptions, default: TrainingDefaults, seed: int) -> TrainSettings:
+    """The loop's settings: what was given, and the method's defaults for the rest."""
+    return TrainSettings(
+        steps=_given(training.get("steps"), default.steps),
+        learning_rate=_given(training.get("learning_rate"), default.learning_rate),
+        lr_schedule=training.get("lr_schedule", "constant"),
+        warmup_steps=_given(training.get("warmup_steps"), default.warmup_steps),
+        ema_decay=_given(training.get("ema_decay"), default.ema_decay) or None,
+        ema_ramp=EMA_RAMP,
+        gradient_accumulation_steps=training.get("gradient_accumulation_steps", 1),
+        max_grad_norm=_given(training.get("max_grad_norm"), default.max_grad_norm),
+        mixed_precision=training.get("mixed_precision", "no"),
+        seed=seed,
+        checkpointing_steps=training.get("checkpointing_steps"),
+        checkpoints_total_limit=training.get("checkpoints_total_limit", 2),
+    )
 
 
 def _say(text: str) -> None:
@@ -196,14 +236,14 @@ def _say(text: str) -> None:
 
 
 def _batches(
-    method: Method, sets: Mapping[str, ImageSet | None], shape: tuple[int, int, int], batch_size: int, seed: int
+    method: Method, sets: Mapping[str, ImageSet | None], denoiser: Denoiser, batch_size: int, seed: int
 ) -> Callable[[int], dict[str, Tensor]]:
-    """Batches of every role that the method needs, each with its own seed.
+    """Batches of every role that the method needs, each with its own seed, and what the method draws besides.
 
     Args:
         method: it says which roles, and at which noise levels.
         sets: the images that there are, by role.
-        shape: channels, height and width of the model.
+        denoiser: the model, which encodes images and knows their conditions.
         batch_size: images of each role per step.
         seed: of the run.
 
@@ -213,19 +253,25 @@ def _batches(
     Raises:
         InputError: if a role has no images.
     """
-    makers = []
-    for role in sorted(method.needs):
+    makers: list[Callable[[int], dict[str, Tensor]]] = []
+    shape, forget = denoiser.image_shape, sets.get("forget")
+    forget_labels: tuple[int, ...] = ()
+    if denoiser.class_names and forget is not None:
+        forget_labels = tuple(sorted(set(labels_for(denoiser, forget, torch.arange(len(forget)), "forget"))))
+    sizes = {role: max(1, round(batch_size * method.batch_shares.get(role, 1.0))) for role in sorted(method.needs)}
+    for role, size in sizes.items():
         role_seed, draw_weights = derive_seed(seed, role), method.draw_weights(role)
-        size = max(1, round(batch_size * method.batch_shares.get(role, 1.0)))
         if role == "surrogate":
-            makers.append(UniformImages(role, shape, size, draw_weights, role_seed))
+            makers.append(UniformImages(role, shape, size, draw_weights, role_seed, denoiser, forget_labels))
             continue
         images = sets.get(role)
         if images is None:
             raise InputError(f"{role}: the method {method.name} needs such images, got none.")
         if images.shape != shape:
             raise InputError(f"{role}: got images of shape {images.shape}; expected {shape}, the model's.")
-        makers.append(NoisyImages(role, images, size, draw_weights, role_seed))
+        makers.append(NoisyImages(role, images, size, draw_weights, role_seed, denoiser))
+    if method.draws:
+        makers.append(Draws(method.draws, sizes, denoiser.latent_shape, derive_seed(seed, "training")))
     return together(makers)
 
 

@@ -1,0 +1,82 @@
+"""The ranges of the numbers that users give, declared once for the command line and for Python. Standard library only.
+
+A range refuses what is outside and repairs nothing: a 0 is a 0, never "the default".
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from vdu.core.errors import InputError
+
+__all__ = ["COUNT", "FRACTION", "NOT_NEGATIVE", "POSITIVE", "TRAINING", "Range", "require_ranges"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The finite numbers from ``low`` to below ``high``.
+
+    Attributes:
+        words: what is expected, for messages.
+        low: the smallest number.
+        above: whether ``low`` itself is outside.
+        high: the numbers are below this.
+    """
+
+    words: str
+    low: float
+    above: bool = False
+    high: float = math.inf
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies in the range.
+
+        Args:
+            value: the number.
+
+        Returns:
+            Whether it does; NaN lies in none.
+
+        Examples:
+            >>> COUNT.holds(1), COUNT.holds(0), POSITIVE.holds(0.0), FRACTION.holds(0.0)
+            (True, False, False, True)
+        """
+        return (self.low < value if self.above else self.low <= value) and value < self.high
+
+
+COUNT = Range("at least 1", 1)
+POSITIVE = Range("a number above 0", 0, above=True)
+NOT_NEGATIVE = Range("0 or more", 0)
+FRACTION = Range("a number from 0 to below 1", 0, high=1)
+
+TRAINING: Mapping[str, Range] = MappingProxyType({
+    "steps": COUNT,
+    "batch_size": COUNT,
+    "learning_rate": POSITIVE,
+    "warmup_steps": NOT_NEGATIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "ema_decay": FRACTION,
+    "gradient_accumulation_steps": COUNT,
+    "max_grad_norm": POSITIVE,
+    "checkpointing_steps": COUNT,
+    "checkpoints_total_limit": COUNT,
+    "n_own_samples": COUNT,
+})
+"""The ranges of the training settings, by name."""
+
+
+def require_ranges(values: Mapping[str, Any]) -> None:
+    """Refuse training settings that are out of their range.
+
+    Args:
+        values: settings by name; None stands for the default, and names without a range pass.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for name, range_ in TRAINING.items():
+        value = values.get(name)
+        if value is not None and not range_.holds(value):
+            raise InputError(f"{name}: got {value}; expected {range_.words}.")

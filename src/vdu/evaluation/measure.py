@@ -1,0 +1,177 @@
+"""The evaluator: two models, what was to be forgotten, judges and a reference in, typed records out.
+
+Both models are sampled from the same noise and judged alike; the table of distances has the rows that a number needs
+beside it: real images against real images, the original, the filtered original, and a retrained model where there is one.
+The parts are in :mod:`vdu.evaluation.compare` and :mod:`vdu.evaluation.references`, which the paper's tables and the explore
+page call too. Image sets stay uint8; one batch of a judge or feature network at a time becomes floating point.
+
+Not guaranteed: that the judge is right; that so many images suffice (the intervals show how far they do).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vdu.data.images import ImageSet
+from vdu.diffusion.sampling import Sampler
+from vdu.evaluation.compare import (
+    compare,
+    corrected,
+    count_forget,
+    distances,
+    fidelity,
+    judge_record,
+    predict,
+    require_forget_images,
+)
+from vdu.evaluation.records import (
+    DistanceRow,
+    Evidence,
+    NoteCode,
+    PULRecord,
+    ReferenceRecord,
+    Transitions,
+    WarningRecord,
+)
+from vdu.evaluation.references import Source, filtered_original, first_images, split_at_random
+from vdu.judges.judging import Judging
+from vdu.metrics.feature_networks import FeatureNetwork
+from vdu.metrics.features import Predictions, classify
+from vdu.metrics.pul import flip_table
+
+__all__ = ["Measurement", "measure"]
+
+FEW_FORGET_IMAGES = 50  # below this the interval of PUL is wide
+NOT_RUN = {"ascent": "Gradient ascent at the same steps", "isotropic": "Isotropic posterior"}
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What an evaluation gives.
+
+    Attributes:
+        evidence: the records.
+        original: the original's samples.
+        unlearned: the unlearned model's samples, image i from the same noise.
+        predictions: the first judge's, of "original" and "unlearned".
+    """
+
+    evidence: Evidence
+    original: ImageSet
+    unlearned: ImageSet
+    predictions: dict[str, Predictions]
+
+
+def measure(
+    original: Source,
+    unlearned: Source,
+    judging: Judging,
+    network: FeatureNetwork,
+    *,
+    reference: ImageSet | None,
+    retrained: Source | None = None,
+    n_images: int,
+    sampler: Sampler,
+    seed: int,
+) -> Measurement:
+    """Sample two models from the same noise and compare them.
+
+    Args:
+        original: the model before, or images that it drew.
+        unlearned: the model after, or images that it drew from the same noise.
+        judging: the judges and the classes to be forgotten.
+        network: gives the features of the distances.
+        reference: real images without the forget classes; None compares with the filtered original.
+        retrained: a model trained without the forget class, for its row.
+        n_images: images from each model.
+        sampler: the sampling protocol.
+        seed: image i starts from noise drawn from (seed, i).
+
+    Returns:
+        The records, and the images with the judge's predictions. An original without an image of the class is refused with
+        an ``InputError``.
+    """
+    before = first_images(original, n_images, sampler, seed, "original")
+    after = first_images(unlearned, n_images, sampler, seed, "unlearned")
+    was, now = predict(judging, before), predict(judging, after)
+    require_forget_images(was.judge, judging)  # both refuse before the longer part begins
+    if was.second is not None:
+        require_forget_images(was.second, judging.as_second())
+    wanted = n_images if reference is not None else 2 * n_images
+    filtered = filtered_original(original, before, judging, wanted, sampler, seed)
+    base, about = _reference(network, reference, filtered, n_images)
+
+    def row(name: str, label: str, against: Tensor, features: Tensor, *, predictions: Predictions | None = None,
+            note_code: NoteCode | None = None) -> DistanceRow:  # fmt: skip
+        return DistanceRow(
+            name, label, distances(name, against, features, seed), fidelity(against, features),
+            forget_count=None if predictions is None else count_forget(predictions, judging), note_code=note_code,
+        )  # fmt: skip
+
+    rows = []
+    if reference is not None:
+        held_out, rest = split_at_random(base, n_images, seed)
+        rows.append(row("real_split", "Real against real", rest, held_out, note_code="real_split"))
+    rows.append(row("original", "Original", base, network.extract(before), predictions=was.judge))
+    free = network.extract(filtered.select(range(n_images)))
+    code: NoteCode = "filtered_by_judge" if judging.second is None else "filtered_by_second_judge"
+    rows.append(row("filtered_original", "Filtered original", base, free, note_code=code))
+    found = compare(was, now, network.extract(after), base, judging, seed)
+    rows.append(
+        DistanceRow(
+            "unlearned", "Unlearned", found.distances, found.fidelity, found.pul, forget_count=found.pul.n_unlearned
+        )
+    )
+    name, label = "retrained", "Retrained without the class"
+    if retrained is None:
+        rows.append(DistanceRow(name, label))
+    else:
+        drawn = first_images(retrained, n_images, sampler, seed, "retrained")
+        predictions = classify(judging.judge, drawn)
+        rows.append(row(name, label, base, network.extract(drawn), predictions=predictions, note_code="retrained"))
+    rows += [DistanceRow(name, label) for name, label in NOT_RUN.items()]
+    judge = judge_record(judging, found.pul.n_original, n_images)
+    evidence = Evidence(
+        n_images=n_images,
+        rows=tuple(rows),
+        histogram=found.histogram,
+        transitions=_transitions(was.judge, now.judge, judging),
+        judge=judge,
+        corrected_pul_percent=corrected(found.pul, judge.forget_false_positive_rate),
+        second_judge=found.second,
+        feature_network=network.label,
+        reference=about,
+        warnings=_warnings(found.pul, judging),
+    )
+    return Measurement(evidence, before, after, {"original": was.judge, "unlearned": now.judge})
+
+
+def _reference(
+    network: FeatureNetwork, reference: ImageSet | None, filtered: ImageSet, n_images: int
+) -> tuple[Tensor, ReferenceRecord]:
+    """Features of the reference: real images, or the filtered original's images beyond the first N."""
+    if reference is not None:
+        features = network.extract(reference)
+        return features, ReferenceRecord("real", reference.description, len(features))
+    features = network.extract(filtered.select(range(n_images, len(filtered))))
+    return features, ReferenceRecord(
+        "filtered_original", f"filtered original, {n_images} further samples", len(features)
+    )
+
+
+def _transitions(before: Predictions, after: Predictions, judging: Judging) -> Transitions:
+    counts: Sequence[Sequence[int]] = flip_table(before.classes, after.classes, judging.n_classes).tolist()
+    return Transitions(judging.judge.class_names, tuple(tuple(row) for row in counts))
+
+
+def _warnings(pul: PULRecord, judging: Judging) -> tuple[WarningRecord, ...]:
+    found = []
+    if pul.n_original < FEW_FORGET_IMAGES:
+        found.append(WarningRecord("few_forget_images", {"forget_count": pul.n_original}))
+    if judging.source == "fallback":
+        names = ("miss_rate", "n_forget", "false_positive_rate", "false_positive_rate_high", "n_unlabelled", "share")
+        found.append(WarningRecord("fallback_judge", {name: judging.record["forget"][name] for name in names}))
+    if judging.second is None:
+        found.append(WarningRecord("no_second_judge", {}))
+    return tuple(found)

@@ -1,0 +1,379 @@
+"""What an evaluation finds, as records: the one description of what ``metrics.json``, table cells and the explore page hold.
+
+Percentages are in percent, rates and fractions in [0, 1], Fréchet and kernel distances in squared units of the feature
+network. A reason is a code, never a sentence: ``vdu.report`` writes the sentences. ``to_json`` gives plain values under
+the keys of the files.
+
+Not guaranteed: any check of the numbers; the functions that make them check their own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from vdu.judges.record import JudgeSource
+
+__all__ = [
+    "Comparison",
+    "DistanceRow",
+    "Distances",
+    "Evidence",
+    "Fidelity",
+    "HistogramRecord",
+    "Interval",
+    "JudgeRecord",
+    "NoteCode",
+    "PULRecord",
+    "ReferenceKind",
+    "ReferenceRecord",
+    "SecondJudgeRecord",
+    "Transitions",
+    "WarningCode",
+    "WarningRecord",
+]
+
+NoteCode = Literal["real_split", "filtered_by_judge", "filtered_by_second_judge", "retrained"]
+ReferenceKind = Literal["real", "filtered_original"]
+WarningCode = Literal["few_forget_images", "fallback_judge", "no_second_judge", "python_warning"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number with a 95 % interval, in the unit of the field that holds it.
+
+    Attributes:
+        value: the number.
+        low: lower limit.
+        high: upper limit.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True)
+class PULRecord(Interval):
+    """Percentage of unlearning: value and limits in percent, (−∞, 100].
+
+    Attributes:
+        n_original: images predicted forget among the original's samples, at least 1.
+        n_unlearned: the same among the unlearned model's samples.
+        n_images: samples of each model.
+        n_empty_resamples: bootstrap resamples without a forget image in the original.
+    """
+
+    n_original: int
+    n_unlearned: int
+    n_images: int
+    n_empty_resamples: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**self.counted(), "n": self.n_images, "n_empty_resamples": self.n_empty_resamples}
+
+    def counted(self) -> dict[str, Any]:
+        """Plain values without what stands once beside a whole table: N and the resamples."""
+        return {**super().to_json(), "n_original": self.n_original, "n_unlearned": self.n_unlearned}
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far a set of images is from the reference.
+
+    Attributes:
+        u_fid: Fréchet distance on the features, ≥ 0.
+        kid: unbiased kernel distance on the features, around 0 for equal distributions.
+    """
+
+    u_fid: Interval
+    kid: Interval
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"u_fid": self.u_fid.to_json(), "kid": self.kid.to_json()}
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Quality and variety of a set of images against the reference.
+
+    Attributes:
+        precision: fraction, [0, 1].
+        recall: fraction, [0, 1].
+        density: ≥ 0, may exceed 1.
+        coverage: fraction, [0, 1].
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class DistanceRow:
+    """A row of the table of distances; one without distances was not measured.
+
+    Attributes:
+        name: identifies the row and seeds its resamples.
+        label: for people.
+        distances: u-FID and KID, or None.
+        fidelity: precision, recall, density and coverage, or None.
+        pul: of the unlearned model's row.
+        forget_count: images predicted forget; None where the row is filtered or real.
+        note_code: what the row's images are, where its label does not say.
+    """
+
+    name: str
+    label: str
+    distances: Distances | None = None
+    fidelity: Fidelity | None = None
+    pul: PULRecord | None = None
+    forget_count: int | None = None
+    note_code: NoteCode | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "pul": None if self.pul is None else self.pul.counted(),
+            **({"u_fid": None, "kid": None} if self.distances is None else self.distances.to_json()),
+            "forget_count": self.forget_count,
+            "status": "not run" if self.distances is None else "measured",
+            "note": "",  # held a sentence once; readers of old files still look for it
+            "note_code": self.note_code,
+            **({} if self.fidelity is None else self.fidelity.to_json()),
+        }
+
+
+@dataclass(frozen=True)
+class HistogramRecord:
+    """How often each class is predicted, and how far the retained classes have moved.
+
+    Attributes:
+        classes: names of the judge's classes.
+        original: images of each class among the original's samples.
+        unlearned: the same among the unlearned model's samples.
+        expected: images of each class after perfect forgetting; 0 for the forget classes.
+        distance: total-variation distance of the unlearned model's retained classes to the expected ones, [0, 1].
+        chance: mean distance by sampling error alone.
+        chance_high: 95 % point of the distance by sampling error alone.
+    """
+
+    classes: tuple[str, ...]
+    original: tuple[int, ...]
+    unlearned: tuple[int, ...]
+    expected: tuple[float, ...]
+    distance: Interval
+    chance: float
+    chance_high: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "classes": list(self.classes),
+            "original": list(self.original),
+            "unlearned": list(self.unlearned),
+            "expected": list(self.expected),
+            "distance": self.distance.value,
+            "distance_low": self.distance.low,
+            "distance_high": self.distance.high,
+            "chance": self.chance,
+            "chance_high": self.chance_high,
+        }
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Which class an image became when the model was unlearned, over images from the same noise.
+
+    Attributes:
+        classes: names of the judge's classes.
+        counts: images, [class before][class after].
+    """
+
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"classes": list(self.classes), "counts": [list(row) for row in self.counts]}
+
+
+@dataclass(frozen=True)
+class JudgeRecord:
+    """What is known of a judge.
+
+    Attributes:
+        name: for tables.
+        architecture: of its network.
+        source: where it comes from.
+        held_out_error: fraction of held-out images that it gets wrong, [0, 1].
+        n_held_out: held-out images.
+        forget_false_positive_rate: fraction of retained images that it predicts forget, [0, 1].
+        pul_ceiling_percent: PUL that a perfect unlearned model would get from it on average, at most 100.
+    """
+
+    name: str
+    architecture: str
+    source: JudgeSource
+    held_out_error: float
+    n_held_out: int
+    forget_false_positive_rate: float
+    pul_ceiling_percent: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        found = asdict(self)
+        found["pul_ceiling"] = found.pop("pul_ceiling_percent")
+        return found
+
+
+@dataclass(frozen=True)
+class SecondJudgeRecord:
+    """What a judge of another architecture finds.
+
+    Attributes:
+        judge: what is known of it.
+        pul: by its predictions.
+    """
+
+    judge: JudgeRecord
+    pul: PULRecord
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**self.judge.to_json(), "pul": self.pul.to_json()}
+
+
+@dataclass(frozen=True)
+class ReferenceRecord:
+    """What the distances were measured against.
+
+    Attributes:
+        kind: real images, or the original's samples without those of the forget class.
+        description: of the images.
+        n_images: how many.
+    """
+
+    kind: ReferenceKind
+    description: str
+    n_images: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class WarningRecord:
+    """A reason to read the numbers with care.
+
+    Attributes:
+        code: the reason.
+        details: its numbers, or the text of a warning that another library gave.
+    """
+
+    code: WarningCode
+    details: Mapping[str, float | str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"code": self.code, **self.details}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An unlearned model against the original, on N images of each from the same noise.
+
+    Attributes:
+        pul: by the first judge.
+        second: what the second judge finds, or None.
+        distances: of the unlearned model's images to the reference.
+        histogram: of both models' predicted classes.
+        fidelity: of the unlearned model's images, or None where a table leaves it out.
+    """
+
+    pul: PULRecord
+    second: SecondJudgeRecord | None
+    distances: Distances
+    histogram: HistogramRecord
+    fidelity: Fidelity | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "pul": self.pul.to_json(),
+            "second": None if self.second is None else self.second.to_json(),
+            **self.distances.to_json(),
+            "histogram": self.histogram.to_json(),
+            **({} if self.fidelity is None else self.fidelity.to_json()),
+        }
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that samples of an original and an unlearned model show.
+
+    Attributes:
+        n_images: N, samples of each model.
+        rows: the table of distances, one named "original" and one named "unlearned" among them.
+        histogram: of both models' predicted classes.
+        transitions: class before and class after, noise by noise.
+        judge: the first judge.
+        corrected_pul_percent: PUL without the judge's false positives, in percent; None where these explain the original's count.
+        second_judge: what a second judge finds, or None.
+        feature_network: label of the network whose features give the distances.
+        reference: what the distances are measured against.
+        warnings: reasons to read the numbers with care.
+    """
+
+    n_images: int
+    rows: tuple[DistanceRow, ...]
+    histogram: HistogramRecord
+    transitions: Transitions
+    judge: JudgeRecord
+    corrected_pul_percent: Interval | None
+    second_judge: SecondJudgeRecord | None
+    feature_network: str
+    reference: ReferenceRecord
+    warnings: tuple[WarningRecord, ...]
+
+    def row(self, name: str) -> DistanceRow:
+        """The row of a name."""
+        return next(row for row in self.rows if row.name == name)
+
+    @property
+    def pul(self) -> PULRecord:
+        """PUL by the first judge."""
+        found = self.row("unlearned").pul
+        assert found is not None
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        corrected, second = self.corrected_pul_percent, self.second_judge
+        return {
+            "n_images": self.n_images,
+            "rows": [row.to_json() for row in self.rows],
+            "histogram": self.histogram.to_json(),
+            "flips": self.transitions.to_json(),
+            "judge": {
+                **self.judge.to_json(),
+                "corrected_pul": None if corrected is None else corrected.to_json(),
+                "second": None if second is None else second.to_json(),
+            },
+            "feature_network": self.feature_network,
+            "reference": self.reference.to_json(),
+            "warnings": [warning.to_json() for warning in self.warnings],
+        }

@@ -1,0 +1,133 @@
+"""What distances are measured against: real images, or the original's own samples without those of the forget class.
+
+The *filtered original* is perfect forgetting without damage, and free: the original's samples, those thrown away that a
+judge predicts forget. It is a row of every table, and the reference where there are no real images.
+"""
+
+import torch
+from torch import Tensor
+
+from vdu.core.errors import InputError
+from vdu.core.rng import generator
+from vdu.core.types import Denoiser
+from vdu.data.forget import split_by_class
+from vdu.data.images import ImageSet
+from vdu.data.sources import load_images
+from vdu.diffusion.sampling import Sampler
+from vdu.judges.judging import Judging
+from vdu.replay.generated import cached_samples
+
+__all__ = ["Source", "filtered_original", "first_images", "reference_images", "split_at_random", "without_forget"]
+
+Source = Denoiser | ImageSet  # a model, or images that it drew
+
+
+def first_images(source: Source, n_images: int, sampler: Sampler, seed: int, title: str) -> ImageSet:
+    """The first images of a model's sequence of samples.
+
+    Args:
+        source: a model, which draws what is not in the cache; or images that were drawn with the same sampler and seed.
+        n_images: how many.
+        sampler: the protocol.
+        seed: image i starts from noise drawn from (seed, i).
+        title: names the model on the progress bar.
+
+    Returns:
+        As many images.
+
+    Raises:
+        InputError: if there are stored images, but fewer.
+    """
+    if not isinstance(source, ImageSet):
+        return cached_samples(source, n_images, sampler, seed=seed, progress=title)[0]
+    if len(source) < n_images:
+        raise InputError(f"{title}: got {len(source)} stored images; expected at least {n_images}. Draw more.")
+    return source.select(range(n_images))
+
+
+def without_forget(images: ImageSet, judging: Judging) -> ImageSet:
+    """The images that the filter leaves.
+
+    Args:
+        images: samples of the original.
+        judging: its filter decides.
+
+    Returns:
+        The others, in order.
+    """
+    return images.select(~judging.filtered(images))
+
+
+def filtered_original(
+    original: Source, first: ImageSet, judging: Judging, n_wanted: int, sampler: Sampler, seed: int
+) -> ImageSet:
+    """The original's samples that are not of the forget class, drawn until enough remain.
+
+    Args:
+        original: the model, or its stored images.
+        first: the first of its samples.
+        judging: its filter decides.
+        n_wanted: how many to keep.
+        sampler: the protocol.
+        seed: as for ``first``.
+
+    Returns:
+        ``n_wanted`` images.
+
+    Raises:
+        InputError: if more than nine tenths of the samples are forget images.
+    """
+    kept = without_forget(first, judging).images
+    n_drawn = len(first)
+    while len(kept) < n_wanted:
+        if n_drawn > 10 * n_wanted:
+            raise InputError(
+                f"filtered original: only {len(kept)} of {n_drawn} samples are not of the forget class; expected a minority."
+            )
+        n_more = max(int((n_wanted - len(kept)) * 1.2), sampler.microbatch_size)
+        drawn = first_images(original, n_drawn + n_more, sampler, seed, "filtered original")
+        more = drawn.select(range(n_drawn, n_drawn + n_more))
+        n_drawn += n_more
+        kept = torch.cat([kept, without_forget(more, judging).images])
+    return ImageSet(kept[:n_wanted], description="filtered original")
+
+
+def split_at_random(features: Tensor, n_images: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Two disjoint parts of a set, drawn at random: the distance of real images to real images.
+
+    Args:
+        features: of the set, [N, d].
+        n_images: of the first part, at most half of the set.
+        seed: of the draw.
+
+    Returns:
+        The first part and the rest.
+    """
+    order = torch.randperm(len(features), generator=generator(seed, "split"))
+    n_first = min(n_images, len(features) // 2)
+    return features[order[:n_first]], features[order[n_first:]]
+
+
+def reference_images(
+    source: str | None, split: str, judging: Judging, names: list[str], shape: tuple[int, int, int]
+) -> ImageSet | None:
+    """Real images without the forget classes: removed by label where there are labels, else by the judge.
+
+    Args:
+        source: a data set, folder or list; None for no reference.
+        split: which part of a data set.
+        judging: the judge, where the images have no labels of these classes.
+        names: the classes to leave out, if they have names.
+        shape: channels, height and width of the model.
+
+    Returns:
+        The images, or None if no reference is given.
+    """
+    if source is None:
+        return None
+    images = load_images(source, shape=shape, split=split)
+    known = () if images.labels is None or images.class_names is None else images.class_names
+    if names and set(names) <= set(known):
+        kept = split_by_class(images, names)[1]
+        return kept.select(range(len(kept)), f"{images.description} without {', '.join(names)} (by label)")
+    return images.select(~judging.finds_forget(images), f"{images.description} without forget images (by the judge)")

@@ -1,0 +1,80 @@
+"""A method's own settings: the fields of its dataclass that are plain values, and how they are read from text."""
+
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, fields
+from difflib import get_close_matches
+from typing import Any
+
+from vdu.core.errors import InputError
+from vdu.diffusion.schedule import NoiseSchedule
+from vdu.methods.base import BaseMethod
+
+__all__ = ["default_text", "options_of", "read_options"]
+
+
+def options_of(kind: type[BaseMethod]) -> dict[str, Field[Any]]:
+    """A method's options: name → field, without tools, posterior and private fields."""
+    return {
+        item.name: item
+        for item in fields(kind)
+        if item.init and item.metadata.get("option", True) and not item.name.startswith("_")
+    }
+
+
+def read_options(kind: type[BaseMethod], given: Sequence[str]) -> dict[str, Any]:
+    """Options of the form NAME=VALUE as keyword arguments of the class.
+
+    Args:
+        kind: the method.
+        given: for example ``("gamma=0.1", "alpha_bar_range=0.1,0.9")``.
+
+    Returns:
+        Values by name, each of the type of the option's default.
+
+    Raises:
+        InputError: if an option is unknown or its value cannot be read.
+    """
+    known = options_of(kind)
+    found: dict[str, Any] = {}
+    for each in given:
+        name, equals, text = each.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in known:
+            near = get_close_matches(name, known, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}."
+            raise InputError(f"--option: got {each!r}; expected NAME=VALUE with an option of {kind.name}: {advice}")
+        found[name] = _value(text.strip(), known[name], each)
+    return found
+
+
+def default_text(item: Field[Any]) -> str:
+    """An option with its default, as one would type it."""
+    value = _default(item)
+    if isinstance(value, NoiseSchedule):
+        text = "1000,0.0001,0.02"  # NoiseSchedule.linear()
+    else:
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return f"{item.name}={text}"
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _value(text: str, item: Field[Any], whole: str) -> Any:
+    """An option's text as its default's type."""
+    default = _default(item)
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(default, tuple):
+            return tuple(float(each) for each in text.strip("()[]").split(","))
+        if isinstance(default, NoiseSchedule):
+            steps, first, last = text.split(",")
+            return NoiseSchedule.linear(int(steps), float(first), float(last))
+        if default is None:
+            return float(text)
+        return type(default)(text)
+    except (ValueError, KeyError):
+        wanted = "T,β1,βT of a linear schedule" if isinstance(default, NoiseSchedule) else "a value"
+        raise InputError(f"--option: got {whole!r}; expected {wanted} such as {default_text(item)}.") from None

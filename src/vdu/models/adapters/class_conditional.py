@@ -1,0 +1,119 @@
+"""Class-conditional pixel-space pipelines: a ``UNet2DModel`` with an embedding per class (``num_class_embeds``).
+
+diffusers has no pipeline that hands labels to such a network, so it is sampled by ``vdu.sample`` or a loop of one's own. The
+names of the classes and the null class (a further embedding that stands for "any class", for classifier-free guidance) are
+kept in ``vdu.json``; without that file the classes are "0", "1", … and there is no null class.
+
+Not guaranteed: that class i of a model is class i of a data set. Images are matched to classes by name where both have names.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+
+from vdu.core.errors import InputError
+from vdu.core.types import Condition
+from vdu.models.configuration import read_prediction_type, read_schedule, read_shape, scheduler_configuration
+from vdu.models.denoiser import PipelineDenoiser
+
+__all__ = ["ClassConditionalDenoiser", "adapt", "matches"]
+
+
+@dataclass(frozen=True)
+class ClassConditionalDenoiser(PipelineDenoiser):
+    """A class-conditional ``UNet2DModel`` as a denoiser.
+
+    Attributes:
+        names: of the classes that can be drawn, in the order of their embeddings.
+        null_class: index of the embedding that stands for no class in particular, or None.
+    """
+
+    names: tuple[str, ...] = ()
+    null_class: int | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes that can be drawn."""
+        return self.names
+
+    def condition(self, labels: Sequence[int | str | None]) -> Condition | None:
+        """The classes of a batch.
+
+        Args:
+            labels: one per sample: a name, an index, or None for the null class.
+
+        Returns:
+            ``class_labels``, [batch], int64. An unknown class is refused, and None by a model without a null class.
+        """
+        return {"class_labels": torch.tensor([self._index(label) for label in labels], dtype=torch.int64)}
+
+    def labels_of(self, seeds: Sequence[int]) -> list[int] | None:
+        """Seed modulo the number of classes: all classes alike, and the same class for a seed in every model of these classes.
+
+        Args:
+            seeds: one per sample.
+
+        Returns:
+            One class index per sample.
+        """
+        return [int(seed) % len(self.names) for seed in seeds]
+
+    def _index(self, label: int | str | None) -> int:
+        if label is None:
+            if self.null_class is None:
+                raise InputError(
+                    "label: got none, and this class-conditional model has no null class; expected one of "
+                    f"{', '.join(self.names[:20])} for every image."
+                )
+            return self.null_class
+        if isinstance(label, str):
+            if label in self.names:
+                return self.names.index(label)
+            near = get_close_matches(label, self.names, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"The model draws {', '.join(self.names[:20])}."
+            raise InputError(f"label: got {label!r}; expected a class of the model. {hint}")
+        if not 0 <= int(label) < len(self.names):
+            raise InputError(f"label: got {label}; expected a class index from 0 to {len(self.names) - 1}.")
+        return int(label)
+
+
+def matches(pipeline: Any) -> bool:
+    """Whether the network has an embedding per class and no other kind of class embedding."""
+    config = pipeline.unet.config
+    return bool(getattr(config, "num_class_embeds", None)) and not getattr(config, "class_embed_type", None)
+
+
+def adapt(pipeline: Any) -> ClassConditionalDenoiser:
+    """The pipeline's network itself, not a copy, as a denoiser.
+
+    Args:
+        pipeline: with a class-conditional U-Net and a scheduler.
+
+    Returns:
+        The denoiser.
+
+    Raises:
+        InputError: if the recorded class names do not fit the network.
+    """
+    n_embeddings = int(pipeline.unet.config.num_class_embeds)
+    null_class = getattr(pipeline, "null_class", None)
+    n_classes = n_embeddings - (null_class is not None)
+    names = tuple(getattr(pipeline, "class_names", None) or map(str, range(n_classes)))
+    if len(names) != n_classes or len(set(names)) != n_classes or null_class not in {None, n_classes}:
+        raise InputError(
+            f"pipeline: its network embeds {n_embeddings} classes, and vdu.json names {len(names)} with the null class {null_class}; "
+            "expected one name per class, each once, and the null class (if any) last. Correct vdu.json beside model_index.json."
+        )
+    return ClassConditionalDenoiser(
+        network=pipeline.unet,
+        schedule=read_schedule(pipeline.scheduler),
+        prediction_type=read_prediction_type(pipeline.scheduler),
+        image_shape=read_shape(pipeline.unet.config),
+        scheduler_config=scheduler_configuration(pipeline.scheduler),
+        timestep_scale=float(getattr(pipeline, "timestep_scale", 1.0)),
+        names=names,
+        null_class=null_class,
+    )

@@ -1,0 +1,26 @@
+"""Unconditional pixel-space pipelines: ``DDPMPipeline``, ``DDIMPipeline`` and their like, a U-Net and a scheduler."""
+
+from typing import Any
+
+from vdu.models.configuration import read_prediction_type, read_schedule, read_shape, scheduler_configuration
+from vdu.models.denoiser import PipelineDenoiser
+
+__all__ = ["adapt", "matches"]
+
+
+def matches(pipeline: Any) -> bool:
+    """Whether the network takes nothing besides x_t and t."""
+    config = pipeline.unet.config
+    return not getattr(config, "num_class_embeds", None) and not getattr(config, "class_embed_type", None)
+
+
+def adapt(pipeline: Any) -> PipelineDenoiser:
+    """The pipeline's network itself, not a copy, as a denoiser."""
+    return PipelineDenoiser(
+        network=pipeline.unet,
+        schedule=read_schedule(pipeline.scheduler),
+        prediction_type=read_prediction_type(pipeline.scheduler),
+        image_shape=read_shape(pipeline.unet.config),
+        scheduler_config=scheduler_configuration(pipeline.scheduler),
+        timestep_scale=float(getattr(pipeline, "timestep_scale", 1.0)),
+    )

@@ -1,0 +1,77 @@
+"""What the configurations of a pipeline's scheduler and network say, for the adapters."""
+
+from typing import Any
+
+from torch import Tensor
+
+from vdu.core.errors import InputError
+from vdu.diffusion.schedule import NoiseSchedule
+
+__all__ = ["read_prediction_type", "read_schedule", "read_shape", "scheduler_configuration"]
+
+DISCRETE_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+def scheduler_configuration(scheduler: Any) -> dict[str, Any]:
+    """A scheduler's configuration without the list of defaults, whose entries diffusers' ``from_config`` would ignore."""
+    return {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
+
+
+def read_schedule(scheduler: Any) -> NoiseSchedule:
+    """The noise schedule of a discrete-time diffusers scheduler.
+
+    Args:
+        scheduler: with ``alphas_cumprod``.
+
+    Returns:
+        The schedule.
+
+    Raises:
+        InputError: if the scheduler does not say.
+    """
+    alpha_bars = getattr(scheduler, "alphas_cumprod", None)
+    if not isinstance(alpha_bars, Tensor):
+        raise InputError(
+            f"pipeline: its scheduler {type(scheduler).__name__} has no alphas_cumprod, so its noise schedule is unknown; "
+            "expected a discrete-time scheduler (DDPM, DDIM, DPM-Solver++ …). Save the pipeline with the scheduler it was trained with."
+        )
+    return NoiseSchedule(alpha_bars)
+
+
+def read_prediction_type(scheduler: Any) -> str:
+    """What the network predicts, one of "epsilon", "v_prediction" and "sample".
+
+    Args:
+        scheduler: whose configuration has a ``prediction_type``.
+
+    Returns:
+        That.
+
+    Raises:
+        InputError: if the scheduler's configuration names another.
+    """
+    kind = scheduler.config.get("prediction_type")
+    if kind not in DISCRETE_TYPES:
+        raise InputError(f"pipeline: prediction_type {kind!r} is unknown; expected one of {', '.join(DISCRETE_TYPES)}.")
+    return kind
+
+
+def read_shape(config: Any) -> tuple[int, int, int]:
+    """Channels, height and width of what a ``UNet2DModel``-like network makes.
+
+    Args:
+        config: the network's configuration, with ``sample_size`` and ``in_channels``.
+
+    Returns:
+        The shape.
+
+    Raises:
+        InputError: if its configuration has no size.
+    """
+    size = config.sample_size
+    if size is None:
+        raise InputError(
+            "pipeline: the unet's configuration has no sample_size, so the image size is unknown; set it and save again."
+        )
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    return int(config.in_channels), int(height), int(width)

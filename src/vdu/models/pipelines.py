@@ -1,0 +1,171 @@
+"""Loading, checking and saving diffusers pipeline folders, and the identity of what is in them.
+
+What a model is besides diffusers' own files is in ``vdu.json`` beside them: ``timestep_scale`` (what timesteps are multiplied by)
+and, for class-conditional models, ``class_names`` and ``null_class``.
+"""
+
+import copy
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vdu.core.errors import InputError
+from vdu.core.records import read_json, sha256_bytes, write_json
+from vdu.models.adapt import PARTS, refuse_parts
+
+__all__ = ["hash_configuration", "load_pipeline", "replace_network", "save_pipeline"]
+
+EXTRA_FILE = "vdu.json"
+EXTRAS = ("timestep_scale", "class_names", "null_class")  # attributes of a pipeline that diffusers does not know
+OWN_NETWORKS = ("vdu.models.ddpm_pytorch",)
+
+
+def load_pipeline(path: Path | str) -> Any:
+    """Load a diffusers pipeline folder that plain diffusers (or this package) saved.
+
+    Args:
+        path: the folder with ``model_index.json``.
+
+    Returns:
+        The pipeline, in evaluation mode, with attribute ``timestep_scale`` if the folder's ``vdu.json`` has one.
+
+    Raises:
+        InputError: if the folder is not a pipeline, needs pickled weights, or holds NaN or infinite weights.
+    """
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+
+    path = Path(path)
+    if not (path / "model_index.json").is_file():
+        raise InputError(
+            f"{path}: no model_index.json there; expected a folder that a diffusers pipeline's save_pretrained wrote."
+        )
+    index = read_json(path / "model_index.json")  # looked at first: other kinds need libraries that may be missing
+    kinds = [part for part in index.values() if isinstance(part, list)] if isinstance(index, dict) else [[]]
+    if not all(
+        len(part) == 2 and all(each is None or (isinstance(each, str) and each) for each in part) for part in kinds
+    ):
+        raise InputError(
+            f"{path / 'model_index.json'}: holds no parts as [library, class]; save or download the pipeline again."
+        )
+    parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
+    refuse_parts(str(path), [name for name in parts if name not in PARTS])
+    for library, _ in (index[name] for name in parts):
+        if library not in ("diffusers", *OWN_NETWORKS):  # older diffusers import whatever module is named there
+            raise InputError(
+                f"{path / 'model_index.json'}: takes a part from {library!r}; expected diffusers or one of "
+                f"{', '.join(OWN_NETWORKS)}, since other libraries may run code of their own."
+            )
+        if library in OWN_NETWORKS:  # diffusers takes a class from a library that has been imported, and from no other
+            import_module(library)
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(str(path), local_files_only=True, use_safetensors=True)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: diffusers cannot load this pipeline: {error} Only safetensors weights are read; "
+            "pickled weights (.bin) must be converted first (pipeline.save_pretrained(..., safe_serialization=True))."
+        ) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    if (path / EXTRA_FILE).is_file():
+        for name, value in _read_extra(path / EXTRA_FILE).items():
+            setattr(pipeline, name, value)
+    check_network(getattr(pipeline, "unet", None), str(path))
+    return pipeline
+
+
+def _read_extra(path: Path) -> dict[str, Any]:
+    """What ``vdu.json`` says, checked."""
+    extra = read_json(path)
+    scale = extra.get("timestep_scale", 1.0) if isinstance(extra, dict) else None
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1e9:
+        raise InputError(f"{path}: timestep_scale is {scale!r}; expected a number above 0. Save the pipeline again.")
+    names, null_class = extra.get("class_names"), extra.get("null_class")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) and name for name in names)):
+        raise InputError(f"{path}: class_names is {names!r}; expected a list of names. Save the pipeline again.")
+    if null_class is not None and (not isinstance(null_class, int) or isinstance(null_class, bool) or null_class < 0):
+        raise InputError(
+            f"{path}: null_class is {null_class!r}; expected a class index or null. Save the pipeline again."
+        )
+    found: dict[str, Any] = {"timestep_scale": float(scale)} if "timestep_scale" in extra else {}
+    found |= {"class_names": tuple(names)} if names is not None else {}
+    return found | ({"null_class": null_class} if null_class is not None else {})
+
+
+def check_network(network: nn.Module | None, where: str) -> None:
+    """Refuse a network with missing, NaN or infinite weights.
+
+    Raises:
+        InputError: naming the first such tensors.
+    """
+    if network is None:
+        return
+    missing = [name for name, value in network.state_dict().items() if value.is_meta]  # diffusers only warns
+    if missing:
+        raise InputError(
+            f"{where}: lacks {len(missing)} tensors of its network (first: {', '.join(missing[:3])}); expected all of them. "
+            "The weights are of another model or incomplete: save or download the pipeline again."
+        )
+    bad = [name for name, value in network.state_dict().items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise InputError(
+            f"{where}: NaN or infinite weights in {len(bad)} tensors (first: {', '.join(bad[:3])}); expected finite weights. "
+            "The checkpoint is damaged or its training diverged: use another one."
+        )
+
+
+def hash_configuration(unet_config: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> str:
+    """SHA-256 of what a pipeline is besides its weights: the same weights under another schedule make other images.
+
+    Args:
+        unet_config: the network's configuration; entries with a leading underscore (paths, versions) do not count.
+        scheduler_config: the scheduler's, likewise.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    parts = {
+        name: {key: value for key, value in config.items() if not key.startswith("_")}
+        for name, config in (("unet", unet_config), ("scheduler", scheduler_config))
+    }
+    return sha256_bytes(json.dumps(parts, sort_keys=True, default=str).encode())
+
+
+def save_pipeline(pipeline: Any, path: Path | str) -> None:
+    """Save a pipeline in diffusers' layout (safetensors), with ``vdu.json`` beside it where diffusers has no field for something."""
+    pipeline.save_pretrained(str(path), safe_serialization=True)
+    extra = {name: getattr(pipeline, name) for name in EXTRAS if getattr(pipeline, name, None) is not None}
+    if extra.get("timestep_scale") == 1.0:
+        del extra["timestep_scale"]
+    if extra:
+        write_json(Path(path) / EXTRA_FILE, extra)
+
+
+def replace_network(pipeline: Any, network: nn.Module) -> Any:
+    """A new pipeline of the same kind around another network; the scheduler is copied, other networks are shared.
+
+    Args:
+        pipeline: the pipeline to copy.
+        network: its new U-Net, used as it is.
+
+    Returns:
+        The new pipeline.
+    """
+    parts = {
+        name: part if isinstance(part, nn.Module) else copy.deepcopy(part)
+        for name, part in pipeline.components.items()
+        if name != "unet"
+    }
+    made = type(pipeline)(**parts, unet=network)
+    for name in EXTRAS:
+        if hasattr(pipeline, name):
+            setattr(made, name, getattr(pipeline, name))
+    return made

@@ -1,0 +1,90 @@
+"""From items to a posterior: the loop that all estimators share."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vdu.core.checks import hash_parameters
+from vdu.core.types import Denoiser
+from vdu.posterior.denoising import check_samples
+from vdu.posterior.gaussian import GaussianPosterior
+from vdu.posterior.protocol import Estimator, State
+
+__all__ = ["Progress", "Save", "fit_samples", "take_all"]
+
+Progress = Callable[[int, int], None]
+Save = Callable[[State], None]
+
+
+def take_all(
+    estimator: Estimator,
+    state: State,
+    items: Iterable[Any],
+    denoiser: Denoiser,
+    *,
+    n_items: int = 0,
+    save: Save | None = None,
+    progress: Progress | None = None,
+) -> State:
+    """Take items in, one after another.
+
+    Args:
+        estimator: how.
+        state: the state so far; its tensors are reused.
+        items: those that the state has not taken in yet.
+        denoiser: the model.
+        n_items: how many there are in all, for the progress.
+        save: called with the state after every ``estimator.save_every`` items and after the last one.
+        progress: called with (items done, items in all) after each item.
+
+    Returns:
+        The state after all items.
+    """
+    saved = state.count
+    for item in items:
+        state = estimator.update(state, item, denoiser)
+        if save and state.count - saved >= estimator.save_every:
+            save(state)
+            saved = state.count
+        if progress:
+            progress(state.count, n_items)
+    if save and state.count > saved:
+        save(state)
+    return state
+
+
+def fit_samples(
+    estimator: Estimator,
+    denoiser: Denoiser,
+    samples: Tensor,
+    *,
+    generator: torch.Generator,
+    state: State | None = None,
+    save: Save | None = None,
+    progress: Progress | None = None,
+) -> GaussianPosterior:
+    """The posterior of an estimator that takes samples.
+
+    Args:
+        estimator: a Fisher.
+        denoiser: the model; its network is left as it was.
+        samples: generated samples of the model, [N, channels, height, width], in its own space (pixels: [−1, 1]).
+        generator: the only source of timesteps and noise.
+        state: of an estimation of the same samples that was interrupted; the generator is then not used.
+        save: called with the state now and then, see :func:`take_all`.
+        progress: called with (samples done, samples in all).
+
+    Returns:
+        The posterior, with the hash of the samples among its sources.
+    """
+    check_samples(denoiser, samples, generator)
+    n = len(samples)
+    state = state or estimator.init(denoiser, n_items=n, generator=generator)
+    state = take_all(
+        estimator, state, samples[state.count :], denoiser, n_items=n, save=save, progress=progress
+    )  # fmt: skip
+    posterior = estimator.posterior(state)
+    return replace(posterior, sources=posterior.sources | {"samples": hash_parameters({"samples": samples})})

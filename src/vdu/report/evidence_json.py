@@ -1,0 +1,101 @@
+"""``evidence.json``: the report for machines. Metrics, verdicts with their limits, and where all of it came from.
+
+Its form is :class:`vdu.report.records.Evidence`, published as ``evidence.schema.json`` in this package (JSON schema, draft
+2020-12), which the file names in ``$schema``; it is checked before it is written. The same run gives the same bytes. It holds
+no image. Beside every code stands its sentence: ``note``, ``reason``, ``answer``.
+
+Units: PUL and ceilings in percent; error rates and rates of a class as fractions; seconds; every interval 95 %. ``thresholds`` names
+the numbers behind the words of ``verdicts``.
+
+NOT guaranteed: certification of anything; ``approximate`` is always true and ``certified`` always false.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vdu.core.records import sha256_file
+from vdu.report.code_texts import not_run_text, row_note
+from vdu.report.collect import ReportData
+from vdu.report.findings.answer import Answer
+from vdu.report.findings.thresholds import SENTENCES, THRESHOLDS
+from vdu.report.findings.trust import not_tested
+from vdu.report.formatting import command
+from vdu.report.records import SCHEMA_ID, check_evidence
+
+__all__ = ["QUESTIONS", "READ_FILES", "evidence"]
+
+FORMAT_VERSION = 1
+QUESTIONS = {
+    "gone": "Is it gone?",
+    "rest": "Is the rest intact?",
+    "back": "Does it come back?",
+    "cost": "What did it cost?",
+    "trust": "Can I trust this page?",
+}
+READ_FILES = (
+    "metrics.json",
+    "run.json",
+    "log.jsonl",
+    "config.toml",
+    "samples/original.safetensors",
+    "samples/unlearned.safetensors",
+)
+_METRICS = ("n_images", "rows", "histogram", "flips", "judge", "feature_network", "reference")
+
+
+def evidence(data: ReportData, answers: Mapping[str, Answer], probe_answers: Mapping[str, Answer]) -> dict[str, Any]:
+    """Everything that the report says, as plain JSON.
+
+    Args:
+        data: the collected run.
+        answers: the five answers.
+        probe_answers: what each probe says by itself.
+
+    Returns:
+        The content of ``evidence.json``, checked against its schema.
+    """
+    metrics, run = data.metrics, data.run
+    value = {
+        "$schema": SCHEMA_ID,
+        "format_version": FORMAT_VERSION,
+        "approximate": True,
+        "certified": False,
+        "forget": {key: metrics["forget"][key] for key in ("description", "classes", "n_images", "sha256")},
+        "verdicts": {name: {"question": QUESTIONS[name], **_plain(found)} for name, found in answers.items()},
+        "probe_verdicts": {name: _plain(found) for name, found in probe_answers.items()},
+        "thresholds": dict(THRESHOLDS),
+        "threshold_sentences": list(SENTENCES),
+        "not_tested": list(not_tested(data.metrics)),
+        "warnings": list(data.warnings),
+        "suite": metrics.get("suite"),
+        "metrics": {key: metrics[key] for key in _METRICS}
+        | {"rows": [row | {"note": row_note(row)} for row in metrics["rows"]]},
+        "probes": {name: _with_reason(each) for name, each in metrics.get("probes", {}).items()},
+        "cost": metrics["cost"],
+        "protocol": metrics["protocol"],
+        "provenance": {
+            "command": command(run.get("command", "unknown")),
+            "verb": run.get("verb"),
+            "environment": run.get("environment"),
+            "inputs": run.get("inputs"),
+            "unlearned_sha256": (run.get("pipeline") or {}).get("sha256"),
+            "files": {name: sha256_file(data.run_dir / name) for name in READ_FILES},
+        },
+    }
+    check_evidence(value)
+    return value
+
+
+def _with_reason(result: dict[str, Any]) -> dict[str, Any]:
+    return result | {"reason": not_run_text(result)} if result["status"] == "not run" else result
+
+
+def _plain(found: Answer) -> dict[str, Any]:
+    return {
+        "level": found.level,
+        "code": str(found.code),
+        "answer": found.title,
+        "figure": found.figure,
+        "explanation": found.text,
+        "limits": list(found.limits),
+    }

@@ -1,0 +1,191 @@
+"""The second answer: is the rest intact?
+
+u-FID of the unlearned model against that of the filtered original (what is left of the original when its unwanted images are
+thrown away): intervals apart → worse, and damaged from 2 × on; intervals overlap and the unlearned one ends below 2 × the
+filtered value → no damage detected, or, where the histogram of the kept classes is further from the expected one than chance
+explains, the classes have shifted; otherwise undecided. A kept class with ≥ 20 expected images of which fewer than half are left
+is damage too. Kept images that are less likely than in a retrained model, paired by > 0.02 bits/dim, keep the answer from green.
+With a fallback classifier that also gives the features of u-FID, the rest is unknown at best.
+
+NOT guaranteed: anything about kinds of images that are rarer than the samples can show.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vdu.report.collect import ReportData
+from vdu.report.findings.answer import Answer, Reason
+from vdu.report.findings.reliability import is_fallback
+from vdu.report.findings.thresholds import THRESHOLDS
+from vdu.report.formatting import number, value_interval
+from vdu.report.rates import measured
+
+__all__ = ["Rest", "RestFinding", "find_rest", "rest_answer"]
+
+
+class Rest(Reason):
+    """Whether the rest is intact, and why."""
+
+    NOT_MEASURED = "not_measured", "unknown", "Cannot be told"
+    STARVED = "classes_missing", "bad", "Damaged: kept classes are missing"
+    DAMAGED = "damaged", "bad", "The rest is damaged"
+    WORSE = "worse", "mixed", "The rest is measurably worse"
+    NOT_EXCLUDED = "damage_not_excluded", "unknown", "Damage cannot be excluded"
+    SHIFTED = "classes_shifted", "mixed", "Quality kept; the mix of classes has shifted"
+    NO_DAMAGE = "no_damage", "good", "No damage to the rest detected"
+    ONE_KEPT_CLASS = "one_kept_class", "unknown", "No damage seen, but kept classes are not told apart"
+    LESS_LIKELY = "less_likely", "mixed", "Samples intact, likelihood of the rest is worse"
+
+
+@dataclass(frozen=True)
+class RestFinding:
+    """What was found.
+
+    Attributes:
+        reason: the level, and why.
+        unlearned: u-FID of the unlearned model with its interval, or None.
+        floor: that of the filtered original, or None.
+        starved: kept classes that lost more than half: (name, images counted, images expected), the worst first.
+        shifted: the class histogram is further from the expected one than chance explains.
+        worse_likelihood: the largest paired difference in bits/dim by which kept images became less likely than in the
+            retrained model, or None.
+    """
+
+    reason: Rest
+    unlearned: dict[str, float] | None
+    floor: dict[str, float] | None
+    starved: tuple[tuple[str, int, float], ...]
+    shifted: bool
+    worse_likelihood: dict[str, Any] | None
+
+
+def find_rest(data: ReportData) -> RestFinding:
+    """Is everything else intact? From u-FID against the filtered original, starved classes and likelihood."""
+    unlearned, floor = ((data.row(name) or {}).get("u_fid") for name in ("unlearned", "filtered_original"))
+    histogram = data.metrics["histogram"]
+    found = RestFinding(
+        reason=Rest.NOT_MEASURED,
+        unlearned=unlearned,
+        floor=floor,
+        starved=_starved(data),
+        shifted=histogram["distance"] > histogram["chance_high"],
+        worse_likelihood=_less_likely(data),
+    )
+    if unlearned is None or floor is None:
+        return replace(found, reason=Rest.STARVED) if found.starved else found
+    reason = _reason(unlearned, floor, bool(found.starved), found.shifted)
+    if _one_kept_class(data) and reason in {Rest.NO_DAMAGE, Rest.SHIFTED}:
+        reason = Rest.ONE_KEPT_CLASS
+    if reason is Rest.NO_DAMAGE and found.worse_likelihood is not None:
+        reason = Rest.LESS_LIKELY
+    return replace(found, reason=reason)
+
+
+def _reason(unlearned: dict[str, float], floor: dict[str, float], starved: bool, shifted: bool) -> Rest:
+    factor = THRESHOLDS["damage_factor"]
+    if unlearned["low"] > floor["high"]:
+        return Rest.DAMAGED if starved or unlearned["value"] >= factor * floor["value"] else Rest.WORSE
+    if starved:
+        return Rest.STARVED
+    if unlearned["high"] > factor * floor["value"]:
+        return Rest.NOT_EXCLUDED
+    return Rest.SHIFTED if shifted else Rest.NO_DAMAGE
+
+
+def _starved(data: ReportData) -> tuple[tuple[str, int, float], ...]:
+    histogram = data.metrics["histogram"]
+    columns = zip(histogram["classes"], histogram["unlearned"], histogram["expected"], strict=True)
+    least, part = THRESHOLDS["starved_expected_images"], THRESHOLDS["starved_share"]
+    starved = [
+        (name, got, expected)
+        for i, (name, got, expected) in enumerate(columns)
+        if i not in data.forget_ids and expected >= least and got < part * expected
+    ]
+    return tuple(sorted(starved, key=lambda item: item[1] / item[2]))
+
+
+def _one_kept_class(data: ReportData) -> bool:
+    """Whether judge and u-FID know the kept images only as “the others”: a whole class can then vanish unseen."""
+    return is_fallback(data) and data.metrics["feature_network"].startswith("judge:")
+
+
+def _less_likely(data: ReportData) -> dict[str, Any] | None:
+    differences = (measured(data.metrics, "likelihood") or {}).get("differences") or []
+    worse = [
+        row
+        for row in differences
+        if (row["model"], row["against"]) == ("unlearned", "retrained")
+        and row["images"] in {"retain_train", "retain_held_out"}
+        and row["low"] > THRESHOLDS["rest_likelihood_bits"]
+    ]
+    return max(worse, key=lambda row: row["low"], default=None)
+
+
+def rest_answer(data: ReportData, found: RestFinding) -> Answer:
+    """The finding in sentences."""
+    limits = _limits(data, found)
+    if found.unlearned is None or found.floor is None:
+        missing = "the filtered original, the row to compare with"
+        text = f"This run has no u-FID for {'the unlearned model' if found.unlearned is None else missing}."
+        return Answer.of(found.reason, "no u-FID", text, limits)
+    ours, theirs, reference = value_interval(found.unlearned), value_interval(found.floor), _reference(data)
+    figure = f"distance to {reference} (u-FID) {ours}; the original without its unwanted images has {theirs}"
+    text = (
+        f"u-FID (distance to {reference}) {ours} against {theirs} for the filtered original: the same original with its "
+        "unwanted images thrown away. In brackets: intervals. Lower is better."
+    )
+    if found.shifted:
+        histogram = data.metrics["histogram"]
+        text += (
+            f" The histogram of the kept classes is {histogram['distance']:.3f} from the expected one; chance explains "
+            f"{histogram['chance_high']:.3f}."
+        )
+    if (worse := found.worse_likelihood) is not None:
+        more = f"{number(worse['value'])} bits/dim ({number(worse['low'])} to {number(worse['high'])})"
+        figure = f"kept images cost {more} more than in the retrained model; {figure}"
+        named = worse["images"].replace("_", " ")
+        text += f" Image by image, the {named} images cost {more} more than in the retrained model."
+    return Answer.of(found.reason, figure, text, limits)
+
+
+def _reference(data: ReportData) -> str:
+    """What u-FID measures the distance to: not every run has real images."""
+    filtered = data.metrics["reference"]["kind"] == "filtered_original"
+    return "the original's own wanted samples" if filtered else "real images"
+
+
+def _limits(data: ReportData, found: RestFinding) -> tuple[str, ...]:
+    metrics = data.metrics
+    limits = []
+    if _one_kept_class(data):
+        limits.append(
+            "The fallback classifier knows the kept images only as one class, and u-FID uses its features: a whole kept class can "
+            "vanish unseen."
+        )
+    limits += [
+        f"Lost more than half: “{name}”, {got:,} made, {want:,.0f} expected." for name, got, want in found.starved[:3]
+    ]
+    if len(found.starved) > 3:
+        limits.append(f"{len(found.starved) - 3} more kept classes lost more than half; see the class histogram.")
+    histogram, least = metrics["histogram"], THRESHOLDS["starved_expected_images"]
+    names = zip(histogram["classes"], histogram["expected"], strict=True)
+    kept = [(name, want) for i, (name, want) in enumerate(names) if i not in data.forget_ids]
+    few = [name for name, want in kept if want < least]
+    if few:
+        listed = ", ".join(f"“{name}”" for name in few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+        limits.append(
+            f"Too few images to judge alone (fewer than {least:.0f} expected): {len(few)} of {len(kept)} kept classes, {listed}."
+        )
+    limits.append("u-FID is an average over all kept images: rare kinds can be lost without moving it.")
+    limits.append(
+        f"u-FID depends on N ({metrics['n_images']:,} images) and its feature network ({metrics['feature_network']}): "
+        "compare only rows of this page."
+    )
+    ours, floor = data.row("unlearned") or {}, data.row("filtered_original") or {}
+    meanings = {"recall": f"how much of the variety of {_reference(data)} is reached", "coverage": "its robust form"}
+    for name, meaning in meanings.items():
+        if ours.get(name) is not None and floor.get(name) is not None:
+            limits.append(
+                f"{name.capitalize()} ({meaning}): {number(ours[name])}; filtered original {number(floor[name])}."
+            )
+    return tuple(limits)

@@ -1,0 +1,81 @@
+"""A posterior of a pipeline's weights in one call, by any estimator of the table."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vdu.core.checks import hash_parameters
+from vdu.core.rng import derive_seed, draw_seed
+from vdu.diffusion.sampling import Sampler
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.pipelines import load_pipeline
+from vdu.posterior.estimators import make_estimator
+from vdu.posterior.fit import Progress, Save, fit_samples, take_all
+from vdu.posterior.gaussian import GaussianPosterior
+from vdu.posterior.protocol import State
+from vdu.replay.generated import generate_samples
+
+__all__ = ["fit_posterior"]
+
+
+def fit_posterior(
+    pipeline: Any,
+    estimator: str,
+    *,
+    generator: torch.Generator,
+    samples: Tensor | None = None,
+    n_samples: int = 200,
+    sampler: Sampler | None = None,
+    members: Iterable[Any] = (),
+    state: State | None = None,
+    save: Save | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> GaussianPosterior:
+    """Estimate a posterior in memory.
+
+    Args:
+        pipeline: the pre-trained diffusers pipeline.
+        estimator: "fisher", "amnesia-fisher", "ensemble", "finetuned-ensemble" or "isotropic".
+        generator: one draw from it seeds everything.
+        samples: fishers: generated samples of the model, [N, channels, height, width] in [−1, 1]; by default
+            ``n_samples`` are drawn.
+        n_samples: how many to draw.
+        sampler: how to draw them; by default with 20 ancestral steps.
+        members: ensembles: pipelines of the members, or their folders; an iterator keeps one in memory at a time.
+        state: of the same estimation, interrupted before.
+        save: called with the state now and then; see :func:`vdu.posterior.fit.take_all`.
+        progress: called with (items done, items in all).
+        **options: the estimator's own: the arguments of :class:`vdu.posterior.fisher.Fisher` (``n_train`` is required),
+            :class:`vdu.posterior.amnesia_fisher.AmnesiaFisher`, :class:`vdu.posterior.ensemble.Ensemble` or
+            :class:`vdu.posterior.isotropic.Isotropic`.
+
+    Returns:
+        The posterior; what is refused: see these classes.
+    """
+    chosen = make_estimator(estimator, **options)
+    denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    seed = draw_seed(generator)
+    if chosen.takes == "samples":
+        if samples is None:
+            how = sampler or Sampler(scheduler="ddpm", steps=20)
+            samples = generate_samples(denoiser, n_samples, how, seed=derive_seed(seed, "own samples")).floats()
+        source = torch.Generator().manual_seed(derive_seed(seed, "fisher"))
+        posterior = fit_samples(
+            chosen, denoiser, samples, generator=source, state=state, save=save, progress=progress
+        )  # fmt: skip
+    else:
+        state = state or chosen.init(denoiser)
+        others = map(_weights, islice(members, state.count, None))
+        posterior = chosen.posterior(take_all(chosen, state, others, denoiser, save=save, progress=progress))
+    return replace(posterior, sources={**posterior.sources, "pipeline": hash_parameters(pipeline.unet.state_dict())})
+
+
+def _weights(member: Any) -> dict[str, Tensor]:
+    pipeline = load_pipeline(member) if isinstance(member, str | Path) else member
+    return dict(pipeline.unet.named_parameters())

@@ -1,0 +1,115 @@
+"""``vdu posterior``: killed and resumed, it ends with the bits of an undisturbed run."""
+
+import pytest
+
+from vdu.commands import posterior as verb
+from vdu.commands.settings import PosteriorSettings
+from vdu.core.errors import InputError
+from vdu.posterior.estimators import ESTIMATORS
+from vdu.posterior.gaussian import GaussianPosterior
+
+CASES = {
+    "fisher": {"n_train": 50, "draws_per_half": 1},
+    "amnesia-fisher": {"timesteps_per_sample": 2},
+    "ensemble": {"mean": "recentre"},
+    "finetuned-ensemble": {"n_members": 3, "finetune_steps": 2, "finetune_batch_size": 2},
+}
+
+
+@pytest.fixture
+def settings(make_pipeline, tmp_path):
+    """Settings of a run by the name of its folder."""
+    make_pipeline().save_pretrained(tmp_path / "model")
+    for k in range(3):
+        make_pipeline(seed=k + 1).save_pretrained(tmp_path / f"member-{k}")
+
+    def make(name, estimator, **changes) -> PosteriorSettings:
+        members = tuple(tmp_path / f"member-{k}" for k in range(3)) if estimator == "ensemble" else ()
+        fixed = {"pipeline": tmp_path / "model", "members": members, "n_samples": 5, "inference_steps": 2}
+        options = fixed | CASES.get(estimator, {}) | changes
+        return PosteriorSettings(estimator=estimator, output_dir=tmp_path / name, **options)
+
+    return make
+
+
+@pytest.fixture
+def kill(monkeypatch):
+    """Let an estimator raise a Ctrl-C at a given item; counts the items that it took in."""
+    monkeypatch.setattr(ESTIMATORS["fisher"], "save_every", 1)
+    monkeypatch.setattr(ESTIMATORS["amnesia-fisher"], "save_every", 1)
+
+    def arm(name, at=None):
+        taken, real = [], ESTIMATORS[name].update
+
+        def update(self, state, *rest):
+            if len(taken) == at:
+                raise KeyboardInterrupt
+            taken.append(state.count)
+            return real(self, state, *rest)
+
+        patch = pytest.MonkeyPatch()
+        patch.setattr(ESTIMATORS[name], "update", update)
+        return taken, patch
+
+    return arm
+
+
+def kill_at(kill, settings, estimator, at, **changes):
+    _, patch = kill(estimator, at)
+    with pytest.raises(KeyboardInterrupt):
+        verb.run(settings("killed", estimator, **changes))
+    patch.undo()
+
+
+@pytest.mark.parametrize("estimator", CASES)
+def test_killed_and_resumed_it_ends_with_the_same_bits(settings, kill, tmp_path, estimator):
+    verb.run(settings("whole", estimator))
+    kill_at(kill, settings, estimator, 2)
+    assert (tmp_path / "killed" / verb.STATE).exists()
+    taken, patch = kill(estimator)
+    verb.run(settings("killed", estimator, resume_from_checkpoint="latest"))
+    patch.undo()
+    assert taken == list(range(2, 5 if "fisher" in estimator else 3))  # the first two were not taken in again
+    whole, resumed = (tmp_path / name / verb.FILE for name in ("whole", "killed"))
+    assert whole.read_bytes() == resumed.read_bytes()
+    assert not (tmp_path / "killed" / verb.STATE).exists()
+
+
+def test_a_damaged_state_is_refused(settings, kill, tmp_path):
+    kill_at(kill, settings, "fisher", 2)
+    file = tmp_path / "killed" / verb.STATE
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    resumed = settings("killed", "fisher", resume_from_checkpoint="latest")
+    with pytest.raises(InputError, match=rf"damaged .*Delete {verb.STATE} to estimate from the beginning"):
+        verb.run(resumed)
+    file.unlink()
+    verb.run(resumed)
+    verb.run(settings("whole", "fisher"))
+    assert (tmp_path / "killed" / verb.FILE).read_bytes() == (tmp_path / "whole" / verb.FILE).read_bytes()
+
+
+def test_other_settings_are_refused_and_not_written_down(settings, kill, tmp_path):
+    kill_at(kill, settings, "fisher", 2)
+    before = (tmp_path / "killed" / "config.toml").read_text()
+    with pytest.raises(InputError, match="was written with other settings, data or model"):
+        verb.run(settings("killed", "fisher", resume_from_checkpoint="latest", n_train=51))
+    assert (tmp_path / "killed" / "config.toml").read_text() == before
+
+
+def test_a_refused_mean_is_recentred_without_another_estimation(settings, kill, tmp_path, monkeypatch):
+    real = verb.mean_is_usable
+    monkeypatch.setattr(verb, "mean_is_usable", lambda *given, **options: (real(*given, **options)[0], False))
+    with pytest.raises(InputError, match="Use --mean recentre"):
+        verb.run(settings("killed", "ensemble", mean="refuse"))
+    taken, patch = kill("ensemble")
+    verb.run(settings("killed", "ensemble", mean="recentre", resume_from_checkpoint="latest"))
+    patch.undo()
+    assert taken == []
+    assert GaussianPosterior.load(tmp_path / "killed" / verb.FILE).n_members == 3
+
+
+def test_isotropic_covers_what_the_filter_names(settings, tmp_path):
+    verb.run(settings("part", "isotropic", name_filter="conv_in"))
+    assert list(GaussianPosterior.load(tmp_path / "part" / verb.FILE).mean) == ["conv_in.bias", "conv_in.weight"]

@@ -1,0 +1,45 @@
+import math
+
+import pytest
+
+from vdu.core.errors import InputError
+from vdu.core.ranges import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, TRAINING, require_ranges
+from vdu.training.loop import TrainSettings
+
+
+@pytest.mark.parametrize(
+    ("allowed", "inside", "outside"),
+    [
+        (COUNT, (1, 7), (0, -1, math.inf, math.nan)),
+        (POSITIVE, (1e-12, 3.0), (0, 0.0, -1e-9, math.inf, math.nan)),
+        (NOT_NEGATIVE, (0, 0.0, 5), (-1, -1e-9, math.inf, math.nan)),
+        (FRACTION, (0, 0.0, 0.999), (1, 1.0, -0.1, math.nan)),
+    ],
+)
+def test_the_ends_of_the_ranges(allowed, inside, outside):
+    assert all(allowed.holds(value) for value in inside)
+    assert not any(allowed.holds(value) for value in outside)
+
+
+def test_none_is_a_default_and_zero_is_a_zero():
+    require_ranges(dict.fromkeys(TRAINING))
+    require_ranges({"a_name_without_a_range": -1})
+    with pytest.raises(InputError, match="steps: got 0; expected at least 1"):
+        require_ranges({"steps": 0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps: got 0"),
+        ({"learning_rate": 0.0}, "learning_rate: got 0.0; expected a number above 0"),
+        ({"warmup_steps": -1}, "warmup_steps: got -1; expected 0 or more"),
+        ({"max_grad_norm": 0}, "max_grad_norm: got 0"),
+        ({"weight_decay": -0.1}, "weight_decay: got -0.1"),
+        ({"ema_decay": 1.0}, "ema_decay: got 1.0"),
+        ({"checkpointing_steps": 0}, "checkpointing_steps: got 0"),
+    ],
+)
+def test_the_training_loop_refuses_what_is_outside(changes, message):
+    with pytest.raises(InputError, match=message):
+        TrainSettings(**{"steps": 3, "learning_rate": 0.1} | changes)

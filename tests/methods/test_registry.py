@@ -1,0 +1,84 @@
+"""Every method is known by its name, and says of itself what others need to know."""
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from vdu.core.errors import InputError
+from vdu.methods import registry
+from vdu.methods.base import BaseMethod
+from vdu.methods.esd import ESD
+from vdu.methods.options import options_of, read_options
+from vdu.methods.vdu import VDU
+
+
+@pytest.fixture(autouse=True)
+def _forget_what_a_test_registers():
+    yield
+    for name in set(registry._registered) - set(registry._FILES):
+        del registry._registered[name]
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_method_describes_itself(name):
+    kind = registry.get(name)
+    assert issubclass(kind, BaseMethod) and kind.name == registry.resolve(name)
+    assert kind.summary.endswith(".") and "\n" not in kind.summary and 20 < len(kind.summary) < 140
+    assert set(kind.strength) <= set(options_of(kind)) and bool(kind.strength) == kind.stops
+    assert not {item.name for item in fields(kind) if item.name.startswith("_")} & set(options_of(kind))
+    for option, value in kind.retain_options.items():
+        assert option in options_of(kind), value
+
+
+def test_the_names_come_without_any_method():
+    program = "import sys\nfrom vdu.methods import registry\nregistry.names()\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_users_method_is_known_after_it_is_registered():
+    class Mine(BaseMethod):
+        name, summary = "mine", "Mine."
+
+    assert "mine" not in registry.names()
+    assert registry.register(Mine) is Mine is registry.get("mine")
+    assert registry.names()[-1] == "mine" and registry.names()[0] == "auto"
+    registry.register(Mine)  # the same once more, as on a reload
+
+
+@pytest.mark.parametrize("name", ["auto", "esd"])
+def test_a_name_that_is_taken_is_refused(name):
+    class Other(BaseMethod):
+        summary = "Other."
+
+    Other.name = name
+    with pytest.raises(InputError, match=f"Other: the name '{name}' is taken"):
+        registry.register(Other)
+    assert registry.get("esd") is ESD
+
+
+def test_a_method_without_name_or_summary_is_refused():
+    class Bare(BaseMethod):
+        name = "bare"
+
+    with pytest.raises(InputError, match="Bare: name is 'bare' and summary ''; expected both"):
+        registry.register(Bare)
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match=r"method: got 'vdo'; expected one of auto, .*finetune\. Did you mean 'vdu'\?"):
+        registry.get("vdo")
+
+
+def test_options_are_read_as_the_type_of_their_default():
+    found = read_options(VDU, ("gamma=0.3", "weights = elbo", "alpha-bar-range=(0.1,0.9)", "schedule=500,2e-4,0.04"))
+    schedule = found.pop("schedule")
+    assert found == {"gamma": 0.3, "weights": "elbo", "alpha_bar_range": (0.1, 0.9)}
+    assert len(schedule) == 500 and float(schedule.alpha_bars[0]) == pytest.approx(1 - 2e-4, rel=1e-12)
+    with pytest.raises(InputError, match=r"got 'gamma=many'; expected a value such as gamma=0\.1"):
+        read_options(VDU, ("gamma=many",))
+    for hidden in ("posterior=x", "tools=x", "schedule=x"):
+        with pytest.raises(InputError, match="expected NAME=VALUE with an option of esd"):
+            read_options(ESD, (hidden,))

@@ -1,0 +1,212 @@
+"""What every pipeline family must do, one row each: a new file in ``vdu.models.adapters`` is a new row here.
+
+1. our sampling loop gives the pipeline's own images from the same noise (diffusers' loop where it has no pipeline for it);
+2. decoding what was encoded gives the image back;
+3. ε̂ and x̂0 are two views of one answer: x_t = α x̂0 + σ ε̂;
+4. a saved and reloaded pipeline gives the same output;
+5. a training step moves the parameters that train and no others;
+6. a batch of one sample gives what the sample gets within a batch, its own condition included.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline
+
+from vdu.core.errors import InputError
+from vdu.core.types import Denoiser, NoisedBatch, column
+from vdu.data.images import ImageSet
+from vdu.diffusion.sampling import Sampler, sample
+from vdu.diffusion.schedule import batch_at
+from vdu.models.adapt import adapt
+from vdu.models.pipelines import load_pipeline, save_pipeline
+from vdu.training.loop import TrainSettings
+from vdu.training.pretraining import fit
+
+SEEDS = [11, 12, 13]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row: how a tiny pipeline is made, and what draws from it in plain diffusers."""
+
+    make: Any
+    reference: Any
+
+
+def first_noise(shape):
+    return torch.cat([torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed)) for seed in SEEDS])
+
+
+def by_the_pipeline(pipeline, denoiser, steps):
+    sources = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    images = pipeline(batch_size=3, generator=sources, num_inference_steps=steps, output_type="np").images
+    return torch.from_numpy(images).permute(0, 3, 1, 2) * 2 - 1
+
+
+@torch.no_grad()
+def by_a_loop(pipeline, denoiser, steps):
+    """diffusers has no pipeline that hands labels to a UNet2DModel: its scheduler and network in a plain loop."""
+    sources = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    labels = torch.tensor([seed % len(denoiser.class_names) for seed in SEEDS])
+    scheduler, x = pipeline.scheduler, first_noise(denoiser.latent_shape)
+    for source, seed in zip(sources, SEEDS, strict=True):  # the first noise came from the same stream
+        torch.randn(1, *denoiser.latent_shape, generator=source.manual_seed(seed))
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        x = scheduler.step(pipeline.unet(x, t, class_labels=labels).sample, t, x, generator=sources).prev_sample
+    return x.clamp(-1, 1)
+
+
+def ddim(make):
+    return DDIMPipeline(
+        unet=make().unet, scheduler=DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing")
+    )
+
+
+def with_null_class(make):
+    pipeline = make({"timestep_spacing": "trailing"}, num_class_embeds=4)
+    pipeline.class_names, pipeline.null_class = ("a", "b", "c"), 3
+    return pipeline
+
+
+FAMILIES = {
+    "DDPMPipeline": Family(lambda make: make({"timestep_spacing": "trailing"}), by_the_pipeline),
+    "DDIMPipeline": Family(ddim, by_the_pipeline),
+    "class-conditional UNet2DModel": Family(
+        lambda make: make({"timestep_spacing": "trailing"}, num_class_embeds=3), by_a_loop
+    ),
+    "class-conditional UNet2DModel with a null class": Family(with_null_class, by_a_loop),
+}
+
+
+@pytest.fixture(params=FAMILIES, ids=list(FAMILIES))
+def family(request, make_pipeline):
+    row = FAMILIES[request.param]
+    pipeline = row.make(make_pipeline)
+    return row, pipeline, adapt(pipeline)
+
+
+def labelled(denoiser, n):
+    return [i % len(denoiser.class_names) for i in range(n)] if denoiser.class_names else [None] * n
+
+
+def batch_of(denoiser, n=4, level=0.4):
+    source = torch.Generator().manual_seed(5)
+    x0, noise = (torch.randn(n, *denoiser.latent_shape, generator=source) for _ in range(2))
+    return batch_at(x0, noise, level, denoiser.schedule, denoiser.condition(labelled(denoiser, n)))
+
+
+def test_the_loop_gives_what_diffusers_gives(family):
+    row, pipeline, denoiser = family
+    sampler = Sampler("ddim" if isinstance(pipeline, DDIMPipeline) else "ddpm", steps=4, microbatch_size=3)
+    ours = sample(denoiser, SEEDS, sampler)
+    torch.testing.assert_close(ours, row.reference(pipeline, denoiser, 4), rtol=0, atol=1e-5)
+    assert isinstance(denoiser, Denoiser)
+    assert isinstance(pipeline, DDPMPipeline | DDIMPipeline)
+
+
+def test_what_was_encoded_is_decoded(family):
+    _, _, denoiser = family
+    images = torch.rand(2, *denoiser.image_shape) * 2 - 1
+    latents = denoiser.encode(images)
+    assert tuple(latents.shape[1:]) == tuple(denoiser.latent_shape)
+    torch.testing.assert_close(denoiser.decode(latents), images)
+
+
+def test_noise_and_clean_are_one_answer(family):
+    _, _, denoiser = family
+    batch = batch_of(denoiser)
+    with torch.no_grad():
+        noise, clean = denoiser.noise(batch), denoiser.clean(batch)
+    again = column(batch.alpha, clean) * clean + column(batch.sigma, noise) * noise
+    torch.testing.assert_close(again, batch.x_t, rtol=1e-5, atol=1e-5)
+
+
+def test_a_reloaded_pipeline_is_the_same(family, tmp_path):
+    _, pipeline, denoiser = family
+    save_pipeline(pipeline, tmp_path / "model")
+    again = adapt(load_pipeline(tmp_path / "model"))
+    batch = batch_of(denoiser)
+    with torch.no_grad():
+        assert torch.equal(again.noise(batch), denoiser.noise(batch))
+    assert again.class_names == denoiser.class_names
+
+
+def test_a_training_step_moves_what_trains_and_nothing_else(family):
+    _, pipeline, denoiser = family
+    pipeline.unet.conv_in.requires_grad_(False)
+    before = {name: value.detach().clone() for name, value in denoiser.network.named_parameters()}
+    labels = torch.tensor(labelled(denoiser, 4)) if denoiser.class_names else None
+    images = ImageSet(torch.randint(256, (4, *denoiser.image_shape), dtype=torch.uint8), labels)
+    chosen = set(denoiser.trainable())
+    fit(denoiser, images, TrainSettings(steps=1, learning_rate=1e-3, ema_decay=0.5), batch_size=4, seed=0)
+    moved = {name for name, value in denoiser.network.named_parameters() if not torch.equal(value, before[name])}
+    assert moved <= chosen == set(before) - {"conv_in.weight", "conv_in.bias"}
+    assert len(moved) > 0.9 * len(chosen)  # an embedding of a class that was not shown may stay
+
+
+def test_a_sample_keeps_its_condition_within_a_batch(family):
+    _, _, denoiser = family
+    batch = batch_of(denoiser)
+    with torch.no_grad():
+        whole = denoiser.noise(batch)
+        for i in range(4):
+            torch.testing.assert_close(
+                denoiser.noise(batch.select(torch.tensor([i]))), whole[i : i + 1], rtol=1e-4, atol=1e-5
+            )
+        parts = [batch.select(torch.tensor(each)) for each in ([0, 1], [2, 3])]
+        torch.testing.assert_close(denoiser.noise(NoisedBatch.joined(*parts)), whole, rtol=1e-4, atol=1e-5)
+
+
+# class conditions
+
+
+def test_a_label_changes_the_image_and_guidance_goes_beyond_it(make_pipeline):
+    denoiser = adapt(with_null_class(make_pipeline))
+    sampler = Sampler("ddim", steps=3, microbatch_size=2)
+    asked = [sample(denoiser, [7], sampler, labels=[label]) for label in ("a", "b", None)]
+    assert not any(torch.equal(asked[i], asked[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert torch.equal(sample(denoiser, [7], sampler, labels=[0]), asked[0])  # by index as by name
+    assert torch.equal(sample(denoiser, [7], sampler), sample(denoiser, [7], sampler, labels=[7 % 3]))  # the seed's own
+    guided = [
+        sample(denoiser, [7], Sampler("ddim", 3, microbatch_size=2, guidance_scale=s), labels=["a"])
+        for s in (1.0, 0.0, 4.0)
+    ]
+    torch.testing.assert_close(guided[0], asked[0], rtol=0, atol=1e-5)  # s = 1 is the condition alone
+    torch.testing.assert_close(guided[1], asked[2], rtol=0, atol=1e-5)  # s = 0 the null class
+    assert not torch.allclose(guided[2], asked[0], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("cc", r"got 'cc'; expected a class of the model\. Did you mean 'c'\?"),
+        (3, "got 3; expected a class index from 0 to 2"),
+        (-1, "got -1; expected a class index from 0 to 2"),
+    ],
+)
+def test_unknown_labels_are_refused(make_pipeline, label, message):
+    with pytest.raises(InputError, match=message):
+        sample(adapt(with_null_class(make_pipeline)), [0], Sampler("ddim", 2), labels=[label])
+
+
+def test_what_has_no_condition_refuses_one(make_pipeline):
+    plain, conditional = adapt(make_pipeline()), adapt(make_pipeline(num_class_embeds=3))
+    with pytest.raises(InputError, match="this model is unconditional and draws no class on demand"):
+        sample(plain, [0], Sampler("ddim", 2), labels=["a"])
+    with pytest.raises(InputError, match="guidance_scale: got one for a model without conditions"):
+        sample(plain, [0], Sampler("ddim", 2, guidance_scale=2.0))
+    with pytest.raises(InputError, match="has no null class; expected one of 0, 1, 2"):
+        sample(conditional, [0], Sampler("ddim", 2, guidance_scale=2.0))
+    with pytest.raises(InputError, match="got 2 for 1 seeds; expected one per image"):
+        sample(conditional, [0], Sampler("ddim", 2), labels=[0, 1])
+
+
+def test_class_names_that_do_not_fit_the_network_are_refused(make_pipeline):
+    pipeline = make_pipeline(num_class_embeds=3)
+    pipeline.class_names, pipeline.null_class = ("a", "b", "c"), 3
+    with pytest.raises(InputError, match=r"embeds 3 classes, and vdu\.json names 3 with the null class 3"):
+        adapt(pipeline)

@@ -1,0 +1,104 @@
+"""A class-conditional model goes all the way: trained with labels, made to forget one, sampled by label, reloaded."""
+
+import pytest
+import torch
+
+from vdu.core.errors import InputError
+from vdu.core.types import Denoiser
+from vdu.data.images import ImageSet
+from vdu.diffusion.sampling import Sampler, sample
+from vdu.methods.distillation import RetainDistillation
+from vdu.methods.retrack import Retrack
+from vdu.methods.vdu import gradient_ascent
+from vdu.models.adapt import adapt
+from vdu.models.networks import new_pipeline
+from vdu.models.pipelines import load_pipeline, save_pipeline
+from vdu.replay import auxiliaries, auxiliary_models
+from vdu.replay.generated import cached_samples
+from vdu.replay.selection import resemblance
+from vdu.training.loop import TrainSettings
+from vdu.training.pretraining import fit
+from vdu.unlearning.unlearn import unlearn
+
+NAMES = ("dark", "bright")
+SAMPLER = Sampler("ddpm", steps=10, microbatch_size=10)
+
+
+def shades(n=40, seed=0):
+    """Class 0 is dark, class 1 is bright, 8×8."""
+    source = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 2
+    level = (40 + 170 * labels).view(-1, 1, 1, 1)
+    pixels = (level + torch.randint(-20, 21, (n, 1, 8, 8), generator=source)).clamp(0, 255).to(torch.uint8)
+    return ImageSet(pixels, labels, class_names=NAMES, description="shades")
+
+
+def brightness(denoiser, label, n=10):
+    return float(sample(denoiser, range(n), SAMPLER, labels=[label] * n).mean())
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A pipeline that draws either shade on demand, in some seconds."""
+    pipeline = new_pipeline((1, 8, 8), seed=0, class_names=NAMES)
+    how = TrainSettings(steps=300, learning_rate=1e-2, lr_schedule="linear", max_grad_norm=1.0, ema_decay=0.97, seed=1)
+    fit(adapt(pipeline), shades(), how, batch_size=16, seed=2, label_dropout=0.1)
+    return pipeline
+
+
+def test_it_draws_what_it_is_asked_for(trained):
+    denoiser = adapt(trained)
+    assert isinstance(denoiser, Denoiser) and denoiser.class_names == NAMES
+    dark, bright = brightness(denoiser, "dark"), brightness(denoiser, "bright")
+    assert bright - dark > 0.5, (dark, bright)
+    made, _ = cached_samples(denoiser, 20, SAMPLER, progress=None)
+    assert made.class_names == NAMES
+    means = made.images.float().mean((1, 2, 3))
+    assert (means[made.labels == 1].min() > means[made.labels == 0].max()).item()  # each under its own label
+
+
+def test_ascent_on_a_label_leaves_the_other_label_less_changed(trained, tmp_path):
+    forget = shades().select(torch.arange(1, 40, 2))
+    result = unlearn(
+        trained, gradient_ascent(), forget=forget, steps=25, batch_size=16, learning_rate=3e-4, progress=None,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    save_pipeline(result.pipeline, tmp_path / "clean")
+    before, after = adapt(trained), adapt(load_pipeline(tmp_path / "clean"))
+    assert after.class_names == NAMES
+    moved = {name: abs(brightness(after, name) - brightness(before, name)) for name in NAMES}
+    assert moved["bright"] > 2 * moved["dark"]
+
+
+def test_generated_samples_are_sorted_by_their_label(trained, monkeypatch):
+    for how in (auxiliary_models.SELF_MODEL, auxiliary_models.FORGET_MODEL):
+        monkeypatch.setitem(how, "steps", 2)
+        monkeypatch.setitem(how, "batch_size", 6)
+    monkeypatch.setattr(
+        auxiliaries, "resemblance", lambda *given, **options: resemblance(*given, **options | {"steps": 30})
+    )
+    for method in (Retrack(), RetainDistillation()):
+        made = unlearn(
+            trained, method, forget=shades(80).select(torch.arange(1, 80, 2)), steps=3, batch_size=8, n_own_samples=100,
+            sampler=SAMPLER, progress=None, generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        judged, retained = made.aids.judged, made.aids.sets["retain"]
+        assert set(retained.labels.tolist()) == {0}
+        assert int(judged.forget.sum()) + int(judged.kept.sum()) == 100
+        seeds = made.aids.forget_seeds
+        assert {seed % 2 for seed in seeds} == {1} and len(seeds) == int(judged.forget.sum())
+
+
+def test_images_without_labels_are_refused(trained):
+    with pytest.raises(InputError, match="the model is class-conditional, and these images have no labels"):
+        unlearn(
+            trained, gradient_ascent(), forget=ImageSet(shades().images), generator=torch.Generator().manual_seed(0)
+        )
+
+
+def test_images_of_a_class_that_the_model_does_not_know_are_refused(trained):
+    strange = ImageSet(shades().images, shades().labels, class_names=("dark", "grey"))
+    with pytest.raises(
+        InputError, match="images of class 'grey', which the model does not know; it draws dark, bright"
+    ):
+        unlearn(trained, gradient_ascent(), forget=strange, generator=torch.Generator().manual_seed(0))
