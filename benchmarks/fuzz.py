@@ -1,7 +1,7 @@
 """10⁵ and more seeded mutations of every file format that this package reads itself, with bounded memory.
 
 ``python benchmarks/fuzz.py`` writes results/fuzz.json. How files are changed, and what that does not cover, is told in
-``tests/reliability/fuzzing.py``. Each format has a process of its own that may take 1 GiB more address space and no more, so a
+``tools/fuzzing.py``. Each format has a process of its own that may take 1 GiB more address space and no more, so a
 header that lies about a size is a fault and not a full machine. Inputs that are faults are kept.
 """
 
@@ -13,9 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tools"))
 
-from reliability import fuzzing  # ruff: ignore[module-import-not-at-top-of-file]  (found by the line above)
+import fuzzing  # ruff: ignore[module-import-not-at-top-of-file]  (found by the line above)
 from vdu.core.records import environment, write_json  # ruff: ignore[module-import-not-at-top-of-file]
 
 

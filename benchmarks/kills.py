@@ -1,7 +1,7 @@
 """A hundred kills −9 at seeded random moments of every verb that can be resumed, each compared bit by bit with an undisturbed run.
 
 ``python benchmarks/kills.py --kills 100`` writes results/kills.json. What is done, and what it does not cover, is told in
-``tests/reliability/kills.py``. A trial with faults keeps its folder, and is named with its seed.
+``tools/killing.py``. A trial with faults keeps its folder, and is named with its seed.
 """
 
 import argparse
@@ -12,9 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tools"))
 
-from reliability import kills  # ruff: ignore[module-import-not-at-top-of-file]  (found by the line above)
+import killing as kills  # ruff: ignore[module-import-not-at-top-of-file]  (found by the line above)
 from vdu.core.records import environment, write_json  # ruff: ignore[module-import-not-at-top-of-file]
 
 

@@ -5,20 +5,25 @@ Usage: resemblance.py [--digit 8] [--n-own 1500] [--n-images 500] [--json OUT]  
 
 The packaged ``mnist``, 20 ancestral steps, the digit's training images. The packaged judge's labels are the truth, known
 to nobody but this script. Compared: the judge trained on the spot (``vdu.judges.fallback``) and the zones of
-``vdu.replay.selection``. Then sampling with the corrected score (``vdu.methods.distillation.Guided``), nothing trained.
+``vdu.replay.selection``. Then sampling with the corrected score (:class:`Guided`), nothing trained.
 """
 
 import argparse
 import json
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
 
 from vdu.core.records import environment
 from vdu.core.rng import derive_seed
+from vdu.core.types import Condition, Denoiser
 from vdu.data.forget import split_by_class
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
 from vdu.judges.classifier import load_judge
 from vdu.judges.fallback import train_forget_judge
-from vdu.methods.distillation import Guided
+from vdu.methods.distillation import _capped, repulsion  # pyright: ignore[reportPrivateUsage]
 from vdu.metrics.features import classify, extract_features
 from vdu.metrics.frechet import frechet_distance
 from vdu.models.denoiser import PipelineDenoiser
@@ -28,6 +33,30 @@ from vdu.replay.selection import resemblance
 from vdu.zoo.packaged import judge_folder, pipeline_folder
 
 SAMPLER = Sampler("ddpm", steps=20)
+
+
+@dataclass(frozen=True)
+class Guided:
+    """A denoiser that steers away from the forget set while it samples; nothing is trained.
+
+    Args:
+        denoiser: an ε-predicting model without learned variance.
+        classifier: (x_t, ᾱ) → logit of P(forget | x_t).
+        scale: s.
+    """
+
+    denoiser: Denoiser
+    classifier: Any
+    scale: float = 2.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.denoiser, name)
+
+    def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
+        """ε₀ and the capped correction: for models that predict ε, what a scheduler expects."""
+        original = self.denoiser.raw(x_t, timestep, condition)
+        alpha_bar = self.denoiser.schedule.alpha_bar_at(timestep).to(x_t)
+        return original + _capped(self.scale * repulsion(self.classifier, x_t, alpha_bar), original)
 
 
 def found(mask, truth):

@@ -27,6 +27,13 @@ def text_of(page):
 
 @pytest.mark.parametrize("page", ["adding-a-method.md"])
 def test_the_code_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    """With few steps of the classifiers, whose number no page names."""
+    from vdu.replay import auxiliaries
+
+    whole = auxiliaries.resemblance
+    monkeypatch.setattr(
+        auxiliaries, "resemblance", lambda *args, **options: whole(*args, **options | {"score_steps": 5, "steps": 5})
+    )
     blocks = re.findall(r"^```python\n(.*?)^```$", text_of(DOCS / page), re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 3
     monkeypatch.chdir(tmp_path)

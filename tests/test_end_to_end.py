@@ -115,7 +115,7 @@ def rows(run: Path) -> dict[str, dict]:
     return {row["name"]: row for row in read(run / "metrics.json")["rows"]}
 
 
-@pytest.mark.parametrize("model", KINDS, indirect=True)
+@pytest.mark.parametrize("model", ["epsilon", pytest.param("v_prediction", marks=pytest.mark.slow)], indirect=True)
 def test_the_main_job(model, unwanted, tmp_path, command, capsys, monkeypatch):
     # the fallback classifier, in less time; its own tests say how good it is
     monkeypatch.setattr(

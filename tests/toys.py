@@ -60,6 +60,9 @@ class Adapter(Objective):
     def losses(self, network, batch):
         return self.method.losses(self.denoiser.with_network(network), self.batch())
 
+    def add_gradients(self, parameters):
+        return self.method.add_gradients(parameters)
+
     def combine(self, gradients):
         self.seen = self.method.combine(gradients)
         return self.seen

@@ -37,7 +37,9 @@ def test_every_cell_of_the_plan_has_its_own_name(name, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("dataset", "row"), [("mnist", "vdu"), ("cifar10", "vdu-cifar10")])
+@pytest.mark.parametrize(
+    ("dataset", "row"), [("mnist", "vdu"), pytest.param("cifar10", "vdu-cifar10", marks=pytest.mark.slow)]
+)
 def test_the_paper_row_runs_on_the_paper_network(dataset, row, tmp_path, monkeypatch):
     table = load_table("table1", "paper")
     world, shape = table.worlds[dataset], SHAPES[dataset]

@@ -109,6 +109,7 @@ def test_conversion_resizes_and_keeps_the_centre(tmp_path):
     ("array", "expected"),
     [
         (np.full((2, 2), 257 * 100, np.uint16), 100),  # Pillow alone clips this to 255
+        (np.full((2, 2), 65535, np.uint16), 255),
         (np.full((2, 2, 4), (10, 20, 30, 0), np.uint8), 255),  # transparent: white, not the hidden colour
         (np.full((2, 2, 4), (0, 0, 0, 255), np.uint8), 0),
         (np.full((2, 2, 3), (255, 0, 0), np.uint8), round(0.299 * 255)),  # luma of ITU-R 601-2

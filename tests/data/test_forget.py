@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from vdu.core.errors import InputError
-from vdu.data import forget
-from vdu.data.forget import split_by_class, split_by_names, split_by_predicate
+from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 
 LABELS = [2, 0, 1, 0, 2, 2]
@@ -75,39 +74,3 @@ def test_labels_without_names_go_by_index():
         split_by_class(animals(class_names=None), 3)
     with pytest.raises(InputError, match=r"animals: has no labels"):
         split_by_class(animals(labels=None), 0)
-
-
-def test_names_are_split_in_the_order_of_the_set():
-    gone, kept = split_by_names(animals(), ["e", "b", "e"])
-    assert (gone.names, kept.names) == (("b", "e"), ("a", "c", "d", "f"))
-    assert (places(gone), places(kept)) == ([1, 4], [0, 2, 3, 5])
-    assert split_by_names(animals(), "a")[0].names == ("a",)
-
-
-def test_names_that_cannot_be_forgotten():
-    with pytest.raises(InputError, match=r"2 of 3 names are not in the set:\n  x\n  y\n.*such as 'a'"):
-        split_by_names(animals(), ["y", "a", "x"])
-    with pytest.raises(InputError, match=r"nothing to forget"):
-        split_by_names(animals(), [])
-    with pytest.raises(InputError, match=r"animals: its images have no names"):
-        split_by_names(animals(names=None), ["a"])
-
-
-@pytest.mark.parametrize("batch", [1, 4, 512])
-def test_a_predicate_sees_floats_and_its_batch_size_changes_nothing(monkeypatch, batch):
-    monkeypatch.setattr(forget, "_BATCH", batch)
-    gone, kept = split_by_predicate(animals(), lambda x: x[:, 0, 0, 0] > 0)  # 150 … 250 of 255
-    assert (places(gone), places(kept)) == ([3, 4, 5], [0, 1, 2])
-
-
-@pytest.mark.parametrize(
-    ("predicate", "message"),
-    [
-        (lambda x: x.sum((1, 2, 3)), r"gave torch\.float32 \[6\], expected bool \[6\]"),
-        (lambda x: x > 0, r"gave torch\.bool \[6, 1, 1, 1\]"),
-        (lambda x: x[:, 0, 0, 0] > 2, r"images picked by a predicate: nothing to forget among 6"),
-    ],
-)
-def test_predicates_that_cannot_be_used(predicate, message):
-    with pytest.raises(InputError, match=message):
-        split_by_predicate(animals(), predicate)

@@ -3,12 +3,11 @@ import math
 import pytest
 import torch
 
-from toys import SCHEDULE, Adapter, face, no_draws, noised
+from toys import SCHEDULE, face, noised
 from vdu.core.errors import InputError
 from vdu.core.types import Tools
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.methods.anchor import FunctionAnchor
-from vdu.training.loop import TrainSettings, train
 
 ORIGINAL = (0.5, 0.2)
 
@@ -142,36 +141,6 @@ def test_the_saddle_point_is_the_best_point_within_the_constraint(delta):
     assert mse_by_hand(batch["forget"], *end) == pytest.approx(float(errors.max()), rel=1e-3)
 
 
-def test_a_resumed_run_has_the_same_bits(tmp_path):
-    ends = []
-    for name, parts in (("whole", [30]), ("halves", [15, 30])):
-        for steps in parts:
-            denoiser, ready = make(gamma=0.0)
-            settings = TrainSettings(steps=steps, learning_rate=1e-2)
-            train(
-                denoiser.network,
-                Adapter(ready, denoiser, batch_of),
-                no_draws,
-                settings,
-                folder=tmp_path / name,
-                resume=True,
-            )
-        ends.append((ready.state(), [float(value.detach()) for value in denoiser.network.parameters()]))
-    assert ends[0] == ends[1]
-    assert ends[0][0]["gamma"] > 1
-
-
-def test_a_second_run_starts_from_the_given_gamma():
-    method = FunctionAnchor(gamma=0.5)
-    for _ in range(2):
-        denoiser = face()
-        ready = method.prepare(denoiser, Tools(n_forget=3, teacher=face()))
-        assert ready.state() == {"gamma": 0.5}
-        ready.load_state({"gamma": 7.0})
-        assert ready.state() == {"gamma": 7.0} and method.state() == {"gamma": 0.5}
-        assert ready.prepare(denoiser, Tools(n_forget=3, teacher=face())).state() == {"gamma": 0.5}
-
-
 # Options and invariants
 
 
@@ -189,43 +158,3 @@ def test_a_schedule_whose_weight_sits_on_one_step_is_refused():
     with pytest.raises(InputError, match="of the weight of Eq. 3 lies on step t = 1000 of 1000"):
         make(weights="elbo", schedule=NoiseSchedule.cosine())
     make(weights="uniform", schedule=NoiseSchedule.cosine())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"form": "tanh"}, "form: got 'tanh'"),
-        ({"delta": 0.0}, "delta: got 0.0; expected a finite number above 0"),
-        ({"gamma_rate": -1.0}, "gamma_rate: got -1.0"),
-        ({"gamma": -0.1}, "gamma: got -0.1; expected a finite number ≥ 0"),
-        ({"gamma": float("nan")}, "gamma: got nan"),
-        ({"weights": "paper"}, "weights: got 'paper'; expected 'uniform' or 'elbo'"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        FunctionAnchor(**options)
-
-
-@pytest.mark.parametrize("form", ["ascent", "npo", "hellinger", "margin"])
-def test_the_teacher_is_always_asked_for(form):
-    with pytest.raises(InputError, match="anchor: needs teacher, got none"):
-        FunctionAnchor(form=form).prepare(face(), Tools(n_forget=3))
-    assert FunctionAnchor.needs == {"forget", "retain"} and FunctionAnchor.name == "anchor"
-
-
-def test_the_identity_tells_methods_apart_and_does_not_move():
-    options = [{}, {"form": "npo"}, {"delta": 0.1}, {"gamma": 2.0}, {"gamma_rate": 1.0}, {"weights": "elbo"}]
-    identities = [FunctionAnchor(**each).identity for each in options]
-    assert len(set(identities)) == len(identities)
-    method = FunctionAnchor()
-    method.load_state({"gamma": 7.0})
-    assert method.identity == identities[0]
-
-
-def test_it_draws_nothing():
-    torch.manual_seed(0)
-    state = torch.get_rng_state()
-    denoiser, ready = make()
-    ready.losses(denoiser, batch_of())
-    assert torch.equal(state, torch.get_rng_state())

@@ -180,41 +180,4 @@ def test_without_a_posterior_nothing_is_added():
     assert all(value.grad is None for value in denoiser.network.parameters())
 
 
-def test_the_posterior_of_another_model_is_refused():
-    other = GaussianPosterior(mean={"c": torch.zeros(1)}, variance={"c": torch.ones(1)}, estimator="test")
-    with pytest.raises(InputError, match="network: names or shapes differ"):
-        make(face(), form="ascent", posterior=other)
-
-
 # Options and invariants
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"form": "tanh"}, "form: got 'tanh'; expected one of ascent, npo, hellinger, margin"),
-        ({"beta": 0.0}, "beta: got 0.0; expected a finite number above 0"),
-        ({"kappa": -1.0}, "kappa: got -1.0"),
-        ({"margin": float("nan")}, "margin: got nan"),
-        ({"stability": float("inf")}, "stability: got inf"),
-    ],
-)
-def test_bad_options_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        BoundedPlasticity(**options)
-
-
-def test_the_identity_tells_methods_apart():
-    options = [{}, {"form": "margin"}, {"beta": 1.0}, {"kappa": 1.0}, {"margin": 2.0}, {"stability": 2.0}]
-    options += [{"posterior": posterior_of()}, {"posterior": posterior_of().scaled(2.0)}, {"schedule": SCHEDULE}]
-    identities = [BoundedPlasticity(**each).identity for each in options]
-    assert len(set(identities)) == len(identities)
-    assert BoundedPlasticity().identity == identities[0]
-    assert BoundedPlasticity.name == "bounded" and BoundedPlasticity.needs == {"forget"}
-
-
-def test_it_draws_nothing():
-    torch.manual_seed(0)
-    state, denoiser = torch.get_rng_state(), face()
-    make(denoiser, face()).losses(denoiser, {"forget": noised()})
-    assert torch.equal(state, torch.get_rng_state())

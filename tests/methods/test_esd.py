@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from toys import SCHEDULE, face, noised
-from vdu.core.errors import InputError
 from vdu.core.types import Tools
 from vdu.methods.esd import ESD
 
@@ -46,36 +45,3 @@ def test_descent_ends_at_the_weights_mirrored_away_from_the_specialist(guidance)
                 value -= 0.5 * gradient
     expected = [zero - guidance * (specialist - zero) for zero, specialist in zip(ORIGINAL, SPECIALIST, strict=True)]
     assert [float(value.detach()) for value in parameters] == pytest.approx(expected, rel=1e-6)
-
-
-def test_the_frozen_models_get_no_gradient():
-    denoiser = face(*ORIGINAL)
-    ready = make(denoiser)
-    ready.losses(denoiser, {"forget": noised(5)}).terms["erase"].backward()
-    for frozen in (ready.tools.teacher, ready.tools.forget_model):
-        assert all(value.grad is None for value in frozen.network.parameters())
-    assert all(float(value.grad.abs()) > 0 for value in denoiser.network.parameters())
-
-
-def test_both_models_are_asked_for():
-    assert ESD.uses == {"teacher", "forget_model"} and ESD.needs == {"forget"} and ESD.name == "esd"
-    with pytest.raises(InputError, match="esd: needs forget_model, got none"):
-        ESD().prepare(face(*ORIGINAL), Tools(n_forget=5, teacher=face(*ORIGINAL)))
-
-
-@pytest.mark.parametrize("guidance", [0.0, -1.0, float("nan"), float("inf")])
-def test_bad_options_are_refused(guidance):
-    with pytest.raises(InputError, match=f"guidance: got {guidance}; expected a finite number above 0"):
-        ESD(guidance=guidance)
-
-
-def test_the_identity_tells_methods_apart():
-    assert len({ESD(guidance=value).identity for value in (1.0, 2.0)} | {ESD(schedule=SCHEDULE).identity}) == 3
-    assert ESD().identity == ESD().identity
-
-
-def test_it_draws_nothing():
-    torch.manual_seed(0)
-    state, denoiser = torch.get_rng_state(), face(*ORIGINAL)
-    make(denoiser).losses(denoiser, {"forget": noised(5)})
-    assert torch.equal(state, torch.get_rng_state())

@@ -54,13 +54,6 @@ def test_loss_and_gradient_by_hand():
     assert [float(each.grad) for each in denoiser.network.parameters()] == pytest.approx([of_a, of_b], rel=1e-12)
 
 
-def test_it_needs_retained_images_alone_at_all_levels():
-    _, ready = make()
-    assert ready.name == "finetune" and ready.needs == {"retain"} and ready.uses == set()
-    assert ready.draw_weights("retain").tolist() == [1.0] * 6
-    assert ready.limits == {"retain_mse": 2.0} and not ready.per_term
-
-
 def test_descent_comes_to_the_least_squares_solution():
     denoiser, ready = make()
     batch = noised(40)

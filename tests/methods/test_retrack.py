@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from vdu.core.errors import InputError
 from vdu.core.types import NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.methods.retrack import Retrack, retrack_target
@@ -81,25 +80,3 @@ def test_both_terms_and_their_gradients_are_those_of_the_formula():
     slope = 2 * (0.7 * (led * forget.x_t).mean() + (kept * retain.x_t).mean())
     assert float(student.network.a.grad) == pytest.approx(float(slope))
     assert teacher.network.a.grad is None
-
-
-def test_forget_images_have_the_range_and_retained_ones_every_level():
-    student = PipelineDenoiser(Linear(), SCHEDULE, "epsilon", (1, 2, 2), {})
-    tools = Tools(n_forget=1, teacher=student, retained=torch.zeros(1, 1, 2, 2))
-    method = Retrack(alpha_bar_range=(0.4, 0.8)).prepare(student, tools)
-    inside = [0.4 <= level <= 0.8 for level in SCHEDULE.alpha_bars.tolist()]
-    assert 0 < sum(inside) < len(inside)
-    assert method.draw_weights("forget").bool().tolist() == inside
-    assert method.draw_weights("retain").tolist() == [1.0] * len(SCHEDULE)
-
-
-@pytest.mark.parametrize("weight", [0.0, -1.0, math.inf, math.nan])
-def test_a_weight_that_is_no_weight(weight):
-    with pytest.raises(InputError, match="forget_weight: got"):
-        Retrack(forget_weight=weight)
-
-
-def test_it_says_what_is_missing():
-    student = PipelineDenoiser(Linear(), SCHEDULE, "epsilon", (1, 2, 2), {})
-    with pytest.raises(InputError, match="retrack: needs retained, teacher, got none"):
-        Retrack().prepare(student, Tools(n_forget=1))

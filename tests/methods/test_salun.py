@@ -243,42 +243,6 @@ def test_the_original_is_a_copy():
 # Settings
 
 
-def test_what_it_needs():
-    assert SalUn.name == "salun" and SalUn.needs == {"forget", "retain"} and SalUn.uses == {"forget"}
-    with pytest.raises(InputError, match="salun: needs forget, got none"):
-        SalUn().prepare(face(), Tools(n_forget=7))
-
-
-def test_the_identity_knows_the_settings_and_not_the_mask():
-    _, ready = make()
-    assert ready.identity == SalUn(schedule=SCHEDULE).identity
-    options = [
-        {},
-        {"alpha": 1.0},
-        {"salient_share": 0.1},
-        {"mask_batch_size": 2},
-        {"mask_seed": 1},
-        {"mask_clip_norm": 2.0},
-    ]
-    assert len({SalUn(**each).identity for each in options}) == len(options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"alpha": -1.0}, "alpha: got -1.0; expected a finite number ≥ 0"),
-        ({"alpha": float("nan")}, "alpha: got nan"),
-        ({"salient_share": 0.0}, r"salient_share: got 0.0; expected a number in \(0, 1\]"),
-        ({"salient_share": 1.1}, "salient_share: got 1.1"),
-        ({"mask_batch_size": 0}, "mask_batch_size: got 0; expected at least 1"),
-        ({"mask_clip_norm": 0.0}, "mask_clip_norm: got 0.0; expected a finite number above 0"),
-    ],
-)
-def test_bad_settings_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        SalUn(**options)
-
-
 def test_a_gradient_that_is_not_finite_is_refused():
     denoiser = face()
     with torch.no_grad():

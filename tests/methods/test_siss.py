@@ -210,26 +210,6 @@ def test_the_choice_comes_with_the_batch_alone():
         ready.losses(denoiser, batch)
 
 
-def test_what_it_needs():
-    assert SISS.name == "siss" and SISS.needs == {"forget", "retain"} and SISS.uses == set() and SISS.per_term
-    assert SISS.draws == {"forget": {"choice": "image"}}
-    assert SISS.limits == {"mse": 2.0, "retain_mse": 2.0}
-    assert len({SISS(**each).identity for each in ({}, {"mixture": 0.3}, {"forget_share": 0.3})}) == 3
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"mixture": 0.0}, r"mixture: got 0.0; expected a number within \(0, 1\)"),
-        ({"mixture": 1.0}, "mixture: got 1.0"),
-        ({"forget_share": -0.1}, "forget_share: got -0.1; expected a finite number above 0"),
-    ],
-)
-def test_bad_settings_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        SISS(**options)
-
-
 def test_unequal_batches_are_refused():
     denoiser, ready = make()
     with pytest.raises(InputError, match=r"forget: got images of shape \(3, 1, 1, 2\) with retained ones of shape \(4"):

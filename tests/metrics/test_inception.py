@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
-from vdu.metrics import inception
 from vdu.metrics.features import extract_features
 from vdu.metrics.inception import (
     INCEPTION_SHA256,
@@ -102,12 +101,6 @@ def test_the_table_is_that_of_the_layers_listed_by_hand():
     table = parameter_table()
     assert table == table_by_hand()
     assert table_sha256(table) == table_sha256(table_by_hand()) == TABLE_SHA256
-
-
-def test_the_checksum_of_a_table_sees_every_name_and_side():
-    lines = b"a 2,3\nb \n"
-    assert table_sha256({"b": (), "a": (2, 3)}) == hashlib.sha256(lines).hexdigest()
-    assert len({table_sha256(t) for t in ({"a": (2, 3)}, {"a": (3, 2)}, {"b": (2, 3)}, {"a": (23,)})}) == 4
 
 
 def test_the_number_of_parameters_is_the_published_one(network):
@@ -203,33 +196,6 @@ def test_features_are_those_of_the_network_written_out(network):
     torch.testing.assert_close(ours.double(), truth, rtol=0.0, atol=1e-5 * float(truth.max()))
 
 
-def test_the_mean_leaves_padding_out():
-    x = noise(1, 2, 4, 5)
-    truth = torch.empty_like(x)
-    for c in range(2):
-        for i in range(4):
-            for j in range(5):
-                near = [
-                    float(x[0, c, a, b])
-                    for a in range(max(i - 1, 0), min(i + 2, 4))
-                    for b in range(max(j - 1, 0), min(j + 2, 5))
-                ]
-                truth[0, c, i, j] = sum(near) / len(near)
-    torch.testing.assert_close(inception._pool(inception._MEAN, x), truth, rtol=0.0, atol=1e-6)
-    assert not torch.allclose(functional.avg_pool2d(x, 3, 1, 1), truth, atol=0.01)  # with padding it is another
-
-
-def test_resizing_2_by_2_to_4_by_4_by_hand():
-    x = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
-    # read at 0, 0.5, 1 and 1.5, where the last pixel goes on; values are 2·row + column
-    place = torch.tensor([0.0, 0.5, 1.0, 1.0])
-    assert torch.equal(resize_like_tensorflow(x, 4)[0, 0], 2 * place[:, None] + place)
-    # pytorch-fid's: read at −0.25, 0.25, 0.75, 1.25
-    half = torch.tensor([0.0, 0.25, 0.75, 1.0])
-    other = functional.interpolate(x, (4, 4), mode="bilinear", align_corners=False)[0, 0]
-    torch.testing.assert_close(other, 2 * half[:, None] + half)
-
-
 @pytest.mark.parametrize(("height", "width", "size"), [(5, 7, 11), (13, 9, 4), (1, 1, 3), (6, 6, 6)])
 def test_resizing_is_that_of_a_loop(height, width, size):
     x = noise(1, 1, height, width).double()
@@ -251,12 +217,7 @@ def test_resizing_is_that_of_a_loop(height, width, size):
     torch.testing.assert_close(resize_like_tensorflow(x, size)[0, 0], truth, rtol=0.0, atol=1e-5)
 
 
-def test_images_of_the_networks_size_are_not_touched():
-    x = noise(1, 3, 299, 299)
-    assert torch.equal(resize_like_tensorflow(x, 299), x)
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (1, 3, 64, 40), (1, 3, 320, 500), (1, 1, 28, 28), (1, 3, 1, 1)])
+@pytest.mark.parametrize("shape", [(2, 3, 64, 40), (1, 3, 320, 500), (1, 1, 1, 1)])
 def test_any_size_gives_2048_features(network, shape):
     features = network(noise(*shape))
     assert features.shape == (shape[0], 2048) and features.dtype == torch.float32
@@ -341,8 +302,6 @@ def without(state, name):
     [
         (lambda s: without(s, "Mixed_5b.branch1x1.bn.bias"), r"Mixed_5b\.branch1x1\.bn\.bias: missing"),
         (lambda s: s | {"Mixed_8a.bn.bias": noise(3)}, r"Mixed_8a\.bn\.bias: unexpected"),
-        (lambda s: s | {"fc.weight": noise(1000, 2048)}, r"fc\.weight: unexpected"),
-        (lambda s: s | {"blocks.0.0.conv.weight": noise(32, 3, 3, 3)}, r"blocks\.0\.0\.conv\.weight: unexpected"),
         (
             lambda s: s | {"Conv2d_1a_3x3.conv.weight": noise(32, 1, 3, 3)},
             r"Conv2d_1a_3x3\.conv\.weight: got shape \(32, 1, 3, 3\), expected \(32, 3, 3, 3\)",
@@ -353,7 +312,6 @@ def without(state, name):
         ),
         (lambda s: s | {"Conv2d_1a_3x3.bn.bias": torch.full((32,), math.nan)}, "bn.bias: 32 of 32 values are NaN"),
         (lambda s: {"state_dict": s}, "holds dict; expected a state dict of tensors alone"),
-        (lambda s: list(s.values())[:2], "holds list; expected a state dict of tensors alone"),
     ],
 )
 def test_other_tensors_are_refused(published, tmp_path, change, message):
@@ -375,12 +333,6 @@ def test_another_file_is_refused_by_its_checksum(published, tmp_path):
         assert text in str(caught.value)
     with pytest.raises(InputError, match=r"none\.pth: no such file.*6726825d"):
         load_inception(tmp_path / "none.pth")
-
-
-def test_the_checksum_and_the_names_of_the_public_files_agree():
-    for url in INCEPTION_URLS:
-        assert url.endswith(f"inception-2015-12-05-{INCEPTION_SHA256[0][:8]}.pth")
-    assert len(INCEPTION_SHA256[0]) == 64
 
 
 def test_a_truncated_file_is_refused_with_and_without_its_checksum(published, tmp_path):

@@ -308,12 +308,10 @@ def test_other_wrappings_of_a_checkpoint(tutorial, checkpoint, tmp_path, kind):
         ({"conv_out.bias": torch.ones(3)}, r"conv_out\.bias: got shape \(3,\), expected \(1,\).*config/default\.yaml"),
         ({"mids.0.attentions.1.in_proj_weight": torch.ones(256, 256)}, r"in_proj_weight: got shape \(256, 256\)"),
         ({"conv_in.bias": torch.full((32,), float("nan"))}, "NaN or infinite weights in 1 tensors"),
-        ({"conv_in.bias": torch.full((32,), float("inf"))}, "NaN or infinite weights in 1 tensors"),
         (
             {"conv_in.bias": torch.ones(32, dtype=torch.float64)},
             r"conv_in\.bias \(torch\.float64\); expected floats of at",
         ),
-        ({"conv_in.bias": torch.ones(32, dtype=torch.int64)}, r"conv_in\.bias \(torch\.int64\); expected floats of at"),
         ({"module.conv_in.bias": torch.ones(32)}, r"module\.conv_in\.bias: unexpected"),
     ],
 )
@@ -368,7 +366,6 @@ class Stranger:
             {"state": {0: torch.ones(1)}, "param_groups": []},
             "holds a dictionary of state, param_groups; expected the network's",
         ),
-        ({0: torch.ones(1)}, "holds a dictionary of 0; expected"),
         ({}, "holds a dictionary of nothing; expected"),
         ([torch.ones(1)], "holds list; expected the network's state dict alone"),
     ],
@@ -412,13 +409,11 @@ def test_missing_damaged_and_empty_files_are_refused(checkpoint, tmp_path, name)
     ("architecture", "options", "says"),
     [
         ("ddpm-pytorch", {"schedule": "cosine"}, "got the schedule cosine with 1000 steps; expected linear with 1000"),
-        ("ddpm-pytorch", {"diffusion_steps": 500}, "got the schedule linear with 500 steps; expected linear with 1000"),
         (
             "improved-diffusion",
             {"schedule": "linear"},
             "got the schedule linear with 4000 steps; expected cosine with 4000",
         ),
-        ("improved-diffusion", {"diffusion_steps": 1000}, "schedule cosine with 1000 steps; expected cosine with 4000"),
         ("stable-diffusion", {}, "got 'stable-diffusion'; expected one of ddpm-pytorch, improved-diffusion"),
     ],
 )
@@ -443,12 +438,8 @@ def test_the_command_line_imports(tutorial, checkpoint, command, capsys, tmp_pat
             torch.testing.assert_close(unet(x, t).sample, tutorial(x, t), rtol=0.0, atol=1e-5)
     assert command("import", "ddpm-pytorch", path, out) == 2
     assert "already holds files; expected a new or empty folder" in capsys.readouterr().err
-    assert command("import", "ddpm-pytorch", path, out / "new", "--diffusion-steps", 500) == 2
-    assert "got the schedule linear with 500 steps" in capsys.readouterr().err
     assert command("import", "ddpm-pytorch", path, out / "new", "--schedule", "cosine") == 2
     assert "got the schedule cosine with 1000 steps" in capsys.readouterr().err
-    assert command("import", "ddpm-pytorch", path, path) == 2
-    assert "is a file; expected a new or empty folder" in capsys.readouterr().err
 
 
 def test_a_refused_checkpoint_leaves_nothing(checkpoint, command, capsys, tmp_path):

@@ -1,4 +1,4 @@
-"""The packaged pipelines: the weights that their provenance names, loaded by plain diffusers."""
+"""The packaged pipelines and judges: the weights that their provenance names, loaded by plain diffusers."""
 
 import json
 
@@ -6,7 +6,8 @@ import pytest
 from diffusers import DDPMPipeline
 
 from vdu.core.checks import hash_parameters
-from vdu.zoo.packaged import PIPELINES, pipeline_folder
+from vdu.judges.classifier import load_judge
+from vdu.zoo.packaged import PIPELINES, judge_folder, pipeline_folder
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -15,3 +16,10 @@ def test_a_packaged_pipeline_is_what_its_provenance_says(name):
     unet = DDPMPipeline.from_pretrained(pipeline_folder(name)).unet
     assert hash_parameters(unet.state_dict()) == provenance["weights_sha256"]
     assert sum(value.numel() for value in unet.parameters()) == 686_769
+
+
+@pytest.mark.parametrize(("name", "architecture"), [("mnist", "cnn"), ("mnist-lenet", "lenet")])
+def test_a_packaged_judge_is_of_its_architecture_and_knows_digits(name, architecture):
+    judge, record = load_judge(judge_folder(name))
+    assert judge.architecture == architecture and judge.class_names == tuple("0123456789")
+    assert record["held_out_error"] < 0.01

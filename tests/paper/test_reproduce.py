@@ -184,6 +184,7 @@ def test_a_model_that_makes_nothing_but_the_class_stays_in_the_table(copy, table
     assert "| Amnesia | 0, 1 diverged |" in (copy / "smoke" / "tiny.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow  # 40 s; tests/test_bad_input.py kills a shorter job
 def test_killed_twice_it_ends_with_the_same_results(done, table, tmp_path):
     """SIGKILL when two, then five more cells are there; nothing done is repeated."""
     folder, seen = tmp_path / "out", {}

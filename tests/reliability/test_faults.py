@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from reliability import fuzzing, kills
+import fuzzing
+import killing as kills
 from vdu import cli
 from vdu.core import records
 from vdu.core.errors import InputError
@@ -125,7 +126,7 @@ def test_a_disk_that_fails_while_flushing_keeps_the_old_file(tmp_path, monkeypat
 
 def left_behind(tmp_path: Path, program: str) -> None:
     """Run a program that kills itself in the middle of writing."""
-    code = f"import os, signal\nfrom pathlib import Path\nfrom vdu import records\nhere = Path({str(tmp_path)!r})\n{program}"
+    code = f"import os, signal\nfrom pathlib import Path\nfrom vdu.core import records\nhere = Path({str(tmp_path)!r})\n{program}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == -9, done.stderr
 

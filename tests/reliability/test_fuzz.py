@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from reliability import fuzzing
+import fuzzing
 from vdu.core.errors import InputError
 from vdu.core.records import read_json, sha256_file
 from vdu.core.rng import isolated_global

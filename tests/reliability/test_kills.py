@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from reliability import kills
+import killing as kills
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs fork, process groups and SIGKILL")
 
@@ -16,6 +16,7 @@ def bench(tmp_path_factory):
         yield made
 
 
+@pytest.mark.slow  # a minute; tests/test_bad_input.py kills one job
 @pytest.mark.parametrize(
     ("verb", "seed"), [("pretrain", 112), ("posterior", 107), ("unlearn", 120), ("evaluate", 122), ("reproduce", 111)]
 )
@@ -24,7 +25,7 @@ def test_killed_and_resumed_it_ends_with_the_bits_of_an_undisturbed_run(bench, v
     assert trial.faults == ()
 
 
-def test_the_comparison_sees_a_changed_bit_a_leftover_and_a_torn_file(bench, tmp_path):
+def test_the_comparison_sees_a_changed_bit_a_leftover_and_a_torn_file(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "a.json").write_text(json.dumps({"value": 1, "seconds": 2.0}))

@@ -217,7 +217,7 @@ def test_a_judge_that_is_a_link_to_a_stranger_is_checked_like_any_other(tmp_path
 @pytest.mark.parametrize("name", ["../escaped", "/tmp/vdu-escaped", "a/../../escaped", "..", "with\nnewline"])
 def test_names_in_a_table_do_not_lead_outside_the_output(command, tmp_path, name, capsys):
     """Names in a table become paths of cells; the table is the user's own, but may come from elsewhere."""
-    from reliability.kills import TABLE
+    from killing import TABLE
 
     out = tmp_path / "deep" / "out"
     for text in (

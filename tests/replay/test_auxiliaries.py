@@ -19,9 +19,9 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.replay import auxiliaries as aids_recipe
 from vdu.replay import auxiliary_models as copies_recipe
 from vdu.replay import selection as resemblance_recipe
-from vdu.replay.auxiliaries import Auxiliaries, make_auxiliaries
+from vdu.replay.auxiliaries import make_auxiliaries
 from vdu.replay.generated import SHARED_SEED, cached_samples, generate_samples, image_seeds
-from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
+from vdu.replay.stopping import ForgottenCheck
 from vdu.unlearning import unlearn as unlearn_module
 from vdu.unlearning.unlearn import unlearn
 
@@ -305,58 +305,7 @@ def test_the_forget_set_stands_in_for_too_few_like_it(make_pipeline, quick, monk
     assert given.sets["own_forget"] is images
 
 
-# the stopping rule
-
-
-class Brightness:
-    """Calls an image forget where its mean is above 0."""
-
-    def cpu(self):
-        return self
-
-    def __call__(self, x_t, alpha_bar):
-        return x_t.flatten(1).mean(1)
-
-
-class Judged:
-    classifier = Brightness()
-
-
-@pytest.fixture
-def check(make_pipeline):
-    denoiser = PipelineDenoiser.from_pipeline(make_pipeline())
-    seeds = tuple(image_seeds(SHARED_SEED, 12))
-    return ForgottenCheck(
-        denoiser, Auxiliaries({}, Tools(1), forget_seeds=seeds, judged=Judged(), sampler=SAMPLER), steps=10
-    )  # pyright: ignore[reportArgumentType]
-
-
-def shifted(check, by):
-    weights = {name: value.detach().clone() for name, value in check.denoiser.network.named_parameters()}
-    weights["conv_out.bias"] += by
-    return weights
-
-
-def test_it_stops_when_the_seeds_no_longer_give_such_images_and_not_before(check):
-    dark, bright = shifted(check, 5.0), shifted(check, -5.0)  # the noise that is taken away
-    assert check.remaining(bright) == 12 and check.remaining(dark) == 0
-    assert check(7, bright) is None
-    assert Stopping.from_text(check(7, dark) or "") == Stopping("forgotten", 7, 0, 12, 1)
-    assert check(8, dark) and check(9, dark)
-    assert check(6, dark) is None and check(10, dark) is None  # it looks after 2/3, 7/9 and 8/9
-
-
-def test_a_tenth_may_be_left_as_in_a_model_that_never_saw_them(check, monkeypatch):
-    for left, stops in ((0, True), (1, True), (2, False)):
-        monkeypatch.setattr(ForgottenCheck, "remaining", lambda *_, left=left: left)
-        assert bool(check(8, {})) == stops
-    many = replace(check, aids=replace(check.aids, forget_seeds=tuple(range(200))))
-    assert len(many.seeds) == 128 and many.aim == 12
-
-
-def test_it_needs_enough_seeds(check):
-    few = Auxiliaries({}, Tools(1), forget_seeds=check.aids.forget_seeds[:9], judged=Judged(), sampler=SAMPLER)  # pyright: ignore[reportArgumentType]
-    assert can_stop(check.aids) and not can_stop(few)
+# the end of a run
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from toys import PIXELS
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.training.batches import NoisyImages, deal, unflatten
+from vdu.training.batches import NoisyImages, UniformImages, deal, unflatten
 
 
 def images(n=5):
@@ -65,6 +65,14 @@ def test_noise_is_standard_normal_and_images_are_those_dealt():
     assert abs(float(batch["a.noise"].mean())) < 0.1  # 1600 draws: four standard deviations
     assert float(batch["a.noise"].std()) == pytest.approx(1, abs=0.08)
     assert torch.equal(batch["a.x0"], images().floats(deal(5, 400, 0, 2)))
+
+
+def test_surrogate_images_are_uniform_from_minus_one_to_one():
+    x0 = UniformImages("surrogate", (1, 2, 2), 1000, torch.ones(3, dtype=torch.float64), seed=0, denoiser=PIXELS)(1)[
+        "surrogate.x0"
+    ]
+    assert -1 <= float(x0.min()) < -0.99 and 0.99 < float(x0.max()) <= 1
+    assert float(x0.var()) == pytest.approx(1 / 3, abs=0.02)  # 4000 draws: four standard deviations
 
 
 def test_unflatten_puts_every_role_on_its_level():

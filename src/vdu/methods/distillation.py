@@ -34,8 +34,6 @@ steps jumps over the thin border where it acts (sampling with ε_r and no traini
 70 % at s = 2, 87 % at s = 4; ``benchmarks/resemblance.py``), and a student of few steps does not reach it (the
 leaderboard's row with s = s_k = 1).
 
-:class:`Guided` is the same correction at sampling time, without training: a preview, slower at every step for ever.
-
 Not guaranteed: that r is right (``vdu.replay.selection`` says how it is made); that other images stay as they were pixel by pixel.
 
 Source: ours. Classifier gradients: Dhariwal & Nichol 2021, arXiv 2105.05233, Eq. 10.
@@ -53,13 +51,13 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.rng import generator
-from vdu.core.types import Batch, Condition, Denoiser, Losses, NoisedBatch, Tools, column
+from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools, column
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.methods.base import PRIVATE, BaseMethod, mean_squared, require_positive, require_range
 from vdu.methods.registry import register
 from vdu.methods.retrack import CHOSEN, retrack_target
 
-__all__ = ["Guided", "RetainDistillation", "repulsion", "repulsion_length"]
+__all__ = ["RetainDistillation", "repulsion", "repulsion_length"]
 
 LEADS = ("gradient", "forget-model", "retrack")
 LARGEST_ODDS = 5.0  # w_max
@@ -247,27 +245,3 @@ class RetainDistillation(BaseMethod):
     def _tools(self) -> Tools:
         assert self.tools is not None, "prepare() comes first"
         return self.tools
-
-
-@dataclass(frozen=True)
-class Guided:
-    """A denoiser that steers away from the forget set while it samples; nothing is trained.
-
-    Args:
-        denoiser: an ε-predicting model without learned variance.
-        classifier: (x_t, ᾱ) → logit of P(forget | x_t).
-        scale: s.
-    """
-
-    denoiser: Denoiser
-    classifier: Any
-    scale: float = 2.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.denoiser, name)
-
-    def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
-        """ε₀ and the capped correction: for models that predict ε, what a scheduler expects."""
-        original = self.denoiser.raw(x_t, timestep, condition)
-        alpha_bar = self.denoiser.schedule.alpha_bar_at(timestep).to(x_t)
-        return original + _capped(self.scale * repulsion(self.classifier, x_t, alpha_bar), original)

@@ -35,7 +35,7 @@ from typing import Any
 
 __all__ = ["JOBS", "Bench", "Trial", "faults", "open_bench", "run_trial"]
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|old)|\.tmp.*")
 # differs between two runs of the same thing: times, what was done in this process, and where the package's history stands
 TIMES = {

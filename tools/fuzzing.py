@@ -211,7 +211,7 @@ def make_inputs(folder: Path) -> None:
     from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
     from safetensors.numpy import save_file
 
-    from reliability.kills import MODEL
+    from killing import MODEL
     from vdu.core.rng import isolated_global
     from vdu.judges.classifier import Judge, save_judge
     from vdu.posterior.isotropic import fit_isotropic
@@ -543,7 +543,7 @@ def _formats() -> dict[str, Format]:
                            ("BMP", "L"), ("TIFF", "L"), ("WEBP", "RGB"), ("PPM", "RGB"), ("TIFF", "1"))
     )  # fmt: skip
     packaged = tuple((tables.HERE / name).read_bytes() for name in ("table1.toml", "leaderboard.toml"))
-    table = (Path(__file__).parent / "kills.py").read_text("utf-8").split('TABLE = """')[1].split('"""')[0].encode()
+    table = (Path(__file__).parent / "killing.py").read_text("utf-8").split('TABLE = """')[1].split('"""')[0].encode()
     json_, toml_, st = _mixed(_json_once), _mixed(_toml_once), _mixed(_safetensors_once)
     configs = tuple(f"#{verb}\n{text}".encode() for verb, text in CONFIGS.items())
     return {
