@@ -10,6 +10,7 @@ from typing import Any
 
 if not os.environ.get("VDU_TEST_CUDA"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch looks
+os.environ["COLUMNS"] = "200"  # help and messages are not broken into lines by whatever terminal there is
 
 import pytest
 import torch

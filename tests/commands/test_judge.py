@@ -116,7 +116,7 @@ def test_a_judge_taught_without_labels_agrees_with_the_true_ones(tmp_path, capsy
     rates = record["forget"]
     assert rates["share_by_resemblance"] == pytest.approx(0.1, abs=0.05)  # four standard errors of 600 draws
     assert rates["false_positive_rate"] <= rates["false_positive_rate_high"] <= 0.1
-    assert rates["note"] in capsys.readouterr().err
+    assert f"misses {rates['miss_rate']:.1%} of {len(forget)} forget images" in capsys.readouterr().err
     save_judge(judge, tmp_path / "judge", record)
     assert torch.equal(judge_logits(load_judge(tmp_path / "judge")[0], test), judge_logits(judge, test))
 

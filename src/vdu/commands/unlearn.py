@@ -241,6 +241,8 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     Raises:
         InputError: if what is given does not fit together, or the output folder is taken.
     """
+    import torch
+
     from vdu.core.checks import hash_parameters
     from vdu.core.rng import generator as named_generator
     from vdu.data.forget import split_by_class
@@ -253,7 +255,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     from vdu.replay.auxiliaries import needs_selection
     from vdu.replay.selection import require_enough
     from vdu.report.card import write_card
-    from vdu.training.batches import require_divisible
+    from vdu.training.batches import condition_of, require_divisible
     from vdu.training.trackers import require_tracker
     from vdu.unlearning.labels import forget_set_of_labels
     from vdu.unlearning.unlearn import check_origin, unlearn
@@ -319,6 +321,9 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         known = retain.class_names or ()
         if retain.labels is not None and (shared := [name for name in settings.forget_class if name in known]):
             retain = split_by_class(retain, shared)[1]  # what is to be forgotten is not replayed
+    for name, images in (("--forget", forget), ("--retain", retain)):
+        if images is not None:  # refuses images of unknown classes before the run folder is touched
+            condition_of(denoiser, images, torch.arange(len(images)), name)
     keep = (settings.pipeline, settings.forget or None, settings.posterior, settings.retain)
     record = Run(settings.output_dir, "unlearn", overwrite=settings.overwrite, resume=resume, keep=keep)
     inputs = _inputs(settings, pipeline, forget, posterior)
