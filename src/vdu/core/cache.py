@@ -68,7 +68,11 @@ def write_cached(path: Path, tensors: Mapping[str, Tensor], what: str) -> bool:
     Returns:
         Whether they are kept; if not, standard error says why.
     """
-    whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}  # tied ones apart
+    whole: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        each = value.detach().cpu().contiguous()
+        tied = any(each.untyped_storage().data_ptr() == other.untyped_storage().data_ptr() for other in whole.values())
+        whole[name] = each.clone() if tied else each  # safetensors refuses tensors that share memory
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as temporary:
