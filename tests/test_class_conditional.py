@@ -13,6 +13,8 @@ from vdu.methods.vdu import gradient_ascent
 from vdu.models.adapt import adapt
 from vdu.models.networks import new_pipeline
 from vdu.models.pipelines import load_pipeline, save_pipeline
+from vdu.probes import completion, inpainting, likelihood, membership, relearning, retrained, stochastic
+from vdu.probes.context import ProbeContext
 from vdu.replay import auxiliaries, auxiliary_models
 from vdu.replay.generated import cached_samples
 from vdu.replay.selection import resemblance
@@ -102,3 +104,40 @@ def test_images_of_a_class_that_the_model_does_not_know_are_refused(trained):
         InputError, match="images of class 'grey', which the model does not know; it draws dark, bright"
     ):
         unlearn(trained, gradient_ascent(), forget=strange, generator=torch.Generator().manual_seed(0))
+
+
+def test_every_probe_runs_under_the_labels_of_its_images(trained):
+    """With and without real images of the rest: then generated ones, under the label that they were drawn with."""
+    everything, model = shades(), adapt(trained)
+    forget, rest = (everything.select(everything.labels == label) for label in (1, 0))
+    options = {"sampler": Sampler("ddim", steps=3, microbatch_size=10), "seed": 0, "progress": False}
+    small = {
+        relearning: {"n_shown": (4,), "steps": (0, 1), "n_images": 10, "how": relearning.FineTuning(batch_size=4)},
+        stochastic: {"n_images": 10},
+        completion: {"n_images": 4, "n_draws": 20, "handed_shares": (0.5,)},
+        inpainting: {"n_images": 4},
+        likelihood: {"n_images": 3, "n_draws": 4},
+        membership: {"n_images": 6, "n_levels": 2},
+        retrained: {"n_images": 3, "alpha_bars": (0.5,)},
+    }
+    for retain in (rest, None):
+        context = ProbeContext(
+            model, model, model, forget, forget if retain is not None else None, retain, retain,
+            is_forget=lambda images: images.images.float().mean((1, 2, 3)) > 127, **options,
+        )  # fmt: skip
+        for probe, sizes in small.items():
+            found = probe.probe(context, **sizes)
+            assert found["status"] == "measured" or found["code"] == "no_held_out_images", (probe.__name__, found)
+
+
+def test_likelihood_is_that_of_an_image_under_its_own_label(trained):
+    model, images = adapt(trained), shades(8)
+    right, wrong = (
+        float(
+            likelihood.bits_per_dim(
+                model, images.images, 8, generator=torch.Generator().manual_seed(0), labels=labels
+            ).values.mean()
+        )
+        for labels in (images.labels.tolist(), (1 - images.labels).tolist())
+    )
+    assert right < wrong

@@ -390,6 +390,7 @@ def _inputs(
             "path": str(settings.pipeline.resolve()),
             "sha256": hash_parameters(pipeline.unet.state_dict()),
             "configuration_sha256": _configuration(pipeline),
+            "class_names": list(getattr(pipeline, "class_names", None) or ()),
         },
         "forget": {
             "source": settings.forget or "the model itself",

@@ -62,5 +62,5 @@ def hash_parameters(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())  # the buffer itself, no copy
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)  # no copy
     return digest.hexdigest()

@@ -36,7 +36,12 @@ def image_seeds(seed: int, purpose: str, n_images: int, start: int = 0) -> list[
 
 
 def draw(
-    case: ProbeContext, model: Denoiser, seeds: Sequence[int], title: str, sampler: Sampler | None = None
+    case: ProbeContext,
+    model: Denoiser,
+    seeds: Sequence[int],
+    title: str,
+    sampler: Sampler | None = None,
+    labels: Sequence[int] | None = None,
 ) -> ImageSet:
     """Samples of a model, one per seed, as uint8 like every image that leaves a model.
 
@@ -46,12 +51,18 @@ def draw(
         seeds: one per image.
         title: of the bar.
         sampler: another protocol than the case's.
+        labels: classes of a class-conditional model; None takes those of the seeds.
 
     Returns:
-        The images.
+        The images, with the classes under which they were drawn as labels if the model is conditional.
     """
-    images = sample(model, seeds, sampler or case.sampler, progress=title if case.progress else None)
-    return ImageSet(to_uint8(images), description=f"{len(seeds)} samples, {title}")
+    asked = labels if labels is not None else model.labels_of(seeds)
+    shown = title if case.progress else None
+    images = to_uint8(sample(model, seeds, sampler or case.sampler, labels=asked, progress=shown))
+    description = f"{len(seeds)} samples, {title}"
+    if asked is None:
+        return ImageSet(images, description=description)
+    return ImageSet(images, torch.tensor(asked), class_names=model.class_names, description=description)
 
 
 def judged(case: ProbeContext, images: ImageSet) -> Tensor:
@@ -118,14 +129,20 @@ def own_rest(case: ProbeContext, n_images: int, purpose: str) -> ImageSet:
     Returns:
         As many, or fewer (possibly none) if four times as many draws hold too few.
     """
-    found: list[Tensor] = []
+    found: list[ImageSet] = []
     batch = max(case.sampler.microbatch_size, 1)
     for start in range(0, max(4 * n_images, batch), batch):
         drawn = draw(case, case.original, image_seeds(case.seed, purpose, batch, start), f"{purpose}: own samples")
-        found.append(drawn.images[~judged(case, drawn)])
+        found.append(drawn.select(~judged(case, drawn)))
         if sum(map(len, found)) >= n_images:
             break
-    return ImageSet(torch.cat(found)[:n_images], description="own samples of the original not judged forget")
+    labels = [each.labels for each in found if each.labels is not None]
+    return ImageSet(
+        torch.cat([each.images for each in found])[:n_images],
+        torch.cat(labels)[:n_images] if labels else None,
+        class_names=case.original.class_names or None,
+        description="own samples of the original not judged forget",
+    )
 
 
 def sampler_words(sampler: Sampler) -> str:

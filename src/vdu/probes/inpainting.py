@@ -36,8 +36,9 @@ from vdu.core.rng import generator
 from vdu.core.types import Condition, Denoiser, column, noise_images
 from vdu.data.images import ImageSet
 from vdu.models.denoiser import DenoiserAround
-from vdu.probes.context import ProbeContext
+from vdu.probes.context import ProbeContext, not_run
 from vdu.probes.draws import choose, draw, image_seeds, judged, measured, require_fit, sampler_words, share
+from vdu.training.batches import labels_for
 
 __all__ = ["HIDDEN", "Shown", "inpaint", "probe"]
 
@@ -127,11 +128,21 @@ def inpaint(
             f"{images.shape}; expected bool [height, width] and one seed per image."
         )
     size = case.sampler.microbatch_size
+    every = torch.arange(len(images))
+    labels = labels_for(model, images, every, "inpainting") if model.class_names else None
     parts = []
     for start in range(0, len(images), size):
         rows = torch.arange(start, min(start + size, len(images)))
         mine = seeds[start : start + size]
-        parts.append(draw(case, cast("Denoiser", Shown(model, images.floats(rows), hidden, mine)), mine, title).images)
+        parts.append(
+            draw(
+                case,
+                cast("Denoiser", Shown(model, images.floats(rows), hidden, mine)),
+                mine,
+                title,
+                labels=labels and labels[start : start + size],
+            ).images
+        )
     filled = torch.where(hidden, torch.cat(parts), images.images)
     return ImageSet(filled, description=f"{images.description}, filled in")
 
@@ -153,6 +164,8 @@ def probe(
         InputError: if a hidden part is unknown.
     """
     started = time.monotonic()
+    if case.original.is_latent:
+        return not_run("latent_model")
     unknown = [name for name in hidden if name not in HIDDEN]
     if unknown:
         raise InputError(f"hidden: got {', '.join(unknown)}; expected some of {', '.join(HIDDEN)}.")

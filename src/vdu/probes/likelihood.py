@@ -27,7 +27,7 @@ variances are comparable; intervals of few images (they are normal).
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +43,7 @@ from vdu.metrics.intervals import mean_interval
 from vdu.probes.context import ProbeContext, image_set_code, not_run
 from vdu.probes.draws import choose, evaluating
 from vdu.probes.reverse_chain import ReverseChain, chain_terms, prior_terms
+from vdu.training.batches import labels_for
 
 __all__ = ["BitsPerDim", "bits_per_dim", "exact_bits_per_dim", "probe", "proposal"]
 
@@ -98,7 +99,13 @@ def proposal(schedule: NoiseSchedule) -> Tensor:
 
 
 def bits_per_dim(
-    denoiser: Denoiser, images: Tensor, n_draws: int = 24, *, generator: torch.Generator, batch_size: int = 64
+    denoiser: Denoiser,
+    images: Tensor,
+    n_draws: int = 24,
+    *,
+    generator: torch.Generator,
+    batch_size: int = 64,
+    labels: Sequence[int] | None = None,
 ) -> BitsPerDim:
     """An unbiased estimate of the bound of each image.
 
@@ -108,6 +115,7 @@ def bits_per_dim(
         n_draws: network evaluations per image, even, at least 4: two for L_0, the others two in each stratum of t.
         generator: gives one seed, from which each image's draws are derived; equal seeds give equal draws for any model.
         batch_size: network evaluations at once.
+        labels: class of each image, for a class-conditional model.
 
     Returns:
         Values with their Monte-Carlo variances.
@@ -131,7 +139,7 @@ def bits_per_dim(
         first = torch.zeros(1, 2, dtype=torch.int64)
         return torch.cat([first, rows]), torch.cat([torch.ones_like(u[:1]), 1 / (strata * p[rows])])
 
-    return _estimate(denoiser, images, plan, generator, batch_size)
+    return _estimate(denoiser, images, plan, generator, batch_size, labels)
 
 
 def exact_bits_per_dim(
@@ -186,6 +194,8 @@ def probe(case: ProbeContext, *, n_images: int = 150, n_draws: int = 8) -> dict[
     started = time.perf_counter()
     if n_images < 2:
         raise InputError(f"n_images: got {n_images}, expected at least 2 for an interval. Give 150.")
+    if case.original.is_latent:
+        return not_run("latent_model")
     try:
         chains = {name: ReverseChain.of(model) for name, model in case.models.items()}
     except InputError as error:
@@ -199,7 +209,13 @@ def probe(case: ProbeContext, *, n_images: int = 150, n_draws: int = 8) -> dict[
     for model, name in tqdm(jobs, desc="bits/dim", unit="set", file=sys.stderr, disable=silent, mininterval=1):
         chosen = choose(sets[name], n_images, case.seed, "likelihood", name, "choice")
         draws = generator(case.seed, "likelihood", name, "draws")
-        found[model, name] = bits_per_dim(case.models[model], chosen.images, n_draws, generator=draws)
+        found[model, name] = bits_per_dim(
+            case.models[model],
+            chosen.images,
+            n_draws,
+            generator=draws,
+            labels=_labels(case.models[model], chosen, name),
+        )
     return {
         "status": "measured",
         "unit": "bits/dim",
@@ -214,13 +230,27 @@ def probe(case: ProbeContext, *, n_images: int = 150, n_draws: int = 8) -> dict[
     }
 
 
-def _estimate(denoiser: Denoiser, images: Tensor, plan: Plan, source: torch.Generator, batch_size: int) -> BitsPerDim:
+def _labels(denoiser: Denoiser, images: ImageSet, name: str) -> list[int] | None:
+    return labels_for(denoiser, images, torch.arange(len(images)), name) if denoiser.class_names else None
+
+
+def _estimate(
+    denoiser: Denoiser,
+    images: Tensor,
+    plan: Plan,
+    source: torch.Generator,
+    batch_size: int,
+    labels: Sequence[int] | None = None,
+) -> BitsPerDim:
     """Terms of a plan (rows and weights, [groups, repeats]) for each image, put together."""
     _check_images(denoiser, images)
     ReverseChain.of(denoiser)
     base, x0 = draw_seed(source), to_float(images.cpu())
     with evaluating(denoiser.network), torch.no_grad():
-        parts = [_one_image(denoiser, x0[i], plan, generator(base, i), batch_size) for i in range(len(x0))]
+        parts = [
+            _one_image(denoiser, x0[i], plan, generator(base, i), batch_size, None if labels is None else labels[i])
+            for i in range(len(x0))
+        ]
     terms = torch.stack([terms for terms, _ in parts])  # [N, groups, repeats], each times its weight
     unit = math.log(2) * x0[0].numel()
     by_group, repeats = terms.mean(2) / unit, terms.shape[2]
@@ -230,13 +260,15 @@ def _estimate(denoiser: Denoiser, images: Tensor, plan: Plan, source: torch.Gene
 
 
 def _one_image(
-    denoiser: Denoiser, x0: Tensor, plan: Plan, source: torch.Generator, batch_size: int
+    denoiser: Denoiser, x0: Tensor, plan: Plan, source: torch.Generator, batch_size: int, label: int | None
 ) -> tuple[Tensor, int]:
     rows, weights = plan(source)
     flat = rows.flatten()
     noise = torch.randn(len(flat), *x0.shape, generator=source)  # all at once: in parts it would be other numbers
     terms = [
-        chain_terms(denoiser, x0.expand(len(part), *x0.shape), part, noise_of_part)
+        chain_terms(
+            denoiser, x0.expand(len(part), *x0.shape), part, noise_of_part, denoiser.condition([label] * len(part))
+        )
         for part, noise_of_part in zip(flat.split(batch_size), noise.split(batch_size), strict=True)
     ]
     return torch.cat(terms).view(rows.shape) * weights, len(flat)

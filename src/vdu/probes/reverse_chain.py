@@ -29,7 +29,7 @@ from torch import Tensor
 
 from vdu.core.checks import require_finite
 from vdu.core.errors import InputError
-from vdu.core.types import Denoiser, noise_images
+from vdu.core.types import Condition, Denoiser, noise_images
 from vdu.diffusion.prediction import clean_of
 from vdu.diffusion.schedule import NoiseSchedule
 
@@ -154,7 +154,9 @@ def prior_terms(x0: Tensor, schedule: NoiseSchedule) -> Tensor:
     return 0.5 * (alpha_bar * x0.double().square() - alpha_bar - torch.log1p(-alpha_bar)).flatten(1).sum(1)
 
 
-def chain_terms(denoiser: Denoiser, x0: Tensor, rows: Tensor, noise: Tensor) -> Tensor:
+def chain_terms(
+    denoiser: Denoiser, x0: Tensor, rows: Tensor, noise: Tensor, condition: Condition | None = None
+) -> Tensor:
     """L_{t−1} at x_t = √ᾱ_t x0 + √(1−ᾱ_t) ε: the exact KL for t ≥ 2, the discretised likelihood for t = 1.
 
     Args:
@@ -162,6 +164,7 @@ def chain_terms(denoiser: Denoiser, x0: Tensor, rows: Tensor, noise: Tensor) -> 
         x0: images u/127.5 − 1, [n, channels, height, width], on the CPU.
         rows: t − 1 of each, [n], int64.
         noise: ε, like ``x0``.
+        condition: of each; None for an unconditional model.
 
     Returns:
         Nats of each, summed over its dimensions, [n], float64, on the CPU. A network that gives NaN or infinity, or a chain of
@@ -172,7 +175,7 @@ def chain_terms(denoiser: Denoiser, x0: Tensor, rows: Tensor, noise: Tensor) -> 
     alpha_bar, previous = _column(schedule.alpha_bars[rows]), _column(schedule.previous_alpha_bars[rows])
     alpha, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     x_t = noise_images(x0, noise, alpha, sigma)
-    output = _raw(denoiser, x_t, rows)
+    output = _raw(denoiser, x_t, rows, condition)
     require_finite("bits/dim: output of the network", output)
     predicted = clean_of(denoiser.prediction_type, output[:, :channels], x_t, alpha, sigma)
     if chain.clip is not None:
@@ -188,9 +191,8 @@ def chain_terms(denoiser: Denoiser, x0: Tensor, rows: Tensor, noise: Tensor) -> 
     return terms
 
 
-def _raw(denoiser: Denoiser, x_t: Tensor, rows: Tensor) -> Tensor:
+def _raw(denoiser: Denoiser, x_t: Tensor, rows: Tensor, condition: Condition | None) -> Tensor:
     first = next(denoiser.network.parameters())
-    condition = denoiser.condition([None] * len(rows))
     return denoiser.raw(x_t.to(first), rows.to(first.device), condition).cpu().double()
 
 

@@ -20,11 +20,11 @@ from vdu.report.run_comparison import ComparedRun, figures
 
 __all__ = ["update_card", "write_card"]
 
-TAGS = ["diffusion", "unconditional-image-generation", "machine-unlearning", "vdu"]
+TAGS = ["diffusion", "machine-unlearning", "vdu"]
 TEXT = """
 # {title}
 
-An unconditional diffusion model after approximate machine unlearning with `vdu`: it was made from a pre-trained model to
+{kind} diffusion model after approximate machine unlearning with `vdu`: it was made from a pre-trained model to
 no longer generate the images described below, from those images alone. **Approximate, not certified**: see the evidence
 report of the run for how far it went and what was not tested.
 
@@ -73,10 +73,13 @@ def write_card(folder: Path, inputs: dict[str, Any], method: str, settings: dict
     """
     from huggingface_hub import ModelCardData
 
-    data = ModelCardData(library_name="diffusers", tags=[*TAGS, method], **_known_of_base(inputs["model"]["path"]))
+    data = ModelCardData(
+        library_name="diffusers", tags=[*_tags(inputs), method], **_known_of_base(inputs["model"]["path"])
+    )
     forget = inputs["forget"]
     text = TEXT.format(
         title=_inline(_title(forget)),
+        kind="A class-conditional" if _is_conditional(inputs) else "An unconditional",
         forgotten=_inline(forget["description"]),
         n_images=forget["n_images"],
         forget_sha256=forget["sha256"],
@@ -110,7 +113,7 @@ def update_card(run_folder: Path | str, metrics: dict[str, Any]) -> Path:
         if getattr(data, name, None) is None:  # a person may have put in another one
             setattr(data, name, value)
     data.library_name = data.library_name or "diffusers"
-    data.tags = list(dict.fromkeys([*(data.tags or []), *TAGS]))
+    data.tags = list(dict.fromkeys([*(data.tags or []), *_tags(record["inputs"])]))
     data.metrics = ["pul", "u-fid"]
     title, named = _title(record["inputs"]["forget"]), getattr(data, "model_name", None)
     data.model_name = title if (named or TITLE).startswith(TITLE) else named  # a person's own name stays
@@ -120,6 +123,16 @@ def update_card(run_folder: Path | str, metrics: dict[str, Any]) -> Path:
     kept = re.sub(rf"\n*{re.escape(START)}.*?{re.escape(END)}\n*", "\n", text, count=1, flags=re.DOTALL)
     _write(path, data, kept.rstrip() + "\n\n" + _figures(folder, record, metrics))
     return path
+
+
+def _is_conditional(inputs: dict[str, Any]) -> bool:
+    return bool(inputs["model"].get("class_names"))
+
+
+def _tags(inputs: dict[str, Any]) -> list[str]:
+    """The Hub has a tag for unconditional models and none for class-conditional ones."""
+    first, *rest = TAGS
+    return [first, *([] if _is_conditional(inputs) else [TASK]), *rest]
 
 
 def _write(path: Path, data: Any, text: str) -> None:
