@@ -113,3 +113,19 @@ def test_a_refused_mean_is_recentred_without_another_estimation(settings, kill, 
 def test_isotropic_covers_what_the_filter_names(settings, tmp_path):
     verb.run(settings("part", "isotropic", name_filter="conv_in"))
     assert list(GaussianPosterior.load(tmp_path / "part" / verb.FILE).mean) == ["conv_in.bias", "conv_in.weight"]
+
+
+def test_a_class_conditional_model_is_refused(make_pipeline, tmp_path, command, capsys):
+    make_pipeline(num_class_embeds=3).save_pretrained(tmp_path / "model")
+    options = (
+        "--pipeline",
+        tmp_path / "model",
+        "--output-dir",
+        tmp_path / "out",
+        "--n-samples",
+        2,
+        "--inference-steps",
+        2,
+    )
+    assert command("posterior", "fisher", "--n-train", 10, *options) == 2
+    assert "this model is class-conditional" in capsys.readouterr().err

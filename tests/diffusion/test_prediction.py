@@ -40,6 +40,14 @@ def test_flow_amplitudes_add_up_to_one_and_keep_the_signal_to_noise_ratio():
     torch.testing.assert_close(flow.timesteps_at(flow.alpha_bars), 1000 * sigma)
 
 
+@pytest.mark.parametrize("own", [NoiseSchedule.linear(20, 0.01, 0.3), NoiseSchedule.flow(20)])
+def test_amplitudes_at_a_timestep_are_those_of_its_index(own):
+    index = torch.tensor([0, 7, 19])
+    timestep = own.timesteps_at(own.alpha_bars[index])
+    for found, truth in zip(own.coefficients_at(timestep, X0), own.coefficients(index, X0), strict=True):
+        torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-9)
+
+
 def test_a_shift_moves_levels_as_published():
     s = torch.arange(1, 10, dtype=torch.float64) / 10
     _, sigma = NoiseSchedule.flow(9, shift=3.0).coefficients(torch.arange(9), X0)

@@ -40,6 +40,7 @@ def make_denoiser(network: nn.Module, shape: tuple[int, int, int], schedule: Noi
         schedule=schedule,
         latent_shape=shape,
         prediction_type="epsilon",
+        class_names=(),
         trainable=lambda: {name: value for name, value in network.named_parameters() if value.requires_grad},
         raw=lambda x_t, timestep, condition=None: network(x_t, timestep),
         noise=lambda batch: network(batch.x_t, batch.timestep),

@@ -28,6 +28,7 @@ from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.names import covered
 from vdu.posterior.state_file import read_state, write_state
 from vdu.replay.generated import cached_samples
+from vdu.training.batches import encoded
 from vdu.training.loop import make_accelerator
 from vdu.training.pretraining import fit
 from vdu.unlearning.fit_posterior import fit_posterior
@@ -77,13 +78,13 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     bar = _bar(settings.estimator) if takes == "samples" else None
     with record.stage(settings.estimator) as cost:
         posterior = fit_posterior(
-            pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), samples=samples.floats(),
+            pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), samples=encoded(denoiser, samples.floats()),
             members=MEMBERS[takes](settings, pipeline, samples, record.folder), state=state,
             save=lambda reached: write_state(file, reached, identity), progress=bar, **options,
         )  # fmt: skip
         cost["network_evaluations"] = _evaluations(settings, takes, posterior)
     try:
-        posterior, notes = _check_mean(settings, denoiser, posterior, samples.floats())
+        posterior, notes = _check_mean(settings, denoiser, posterior, encoded(denoiser, samples.floats()))
     except InputError:
         record.close()  # the run may go on with --mean recentre
         raise
@@ -91,7 +92,11 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         with record.stage("calibrate") as cost:
             source = named_generator(settings.seed, "calibrate")
             tau, extras = calibrate_temperature(
-                denoiser, posterior, samples.floats(), generator=source, relative_increase=settings.calibrate
+                denoiser,
+                posterior,
+                encoded(denoiser, samples.floats()),
+                generator=source,
+                relative_increase=settings.calibrate,
             )
             posterior = posterior.scaled(tau)
             notes |= {"temperature": tau} | {f"calibration_{name}": value for name, value in extras.items()}

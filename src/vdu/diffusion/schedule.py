@@ -134,6 +134,22 @@ class NoiseSchedule:
             else (alpha / (alpha + sigma), sigma / (alpha + sigma))
         )
 
+    def coefficients_at(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """α and σ at some timesteps of a network of this schedule, possibly fractional.
+
+        Args:
+            timestep: what the network is told, [batch].
+            like: gives dtype and device.
+
+        Returns:
+            Both [batch].
+        """
+        if self.scaling == "flow":
+            s = (timestep / 1000).to(like)
+            return 1 - s, s
+        level = self.alpha_bar_at(timestep).to(like)
+        return level.sqrt(), (1 - level).sqrt()
+
     def timesteps_at(self, alpha_bars: Tensor) -> Tensor:
         """What a network of this schedule is told of some noise levels.
 

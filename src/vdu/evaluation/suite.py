@@ -114,8 +114,7 @@ def announce(suite: str, original: Denoiser, steps: int) -> None:
 
 def not_yet_run(suite: str) -> dict[str, Any]:
     """The results of a suite's probes before they ran, for an evaluation that ends before they do."""
-    reason = "The evaluation ended before this probe did. Run `vdu evaluate` again."
-    return {name: not_run(reason) for name in SUITES[suite]} if suite != "none" else {}
+    return {name: not_run("evaluation_ended") for name in SUITES[suite]} if suite != "none" else {}
 
 
 def run_suite(

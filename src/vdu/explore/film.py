@@ -131,8 +131,7 @@ def denoise(denoiser: Denoiser, seed: int, sampler: Sampler) -> Generator[Frame,
     def watch(x_t: Tensor, timestep: Tensor, output: Tensor) -> None:
         nonlocal done
         done += 1
-        level = column(denoiser.schedule.alpha_bar_at(timestep[:1]).to(x_t.dtype), x_t)
-        alpha, sigma = level.sqrt(), (1 - level).sqrt()
+        alpha, sigma = (column(each, x_t) for each in denoiser.schedule.coefficients_at(timestep[:1], x_t))
         expected = clean_of(denoiser.prediction_type, output[:1, : x_t.shape[1]], x_t[:1], alpha, sigma)
         put(Frame(done, steps, int(timestep[0]), _pixels(denoiser.decode(x_t[:1])), _pixels(denoiser.decode(expected))))
 

@@ -93,8 +93,13 @@ def check_samples(denoiser: Denoiser, samples: Tensor, generator: object) -> Non
         generator: should be a ``torch.Generator``.
 
     Raises:
-        InputError: if they are not.
+        InputError: if they are not, or the model is class-conditional.
     """
+    if denoiser.class_names:
+        raise InputError(
+            "posterior: this model is class-conditional, and its denoising loss needs a class for every sample; expected an unconditional "
+            "model. Use a method that needs no posterior (vdu list), for example ascent or distillation."
+        )
     shape = tuple(denoiser.latent_shape)
     if tuple(samples.shape[1:]) != shape or len(samples) == 0 or not samples.is_floating_point():
         raise InputError(

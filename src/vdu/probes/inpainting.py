@@ -97,8 +97,8 @@ class Shown(DenoiserAround):
             torch.randn(self.image_shape, generator=generator(self.seeds[row], "shown", int(t)))
             for row, t in zip(rows, timestep.tolist(), strict=True)
         ])
-        level = column(self.schedule.alpha_bar_at(timestep).to(x_t), x_t)
-        shown = noise_images(self.images[rows].to(x_t), noise.to(x_t), level.sqrt(), (1 - level).sqrt())  # Eq. 8a
+        alpha, sigma = (column(each, x_t) for each in self.schedule.coefficients_at(timestep, x_t))
+        shown = noise_images(self.images[rows].to(x_t), noise.to(x_t), alpha, sigma)  # Eq. 8a
         return torch.where(self.hidden.to(x_t.device), x_t, shown)  # Eq. 8c
 
 

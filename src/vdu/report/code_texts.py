@@ -55,6 +55,7 @@ _NOT_RUN = {
         "Members: {n_members}, held-out images of the forget class: {n_held_out}. The attacks need at least 2 of each. Give more "
         "images."
     ),
+    "evaluation_ended": "The evaluation ended before this probe did. Run `vdu evaluate` again.",
     "latent_model": "This is a latent model; the measure is defined on pixels.",
     "no_retrained_model": "No retrained model was given. Train one without the class and name it (`--retrained`).",
     "diverged": "It diverged: {error}",

@@ -19,6 +19,7 @@ from vdu.posterior.fit import Progress, Save, fit_samples, take_all
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.protocol import State
 from vdu.replay.generated import generate_samples
+from vdu.training.batches import encoded
 
 __all__ = ["fit_posterior"]
 
@@ -64,7 +65,9 @@ def fit_posterior(
     if chosen.takes == "samples":
         if samples is None:
             how = sampler or Sampler(scheduler="ddpm", steps=20)
-            samples = generate_samples(denoiser, n_samples, how, seed=derive_seed(seed, "own samples")).floats()
+            samples = encoded(
+                denoiser, generate_samples(denoiser, n_samples, how, seed=derive_seed(seed, "own samples")).floats()
+            )
         source = torch.Generator().manual_seed(derive_seed(seed, "fisher"))
         posterior = fit_samples(
             chosen, denoiser, samples, generator=source, state=state, save=save, progress=progress
