@@ -75,16 +75,17 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         samples, _ = cached_samples(denoiser, settings.n_samples, sampler)
         # also of those in the cache: somebody paid for them
         cost["network_evaluations"] = settings.n_samples * settings.inference_steps
+    x0 = encoded(denoiser, samples.floats())
     bar = _bar(settings.estimator) if takes == "samples" else None
     with record.stage(settings.estimator) as cost:
         posterior = fit_posterior(
-            pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), samples=encoded(denoiser, samples.floats()),
+            pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), samples=x0,
             members=MEMBERS[takes](settings, pipeline, samples, record.folder), state=state,
             save=lambda reached: write_state(file, reached, identity), progress=bar, **options,
         )  # fmt: skip
         cost["network_evaluations"] = _evaluations(settings, takes, posterior)
     try:
-        posterior, notes = _check_mean(settings, denoiser, posterior, encoded(denoiser, samples.floats()))
+        posterior, notes = _check_mean(settings, denoiser, posterior, x0)
     except InputError:
         record.close()  # the run may go on with --mean recentre
         raise
@@ -94,7 +95,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
             tau, extras = calibrate_temperature(
                 denoiser,
                 posterior,
-                encoded(denoiser, samples.floats()),
+                x0,
                 generator=source,
                 relative_increase=settings.calibrate,
             )
