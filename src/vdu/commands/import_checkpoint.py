@@ -48,7 +48,7 @@ def run(settings: ImportSettings) -> dict[str, Any]:
     from vdu.core.checks import hash_parameters
     from vdu.models.importers import import_checkpoint
     from vdu.models.paper_networks import PUBLISHED_SCHEDULES
-    from vdu.models.pipelines import save_pipeline
+    from vdu.models.pipelines import network_of, save_pipeline
 
     folder = settings.output_dir
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -65,8 +65,8 @@ def run(settings: ImportSettings) -> dict[str, Any]:
     schedule, steps = PUBLISHED_SCHEDULES[settings.architecture]
     return {
         "pipeline": str(folder),
-        "parameters": sum(value.numel() for value in pipeline.unet.parameters()),
-        "sha256": hash_parameters(pipeline.unet.state_dict()),
+        "parameters": sum(value.numel() for value in network_of(pipeline).parameters()),
+        "sha256": hash_parameters(network_of(pipeline).state_dict()),
         "schedule": f"{schedule}, {steps} steps",
         "timestep_scale": getattr(pipeline, "timestep_scale", 1.0),
     }

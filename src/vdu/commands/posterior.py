@@ -21,7 +21,7 @@ from vdu.core.runs import Run
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import load_pipeline, save_pipeline
+from vdu.models.pipelines import load_pipeline, network_of, save_pipeline
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.estimators import find_estimator, make_estimator
 from vdu.posterior.gaussian import GaussianPosterior
@@ -67,7 +67,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     sampler.make(denoiser)  # both refuse now what the model's schedule cannot do
     resume, keep = bool(settings.resume_from_checkpoint), (settings.pipeline, *settings.members, settings.data)
     record = Run(settings.output_dir, "posterior", overwrite=settings.overwrite, resume=resume, keep=keep)
-    model = {"path": str(settings.pipeline), "sha256": hash_parameters(pipeline.unet.state_dict())}
+    model = {"path": str(settings.pipeline), "sha256": hash_parameters(network_of(pipeline).state_dict())}
     record.start(to_toml(settings), {"model": model})
     file, identity = record.folder / STATE, _identity(settings, denoiser, model["sha256"])
     with record.stage("own samples") as cost:

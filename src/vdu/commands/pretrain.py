@@ -118,7 +118,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     from vdu.core.rng import derive_seed
     from vdu.models.denoiser import PipelineDenoiser
     from vdu.models.networks import new_pipeline
-    from vdu.models.pipelines import load_pipeline, save_pipeline
+    from vdu.models.pipelines import load_pipeline, network_of, save_pipeline
     from vdu.training.batches import require_divisible
     from vdu.training.pretraining import fit
     from vdu.training.trackers import require_tracker
@@ -152,7 +152,10 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     record = Run(settings.output_dir, "pretrain", overwrite=settings.overwrite, resume=resume, keep=keep)
     inputs = {"data": {"description": images.description, "n_images": len(images), "sha256": images.sha256}}
     if settings.from_pipeline:
-        inputs["model"] = {"path": str(settings.from_pipeline), "sha256": hash_parameters(pipeline.unet.state_dict())}
+        inputs["model"] = {
+            "path": str(settings.from_pipeline),
+            "sha256": hash_parameters(network_of(pipeline).state_dict()),
+        }
     record.start(to_toml(settings), inputs)
     with record.stage("pretrain") as cost:
         result = fit(
@@ -163,7 +166,10 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         cost["network_evaluations"] = 3 * settings.batch_size * settings.steps
     with record.replacing("pipeline") as temporary:
         save_pipeline(pipeline, temporary)
-    weights = {"sha256": hash_parameters(pipeline.unet.state_dict()), "weights": "ema" if settings.ema_decay else "raw"}
+    weights = {
+        "sha256": hash_parameters(network_of(pipeline).state_dict()),
+        "weights": "ema" if settings.ema_decay else "raw",
+    }
     record.finish(pipeline=weights)
     return {
         "pipeline": str(record.folder / "pipeline"),

@@ -51,7 +51,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     from vdu.data.pictures import save_grid, save_pngs
     from vdu.diffusion.sampling import sample
     from vdu.models.denoiser import PipelineDenoiser
-    from vdu.models.pipelines import load_pipeline
+    from vdu.models.pipelines import load_pipeline, network_of
     from vdu.replay.generated import image_seeds
     from vdu.training.loop import make_accelerator
 
@@ -67,7 +67,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
         record = Run(settings.output_dir, "sample", overwrite=settings.overwrite, keep=(settings.pipeline,))
         record.start(
             to_toml(settings),
-            {"model": {"path": str(settings.pipeline), "sha256": hash_parameters(pipeline.unet.state_dict())}},
+            {"model": {"path": str(settings.pipeline), "sha256": hash_parameters(network_of(pipeline).state_dict())}},
         )
     seeds = image_seeds(settings.seed, settings.n_images)
     images = to_uint8(sample(denoiser, seeds, sampler, labels=labels, accelerator=accelerator, progress="sample"))

@@ -251,7 +251,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     from vdu.diffusion.schedule import kl_weights, weight_share
     from vdu.methods.vdu import VDU
     from vdu.models.denoiser import PipelineDenoiser
-    from vdu.models.pipelines import load_pipeline, save_pipeline
+    from vdu.models.pipelines import configuration_of, load_pipeline, network_of, save_pipeline
     from vdu.replay.auxiliaries import needs_selection
     from vdu.replay.selection import require_enough
     from vdu.report.card import write_card
@@ -297,8 +297,8 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     require_tracker(settings.report_to, settings.output_dir)
     posterior = getattr(method, "posterior", None)
     if posterior is not None:  # now, before --overwrite empties the folder
-        posterior.check_matches(dict(pipeline.unet.named_parameters()))
-        check_origin(posterior, hash_parameters(pipeline.unet.state_dict()))
+        posterior.check_matches(dict(network_of(pipeline).named_parameters()))
+        check_origin(posterior, hash_parameters(network_of(pipeline).state_dict()))
     if settings.retain and "retain" not in method.needs:
         raise InputError(
             f"--retain: got {settings.retain}, but the method {method.name} does not look at retained images. "
@@ -354,14 +354,14 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         names = ("option", "steps", "batch_size", "learning_rate", "seed")
         told = {name: getattr(settings, name) for name in names}
         write_card(temporary, inputs, method.name, told)
-    sha256 = hash_parameters(result.pipeline.unet.state_dict())
+    sha256 = hash_parameters(network_of(result.pipeline).state_dict())
     weights = "raw" if result.training.ema is None else "ema"
     extras: dict[str, Any] = {}
     if isinstance(method, VDU) and method.schedule is not None:
         extras["weight_share"] = weight_share(kl_weights(method.schedule, method.weights))
     if retain is not None:
         extras["retain"] = {"source": settings.retain, "description": retain.description, "sha256": retain.sha256}
-    made = {"sha256": sha256, "configuration_sha256": _configuration(result.pipeline), "weights": weights}
+    made = {"sha256": sha256, "configuration_sha256": configuration_of(result.pipeline), "weights": weights}
     record.finish(pipeline=made, **extras)
     last = result.training.last
     return {
@@ -373,23 +373,18 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     }
 
 
-def _configuration(pipeline: Any) -> str:
-    from vdu.models.pipelines import hash_configuration
-
-    return hash_configuration(pipeline.unet.config, pipeline.scheduler.config)
-
-
 def _inputs(
     settings: UnlearnSettings, pipeline: Any, forget: "ImageSet", posterior: "GaussianPosterior | None"
 ) -> dict[str, Any]:
     from vdu.core.checks import hash_parameters
     from vdu.data.forget_source import class_names
+    from vdu.models.pipelines import configuration_of, network_of
 
     inputs: dict[str, Any] = {
         "model": {
             "path": str(settings.pipeline.resolve()),
-            "sha256": hash_parameters(pipeline.unet.state_dict()),
-            "configuration_sha256": _configuration(pipeline),
+            "sha256": hash_parameters(network_of(pipeline).state_dict()),
+            "configuration_sha256": configuration_of(pipeline),
             "class_names": list(getattr(pipeline, "class_names", None) or ()),
         },
         "forget": {

@@ -7,7 +7,7 @@ from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.runs import Run
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import hash_configuration, load_pipeline
+from vdu.models.pipelines import configuration_of, load_pipeline, network_of
 from vdu.training.loop import make_accelerator
 
 __all__ = ["open_models"]
@@ -47,8 +47,8 @@ def open_models(
 
 def _is_recorded(pipeline: Any, record: dict[str, Any]) -> bool:
     """Whether a pipeline has the weights, and the configuration if one was recorded, of a run's record."""
-    configuration = hash_configuration(pipeline.unet.config, pipeline.scheduler.config)
-    same = hash_parameters(pipeline.unet.state_dict()) == record["sha256"]
+    configuration = configuration_of(pipeline)
+    same = hash_parameters(network_of(pipeline).state_dict()) == record["sha256"]
     return same and record.get("configuration_sha256", configuration) == configuration
 
 

@@ -20,7 +20,7 @@ from vdu.core.errors import InputError
 from vdu.core.records import read_json, sha256_file
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import hash_configuration, load_pipeline
+from vdu.models.pipelines import configuration_of, load_pipeline, network_of
 from vdu.report.collect import ReportData, collect
 from vdu.training.checkpoint import list_checkpoints, load_weights
 
@@ -180,8 +180,8 @@ def _value(record: Any, where: Path, *names: str) -> Any:
 
 def _model(path: Path, expected: str | None, recorded: dict[str, Any], name: str) -> PipelineDenoiser:
     pipeline = load_pipeline(path)
-    configuration = hash_configuration(pipeline.unet.config, pipeline.scheduler.config)
-    if hash_parameters(pipeline.unet.state_dict()) != expected or configuration != recorded.get(
+    configuration = configuration_of(pipeline)
+    if hash_parameters(network_of(pipeline).state_dict()) != expected or configuration != recorded.get(
         "configuration_sha256", configuration
     ):
         raise InputError(

@@ -12,10 +12,11 @@ from vdu.core.errors import InputError
 from vdu.models.adapters import class_conditional, unconditional
 from vdu.models.denoiser import PipelineDenoiser
 
-__all__ = ["FAMILIES", "PARTS", "adapt", "refuse_parts"]
+__all__ = ["FAMILIES", "NETWORKS", "PARTS", "adapt", "family_of", "refuse_parts"]
 
 FAMILIES = (unconditional, class_conditional)
-PARTS = ("unet", "scheduler")
+PARTS = frozenset().union(*(family.PARTS for family in FAMILIES))
+NETWORKS = tuple(dict.fromkeys(family.NETWORK for family in FAMILIES))
 
 
 def adapt(pipeline: Any) -> PipelineDenoiser:
@@ -25,24 +26,36 @@ def adapt(pipeline: Any) -> PipelineDenoiser:
         pipeline: a pipeline of a known family: unconditional or class-conditional, in pixel space.
 
     Returns:
-        The denoiser; its network is the pipeline's own object, not a copy.
+        The denoiser; its network is the pipeline's own object, not a copy. A pipeline of another kind is refused
+        (:func:`family_of`), and one whose schedule or prediction type is unknown.
+    """
+    return family_of(pipeline).adapt(pipeline)
+
+
+def family_of(pipeline: Any) -> Any:
+    """The file of :mod:`vdu.models.adapters` that a pipeline belongs to.
+
+    Args:
+        pipeline: any object.
+
+    Returns:
+        The module.
 
     Raises:
-        InputError: if the pipeline is of another kind, or its schedule or prediction type is unknown.
+        InputError: if the pipeline is of no known family.
     """
-    unet, scheduler = getattr(pipeline, "unet", None), getattr(pipeline, "scheduler", None)
-    if not isinstance(unet, nn.Module) or scheduler is None:
+    networks = [name for name in NETWORKS if isinstance(getattr(pipeline, name, None), nn.Module)]
+    if not networks or getattr(pipeline, "scheduler", None) is None:
         raise InputError(
-            f"pipeline: got {type(pipeline).__name__}, which lacks a unet or a scheduler; "
+            f"pipeline: got {type(pipeline).__name__}, which lacks a {' or '.join(NETWORKS)} or a scheduler; "
             "expected an unconditional diffusers pipeline such as DDPMPipeline or DDIMPipeline."
         )
-    refuse_parts(
-        "pipeline", [name for name, part in pipeline.components.items() if name not in PARTS and part is not None]
-    )
+    present = {name for name, part in pipeline.components.items() if part is not None}
+    refuse_parts("pipeline", sorted(present - PARTS))
     for family in FAMILIES:
-        if family.matches(pipeline):
-            return family.adapt(pipeline)
-    kind = getattr(unet.config, "class_embed_type", None)
+        if family.PARTS >= present and family.NETWORK in networks and family.matches(pipeline):
+            return family
+    kind = getattr(getattr(pipeline, networks[0]).config, "class_embed_type", None)
     raise InputError(
         f"pipeline: its network is conditioned through class_embed_type {kind!r}; expected an unconditional network, or one with "
         "num_class_embeds and no class_embed_type. Other conditions are not supported yet."

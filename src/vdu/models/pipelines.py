@@ -16,9 +16,9 @@ from torch import nn
 
 from vdu.core.errors import InputError
 from vdu.core.records import read_json, sha256_bytes, write_json
-from vdu.models.adapt import PARTS, refuse_parts
+from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
 
-__all__ = ["hash_configuration", "load_pipeline", "replace_network", "save_pipeline"]
+__all__ = ["configuration_of", "hash_configuration", "load_pipeline", "network_of", "replace_network", "save_pipeline"]
 
 EXTRA_FILE = "vdu.json"
 EXTRAS = ("timestep_scale", "class_names", "null_class")  # attributes of a pipeline that diffusers does not know
@@ -78,8 +78,14 @@ def load_pipeline(path: Path | str) -> Any:
     if (path / EXTRA_FILE).is_file():
         for name, value in _read_extra(path / EXTRA_FILE).items():
             setattr(pipeline, name, value)
-    check_network(getattr(pipeline, "unet", None), str(path))
+    for name in NETWORKS:
+        check_network(getattr(pipeline, name, None), str(path))
     return pipeline
+
+
+def network_of(pipeline: Any) -> nn.Module:
+    """The network of a pipeline that predicts noise, whatever its family calls it."""
+    return getattr(pipeline, family_of(pipeline).NETWORK)
 
 
 def _read_extra(path: Path) -> dict[str, Any]:
@@ -139,6 +145,12 @@ def hash_configuration(unet_config: Mapping[str, Any], scheduler_config: Mapping
     return sha256_bytes(json.dumps(parts, sort_keys=True, default=str).encode())
 
 
+def configuration_of(pipeline: Any) -> str:
+    """:func:`hash_configuration` of a pipeline's network and scheduler."""
+    network: Any = network_of(pipeline)
+    return hash_configuration(network.config, pipeline.scheduler.config)
+
+
 def save_pipeline(pipeline: Any, path: Path | str) -> None:
     """Save a pipeline in diffusers' layout (safetensors), with ``vdu.json`` beside it where diffusers has no field for something."""
     pipeline.save_pretrained(str(path), safe_serialization=True)
@@ -154,17 +166,18 @@ def replace_network(pipeline: Any, network: nn.Module) -> Any:
 
     Args:
         pipeline: the pipeline to copy.
-        network: its new U-Net, used as it is.
+        network: its new network, used as it is.
 
     Returns:
         The new pipeline.
     """
+    changed = family_of(pipeline).NETWORK
     parts = {
         name: part if isinstance(part, nn.Module) else copy.deepcopy(part)
         for name, part in pipeline.components.items()
-        if name != "unet"
+        if name != changed
     }
-    made = type(pipeline)(**parts, unet=network)
+    made = type(pipeline)(**parts, **{changed: network})
     for name in EXTRAS:
         if hasattr(pipeline, name):
             setattr(made, name, getattr(pipeline, name))

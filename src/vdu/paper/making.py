@@ -33,7 +33,7 @@ from vdu.evaluation.references import split_at_random, without_forget
 from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.features import classify, extract_features
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import load_pipeline
+from vdu.models.pipelines import load_pipeline, network_of
 from vdu.paper.row_options import unlearn_settings
 from vdu.paper.tables import Row, World
 from vdu.posterior.calibrate import mean_is_usable
@@ -78,7 +78,7 @@ class Making:
     def given(self, done: Needs, stem: Path) -> dict[str, Any]:
         """A packaged or given pipeline: where it is, and the hash of its weights."""
         where = self.world.original
-        return {"pipeline": where, "sha256": hash_parameters(self._open(where).unet.state_dict())}
+        return {"pipeline": where, "sha256": hash_parameters(network_of(self._open(where)).state_dict())}
 
     def model(self, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
         """Training, or fine-tuning of the model in ``done``."""
@@ -109,7 +109,7 @@ class Making:
     def _fit(
         self, kind: str, pipeline: Any, images: Tensor | None, done: Needs
     ) -> tuple[GaussianPosterior, dict[str, float]]:
-        parameters = dict(pipeline.unet.named_parameters())
+        parameters = dict(network_of(pipeline).named_parameters())
         members = [value["pipeline"] for name, value in done.items() if name.startswith("member-")]
         if kind in {"fisher", "amnesia-fisher"}:
             assert images is not None
@@ -119,7 +119,7 @@ class Making:
             some = images[: self.world.n_fisher_samples]
             return fit_posterior(pipeline, kind, samples=some, generator=generator(0, kind), **options), {}
         assert members, f"no estimator makes {kind}"
-        ensemble = fit_ensemble(dict(self._open(each).unet.named_parameters()) for each in members)
+        ensemble = fit_ensemble(dict(network_of(self._open(each)).named_parameters()) for each in members)
         if kind == "isotropic":  # of the same mean variance, so that γ weighs the same
             total = sum(float(value.double().sum()) for value in ensemble.variance.values())
             return fit_isotropic(parameters, total / sum(value.numel() for value in parameters.values())), {}

@@ -13,7 +13,7 @@ from vdu.core.checks import hash_parameters
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import load_pipeline
+from vdu.models.pipelines import load_pipeline, network_of
 from vdu.posterior.estimators import make_estimator
 from vdu.posterior.fit import Progress, Save, fit_samples, take_all
 from vdu.posterior.gaussian import GaussianPosterior
@@ -76,9 +76,11 @@ def fit_posterior(
         state = state or chosen.init(denoiser)
         others = map(_weights, islice(members, state.count, None))
         posterior = chosen.posterior(take_all(chosen, state, others, denoiser, save=save, progress=progress))
-    return replace(posterior, sources={**posterior.sources, "pipeline": hash_parameters(pipeline.unet.state_dict())})
+    return replace(
+        posterior, sources={**posterior.sources, "pipeline": hash_parameters(network_of(pipeline).state_dict())}
+    )
 
 
 def _weights(member: Any) -> dict[str, Tensor]:
     pipeline = load_pipeline(member) if isinstance(member, str | Path) else member
-    return dict(pipeline.unet.named_parameters())
+    return dict(network_of(pipeline).named_parameters())

@@ -1,1 +1,5 @@
-"""Pipeline families, one file each: ``matches`` says whether a pipeline is of the family, ``adapt`` makes its denoiser."""
+"""Pipeline families, one file each.
+
+Every file has the same names: ``PARTS``, the parts of such a pipeline; ``NETWORK``, the part that predicts; ``matches``, whether a pipeline
+with these parts is of the family; ``adapt``, which makes its denoiser.
+"""

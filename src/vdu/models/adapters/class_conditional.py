@@ -19,7 +19,10 @@ from vdu.core.types import Condition
 from vdu.models.configuration import read_prediction_type, read_schedule, read_shape, scheduler_configuration
 from vdu.models.denoiser import PipelineDenoiser
 
-__all__ = ["ClassConditionalDenoiser", "adapt", "matches"]
+__all__ = ["NETWORK", "PARTS", "ClassConditionalDenoiser", "adapt", "matches"]
+
+PARTS = frozenset({"unet", "scheduler"})
+NETWORK = "unet"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,10 @@ from typing import Any
 from vdu.models.configuration import read_prediction_type, read_schedule, read_shape, scheduler_configuration
 from vdu.models.denoiser import PipelineDenoiser
 
-__all__ = ["adapt", "matches"]
+__all__ = ["NETWORK", "PARTS", "adapt", "matches"]
+
+PARTS = frozenset({"unet", "scheduler"})
+NETWORK = "unet"
 
 
 def matches(pipeline: Any) -> bool:
