@@ -13,9 +13,9 @@ import pytest
 
 import vdu.report
 from vdu.core.errors import InputError
+from vdu.core.typed_json import AtLeast, AtMost, Pattern, closed, hints, is_closed, problem, unpacked
 from vdu.report.records import SCHEMA_ID, Evidence, check_evidence
 from vdu.report.render import render_report
-from vdu.report.typed_json import AtLeast, AtMost, Pattern, closed, hints, is_closed, problem, unpacked
 
 PUBLISHED = Path(vdu.report.__file__).with_name("evidence.schema.json")
 ABOUT = (

@@ -7,7 +7,7 @@ from torch import Tensor
 from vdu.core.errors import InputError
 from vdu.diffusion.schedule import NoiseSchedule
 
-__all__ = ["read_prediction_type", "read_schedule", "read_shape", "scheduler_configuration"]
+__all__ = ["read_prediction_type", "read_schedule", "read_shape", "scheduler_configuration", "unet_parts"]
 
 DISCRETE_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -75,3 +75,15 @@ def read_shape(config: Any) -> tuple[int, int, int]:
         )
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     return int(config.in_channels), int(height), int(width)
+
+
+def unet_parts(pipeline: Any) -> dict[str, Any]:
+    """What a pixel-space pipeline of a U-Net and a discrete-time scheduler gives its denoiser, by argument name."""
+    return {
+        "network": pipeline.unet,
+        "schedule": read_schedule(pipeline.scheduler),
+        "prediction_type": read_prediction_type(pipeline.scheduler),
+        "image_shape": read_shape(pipeline.unet.config),
+        "scheduler_config": scheduler_configuration(pipeline.scheduler),
+        "timestep_scale": float(getattr(pipeline, "timestep_scale", 1.0)),
+    }

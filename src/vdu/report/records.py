@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from vdu.core.errors import InputError
-from vdu.report.typed_json import AtLeast, AtMost, Pattern, closed, problem
+from vdu.core.typed_json import AtLeast, AtMost, Pattern, closed, problem
 
 __all__ = [
     "PROBES",

@@ -16,7 +16,7 @@ import torch
 
 from vdu.core.errors import InputError
 from vdu.core.types import Condition
-from vdu.models.configuration import read_prediction_type, read_schedule, read_shape, scheduler_configuration
+from vdu.models.configuration import unet_parts
 from vdu.models.denoiser import PipelineDenoiser
 
 __all__ = ["NETWORK", "PARTS", "ClassConditionalDenoiser", "adapt", "matches"]
@@ -111,12 +111,7 @@ def adapt(pipeline: Any) -> ClassConditionalDenoiser:
             "expected one name per class, each once, and the null class (if any) last. Correct vdu.json beside model_index.json."
         )
     return ClassConditionalDenoiser(
-        network=pipeline.unet,
-        schedule=read_schedule(pipeline.scheduler),
-        prediction_type=read_prediction_type(pipeline.scheduler),
-        image_shape=read_shape(pipeline.unet.config),
-        scheduler_config=scheduler_configuration(pipeline.scheduler),
-        timestep_scale=float(getattr(pipeline, "timestep_scale", 1.0)),
+        **unet_parts(pipeline),
         names=names,
         null_class=null_class,
     )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vdu.models.configuration import read_prediction_type, read_schedule, read_shape, scheduler_configuration
+from vdu.models.configuration import unet_parts
 from vdu.models.denoiser import PipelineDenoiser
 
 __all__ = ["NETWORK", "PARTS", "adapt", "matches"]
@@ -19,11 +19,4 @@ def matches(pipeline: Any) -> bool:
 
 def adapt(pipeline: Any) -> PipelineDenoiser:
     """The pipeline's network itself, not a copy, as a denoiser."""
-    return PipelineDenoiser(
-        network=pipeline.unet,
-        schedule=read_schedule(pipeline.scheduler),
-        prediction_type=read_prediction_type(pipeline.scheduler),
-        image_shape=read_shape(pipeline.unet.config),
-        scheduler_config=scheduler_configuration(pipeline.scheduler),
-        timestep_scale=float(getattr(pipeline, "timestep_scale", 1.0)),
-    )
+    return PipelineDenoiser(**unet_parts(pipeline))
