@@ -71,13 +71,22 @@ def test_a_label_is_forgotten_from_the_command_line(trained, tmp_path, command, 
     [
         (("--forget-label", "nine"), "got 'nine'; expected a class of the model"),
         ((), "--forget is missing: say which images to forget"),
+        (("--forget-label", "3", "--forget-class", "3"), "--forget-class: got no --forget"),
+        (
+            ("--forget", "digits", "--forget-class", "3", "--option", "gamma=0.1", "--option", "gamma=0.2"),
+            "got gamma more than once",
+        ),
+        (("--forget", "digits", "--forget-class", "3", "--option", "gamma"), "write gamma=VALUE"),
         (("--forget-label", "3", "--forget", "digits", "--forget-class", "3"), "the images have labels of their own"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(make_pipeline, tmp_path, command, capsys, options, message):
     make_pipeline(num_class_embeds=4).save_pretrained(tmp_path / "model")
     capsys.readouterr()
-    assert command("unlearn", "--pipeline", tmp_path / "model", "--output-dir", tmp_path / "run", *options) == 2
+    method = ("--method", "vdu") if "--option" in options else ()
+    assert (
+        command("unlearn", "--pipeline", tmp_path / "model", "--output-dir", tmp_path / "run", *method, *options) == 2
+    )
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -99,3 +108,30 @@ def test_labels_of_images_without_any_are_refused(tmp_path):
         Image.new("L", (8, 8), 100 + i).save(tmp_path / f"{i}.png")
     with pytest.raises(InputError, match="--labels: the images have none; expected a labelled data set"):
         pretrain.run(pretrain.PretrainSettings(data=str(tmp_path), labels=True, output_dir=tmp_path.parent / "never"))
+
+
+def test_the_class_of_a_label_is_not_kept(make_pipeline, tmp_path, command):
+    make_pipeline(num_class_embeds=10).save_pretrained(tmp_path / "model")
+    options = ("--method", "finetune", "--retain", "digits", "--steps", 1, "--batch-size", 4, "--inference-steps", 1)
+    named = ("--pipeline", tmp_path / "model", "--output-dir", tmp_path / "run")
+    assert command("unlearn", *named, "--forget-label", 3, "--microbatch-size", 64, *options) == 0
+    retain = json.loads((tmp_path / "run" / "run.json").read_text())["retain"]
+    assert retain["description"] == "digits train without classes 3"
+
+
+def test_what_a_model_cannot_do_is_refused_before_a_folder_is_emptied(make_pipeline, tmp_path, command, capsys):
+    make_pipeline().save_pretrained(tmp_path / "plain")
+    make_pipeline(num_class_embeds=3).save_pretrained(tmp_path / "conditional")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text("{}")
+    capsys.readouterr()
+    over = ("--output-dir", tmp_path / "out", "--overwrite")
+    assert command("sample", "--pipeline", tmp_path / "plain", "--guidance-scale", 2, *over) == 2
+    assert "--guidance-scale: this model is unconditional" in capsys.readouterr().err
+    assert command("sample", "--pipeline", tmp_path / "conditional", "--guidance-scale", 2, *over) == 2
+    assert "Guidance needs a null class too" in capsys.readouterr().err
+    assert (
+        command("pretrain", "--from-pipeline", tmp_path / "conditional", "--data", "digits", "--steps", 1, *over) == 2
+    )
+    assert "which the model does not know" in capsys.readouterr().err
+    assert (tmp_path / "out" / "run.json").read_text() == "{}"

@@ -114,12 +114,14 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     """
     if settings.members > 1:
         return _run_members(settings)
+    import torch
+
     from vdu.core.checks import hash_parameters
     from vdu.core.rng import derive_seed
     from vdu.models.denoiser import PipelineDenoiser
     from vdu.models.networks import new_pipeline
     from vdu.models.pipelines import load_pipeline, network_of, save_pipeline
-    from vdu.training.batches import require_divisible
+    from vdu.training.batches import condition_of, require_divisible
     from vdu.training.pretraining import fit
     from vdu.training.trackers import require_tracker
 
@@ -145,6 +147,9 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         )
     if len(images) == 0:
         raise InputError("data: no images are left to train on; leave fewer classes out.")
+    condition_of(
+        PipelineDenoiser.from_pipeline(pipeline), images, torch.arange(len(images)), "--data"
+    )  # unknown classes
     require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
     require_tracker(settings.report_to, settings.output_dir)
     resume = bool(settings.resume_from_checkpoint)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.commands.options import Count, SamplerSettings, to_toml
+from vdu.core.errors import InputError
 from vdu.core.records import atomic_file
 from vdu.core.runs import Run
 
@@ -42,6 +43,9 @@ def run(settings: SampleSettings) -> dict[str, Any]:
 
     Returns:
         Where the images are.
+
+    Raises:
+        InputError: if the model has no such class, or guidance is asked of an unconditional one.
     """
     import torch
     from safetensors.torch import save_file
@@ -62,6 +66,12 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     sampler.make(denoiser)  # refuses now what the model's schedule cannot do
     labels = [settings.label[i % len(settings.label)] for i in range(settings.n_images)] if settings.label else None
     denoiser.condition(labels or [])  # and unknown classes
+    if settings.guidance_scale is not None:
+        if not denoiser.class_names:
+            raise InputError(
+                "--guidance-scale: this model is unconditional; expected a class-conditional one. Leave it out."
+            )
+        denoiser.condition([None])  # guidance needs a null class
     record = None
     if accelerator.is_main_process:
         record = Run(settings.output_dir, "sample", overwrite=settings.overwrite, keep=(settings.pipeline,))

@@ -246,7 +246,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     from vdu.core.checks import hash_parameters
     from vdu.core.rng import generator as named_generator
     from vdu.data.forget import split_by_class
-    from vdu.data.forget_source import absolute, forget_images, write_forget
+    from vdu.data.forget_source import absolute, class_names, forget_images, write_forget
     from vdu.data.sources import load_images
     from vdu.diffusion.schedule import kl_weights, weight_share
     from vdu.methods.vdu import VDU
@@ -265,6 +265,10 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         raise InputError(
             "--forget is missing: say which images to forget (a folder, a list of files or a data set), or for a class-conditional model "
             "which of its classes (--forget-label)."
+        )
+    if settings.forget_class and not settings.forget:
+        raise InputError(
+            "--forget-class: got no --forget; it names classes of given images. For a class of the model use --forget-label."
         )
     forget_source = absolute(settings.forget) if settings.forget else ""  # evaluate may run in another folder
     settings = resolved(replace(settings, forget=forget_source))
@@ -319,7 +323,8 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     if settings.retain not in {None, "self"}:
         retain = load_images(str(settings.retain), shape=forget.shape, convert=settings.convert)
         known = retain.class_names or ()
-        if retain.labels is not None and (shared := [name for name in settings.forget_class if name in known]):
+        unwanted = class_names(forget) if forget.class_names else list(settings.forget_class)
+        if retain.labels is not None and (shared := [name for name in unwanted if name in known]):
             retain = split_by_class(retain, shared)[1]  # what is to be forgotten is not replayed
     for name, images in (("--forget", forget), ("--retain", retain)):
         if images is not None:  # refuses images of unknown classes before the run folder is touched

@@ -41,8 +41,16 @@ def read_options(kind: type[BaseMethod], given: Sequence[str]) -> dict[str, Any]
         name = name.strip().replace("-", "_")
         if not equals or name not in known:
             near = get_close_matches(name, known, n=1)
-            advice = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}."
+            advice = (
+                f"write {name}=VALUE."
+                if name in known
+                else f"did you mean {near[0]}?"
+                if near
+                else f"it has {', '.join(known)}."
+            )
             raise InputError(f"--option: got {each!r}; expected NAME=VALUE with an option of {kind.name}: {advice}")
+        if name in found:
+            raise InputError(f"--option: got {name} more than once; expected one value. Leave the others out.")
         found[name] = _value(text.strip(), known[name], each)
     return found
 

@@ -89,6 +89,11 @@ class SalUn(BaseMethod):
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Measure the mask at the original weights, and keep these."""
+        if denoiser.class_names:
+            raise InputError(
+                "salun: this model is class-conditional, and the saliency mask of this port is measured without a class; expected an "
+                "unconditional model. Use another method (vdu list)."
+            )
         ready = super().prepare(denoiser, tools)
         assert tools.forget is not None and ready.schedule is not None
         found = saliency(

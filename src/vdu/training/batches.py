@@ -196,7 +196,7 @@ def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) 
     if images.labels is None:
         raise InputError(
             f"{what}: the model is class-conditional, and these images have no labels; expected labelled images (class folders, or a "
-            "data set). Give the class that they belong to (--forget-label)."
+            "data set; for images to forget, --forget-label names their class)."
         )
     labels = images.labels[chosen].tolist()
     if images.class_names is None:

@@ -55,6 +55,8 @@ def fit(
     levels = denoiser.schedule.within(alpha_bar_range).double()
     make_batch = NoisyImages("data", images, batch_size, levels, derive_seed(seed, "batches"), denoiser, label_dropout)
     identity = f"{images.sha256} {hash_parameters(network.state_dict())} {batch_size}"
+    if denoiser.class_names:
+        identity += f" label dropout {label_dropout}"
     if compile_network:
         network.compile()  # in place: the names of the weights stay. It chooses memory formats itself
         identity += " compiled"  # other bits

@@ -69,7 +69,7 @@ class ClassConditionalDenoiser(PipelineDenoiser):
             if self.null_class is None:
                 raise InputError(
                     "label: got none, and this class-conditional model has no null class; expected one of "
-                    f"{', '.join(self.names[:20])} for every image."
+                    f"{', '.join(self.names[:20])} for every image. Guidance needs a null class too, which vdu.json beside the model names."
                 )
             return self.null_class
         if isinstance(label, str):
