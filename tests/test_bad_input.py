@@ -132,7 +132,7 @@ def test_the_posterior_of_another_model(desk, refused, unlearn, make_unet):
     refused("not a readable safetensors file", posterior=desk / "nowhere", overwrite=True)
     refused("no 'vdu_posterior' metadata", posterior=desk / "model" / WEIGHTS, overwrite=True)
     refused(
-        "--posterior is missing, which the method vdu needs; make one with `vdu posterior fisher --pipeline",
+        "--posterior is missing, which the method vdu needs; fit one with `vdu posterior fisher --pipeline",
         posterior=None,
     )
 
@@ -270,7 +270,7 @@ def test_a_full_disk_in_the_middle_of_a_checkpoint(desk, unlearn, capsys, monkey
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, soft)
     said = capsys.readouterr().err
-    assert "File too large" in said and "what was complete before is kept" in said and "Traceback" not in said
+    assert "File too large" in said and "completed results are kept" in said and "Traceback" not in said
     assert [path.name for path in (desk / "run" / "checkpoints").iterdir()] == ["checkpoint-2"]
     monkeypatch.undo()
     assert unlearn(resume_from_checkpoint="latest") == 0
@@ -289,7 +289,7 @@ def test_ctrl_c_and_on_with_the_same_bits(desk, unlearn, capsys, monkeypatch, at
 
     monkeypatch.setattr(NoisyImages, "__call__", call)
     assert unlearn() == 130
-    assert "interrupted; what was complete is kept" in capsys.readouterr().err
+    assert "interrupted; completed results are kept" in capsys.readouterr().err
     monkeypatch.undo()
     assert unlearn(resume_from_checkpoint="latest") == 0
     for name in ("pipeline", "checkpoints"):

@@ -125,7 +125,7 @@ def test_list_shows_every_method(command, capsys):
     assert tuple(found) == registry.names()
     assert found["vdu"]["needs"] == ["forget images", "a posterior (vdu posterior fisher)"]
     assert "a posterior (vdu posterior amnesia-fisher)" in found["selective-amnesia"]["needs"]
-    assert "--posterior (it may use one)" in found["bounded"]["options"] and "--posterior" not in str(found["auto"])
+    assert "--posterior (optional)" in found["bounded"]["options"] and "--posterior" not in str(found["auto"])
     assert found["ascent"]["needs"] == ["forget images"]
     assert "gamma=0.1" in found["vdu"]["options"] and "gamma" not in str(found["ascent"]["options"])
     assert "schedule=1000,0.0001,0.02" in found["ascent"]["options"]
@@ -153,7 +153,7 @@ def test_list_shows_one_method_with_its_options(command, capsys):
     [
         (
             ["--gamma", "0.1"],
-            "--gamma: got a setting of older versions, which is an option of the method now. Write --option gamma=0.1 in",
+            "--gamma: got a setting of older versions, which is a method option now. Write --option gamma=0.1 in",
         ),
         (["--ewc=3"], "--option ewc=3 instead"),
         (["--alpha-bar-max", "0.9"], "--option alpha_bar_range=0.0,0.9 instead"),
@@ -183,7 +183,7 @@ def test_a_setting_of_older_versions_in_a_file_too(command, capsys, tmp_path):
 def test_a_dry_run_names_the_method_that_auto_stands_for(command, capsys):
     assert command("unlearn", "--pipeline", "p", "--forget", "f", "--output-dir", "o", "--dry-run") == 0
     shown = capsys.readouterr().out
-    assert shown.startswith('# method = "auto" was asked for, and stands for distillation\n')
+    assert shown.startswith('# method = "auto" was given, which selects distillation\n')
     assert tomllib.loads(shown)["method"] == registry.AUTO == "distillation"
 
 
@@ -215,8 +215,8 @@ def test_a_command_that_cannot_be_read_is_refused(tokens, message, command, caps
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stepz = 3\n", r"'stepz' is no setting of vdu demo. Did you mean 'steps'?"),
-        ("zzz = 3\n", r"'zzz' is no setting of vdu demo. The settings of demo are output_dir, digit"),
+        ("stepz = 3\n", r"'stepz' is not a setting of vdu demo. Did you mean 'steps'?"),
+        ("zzz = 3\n", r"'zzz' is not a setting of vdu demo. The settings of demo are output_dir, digit"),
         ("steps = [", "not a TOML file"),
     ],
 )

@@ -221,7 +221,7 @@ def test_given_judges_and_real_images(labelled, run, command, capsys, monkeypatc
     assert command("evaluate", run, *judges, *data, *truth, "--n-images", 80, *QUICK) == 0
     said = capsys.readouterr().out
     metrics, table = read(run / "metrics.json"), rows(run)
-    assert f"retrained: {table['retrained']['forget_count']} of 80 are called unwanted" in said
+    assert f"retrained: {table['retrained']['forget_count']} of 80 are predicted as unwanted" in said
     assert f" retrained: {round(table['retrained']['u_fid']['value'], 2)}" in said
     assert list(table)[:4] == ["real_split", "original", "filtered_original", "unlearned"]
     test_split = load_images("digits", split="test")

@@ -1,7 +1,7 @@
-"""The command line: it parses, calls one recipe and prints. Progress goes to standard error, results to standard output.
+"""The command line: parses arguments, runs one command and prints. Progress goes to standard error, results to standard output.
 
-Exit codes: 0 done; 2 bad input; 3 a reproduction outside our committed intervals; 4 a run that diverged; 130 interrupted; 1 anything
-else. Never 0 on a failure.
+Exit codes: 0 success; 2 bad input; 3 a reproduction outside the committed intervals; 4 a run that diverged; 130 interrupted; 1 any
+other failure.
 """
 
 import json as json_module
@@ -39,7 +39,7 @@ app = App(
     help="Make a diffusion model forget, using only the data it must forget.",
     version_flags=["--version"],
     default_parameter=Parameter(negative_iterable=()),
-    suppress_keyboard_interrupt=False,  # main tells what an interrupted run leaves
+    suppress_keyboard_interrupt=False,  # main reports what an interrupted run leaves
 )
 
 SETTINGS = {
@@ -85,7 +85,7 @@ def _run(module: str, settings: Any, json: bool, dry_run: bool) -> None:
 
 @app.command
 def demo(settings: Annotated[DemoSettings | None, Flat] = None, *, json: Json = False, dry_run: DryRun = False) -> None:
-    """The main job on packaged digits: a model forgets one digit, and a report shows the evidence."""
+    """Unlearn one digit of the packaged MNIST model and report the evidence."""
     _run("commands.demo", settings or DemoSettings(), json, dry_run)
 
 
@@ -119,7 +119,7 @@ def import_(
 
 @app.command
 def judge(settings: Annotated[JudgeSettings, Flat], *, json: Json = False, dry_run: DryRun = False) -> None:
-    """Train a classifier on labelled images, to judge what models make."""
+    """Train a classifier on labelled images, for use as a judge of generated images."""
     _run("commands.judge", settings, json, dry_run)
 
 
@@ -130,7 +130,7 @@ def posterior(
     """Estimate mean and variance of the pre-trained weights.
 
     Args:
-        estimator: fisher (one checkpoint and its own samples), ensemble (several checkpoints), finetuned-ensemble (one
+        estimator: fisher (one checkpoint and its generated samples), ensemble (several checkpoints), finetuned-ensemble (one
             checkpoint, fine-tuned several times), isotropic (a control) or amnesia-fisher (for Selective Amnesia).
     """
     _run("commands.posterior", replace(settings, estimator=estimator), json, dry_run)
@@ -185,7 +185,7 @@ def compare(
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Put runs beside each other; refuses runs whose numbers cannot be compared.
+    """Compare runs side by side; fails if their numbers are not comparable.
 
     Args:
         runs: run folders, after "vdu evaluate".
@@ -209,7 +209,7 @@ def explore(
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Look at an unlearned model on a local page; several runs share one front. Ctrl-C ends it.
+    """Explore an unlearned model on a local page; several runs share one trade-off curve. Stop it with Ctrl-C.
 
     Args:
         runs: one or more run folders of "vdu unlearn", after "vdu evaluate".
@@ -225,7 +225,7 @@ def explore(
 
 @app.command(name="list")
 def list_(method: str | None = None, *, json: Json = False) -> None:
-    """The methods of vdu unlearn: a table, or one method with its options.
+    """List the methods of vdu unlearn, or describe one with its options.
 
     Args:
         method: the method to describe; by default all of them.
@@ -250,16 +250,16 @@ def reproduce(
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Give the paper's tables and figures back, ours beside its own; started again, it goes on where it was.
+    """Reproduce the paper's tables and figures beside the published numbers; a restarted run continues where it stopped.
 
     Args:
-        table: table1, table2 or figures; leaderboard (methods against each other); or a TOML file of the same form.
+        table: table1, table2 or figures; leaderboard (comparison of methods); or a TOML file of the same form.
     """
     _run("paper.reproduce", replace(settings or ReproduceSettings(), table=table), json, dry_run)
 
 
 def main(tokens: list[str] | None = None) -> None:
-    """The entry point: run a verb and turn errors into messages and exit codes.
+    """The entry point: runs a verb and turns errors into messages and exit codes.
 
     Args:
         tokens: the arguments; by default those of the process.
@@ -298,7 +298,7 @@ def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
         raise InputError(f"--config {path}: no such file; write one with --dry-run > {path.name}.")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, or a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number of thousands of digits
         raise InputError(
             f"--config {path}: not a TOML file ({error}). Correct it, or write a new one with --dry-run."
         ) from None
@@ -311,7 +311,7 @@ def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
         if name.replace("-", "_") not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"The settings of {verb[0]} are {', '.join(known)}."
-            raise InputError(f"--config {path}: {name!r} is no setting of vdu {verb[0]}. {hint}")
+            raise InputError(f"--config {path}: {name!r} is not a setting of vdu {verb[0]}. {hint}")
     return values
 
 
@@ -326,21 +326,21 @@ def _guarded(action: Callable[[], None]) -> int:
         return 4
     except KeyboardInterrupt:
         print(
-            "vdu: interrupted; what was complete is kept. pretrain, judge, posterior and unlearn go on with "
-            "--resume-from-checkpoint latest, reproduce by itself; start the others again.",
+            "vdu: interrupted; completed results are kept. Continue pretrain, judge, posterior and unlearn with "
+            "--resume-from-checkpoint latest; start the other verbs again (reproduce continues where it stopped).",
             file=sys.stderr,
         )
         return 130
     except (OSError, SafetensorError) as error:  # a full disk, for example
-        print(f"vdu: {error} (what was complete before is kept)", file=sys.stderr)
+        print(f"vdu: {error} (completed results are kept)", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         print(
-            f"vdu: out of memory ({str(error).strip().splitlines()[0] if str(error).strip() else 'no more was given'}). In "
+            f"vdu: out of memory ({str(error).strip().splitlines()[0] if str(error).strip() else 'no details given'}). In "
             "training lower --batch-size or raise --gradient-accumulation-steps; in sampling lower --microbatch-size; "
-            "--mixed-precision bf16 helps on accelerators. What was complete before is kept.",
+            "--mixed-precision bf16 helps on accelerators. Completed results are kept.",
             file=sys.stderr,
         )
         return 1
@@ -348,6 +348,6 @@ def _guarded(action: Callable[[], None]) -> int:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, an accelerator or PyTorch on the CPU had no memory left; told without importing PyTorch."""
+    """Whether Python, an accelerator or PyTorch on the CPU ran out of memory; works without importing PyTorch."""
     named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
     return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)

@@ -298,7 +298,7 @@ def test_own_samples_that_are_nothing_like_the_forget_set_are_refused(desk, call
     """The model is untrained; --force is for those who know better."""
     assert call(retain="self") == 2
     said = capsys.readouterr().err
-    assert "The model does not seem to make such images: nothing to forget" in said and "--force" in said
+    assert "The model does not appear to generate this concept" in said and "--force" in said
     assert not (desk / "run" / "pipeline").exists()
 
 
@@ -354,13 +354,13 @@ def test_an_interrupted_replay_ends_in_the_same_bits(desk, call, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"posterior": None}, "the method selective-amnesia needs; make one with `vdu posterior amnesia-fisher --pipeline"),
-        ({"method": "vdu", "retain": "self"}, "--retain: got self, but the method vdu does not look at retained images"),
-        ({"method": "ascent", "posterior": None, "retain": "digits"}, "--retain: got digits, but the method ascent does not look at"),
+        ({"posterior": None}, "the method selective-amnesia needs; fit one with `vdu posterior amnesia-fisher --pipeline"),
+        ({"method": "vdu", "retain": "self"}, "--retain: got self, but the method vdu does not use retained images"),
+        ({"method": "ascent", "posterior": None, "retain": "digits"}, "--retain: got digits, but the method ascent does not use"),
         ({"retain": "nowhere"}, "nowhere: no such source"),
         ({"retain": "mnist-mini"}, "(1, 28, 28), expected (1, 8, 8). Use other images, or --convert"),
         ({"option": "ewc=-1"}, "ewc: got -1.0; expected a finite number"),
-        ({"retain": "self", "n_own_samples": 39}, "got 39 own samples (--n-own-samples); expected at least 40"),
+        ({"retain": "self", "n_own_samples": 39}, "got 39 generated samples (--n-own-samples); expected at least 40"),
         ({"batch_size": 4, "gradient_accumulation_steps": 3}, "batch_size: got 4"),
     ],
 )  # fmt: skip
@@ -375,7 +375,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(desk, call, c
 def test_the_posterior_must_be_of_this_model(desk, call, make_pipeline, capsys):
     make_pipeline(seed=1).save_pretrained(desk / "other")
     assert call(pipeline=desk / "other") == 2
-    assert "posterior: was made for the model with SHA-256" in capsys.readouterr().err
+    assert "posterior: was fitted to the model with SHA-256" in capsys.readouterr().err
 
 
 def test_the_class_to_forget_is_not_replayed(make_pipeline, tmp_path, command):
@@ -402,5 +402,5 @@ def test_a_posterior_of_other_weights_is_refused_in_python_too(make_pipeline):
     posterior = fit_posterior(
         make_pipeline(seed=1), "amnesia-fisher", samples=samples, timesteps_per_sample=2, generator=seeded(0)
     )
-    with pytest.raises(InputError, match="was made for the model with SHA-256"):
+    with pytest.raises(InputError, match="was fitted to the model with SHA-256"):
         unlearn(make_pipeline(seed=2), SelectiveAmnesia(posterior), forget=some_images(), steps=1, generator=seeded(0))

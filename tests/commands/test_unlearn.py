@@ -233,7 +233,7 @@ def test_another_run_is_not_resumed(model, make_pipeline, tmp_path):
         ({"forget_class": ()}, r"forget: digits holds 10 classes \(0, 1, .*say which to forget with --forget-class"),
         (
             {"posterior": None},
-            "--posterior is missing, which the method vdu needs; make one with `vdu posterior fisher",
+            "--posterior is missing, which the method vdu needs; fit one with `vdu posterior fisher",
         ),
         ({"option": ("gamma=2.0",)}, "gamma: got 2.0"),
         ({"option": ("schedule=3,0.01,0.9",)}, "Use a linear schedule"),
@@ -271,7 +271,7 @@ def test_bad_settings_are_refused_before_anything_is_written(model, tmp_path, ch
 
 
 def test_ascent_with_a_posterior_is_refused(model, tmp_path):
-    with pytest.raises(InputError, match="--posterior: got .*, but the method ascent would not look at it"):
+    with pytest.raises(InputError, match="--posterior: got .*, but the method ascent does not use a posterior"):
         recipe.run(options(model, tmp_path / "run", method="ascent"))
 
 
@@ -321,7 +321,7 @@ def test_a_posterior_made_for_other_weights_is_refused(model, make_pipeline, tmp
     parameters = dict(make_pipeline().unet.named_parameters())
     stranger = dataclasses.replace(fit_isotropic(parameters, 1e-4), sources={"pipeline": "0" * 64})
     stranger.save(tmp_path / "stranger.safetensors")
-    with pytest.raises(InputError, match="was made for the model with SHA-256 000000000000…"):
+    with pytest.raises(InputError, match="was fitted to the model with SHA-256 000000000000…"):
         recipe.run(options(model, tmp_path / "run", posterior=tmp_path / "stranger.safetensors"))
     assert not (tmp_path / "run").exists()
 

@@ -70,7 +70,7 @@ def test_a_full_disk_keeps_what_was_complete_and_room_lets_it_go_on(pretrain, sm
         codes.append(pretrain(run, "--resume-from-checkpoint", "latest"))
         said = capsys.readouterr().err
         if codes[-1]:
-            assert codes[-1] == 1 and "No space left" in said and "what was complete before is kept" in said
+            assert codes[-1] == 1 and "No space left" in said and "completed results are kept" in said
             assert "Traceback" not in said
         assert [path for path in run.rglob("*") if kills.LEFTOVER.fullmatch(path.name)] == []
         filler.unlink()
@@ -322,7 +322,7 @@ def test_a_flipped_byte_in_the_cache_of_own_samples_is_told_and_they_are_drawn_a
     for _ in flips(path, 3):
         images, drawn = cached_samples(denoiser, 5, sampler, progress=None)
         assert torch.equal(images.images, truth) and drawn == 5
-        assert "the own samples are made again" in capsys.readouterr().err
+        assert "the generated samples are made again" in capsys.readouterr().err
     assert cached_samples(denoiser, 5, sampler, progress=None)[1] == 0
 
 
@@ -390,7 +390,7 @@ def test_out_of_memory_says_what_to_lower(capsys, kind):
 
     assert cli._guarded(action) == 1
     said = capsys.readouterr().err
-    for text in ("out of memory", "--batch-size", "--microbatch-size", "What was complete before is kept"):
+    for text in ("out of memory", "--batch-size", "--microbatch-size", "Completed results are kept"):
         assert text in said
     assert "Traceback" not in said
 

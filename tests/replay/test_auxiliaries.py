@@ -218,7 +218,7 @@ def test_the_self_model_is_trained_once_for_a_model_its_samples_and_its_levels(
     for each in files:
         each.write_bytes(b"not safetensors")
     mended, _ = made()
-    assert len(trained) == 5 and "the self model is made again" in capsys.readouterr().err
+    assert len(trained) == 5 and "the self-trained auxiliary model is made again" in capsys.readouterr().err
     assert all(torch.equal(value, mended[name]) for name, value in first.items())
     made()
     assert len(trained) == 5  # and the file is whole again
@@ -236,7 +236,7 @@ def test_a_self_model_that_cannot_be_kept_is_named_and_used(make_pipeline, quick
         seed=0,
     )
     assert given.tools.self_model is not None and given.record["self_model"]["made_now"]
-    assert "this self model is not kept" in capsys.readouterr().err
+    assert "this self-trained auxiliary model is not kept" in capsys.readouterr().err
 
 
 def test_a_range_that_no_level_has_is_refused_before_samples_are_drawn(make_pipeline):
@@ -327,6 +327,6 @@ def test_a_run_ends_when_the_rule_says_so(make_pipeline, quick, monkeypatch, lef
     assert (
         (result.stopping is None) if words is None else result.stopping.reason == ("all_steps" if left else "forgotten")
     )
-    assert ("these were all the steps: a larger repulsion_scale" in (result.ending or "")) == (
+    assert ("all steps were used; a larger repulsion_scale" in (result.ending or "")) == (
         words is not None and left > 0
     )

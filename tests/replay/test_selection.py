@@ -82,7 +82,7 @@ def test_the_count_of_evaluations_is_that_of_the_loops(sorted_stripes):
 
 def test_a_model_that_does_not_make_it_is_refused():
     lying = stripes([False] * 120, 2)
-    with pytest.raises(InputError, match="does not seem to make such images: nothing to forget"):
+    with pytest.raises(InputError, match="does not appear to generate this concept"):
         resemblance(stripes([True] * 60, 1), lying, MODEL, seed=0, **QUICK)
     found = resemblance(stripes([True] * 60, 1), lying, MODEL, seed=0, force=True, **QUICK)
     assert found.share < 0.05 and int(found.kept.sum()) > 100
@@ -90,11 +90,13 @@ def test_a_model_that_does_not_make_it_is_refused():
 
 def test_a_model_that_makes_little_else_is_refused():
     mostly = stripes([i % 5 != 0 for i in range(200)], 2, 150)
-    with pytest.raises(InputError, match="of what the model makes is like it; expected at most half"):
+    with pytest.raises(InputError, match="of the generated samples resemble it; expected at most half"):
         resemblance(stripes([True] * 100, 1, 150), mostly, MODEL, seed=0, **QUICK)
 
 
-@pytest.mark.parametrize(("n_forget", "n_own", "message"), [(39, 50, "39 forget images"), (50, 12, "12 own samples")])
+@pytest.mark.parametrize(
+    ("n_forget", "n_own", "message"), [(39, 50, "39 forget images"), (50, 12, "12 generated samples")]
+)
 def test_too_few_images(n_forget, n_own, message):
     with pytest.raises(InputError, match=f"got {message}; expected at least 40"):
         resemblance(stripes([True] * n_forget), stripes([False] * n_own), MODEL, seed=0)

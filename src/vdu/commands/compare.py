@@ -1,4 +1,4 @@
-"""``vdu compare``: runs beside each other, on the terminal and as one page; runs that were measured unlike are refused."""
+"""``vdu compare``: runs side by side, on the terminal and as one page; an error if they were measured with different settings."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,12 +12,12 @@ __all__ = ["CompareSettings", "run"]
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """Runs beside each other: a table, and one self-contained page.
+    """Compare runs side by side, in a table and one self-contained page.
 
     Attributes:
         runs: two or more run folders, after "vdu evaluate".
         output: where to write the page.
-        force: show runs that were measured unlike, marked as incomparable.
+        force: show runs that were measured with different settings, marked as incomparable.
     """
 
     runs: Annotated[tuple[Path, ...], GivenFirst] = ()
@@ -32,11 +32,11 @@ def run(settings: CompareSettings) -> dict[str, Any]:
         settings: see :class:`CompareSettings`.
 
     Returns:
-        ``table`` (text), ``page`` (path), ``comparable``, ``differences``, ``notes`` and ``runs``: for each its name and
-        its figures (value, low, high, text; None where it has none).
+        ``table`` (text), ``page`` (path), ``comparable``, ``differences``, ``notes`` and ``runs``: per run its name and
+        its figures (value, low, high, text; None if missing).
 
     Raises:
-        InputError: if there are fewer than two runs, one is given twice, or they were measured unlike and ``force`` is off.
+        InputError: if there are fewer than two runs, one is given twice, or their settings differ and ``force`` is off.
     """
     if len(settings.runs) < 2:
         raise InputError(f"compare: got {len(settings.runs)} run folder(s), expected two or more: vdu compare RUN RUN.")
@@ -53,9 +53,9 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     against, noted = differences(runs), notes(runs)
     if against and not settings.force:
         raise InputError(
-            "compare: these runs were measured unlike, so their numbers cannot be compared:\n  "
+            "compare: these runs were measured with different settings, so their numbers cannot be compared:\n  "
             + "\n  ".join(against)
-            + "\nRun `vdu evaluate` on them with the same settings, or give --force to see them marked as incomparable."
+            + "\nRun `vdu evaluate` on them with the same settings, or use --force to show them marked as incomparable."
         )
     page = write_comparison(settings.output, runs, against, noted)
     return {

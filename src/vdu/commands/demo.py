@@ -1,4 +1,4 @@
-"""``vdu demo``: the main job on packaged digits, as the three commands that a user would type."""
+"""``vdu demo``: unlearning, evaluation and report on packaged digits, as the three commands that a user would type."""
 
 import sys
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ def _digit(type_: Any, value: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """The main job on the packaged digits: the small MNIST model forgets one digit.
+    """Unlearn one digit of the packaged small MNIST model and report the evidence.
 
     Attributes:
         output_dir: the run folder.
         digit: the digit to forget, 0 to 9.
         n_images: images from each model for the evidence.
-        suite: probes of the evidence: quick, full or none.
-        steps: unlearning steps at most; by default those that were chosen by measurement.
+        suite: probe suite: quick, full or none.
+        steps: maximum number of unlearning steps; by default the tuned number.
         seed: seeds everything.
         overwrite: start anew in a folder that already holds a run.
-        resume_from_checkpoint: "latest" continues an interrupted forgetting; the evidence is made anew.
+        resume_from_checkpoint: "latest" continues an interrupted unlearning; the evaluation is run anew.
     """
 
     output_dir: Path = Path("vdu-demo")
@@ -51,14 +51,14 @@ def run(settings: DemoSettings) -> dict[str, Any]:
         settings: see :class:`DemoSettings`.
 
     Returns:
-        The evaluation's summary, and where things are.
+        The evaluation's summary and the paths of the results.
     """
     from vdu.commands import evaluate, report, unlearn
     from vdu.commands.settings import EvaluateSettings
     from vdu.zoo.packaged import pipeline_folder
 
     model, out = pipeline_folder("mnist"), settings.output_dir
-    _say(f"1/3 forget the digit {settings.digit}, from images of it and what the model itself makes → {out / 'run'}")
+    _say(f"1/3 forget the digit {settings.digit}, using images of it and generated samples → {out / 'run'}")
     unlearn.run(
         unlearn.UnlearnSettings(
             pipeline=model, forget="mnist-mini", forget_class=(str(settings.digit),), output_dir=out / "run",

@@ -1,7 +1,7 @@
-"""``vdu evaluate``: is it gone, is the rest intact, does it come back? Settings in, the evaluator (``vdu.evaluation``), files out.
+"""``vdu evaluate``: measures forgetting, damage and recovery of a run with the evaluator (``vdu.evaluation``).
 
-``metrics.json`` is written when the samples are measured and again after the probes, so that a probe that fails loses
-nothing. What was not run is listed as not run.
+``metrics.json`` is written after the samples are measured and again after the probes, so that a failing probe loses
+nothing. Probes that did not run are listed as not run.
 """
 
 import sys
@@ -44,8 +44,8 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         settings: see :class:`vdu.commands.settings.EvaluateSettings`.
 
     Returns:
-        PUL, u-FID and the reference values. A run that is not finished, and models that are not its own, are refused with an
-        ``InputError`` (see :func:`vdu.evaluation.models.open_models`).
+        PUL, u-FID and the reference values. An unfinished run, or models of another run, raise an ``InputError`` (see
+        :func:`vdu.evaluation.models.open_models`).
     """
     from vdu.data.forget_source import reload_forget
 
@@ -56,7 +56,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     sampler = settings.sampler()
     classes = list(settings.forget_class) or inputs["forget"]["classes"]
     real = real_images(settings.data, settings.held_out, classes, before.image_shape)
-    network = None if settings.features == "judge" else find_feature_network(settings.features)  # refuses early
+    network = None if settings.features == "judge" else find_feature_network(settings.features)  # fails early
     announce(settings.suite, before, sampler.steps)
     record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
     with record.stage("judge") as cost:
@@ -74,7 +74,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
                 before, after, judging, network, reference=reference, retrained=retrained, n_images=settings.n_images,
                 sampler=sampler, seed=seed,
             )  # fmt: skip
-            cost["network_evaluations"] = counter.total  # of what was not in the cache
+            cost["network_evaluations"] = counter.total  # without cached results
         about = _about(settings, record, classes, sampler, network, retrained)
         save_samples(record.folder / "samples", found, image_seeds(seed, settings.n_images))
         _save(record, about, found.evidence, caught, not_yet_run(settings.suite))
@@ -96,12 +96,12 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def _check_names(settings: EvaluateSettings, judging: Judging, forgotten: list[str]) -> None:
-    """Refuse to count another class than the one that the run forgot."""
+    """Raise an error if the counted class is not the forgotten one."""
     given, known = set(settings.forget_class), set(judging.judge.class_names)
     if given and forgotten and set(forgotten) <= known and given != set(forgotten):
         raise InputError(
-            f"--forget-class: got {', '.join(sorted(given))}; this run forgot {', '.join(forgotten)}, which the judge knows by that name. "
-            "Leave the option out; it is for judges that call the class something else."
+            f"--forget-class: got {', '.join(sorted(given))}; this run forgot {', '.join(forgotten)}, and the judge has that class. "
+            "Leave the option out; it is for judges that use another name for the class."
         )
 
 
@@ -113,7 +113,7 @@ def _about(
     network: FeatureNetwork,
     retrained: PipelineDenoiser | None,
 ) -> dict[str, Any]:
-    """What stands beside the numbers and is known before them: format, suite, forget set and protocol."""
+    """The metadata of the numbers: format, suite, forget set and protocol."""
     inputs = record.record["inputs"]
     forget = {name: inputs["forget"][name] for name in ("description", "n_images", "sha256")}
     protocol = {f"sampler_{name}": value for name, value in sampler.describe().items() if value is not None}
@@ -152,7 +152,7 @@ def _save(
 
 
 def _cost(record: Run) -> list[dict[str, Any]]:
-    """The stages of the run, and before them those of the posterior that it was given."""
+    """The stages of the run, preceded by those of its posterior."""
     cost = [dict(stage) for stage in record.record["stages"]]
     posterior = Path(record.record["inputs"].get("posterior", {}).get("path", "")) / "run.json"
     if posterior.is_file():
@@ -175,7 +175,7 @@ def save_samples(folder: Path, found: Measurement, seeds: list[int]) -> None:
 
 
 def summary(evidence: Evidence) -> dict[str, Any]:
-    """The few numbers that a person wants on the terminal."""
+    """The key numbers for the terminal."""
     pul, name, judge, histogram = evidence.pul, f"u-FID[{evidence.feature_network}]", evidence.judge, evidence.histogram
     shown = {
         "PUL": f"{pul.value:.1f} % (95 % interval {pul.low:.1f} to {pul.high:.1f}; {pul.n_original} → {pul.n_unlearned} "
@@ -187,9 +187,9 @@ def summary(evidence: Evidence) -> dict[str, Any]:
     retrained = evidence.row("retrained")
     if retrained.distances is not None:
         shown[f"{name} retrained"] = _u_fid(retrained)
-        shown["retrained"] = f"{retrained.forget_count} of {evidence.n_images} are called unwanted"
+        shown["retrained"] = f"{retrained.forget_count} of {evidence.n_images} are predicted as unwanted"
     shown["judge"] = f"{judge.name}, held-out error {judge.held_out_error:.2%}"
-    if sum(expected > 0 for expected in histogram.expected) > 1:  # of one kept class it is 0 by definition
+    if sum(expected > 0 for expected in histogram.expected) > 1:  # 0 by definition with a single retained class
         distance = histogram.distance.value
         shown["histogram distance"] = f"{distance:.3f} (by chance up to {histogram.chance_high:.3f})"
     return shown

@@ -22,7 +22,7 @@ class ImportSettings:
             unconditional CIFAR-10).
         checkpoint: the state dict of the network or of its moving average: .pth, .pt or .safetensors.
         output_dir: the pipeline folder; new or empty.
-        schedule: the noise schedule of the training; the file does not tell it, and only the published one is taken.
+        schedule: the noise schedule of the training, which the file does not contain; only the published one is accepted.
         diffusion_steps: T of that schedule; likewise.
     """
 
@@ -43,7 +43,7 @@ def run(settings: ImportSettings) -> dict[str, Any]:
         A summary: the pipeline's folder, parameter count, SHA-256 of the weights, schedule and timestep scale.
 
     Raises:
-        InputError: if the checkpoint is not of the architecture, or the output folder is taken.
+        InputError: if the checkpoint does not fit the architecture, or the output folder is not empty.
     """
     from vdu.core.checks import hash_parameters
     from vdu.models.importers import import_checkpoint

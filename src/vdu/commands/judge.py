@@ -1,4 +1,4 @@
-"""``vdu judge``: train a classifier that evaluations can trust, and say how often it errs on images it never saw.
+"""``vdu judge``: train a classifier for evaluations and measure its error on held-out images.
 
 The error and the confusion matrix come from the test split. Without labels: :func:`vdu.judges.fallback.train_forget_judge`.
 
@@ -21,29 +21,29 @@ if TYPE_CHECKING:
 
 __all__ = ["JudgeSettings", "run"]
 
-# settings that have no part in what the judge is
+# settings that do not affect the judge
 _ELSEWHERE = {"output_dir", "name", "checkpointing_steps", "resume_from_checkpoint", "overwrite", "report_to"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSettings:
-    """Train a classifier on labelled images, to judge what models make.
+    """Train a classifier on labelled images, for use as a judge of generated images.
 
     Attributes:
         data: labelled images with a test split: mnist, cifar10, digits, mnist:FOLDER, hf:NAME, a folder of class folders.
         output_dir: the run folder; the judge is in its judge/.
-        architecture: cnn or lenet; one of each checks the other.
+        architecture: cnn or lenet; train one of each to check one against the other.
         name: the judge's name in tables; by default that of the data and the architecture.
-        epochs: how often each image is seen.
+        epochs: passes over the images.
         batch_size: images per step, over all processes.
         learning_rate: Adam's peak step size; it falls to 0 along a cosine.
         weight_decay: decoupled weight decay.
-        shift_pixels: images are moved at random by up to so many pixels; by default 2, and 0 below 16 pixels.
+        shift_pixels: largest random shift in pixels; by default 2, or 0 for images smaller than 16 pixels.
         seed: seed of weights, batches, shifts and dropout.
         checkpointing_steps: a checkpoint every so many steps.
         resume_from_checkpoint: "latest" continues an interrupted run.
         overwrite: start anew in a folder that already holds a run.
-        report_to: show the log's values elsewhere too: tensorboard, wandb or trackio.
+        report_to: also send the logged values to tensorboard, wandb or trackio.
     """
 
     data: str
@@ -84,7 +84,7 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
     images, held_out = (load_images(settings.data, split=split) for split in ("train", "test"))
     if images.labels is None or held_out.labels is None:
         raise InputError(
-            f"{images.description}: has no labels; expected labelled images. Put them into class folders, below the "
+            f"{images.description}: has no labels; expected labelled images. Put them into class folders below the "
             "folders train and test."
         )
     with isolated_global(derive_seed(settings.seed, "weights")):

@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 
 __all__ = ["ListSettings", "details", "run", "table"]
 
-_MADE = frozenset({"forget", "own_forget", "retain", "surrogate"})  # images that vdu unlearn has or makes itself
+_MADE = frozenset({"forget", "own_forget", "retain", "surrogate"})  # images that vdu unlearn has or generates
 _WORDS = {
     "forget": "forget images",
-    "retain": "images to keep: own samples, or yours with --retain",
-    "own": "own samples of the model",
+    "retain": "images to keep: generated samples, or yours with --retain",
+    "own": "generated samples of the model",
     "surrogate": "images of uniform noise",
-    "forget_model": "a copy fine-tuned on the forget images",
-    "self_model": "a copy fine-tuned on own samples",
+    "forget_model": "an auxiliary model fine-tuned on the forget images",
+    "self_model": "an auxiliary model fine-tuned on generated samples",
 }
 _SHORT = {
     "retain": "images to keep",
-    "own": "own samples",
+    "own": "generated samples",
     "surrogate": "noise",
-    "forget_model": "a copy",
-    "self_model": "a copy",
+    "forget_model": "an auxiliary model",
+    "self_model": "an auxiliary model",
 }
 
 
@@ -34,7 +34,7 @@ class ListSettings:
     """The methods of vdu unlearn.
 
     Attributes:
-        method: the one to describe; by default all.
+        method: the method to describe; by default all.
     """
 
     method: str | None = None
@@ -47,8 +47,8 @@ def run(settings: ListSettings) -> dict[str, Any]:
         settings: see :class:`ListSettings`.
 
     Returns:
-        name → summary, needs (words), forget_only (whether forget images are all that the user must have), options (with their
-        defaults), training (what suits it) and stops (whether it has a stopping rule). An unknown method is refused.
+        name → summary, needs (words), forget_only (whether the user must provide forget images only), options (with their
+        defaults), training (its defaults) and stops (whether it has a stopping rule). An unknown method raises an error.
     """
     names = registry.names() if settings.method is None else (settings.method,)
     return {name: _described(name) for name in names}
@@ -62,9 +62,9 @@ def _described(name: str) -> dict[str, Any]:
     needs = _needs(method)
     options = [default_text(item) for item in options_of(kind).values()]
     if kind.estimator is None and any(item.name == "posterior" and item.init for item in fields(kind)):
-        options.append("--posterior (it may use one)")
+        options.append("--posterior (optional)")
     return {
-        "summary": (f"What measured best: {kind.name}. " if name == "auto" else "") + kind.summary,
+        "summary": (f"The best measured method, {kind.name}. " if name == "auto" else "") + kind.summary,
         "needs": [_WORDS[each] for each in needs]
         + ([f"a posterior (vdu posterior {kind.estimator})"] if kind.estimator else []),
         "short_needs": ", ".join(
@@ -78,7 +78,7 @@ def _described(name: str) -> dict[str, Any]:
 
 
 def _example(kind: "type[BaseMethod]") -> "BaseMethod":
-    """The method with its defaults, over a posterior of nothing where it needs one."""
+    """The method with its defaults, with an empty posterior if it needs one."""
     from vdu.posterior.gaussian import GaussianPosterior
 
     given: dict[str, Any] = (
@@ -117,14 +117,14 @@ def details(name: str, each: dict[str, Any]) -> str:
     """One method in full.
 
     Args:
-        name: as it was asked for.
+        name: the requested name.
         each: its part of what :func:`run` gives.
 
     Returns:
         Several lines.
     """
     training = ", ".join(f"{key} {value}" for key, value in each["training"].items())
-    rule = "the stopping rule may end it before its last step" if each["stops"] else "it takes all its steps"
+    rule = "the stopping rule may end training early" if each["stops"] else "none; the method takes all steps"
     lines = [
         name,
         f"    {each['summary']}",
@@ -137,8 +137,8 @@ def details(name: str, each: dict[str, Any]) -> str:
 
 
 def note() -> None:
-    """What the table leaves unsaid, on standard error."""
+    """A note on the table, for standard error."""
     print(
-        "Methods that take images to keep draw their own unless --retain gives some. `vdu list METHOD` shows its options.",
+        "Methods that use images to keep generate them unless --retain is given. `vdu list METHOD` shows the options of a method.",
         file=sys.stderr,
     )

@@ -1,7 +1,7 @@
-"""What the settings of several verbs share: checked kinds of numbers, how images are drawn, and settings as text.
+"""Shared parts of the verbs' settings: checked number types, the sampler settings, and settings as text.
 
 Every verb's settings are one frozen dataclass in the verb's own file, shared by the command line, TOML files and run folders. These
-files import what needs PyTorch inside their functions, so that ``vdu --help`` stays quick.
+files import PyTorch code inside their functions, so that ``vdu --help`` stays fast.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def _within(allowed: Range) -> Callable[[Any, float | None], None]:
     return check
 
 
-# refused before a run folder is touched
+# checked before a run folder is touched
 Count = Annotated[int, Parameter(validator=_within(COUNT))]
 NotNegative = Annotated[int, Parameter(validator=_within(NOT_NEGATIVE))]
 Rate = Annotated[float, Parameter(validator=_within(POSITIVE))]
@@ -38,17 +38,17 @@ Tracker = Literal["none", "tensorboard", "wandb", "trackio"]
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSettings:
-    """How images are drawn; all of it is printed beside every number.
+    """The sampling protocol, which is reported with every number.
 
     Attributes:
         scheduler: ddpm (ancestral), ddim or dpm++ (DPM-Solver++).
-        inference_steps: network evaluations per image; ddpm with all of the model's steps is the paper's protocol.
-        eta: DDIM's noise, 0 (deterministic) to 1.
+        inference_steps: network evaluations per image; the paper's protocol is ddpm with all of the model's steps.
+        eta: noise of DDIM, from 0 (deterministic) to 1.
         microbatch_size: images per network evaluation; part of the protocol.
     """
 
     scheduler: Literal["ddpm", "ddim", "dpm++"] = (
-        "ddpm"  # with so few steps deterministic DDIM has twice the u-FID on mnist-small
+        "ddpm"  # with so few steps, deterministic DDIM has twice the u-FID on mnist-small
     )
     inference_steps: Count = 20
     eta: float = 0.0
@@ -62,7 +62,7 @@ class SamplerSettings:
 
 
 def plain(settings: Any) -> dict[str, Any]:
-    """Settings as plain values for TOML and JSON; options that are not set are left out."""
+    """Settings as plain values for TOML and JSON; unset options are left out."""
 
     def simple(value: Any) -> Any:
         if isinstance(value, tuple):

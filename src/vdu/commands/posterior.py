@@ -1,4 +1,4 @@
-"""``vdu posterior``: mean and variance of the pre-trained weights, by one of the estimators in the table."""
+"""``vdu posterior``: mean and variance of the pre-trained weights, by one of the registered estimators."""
 
 import copy
 import sys
@@ -36,7 +36,7 @@ from vdu.unlearning.fit_posterior import fit_posterior
 __all__ = ["load_posterior", "run"]
 
 FILE = "posterior.safetensors"
-STATE = "estimation.safetensors"  # of an unfinished estimation
+STATE = "estimation.safetensors"  # state of an unfinished estimation
 
 
 def load_posterior(path: Path) -> GaussianPosterior:
@@ -51,13 +51,13 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         settings: see :class:`vdu.commands.settings.PosteriorSettings`.
 
     Returns:
-        A summary: file, estimator, numbers from its making.
+        A summary: file, estimator and numbers of the estimation.
 
     Raises:
-        InputError: if the settings, the model or a stored state cannot be used, or the mean is no working model.
+        InputError: if the settings, the model or a stored state cannot be used, or the mean is not a working model.
     """
     options = _options(settings)
-    make_estimator(settings.estimator, **options)  # refuses now what it cannot work with
+    make_estimator(settings.estimator, **options)  # fails early on invalid settings
     takes = find_estimator(settings.estimator).takes
     _check_members(settings, takes)
     pipeline = load_pipeline(settings.pipeline).to(make_accelerator().device)
@@ -71,9 +71,11 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     record.start(to_toml(settings), {"model": model})
     file, identity = record.folder / STATE, _identity(settings, denoiser, model["sha256"])
     with record.stage("own samples") as cost:
-        state = read_state(file, identity)  # here: a state of other settings is refused before they are written down
+        state = read_state(
+            file, identity
+        )  # before the settings are recorded, so that a state of other settings fails here
         samples, _ = cached_samples(denoiser, settings.n_samples, sampler)
-        # also of those in the cache: somebody paid for them
+        # counted on a cache hit, too
         cost["network_evaluations"] = settings.n_samples * settings.inference_steps
     x0 = encoded(denoiser, samples.floats())
     bar = _bar(settings.estimator) if takes == "samples" else None
@@ -87,7 +89,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     try:
         posterior, notes = _check_mean(settings, denoiser, posterior, x0)
     except InputError:
-        record.close()  # the run may go on with --mean recentre
+        record.close()  # the run may continue with --mean recentre
         raise
     if settings.calibrate:
         with record.stage("calibrate") as cost:
@@ -110,7 +112,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
 
 
 def _options(settings: PosteriorSettings) -> dict[str, Any]:
-    """The settings that the estimator has too."""
+    """The settings that are also options of the estimator."""
     names = {item.name for item in fields(settings)}
     own = [item.name for item in fields(find_estimator(settings.estimator)) if item.name in names]
     return {name: getattr(settings, name) for name in own}
@@ -125,7 +127,7 @@ def _check_members(settings: PosteriorSettings, takes: str) -> None:
 
 
 def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser, model: str) -> str:
-    """SHA-256 of all that an estimation depends on; what is done with it afterwards may change on resume.
+    """SHA-256 of everything that an estimation depends on; later processing may change on resume.
 
     Args:
         settings: of the run.
@@ -140,7 +142,7 @@ def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser, model: st
         settings, pipeline=nowhere, output_dir=nowhere, resume_from_checkpoint=None, overwrite=False, calibrate=0.0,
         mean="refuse",
     )  # fmt: skip
-    device = next(denoiser.network.parameters()).device.type  # another kind of device gives other bits
+    device = next(denoiser.network.parameters()).device.type  # results differ by kind of device
     return sha256_bytes(f"{model} {device} {to_toml(same)}".encode())
 
 
@@ -153,7 +155,7 @@ def _given_members(settings: PosteriorSettings, pipeline: Any, samples: ImageSet
 
 
 def _finetuned_members(settings: PosteriorSettings, pipeline: Any, samples: ImageSet, folder: Path) -> Iterator[Path]:
-    """K short fine-tunings of one checkpoint with different seeds; each stays in members/ and is not made twice.
+    """K short fine-tunings of one checkpoint with different seeds; each is stored in members/ and not repeated.
 
     Args:
         settings: the posterior's settings.
@@ -196,7 +198,7 @@ MEMBERS: dict[str, Callable[..., Iterable[Path]]] = {
 
 
 def _evaluations(settings: PosteriorSettings, takes: str, posterior: GaussianPosterior) -> int:
-    """Network evaluations of an estimation, with those of the fine-tunings."""
+    """Network evaluations of an estimation, including the fine-tunings."""
     tuned = 3 * settings.finetune_batch_size * settings.finetune_steps * settings.n_members
     return tuned if takes == "fine-tuned members" else int(posterior.extras.get("network_evaluations", 0))
 
@@ -216,19 +218,19 @@ def _bar(title: str) -> Callable[[int, int], None]:
 def _check_mean(
     settings: PosteriorSettings, denoiser: PipelineDenoiser, posterior: GaussianPosterior, samples: Tensor
 ) -> tuple[GaussianPosterior, dict[str, float]]:
-    """Whether μ* is a working model: if not, refuse or re-centre at the pipeline's own weights.
+    """Check that μ* is a working model; if not, fail or re-centre at the pipeline's weights.
 
     Args:
-        settings: what to do.
+        settings: with ``mean``, which selects the action.
         denoiser: the model at θ*.
-        posterior: to be checked.
+        posterior: the posterior to check.
         samples: generated samples.
 
     Returns:
         The posterior and numbers for its record.
 
     Raises:
-        InputError: if the mean is no working model and ``settings.mean`` is "refuse".
+        InputError: if the mean is not a working model and ``settings.mean`` is "refuse".
     """
     ratio, usable = mean_is_usable(denoiser, posterior, samples, generator=named_generator(settings.seed, "mean"))
     if usable:
@@ -236,9 +238,9 @@ def _check_mean(
     if settings.mean == "refuse":
         raise InputError(
             f"posterior: at its mean the denoising loss is {ratio:.3g} times that of the model (expected at most 1.1): the mean of "
-            "networks trained independently is in general no working network. Use --mean recentre (the variances around the model's "
-            "own weights; with --resume-from-checkpoint latest nothing is estimated again), or finetuned-ensemble, whose members "
-            "share one basin."
+            "independently trained networks is in general not a working network. Use --mean recentre (the variances around the "
+            "model's weights; --resume-from-checkpoint latest reuses the estimation), or finetuned-ensemble, whose members share one "
+            "basin."
         )
     parameters = dict(denoiser.network.named_parameters())
     return posterior.with_mean(parameters), {"mean_loss_ratio_before_recentring": min(ratio, 1e30)}

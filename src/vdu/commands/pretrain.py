@@ -26,28 +26,28 @@ class PretrainSettings:
     Attributes:
         data: images: mnist, cifar10, digits, mnist:FOLDER, hf:NAME, an image folder or a list of files.
         output_dir: the run folder; the trained pipeline is in its pipeline/.
-        without: classes to leave out (the "retrained" reference of an unlearning).
+        without: classes to leave out (for the "retrained" reference of an unlearning run).
         from_pipeline: fine-tune this diffusers pipeline folder instead of starting from a new model.
         model: the new model: small (8 to 64 pixels), or the paper's: ddpm-pytorch (1×28×28), improved-diffusion (3×32×32).
-        labels: train a class-conditional model: it draws a class on demand, and one image in ten is shown without its class.
-        members: train so many, with the seeds seed, seed + 1, … in member-0/, member-1/, …: an ensemble for "vdu posterior
-            ensemble". Started again, or on another machine over the same folder, it goes on with what is missing.
+        labels: train a class-conditional model; one image in ten is shown without its class, for classifier-free guidance.
+        members: number of models to train, with the seeds seed, seed + 1, … in member-0/, member-1/, …: an ensemble for "vdu posterior
+        ensemble". A restart, or another machine with access to the same folder, continues with the missing members.
         steps: optimiser steps.
         batch_size: images per step, over all processes.
         learning_rate: Adam's peak step size.
         lr_schedule: constant, linear or cosine.
         warmup_steps: linear warm-up of the learning rate.
-        ema_decay: decay of the weight average that is saved in the end; 0 keeps none.
+        ema_decay: decay of the weight average that is saved; 0 saves the last weights.
         max_grad_norm: gradient clipping.
         gradient_accumulation_steps: micro-batches per step and process.
         mixed_precision: no, fp16 or bf16.
-        compile: compile the network (minutes at the start, quicker steps on an accelerator).
+        compile: compile the network (takes minutes at the start; faster steps on an accelerator).
         seed: seed of weights, batches and noise.
-        checkpointing_steps: a checkpoint every so many steps.
-        checkpoints_total_limit: how many checkpoints to keep.
+        checkpointing_steps: steps between checkpoints.
+        checkpoints_total_limit: number of checkpoints to keep.
         resume_from_checkpoint: "latest" continues an interrupted run.
         overwrite: start anew in a folder that already holds a run.
-        report_to: show the log's values elsewhere too: tensorboard, wandb or trackio.
+        report_to: also send the logged values to tensorboard, wandb or trackio.
     """
 
     data: str
@@ -75,7 +75,7 @@ class PretrainSettings:
     report_to: Tracker = "none"
 
     def training(self) -> "TrainSettings":
-        """How the training loop runs under these settings."""
+        """The training loop's settings."""
         from vdu.core.rng import derive_seed
         from vdu.training.loop import TrainSettings
 
@@ -110,7 +110,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         A summary: the pipeline's folder, steps and last loss.
 
     Raises:
-        InputError: if the images do not fit the model, two models are named, or the output folder is taken.
+        InputError: if the images do not fit the model, two models are given, or the output folder is not empty.
     """
     if settings.members > 1:
         return _run_members(settings)
@@ -185,7 +185,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
 
 
 def _class_names(images: "ImageSet") -> tuple[str, ...]:
-    """The classes that a new model is conditioned on: those of the images, which must have some."""
+    """The classes on which a new model is conditioned: those of the images, which must be labelled."""
     if images.labels is None:
         raise InputError("--labels: the images have none; expected a labelled data set or a folder of class folders.")
     present = images.labels.unique().tolist()
@@ -195,7 +195,7 @@ def _class_names(images: "ImageSet") -> tuple[str, ...]:
 
 
 def _run_members(settings: PretrainSettings) -> dict[str, Any]:
-    """Member k in member-k/ with seed + k; a finished one costs a look, one that another process is making is left to it."""
+    """Member k in member-k/ with seed + k; finished members, and members that another process is training, are skipped."""
     resume = None if settings.overwrite else "latest"
     summary: dict[str, Any] = {}
     for k in range(settings.members):

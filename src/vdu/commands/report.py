@@ -1,4 +1,4 @@
-"""``vdu report``: a run's JSON and images become one page, and one file for machines."""
+"""``vdu report``: turns a run's JSON and images into one page and one machine-readable file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ class ReportSettings:
     Attributes:
         run: the run folder, after "vdu evaluate".
         output: where to write; by default report.html in the run folder.
-        hide_forgotten: blur the images that shall be forgotten.
+        hide_forgotten: blur the forget images.
     """
 
     run: Annotated[Path, GivenFirst] = Path()
@@ -31,7 +31,7 @@ def run(settings: ReportSettings) -> dict[str, Any]:
         settings: see :class:`ReportSettings`.
 
     Returns:
-        Where the page and ``evidence.json`` are.
+        The paths of the page and of ``evidence.json``.
     """
     from vdu.report.render import render_report
 

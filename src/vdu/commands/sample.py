@@ -20,8 +20,8 @@ class SampleSettings(SamplerSettings):
         pipeline: a diffusers pipeline folder.
         output_dir: the folder for the images.
         n_images: how many.
-        label: a class to draw, by name; of several, each in turn. By default all classes of a class-conditional model alike.
-        guidance_scale: of classifier-free guidance; 1 is none.
+        label: a class to draw, by name; several are drawn in turn. By default a class-conditional model draws all its classes equally.
+        guidance_scale: scale of classifier-free guidance; 1 switches it off.
         seed: image i starts from noise drawn from (seed, i).
         overwrite: start anew in a folder that already holds a run.
     """
@@ -42,7 +42,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
         settings: see :class:`SampleSettings`.
 
     Returns:
-        Where the images are.
+        The paths of the images.
 
     Raises:
         InputError: if the model has no such class, or guidance is asked of an unconditional one.
@@ -63,7 +63,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     pipeline = load_pipeline(settings.pipeline)
     denoiser = PipelineDenoiser.from_pipeline(pipeline.to(accelerator.device))
     sampler = replace(settings.sampler(), guidance_scale=settings.guidance_scale)
-    sampler.make(denoiser)  # refuses now what the model's schedule cannot do
+    sampler.make(denoiser)  # fails early if the model's schedule does not support it
     labels = [settings.label[i % len(settings.label)] for i in range(settings.n_images)] if settings.label else None
     denoiser.condition(labels or [])  # and unknown classes
     if settings.guidance_scale is not None:

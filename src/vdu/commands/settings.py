@@ -16,27 +16,27 @@ class PosteriorSettings(SamplerSettings):
     """Estimate mean and variance of the pre-trained weights.
 
     Attributes:
-        estimator: fisher (one checkpoint and its own samples), ensemble (checkpoints of several members),
+        estimator: fisher (one checkpoint and its generated samples), ensemble (checkpoints of several members),
             finetuned-ensemble (one checkpoint, fine-tuned several times), isotropic (a control) or amnesia-fisher
             (Selective Amnesia's Fisher, for that method).
         pipeline: the pre-trained diffusers pipeline folder.
         output_dir: the run folder; the posterior is in its posterior.safetensors.
         members: ensemble: pipeline folders of the members.
-        data: finetuned-ensemble: what to fine-tune on; by default the model's own samples.
-        n_train: fisher: size of the set that the model was trained on (for MNIST 60000).
-        n_samples: own samples to draw.
+        data: finetuned-ensemble: training images; by default generated samples.
+        n_train: fisher: size of the model's training set (for MNIST 60000).
+        n_samples: number of generated samples.
         draws_per_half: fisher: (t, ε) draws per sample and half.
-        timesteps_per_sample: amnesia-fisher: strata of timesteps per own sample (the published form takes all of them).
+        timesteps_per_sample: amnesia-fisher: strata of timesteps per generated sample (the published form takes all of them).
         prior_precision: fisher: precision of the prior; by default that of the weights themselves.
         variance: isotropic: the variance of every weight.
-        n_members: finetuned-ensemble: how many fine-tunings.
+        n_members: finetuned-ensemble: number of fine-tunings.
         finetune_steps: finetuned-ensemble: steps of each.
         finetune_learning_rate: finetuned-ensemble: Adam's step size.
         finetune_batch_size: finetuned-ensemble: images per step.
-        calibrate: scale the variance so that a draw of the weights raises the own-sample loss by this share
+        calibrate: scale the variance so that a draw of the weights raises the loss on generated samples by this fraction
             (for example 0.05); 0 leaves it as estimated.
-        mean: what to do if the mean is no working model: refuse, or recentre at the pipeline's own weights.
-        name_filter: regular expression of the parameters to cover; by default all.
+        mean: action if the mean is not a working model: refuse, or recentre at the pipeline's weights.
+        name_filter: regular expression for the parameters to cover; by default all.
         seed: seeds everything.
         resume_from_checkpoint: "latest" continues an interrupted run.
         overwrite: start anew in a folder that already holds a run.
@@ -71,22 +71,22 @@ class EvaluateSettings(SamplerSettings):
 
     Attributes:
         run: the run folder of "vdu unlearn".
-        judge: folder of a trained judge ("vdu judge"), or mnist for the packaged one; by default one is trained on the
-            spot from the forget set against the original's own samples.
-        second_judge: a judge of another architecture, as a check; it also filters the filtered original.
-        forget_class: the forgotten classes, as a given judge or a labelled reference calls them; by default those of
+        judge: folder of a trained judge ("vdu judge"), or mnist for the packaged one; by default a fallback classifier is
+        trained on the forget set against the original's generated samples.
+        second_judge: a judge of another architecture, as a check; it also filters the filtered-oracle baseline ("filtered original").
+        forget_class: the forgotten classes, by the names of a given judge or labelled reference; by default those of
             "vdu unlearn --forget-class".
         reference: real images to compare with (a data set, folder or list); by default the filtered original.
         reference_split: which part of a data set: train or test.
         features: network whose features give u-FID, KID, precision and recall: judge, inception (FID's own weights), inception:FILE or
             efficientnet-lite0.
-        suite: probes besides the samples: quick (minutes), full (says how long it will take) or none.
-        retrained: pipeline folder of a model trained without the forget class, the row and the curves to compare with.
-        data: labelled data set that the original was trained on, to measure with: it gives held-out images of the forget class and
+        suite: probe suite: quick (minutes), full (prints an estimate of its duration) or none.
+        retrained: pipeline folder of a model trained without the forget class, for comparison.
+        data: the original's labelled training data set, for measurements only: it gives held-out images of the forget class and
             images of the rest for likelihood, membership and inpainting.
-        held_out: images of what was forgotten that no model saw (a folder or list), where --data cannot tell.
-        n_images: images from each model.
-        n_judge_samples: own samples for a judge trained on the spot.
+        held_out: held-out images of the forget class (a folder or list), if --data has none.
+        n_images: number of images from each model.
+        n_judge_samples: number of generated samples for training the fallback classifier.
         seed: image i starts from noise drawn from (seed, i), for both models.
     """
 

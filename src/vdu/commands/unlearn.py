@@ -31,7 +31,7 @@ MOVED: Mapping[str, Any] = MappingProxyType({
     "alpha_bar_min": 0.0,
     "alpha_bar_max": 1.0,
 })
-"""Settings of older versions that are options of a method now, with the defaults that they had."""
+"""Settings of older versions that are method options now, with their former defaults."""
 
 
 def _known(type_: Any, value: str) -> None:
@@ -46,37 +46,37 @@ class UnlearnSettings(SamplerSettings):
     """Make a pipeline forget images; the new pipeline is in the run folder's pipeline/.
 
     Attributes:
-        pipeline: the diffusers pipeline folder that shall forget; it is not changed.
+        pipeline: the diffusers pipeline folder of the model; it is not changed.
         forget: the images to forget: an image folder, a list of files, or a data set (then with --forget-class).
         output_dir: the run folder.
         forget_class: the classes to forget, if the images have labels.
-        forget_label: class-conditional models: the class to forget, by the model's name for it; several are several options. Without
+        forget_label: class-conditional models: the class to forget, by the model's name for it; repeat the option for several. Without
             --forget the images are drawn from the model under that label.
-        convert: convert images of another size or mode to the model's, instead of refusing them.
+        convert: convert images of another size or mode to the model's; by default they cause an error.
         method: auto (the one that measured best), or one of those that "vdu list" shows.
-        option: NAME=VALUE, a setting of the method's own, for example gamma=0.1 of vdu; "vdu list METHOD" shows them.
-        posterior: file or run folder of "vdu posterior"; vdu needs it, and selective-amnesia (there "amnesia-fisher").
-        retain: images to keep, for methods that can use some: a data set, folder or list (of labelled ones, the classes to
-            forget are left out), or self (the model's own samples, less those that resemble the forget set).
-        n_own_samples: own samples to draw, with the sampler below, for methods that want some.
-        force: go on where the model makes nothing like the forget set, or little else.
-        full_length: all steps, even where the stopping rule says that it is forgotten.
-        steps: optimiser steps; a method with a stopping rule may end sooner. Like those below and the sampler, by default what
-            suits the method.
+        option: NAME=VALUE, an option of the method, for example gamma=0.1 for vdu; "vdu list METHOD" shows them.
+        posterior: file or run folder of "vdu posterior"; needed by vdu, and by selective-amnesia (estimator amnesia-fisher).
+        retain: images to keep, for methods that can use them: a data set, folder or list (the classes to forget are left out
+        of labelled images), or self (generated samples without those that resemble the forget set).
+        n_own_samples: number of generated samples, drawn with the sampler below, for methods that use them.
+        force: continue if the model generates almost none, or almost only, images like the forget set.
+        full_length: take all steps, even if the stopping rule is met earlier.
+        steps: maximum number of optimiser steps; a method with a stopping rule may stop early. The default depends on the
+        method, as for the options below and the sampler.
         batch_size: images of each role per step, over all processes.
         learning_rate: Adam's step size.
         lr_schedule: constant, linear or cosine.
         warmup_steps: linear warm-up of the learning rate.
-        ema_decay: decay of the weight average that is saved in the end; 0 keeps none.
+        ema_decay: decay of the weight average that is saved; 0 saves the last weights.
         gradient_accumulation_steps: micro-batches per step and process.
-        max_grad_norm: gradient clipping; by default none, or what suits the method.
+        max_grad_norm: gradient clipping; by default the method's, or none.
         mixed_precision: no, fp16 or bf16.
         seed: seeds everything.
-        checkpointing_steps: a checkpoint every so many steps.
-        checkpoints_total_limit: how many checkpoints to keep; more of them give "vdu explore" a longer front.
+        checkpointing_steps: steps between checkpoints.
+        checkpoints_total_limit: number of checkpoints to keep; more of them give "vdu explore" a longer trade-off curve.
         resume_from_checkpoint: "latest" continues an interrupted run.
         overwrite: start anew in a folder that already holds a run.
-        report_to: show the log's values elsewhere too: tensorboard, wandb or trackio.
+        report_to: also send the logged values to tensorboard, wandb or trackio.
     """
 
     pipeline: Path
@@ -111,7 +111,7 @@ class UnlearnSettings(SamplerSettings):
     report_to: Tracker = "none"
 
     def training(self) -> "TrainingOptions":
-        """How the training loop runs under these settings."""
+        """The training loop's settings."""
         names = (
             "steps", "batch_size", "learning_rate", "lr_schedule", "warmup_steps", "ema_decay", "gradient_accumulation_steps",
             "max_grad_norm", "mixed_precision", "checkpointing_steps", "checkpoints_total_limit",
@@ -121,14 +121,14 @@ class UnlearnSettings(SamplerSettings):
 
 
 def resolved(settings: UnlearnSettings) -> UnlearnSettings:
-    """The settings with nothing left open, so that the run's record says what was done.
+    """The settings with all defaults resolved, for the run's record.
 
     Args:
-        settings: as they were given.
+        settings: the given settings.
 
     Returns:
-        The same with the method that "auto" stands for, and with what suits the method where nothing was given. An unknown method
-        is refused.
+        The same with "auto" replaced by the method that it selects, and with the method's defaults. An unknown method raises an
+        error.
     """
     kind = registry.get(settings.method)
     suits = {name: value for name, value in asdict(kind.training).items() if getattr(settings, name) is None}
@@ -136,19 +136,17 @@ def resolved(settings: UnlearnSettings) -> UnlearnSettings:
 
 
 def configuration(settings: UnlearnSettings) -> str:
-    """The resolved settings as the text of ``config.toml``; a comment says what was asked where "auto" chose the method."""
+    """The resolved settings as the text of ``config.toml``, with a comment if "auto" selected the method."""
     return _text(resolved(settings), settings.method)
 
 
 def _text(settings: UnlearnSettings, asked: str) -> str:
-    asked_for = (
-        "" if asked == settings.method else f'# method = "{asked}" was asked for, and stands for {settings.method}\n'
-    )
+    asked_for = "" if asked == settings.method else f'# method = "{asked}" was given, which selects {settings.method}\n'
     return asked_for + to_toml(settings)
 
 
 def as_options(old: Mapping[str, Any]) -> tuple[str, ...]:
-    """Settings of older versions as what ``option`` takes now.
+    """Settings of older versions as values of ``option``.
 
     Args:
         old: name → value, names from :data:`MOVED`.
@@ -172,14 +170,14 @@ def as_options(old: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def refuse_moved(given: Mapping[str, Any], source: str = "") -> None:
-    """Refuse settings that are options of a method now, and say what to write.
+    """Raise an error for settings that are method options now, with the replacement.
 
     Args:
-        given: settings by name; others than those of :data:`MOVED` pass.
-        source: the TOML file that has them; by default they came from the command line.
+        given: settings by name; only those of :data:`MOVED` are errors.
+        source: the TOML file that contains them; by default the command line.
 
     Raises:
-        InputError: if there is one.
+        InputError: if there is such a setting.
     """
     old = {name: value for name, value in given.items() if name in MOVED}
     if not old:
@@ -190,13 +188,13 @@ def refuse_moved(given: Mapping[str, Any], source: str = "") -> None:
         f"option = {list(options)}".replace("'", '"') if source else " ".join(f"--option {each}" for each in options)
     )
     raise InputError(
-        f"{source}{': ' * bool(source)}{flags}: got a setting of older versions, which is an option of the method now. Write {instead} "
+        f"{source}{': ' * bool(source)}{flags}: got a setting of older versions, which is a method option now. Write {instead} "
         "instead (`vdu list METHOD` shows the options of a method)."
     )
 
 
 def make_method(settings: UnlearnSettings) -> "BaseMethod":
-    """The method that the settings ask for.
+    """The method that the settings select.
 
     Args:
         settings: method, option, posterior and retain.
@@ -205,7 +203,7 @@ def make_method(settings: UnlearnSettings) -> "BaseMethod":
         The method.
 
     Raises:
-        InputError: if there is no such method, it needs a posterior and there is none or the reverse, or an option is unknown.
+        InputError: if the method or an option is unknown, or a posterior is missing or unused.
     """
     from vdu.commands.posterior import load_posterior
     from vdu.methods.options import read_options
@@ -216,21 +214,21 @@ def make_method(settings: UnlearnSettings) -> "BaseMethod":
     takes_posterior = any(item.name == "posterior" and item.init for item in fields(kind))
     if settings.posterior and not takes_posterior:
         raise InputError(
-            f"--posterior: got {settings.posterior}, but the method {kind.name} would not look at it. Leave it out."
+            f"--posterior: got {settings.posterior}, but the method {kind.name} does not use a posterior. Leave it out."
         )
     if settings.posterior:
         given["posterior"] = load_posterior(settings.posterior)
     elif kind.estimator:
         n_train = " --n-train N" if kind.estimator == "fisher" else ""
         raise InputError(
-            f"--posterior is missing, which the method {kind.name} needs; make one with "
+            f"--posterior is missing, which the method {kind.name} needs; fit one with "
             f"`vdu posterior {kind.estimator} --pipeline {settings.pipeline}{n_train} --output-dir OUT` (no training data needed)."
         )
     return kind(**given)
 
 
 def run(settings: UnlearnSettings) -> dict[str, Any]:
-    """Unlearn from the command line: check everything, then work in a run folder.
+    """Unlearn from the command line: check all settings first, then work in a run folder.
 
     Args:
         settings: see :class:`UnlearnSettings`.
@@ -239,7 +237,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         A summary: the new pipeline's folder and the last step's terms.
 
     Raises:
-        InputError: if what is given does not fit together, or the output folder is taken.
+        InputError: if the settings do not fit together, or the output folder is not empty.
     """
     import torch
 
@@ -263,8 +261,8 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     asked = settings.method
     if not settings.forget and not settings.forget_label:
         raise InputError(
-            "--forget is missing: say which images to forget (a folder, a list of files or a data set), or for a class-conditional model "
-            "which of its classes (--forget-label)."
+            "--forget is missing: give the images to forget (a folder, a list of files or a data set), or for a class-conditional model "
+            "the class to forget (--forget-label)."
         )
     if settings.forget_class and not settings.forget:
         raise InputError(
@@ -305,19 +303,19 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         check_origin(posterior, hash_parameters(network_of(pipeline).state_dict()))
     if settings.retain and "retain" not in method.needs:
         raise InputError(
-            f"--retain: got {settings.retain}, but the method {method.name} does not look at retained images. "
+            f"--retain: got {settings.retain}, but the method {method.name} does not use retained images. "
             "Leave it out, or use a method that does (vdu list)."
         )
     if settings.full_length and not method.stops:
         raise InputError(
-            f"--full-length: the method {method.name} has no stopping rule and always takes all its steps; leave it out "
-            "(`vdu list METHOD` shows whether a method has one)."
+            f"--full-length: the method {method.name} has no stopping rule and always takes all its steps; leave the option out "
+            "(`vdu list METHOD` shows whether a method has a stopping rule)."
         )
     if needs_selection(method, settings.retain not in {None, "self"}):
         require_enough(
             "forget images", len(forget)
         )  # before --overwrite empties the folder, and before samples are drawn
-        require_enough("own samples (--n-own-samples)", settings.n_own_samples)
+        require_enough("generated samples (--n-own-samples)", settings.n_own_samples)
         settings.sampler().make(denoiser)
     retain = None
     if settings.retain not in {None, "self"}:
@@ -325,7 +323,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         known = retain.class_names or ()
         unwanted = class_names(forget) if forget.class_names else list(settings.forget_class)
         if retain.labels is not None and (shared := [name for name in unwanted if name in known]):
-            retain = split_by_class(retain, shared)[1]  # what is to be forgotten is not replayed
+            retain = split_by_class(retain, shared)[1]  # the forget classes are not replayed
     for name, images in (("--forget", forget), ("--retain", retain)):
         if images is not None:  # refuses images of unknown classes before the run folder is touched
             condition_of(denoiser, images, torch.arange(len(images)), name)

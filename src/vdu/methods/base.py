@@ -1,7 +1,7 @@
-"""What every method has unless it says otherwise, so that a method's own file holds little but its formula.
+"""The base class of the methods: shared defaults, so that a method's file holds little more than its formula.
 
-A method is a frozen dataclass: its fields are its options (and its identity), ``losses`` is its formula, and what else there is
-to know about it stands on the class (:class:`Described`). ``docs/adding-a-method.md`` makes one from nothing.
+A method is a frozen dataclass: its fields are its options (and its identity), ``losses`` is its formula, and its metadata are class
+attributes (:class:`Described`). ``docs/adding-a-method.md`` shows how to write one.
 """
 
 from collections.abc import Mapping
@@ -31,28 +31,28 @@ __all__ = [
 ]
 
 HIDDEN = MappingProxyType({"option": False})
-"""Metadata of a field that is no option of the command line."""
+"""Metadata of a field that is not an option of the command line."""
 PRIVATE = MappingProxyType({"option": False, "identity": False})
-"""Metadata of a field that :meth:`BaseMethod.prepare` fills; it is no setting."""
+"""Metadata of a field that :meth:`BaseMethod.prepare` fills; it is not a setting."""
 
 
 class Described(Hooks):
-    """What a method's class says of it; plain attributes, so that they are no fields of the dataclass below.
+    """Metadata of a method; plain class attributes, which are not fields of the dataclass below.
 
     Attributes:
         name: the name on the command line.
         summary: what the method does, in one sentence.
         needs: the roles of data in each batch.
-        uses: the tools that it wants, attributes of :class:`vdu.core.types.Tools`.
-        batch_shares: images of a role per step, as a fraction of the batch size, where it is not 1.
+        uses: the tools that it needs, attributes of :class:`vdu.core.types.Tools`.
+        batch_shares: images of a role per step, as a fraction of the batch size, if it is not 1.
         draws: uniform random numbers in [0, 1) that arrive with a role's images, in ``NoisedBatch.draws``: role → name →
             "image" (one number per image) or "element" (one per element of the image).
-        limits: of observed values; by default twice the mean squared error of predicting no noise at all.
-        training: the training that suits it.
-        stops: whether the stopping rule (:mod:`vdu.replay.stopping`) may end it; its steps are then an upper bound.
-        strength: the options of which more forgets more.
-        estimator: the estimator of the posterior without which the method cannot run; None where it needs none.
-        retain_options: options that hold where the user gives images to keep.
+        limits: of monitored values; by default twice the mean squared error of predicting no noise at all.
+        training: its default training settings.
+        stops: whether the stopping rule (:mod:`vdu.replay.stopping`) may end it early.
+        strength: options whose larger values forget more.
+        estimator: the estimator of the posterior that the method requires; None if it requires none.
+        retain_options: options that apply if the user gives images to keep.
     """
 
     name: str = ""
@@ -71,12 +71,12 @@ class Described(Hooks):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BaseMethod(Described):
-    """A method over the model's own noise levels, all drawn alike.
+    """A method with uniformly drawn noise levels of the model's schedule.
 
     Args:
         schedule: the noise levels; None takes the model's own.
-        alpha_bar_range: only noise levels with ᾱ in this range take part.
-        tools: what :meth:`prepare` was given.
+        alpha_bar_range: only noise levels with ᾱ in this range are used.
+        tools: the argument of :meth:`prepare`.
     """
 
     schedule: NoiseSchedule | None = field(default=None, metadata=HIDDEN)
@@ -95,28 +95,28 @@ class BaseMethod(Described):
         return sha256_bytes(repr((self.name, sorted(settings.items()))).encode())
 
     def draw_weights(self, role: str = "forget") -> Tensor:
-        """Every level alike; for what is to be forgotten, every level in the range.
+        """Uniform probabilities of the noise levels; for images to forget, within the range only.
 
         Args:
-            role: of the images; "retain" has all levels.
+            role: of the images; "retain" uses all levels.
 
         Returns:
-            Relative probabilities, [T], float64. A range with no level is refused (:meth:`NoiseSchedule.within`).
+            Relative probabilities, [T], float64. A range without a level raises an error (:meth:`NoiseSchedule.within`).
         """
         assert self.schedule is not None, "prepare() comes first"
         return self.schedule.within((0.0, 1.0) if role == "retain" else self.alpha_bar_range).double()
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
-        """Take the tools, and the model's own schedule where none was given."""
+        """Take the tools, and the model's schedule if none was given."""
         missing = [name for name in sorted(self.uses) if getattr(tools, name) is None]
         if missing:
             raise InputError(
-                f"{self.name}: needs {', '.join(missing)}, got none; vdu.unlearn makes them unless tools were given to it."
+                f"{self.name}: needs {', '.join(missing)}, got none; vdu.unlearn makes them unless it is given tools."
             )
         return replace(self, schedule=self.schedule or denoiser.schedule, tools=tools)
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
-        """The formula; every method has its own."""
+        """The formula of the method."""
         raise NotImplementedError
 
 
@@ -136,17 +136,17 @@ def mean_squared(denoiser: Denoiser, batch: NoisedBatch, target: Tensor | None =
 
 
 def drawn(batch: NoisedBatch, name: str) -> Tensor:
-    """The uniform numbers that came with a batch.
+    """The uniform random numbers of a batch.
 
     Args:
         batch: noised images of a role.
-        name: as the method's ``draws`` names them.
+        name: a key of the method's ``draws``.
 
     Returns:
         [batch] or the shape of the images, in [0, 1).
 
     Raises:
-        InputError: if the batch was made without them.
+        InputError: if the batch lacks them.
     """
     if name not in batch.draws:
         raise InputError(
@@ -156,14 +156,14 @@ def drawn(batch: NoisedBatch, name: str) -> Tensor:
 
 
 def matched(posterior: GaussianPosterior, denoiser: Denoiser) -> GaussianPosterior:
-    """A posterior on the model's device and in its dtype, after a check that it is this model's."""
+    """The posterior on the model's device and in its dtype, after a check that its parameters match the model's."""
     posterior.check_matches(dict(denoiser.network.named_parameters()))
     first = next(denoiser.network.parameters())
     return posterior.to(first.device, first.dtype)
 
 
 def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:
-    """Refuse what is no range of ᾱ.
+    """Raise an error for an invalid range of ᾱ.
 
     Raises:
         InputError: unless it is two numbers with 0 ≤ smallest ≤ largest ≤ 1.
@@ -173,7 +173,7 @@ def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:
 
 
 def require_positive(**values: float) -> None:
-    """Refuse settings that are not finite numbers above 0.
+    """Raise an error for settings that are not finite numbers above 0.
 
     Raises:
         InputError: naming the first.

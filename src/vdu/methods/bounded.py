@@ -1,4 +1,4 @@
-"""Bounded plasticity: forgetting that loses its pull once the forget set is denoised badly enough.
+"""Bounded plasticity: forgetting whose gradient vanishes once the forget set is denoised badly enough.
 
     L(θ) = E_{x∈D_f, t, ε} φ(ℓ_θ, ℓ_0)  +  (λ/n) Σᵢ (θᵢ − μᵢ*)² / (2σᵢ*²)
 
@@ -11,12 +11,12 @@
     hellinger   exp(−κ ℓ_θ)              −κ exp(−κ ℓ_θ)      0, never reached
     margin      max(0, m ℓ_0 − Δ)        −1, then 0          0, from ℓ_θ = (1+m) ℓ_0 on
 
-β and κ have the unit 1/mse, m is a multiple of the original model's own error on that image at that noise level: errors at
-t near 1 are many times those at t near T, so no one number is a margin for all. At the original weights (Δ = 0) ascent,
+β and κ have the unit 1/mse. m is a multiple of the original model's error on the same image at the same noise level: errors at
+t near 1 are many times those at t near T, so that no single number is a margin for all. At the original weights (Δ = 0) ascent,
 npo and margin have the same slope, so that their first steps are the same; hellinger's is κ exp(−κ ℓ_0).
 
-The second term is there with a posterior only, and has the closed gradient (λ/n)(θ−μ*)/σ*², added once per step.
-n = |D_f| · d · (number of noise levels that take part) is what a mean over images, pixels and levels lacks of the paper's sum,
+The second term is used only with a posterior and has the closed gradient (λ/n)(θ−μ*)/σ*², added once per step.
+n = |D_f| · d · (number of noise levels used) is the ratio of the paper's sum to a mean over images, pixels and levels,
 so that λ = γ/(1−γ) of VDU with weights="uniform": the form "ascent" has VDU's gradient divided by (1−γ)n, and λ = 1 is
 the balance of the derivation.
 
@@ -24,9 +24,9 @@ Sources: npo is the loss of Zhang, Lin, Bai & Mei 2024, "Negative Preference Opt
 in the place of the negative log-likelihood. hellinger has the shape of the Hellinger affinity of two Gaussians of equal variance,
 exp(−‖μ₁−μ₂‖²/(8s²)). margin is a hinge. As losses for unlearning diffusion models they are proposals, not published results.
 
-Not guaranteed: that anything else is kept; where the forget images' error may go is bounded, what the step does to other
-images is not. That β, κ and m suit a model: the defaults are places to start. That ℓ_θ and ℓ_0 are equal at the start in a
-network with dropout, which the loop switches on.
+Not guaranteed: that anything else is retained, since the loss bounds the forget images' error but not the effect of a step on other
+images; that β, κ and m suit a model (the defaults are starting points); that ℓ_θ and ℓ_0 are equal at the start in a network with
+dropout, which the loop enables.
 """
 
 import math
@@ -51,7 +51,7 @@ FORMS = {
     "hellinger": frozenset(),
     "margin": frozenset({"teacher"}),
 }
-"""The forms, and the tools that each needs for ℓ_0."""
+"""The forms, and the tools that each one needs for ℓ_0."""
 
 
 def ascent(loss: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def hellinger(loss: Tensor, *, kappa: float) -> Tensor:
 
 
 def margin(loss: Tensor, reference: Tensor, *, multiple: float) -> Tensor:
-    """max(0, m ℓ_0 − Δ): an image is left alone from ℓ_θ = (1+m) ℓ_0 on.
+    """max(0, m ℓ_0 − Δ): an image has no gradient from ℓ_θ = (1+m) ℓ_0 on.
 
     Args:
         loss: ℓ_θ of each image, [batch].
@@ -118,7 +118,7 @@ def margin(loss: Tensor, reference: Tensor, *, multiple: float) -> Tensor:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PlasticityMethod(BaseMethod):
-    """A method whose forget term is one of the forms; what holds it back, the subclass says.
+    """A method whose forget term is one of the forms; subclasses add the regularisation.
 
     Args:
         form: φ: "ascent", "npo", "hellinger" or "margin".
@@ -143,7 +143,7 @@ class PlasticityMethod(BaseMethod):
 
     @property
     def uses(self) -> frozenset[str]:
-        """The original model where the form compares with it."""
+        """The original model, if the form compares with it."""
         return FORMS[self.form]
 
     def plasticity(self, denoiser: Denoiser, forget: NoisedBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -154,7 +154,7 @@ class PlasticityMethod(BaseMethod):
             forget: noised images of the forget set, each [batch, channels, height, width].
 
         Returns:
-            A float64 scalar, and the errors to be logged: ``mse`` (ℓ_θ) and, where it was needed, ``teacher_mse`` (ℓ_0).
+            A float64 scalar, and the errors to log: ``mse`` (ℓ_θ) and, if the form needs it, ``teacher_mse`` (ℓ_0).
         """
         loss = mean_squared(denoiser, forget).double()
         observed = {"mse": loss.detach().mean()}
@@ -174,11 +174,11 @@ class PlasticityMethod(BaseMethod):
 @register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BoundedPlasticity(PlasticityMethod):
-    """Bounded plasticity alone, or held back by the posterior of the weights.
+    """Bounded plasticity, optionally regularised by the posterior of the weights.
 
     Args:
         posterior: μ* and σ*² of the pre-trained weights; None leaves the second term out.
-        stability: λ > 0, the weight of the second term; without meaning if there is no posterior.
+        stability: λ > 0, the weight of the second term; unused without a posterior.
 
     Raises:
         InputError: if an option is out of range.
@@ -189,7 +189,7 @@ class BoundedPlasticity(PlasticityMethod):
     _n: int | None = field(default=None, repr=False, metadata=PRIVATE)
 
     name = "bounded"
-    summary = "Makes the forget images' error grow by a loss that loses its pull once they are denoised badly enough."
+    summary = "Raises the forget images' error by a loss whose gradient vanishes once they are denoised badly enough."
     needs = frozenset({"forget"})
 
     def __post_init__(self) -> None:
@@ -197,7 +197,7 @@ class BoundedPlasticity(PlasticityMethod):
         require_positive(stability=self.stability)
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
-        """Check that the posterior is this model's, and count what the paper sums over."""
+        """Check that the posterior matches the model, and count the terms of the paper's sum."""
         ready = super().prepare(denoiser, tools)
         if self.posterior is None:
             return ready

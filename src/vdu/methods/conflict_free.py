@@ -1,10 +1,10 @@
-"""Conflict-free steps: forget only along directions in which what is to be kept does not get worse, and only a little.
+"""Conflict-free steps: forget only along directions that do not increase the retain loss, with steps of bounded length.
 
     f = −∇E_{D_f} ‖ε − ε_θ‖²/d         k = ∇E_{S_r} ‖ε − ε_θ‖²/d          each the gradient of a term that is minimised
 
-    f ← σ² f / mean(σ²)                               optional: go where the posterior is wide
-    f ← f − min(0, ⟨f, k⟩)/‖k‖² · k                   where they conflict, take the part against k away
-    f ← f · min(1, s ‖k‖/‖f‖)                         never longer than the share s of the keep gradient
+    f ← σ² f / mean(σ²)                               optional: favour directions of large posterior variance
+    f ← f − min(0, ⟨f, k⟩)/‖k‖² · k                   on a conflict, remove the component against k
+    f ← f · min(1, s ‖k‖/‖f‖)                         at most the fraction s of the keep gradient's norm
     f ← 0  if  Δθᵀ diag(1/σ²) Δθ > ρ²                 optional: trust region, Δθ from the original weights
     g = k + f
 
@@ -12,23 +12,23 @@
 ⟨f, k⟩ ≥ 0, and a small enough plain gradient step along g lowers the keep loss whatever f was. Only the forget gradient is
 projected; the original projects every task's gradient off the others'. σ² comes before the projection, since it would
 turn f back into a conflict after it; and it acts on f alone, because Adam, which divides each weight's gradient by its own size,
-undoes a factor that all of g has.
+undoes a factor common to all of g.
 
-**The keep term is the denoising loss with drawn noise, not the distance from the original model's answers.** At the original
-weights that distance is at its minimum, its gradient exactly 0: nothing to project off, and a cap of 0 on the forget
-gradient, so that not one step would be made. The denoising loss of a mini-batch has a gradient there, its sampling noise,
+**The keep term is the denoising loss with drawn noise, not the distance from the original model's predictions.** At the original
+weights that distance is at its minimum and its gradient is exactly 0. There would be nothing to project off and a cap of 0 on the
+forget gradient, so that training could not start. The denoising loss of a mini-batch has a gradient there, its sampling noise,
 which sets the length of the step; its mean pulls towards the retained images themselves.
 
 A draw from the posterior has Δθᵀ diag(1/σ²) Δθ close to the number of weights, so that ρ is of the order of its root. The
-distance is taken after each step; back inside, forgetting goes on.
+distance is measured after each step; forgetting resumes once the weights are back inside.
 
 Source: Yu, Kumar, Gupta, Levine, Hausman & Finn 2020, "Gradient Surgery for Multi-Task Learning", arXiv 2001.06782, Algorithm 1;
-the length as a share of the keep gradient's is as in SISS (ICLR 2025), there fixed and here a cap. Together a proposal, not
+the length relative to the keep gradient is as in SISS (ICLR 2025), where it is fixed; here it is a cap. The combination is a proposal, not
 a published result.
 
 Not guaranteed: that Adam's step is free of conflict, since it rescales each weight and remembers former gradients; that
-the gradient of a mini-batch speaks for all that is to be kept (of a model at its optimum it is mostly noise). The distance can pass
-ρ² by one step, and by what Adam's momentum still carries.
+the gradient of a mini-batch represents the whole retained set (at an optimum it is mostly noise). The distance can pass
+ρ² by one step, and further through Adam's momentum.
 """
 
 import math
@@ -51,7 +51,7 @@ __all__ = ["ConflictFree", "projected_sum"]
 
 @dataclass
 class _Travelled:
-    """Δθᵀ diag(1/σ²) Δθ after the last step, the one thing of the method that moves during a run."""
+    """Δθᵀ diag(1/σ²) Δθ after the last step, the only state of the method that changes during a run."""
 
     squared_distance: float = 0.0
 
@@ -59,16 +59,16 @@ class _Travelled:
 @register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ConflictFree(BaseMethod):
-    """Gradient ascent on the forget set, made harmless to first order for what is to be kept.
+    """Gradient ascent on the forget set that does not increase the retain loss to first order.
 
     Args:
-        forget_share: s > 0, the largest length of the forget gradient, as a share of the keep gradient's.
+        forget_share: s > 0, the largest norm of the forget gradient, as a fraction of the keep gradient's.
         posterior: σ² of the weights, for the two options below; its mean is not used.
         precondition: multiply the forget gradient by σ²/mean(σ²); weights that the posterior does not cover keep theirs.
-        radius: ρ > 0 of the trust region, over the weights that the posterior covers; None has none.
+        radius: ρ > 0 of the trust region, over the weights that the posterior covers; None switches it off.
 
     Raises:
-        InputError: if a number is not positive, or a posterior is missing or without use.
+        InputError: if a number is not positive, or a posterior is missing or unused.
     """
 
     forget_share: float = 0.1
@@ -81,7 +81,7 @@ class ConflictFree(BaseMethod):
     _travelled: _Travelled = field(init=False, default_factory=_Travelled, repr=False, metadata=PRIVATE)
 
     name = "conflict-free"
-    summary = "Ascends on the forget images only along directions in which what is to be kept does not get worse."
+    summary = "Ascends on the forget images only along directions that do not increase the retain loss."
     needs = frozenset({"forget", "retain"})
     per_term = True
     limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
@@ -93,12 +93,10 @@ class ConflictFree(BaseMethod):
         if wanted and self.posterior is None:
             raise InputError("posterior: none given with precondition or radius; give one, or leave both out.")
         if self.posterior is not None and not wanted:
-            raise InputError(
-                "posterior: given, but neither precondition nor radius uses it; ask for one, or leave it out."
-            )
+            raise InputError("posterior: given, but neither precondition nor radius uses it; set one, or leave it out.")
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
-        """Check that the posterior is this model's, and centre it on the weights as they are now."""
+        """Check that the posterior matches the model, and centre it on the current weights."""
         ready = super().prepare(denoiser, tools)
         if self.posterior is None:
             return ready
@@ -111,7 +109,7 @@ class ConflictFree(BaseMethod):
         return replace(ready, posterior=posterior, _names=names, _mean_variance=mean)
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
-        """The two terms from one call each, so that either gradient costs its own images only."""
+        """The two terms, from one network call each, so that each gradient costs its own images only."""
         forget = mean_squared(denoiser, batch["forget"]).double().mean()
         keep = mean_squared(denoiser, batch["retain"]).double().mean()
         observed = {"mse": forget.detach(), "retain_mse": keep.detach()}
@@ -120,7 +118,7 @@ class ConflictFree(BaseMethod):
         return Losses({"forget": -forget, "keep": keep}, observed)
 
     def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
-        """The keep gradient plus what is left of the forget gradient.
+        """The keep gradient plus the projected and capped forget gradient.
 
         Args:
             gradients: of the terms "forget" and "keep", each a list over the trained parameters.
@@ -143,7 +141,7 @@ class ConflictFree(BaseMethod):
         ]
 
     def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
-        """Measure how far the weights are from the original ones, for the next step's trust region."""
+        """Measure the distance from the original weights, for the next step's trust region."""
         if self.radius is not None and self.posterior is not None:
             with torch.no_grad():
                 self._travelled.squared_distance = 2 * float(self.posterior.penalty(parameters))
@@ -153,20 +151,20 @@ class ConflictFree(BaseMethod):
         return {"squared_distance": self._travelled.squared_distance}
 
     def load_state(self, state: Mapping[str, float]) -> None:
-        """Take the distance back."""
+        """Restore the distance."""
         self._travelled.squared_distance = float(state["squared_distance"])
 
 
 def projected_sum(forget: Sequence[Tensor], keep: Sequence[Tensor], *, share: float) -> list[Tensor]:
-    """Sum k and f, after f has lost its part against k (Yu et al. 2020, Algorithm 1, line 6) and is at most the share s of k long.
+    """The sum of k and f, with f projected off its conflict with k (Yu et al. 2020, Algorithm 1, line 6) and capped at s ‖k‖.
 
-    With b = min(0, ⟨f, k⟩)/‖k‖², what is left of f is f − b k, of length² ‖f‖² − b min(0, ⟨f, k⟩): three inner products tell
-    both factors, and the gradients are gone through once.
+    With b = min(0, ⟨f, k⟩)/‖k‖², the projection of f is f − b k, of length² ‖f‖² − b min(0, ⟨f, k⟩): three inner products give
+    both factors, and the gradients are traversed once.
 
     Args:
         forget: f, a list over the parameters.
         keep: k, likewise.
-        share: s.
+        share: s, the largest length relative to k.
 
     Returns:
         k + c (f − b k), c = min(1, s ‖k‖/‖f − b k‖); a new list. k itself where k = 0.

@@ -1,4 +1,4 @@
-"""The training that suits a method where the user gives none. Standard library only."""
+"""Default training settings of the methods. Standard library only."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ __all__ = ["TrainingDefaults"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingDefaults:
-    """Training settings of a method; those below are untuned.
+    """Default training settings of a method; the values below are untuned.
 
     Attributes:
         steps: optimiser steps.
@@ -16,9 +16,9 @@ class TrainingDefaults:
         warmup_steps: linear warm-up of the learning rate.
         ema_decay: decay of the weight average; 0 keeps none.
         max_grad_norm: clip the gradient norm to this; None does not clip.
-        n_own_samples: generated samples for methods that use some.
-        scheduler: how they are drawn, see :class:`vdu.diffusion.sampling.Sampler`.
-        inference_steps: network evaluations of each.
+        n_own_samples: number of generated samples, for methods that use them.
+        scheduler: their sampler, see :class:`vdu.diffusion.sampling.Sampler`.
+        inference_steps: network evaluations per generated sample.
     """
 
     steps: int = 200

@@ -1,6 +1,6 @@
-"""Retain-score distillation: train the model to be what it would be without the forget set, as far as it can tell itself.
+"""Retain-score distillation: distil the score that the model would have without the forget set, estimated from its own samples.
 
-With q what the model makes, q_f its part like the forget set and r(x_t) = P(forget | x_t), the noise of the rest is exactly
+Let q be the model's distribution, q_f its forget component and r(x_t) = P(forget | x_t). The noise prediction of the rest is exactly
 
     ε_r = ε₀ + r/(1−r) (ε₀ − ε_f)  =  ε₀ − √(1−ᾱ) ∇ log(1 − r(x_t))                  q_r = (q − πq_f)/(1−π)
 
@@ -11,30 +11,30 @@ The student ε_θ, started at the original ε₀, learns
     ε_keep = ε₀  +  s_k a √(1−ᾱ) σ(h)∇h  +  w [ᾱ in A_w] (ε₀ − ε_s)    the correction, and self-improvement
     ε_lead = ε₀  +  s a √(1−ᾱ) σ(h)∇h                                  the same correction                ("gradient")
              or ε₀ + min(s e^h, w_max) (ε₀ − ε_f)                      e^h = r/(1−r), w_max = 5   ("forget-model")
-             or the noise of the nearest own samples                   :mod:`vdu.methods.retrack`      ("retrack")
+             or the noise of the nearest generated samples              :mod:`vdu.methods.retrack`      ("retrack")
 
-h the logit of r, so that −∇log(1−r) = σ(h)∇h stays alive where r is near 1 and no r is clamped; the norm of the correction
-is capped at ‖ε₀‖ instead. How flat a classifier is, is its seed's chance and its training's length, and how much is left follows it closely
-(docs/methods-log.md, 65); so the correction is given one length, ℓ*, by a factor that is measured once, on the forget set:
+h is the logit of r. In this form, −∇log(1−r) = σ(h)∇h does not vanish where r is near 1, and no r is clamped; instead, the norm of
+the correction is capped at ‖ε₀‖. The slope of a classifier varies with its seed and training length, and the amount of forgetting
+follows it closely (docs/methods-log.md, 65). The correction is therefore scaled to a fixed length ℓ*, by a factor measured once on
+the forget set:
 
     a = ℓ*/ℓ,   ℓ² = E_{D_f, middle t} ‖√(1−ᾱ) σ(h)∇h‖²/d
 
-S_r and S_f are the original's own samples unlike and like the forget set D_f. ε_s is the
-original after a short fine-tuning on its own samples (:mod:`vdu.replay.auxiliary_models`; w multiplies what is chance in it):
-what it does wrong, ε_s does more so, and a step away from it undoes
-some of that. It repairs what the training costs, and more: with it the unlearned model's u-FID falls below that of the
-original with the forget class filtered out. Only at ᾱ in A_w: at more noise, where it is decided what an image shows, copies of
-different seeds agree less (docs/methods-log.md, 53), and the step shifts the mix of what is kept; at less noise it costs
-likelihood and gains nothing (59).
+S_r and S_f are the generated samples unlike and like the forget set D_f. ε_s is the self-trained auxiliary model: the original after
+a short fine-tuning on its generated samples (:mod:`vdu.replay.auxiliary_models`; w also amplifies training noise). ε_s amplifies the
+original's errors; extrapolating away from it (SIMS) reduces them. This self-improvement more than compensates the cost of training:
+with it, the unlearned model's u-FID falls below that of the filtered-oracle baseline. It acts at ᾱ in A_w only. At higher noise
+levels, which determine the content of an image, auxiliary models of different seeds agree less (docs/methods-log.md, 53), and the
+extrapolation changes the proportions of the retained classes; at lower ones it costs likelihood without any gain (59).
 
-ε_f is the original after a short fine-tuning on the forget set. Of the three leads the classifier's gradient points most
-nearly to where a model goes that is retrained without the forget set (at ᾱ ≥ 0.1; ``benchmarks/leads.py``), at half the length: a
-classifier of few images is too flat among those it is sure of; hence s > s_k. Exact r would need no a and no s > 1. But a sampler of few
-steps jumps over the thin border where it acts (sampling with ε_r and no training, ``mnist``, digit 8: PUL 53 % at s = 1,
-70 % at s = 2, 87 % at s = 4; ``benchmarks/resemblance.py``), and a student of few steps does not reach it (the
-leaderboard's row with s = s_k = 1).
+ε_f is the forget model: the original after a short fine-tuning on the forget set. Of the three forget targets (ε_lead), the
+classifier gradient aligns best with the change that retraining without the forget set causes (at ᾱ ≥ 0.1; ``benchmarks/leads.py``),
+but it is about half as large, because a classifier trained on few images is under-confident; therefore s > s_k. An exact r would need
+neither a nor s > 1. A sampler with few steps, however, jumps over the narrow region where the correction acts (sampling with ε_r and
+no training, ``mnist``, digit 8: PUL 53 % at s = 1, 70 % at s = 2, 87 % at s = 4; ``benchmarks/resemblance.py``), and a student trained
+for few steps does not reach it (the leaderboard's row with s = s_k = 1).
 
-Not guaranteed: that r is right (``vdu.replay.selection`` says how it is made); that other images stay as they were pixel by pixel.
+Not guaranteed: that r is right (see ``vdu.replay.selection``); that other images stay the same pixel by pixel.
 
 Source: ours. Classifier gradients: Dhariwal & Nichol 2021, arXiv 2105.05233, Eq. 10.
 Negative weights that follow P(forget | x_t): Koulischer et al. 2024, arXiv 2410.14398. Away from a model trained on its own
@@ -61,7 +61,7 @@ __all__ = ["RetainDistillation", "repulsion", "repulsion_length"]
 
 LEADS = ("gradient", "forget-model", "retrack")
 LARGEST_ODDS = 5.0  # w_max
-N_MEASURED = 2048  # noised images that the correction's length is measured on
+N_MEASURED = 2048  # noised images for the measurement of the correction's length
 
 
 def repulsion(classifier: Any, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def repulsion_length(
         generator: draws images, levels and noise, on the CPU.
 
     Returns:
-        As a share of the noise's own length.
+        As a fraction of the noise's length.
 
     Raises:
         InputError: if it is 0 or not finite.
@@ -111,8 +111,8 @@ def repulsion_length(
     length = (total / (N_MEASURED // 128)) ** 0.5
     if not 0 < length < float("inf"):
         raise InputError(
-            f"classifier: its gradient on forget images has the length {length}; expected a finite number above 0. It tells nothing "
-            "apart: draw more own samples (--n-own-samples), or leave the gradient as it is (--option gradient_length=0)."
+            f"classifier: its gradient on forget images has the length {length}; expected a finite number above 0. It separates nothing: "
+            "draw more generated samples (--n-own-samples), or leave the gradient unscaled (--option gradient_length=0)."
         )
     return length
 
@@ -129,18 +129,18 @@ class RetainDistillation(BaseMethod):
     """Retain-score distillation, with self-improvement.
 
     Args:
-        repulsion_scale: s ≥ 0, of the correction on forget images: how much is forgotten.
-        keep_scale: s_k ≥ 0, of the correction on kept images.
-        gradient_length: ℓ* ≥ 0, as a share of the noise's length; 0 leaves the correction as the classifier gives it.
-        self_improvement: w ≥ 0; 0 needs no second model.
+        repulsion_scale: s ≥ 0, scale of the correction on forget images; a larger one forgets more.
+        keep_scale: s_k ≥ 0, scale of the correction on retained images.
+        gradient_length: ℓ* ≥ 0, as a fraction of the noise's length; 0 leaves the correction unscaled.
+        self_improvement: w ≥ 0; 0 needs no self-trained auxiliary model.
         self_improvement_range: A_w, the smallest and the largest ᾱ at which w acts, within [0, 1].
-        lead: ε_lead: "gradient", "forget-model" or "retrack".
+        lead: the forget target ε_lead: "gradient", "forget-model" or "retrack".
         forget_weight: ζ > 0.
         schedule: the noise levels; None takes the model's own.
-        alpha_bar_range: noise levels of the forget images; retained ones have all.
+        alpha_bar_range: noise levels of the forget images; retained images use all levels.
 
     Raises:
-        InputError: if a weight is out of range or the lead unknown.
+        InputError: if a weight is out of range or the forget target is unknown.
     """
 
     repulsion_scale: float = 2.25
@@ -154,9 +154,7 @@ class RetainDistillation(BaseMethod):
     _factor: float = field(default=1.0, repr=False, metadata=PRIVATE)
 
     name = "distillation"
-    summary = (
-        "Trains the model to be what it would be without the forget set, as a classifier of its own samples sees it."
-    )
+    summary = "Distils the score that the model would have without the forget set, estimated from its own samples."
     training = replace(CHOSEN, steps=600, ema_decay=0.995)
     stops = True
     strength = ("repulsion_scale", "forget_weight")
@@ -176,14 +174,14 @@ class RetainDistillation(BaseMethod):
 
     @property
     def uses(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """What the settings ask for."""
+        """The tools that the settings require."""
         wanted = {"teacher", "classifier"}
         wanted |= {"self_model"} if self.self_improvement else set()
         wanted |= {"forget"} if self.gradient_length else set()
         return frozenset(wanted | {"retrack": {"retained"}, "forget-model": {"forget_model"}}.get(self.lead, set()))
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
-        """Take the tools, and measure how long the correction is."""
+        """Take the tools and measure the length of the correction."""
         ready = super().prepare(denoiser, tools)
         if self.gradient_length:
             assert tools.forget is not None and ready.schedule is not None
@@ -195,7 +193,7 @@ class RetainDistillation(BaseMethod):
         return ready
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
-        """Both terms; the distances from both targets are watched."""
+        """Both terms; the distances from both targets are monitored."""
         retain = batch["retain"]
         forget = NoisedBatch.joined(batch["forget"], batch["own_forget"])
         with torch.no_grad():
@@ -208,7 +206,7 @@ class RetainDistillation(BaseMethod):
         )
 
     def keep_target(self, batch: NoisedBatch) -> Tensor:
-        """ε_keep of noised kept images, [batch, channels, height, width]."""
+        """ε_keep of noised retained images, [batch, channels, height, width]."""
         tools = self._tools()
         assert tools.teacher is not None
         original = tools.teacher.noise(batch)

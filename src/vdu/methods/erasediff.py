@@ -1,4 +1,4 @@
-"""EraseDiff: teach the forget images a wrong target, as a constraint beside the loss of the retained ones.
+"""EraseDiff: train the forget images towards a wrong target, as a constraint on minimising the retain loss.
 
     min_θ L_r(θ)   such that   q(θ) = L_f(θ) − min_φ L_f(φ) ≤ 0
     update along  ∇L_r + λ ∇q,     min L_f ≈ L_f(θ_K),  θ_0 = θ,  θ_{k+1} = θ_k − η' ∇L_f(θ_k)    on a copy, a constant
@@ -7,28 +7,28 @@ L_r = E_{D_r} ‖ε − ε_θ(x_t, t)‖²/d the denoising loss of retained imag
 forget images towards a wrong target u, both MEANS over all elements, t uniform over all steps (for D_f over those in
 ``alpha_bar_range``), d = C·H·W.
 
-Targets (three are published under one name):
+Targets (three variants are published under one name):
 
     uniform-shared   u ~ U[0, 1]^d, and x̃_t = √ᾱ x0 + √(1−ᾱ) u: the same u in input and target. The authors' DDPM code:
-                     an ordinary denoising loss, but of noise that is not normal
-    uniform-fresh    u ~ U[0, 1]^d, x̃_t = x_t with the drawn normal ε. As the code of SISS (claserken/SISS) has it
+                     an ordinary denoising loss with noise that is not normal
+    uniform-fresh    u ~ U[0, 1]^d, x̃_t = x_t with the drawn normal ε. As in the code of SISS (claserken/SISS)
     relabel          u = (x_t − √ᾱ x_r)/√(1−ᾱ) = ε + √SNR (x0 − x_r): the noise that x_t would hold if it came from x_r,
-                     another image, of D_r. The authors ask for the prediction under another label, which an unconditional
+                     another image, of D_r. The authors use the prediction under another label, which an unconditional
                      model does not have. SNR = ᾱ/(1−ᾱ): u has magnitude 100 at the cleanest level of the usual schedule,
-                     and those levels rule the mean. Narrow ``alpha_bar_range`` against this
+                     and those levels dominate the mean. Narrow ``alpha_bar_range`` to avoid this
 
 λ: constant (0.1), or with ``adaptive`` max(η − ⟨∇L_r, ∇q⟩/‖∇q‖², 0), over all weights together: the smallest λ ≥ 0 with
 ⟨∇L_r + λ∇q, ∇q⟩ ≥ η‖∇q‖², so that every small step lowers q (BOME, Liu et al. 2022, arXiv 2209.08709, with its
 φ = η‖∇q‖²). The public code (JingWu321/EraseDiff) divides by ‖∇L_r‖‖∇q‖ instead: a cosine, which does not have this
 property and is not offered. With ``adaptive`` the logged forget term is q without λ.
 
-**The inner loop moves nothing but the log.** min L_f is a constant to autograd and λ does not hold it, so that the update
-is ∇L_r + λ∇L_f whatever K. In the public code it acts through a side door: the inner steps feed the moments of the same
-Adam. Here they are plain gradient descent on a copy, with the draws of the outer loss, so that q ≥ 0 for small η' (without
-dropout). K = 0 spares their cost (3K + 1 evaluations per forget image) and logs q = 0.
+**The inner loop affects only the logged values.** min L_f is a constant for autograd and does not enter λ, so that the update is
+∇L_r + λ∇L_f for any K. In the public code the inner loop has a side effect: its steps update the moments of the same Adam. Here
+they are plain gradient descent on a copy, with the draws of the outer loss, so that q ≥ 0 for small η' (without dropout). K = 0
+saves their cost (3K + 1 evaluations per forget image) and logs q = 0.
 
 Not guaranteed: that q reaches 0; that the wrong targets lead to images without the class (a network that gives E[u] = ½ for
-every pixel makes something else).
+every pixel generates something else).
 
 u is drawn with the batch (``draws``), for the whole step: it does not depend on the number of processes or micro-batches.
 
@@ -61,8 +61,8 @@ class EraseDiff(BaseMethod):
 
     Args:
         target: "uniform-shared", "uniform-fresh" or "relabel".
-        weight: λ, where it is constant.
-        adaptive: λ from the gradients instead.
+        weight: the constant λ.
+        adaptive: compute λ from the gradients instead.
         eta: η of the adaptive λ.
         inner_steps: K, gradient steps towards min L_f.
         inner_learning_rate: η', their size.
@@ -79,7 +79,7 @@ class EraseDiff(BaseMethod):
     inner_learning_rate: float = 1e-3
 
     name = "erasediff"
-    summary = "Teaches the forget images a wrong target, as a constraint beside the loss of the retained ones."
+    summary = "Trains the forget images towards a wrong target, as a constraint on minimising the retain loss."
     needs = frozenset({"forget", "retain"})
 
     def __post_init__(self) -> None:
@@ -92,17 +92,17 @@ class EraseDiff(BaseMethod):
 
     @property
     def draws(self) -> Mapping[str, Mapping[str, str]]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """u, unless another image gives the target."""
+        """The random numbers for u, unless another image gives the target."""
         return MappingProxyType({} if self.target == "relabel" else {"forget": {"uniform": "element"}})
 
     @property
     def per_term(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Only the adaptive λ needs the gradients apart."""
+        """Whether separate gradients are needed: only for the adaptive λ."""
         return self.adaptive
 
     @property
     def limits(self) -> Mapping[str, float]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As for the other methods; but "relabel" asks for any error on the forget set, so nothing limits it."""
+        """As for the other methods; "relabel" has no limit on the forget set, where large errors are intended."""
         return {"retain_mse": 2.0} | ({} if self.target == "relabel" else {"mse": 2.0})
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
@@ -141,19 +141,19 @@ class EraseDiff(BaseMethod):
             with torch.no_grad():
                 for value, gradient in zip(parameters, found, strict=True):
                     value.sub_(gradient, alpha=self.inner_learning_rate)
-            torch.clear_autocast_cache()  # else mixed precision goes on with the weights before the step
+            torch.clear_autocast_cache()  # otherwise mixed precision uses the weights before the step
         with torch.no_grad():
             return mean_squared(face, batch, target).mean()
 
 
 def wrong_target(kind: str, forget: NoisedBatch, others: Tensor) -> tuple[NoisedBatch, Tensor]:
-    """The noised forget images and what the network shall see in them instead of their noise.
+    """The noised forget images and the wrong target.
 
     Args:
         kind: one of ``TARGETS``.
         forget: the forget images, [batch, channels, height, width], with the draws "uniform" of that shape unless the
             kind is "relabel".
-        others: images to keep, [n, channels, height, width]; the i-th serves the i-th forget image, from the start again
+        others: images to keep, [n, channels, height, width]; the i-th is used for the i-th forget image, cyclically
             where there are fewer.
 
     Returns:

@@ -1,15 +1,15 @@
-"""Fine-tune on retained data: go on training on what is to be kept, and hope that the rest is forgotten.
+"""Fine-tuning on retained data, in the expectation that the rest is forgotten.
 
     L(θ) = E_{x∈D_r, t} ‖ε − ε_θ(x_t, t)‖²/d
 
-D_r the retained images (or own samples of the original model without those of the forget class), ε the drawn noise, t
+D_r the retained images (or generated samples without the forget class), ε the drawn noise, t
 uniform over all steps of the schedule, ‖·‖² the sum over the d = C·H·W pixels, so that the term is the
 MEAN over all elements: the plain loss with which the model was trained (Ho et al. 2020, arXiv 2006.11239, Eq. 14).
 
-It is a reference and not a competitor: with infinite steps it ends where retraining without the class ends, and how far it
-comes in few steps says what every method that sees retained data gets for free. It never looks at the forget set.
+This is a reference and not a competitor. With infinitely many steps it converges to retraining without the class; its result after
+few steps is the baseline for every method that uses retained data. It does not use the forget set.
 
-Not guaranteed: forgetting. A model that fits D_r has no reason to unlearn what D_r does not speak of.
+Not guaranteed: forgetting. A model that fits D_r has no incentive to unlearn images that are absent from D_r.
 """
 
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ class FineTune(BaseMethod):
     """Plain denoising loss on retained images; arguments as for :class:`vdu.methods.base.BaseMethod`."""
 
     name = "finetune"
-    summary = "Goes on training on what is to be kept and never looks at the forget images: a reference."
+    summary = "Continues training on retained images and does not use the forget images: a reference."
     needs = frozenset({"retain"})
     limits = MappingProxyType({"retain_mse": 2.0})
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
-        """The denoising loss, also under the name that the other methods log."""
+        """The denoising loss, also logged under the name that the other methods use."""
         retain = mean_squared(denoiser, batch["retain"]).mean()
         return Losses({"retain": retain}, {"retain_mse": retain.detach()})

@@ -1,4 +1,4 @@
-"""A method's own settings: the fields of its dataclass that are plain values, and how they are read from text."""
+"""A method's options: the fields of its dataclass that are plain values, and their parsing from text."""
 
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
@@ -56,7 +56,7 @@ def read_options(kind: type[BaseMethod], given: Sequence[str]) -> dict[str, Any]
 
 
 def default_text(item: Field[Any]) -> str:
-    """An option with its default, as one would type it."""
+    """An option with its default, as typed on the command line."""
     value = _default(item)
     if isinstance(value, NoiseSchedule):
         text = "1000,0.0001,0.02"  # NoiseSchedule.linear()
@@ -70,7 +70,7 @@ def _default(item: Field[Any]) -> Any:
 
 
 def _value(text: str, item: Field[Any], whole: str) -> Any:
-    """An option's text as its default's type."""
+    """The value of an option's text, in the type of its default."""
     default = _default(item)
     try:
         if isinstance(default, bool):

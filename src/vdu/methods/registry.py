@@ -1,8 +1,8 @@
-"""The methods by name. This module is light: it imports a method's file when that method is first used.
+"""The methods by name. A method's file is imported when that method is first used.
 
-A class registers itself with the decorator :func:`register`, and everything about the method stands on the class: its name,
-a one-sentence summary, what it needs and uses, its options (its dataclass fields), the training that suits it, and whether it has
-a stopping rule. The table below says only in which file a built-in name is.
+A class registers itself with the decorator :func:`register`, and all metadata are attributes of the class: its name,
+a one-sentence summary, what it needs and uses, its options (its dataclass fields), its default training settings, and whether it has
+a stopping rule. The table below only maps built-in names to files.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["AUTO", "get", "names", "register", "resolve"]
 
 AUTO = "distillation"
-"""The method that "auto" stands for: the one that measured best."""
+"""The method that "auto" selects: the one with the best measured results."""
 
 _FILES: Mapping[str, str] = MappingProxyType({
     "distillation": "distillation",
@@ -43,16 +43,16 @@ Kind = TypeVar("Kind", bound="type[BaseMethod]")
 
 
 def register(kind: Kind) -> Kind:
-    """Class decorator: make a method known by its name.
+    """Class decorator: register a method under its name.
 
     Args:
         kind: the class, with ``name`` and ``summary``.
 
     Returns:
-        The class itself.
+        The class.
 
     Raises:
-        InputError: if it has no name or no summary, or another class has the name.
+        InputError: if the name or the summary is missing, or another class has the name.
     """
     if not kind.name or not kind.summary:
         raise InputError(
@@ -68,12 +68,12 @@ def register(kind: Kind) -> Kind:
 
 
 def names() -> tuple[str, ...]:
-    """Every name that :func:`get` takes: "auto", the built-in methods, and those that were registered besides."""
+    """Every name that :func:`get` accepts: "auto", the built-in methods and other registered methods."""
     return ("auto", *_FILES, *(name for name in _registered if name not in _FILES))
 
 
 def resolve(name: str) -> str:
-    """The name of the method itself: "auto" becomes the method that it stands for.
+    """Resolve a name: "auto" becomes the method that it selects.
 
     Args:
         name: one of :func:`names`.
@@ -100,7 +100,7 @@ def get(name: str) -> "type[BaseMethod]":
         name: one of :func:`names`.
 
     Returns:
-        The class. An unknown name is refused (:func:`resolve`).
+        The class. An unknown name raises an error (:func:`resolve`).
     """
     name = resolve(name)
     if name not in _registered:

@@ -1,18 +1,18 @@
-"""Retrack on self-replay: where a noised forget image should go, the nearest retained own samples say.
+"""Retrack with self-generated replay: noised forget images are denoised towards the nearest retained samples.
 
     p_k = softmax_k(−‖x_t − √ᾱ s_k‖² / (2(1−ᾱ)))              posterior weights of s_k ∈ S_r, given x_t
     target(x_t) = Σ_k p_k (x_t − √ᾱ s_k) / √(1−ᾱ)              the exact noise if the data were S_r
     L(θ) = ζ E_{D_f} ‖ε_θ(x_t, t) − target(x_t)‖²/d  +  E_{S_r} ‖ε_θ(x_t, t) − ε₀(x_t, t)‖²/d
 
-S_r: the original's own samples without those like the forget set; ε₀ the frozen original; d the number of elements. The
-target is the optimal denoiser of the empirical distribution of S_r: on S_r itself it would be memory, so it is used only
-where the forget images are, and there it leads out of them. In many dimensions nearly all weight is on one neighbour, and
-a few images (thin ones, of small norm) are the nearest neighbour of most: much of what is lost becomes those.
+S_r are the generated samples without those that match the forget set, ε₀ is the frozen original and d the number of elements. The
+target is the optimal denoiser of the empirical distribution of S_r. On S_r itself it would amount to memorisation; it is therefore
+used on the forget images only. In high dimensions nearly all weight is on one neighbour, and a few images (thin strokes of small
+norm) are the nearest neighbour of most: many forgotten images turn into those.
 
-Not guaranteed: that the images that are lost go to the other classes in proportion; they go to the nearest.
+Not guaranteed: that forgotten images are redistributed over the other classes in proportion; they go to the nearest.
 
 Source: the form follows "ReTrack" (in sony/guda, which trains on real retained data, with ζ = 1 and 5 neighbours in pixel
-space); with own samples in place of the retained data it is ours. Optimal denoiser of a sample: Karras et al. 2022, arXiv
+space); the use of generated samples in place of retained data is ours. Optimal denoiser of a sample: Karras et al. 2022, arXiv
 2206.00364, Eq. 57.
 """
 
@@ -31,12 +31,12 @@ __all__ = ["CHOSEN", "Retrack", "retrack_target"]
 CHOSEN = TrainingDefaults(
     steps=450, batch_size=32, learning_rate=1.5e-4, warmup_steps=10, max_grad_norm=0.5, ema_decay=0.98
 )
-"""Chosen by measurement on the digit 8 of the packaged model (docs/methods-log.md)."""
+"""Tuned on the digit 8 of the packaged model (docs/methods-log.md)."""
 
 
 @torch.no_grad()
 def retrack_target(batch: NoisedBatch, retained: Tensor) -> Tensor:
-    """The noise that the optimal denoiser of the retained images sees in x_t.
+    """The noise prediction of the optimal denoiser of the retained images.
 
     Args:
         batch: noised images, x_t [batch, channels, height, width].
@@ -57,12 +57,12 @@ def retrack_target(batch: NoisedBatch, retained: Tensor) -> Tensor:
 @register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Retrack(BaseMethod):
-    """Retrack towards own samples, held by the original's own answers on them.
+    """Retrack towards generated samples, with the original's predictions on them as the retain target.
 
     Args:
         forget_weight: ζ > 0.
         schedule: the noise levels; None takes the model's own.
-        alpha_bar_range: noise levels of the forget images; retained ones have all.
+        alpha_bar_range: noise levels of the forget images; retained images use all levels.
 
     Raises:
         InputError: if ζ is not positive.
@@ -72,7 +72,7 @@ class Retrack(BaseMethod):
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
 
     name = "retrack"
-    summary = "Leads noised forget images to the nearest generated samples that are unlike the forget set."
+    summary = "Denoises forget images towards the nearest generated samples that are unlike the forget set."
     training = CHOSEN
     stops = True
     strength = ("forget_weight",)
@@ -84,7 +84,7 @@ class Retrack(BaseMethod):
         require_positive(forget_weight=self.forget_weight)
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
-        """The formula; the plain errors of both sets are watched."""
+        """The formula; the plain errors of both sets are monitored."""
         assert self.tools is not None
         assert self.tools.teacher is not None
         assert self.tools.retained is not None

@@ -1,4 +1,4 @@
-"""SalUn without labels: gradient ascent on the forget set, held by retained data, on the salient half of the weights.
+"""SalUn without labels: gradient ascent on the forget set with a retain term, on the salient half of the weights.
 
     m  = 1 on the largest 50 % of |Σ_b clip(∇_θ ℓ_b(θ*))| over all weights together, else 0          saliency mask
     L(θ) = −E_{D_f} ‖ε − ε_θ(x_t, t)‖²/d  +  α E_{D_r} ‖ε − ε_θ(x_t, t)‖²
@@ -11,7 +11,7 @@ gradient to norm 1, ℓ_b = ‖ε − ε_θ(x_t, t)‖² averaged over batch b o
 Reductions: the forget term is the MEAN over all elements, the retain term the SUM over pixels averaged over images, so that
 α = 1e-3 weighs an element of D_r α·d times one of D_f: 0.8 on MNIST, 3.1 on CIFAR-10. The public code (OPTML-Group/
 Unlearn-Saliency, ``DDPM/runners/diffusion.py``) has this pair for its relabelling, which needs labels; its own ascent sums
-over pixels in both terms. Without labels only ascent is left.
+over pixels in both terms. Without labels only ascent is possible.
 
 The UPDATE is masked, not the gradient alone: weight decay moves a weight that has no gradient. The mask of that
 code (``generate_mask`` at commit 2b0a8a1) is not the paper's: it adds |∇ℓ_b| over batches, steps the optimiser between
@@ -19,7 +19,7 @@ them, and ranks in ascending order, which keeps the LEAST salient half. Ours is 
 largest first.
 
 Not guaranteed: that it stops (ascent has no lower bound; the guard ends a run whose errors pass twice that of predicting
-no noise at all); that exactly tied weights are chosen alike on different devices.
+no noise at all); that ties between weights are broken in the same way on different devices.
 
 Source: Fan, Liu, Zhang, Wong, Wei & Liu 2024, "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in
 Both Image Classification and Generation", arXiv 2310.12508, section 4.
@@ -52,7 +52,7 @@ class SalUn(BaseMethod):
 
     Args:
         alpha: α, the weight of the retain term (a sum over pixels) against the forget term (a mean over elements).
-        salient_share: the share of all weights that may move, in (0, 1]; 1 is plain ascent with a retain term.
+        salient_share: the fraction of all weights that may change, in (0, 1]; 1 is plain ascent with a retain term.
         mask_batch_size: images per batch whose gradient is clipped by itself.
         mask_clip_norm: the norm to which each is clipped.
         mask_seed: seeds the noise and the steps at which the mask is measured.
@@ -71,7 +71,7 @@ class SalUn(BaseMethod):
 
     name = "salun"
     summary = (
-        "Ascends on the forget images, held by retained ones, on the half of the weights that matters most for them."
+        "Ascends on the forget images with a retain term, on the half of the weights that is most salient for them."
     )
     needs = frozenset({"forget", "retain"})
     uses = frozenset({"forget"})
@@ -88,7 +88,7 @@ class SalUn(BaseMethod):
         require_positive(mask_clip_norm=self.mask_clip_norm)
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
-        """Measure the mask at the original weights, and keep these."""
+        """Compute the mask at the original weights, and store these weights."""
         if denoiser.class_names:
             raise InputError(
                 "salun: this model is class-conditional, and the saliency mask of this port is measured without a class; expected an "
@@ -119,7 +119,7 @@ class SalUn(BaseMethod):
         return Losses({"forget": -forget, "retain": self.alpha * pixels * retain}, observed)
 
     def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
-        """Put the weights outside the mask back, in all bits."""
+        """Restore the weights outside the mask exactly."""
         assert self._mask is not None and self._original is not None, "prepare() comes first"
         with torch.no_grad():
             for name, value in parameters.items():
@@ -142,11 +142,11 @@ def saliency(
     Args:
         denoiser: the original model; evaluated without dropout, and left as it was.
         images: the forget set in the model's own space, [n, …].
-        draw_weights: relative probability of each row of the schedule, [T].
-        schedule: the noise levels of these rows.
+        draw_weights: relative probability of each timestep index, [T].
+        schedule: the noise schedule of these indices.
         batch_size: images per batch; the last may be smaller.
         clip_norm: each batch's gradient is scaled down to this norm if it is larger.
-        generator: the only source of rows and noise, on the CPU.
+        generator: the only source of timesteps and noise, on the CPU.
 
     Returns:
         One non-negative tensor per trainable parameter, of its shape.
@@ -177,11 +177,11 @@ def saliency(
 
 
 def top_share(values: NamedTensors, share: float) -> dict[str, Tensor]:
-    """The largest share of all entries together.
+    """Mask of the largest entries over all tensors together.
 
     Args:
         values: tensors by name.
-        share: in (0, 1].
+        share: fraction of the entries, in (0, 1].
 
     Returns:
         True on exactly round(share · number of entries) of them, but at least one.

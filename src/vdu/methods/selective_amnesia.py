@@ -4,18 +4,18 @@
            surrogate                 replay                     elastic weight consolidation (EWC)
 
 x̃_0 ~ U[−1, 1]^d images of uniform noise, x_0 replayed samples without the forget class, t uniform over all T steps of the
-model's own schedule, ‖·‖² the SUM over pixels and E the mean over the batch, F the diagonal of
+model's schedule, ‖·‖² the SUM over pixels and E the mean over the batch, F the diagonal of
 ``vdu.posterior.amnesia_fisher``, γ = 1 and λ = 10 as published. These are the reductions of the public code
 (clear-nus/selective-amnesia, ``ddpm/functions/losses.py`` and ``train_forget``), which sums over pixels in F as well. It
 shares the steps t between both batches and draws them in antithetic pairs; here they are drawn freely, which has the same
 mean. Its further settings: Adam with rate 1e-4, gradient norm clipped at 1.0, batch 128 + 128, 20 000 iterations.
 
 The published method is class-conditional: the surrogate replaces the class's images under its label, and the other labels
-keep theirs. **Without labels the surrogate term does not look at the forget set at all**: it pulls the whole model towards
+keep theirs. **Without labels the surrogate term does not use the forget set at all**: it pulls the whole model towards
 uniform noise, whatever is to be forgotten. The class enters only through the replay, from which it was filtered. So
 
-    replay="self"   own samples of the original model without those of the class (or real retained images)
-    replay="none"   nothing knows which class to forget; only EWC holds the rest. This is the data-constrained row of the
+    replay="self"   generated samples of the original model without the class (or real retained images)
+    replay="none"   no term depends on the class to forget; only EWC holds the rest. This is the data-constrained row of the
                     VDU paper's Table 1, and what it measures there is damage.
 
 EWC is the penalty of the posterior N(θ*, 1/(2F)), with the closed gradient 2λF(θ−θ*), added once per step. Any other
@@ -54,9 +54,9 @@ class SelectiveAmnesia(BaseMethod):
         posterior: θ* and 1/(2F), from ``fit_amnesia_fisher``; or any other posterior of the weights.
         replay: "self" (replays ``batch["retain"]``) or "none".
         ewc: λ ≥ 0, the weight of Σ F (θ−θ*)².
-        replay_weight: γ ≥ 0 of Heng & Soh, the weight of the replay; without meaning for "none".
+        replay_weight: γ ≥ 0 of Heng & Soh, the weight of the replay; unused for "none".
         schedule: the noise levels; None takes the model's own in :meth:`prepare`.
-        alpha_bar_range: noise levels of the surrogates; replayed images have all.
+        alpha_bar_range: noise levels of the surrogates; replayed images use all levels.
 
     Raises:
         InputError: if the posterior is missing, the replay unknown or a weight is negative.
@@ -89,7 +89,7 @@ class SelectiveAmnesia(BaseMethod):
 
     @property
     def needs(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Images of uniform noise, and what is to be kept if it is replayed; never the forget set."""
+        """Images of uniform noise, and retained images if they are replayed; never the forget set."""
         return frozenset({"surrogate"} if self.replay == "none" else {"surrogate", "retain"})
 
     @property
@@ -105,7 +105,7 @@ class SelectiveAmnesia(BaseMethod):
         return {"mse": max(2.0, worst)} | ({} if self.replay == "none" else {"replay_mse": 2.0})
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
-        """Check that the posterior is this model's."""
+        """Check that the posterior matches the model."""
         return replace(super().prepare(denoiser, tools), posterior=matched(self._penalty(), denoiser))
 
     def _penalty(self) -> GaussianPosterior:
@@ -136,7 +136,7 @@ def _sums(error: Tensor) -> Tensor:
 
 
 def _squared_errors(denoiser: Denoiser, batches: list[NoisedBatch]) -> tuple[Tensor, ...]:
-    """(ε − ε_θ)² of several batches from one call of the network, which is quicker than one each.
+    """(ε − ε_θ)² of several batches from one network call, which is faster than one call each.
 
     Args:
         denoiser: the model.

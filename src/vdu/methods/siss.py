@@ -5,8 +5,8 @@
     L_x = E w_x ‖ε_x − ε_θ(m, t)‖²/d,         L_a = E w_a ‖ε_a − ε_θ(m, t)‖²/d,      ε_z = (m − √ᾱ z)/√(1−ᾱ)
     update along  g_x − s g_a,   g = ∇L,   s = ρ ‖g_x‖/‖g_a‖
 
-x ∈ D_r an image to keep, a ∈ D_f one to forget, both at the same step t of the same pair, λ the share of the forget image in
-the mixture, d = C·H·W, ρ the share of the keep gradient's norm that the forget gradient is given, E the mean over pairs.
+x ∈ D_r an image to keep, a ∈ D_f one to forget, both at the same step t of the same pair, λ the weight of the forget image in
+the mixture, d = C·H·W, ρ the norm of the forget gradient relative to the keep gradient's, E the mean over pairs.
 E_m[w_x f(m)] = E_{q(m|x)}[f(m)]: L_x and L_a estimate the plain denoising losses of x and of a, both per element, without
 bias. w_x ≤ 1/(1−λ) and w_a ≤ 1/λ.
 
@@ -16,12 +16,12 @@ are built from the drawn ε and not from m, so that nothing is divided by √(1�
 ε_x = ε + c √SNR (a − x), ε_a = ε − (1−c) √SNR (a − x), SNR = ᾱ/(1−ᾱ).
 
 The published s is scaling_norm/‖g_a‖ with a constant scaling_norm, advised to be about 10 % of the keep gradient's norm;
-here it is that share, ρ = 0.1, anew at every step, over all weights together. Noise and step are drawn once per pair:
+here it is that fraction, ρ = 0.1, computed at every step over all weights together. Noise and step are drawn once per pair:
 those of ``batch["forget"]``, within ``alpha_bar_range``, serve both images; those of ``batch["retain"]`` are not used. The
 published X is all the training data; here it is the retained part.
 
-Not guaranteed: that it stops (g_a is climbed, though at a bounded share); a low variance, least of all at clean levels,
-where each pair speaks of the image that was taken alone.
+Not guaranteed: that it stops (it ascends along g_a, though with a bounded norm); a low variance, least of all at clean levels,
+where each pair informs about the selected image alone.
 
 Which image a pair gives is drawn with the batch (``draws``), for the whole step: the choices do not depend on the number of
 processes or micro-batches.
@@ -52,7 +52,7 @@ class SISS(BaseMethod):
 
     Args:
         mixture: λ, the probability with which a pair gives its forget image, in (0, 1).
-        forget_share: ρ, the norm of the forget gradient as a share of the keep gradient's.
+        forget_share: ρ, the norm of the forget gradient as a fraction of the keep gradient's.
 
     Raises:
         InputError: if a setting is out of range.
@@ -72,8 +72,8 @@ class SISS(BaseMethod):
         super().__post_init__()
         if not 0 < self.mixture < 1:
             raise InputError(
-                f"mixture: got {self.mixture}; expected a number within (0, 1), the share of forget images (published: 0.5). "
-                "At 0 or 1 one of the weights has no bound."
+                f"mixture: got {self.mixture}; expected a number within (0, 1), the fraction of forget images (published: 0.5). "
+                "At 0 or 1 one of the weights is unbounded."
             )
         require_positive(forget_share=self.forget_share)
 
@@ -100,7 +100,7 @@ class SISS(BaseMethod):
     def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
         """g_x − s g_a with ‖s g_a‖ = ρ ‖g_x‖; the forget term holds −L_a, so its gradient is added."""
         norms = {name: _norm(each) for name, each in gradients.items()}
-        if norms["forget"] == 0:  # no pair took its forget image, and all tell them apart
+        if norms["forget"] == 0:  # no pair took its forget image, and all are separable
             return list(gradients["keep"])
         scale = self.forget_share * norms["keep"] / norms["forget"]
         return [g_x + scale * g_a for g_x, g_a in zip(gradients["keep"], gradients["forget"], strict=True)]

@@ -1,4 +1,4 @@
-"""Variational Diffusion Unlearning: climb the forget set's denoising loss, held back by the posterior of the weights.
+"""Variational Diffusion Unlearning: ascent on the forget set's denoising loss, regularised by the posterior of the weights.
 
     L(θ) = −(1−γ) Σ_{x∈D_f} Σ_{t=2…T} w_t ‖ε − ε_θ(x_t, t)‖²  +  γ Σᵢ (θᵢ − μᵢ*)² / (2σᵢ*²)          (Eq. 3)
 
@@ -11,8 +11,8 @@ gradient γ(θ−μ*)/σ*², added once per step.
 Source: Panda, Varun, Jain, Maharana & Prathosh, "Variational Diffusion Unlearning", Eq. 3, Theorem 1 and Algorithm 1.
 Where the printed sum starts at t = 1 and where a factor ½ is lost, see ``vdu.diffusion.schedule``.
 
-With γ = 0 and no posterior this is gradient ascent, the baseline that must stand beside it: :class:`GradientAscent`, under the name
-"ascent", is the same code with the regulariser off.
+With γ = 0 and no posterior this is gradient ascent, its control baseline: :class:`GradientAscent`, under the name
+"ascent", is the same code without the regulariser.
 
 Not guaranteed: that it stops. The first term has no lower bound, and Theorem 1 minimises a lower bound of the
 divergence; under Adam, whose steps do not depend on the scale of the loss, the regulariser may never act in a short run.
@@ -50,12 +50,12 @@ class VDU(BaseMethod):
         posterior: μ* and σ*² of the pre-trained weights; None only with γ = 0.
         gamma: γ, the weight of the stability term, in [0, 1].
         weights: "paper" (Eq. 3 as printed), "elbo" (with the lost ½) or "uniform".
-        schedule: the unlearning schedule; its noise levels are mapped to the model's own schedule by ᾱ. None takes the
+        schedule: the unlearning schedule; its noise levels are mapped to the model's schedule by ᾱ. None takes the
             model's own.
-        alpha_bar_range: only noise levels with ᾱ in this range take part; (0, 1) is all of them, as in the paper.
+        alpha_bar_range: only noise levels with ᾱ in this range are used; (0, 1) is all of them, as in the paper.
 
     Raises:
-        InputError: if γ is out of range, the posterior is missing, or the weights sit on one step.
+        InputError: if γ is out of range, the posterior is missing, or the weights are concentrated on one step.
     """
 
     posterior: GaussianPosterior | None = field(default=None, metadata=HIDDEN)
@@ -64,7 +64,7 @@ class VDU(BaseMethod):
     schedule: NoiseSchedule | None = field(default_factory=NoiseSchedule.linear, kw_only=True)
 
     name = "vdu"
-    summary = "Variational Diffusion Unlearning, the paper's: ascent on the forget images, held by the posterior of the weights."
+    summary = "Variational Diffusion Unlearning (the paper): ascent on the forget images, regularised by the posterior of the weights."
     training = PAPER
     estimator = "fisher"
 
@@ -101,11 +101,11 @@ class VDU(BaseMethod):
         return weights
 
     def draw_weights(self, role: str = "forget") -> Tensor:
-        """Steps are drawn uniformly among those that take part, [T], float64."""
+        """Steps are drawn uniformly among those in use, [T], float64."""
         return (self._weights() > 0).double()
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
-        """Check that the posterior is this model's."""
+        """Check that the posterior matches the model."""
         posterior = self.posterior
         ready = super().prepare(denoiser, tools)
         return ready if posterior is None else replace(ready, posterior=matched(posterior, denoiser))
@@ -132,15 +132,13 @@ class VDU(BaseMethod):
 @register
 @dataclass(frozen=True, eq=False)
 class GradientAscent(VDU):
-    """VDU with the regulariser off: no posterior, and γ = 0."""
+    """VDU without the regulariser: no posterior, and γ = 0."""
 
     posterior: None = field(default=None, init=False, metadata=HIDDEN)
     gamma: float = field(default=0.0, init=False)
 
     name = "ascent"
-    summary = (
-        "Gradient ascent on the forget images' denoising loss: vdu without its regulariser, the control beside it."
-    )
+    summary = "Gradient ascent on the forget images' denoising loss: vdu without its regulariser, as a control."
     estimator = None
 
 

@@ -1,10 +1,10 @@
-"""What a method is given besides the forget set, made from the original model and its own samples alone.
+"""Auxiliary data and models for a method, made from the original model, its generated samples and the forget set alone.
 
-    own samples S ─ resemblance ─┬─ S_r "retain" (kept)     S_f "own_forget" (like the forget set)     classifier
-                                 └─ self model ε_s (S, ᾱ in A_w)     forget model ε_f (D_f)             teacher ε₀
+    generated samples S ─ selection ─┬─ S_r "retain" (negatives)     S_f "own_forget" (positives)           classifier
+                                     └─ self-trained model ε_s (S, ᾱ in A_w)     forget model ε_f (D_f)     teacher ε₀
 
-Only what the method's ``needs`` and ``uses`` ask for is made. Where fewer than 10 own samples are like the forget set, it stands in
-for S_f.
+Only what the method lists in ``needs`` and ``uses`` is made. If fewer than 10 generated samples match the forget set, the forget
+set itself is used as S_f.
 """
 
 from collections.abc import Mapping
@@ -29,16 +29,16 @@ __all__ = ["Auxiliaries", "make_auxiliaries", "needs_selection"]
 
 @dataclass(frozen=True)
 class Auxiliaries:
-    """A method's sets and tools, and what they cost.
+    """A method's image sets and tools, and their cost.
 
     Attributes:
         sets: images by role.
         tools: for :meth:`vdu.core.types.Method.prepare`.
         record: plain values for ``run.json``.
         evaluations: network evaluations of the denoiser, and of small classifiers in its equivalents by FLOPs.
-        forget_seeds: seeds from which the original drew own samples that are like the forget set.
-        judged: how the own samples were sorted, or None.
-        sampler: how they were drawn.
+        forget_seeds: noise seeds of the generated samples that match the forget set.
+        judged: the selection among the generated samples, or None.
+        sampler: the sampler that drew them.
     """
 
     sets: Mapping[str, ImageSet | None]
@@ -51,12 +51,12 @@ class Auxiliaries:
 
     @property
     def classifier_share(self) -> float:
-        """FLOPs of the small classifier for one image, as a share of the denoiser's; 0 without one."""
+        """FLOPs of the small classifier for one image, as a fraction of the denoiser's; 0 without one."""
         return self.record.get("resemblance", {}).get("classifier_flops_share", 0.0)
 
 
 def needs_selection(method: Method, has_retain: bool) -> bool:
-    """Whether own samples must be sorted by resemblance for a method; too few images are then refused."""
+    """Whether a method needs the selection among generated samples, which requires a minimum number of images."""
     wanted = set(method.needs) | set(method.uses)
     return bool(wanted & {"own_forget", "classifier", "retained"}) or ("retain" in wanted and not has_retain)
 
@@ -74,22 +74,22 @@ def make_auxiliaries(
     force: bool = False,
     say: Any = None,
 ) -> Auxiliaries:
-    """Make what a method asks for.
+    """Make the auxiliary data and models of a method.
 
     Args:
         original: the model; left untouched.
-        method: its ``needs`` and ``uses`` say what is made.
+        method: its ``needs`` and ``uses`` determine what is made.
         forget: the forget set.
-        retain: real images to keep; then S_r is not made for that role.
-        sampler: how own samples are drawn.
-        n_own_samples: how many.
-        seed: seeds the classifiers and the forget model; own samples and the self model are shared by all seeds.
-        device: for what is made, and to draw on.
+        retain: real images to keep; they take the place of S_r.
+        sampler: the sampler for generated samples.
+        n_own_samples: number of generated samples.
+        seed: seeds the classifiers and the forget model; all seeds share the generated samples and the self-trained model.
+        device: where to draw samples and to place the result.
         force: see :func:`vdu.replay.selection.resemblance`.
-        say: told what is being made; None is silent.
+        say: called with progress messages; None is silent.
 
     Returns:
-        The aids.
+        The auxiliary sets and tools.
     """
     counter = EvaluationCounter()
     wanted = set(method.needs) | set(method.uses)
@@ -110,14 +110,14 @@ def make_auxiliaries(
         require_enough("forget images", len(forget))
         require_enough("own samples", n_own_samples)
     if sorts or "self_model" in wanted:
-        tell(f"own samples: {n_own_samples} of the original's")
+        tell(f"drawing {n_own_samples} samples from the original model")
         drawing = tools.get("teacher") or _on(original, device)
         own, n_drawn = cached_samples(drawing, n_own_samples, sampler)
         record["own_samples"] = {"n": len(own), "n_drawn_now": n_drawn, "sampler": sampler.describe()}
-        counter.total += len(own) * sampler.steps  # also of those in the cache: somebody paid for them
+        counter.total += len(own) * sampler.steps  # counted on a cache hit, too
     if sorts:
         assert own is not None
-        tell("which of them are like the forget set")
+        tell("selecting the samples that match the forget set")
         judged = resemblance(
             forget, own, original, forget_labels=_forget_labels(original, forget), seed=derive_seed(seed, "resemblance"), force=force
         )  # fmt: skip
@@ -125,10 +125,10 @@ def make_auxiliaries(
         counter.total += round(judged.evaluations * share)
         record["resemblance"] = judged.describe() | {"classifier_flops_share": share}
         tell(
-            f"about {judged.share:.1%} are: {int(judged.forget.sum())} surely, {int(judged.kept.sum())} of {len(own)} surely not"
+            f"about {judged.share:.1%} match; of {len(own)}: {int(judged.forget.sum())} positive, {int(judged.kept.sum())} negative"
         )
         kept, like = (
-            own.select(judged.kept, f"{int(judged.kept.sum())} own samples unlike the forget set"),
+            own.select(judged.kept, f"{int(judged.kept.sum())} generated samples unlike the forget set"),
             own.select(judged.forget),
         )
         sets["retain"] = kept if retain is None else retain
@@ -140,13 +140,13 @@ def make_auxiliaries(
         seeds = tuple(torch.tensor(image_seeds(SHARED_SEED, len(own)))[judged.forget].tolist())
     if "self_model" in wanted:
         assert own is not None
-        tell("self model: of all its own samples; kept for the next run")
+        tell("training the self-trained auxiliary model on all samples (cached for later runs)")
         copied, cost, made_now = cached_self_model(original, own, levels)
         record["self_model"] = {"sha256": hash_parameters(copied.network.state_dict()), "made_now": made_now}
         counter.total += cost
         tools["self_model"] = _frozen(copied, device)
     if "forget_model" in wanted:
-        tell("forget model: of the forget set")
+        tell("fine-tuning the auxiliary forget model on the forget set")
         with counter.watching(original.network):  # its copy counts too
             copied = fine_tuned_copy(original, forget, FORGET_MODEL, seed=derive_seed(seed, "forget_model"))
         tools["forget_model"] = _frozen(copied, device)
@@ -154,14 +154,14 @@ def make_auxiliaries(
 
 
 def _forget_labels(original: Denoiser, forget: ImageSet) -> tuple[int, ...]:
-    """The model's classes that the forget set is of; none for an unconditional model."""
+    """The model's classes that occur in the forget set; empty for an unconditional model."""
     if not original.class_names:
         return ()
     return tuple(sorted(set(labels_for(original, forget, torch.arange(len(forget)), "forget"))))
 
 
 def _on(original: Denoiser, device: torch.device | None) -> Denoiser:
-    """The original itself where it is on the device already, else a copy there: it is left where it is."""
+    """The original if it is on the device already, else a copy on the device; the original is not moved."""
     here = next(original.network.parameters()).device
     return original if device is None or torch.device(device) == here else _frozen(original.copy(), device)
 
@@ -174,7 +174,7 @@ def _frozen(denoiser: Denoiser, device: torch.device | None) -> Denoiser:
 
 
 def _flops(classifier: Any, denoiser: Denoiser) -> float:
-    """FLOPs of the classifier's forward pass as a share of the denoiser's."""
+    """FLOPs of the classifier's forward pass as a fraction of the denoiser's."""
     from torch.utils.flop_counter import FlopCounterMode
 
     counts = []

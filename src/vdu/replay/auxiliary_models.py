@@ -1,11 +1,11 @@
-"""Copies of the original model after a short fine-tuning, that some methods compare with.
+"""Auxiliary models: copies of the original model after a short fine-tuning.
 
-    ε_f   on the forget set, at all noise levels
-    ε_s   on its own samples S, at the noise levels where a method steps away from it
+    ε_f   forget model, fine-tuned on the forget set at all noise levels
+    ε_s   self-trained model, fine-tuned on generated samples S at the noise levels where a method extrapolates away from it
 
-ε_s depends on the model and how its own samples are drawn, not on what is to be forgotten, so that it is made once, kept in the cache
-and shared by all forget sets and seeds. Its steps have a large batch, for the step away from it multiplies what is chance in them: two
-copies by a batch of 64 at all noise levels have a cosine of 0.7 in ε₀ − ε_s, one of these and one of twice the batch 0.94
+ε_s depends on the model and the sampler but not on the forget set. It is therefore trained once, cached, and shared by all forget
+sets and seeds. Its batch is large because the extrapolation amplifies training noise: two models trained with a batch of 64 at all
+noise levels have a cosine of 0.7 in ε₀ − ε_s; one with the present batch and one with twice that batch reach 0.94
 (docs/methods-log.md, 66 and 67).
 """
 
@@ -39,7 +39,7 @@ def fine_tuned_copy(
 
     Args:
         original: left untouched.
-        images: what to train on.
+        images: the training images.
         how: steps, batch_size and learning_rate, which decays linearly.
         seed: seeds everything.
         alpha_bar_range: only noise levels with ᾱ in this range are trained on.
@@ -73,18 +73,18 @@ def cached_self_model(
     accelerator, seed = make_accelerator(), derive_seed(0, "self model")
     parts = (
         identity(original), own.sha256, alpha_bar_range, sorted(SELF_MODEL.items()), _settings(SELF_MODEL, seed),
-        accelerator.device.type, accelerator.num_processes,  # other bits
+        accelerator.device.type, accelerator.num_processes,  # results differ in their last bits
     )  # fmt: skip
     path = cache_folder() / "self-models" / f"{sha256_bytes(repr(parts).encode())[:24]}.safetensors"
-    cached = read_cached(path, "the self model is")
-    if all(gather_object([cached is not None])):  # training is for all processes or for none
+    cached = read_cached(path, "the self-trained auxiliary model is")
+    if all(gather_object([cached is not None])):  # all processes train, or none does
         assert cached is not None
         made_now, denoiser = False, original.copy()
         denoiser.network.load_state_dict(cached)
     else:
         made_now = True
         denoiser = fine_tuned_copy(original, own, SELF_MODEL, seed=seed, alpha_bar_range=alpha_bar_range)
-        write_cached(path, denoiser.network.state_dict(), "this self model is")
+        write_cached(path, denoiser.network.state_dict(), "this self-trained auxiliary model is")
     return denoiser, 3 * SELF_MODEL["steps"] * SELF_MODEL["batch_size"], made_now
 
 

@@ -1,9 +1,8 @@
-"""Images that the original model makes itself: all that many methods and estimators know of what is to be kept.
+"""Generated samples of the original model, which stand in for the retained data (self-generated replay).
 
-They are drawn once per model, sampler and seed, and kept: methods and posteriors that ask for n of them are given the first n of
-the same. What a model is judged by is drawn from other noise, and kept too, so that a second evaluation, or a second method
-against the same original, costs no drawing.
-They are kept in the cache (:mod:`vdu.core.cache`).
+They are drawn once per model, sampler and seed and cached (:mod:`vdu.core.cache`). Every method or posterior that uses n samples
+gets the first n of the same sequence. Samples for evaluation are drawn from other noise and cached as well, so that a second
+evaluation, or a second method for the same original, does not draw the original's samples again.
 """
 
 import torch
@@ -24,7 +23,7 @@ PIECE = 500  # images between two writes of the cache
 
 
 def image_seeds(seed: int, n_images: int, start: int = 0) -> list[int]:
-    """One seed per image; image i has the same seed however many are drawn."""
+    """One seed per image; the seed of image i does not depend on the number of images."""
     return [derive_seed(seed, "image", i) for i in range(start, start + n_images)]
 
 
@@ -35,16 +34,16 @@ def generate_samples(
     *,
     seed: int,
     start: int = 0,
-    progress: str | None = "own samples",
+    progress: str | None = "generated samples",
 ) -> ImageSet:
     """Draw images from a model.
 
     Args:
         denoiser: the model.
         n_images: how many.
-        sampler: the protocol.
+        sampler: the sampling protocol.
         seed: image i starts from noise drawn from (seed, i).
-        start: the first i.
+        start: index of the first image.
         progress: title of the progress bar; None shows none.
 
     Returns:
@@ -52,7 +51,9 @@ def generate_samples(
     """
     seeds = image_seeds(seed, n_images, start)
     images = to_uint8(sample(denoiser, seeds, sampler, progress=progress))
-    return _labelled(images, f"{n_images} own samples, {sampler.scheduler} {sampler.steps} steps", denoiser, seeds)
+    return _labelled(
+        images, f"{n_images} generated samples, {sampler.scheduler} {sampler.steps} steps", denoiser, seeds
+    )
 
 
 def cached_samples(
@@ -61,28 +62,30 @@ def cached_samples(
     sampler: Sampler,
     *,
     seed: int = SHARED_SEED,
-    progress: str | None = "own samples",
+    progress: str | None = "generated samples",
 ) -> tuple[ImageSet, int]:
-    """The first images of a sequence that is drawn once for a model, a sampler and a seed, and then kept in the cache.
+    """The first images of the cached sequence for a model, a sampler and a seed.
 
-    They are written piece by piece: what a killed process has drawn is not drawn again.
+    The cache is written in pieces, so that an interrupted process resumes where it stopped.
 
     Args:
         denoiser: the model; its weights, its configuration and the type of its device are part of the cache's key.
         n_images: how many.
-        sampler: the protocol.
-        seed: image i starts from noise drawn from (seed, i); by default the one that methods and posteriors share.
+        sampler: the sampling protocol.
+        seed: image i starts from noise drawn from (seed, i); the default is shared by methods and posteriors.
         progress: title of the progress bar; None shows none.
 
     Returns:
-        The images, and how many had to be drawn now. A cache that cannot be read or written is named on standard error,
-        and they are drawn.
+        The images, and how many were drawn in this call. If the cache cannot be read or written, a warning is printed to
+        standard error and the images are drawn.
     """
     key = f"{identity(denoiser)} {sorted(sampler.describe().items())} {seed}"
     device = next(denoiser.network.parameters()).device.type
-    key += "" if device == "cpu" else f" {device}"  # other bits: two models must not be compared across devices
+    key += (
+        "" if device == "cpu" else f" {device}"
+    )  # results differ by device: two models must not be compared across devices
     path = cache_folder() / "own-samples" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
-    kept = (read_cached(path, "the own samples are") or {}).get("images")
+    kept = (read_cached(path, "the generated samples are") or {}).get("images")
     there = n_before = 0 if kept is None else len(kept)
     writable = True
     while there < n_images:
@@ -93,14 +96,14 @@ def cached_samples(
         ).images
         kept = drawn if kept is None else torch.cat([kept, drawn])
         there = len(kept)
-        writable = writable and write_cached(path, {"images": kept}, "these own samples are")
+        writable = writable and write_cached(path, {"images": kept}, "these generated samples are")
     assert kept is not None
-    description = f"{n_images} own samples, {sampler.scheduler} {sampler.steps} steps"
+    description = f"{n_images} generated samples, {sampler.scheduler} {sampler.steps} steps"
     return _labelled(kept[:n_images], description, denoiser, image_seeds(seed, n_images)), max(0, n_images - n_before)
 
 
 def _labelled(images: Tensor, description: str, denoiser: Denoiser, seeds: list[int]) -> ImageSet:
-    """Images with the classes under which they were drawn, if the model is conditional."""
+    """The images, with their classes as labels if the model is conditional."""
     labels = denoiser.labels_of(seeds)
     if labels is None:
         return ImageSet(images, description=description)

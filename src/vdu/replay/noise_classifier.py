@@ -1,11 +1,11 @@
-"""A small classifier of noised images: how likely is it that what is under the noise is to be forgotten?
+"""A small noise-conditional classifier: the probability that a noised image shows the forget concept.
 
     h(x_t, λ) ∈ ℝ      logit of "forget" against "other",  λ = log(ᾱ/(1−ᾱ)) the log signal-to-noise ratio
 
-Convolutions halve the image until it is at most 8 pixels wide and high; after each, group normalisation and a scale and
+Convolutions halve the image until it is at most 8 pixels wide and high. Each is followed by group normalisation and a scale and
 shift that depend on λ (FiLM, Perez et al. 2018, arXiv 1709.07871). SiLU everywhere: ∇ₓh exists and is smooth.
 
-0.43 M parameters and 6.6 MFLOP per image at 1×28×28, a twentieth of the packaged denoiser's.
+It has 0.43 M parameters and takes 6.6 MFLOP per image at 1×28×28, a twentieth of the packaged denoiser's cost.
 
 Not guaranteed: calibration at noise levels, or on images, that it was not trained on.
 """

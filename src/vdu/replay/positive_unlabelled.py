@@ -1,6 +1,6 @@
-"""What can be known of a judge's errors when only forget images are labelled: estimates from held-out scores.
+"""Error rates of a judge from positive and unlabelled data: estimates from held-out scores when only forget images are labelled.
 
-Unlabelled images are a mixture, u = π p + (1−π) n, of forget images p and others n. Let q_p(c) and q_u(c) be the shares
+Unlabelled images are a mixture, u = π p + (1−π) n, of forget images p and others n. Let q_p(c) and q_u(c) be the fractions
 of held-out forget and unlabelled images that score at least c. Then q_u(c) ≥ π q_p(c), with equality where no other
 image scores so high, hence the estimate at the best threshold
 
@@ -12,9 +12,9 @@ says "forget" where the score passes c:
     miss rate            1 − q_p(c)                            measured
     false-positive rate  (q_u(c) − π̂ q_p(c)) / (1 − π̂)         estimated
 
-Not guaranteed: both estimates if some other images score as high as any forget image. Those count as forget images
-here: π̂ is then too large and the false-positive rate too small, and nobody can tell without labels. With a few hundred
-images and a large π, π̂ is also 2 or 3 % of itself too small, as the smallest of many noisy ratios.
+Not guaranteed: both estimates if some other images score as high as any forget image. Such images count as forget images
+here, so that π̂ is too large and the false-positive rate too small, which cannot be detected without labels. With a few hundred
+images and a large π, π̂ is also biased low by 2 or 3 % of its value, as the minimum of many noisy ratios.
 """
 
 import math
@@ -32,13 +32,13 @@ FEWEST_IMAGES = 40
 
 @dataclass(frozen=True)
 class ForgetRates:
-    """How often a forget judge errs, by its held-out scores.
+    """Error rates of a forget judge on held-out scores.
 
     Attributes:
-        share: π̂, estimated share of forget images among the unlabelled ones, [0, 1].
-        miss_rate: share of held-out forget images not recognised, [0, 1].
-        false_positive_rate: estimated share of the other images called forget, [0, 1].
-        false_positive_rate_high: its upper 97.5 % limit by resampling, at least the 3/n of an event never seen.
+        share: π̂, estimated fraction of forget images among the unlabelled ones, [0, 1].
+        miss_rate: fraction of held-out forget images not recognised, [0, 1].
+        false_positive_rate: estimated fraction of the other images predicted as forget, [0, 1].
+        false_positive_rate_high: its upper 97.5 % limit by resampling, at least 3/n (rule of three).
         n_forget: held-out forget images.
         n_unlabelled: held-out unlabelled images.
     """
@@ -52,14 +52,14 @@ class ForgetRates:
 
 
 def estimate_share(forget: Tensor, unlabelled: Tensor) -> float:
-    """π̂, the share of forget images among the unlabelled ones.
+    """π̂, the fraction of forget images among the unlabelled ones.
 
     Args:
         forget: scores of held-out forget images, [n_p]; higher is more forget-like.
         unlabelled: scores of held-out unlabelled images, [n_u].
 
     Returns:
-        A share in [0, 1].
+        A fraction in [0, 1].
 
     Raises:
         InputError: if a set is empty.
@@ -88,7 +88,7 @@ def estimate_rates(
     Args:
         forget: scores of held-out forget images, [n_p].
         unlabelled: scores of held-out unlabelled images, [n_u].
-        threshold: of the decision.
+        threshold: decision threshold.
         n_resamples: bootstrap resamples of both sets for the upper limit.
         generator: source of the resamples.
 
@@ -123,16 +123,16 @@ def _share_above(thresholds: Tensor, scores: Tensor) -> Tensor:
 
 
 def require_images(name: str, n_images: int, *, where: str, advice: str) -> None:
-    """Refuse sets too small to learn from and to test on.
+    """Raise an error for sets too small to train and test on.
 
     Args:
-        name: what they are, for the message.
-        n_images: how many there are.
-        where: who asks.
-        advice: what to do where there are no more.
+        name: kind of images, for the message.
+        n_images: number of images.
+        where: beginning of the message.
+        advice: alternative if no more images exist.
 
     Raises:
-        InputError: if they are fewer than 40.
+        InputError: if there are fewer than 40.
     """
     if n_images < FEWEST_IMAGES:
         raise InputError(

@@ -1,24 +1,24 @@
-"""Which of a model's own samples resemble the forget set, and how likely a noised one does; no labels, no retained data.
+"""Positive-unlabelled selection: which generated samples belong to the forget concept, without labels or retained data.
 
-Own samples are a mixture, u = π p + (1−π) n, of what is to be forgotten and the rest. The forget set is real and they
-are generated, and a classifier that sets one against the other learns that difference first (``mnist-small``, digit 8: a
-plain one finds none of 173; docs/methods-log.md, 28). Two things keep it to the point: random affine moves of both
-sets, and noise: it never sees a clean image.
+Generated samples are a mixture, u = π p + (1−π) n, of the forget concept and the rest. The forget set is real and the samples
+are generated, so that a plain classifier learns to separate real from generated images (``mnist-small``, digit 8: it finds none
+of 173; docs/methods-log.md, 28). Two measures prevent this: random affine augmentation of both sets, and noise. The classifier
+never sees a clean image.
 
-    1. score    s(x) = mean of h(x_t, ᾱ) over low noise, h trained on the forget set against the other half of the own
-                samples, so that no image is scored by a classifier that saw it
-    2. zones    c_q = q-quantile of the forget set's own scores
-                like forget   s ≥ c_10%         as like it as nine in ten of its own images
-                kept (S_r)    s < c_5%          less like it than nineteen in twenty of its own
-                neither       between           used for nothing
-    3. share    π̂ = share of own samples with s ≥ c_5%, over 95 %
-    4. r        P(forget | x_t) = σ(h(x_t, ᾱ) + log(π̂/(1−π̂))), h trained anew on forget set and like-forget against kept
+    1. score      s(x) = mean of h(x_t, ᾱ) over low noise levels; h separates one half of the forget set from one half of the
+                  generated samples and scores only the other halves
+    2. selection  c_q = q-quantile of the forget set's own scores
+                  positive          s ≥ c_10%     scores like the upper 90 % of the forget images
+                  negative (S_r)    s < c_5%      scores below 95 % of the forget images
+                  unlabelled        between       not used
+    3. rate       π̂ = fraction of generated samples with s ≥ c_5%, divided by 95 %
+    4. r          P(forget | x_t) = σ(h(x_t, ᾱ) + log(π̂/(1−π̂))), h trained anew on forget set and positives against negatives
 
-Ranks transfer from real to generated images where levels do not; hence quantiles of the forget set's scores, and two
-thresholds with a gap between them instead of one.
+Score ranks transfer from real to generated images, score values do not. The thresholds are therefore quantiles of the forget
+set's scores, and there are two of them with a gap in between.
 
-Not guaranteed: that the zones are right (``mnist``, by the packaged judge: 126 of the 132 like-forget are eights, and 34 of the 1334
-kept; ``benchmarks/resemblance.py``); that r is calibrated.
+Not guaranteed: that the selection is right (``mnist``, by the packaged judge: 126 of the 132 positives are eights, and 34 of the
+1334 negatives; ``benchmarks/resemblance.py``); that r is calibrated.
 """
 
 import math
@@ -52,24 +52,24 @@ __all__ = [
 ]
 
 require_enough = partial(
-    require_images, where="resemblance", advice="use a method that looks at forget images only (vdu, ascent)"
+    require_images, where="resemblance", advice="use a method that needs forget images only (vdu, ascent)"
 )
-FEWEST_LIKE_FORGET = 10  # own samples, to learn from
+FEWEST_LIKE_FORGET = 10  # fewest positives for a set of their own
 LIKE_FORGET, KEPT, COUNTED = 0.10, 0.05, 0.05  # quantiles of the forget set's scores
 SCORED_AT = (0.98, 0.9, 0.66)  # ᾱ
-SCORE_RANGE = (0.078, 1.0)  # ᾱ that the scoring classifiers are trained on
-ROTATION, SCALE, SHEAR, SHIFT = 0.175, 0.125, 0.15, 0.0625  # largest random moves: radians and shares of the image
+SCORE_RANGE = (0.078, 1.0)  # ᾱ at which the scoring classifiers are trained
+ROTATION, SCALE, SHEAR, SHIFT = 0.175, 0.125, 0.15, 0.0625  # largest augmentations: radians, and fractions of the image
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which own samples are like the forget set, and which are not.
+    """The positives and negatives among the generated samples.
 
     Attributes:
-        share: π̂, estimated share of own samples like the forget set.
-        forget: mask of own samples that are like it, [n], bool.
-        kept: mask of own samples that are not, [n], bool.
-        evaluations: images times forward (1) and backward (2) passes of the small classifiers.
+        share: π̂, estimated fraction of generated samples that show the forget concept.
+        forget: mask of the positives (like the forget set), [n], bool.
+        kept: mask of the negatives (unlike the forget set), [n], bool.
+        evaluations: classifier evaluations: forward counts 1 and backward 2 per image.
     """
 
     share: float
@@ -80,7 +80,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Resemblance(Selection):
-    """The zones, and how likely a noised own sample is of the forget class.
+    """The selection, and a classifier of noised samples.
 
     Attributes:
         classifier: (x_t, ᾱ) → logit of P(forget | x_t), [batch].
@@ -100,10 +100,10 @@ class Resemblance(Selection):
 
 
 class PriorCorrected(nn.Module):
-    """A classifier trained on balanced classes, shifted to the share that they have among own samples.
+    """A classifier trained on balanced classes, corrected for the class prior among generated samples.
 
     Args:
-        classifier: balanced logit.
+        classifier: logit under balanced classes.
         share: π̂ in (0, 1).
     """
 
@@ -129,24 +129,24 @@ def resemblance(
     learning_rate: float = 2e-3,
     force: bool = False,
 ) -> Resemblance:
-    """Compare a forget set with own samples.
+    """Select positives and negatives among generated samples and train the noise-level classifier.
 
     Args:
         forget: the images to forget.
-        own: images that the ORIGINAL model made.
-        denoiser: that model: its noise levels, its own space and its classes.
-        forget_labels: classes of the model that are to be forgotten; then samples are sorted by the label they were drawn under.
+        own: samples of the ORIGINAL model.
+        denoiser: that model; gives the noise levels, the latent space and the classes.
+        forget_labels: classes of the model to forget; if given, samples are selected by their label.
         seed: seeds weights, batches, halves and noise.
         score_steps: optimiser steps of each of the two scoring classifiers.
         steps: optimiser steps of the classifier of noised images.
-        batch_size: images of each kind per step.
+        batch_size: positives, and as many negatives, per step.
         learning_rate: Adam's peak step size.
-        force: go on where the model makes nothing like the forget set, or little else.
+        force: continue if the model generates almost none, or almost only, images like the forget set.
 
     Returns:
-        The zones and the classifier.
+        The selection and the classifier.
 
-    Too few images are refused; unless ``force``, so are a forget set that no own sample resembles and one that most do.
+    Too few images raise an ``InputError``. Unless ``force``, so does a forget set that no sample, or most samples, resemble.
     """
     schedule = denoiser.schedule
     zones = select_by_label(own, forget_labels) if forget_labels else select_samples(
@@ -173,29 +173,29 @@ def select_samples(
     learning_rate: float = 2e-3,
     force: bool = False,
 ) -> Selection:
-    """Sort own samples into those like a forget set, those unlike it, and the rest (steps 1 to 3).
+    """Split generated samples into positives, negatives and unlabelled ones (steps 1 to 3).
 
     Args:
         forget: the images to forget.
-        own: images that the ORIGINAL model made.
-        schedule: the model's own noise levels.
+        own: samples of the ORIGINAL model.
+        schedule: the model's noise schedule.
         seed: seeds weights, batches, halves and noise.
         score_steps: optimiser steps of each of the two scoring classifiers.
-        batch_size: images of each kind per step.
+        batch_size: positives, and as many negatives, per step.
         learning_rate: Adam's peak step size.
         force: see :func:`resemblance`.
 
     Returns:
-        The zones.
+        The selection.
 
     Raises:
         InputError: if the shapes differ.
     """
     require_enough("forget images", len(forget))
-    require_enough("own samples", len(own))
+    require_enough("generated samples", len(own))
     if forget.shape != own.shape:
         raise InputError(
-            f"resemblance: forget images have shape {forget.shape}, own samples {own.shape}; expected the same. "
+            f"resemblance: forget images have shape {forget.shape}, generated samples {own.shape}; expected equal shapes. "
             "Load the forget images in the model's shape."
         )
     low, high = SCORE_RANGE
@@ -218,17 +218,17 @@ def select_samples(
 
 
 def select_by_label(own: ImageSet, forget_labels: Collection[int]) -> Selection:
-    """Sort a conditional model's samples by the class they were drawn under.
+    """Split a conditional model's samples by the class under which they were drawn.
 
     Args:
         own: generated samples, with the model's classes as labels.
-        forget_labels: the classes to be forgotten.
+        forget_labels: the classes to forget.
 
     Returns:
-        The selection: every sample is either of a class to be forgotten or kept.
+        The selection; every sample is either positive or negative.
 
     Raises:
-        InputError: if the samples have no labels, or nothing would be kept.
+        InputError: if the samples have no labels, or no class would remain.
     """
     if own.labels is None:
         raise InputError(
@@ -243,21 +243,19 @@ def select_by_label(own: ImageSet, forget_labels: Collection[int]) -> Selection:
 def _check_share(share: float, like: Tensor, kept: Tensor, *, force: bool) -> None:
     if not force and not bool(like.any()):
         raise InputError(
-            f"forget set: of {len(like)} of the model's own samples none is as like it as nine in ten of its own images are to each "
-            "other; expected some. The model does not seem to make such images: nothing to forget. Look at samples (vdu sample); "
-            "draw more of them (--n-own-samples), or go on all the same with --force (and --overwrite, if the run folder is there by "
-            "now)."
+            f"forget set: none of {len(like)} generated samples resembles it (score threshold: 10th percentile of the forget images); "
+            "expected some. The model does not appear to generate this concept. Look at samples (vdu sample) and draw more "
+            "(--n-own-samples), or continue with --force (and --overwrite if the run folder exists)."
         )
     if not force and share > 0.5:
         raise InputError(
-            f"forget set: about {share:.0%} of what the model makes is like it; expected at most half. To forget it would leave "
-            "little of the model. Look at samples (vdu sample); go on all the same with --force (and --overwrite, if the run folder is "
-            "there by now)."
+            f"forget set: about {share:.0%} of the generated samples resemble it; expected at most half. Forgetting it would leave "
+            "little of the model. Look at samples (vdu sample), or continue with --force (and --overwrite if the run folder exists)."
         )
     if int(kept.sum()) < FEWEST_IMAGES:
         raise InputError(
-            f"forget set: only {int(kept.sum())} of {len(kept)} own samples are unlike it; expected at least {FEWEST_IMAGES}, "
-            "to hold on to. Draw more of them (--n-own-samples; of vdu evaluate: --n-judge-samples)."
+            f"forget set: only {int(kept.sum())} of {len(kept)} generated samples are unlike it; expected at least {FEWEST_IMAGES} "
+            "to retain. Draw more (--n-own-samples; for vdu evaluate: --n-judge-samples)."
         )
 
 
@@ -274,10 +272,10 @@ def mean_scores(
 
     Args:
         classifier: (x_t, ᾱ) → logit, on the CPU, in evaluation mode.
-        images: of which some are scored.
-        chosen: which, [n], int64.
-        seed: of the noise.
-        denoiser: in whose own space the classifier works; None: on pixels.
+        images: the set that contains the images to score.
+        chosen: indices of the images to score, [n], int64.
+        seed: seeds the noise.
+        denoiser: the model whose latent space the classifier uses; None for pixels.
 
     Returns:
         [n].
@@ -295,7 +293,7 @@ def mean_scores(
 
 
 class _NoisyCrossEntropy(Objective):
-    """Binary cross-entropy of noised images, balanced by how the batches are made."""
+    """Binary cross-entropy on noised images; the batches are balanced."""
 
     def losses(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Losses:
         logits = network(batch["x_t"], batch["alpha_bar"])
@@ -307,12 +305,12 @@ class _Fit:
     schedule: NoiseSchedule
     batch_size: int
     learning_rate: float
-    denoiser: Denoiser | None = None  # the classifier works in its own space; None: on pixels
+    denoiser: Denoiser | None = None  # the classifier uses its latent space; None: pixels
 
     def __call__(
         self, positives: list[ImageSet], negatives: ImageSet, levels: Tensor, steps: int, seed: int
     ) -> NoiseClassifier:
-        """Train a classifier on as many positives (of each set alike) as negatives, at levels drawn from ``levels``."""
+        """Train a classifier on equally many positives and negatives, at noise levels drawn from ``levels``."""
         with isolated_global(derive_seed(seed, "weights")):
             shape = negatives.shape if self.denoiser is None else self.denoiser.latent_shape
             classifier = NoiseClassifier(shape)
@@ -346,18 +344,18 @@ class _Fit:
 
 
 def moved(images: Tensor, source: torch.Generator) -> Tensor:
-    """Images turned, scaled, sheared and shifted a little, each by its own draw; the border is repeated.
+    """Random affine augmentation: each image is slightly rotated, scaled, sheared and shifted; the border is repeated.
 
     Args:
         images: [n, channels, height, width].
-        source: draws the moves.
+        source: generator of the random transformations.
 
     Returns:
         Images of the same shape.
     """
     draws = 2 * torch.rand(5, len(images), generator=source) - 1
     angle, scale, shear = ROTATION * draws[0], 1 + SCALE * draws[1], SHEAR * draws[2]
-    right, down = SHIFT * 2 * draws[3], SHIFT * 2 * draws[4]  # grid_sample counts the image from −1 to 1
+    right, down = SHIFT * 2 * draws[3], SHIFT * 2 * draws[4]  # in grid_sample's coordinates, −1 to 1
     rows = [
         torch.stack([scale * angle.cos(), shear - angle.sin(), right], 1),
         torch.stack([angle.sin(), scale * angle.cos(), down], 1),

@@ -1,16 +1,16 @@
-"""When is it forgotten? A stopping rule that needs no retained data and no test metric.
+"""A stopping rule that needs no retained data and no test metric.
 
-The original's own samples that were like the forget set are drawn again from the same noise. Stop as soon as at most a
-share of them is still like it, by the classifier of ``vdu.replay.selection`` at low noise:
+The generated samples that matched the forget set are drawn again from the same noise with the present weights. Training stops once
+at most 10 % of them still match, by the classifier of ``vdu.replay.selection`` at low noise:
 
     stop at step k  if  #{i : mean of h(x_t, ᾱ) over low noise ≥ 0, x = sample_θ(seed_i)} ≤ 10 % of the seeds
 
-Asked after 2/3, 7/9, 8/9 and all of the steps, over at most 128 seeds: what is kept settles later than what is forgotten
-(docs/methods-log.md, 19). Ten percent, because a model that never saw the forget set leaves about as many: of 132 such seeds the packaged
-model retrained without eights leaves 12 (``benchmarks/tune_distillation.py``), some that the classifier
-cannot tell apart and some that are like it by chance.
+The rule is evaluated after 2/3, 7/9, 8/9 and all of the steps, on at most 128 seeds. It starts late because the retained images
+settle later than the forgotten ones (docs/methods-log.md, 19). The threshold is 10 % because a model that never saw the forget set
+scores about the same: the packaged model retrained without eights leaves 12 of 132 seeds (``benchmarks/tune_distillation.py``), some
+misclassified and some that resemble the forget set by chance.
 
-Not guaranteed: that images from other noise are forgotten as well; that a judge which the model never met agrees.
+Not guaranteed: that images from other noise are forgotten as well; that an independent judge agrees.
 """
 
 import copy
@@ -31,19 +31,19 @@ from vdu.replay.selection import mean_scores
 __all__ = ["ForgottenCheck", "Stopping", "can_stop"]
 
 FEWEST, MOST, SHARE = 10, 128, 0.10
-LOOKS = (2 / 3, 7 / 9, 8 / 9)  # the last look is the end
+LOOKS = (2 / 3, 7 / 9, 8 / 9)  # the last evaluation is after the last step
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """How the rule ended a run.
+    """Outcome of the stopping rule.
 
     Attributes:
-        reason: "forgotten" where the aim was met, "all_steps" where the steps ended first.
+        reason: "forgotten" if the aim was met, "all_steps" if the steps ended first.
         step: steps done.
-        n_left: generated samples that are still like the forget set.
-        n_seeds: out of so many that were like it.
-        aim: at most so many may be left.
+        n_left: generated samples that still match the forget set.
+        n_seeds: number of samples that matched it before.
+        aim: largest acceptable ``n_left``.
     """
 
     reason: Literal["forgotten", "all_steps"]
@@ -56,25 +56,25 @@ class Stopping:
         """The record in words.
 
         Args:
-            strength: the method's options of which more forgets more, to be named where the aim was missed.
+            strength: options whose larger values forget more; named if the aim was missed.
 
         Returns:
-            One sentence without its full stop.
+            One sentence without a full stop.
 
         Examples:
             >>> Stopping("all_steps", 9, 5, 40, 4).sentence(("forget_weight",)).partition("; ")[2]
-            'these were all the steps: a larger forget_weight (--option) forgets more, and so may --steps'
+            'all steps were used; a larger forget_weight (--option) forgets more, and more --steps may'
         """
         found = (
-            f"after {self.step} steps {self.n_left} of {self.n_seeds} own samples that were like the forget set, drawn again from the "
-            f"same noise, still are (at most {self.aim} was the aim)"
+            f"after {self.step} steps {self.n_left} of the {self.n_seeds} generated samples that matched the forget set still match it "
+            f"when drawn again from the same noise (aim: at most {self.aim})"
         )
         if self.reason == "forgotten":
             return found
-        return f"{found}; these were all the steps: a larger {' or '.join(strength)} (--option) forgets more, and so may --steps"
+        return f"{found}; all steps were used; a larger {' or '.join(strength)} (--option) forgets more, and more --steps may"
 
     def to_text(self) -> str:
-        """The record as JSON: what the training loop keeps as the reason for an early end."""
+        """The record as JSON, which the training loop stores as the reason for an early stop."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -84,18 +84,18 @@ class Stopping:
 
 
 def can_stop(aids: Auxiliaries) -> bool:
-    """Whether enough generated samples were like the forget set, and a classifier knows them, for the rule to tell."""
+    """Whether the rule applies: there is a classifier, and enough generated samples matched the forget set."""
     return len(aids.forget_seeds) >= FEWEST and aids.judged is not None
 
 
 @dataclass(frozen=True)
 class ForgottenCheck:
-    """The rule, as :func:`vdu.training.loop.train` asks it.
+    """The rule as a callback of :func:`vdu.training.loop.train`.
 
     Attributes:
-        denoiser: a copy of the model, whose weights are replaced at every look.
-        aids: seeds, sampler and classifier.
-        steps: steps in all.
+        denoiser: a copy of the model, whose weights are replaced at every evaluation.
+        aids: the auxiliaries with seeds, sampler and classifier.
+        steps: total number of steps.
     """
 
     denoiser: Denoiser
@@ -104,16 +104,16 @@ class ForgottenCheck:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds of own samples that were like the forget set."""
+        """Seeds of the generated samples that matched the forget set."""
         return self.aids.forget_seeds[:MOST]
 
     @property
     def aim(self) -> int:
-        """How many may be left."""
+        """Largest acceptable number of remaining matches."""
         return int(SHARE * len(self.seeds))
 
     def remaining(self, weights: Mapping[str, Tensor]) -> int:
-        """How many are still like the forget set under some weights."""
+        """Number of samples that still match the forget set under given weights."""
         assert self.aids.judged is not None
         assert self.aids.sampler is not None
         with torch.no_grad():
@@ -121,7 +121,7 @@ class ForgottenCheck:
                 if name in weights:
                     value.copy_(weights[name])
         drawn = ImageSet(to_uint8(sample(self.denoiser, self.seeds, self.aids.sampler)))
-        classifier = copy.deepcopy(self.aids.judged.classifier).cpu()  # the method's own stays on its device
+        classifier = copy.deepcopy(self.aids.judged.classifier).cpu()  # the method's classifier stays on its device
         return int((mean_scores(classifier, drawn, torch.arange(len(drawn)), 0, self.denoiser) >= 0).sum())
 
     def __call__(self, step: int, weights: Mapping[str, Tensor]) -> str | None:
@@ -140,14 +140,14 @@ class ForgottenCheck:
         return found.to_text() if found.reason == "forgotten" else None
 
     def look(self, step: int, weights: Mapping[str, Tensor]) -> Stopping:
-        """What the rule finds after a number of steps.
+        """Evaluate the rule after a number of steps.
 
         Args:
             step: steps done.
             weights: by name.
 
         Returns:
-            The record; its reason is "all_steps" where the aim is missed.
+            The record; its reason is "all_steps" if the aim is missed.
         """
         left = self.remaining(weights)
         reason = "forgotten" if left <= self.aim else "all_steps"

@@ -1,4 +1,4 @@
-"""A posterior of a pipeline's weights in one call, by any estimator of the table."""
+"""A posterior over a pipeline's weights in one call, by any registered estimator."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -46,18 +46,18 @@ def fit_posterior(
         generator: one draw from it seeds everything.
         samples: fishers: generated samples of the model, [N, channels, height, width] in [−1, 1]; by default
             ``n_samples`` are drawn.
-        n_samples: how many to draw.
-        sampler: how to draw them; by default with 20 ancestral steps.
+        n_samples: number of samples to draw.
+        sampler: their sampler; by default 20 ancestral steps.
         members: ensembles: pipelines of the members, or their folders; an iterator keeps one in memory at a time.
-        state: of the same estimation, interrupted before.
-        save: called with the state now and then; see :func:`vdu.posterior.fit.take_all`.
-        progress: called with (items done, items in all).
+        state: stored state of the same, interrupted estimation.
+        save: called with the state from time to time; see :func:`vdu.posterior.fit.take_all`.
+        progress: called with (items done, total items).
         **options: the estimator's own: the arguments of :class:`vdu.posterior.fisher.Fisher` (``n_train`` is required),
             :class:`vdu.posterior.amnesia_fisher.AmnesiaFisher`, :class:`vdu.posterior.ensemble.Ensemble` or
             :class:`vdu.posterior.isotropic.Isotropic`.
 
     Returns:
-        The posterior; what is refused: see these classes.
+        The posterior. The classes above state which arguments raise an error.
     """
     chosen = make_estimator(estimator, **options)
     denoiser = PipelineDenoiser.from_pipeline(pipeline)

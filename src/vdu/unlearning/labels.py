@@ -1,6 +1,6 @@
 """Forgetting a class of a class-conditional model by its label.
 
-Images that are given are put under the label; where none are given, the forget set is what the original draws under it.
+Given images are assigned the label; if none are given, the forget set is drawn from the original under the label.
 """
 
 from collections.abc import Sequence
@@ -29,22 +29,22 @@ def forget_set_of_labels(
     n_images: int = N_DRAWN,
     progress: str | None = None,
 ) -> ImageSet:
-    """The forget set that some labels name.
+    """The forget set for some labels of the model.
 
     Args:
         denoiser: the original, class-conditional.
-        labels: classes to be forgotten, by name or index.
-        images: unlabelled images of the one class; None draws them from the original.
-        sampler: how they are drawn.
+        labels: classes to forget, by name or index.
+        images: unlabelled images of a single class; None draws them from the original.
+        sampler: the sampler for drawn images.
         seed: seeds them.
-        n_images: how many to draw, of all labels together.
+        n_images: number of images to draw, over all labels together.
         progress: title of the progress bar; None shows none.
 
     Returns:
         Images with the model's classes as labels.
 
     Raises:
-        InputError: if the model draws no classes, a label is unknown, all classes are to be forgotten, or images are given for several
+        InputError: if the model is unconditional, a label is unknown, all classes are to be forgotten, or images are given for several
             labels.
     """
     names = denoiser.class_names
@@ -70,5 +70,5 @@ def forget_set_of_labels(
     asked = [index[i % len(index)] for i in range(n_images)]
     seeds = image_seeds(derive_seed(seed, "forget set"), n_images)
     drawn = to_uint8(sample(denoiser, seeds, sampler, labels=asked, progress=progress))
-    description = f"{n_images} images that the model drew as {words}"
+    description = f"{n_images} images that the model generated as {words}"
     return ImageSet(drawn, torch.tensor(asked), class_names=names, description=description)

@@ -1,4 +1,4 @@
-"""A method as what the training loop minimises."""
+"""A method as an objective of the training loop."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,11 +13,11 @@ __all__ = ["MethodObjective"]
 
 
 class MethodObjective(Objective):
-    """A method as the training loop's objective: it puts the drawn tensors together and asks the method.
+    """Adapter from a method to the training loop: assembles noised batches and delegates to the method.
 
     Args:
         method: prepared.
-        denoiser: the model that learns.
+        denoiser: the model that is trained.
     """
 
     def __init__(self, method: Method, denoiser: PipelineDenoiser) -> None:

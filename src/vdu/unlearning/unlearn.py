@@ -38,11 +38,11 @@ from vdu.unlearning.objective import MethodObjective
 
 __all__ = ["TrainingOptions", "UnlearnResult", "check_origin", "unlearn"]
 
-EMA_RAMP = 4  # of the average: the last third of the steps, nearly
+EMA_RAMP = 4  # of the average, which covers about the last third of the steps
 
 
 class TrainingOptions(TypedDict, total=False):
-    """How the training loop runs. None, or leaving one out, takes what suits the method (its ``training``) where it has a say.
+    """Settings of the training loop. None, or leaving one out, takes the method's default (its ``training``) if it has one.
 
     Attributes:
         steps: optimiser steps.
@@ -50,9 +50,9 @@ class TrainingOptions(TypedDict, total=False):
         learning_rate: Adam's step size.
         lr_schedule: "constant" (the default), "linear" or "cosine".
         warmup_steps: linear warm-up of the learning rate.
-        ema_decay: decay of the weight average that is kept in the end; 0 keeps the last weights.
+        ema_decay: decay of the weight average used as the result; 0 uses the last weights.
         gradient_accumulation_steps: micro-batches per step and process; by default 1.
-        max_grad_norm: clip the gradient norm to this; None clips where the method's default does.
+        max_grad_norm: clip the gradient norm to this; None takes the method's default.
         mixed_precision: "no" (the default), "fp16" or "bf16".
         checkpointing_steps: a checkpoint every so many steps (with a folder); None writes only the last.
         checkpoints_total_limit: how many checkpoints to keep, by default 2; None keeps all.
@@ -73,16 +73,16 @@ class TrainingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class UnlearnResult:
-    """What unlearning gives.
+    """Result of unlearning.
 
     Attributes:
-        pipeline: the new pipeline; the one that was given is untouched.
-        training: the loop's result.
-        network_evaluations: forward 1 and backward 2 per image; own samples, auxiliary models and looks of the stopping
-            rule included, small classifiers in the model's equivalents by FLOPs.
-        aids: what the method was given besides the forget set.
-        stopping: how the stopping rule ended it, or None where there was no rule.
-        strength: the method's options of which more forgets more.
+        pipeline: the new pipeline; the given one is unchanged.
+        training: the result of the training loop.
+        network_evaluations: forward 1 and backward 2 per image, including generated samples, auxiliary models and the stopping
+            rule; small classifiers count by their FLOPs relative to the model.
+        aids: the auxiliary data and models of the method.
+        stopping: outcome of the stopping rule, or None without a rule.
+        strength: the method's options whose larger values forget more.
     """
 
     pipeline: Any
@@ -94,7 +94,7 @@ class UnlearnResult:
 
     @property
     def ending(self) -> str | None:
-        """How the stopping rule ended it, in plain words, or None where there was no rule."""
+        """Outcome of the stopping rule as a sentence, or None without a rule."""
         return None if self.stopping is None else self.stopping.sentence(self.strength)
 
 
@@ -124,12 +124,12 @@ def unlearn(
         forget: the images to forget, or where they are (see :func:`vdu.data.sources.load_images`).
         forget_labels: classes of a class-conditional model to forget, by name or index; without ``forget`` the forget set is drawn
             from the model under these labels.
-        retain: real images to keep, for methods that want some; None takes the model's own samples without those that
-            resemble the forget set (:func:`vdu.replay.selection.resemblance`).
-        n_own_samples: own samples for methods that want some; None takes what suits the method.
-        sampler: how they are drawn; likewise.
-        full_length: all steps, even where the stopping rule (:mod:`vdu.replay.stopping`) says that it is forgotten.
-        force: go on where the model makes nothing like the forget set, or little else.
+        retain: real images to keep, for methods that use them; None takes generated samples without those that
+        resemble the forget set (:func:`vdu.replay.selection.resemblance`).
+        n_own_samples: number of generated samples, for methods that use them; None takes the method's default.
+        sampler: their sampler; likewise.
+        full_length: take all steps, even if the stopping rule (:mod:`vdu.replay.stopping`) is met earlier.
+        force: continue if the model generates almost none, or almost only, images like the forget set.
         generator: one draw from it seeds everything.
         folder: a run folder for checkpoints and the log; None writes nothing.
         resume: continue from the newest checkpoint in the folder.
@@ -139,7 +139,7 @@ def unlearn(
         **training: steps, batch_size, learning_rate and the other settings of :class:`TrainingOptions`.
 
     Returns:
-        The new pipeline and the record of its making. A setting that is out of range is refused with an ``InputError``.
+        The new pipeline and the record of the run. A setting that is out of range raises an ``InputError``.
     """
     _require_known(training)
     require_ranges({**training, "n_own_samples": n_own_samples})
@@ -207,7 +207,7 @@ def _forget_set(
     sampler: Sampler,
     seed: int,
 ) -> ImageSet:
-    """What is to be forgotten, as images; neither images nor labels is refused."""
+    """The forget set as images, from images or labels."""
     if forget is None and not labels:
         raise InputError("forget: got neither images nor forget_labels; expected one of them.")
     images = (
@@ -226,7 +226,7 @@ def _given(value: Any, default: Any) -> Any:
 
 
 def _require_known(training: Mapping[str, Any]) -> None:
-    """Refuse a keyword argument that does not exist, as Python itself does.
+    """Raise an error for an unknown keyword argument, as Python does.
 
     Raises:
         TypeError: naming the first.
@@ -240,7 +240,7 @@ def _require_known(training: Mapping[str, Any]) -> None:
 
 
 def _train_settings(training: TrainingOptions, default: TrainingDefaults, seed: int) -> TrainSettings:
-    """The loop's settings: what was given, and the method's defaults for the rest."""
+    """The settings of the loop: the given ones, and the method's defaults for the rest."""
     return TrainSettings(
         steps=_given(training.get("steps"), default.steps),
         learning_rate=_given(training.get("learning_rate"), default.learning_rate),
@@ -264,12 +264,12 @@ def _say(text: str) -> None:
 def _batches(
     method: Method, sets: Mapping[str, ImageSet | None], denoiser: Denoiser, batch_size: int, seed: int
 ) -> Callable[[int], dict[str, Tensor]]:
-    """Batches of every role that the method needs, each with its own seed, and what the method draws besides.
+    """Batches of every role that the method needs, each with its own seed, and the method's random draws.
 
     Args:
-        method: it says which roles, and at which noise levels.
-        sets: the images that there are, by role.
-        denoiser: the model, which encodes images and knows their conditions.
+        method: determines the roles and their noise levels.
+        sets: the available images, by role.
+        denoiser: the model, which encodes images and provides their conditions.
         batch_size: images of each role per step.
         seed: of the run.
 
@@ -302,7 +302,7 @@ def _batches(
 
 
 def check_origin(posterior: GaussianPosterior, sha256: str) -> None:
-    """Refuse a posterior that was estimated for other weights, even of the same architecture.
+    """Raise an error for a posterior that was estimated for other weights, even of the same architecture.
 
     Raises:
         InputError: if the posterior's record names another pipeline.
@@ -310,6 +310,6 @@ def check_origin(posterior: GaussianPosterior, sha256: str) -> None:
     made_for = posterior.sources.get("pipeline")
     if made_for not in {None, sha256}:
         raise InputError(
-            f"posterior: was made for the model with SHA-256 {str(made_for)[:12]}…, this one has {sha256[:12]}…; expected the same "
-            "weights, for its mean pulls towards them. Make one for this model with `vdu posterior`."
+            f"posterior: was fitted to the model with SHA-256 {str(made_for)[:12]}…, this one has {sha256[:12]}…; expected the same "
+            "weights. Fit one for this model with `vdu posterior`."
         )
