@@ -291,7 +291,7 @@ def test_a_record_names_the_method_that_auto_stands_for(model, tmp_path, monkeyp
         recipe.run(options(model, tmp_path / "run", method="auto", posterior=None, inference_steps=1, n_own_samples=40))
     text = (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
     values = tomllib.loads(text)
-    assert text.startswith('# method = "auto" was asked for') and values["method"] == "distillation"
+    assert text.startswith('# method = "auto" was given') and values["method"] == "distillation"
     assert (values["max_grad_norm"], values["warmup_steps"]) == (0.5, 10)
 
 
