@@ -115,7 +115,7 @@ def test_images_that_do_not_fit_are_all_named(desk, refused, unlearn):
 
 
 def test_a_labelled_set_without_a_class_and_an_unknown_class(refused):
-    refused("digits holds 10 classes (0, 1, 2", "say which to forget with --forget-class", forget="digits")
+    refused("digits holds 10 classes (0, 1, 2", "name those to forget with --forget-class", forget="digits")
     refused("class 'eleven': unknown; the classes are: 0, 1", forget="digits", forget_class="eleven")
     refused("has no labels, so it cannot be split by class", forget_class="3")
 
@@ -172,7 +172,7 @@ def test_a_folder_that_holds_a_run(desk, refused, unlearn):
     refused("newest checkpoint has 6 steps", resume_from_checkpoint="latest", steps=4)
     refused("expected a number in [0, 1]", option="gamma=2", overwrite=True)
     refused("which 3 gradient accumulation steps do not divide", gradient_accumulation_steps=3, overwrite=True)
-    refused("holds files but no run.json, so it is no run of ours", output_dir=desk / "unwanted", overwrite=True)
+    refused("holds files but no run.json, so it is not a run folder", output_dir=desk / "unwanted", overwrite=True)
     refused("is a file; expected a folder", output_dir=desk / "posterior.safetensors", overwrite=True)
     first = contents(desk / "run")
     assert unlearn(resume_from_checkpoint="latest") == 0  # nothing is left to do

@@ -100,9 +100,7 @@ def test_images_without_labels_are_refused(trained):
 
 def test_images_of_a_class_that_the_model_does_not_know_are_refused(trained):
     strange = ImageSet(shades().images, shades().labels, class_names=("dark", "grey"))
-    with pytest.raises(
-        InputError, match="images of class 'grey', which the model does not know; it draws dark, bright"
-    ):
+    with pytest.raises(InputError, match="images of class 'grey', which the model lacks; its classes are dark, bright"):
         unlearn(trained, gradient_ascent(), forget=strange, generator=torch.Generator().manual_seed(0))
 
 

@@ -270,7 +270,7 @@ def test_a_folder_without_labels_beside_a_judge_with_classes(labelled, tmp_path,
                    "--steps", 1, "--batch-size", 8, "--output-dir", run) == 0  # fmt: skip
     judge = ("--judge", labelled / "cnn" / "judge")
     assert command("evaluate", run, *judge, *BARE) == 2
-    assert "Name the judge's own classes with --forget-class" in capsys.readouterr().err
+    assert "Name the judge's classes with --forget-class" in capsys.readouterr().err
     assert command("evaluate", run, *judge, "--forget-class", 3, "--reference", "digits", "--n-images", 80, *BARE) == 0
     metrics = read(run / "metrics.json")
     assert metrics["forget"]["classes"] == ["3"]

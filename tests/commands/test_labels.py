@@ -133,5 +133,5 @@ def test_what_a_model_cannot_do_is_refused_before_a_folder_is_emptied(make_pipel
     assert (
         command("pretrain", "--from-pipeline", tmp_path / "conditional", "--data", "digits", "--steps", 1, *over) == 2
     )
-    assert "which the model does not know" in capsys.readouterr().err
+    assert "which the model lacks" in capsys.readouterr().err
     assert (tmp_path / "out" / "run.json").read_text() == "{}"

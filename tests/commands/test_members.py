@@ -106,7 +106,7 @@ def test_a_member_in_other_hands_is_left_to_them(options, tmp_path, overwrite):
 def test_any_other_trouble_stops(options, tmp_path):
     (tmp_path / "all" / "member-1").mkdir(parents=True)
     (tmp_path / "all" / "member-1" / "holiday.jpg").write_text("precious")
-    with pytest.raises(InputError, match="holds files but no run of ours"):
+    with pytest.raises(InputError, match="holds files but no run of this package"):
         pretrain.run(options(tmp_path / "all"))
     pretrain.run(options(tmp_path / "other"))
     with pytest.raises(InputError, match="was written with other settings, data or model"):

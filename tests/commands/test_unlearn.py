@@ -230,7 +230,7 @@ def test_another_run_is_not_resumed(model, make_pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"forget_class": ()}, r"forget: digits holds 10 classes \(0, 1, .*say which to forget with --forget-class"),
+        ({"forget_class": ()}, r"forget: digits holds 10 classes \(0, 1, .*name those to forget with --forget-class"),
         (
             {"posterior": None},
             "--posterior is missing, which the method vdu needs; fit one with `vdu posterior fisher",

@@ -76,7 +76,7 @@ def test_overwrite_clears_a_run_of_ours_and_refuses_a_strangers_folder(tmp_path)
     assert names(ours) == [".lock"]
     foreign.mkdir()
     (foreign / "holiday.jpg").write_text("precious")
-    with pytest.raises(InputError, match=r"no run\.json, so it is no run of ours; --overwrite refuses it"):
+    with pytest.raises(InputError, match=r"no run\.json, so it is not a run folder; --overwrite does not delete it"):
         Run(foreign, "unlearn", overwrite=True)
     assert names(foreign) == ["holiday.jpg"]
 
@@ -131,11 +131,11 @@ def test_only_a_run_of_the_same_verb_is_resumed(tmp_path, capsys):
         Run(tmp_path / "a", "unlearn", resume=True)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "holiday.jpg").write_text("precious")
-    with pytest.raises(InputError, match="holds files but no run of ours"):
+    with pytest.raises(InputError, match="holds files but no run of this package"):
         Run(tmp_path / "b", "unlearn", resume=True)
     assert "nothing there" not in capsys.readouterr().err
     Run(tmp_path / "c", "unlearn", resume=True).close()
-    assert f"{tmp_path / 'c'}: nothing there to continue; a new run begins" in capsys.readouterr().err
+    assert f"{tmp_path / 'c'}: nothing to continue; starting a new run" in capsys.readouterr().err
 
 
 def test_a_resumed_run_keeps_its_settings_until_a_stage_is_done(tmp_path):

@@ -106,7 +106,7 @@ def test_points_come_one_by_one_and_are_kept_at_once(run_copy):
 def test_an_unwritable_cache_is_told(run_copy):
     (run_copy / CACHE_FILE).mkdir()
     found = front(open_run(run_copy), N)
-    assert found.complete and "these numbers are not kept" in found.trouble
+    assert found.complete and "these numbers are not cached" in found.trouble
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_impossible_judges_are_refused(arguments, message):
 
 
 def test_images_of_another_shape_are_refused():
-    with pytest.raises(InputError, match=r"shape \(3, 8, 8\); it knows only \(1, 8, 8\)"):
+    with pytest.raises(InputError, match=r"shape \(3, 8, 8\); expected \(1, 8, 8\)"):
         make()(images(2, (3, 8, 8)))
 
 
@@ -103,7 +103,7 @@ def test_a_judge_replaces_a_judge_but_nothing_else(tmp_path):
     assert load_judge(tmp_path / "judge")[0].architecture == "lenet"
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("keep me")
-    with pytest.raises(InputError, match="holds other things than a judge"):
+    with pytest.raises(InputError, match="holds other files than a judge"):
         save_judge(make(), tmp_path / "letters", LABELS)
     assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
 
@@ -125,10 +125,10 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
         ({"sample_shape": [1, 8]}, r"shape \(1, 8\)"),
         ({"sample_shape": "188"}, "expected three integers"),
         ({"class_names": ["cat", 2, "eel"]}, "expected a list of names"),
-        ({"class_names": ["cat", "dog"]}, r"confusion is no 2×2 matrix"),
+        ({"class_names": ["cat", "dog"]}, r"confusion is not a 2×2 matrix"),
         ({"trained_by": "hearsay"}, "unexpected: command, confusion"),
-        ({"held_out_error": 1.5}, r"held_out_error is 1.5; expected a share"),
-        ({"held_out_error": float("nan")}, r"held_out_error is nan; expected a share"),
+        ({"held_out_error": 1.5}, r"held_out_error is 1.5; expected a fraction"),
+        ({"held_out_error": float("nan")}, r"held_out_error is nan; expected a fraction"),
         ({"n_held_out": 0}, "expected at least 1 image"),
         ({"n_held_out": 7}, r"counts that add up to 7"),
         ({"confusion": [[2, 0, 0], [1, 1, 0], [0, 3, -1]]}, "matrix of counts"),

@@ -90,7 +90,7 @@ def test_same_generator_same_interval_and_the_global_stream_is_untouched():
 
 
 def test_no_forget_image_in_the_original_is_an_error_that_says_so():
-    with pytest.raises(InputError, match=r"calls 0 of the original's 20 samples forget.*Draw more samples"):
+    with pytest.raises(InputError, match=r"predicts 0 of the original's 20 samples as forget.*Draw more samples"):
         pul(0, 0, 5, 20)
 
 

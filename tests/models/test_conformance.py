@@ -195,7 +195,7 @@ def test_unknown_labels_are_refused(make_pipeline, label, message):
 
 def test_what_has_no_condition_refuses_one(make_pipeline):
     plain, conditional = adapt(make_pipeline()), adapt(make_pipeline(num_class_embeds=3))
-    with pytest.raises(InputError, match="this model is unconditional and draws no class on demand"):
+    with pytest.raises(InputError, match="this model is unconditional; leave the label out"):
         sample(plain, [0], Sampler("ddim", 2), labels=["a"])
     with pytest.raises(InputError, match="guidance_scale: got one for a model without conditions"):
         sample(plain, [0], Sampler("ddim", 2, guidance_scale=2.0))

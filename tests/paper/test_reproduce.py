@@ -241,7 +241,8 @@ def test_what_cannot_be_run_is_told_and_what_is_done_stays(copy, table, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("data", "message"), [("mnist-mini", "does not say which content"), ("nowhere", "does not say which content")]
+    ("data", "message"),
+    [("mnist-mini", "does not state the content hash"), ("nowhere", "does not state the content hash")],
 )
 def test_other_data_are_refused(copy, table, capsys, data, message):
     assert call(table, "--scale", "smoke", "--output-dir", copy, "--data", data) == 2
@@ -294,4 +295,4 @@ def test_rows_and_given_data_are_checked_also_where_nothing_is_made(copy, table,
     assert call(changed, "--scale", "smoke", "--output-dir", copy, flag) == 2
     assert "posterior is 'ensembel'" in capsys.readouterr().err
     assert call(table, "--scale", "smoke", "--output-dir", copy, "--data", "mnist-mini", flag) == 2
-    assert "does not say which content" in capsys.readouterr().err
+    assert "does not state the content hash" in capsys.readouterr().err

@@ -233,7 +233,7 @@ def test_reproducible_from_the_generator_alone_and_leaves_no_trace(constant):
 
 def test_the_mean_needs_all_samples(linear):
     estimator = AmnesiaFisher(timesteps_per_sample=2)
-    with pytest.raises(InputError, match="got n_items None; expected the number of samples"):
+    with pytest.raises(InputError, match="got n_items None; expected the total number of samples"):
         estimator.init(linear, generator=seeded(0))
     state = take_all(estimator, estimator.init(linear, n_items=3, generator=seeded(0)), SAMPLES[:2], linear)
     with pytest.raises(InputError, match="got 2 of 3 samples; expected all of them"):

@@ -180,7 +180,7 @@ def exchange(path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (flip, "its checksum is not that of its content"),
+        (flip, "its checksum does not match its content"),
         (cut, "not a readable safetensors file"),
         (unseal, "its checksum is missing"),
         (exchange, "no 'vdu_estimation' metadata"),

@@ -181,7 +181,7 @@ def test_a_hundredth_of_few_is_none():
 
 
 def test_bad_numbers_are_refused():
-    with pytest.raises(InputError, match="fpr: got 1, expected a share within"):
+    with pytest.raises(InputError, match="fpr: got 1, expected a fraction within"):
         tpr_at_fpr(torch.zeros(3), torch.zeros(3), 1)
     with pytest.raises(InputError, match="scores: got 1 of members and 3 of others"):
         separation(torch.zeros(1), torch.zeros(3), generator=generator())

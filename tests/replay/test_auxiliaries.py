@@ -236,7 +236,7 @@ def test_a_self_model_that_cannot_be_kept_is_named_and_used(make_pipeline, quick
         seed=0,
     )
     assert given.tools.self_model is not None and given.record["self_model"]["made_now"]
-    assert "this self-trained auxiliary model is not kept" in capsys.readouterr().err
+    assert "this self-trained auxiliary model is not cached" in capsys.readouterr().err
 
 
 def test_a_range_that_no_level_has_is_refused_before_samples_are_drawn(make_pipeline):

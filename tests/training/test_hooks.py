@@ -97,7 +97,7 @@ def test_fp16_is_refused_for_gradients_term_by_term():
 
 def test_an_accelerator_of_another_precision_is_refused():
     accelerator = make_accelerator("bf16")
-    with pytest.raises(InputError, match=r"mixed_precision is 'bf16' and the settings' 'no'"):
+    with pytest.raises(InputError, match=r"mixed_precision 'bf16'; expected 'no'"):
         train(Line(), TwoTerms(), batch, SETTINGS, accelerator=accelerator)
 
 

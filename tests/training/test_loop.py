@@ -124,7 +124,7 @@ def test_gradient_accumulation_is_the_full_batch(make_network, make_batches, reg
 
 def test_a_batch_that_cannot_be_cut_evenly_is_refused(make_network, make_batches, regression):
     settings = TrainSettings(steps=1, learning_rate=0.02, gradient_accumulation_steps=3)
-    with pytest.raises(InputError, match="8 entries of 'x' cannot be cut into 3 equal parts; choose a batch size"):
+    with pytest.raises(InputError, match="8 entries of 'x' cannot be split into 3 equal parts; choose a batch size"):
         train(make_network(), regression(), make_batches(), settings)
 
 
@@ -292,5 +292,5 @@ def test_mixed_precision_leaves_no_trace_on_the_network(make_network, make_batch
 def test_fewer_processes_than_the_launcher_promised_are_refused(monkeypatch):
     make_accelerator()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="launcher: asked for 2 processes, got 1; on a CPU use torchrun"):
+    with pytest.raises(InputError, match="launcher: expected 2 processes, got 1; on a CPU use torchrun"):
         make_accelerator()

@@ -45,7 +45,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
         The paths of the images.
 
     Raises:
-        InputError: if the model has no such class, or guidance is asked of an unconditional one.
+        InputError: if the model has no such class, or guidance is given for an unconditional one.
     """
     import torch
     from safetensors.torch import save_file

@@ -1,1 +1,1 @@
-"""What every room stands on: types, errors, seeds, checks, records, runs, the cache."""
+"""Shared foundations: types, errors, seeds, checks, records, runs and the cache."""

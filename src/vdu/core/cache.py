@@ -1,4 +1,4 @@
-"""Tensors that are made once for a model and kept in the cache between runs; checked when they are read.
+"""A cache of tensors that are computed once per model; their checksums are verified on reading.
 
 The cache is $VDU_CACHE, or vdu/ in $XDG_CACHE_HOME, or ~/.cache/vdu; delete it at any time.
 """
@@ -19,7 +19,7 @@ __all__ = ["cache_folder", "read_cached", "write_cached"]
 
 
 def cache_folder(given: Path | str | None = None) -> Path:
-    """Where everything that is fetched or made from a model lives between runs.
+    """The folder for downloads and cached results.
 
     Args:
         given: a folder of the caller's choice.
@@ -36,11 +36,11 @@ def read_cached(path: Path, what: str) -> dict[str, Tensor] | None:
 
     Args:
         path: the file.
-        what: is in it, for the message.
+        what: subject and verb for the message, such as "the samples are".
 
     Returns:
-        Them; None if the file is not there, or damaged, which is named on standard error: a flipped bit would go unseen
-        into every number.
+        The tensors; None if the file is missing or damaged. Damage is reported on standard error, since an undetected flipped
+        bit would affect every number.
     """
     try:
         if not path.exists():
@@ -48,7 +48,7 @@ def read_cached(path: Path, what: str) -> dict[str, Tensor] | None:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             expected = (file.metadata() or {}).get("sha256")
-        trouble = None if expected == hash_parameters(tensors) else "its SHA-256 is not the recorded one"
+        trouble = None if expected == hash_parameters(tensors) else "its SHA-256 differs from the recorded one"
     except (SafetensorError, OSError, ValueError) as error:
         tensors, trouble = {}, error
     if trouble:
@@ -58,15 +58,15 @@ def read_cached(path: Path, what: str) -> dict[str, Tensor] | None:
 
 
 def write_cached(path: Path, tensors: Mapping[str, Tensor], what: str) -> bool:
-    """Keep tensors in the cache.
+    """Write tensors to the cache.
 
     Args:
         path: the file.
         tensors: by name.
-        what: they are, for the message.
+        what: subject and verb for the message, such as "these samples are".
 
     Returns:
-        Whether they are kept; if not, standard error says why.
+        Whether they were written; if not, the reason is printed to standard error.
     """
     whole: dict[str, Tensor] = {}
     for name, value in tensors.items():
@@ -78,6 +78,6 @@ def write_cached(path: Path, tensors: Mapping[str, Tensor], what: str) -> bool:
         with atomic_file(path) as temporary:
             save_file(whole, temporary, {"sha256": hash_parameters(whole)})
     except (SafetensorError, OSError) as error:  # the former on a full disk
-        print(f"vdu: {path}: cannot be written ({error}); {what} not kept.", file=sys.stderr)
+        print(f"vdu: {path}: cannot be written ({error}); {what} not cached.", file=sys.stderr)
         return False
     return True

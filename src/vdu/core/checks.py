@@ -1,4 +1,4 @@
-"""Checks whose failures teach: non-finite numbers, strangers among named tensors, the hash of a set of weights."""
+"""Checks with helpful messages: non-finite numbers, unexpected names among tensors, and the hash of a set of weights."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ __all__ = ["first_differences", "hash_parameters", "require_finite"]
 
 
 def require_finite(name: str, tensor: Tensor) -> None:
-    """Refuse NaN and infinity.
+    """Raise an error for NaN and infinity.
 
     Args:
-        name: what the tensor is, for the message.
+        name: name of the tensor, for the message.
         tensor: any shape.
 
     Raises:
@@ -26,7 +26,7 @@ def require_finite(name: str, tensor: Tensor) -> None:
         bad = int((~finite).sum())
         raise InputError(
             f"{name}: {bad} of {tensor.numel()} values are NaN or infinite; expected finite numbers. "
-            "Check how the file was made (a diverged training run, a wrong conversion) and give a sound one."
+            "Check how the file was made (a diverged training run, a wrong conversion) and give a valid one."
         )
 
 
@@ -34,9 +34,9 @@ def first_differences(got: Mapping[str, tuple], expected: Mapping[str, tuple], l
     """The first differences between two sets of named shapes, as lines for an error message.
 
     Args:
-        got: name → shape of what was given.
-        expected: name → shape of what was wanted.
-        limit: how many lines at most; a last line counts the rest.
+        got: name → given shape.
+        expected: name → expected shape.
+        limit: maximum number of lines; a last line counts the rest.
 
     Returns:
         Human-readable lines; empty if the two agree.

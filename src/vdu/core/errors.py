@@ -1,13 +1,13 @@
-"""The errors that callers can tell apart, and the exit code each one becomes on the command line.
+"""The error types, and the exit code of each on the command line.
 
-Everything else that goes wrong is a bug or the machine's fault and keeps its own type and traceback.
+Every other error is a bug or a failure of the machine and keeps its type and traceback.
 """
 
 __all__ = ["BusyError", "DivergenceError", "InputError"]
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used: the message says what was got, what was expected and what to do (exit code 2)."""
+    """Invalid input: the message states the value, the expectation and a remedy (exit code 2)."""
 
 
 class BusyError(InputError):
@@ -15,4 +15,4 @@ class BusyError(InputError):
 
 
 class DivergenceError(RuntimeError):
-    """A training or unlearning run left the region where its loss means anything (exit code 4)."""
+    """A training or unlearning run diverged (exit code 4)."""

@@ -1,4 +1,4 @@
-"""Networks in evaluation mode for a while: the one place that switches modes and puts them back."""
+"""Temporary evaluation mode of networks: the only place that switches and restores modes."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +10,7 @@ __all__ = ["evaluating"]
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Networks in evaluation mode inside the block, each part back in its own mode afterwards.
+    """Put networks into evaluation mode inside the block; each module returns to its own mode afterwards.
 
     Args:
         *networks: any number of them.

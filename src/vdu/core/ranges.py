@@ -1,6 +1,6 @@
-"""The ranges of the numbers that users give, declared once for the command line and for Python. Standard library only.
+"""The valid ranges of user-supplied numbers, declared once for the command line and for Python. Standard library only.
 
-A range refuses what is outside and repairs nothing: a 0 is a 0, never "the default".
+Values outside a range raise an error and are never repaired: 0 means 0, never "the default".
 """
 
 import math
@@ -19,7 +19,7 @@ class Range:
     """The finite numbers from ``low`` to below ``high``.
 
     Attributes:
-        words: what is expected, for messages.
+        words: the expectation, for messages.
         low: the smallest number.
         above: whether ``low`` itself is outside.
         high: the numbers are below this.
@@ -68,7 +68,7 @@ TRAINING: Mapping[str, Range] = MappingProxyType({
 
 
 def require_ranges(values: Mapping[str, Any]) -> None:
-    """Refuse training settings that are out of their range.
+    """Raise an error for training settings that are out of range.
 
     Args:
         values: settings by name; None stands for the default, and names without a range pass.

@@ -1,8 +1,8 @@
-"""What a run writes, and how: to a temporary name, flushed to the disk, then renamed. Standard library only.
+"""Atomic writing of files and folders: to a temporary name, flushed to the disk, then renamed. Standard library only.
 
-A killed run leaves the last complete state: a reader sees the old file or the new one, never half of either.
+A killed run leaves the last complete state: a reader sees the old file or the new one, never a partial one.
 
-Not guaranteed: that two processes may write one run at the same time; the second one is refused.
+Not guaranteed: that two processes can write one run at the same time; the second one fails.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ def _sync(path: Path) -> None:
 
 
 def _finish(path: Path) -> None:
-    """Flush to the disk, and give a file the rights that the user's umask grants: some writers keep it to themselves."""
+    """Flush to the disk, and set a file's permissions from the user's umask, since some writers restrict them."""
     if path.is_file():
         mask = os.umask(0)
         os.umask(mask)
@@ -60,8 +60,8 @@ def _finish(path: Path) -> None:
 def atomic_file(path: Path | str) -> Iterator[Path]:
     """Write a file under a temporary name; it takes its real name only if the block ends without an error.
 
-    The temporary file has a folder of its own, so that what a writer puts beside it goes with it (safetensors writes a
-    hidden file of its own first). What killed processes left of the same file is removed.
+    The temporary file has its own folder, so that a writer's additional files are removed with it (safetensors writes a
+    hidden file first). Leftovers of killed processes for the same file are removed.
 
     Args:
         path: the final name.
@@ -80,10 +80,10 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Write a folder under a temporary name; an older folder of that name gives way only when the new one is complete.
+    """Write a folder under a temporary name; an older folder of that name is replaced once the new one is complete.
 
-    On Linux the two swap places in one step of the kernel. Elsewhere there is a moment between two renames in which
-    neither has the name; the next writer or ``Run`` of a process killed just then brings the older one back.
+    On Linux the two are exchanged atomically by the kernel. On other systems neither has the name between two renames; if
+    a process is killed at that moment, the next writer or ``Run`` restores the older one.
 
     Args:
         path: the final name.
@@ -92,7 +92,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         The temporary folder to write into, beside the final one.
 
     Raises:
-        OSError: if the disk refuses; the older folder is then still in its place.
+        OSError: if the disk fails; the older folder is then still in place.
     """
     path = Path(path)
     with _workshop(path) as temporary:
@@ -115,13 +115,13 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def _workshop(path: Path) -> Iterator[Path]:
-    """A new temporary folder beside a path, locked until it is gone so that no other process takes it for a leftover."""
+    """A new temporary folder beside a path, locked until it is removed, so that no other process removes it as a leftover."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(other for other in path.parent.iterdir() if is_leftover(other, of=path.name))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     descriptor = None
-    while descriptor is None:  # again where a sweeper was quicker than the lock
+    while descriptor is None:  # retry if another process removed the folder before the lock
         temporary.mkdir(exist_ok=True)
         descriptor = _hold(temporary, wait=True)
     try:
@@ -137,10 +137,10 @@ def _hold(folder: Path, *, wait: bool = False) -> int | None:
 
     Args:
         folder: which.
-        wait: for another process to give it free.
+        wait: whether to wait until another process releases it.
 
     Returns:
-        An open descriptor; −1 where the system has no such locks; None if another process holds it or it is gone.
+        An open descriptor; −1 if the system has no such locks; None if another process holds it or it does not exist.
     """
     try:
         import fcntl
@@ -164,7 +164,7 @@ def _hold(folder: Path, *, wait: bool = False) -> int | None:
 
 
 def _swap(one: Path, other: Path) -> bool:
-    """Exchange two names at once (Linux's renameat2 with RENAME_EXCHANGE); False where that cannot be done."""
+    """Exchange two names atomically (Linux's renameat2 with RENAME_EXCHANGE); False if that is not possible."""
     import ctypes
 
     try:
@@ -182,11 +182,11 @@ def is_leftover(path: Path, of: str | None = None) -> bool:
 
 
 def sweep(paths: Iterable[Path], *, alone: bool = False) -> None:
-    """Remove what killed processes left, and bring back a folder that one of them had moved aside and not yet replaced.
+    """Remove leftovers of killed processes, and restore a folder that one of them had moved aside but not replaced.
 
     Args:
-        paths: leftovers; those that a living process holds stay.
-        alone: no other process can be at work here, so where the system has no locks they are removed too.
+        paths: leftovers; those locked by a running process are kept.
+        alone: no other process can be running here, so that they are removed even if the system has no locks.
     """
     for path in list(paths):
         held = _hold(path) if path.is_dir() and not path.is_symlink() else -1 if alone else None
@@ -226,7 +226,7 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number of thousands of digits
         raise InputError(
             f"{path}: not valid JSON ({error}). Restore the file or run the step that writes it again."
         ) from None

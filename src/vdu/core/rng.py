@@ -1,7 +1,7 @@
-"""Seeds become generators, by name, so that every random draw can be repeated alone.
+"""Named seeds and generators, so that every random draw can be repeated on its own.
 
 seed' = SHA-256(seed, name₁, name₂, …) mod 2⁶³. A draw at training step k depends on (seed, "step", k) and on nothing
-that happened before: this is what makes a resumed run continue in the same bits.
+that happened before; a resumed run therefore gives the same bits.
 
 Not guaranteed: equal bits across PyTorch versions or between CPU and CUDA generators.
 """
@@ -20,7 +20,7 @@ def derive_seed(seed: int, *names: str | int) -> int:
 
     Args:
         seed: any integer.
-        *names: what the seed is for, for example ``("step", 17)``.
+        *names: the purpose of the seed, for example ``("step", 17)``.
 
     Returns:
         An integer in [0, 2⁶³).
@@ -31,7 +31,7 @@ def derive_seed(seed: int, *names: str | int) -> int:
         >>> derive_seed(0, "noise", 1) == derive_seed(0, "noise", "1")
         False
     """
-    # int: NumPy's integers print otherwise than Python's
+    # int: NumPy's integers have another repr than Python's
     path = (int(seed), *(name if isinstance(name, str) else int(name) for name in names))
     digest = hashlib.sha256(repr(path).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

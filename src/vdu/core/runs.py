@@ -1,6 +1,6 @@
-"""A run folder: who owns it, with which settings it was made, what each stage cost, and whether it is complete.
+"""A run folder: its owner, its settings, the cost of each stage, and whether it is complete.
 
-One process at a time: the first takes a lock that the kernel frees on any death, and the next one sweeps what it left. Standard
+Only one process writes at a time: it holds a lock that the kernel releases when it ends, and the next one removes its leftovers. Standard
 library only.
 
 Not guaranteed: the lock on file systems without ``flock``; the atomic renames of ``vdu.core.records`` still hold there.
@@ -42,7 +42,7 @@ def _require_version(path: Path, record: Any) -> None:
 
 
 class Run:
-    """A run folder: who made it, with what, and what happened in it.
+    """A run folder and its record.
 
     Under ``torchrun`` every process makes its ``Run``, but only the first (``RANK`` 0) checks, locks and writes.
 
@@ -51,7 +51,7 @@ class Run:
         verb: the command that owns it, for example ``"unlearn"``.
         overwrite: start anew in a folder that already holds a run.
         resume: continue the run that the folder holds.
-        keep: what the run reads; ``overwrite`` refuses to delete it.
+        keep: paths that the run reads; ``overwrite`` does not delete them but fails.
 
     Raises:
         InputError: if the folder holds a run (or anything else) and neither ``overwrite`` nor ``resume`` is given,
@@ -82,7 +82,7 @@ class Run:
         ):
             self._check_resumable() if resume else self._clear(overwrite, keep)
         elif resume:
-            print(f"vdu: {self.folder}: nothing there to continue; a new run begins.", file=sys.stderr)
+            print(f"vdu: {self.folder}: nothing to continue; starting a new run.", file=sys.stderr)
         self._lock()
         sweep(filter(is_leftover, self.folder.rglob("*")), alone=True)
 
@@ -90,7 +90,7 @@ class Run:
         path = self.folder / "run.json"
         record = read_json(path) if path.exists() else None
         if not isinstance(record, dict) or record.get("verb") != self.verb:
-            got = f"a run of {record.get('verb')!r}" if isinstance(record, dict) else "files but no run of ours"
+            got = f"a run of {record.get('verb')!r}" if isinstance(record, dict) else "files but no run of this package"
             raise InputError(
                 f"{self.folder}: holds {got}; expected a run of {self.verb!r} to continue. Use another --output-dir."
             )
@@ -104,7 +104,7 @@ class Run:
             )
         if not (self.folder / "run.json").exists():
             raise InputError(
-                f"{self.folder}: holds files but no run.json, so it is no run of ours; --overwrite refuses it."
+                f"{self.folder}: holds files but no run.json, so it is not a run folder; --overwrite does not delete it."
             )
         lost = [str(path) for path in keep if path and Path(path).resolve().is_relative_to(self.folder.resolve())]
         if lost:
@@ -112,7 +112,7 @@ class Run:
                 f"{self.folder}: --overwrite would delete {', '.join(lost)}, which this run reads. Use another --output-dir."
             )
         self._lock()
-        # the record goes last: a process killed on the way leaves what is still a run of ours, and no finished one
+        # the record is deleted last: an interrupted deletion leaves an unfinished run folder
         path = self.folder / "run.json"
         write_json(path, {"format_version": FORMAT_VERSION, "verb": self.verb, "stages": [], "finished": False})
         for each in self.folder.iterdir():
@@ -121,7 +121,7 @@ class Run:
         path.unlink()
 
     def _lock(self) -> None:
-        """Hold an advisory lock on the folder for as long as this process lives; the kernel frees it on any death."""
+        """Hold an advisory lock on the folder until this process ends; the kernel then releases it."""
         try:
             import fcntl
         except ImportError:  # not a POSIX system: no lock, the atomic renames still hold
@@ -143,14 +143,14 @@ class Run:
             ) from None
 
     def start(self, config: str, inputs: dict[str, Any]) -> None:
-        """Write the resolved settings and the record of the run's beginning.
+        """Write the resolved settings and the initial record of the run.
 
-        A run that is resumed keeps its old settings and record until its first stage is done: settings that turn out to
-        be those of another run must not replace the right ones.
+        A resumed run keeps its old settings and record until its first stage is done, so that wrong settings do not replace
+        the right ones.
 
         Args:
             config: the resolved settings as TOML.
-            inputs: names and hashes of what goes in (model, data, posterior).
+            inputs: names and hashes of the inputs (model, data, posterior).
         """
         self._config = config
         self._record = {
@@ -168,14 +168,14 @@ class Run:
     def _write(self) -> None:
         if not self.active:
             return
-        write_json(self.folder / "run.json", self._record)  # first: it says whose folder this is
+        write_json(self.folder / "run.json", self._record)  # first: it identifies the folder's owner
         if self._config is not None:
             with atomic_file(self.folder / "config.toml") as temporary:
                 temporary.write_text(self._config, encoding="utf-8")
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
-        """Write a folder of the run anew, atomically; what processes other than the first write is thrown away.
+        """Write a folder of the run anew, atomically; output of processes other than the first is discarded.
 
         Args:
             name: the folder's name in the run.
@@ -192,7 +192,7 @@ class Run:
 
     @classmethod
     def reopen(cls, folder: Path | str, verb: str) -> "Run":
-        """Take up a run that another verb finished, to add to it.
+        """Open a run that another verb finished, to add to it.
 
         Args:
             folder: the run folder.
@@ -214,21 +214,23 @@ class Run:
             )
         stages = record.get("stages")
         if not isinstance(stages, list) or not all(isinstance(each, dict) and "stage" in each for each in stages):
-            raise InputError(f"{path}: damaged: its stages are no list of records. Restore it or make the run again.")
+            raise InputError(
+                f"{path}: damaged: its stages are not a list of records. Restore it or make the run again."
+            )
         run = cls(folder, verb, resume=True)
         run._record, run._stages = record, record["stages"]
         return run
 
     @property
     def record(self) -> dict[str, Any]:
-        """What ``run.json`` holds."""
+        """The content of ``run.json``."""
         return self._record
 
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, Any]]:
         """Time a stage; put ``network_evaluations`` (forward 1, backward 2 per image) into the yielded record.
 
-        A stage that fails gives the folder free, so that the run can be resumed from the same process.
+        A failing stage releases the folder, so that the run can be resumed from the same process.
 
         Args:
             name: the stage's name in the cost table.
@@ -248,17 +250,17 @@ class Run:
         self._write()
 
     def drop_stages(self, *names: str) -> None:
-        """Take stages out of the record that are about to be made again, or will not be."""
+        """Remove stages from the record that will be repeated or no longer apply."""
         self._stages[:] = [stage for stage in self._stages if stage["stage"] not in names]
 
     def finish(self, **results: Any) -> None:
-        """Mark the run as complete and add what it made."""
+        """Mark the run as complete and add its results."""
         self._record.update(results, finished=True)
         self._write()
         self.close()
 
     def close(self) -> None:
-        """Give the folder free for another process."""
+        """Release the folder for other processes."""
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None

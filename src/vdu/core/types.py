@@ -1,9 +1,9 @@
-"""The protocols that the rooms of the package share: what a denoiser, a method and a noised batch are.
+"""The protocols and types shared by the package: denoiser, method and noised batch.
 
-Symbols: x0 clean images in the model's own space (pixels in [−1, 1], or latents); ε standard normal noise; α and σ the
-signal and noise amplitudes of a noise level; x_t = α x0 + σ ε. A level is compared between processes by its signal-to-noise
+Symbols: x0 clean images in the model's space (pixels in [−1, 1], or latents); ε standard normal noise; α and σ the
+signal and noise amplitudes of a noise level; x_t = α x0 + σ ε. Noise levels of different processes are matched by the signal-to-noise
 ratio α²/σ², written as ᾱ = α²/(α² + σ²): in a variance-preserving process α = √ᾱ and σ = √(1−ᾱ). A denoiser is a model
-behind one adapter, whatever its pipeline predicts; all that belongs to a sample, its condition included, travels in the
+behind one adapter, independent of what its pipeline predicts; all data of a sample, including its condition, are part of the
 batch.
 """
 
@@ -19,11 +19,11 @@ __all__ = [
 ]  # fmt: skip
 
 NamedTensors = Mapping[str, Tensor]
-Condition = Mapping[str, Tensor]  # what a network is given besides x_t and t, by its own argument names; batch first
+Condition = Mapping[str, Tensor]  # further arguments of a network besides x_t and t, by name; batch first
 
 
 def noise_images(x0: Tensor, noise: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
-    """x_t = α x0 + σ ε, the one noising formula.
+    """x_t = α x0 + σ ε, the only noising formula.
 
     Args:
         x0: clean images, [batch, …].
@@ -44,7 +44,7 @@ def column(values: Tensor, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class NoisedBatch:
-    """Images with the noise, the noise level and the condition that were drawn for them.
+    """Images with the noise, the noise level and the condition drawn for them.
 
     Attributes:
         x0: clean images in the model's own space, [batch, …] (pixels in [−1, 1], or latents).
@@ -53,10 +53,10 @@ class NoisedBatch:
         alpha: α of that level, [batch], in the dtype of ``x0``.
         sigma: σ of that level, likewise.
         alpha_bar: α²/(α² + σ²), [batch], in (0, 1); in a variance-preserving process ᾱ itself.
-        timestep: what the network is told of the level: the timestep of its own schedule with the same signal-to-noise
+        timestep: the network's argument for the noise level: the timestep of its schedule with the same signal-to-noise
             ratio, [batch], possibly fractional.
-        condition: what else the network is given, by its argument names, each batch first; None for unconditional models.
-        draws: uniform random numbers that a method asked for (``Method.draws``), by name, each [batch, …].
+        condition: further arguments of the network, by name, each batch first; None for unconditional models.
+        draws: uniform random numbers for a method (``Method.draws``), by name, each [batch, …].
     """
 
     x0: Tensor
@@ -97,7 +97,7 @@ class NoisedBatch:
 
     @classmethod
     def joined(cls, *batches: "NoisedBatch") -> "NoisedBatch":
-        """Several batches as one, for one pass of the network; all conditional with the same names, or none."""
+        """Several batches as one, for one network call; all conditional with the same names, or none."""
         return cls(**{item.name: _join([getattr(each, item.name) for each in batches]) for item in fields(cls)})
 
 
@@ -119,11 +119,11 @@ Batch = Mapping[str, NoisedBatch]
 
 @dataclass(frozen=True)
 class Losses:
-    """What an objective or a method gives for a batch.
+    """The losses of a batch.
 
     Attributes:
         terms: scalars whose sum is minimised, by name.
-        observed: scalars that are only logged (and watched by the guard against divergence).
+        observed: scalars that are only logged (and monitored by the guard against divergence).
     """
 
     terms: Mapping[str, Tensor]
@@ -132,15 +132,15 @@ class Losses:
 
 @dataclass(frozen=True)
 class Tools:
-    """What a recipe hands to a method before the first step; which of the optional ones, the method's ``uses`` says.
+    """Auxiliary models and data for a method, given before the first step; the method's ``uses`` selects the optional ones.
 
     Attributes:
         n_forget: number of images in the forget set.
         teacher: the original model ε₀, frozen.
         forget_model: ε_f, a copy of the original fine-tuned on the forget set.
-        self_model: ε_s, a copy of the original fine-tuned on its own samples, at the noise levels of the method's
+        self_model: ε_s, a copy of the original fine-tuned on its generated samples, at the noise levels of the method's
             ``self_improvement_range`` if it has one.
-        classifier: (x_vp, ᾱ) → logit of r(x_t), the probability that a noised generated sample is of the forget class,
+        classifier: (x_vp, ᾱ) → logit of r(x_t), the probability that a noised generated sample shows the forget concept,
             [batch]; x_vp as in :class:`NoisedBatch`.
         retained: S_r, generated samples of the original without those like the forget set, [n, …], in the model's own space.
         forget: the forget set, [n, …], in the model's own space.
@@ -160,14 +160,14 @@ class Denoiser(Protocol):
     """One adapter over every kind of diffusion pipeline; methods, samplers and probes see only this.
 
     Attributes:
-        network: the network itself, whatever it predicts.
+        network: the network, whatever it predicts.
         schedule: the network's own noise schedule (a ``vdu.diffusion.schedule.NoiseSchedule``).
         scheduler_config: the configuration of the pipeline's own diffusers scheduler.
         prediction_type: what the network predicts, see :mod:`vdu.diffusion.prediction`.
         learned_variance: whether the raw output has a second set of channels for the variance.
         image_shape: channels, height and width of an image in pixels.
         latent_shape: shape of one sample in the model's own space; that of the image for pixel models.
-        is_latent: whether the own space is another one than that of the pixels.
+        is_latent: whether the model works in a latent space instead of pixels.
         class_names: names of the classes that the model is conditioned on, or () for unconditional models.
     """
 
@@ -191,7 +191,7 @@ class Denoiser(Protocol):
     def class_names(self) -> tuple[str, ...]: ...  # ruff: ignore[undocumented-public-method]
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The parameters that train, by name; optimiser, average, checkpoints and posterior follow it."""
+        """The trainable parameters, by name; they define optimiser, average, checkpoints and posterior."""
         ...
 
     def encode(self, images: Tensor) -> Tensor:
@@ -205,24 +205,24 @@ class Denoiser(Protocol):
     def condition(self, labels: Sequence[int | str | None]) -> Condition | None:
         """The condition of labels, one per sample; a label of None is the null condition.
 
-        Unconditional models give None for labels of None, and refuse any other.
+        Unconditional models return None for labels of None, and raise an error for any other.
         """
         ...
 
     def labels_of(self, seeds: Sequence[int]) -> list[int] | None:
-        """The label under which the sample of each seed is drawn where none is asked for; None for unconditional models."""
+        """The default label for the sample of each seed; None for unconditional models."""
         ...
 
     def noise(self, batch: NoisedBatch) -> Tensor:
-        """ε̂, the noise that the model sees in ``batch.x_t`` under ``batch.condition``, whatever the network predicts."""
+        """ε̂, the noise predicted from ``batch.x_t`` under ``batch.condition``, whatever the network predicts."""
         ...
 
     def clean(self, batch: NoisedBatch) -> Tensor:
-        """x̂0, the clean image that the model sees in ``batch.x_t``, neither clipped nor clamped."""
+        """x̂0, the clean image predicted from ``batch.x_t``, not clipped."""
         ...
 
     def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
-        """What the network itself gives, for diffusers' schedulers, which know its prediction type."""
+        """The raw output of the network, for diffusers' schedulers, which handle its prediction type."""
         ...
 
     def with_network(self, network: nn.Module) -> Self:
@@ -235,10 +235,10 @@ class Denoiser(Protocol):
 
 
 class Hooks:
-    """What a method, or any objective of the training loop, may do besides its losses; here each does nothing.
+    """Optional hooks of a method or objective besides its losses; these defaults do nothing.
 
     Attributes:
-        per_term: whether :meth:`combine` makes one gradient of those of the terms; else the terms are added up.
+        per_term: whether :meth:`combine` merges the gradients of the terms; otherwise the terms are summed.
     """
 
     per_term: bool = False
@@ -248,39 +248,39 @@ class Hooks:
         return {}
 
     def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
-        """One gradient from those of the terms, each a list over the parameters, averaged over micro-batches."""
+        """Merge the gradients of the terms, each a list over the parameters, averaged over micro-batches."""
         raise NotImplementedError
 
     def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
         """Called after every optimiser step with the step's terms and observed values."""
 
     def state(self) -> dict[str, float]:
-        """What changes during a run besides the weights, for checkpoints."""
+        """The method's state besides the weights, for checkpoints."""
         return {}
 
     def load_state(self, state: Mapping[str, float]) -> None:
-        """Take :meth:`state` back on resume."""
+        """Restore :meth:`state` on resume."""
 
 
 class Method(Protocol):
-    """An unlearning method: loss terms and optional hooks. It knows no loop, no file and no optimiser.
+    """An unlearning method: loss terms and optional hooks, independent of the loop, files and the optimiser.
 
     Attributes:
         name: the name on the command line.
-        needs: the roles of data it wants in each batch, a subset of {"forget" (the images to forget), "surrogate" (images of
-            uniform noise in [−1, 1]), "own_forget" (own samples of the original that look like the forget set), "retain"
-            (real retained data, or own samples without those of the forget class)}.
-        uses: the optional tools it wants, names of attributes of :class:`Tools`.
+        needs: the roles of data in each batch, a subset of {"forget" (the images to forget), "surrogate" (images of
+            uniform noise in [−1, 1]), "own_forget" (generated samples of the original that match the forget set), "retain"
+            (real retained data, or generated samples without the forget class)}.
+        uses: the optional tools it needs, names of attributes of :class:`Tools`.
         batch_shares: images of a role per step, as a fraction of the batch size, where it is not 1.
         draws: uniform random numbers in [0, 1) that come with a role's images: role → name → "image" (one number per image)
             or "element" (one per element of the image). A method draws nothing itself.
-        training: the training that suits it (``vdu.methods.defaults.TrainingDefaults``).
+        training: its default training settings (``vdu.methods.defaults.TrainingDefaults``).
         stops: whether the stopping rule may end it before its last step.
-        strength: the options of which more forgets more.
-        per_term: whether it combines the gradients of its terms itself, see :meth:`combine`.
+        strength: options whose larger values forget more.
+        per_term: whether it merges the gradients of its terms itself, see :meth:`combine`.
         schedule: the noise levels at which it works (a ``vdu.diffusion.schedule.NoiseSchedule``).
         limits: the largest value that an observed scalar may take before the run counts as diverged.
-        identity: a hash of all that makes the method what it is; a resumed run must have the same.
+        identity: a hash of the method and all its settings; a resumed run must have the same.
     """
 
     @property
@@ -309,15 +309,15 @@ class Method(Protocol):
     def limits(self) -> Mapping[str, float]: ...  # ruff: ignore[undocumented-public-method]
 
     def draw_weights(self, role: str = "forget") -> Tensor:
-        """Relative probability with which each row of the schedule is drawn for the images of a role, [T], float64."""
+        """Relative probability of each timestep index for the images of a role, [T], float64."""
         ...
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
-        """Anything to be done once, before the first step (checks, masks, Fisher information, frozen teachers)."""
+        """One-time work before the first step (checks, masks, Fisher information, frozen teachers)."""
         ...
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
-        """The terms for noise and timesteps drawn outside."""
+        """The loss terms, for given noise and timesteps."""
         ...
 
     def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
@@ -325,17 +325,17 @@ class Method(Protocol):
         ...
 
     def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
-        """One gradient from those of the terms, each a list over the parameters; called only if ``per_term``."""
+        """Merge the gradients of the terms, each a list over the parameters; called only if ``per_term``."""
         ...
 
     def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
-        """Called after every optimiser step with the step's terms and observed values, to undo what must not move."""
+        """Called after every optimiser step with the step's terms and observed values, to restore weights that must not change."""
         ...
 
     def state(self) -> dict[str, float]:
-        """What changes during a run besides the weights, for checkpoints."""
+        """The method's state besides the weights, for checkpoints."""
         ...
 
     def load_state(self, state: Mapping[str, float]) -> None:
-        """Take :meth:`state` back on resume."""
+        """Restore :meth:`state` on resume."""
         ...

@@ -1,1 +1,1 @@
-"""Images as float32 in [−1, 1], and the split into what is forgotten and what is kept."""
+"""Images as float32 in [−1, 1], and the split into forget and retain sets."""

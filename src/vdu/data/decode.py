@@ -1,13 +1,13 @@
-"""Image files to pixels: strictly as they are, or, if asked, converted to one shape.
+"""Image files to pixels: strictly as they are, or optionally converted to one shape.
 
-Strictly: 8-bit grey (mode L) gives one channel, 8-bit RGB three; anything else is refused. Converted: transparent
+Strict: 8-bit grey (mode L) gives one channel, 8-bit RGB three; any other mode is an error. Converted: transparent
 pixels over white, 16-bit grey divided by 257, any other mode as Pillow does; then resized (bicubic with antialiasing)
-until the image covers the shape, and the centre kept. Either way an EXIF orientation is obeyed.
+until the image covers the shape, and cropped at the centre. An EXIF orientation is applied in both cases.
 
-Only the formats of ``FORMATS`` are opened, whatever a file is called: Pillow hands others, such as EPS, to outside programs.
-An image of the wrong size, or of more than 2²⁶ pixels, is refused by its header, before it takes memory.
+Only the formats of ``FORMATS`` are opened, whatever a file's name: Pillow passes others, such as EPS, to external programs.
+An image of the wrong size, or of more than 2²⁶ pixels, is rejected by its header, before memory is allocated.
 
-Every image is decoded before the first complaint, so that one message names all that do not fit.
+All images are decoded before an error is raised, so that one message names all that do not fit.
 
 Not guaranteed: colour management. Embedded profiles are ignored.
 """
@@ -36,7 +36,7 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 
 def open_image(source: Path | BinaryIO) -> Image.Image:
-    """Open an image of one of ``FORMATS``, told by its content.
+    """Open an image of one of ``FORMATS``, identified by its content.
 
     Args:
         source: a file, or a path to one.
@@ -54,7 +54,7 @@ def to_pixels(image: Image.Image, shape: Shape | None, convert: bool = False) ->
     Args:
         image: as opened; its pixels are read here.
         shape: channels, height and width that it must have; None takes them as they are.
-        convert: make it fit ``shape``, which must then be given.
+        convert: convert it to ``shape``, which must then be given.
 
     Returns:
         uint8 [channels, height, width].
@@ -78,14 +78,14 @@ def to_pixels(image: Image.Image, shape: Shape | None, convert: bool = False) ->
 
 
 def _require_size(image: Image.Image, shape: Shape | None) -> None:
-    """Refuse by the header what need not be decoded.
+    """Reject an image by its header, without decoding it.
 
     Args:
         image: as opened.
         shape: that it must have; None allows any of at most 2²⁶ pixels.
 
     Raises:
-        InputError: if it is too large, or neither of the size nor turned by 90° (EXIF may say so).
+        InputError: if it is too large, or has a wrong size even when rotated by 90° (as EXIF may require).
     """
     width, height = image.size
     if width * height > _MOST_PIXELS:
@@ -118,7 +118,7 @@ def decode_all(
 
     Args:
         source: where they come from, for the message.
-        names: what to call each.
+        names: name of each image.
         openers: functions that open each.
         shape: as in ``to_pixels``; None means that of the first image that can be read.
         convert: as in ``to_pixels``.
@@ -127,7 +127,7 @@ def decode_all(
         uint8 [images, channels, height, width].
 
     Raises:
-        InputError: if there are none, or some cannot be used; names those.
+        InputError: if there are none, or some cannot be used; the message names them.
     """
     pixels, problems = None, []
     for i, (name, opener) in enumerate(zip(names, openers, strict=True)):
@@ -136,7 +136,7 @@ def decode_all(
                 array = to_pixels(image, shape, convert)
         except InputError as error:
             problems.append(f"{name}: {error}")
-        except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        except Exception as error:  # Pillow's readers raise many kinds of errors on damaged files
             problems.append(f"{name}: unreadable or cut short ({error})")
         else:
             if pixels is None:
@@ -155,14 +155,14 @@ def complaint(source: str, problems: Sequence[str], total: int, what: str, hint:
     """One message for many problems.
 
     Args:
-        source: where they were met.
+        source: where they occurred.
         problems: one line each.
-        total: how many things were looked at.
-        what: is wrong with them.
-        hint: what to do.
+        total: number of items checked.
+        what: the problem.
+        hint: the remedy.
 
     Returns:
-        The message, with the first ten problems and how many more there are.
+        The message, with the first ten problems and the number of the rest.
     """
     rest = [f"… and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
     lines = "".join(f"\n  {line}" for line in [*problems[:_LISTED], *rest])
@@ -170,7 +170,7 @@ def complaint(source: str, problems: Sequence[str], total: int, what: str, hint:
 
 
 def fit_shape(images: ImageSet, shape: Shape | None, convert: bool) -> ImageSet:
-    """A set whose images all have one shape already, made to have another.
+    """Convert a set whose images share one shape to another shape.
 
     Args:
         images: the set.

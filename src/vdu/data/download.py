@@ -1,8 +1,8 @@
-"""Fetch a published file once: from a list of mirrors, to a temporary name, checked, then renamed into the cache.
+"""Fetch a published file once: from a list of mirrors, to a temporary name, verified, then renamed into the cache.
 
-A file with its final name in the cache has passed its check. Later loads check it again and say so if it has changed.
+A file with its final name in the cache has passed its check. Later loads repeat the check and report changes.
 
-Not guaranteed: that a mirror exists tomorrow. Every message names the way without a network.
+Not guaranteed: that a mirror remains available. Every message names an alternative without a network.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,8 +35,8 @@ def fetch(
         target: its final path; if it exists, nothing is fetched.
         urls: its address on each mirror, tried in order.
         check: raises InputError for a file that is not the published one.
-        max_bytes: a longer answer is refused before it fills the disk.
-        otherwise: what the user can do without the network, for the message.
+        max_bytes: a longer response is aborted.
+        otherwise: an alternative without the network, for the message.
         timeout_seconds: for connecting and for each read.
 
     Returns:

@@ -1,8 +1,8 @@
 """Images in a folder, or listed in a text file; sorted by name, so that a set has one order everywhere.
 
 A folder that holds only folders is a set of classes: the first folder on an image's path is its class. A folder that
-holds only splits (train, test, val, validation) is entered at the split asked for. Hidden files, and companions such
-as captions, are passed over; any other file that is no image stops the load, lest unwanted images be missed.
+holds only splits (train, test, val, validation) is entered at the requested split. Hidden files, and companions such
+as captions, are ignored; any other file that is not an image is an error, so that no forget image is missed.
 
 Not guaranteed: that two links to one file are noticed.
 """
@@ -57,10 +57,10 @@ def load_folder(root: Path, split: str, shape: Shape | None, convert: bool) -> I
 
 
 def load_list(file: Path, split: str, shape: Shape | None, convert: bool) -> ImageSet:
-    """Load the images that a text file names.
+    """Load the images listed in a text file.
 
     Args:
-        file: UTF-8, one path per line, relative to the file's folder or absolute; empty lines are passed over.
+        file: UTF-8, one path per line, relative to the file's folder or absolute; empty lines are ignored.
         split: must be "train": a list has no splits.
         shape: channels, height and width of every image; None means those of the first.
         convert: see ``vdu.data.decode``.
@@ -69,7 +69,7 @@ def load_list(file: Path, split: str, shape: Shape | None, convert: bool) -> Ima
         The images, sorted by path and named by it.
 
     Raises:
-        InputError: if the file is no such list, has duplicates, or names files that are missing or do not fit.
+        InputError: if the file is not such a list, has duplicates, or names files that are missing or do not fit.
     """
     _only_train(file, split)
     if file.suffix.lower() in _IMAGES:

@@ -1,4 +1,4 @@
-"""The split by class into what is forgotten and what is kept.
+"""The split by class into forget and retain sets.
 
     forget ∪ retain = images,  forget ∩ retain = ∅,  forget ≠ ∅;  both keep the order of the images.
 

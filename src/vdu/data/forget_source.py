@@ -1,4 +1,4 @@
-"""The images that a run forgets: where they are, which of them, and the same ones again for its evaluation."""
+"""The forget set of a run: its source, its classes, and reloading for the evaluation."""
 
 import json
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from vdu.data.sources import load_images
 
 __all__ = ["absolute", "class_names", "forget_images", "reload_forget", "write_forget"]
 
-STORED = "forget.safetensors"  # a forget set that is nowhere else: drawn from the model, or given a label
+STORED = "forget.safetensors"  # a forget set stored in the run folder: drawn from the model, or with an assigned label
 
 
 def absolute(source: str) -> str:
-    """A source of images with its path made absolute, where it has one."""
+    """A source of images with its path, if any, made absolute."""
     from vdu.data.sources import NAMES
 
     kind, colon, place = source.rpartition(":")
@@ -29,19 +29,19 @@ def absolute(source: str) -> str:
 def forget_images(
     source: str, shape: tuple[int, int, int], *, classes: Sequence[str] = (), convert: bool = False
 ) -> ImageSet:
-    """The images to forget, checked against the model's size.
+    """Load the images to forget and check them against the model's size.
 
     Args:
         source: where they are, see :func:`vdu.data.sources.load_images`.
         shape: channels, height and width of the model.
-        classes: which classes of them, where they have labels.
+        classes: the classes to forget, if the images have labels.
         convert: convert images of another size or mode.
 
     Returns:
         The forget set.
 
     Raises:
-        InputError: if classes are asked of images without labels, or the reverse on a labelled data set.
+        InputError: if classes are given for images without labels, or missing for a labelled data set.
     """
     images = load_images(source, shape=shape, convert=convert)
     if classes:
@@ -49,20 +49,20 @@ def forget_images(
     if images.labels is not None and len(images.labels.unique()) > 1:
         names = images.class_names or tuple(map(str, images.labels.unique().tolist()))
         raise InputError(
-            f"forget: {source} holds {len(names)} classes ({', '.join(names[:10])}); say which to forget with --forget-class, "
-            "or give a folder that holds nothing but the unwanted images."
+            f"forget: {source} holds {len(names)} classes ({', '.join(names[:10])}); name those to forget with --forget-class, "
+            "or give a folder of forget images only."
         )
     return images
 
 
 def class_names(images: ImageSet) -> list[str]:
-    """Names of the classes that are present; of images without labels none."""
+    """Names of the classes that are present; empty for images without labels."""
     present = [] if images.labels is None else images.labels.unique().tolist()
     return [images.class_names[label] if images.class_names else str(label) for label in present]
 
 
 def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
-    """The forget set of a finished run, checked to be the same images.
+    """Reload the forget set of a finished run and check that it is unchanged.
 
     Args:
         folder: the run folder.
@@ -90,7 +90,7 @@ def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
 
 
 def write_forget(folder: Path, images: ImageSet) -> None:
-    """Keep a labelled forget set in a run folder, for its evaluation."""
+    """Store a labelled forget set in a run folder, for its evaluation."""
     assert images.labels is not None
     with atomic_file(folder / STORED) as temporary:
         names = json.dumps({"class_names": images.class_names, "description": images.description})

@@ -1,10 +1,10 @@
 """Images by way of the Hugging Face ``datasets`` library (the extra ``vdu[datasets]``).
 
-A local folder is read by its ``imagefolder`` builder, which needs no network; any other name is asked of the Hub.
+A local folder is read by its ``imagefolder`` builder, which needs no network; any other name is loaded from the Hub.
 The images are the only column of type Image; labels the column ``label``, or else the only ClassLabel; names the
 column ``id`` if it holds text, or else a local file's path below the folder.
 
-Not guaranteed: that the Hub gives the same data tomorrow; the set's SHA-256 tells.
+Not guaranteed: that the data on the Hub stay the same; the set's SHA-256 shows changes.
 """
 
 import io
@@ -48,7 +48,7 @@ def load_huggingface(name: str, split: str, shape: Shape | None, convert: bool) 
             data = datasets.load_dataset("imagefolder", data_dir=str(folder), split=split)
         else:
             data = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the library raises its own kinds, the Hub client others
+    except Exception as error:  # the library and the Hub client raise different kinds of errors
         raise InputError(
             f"hf:{name}: cannot be loaded ({error}). Check the name, the split and the network."
         ) from error

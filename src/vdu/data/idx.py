@@ -2,11 +2,11 @@
 
     0x00 0x00 0x08 d │ d sizes, uint32 big-endian │ product of the sizes, bytes
 
-A header is believed only as far as the file bears it out: a plain file must have exactly the announced length, a
+A header is checked against the file: a plain file must have exactly the announced length, a
 compressed one must be able to hold it (deflate shrinks at most 1032-fold), and no more than the announced length plus
 one byte is ever decompressed. MD5 sums are those of the uncompressed files, since mirrors compress differently.
 
-Not guaranteed: other element types than unsigned byte. They are refused.
+Not guaranteed: other element types than unsigned byte, which raise an error.
 """
 
 import gzip
@@ -45,7 +45,7 @@ def read_idx(path: Path | str, *, ndim: int, md5: str | None = None) -> np.ndarr
     """Read one IDX file.
 
     Args:
-        path: the file, plain or gzip (told apart by content, not by name).
+        path: the file, plain or gzip (distinguished by content, not by name).
         ndim: the number of dimensions it must have: 3 for images, 1 for labels.
         md5: MD5 of the uncompressed file that it must have; None checks none.
 

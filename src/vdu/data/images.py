@@ -1,4 +1,4 @@
-"""A set of images, and the one pair of functions between stored pixels and what a network sees.
+"""A set of images, and the conversion between stored pixels and network inputs.
 
     x = u / 127.5 − 1        u = round(127.5 (clamp(x, −1, 1) + 1))
 
@@ -70,7 +70,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images with what is known about them.
+    """Images with labels, names and a description.
 
     Attributes:
         images: uint8, [images, channels, height, width], on the CPU.
@@ -140,7 +140,7 @@ class ImageSet:
         )
 
     def floats(self, indices: Tensor | Sequence[int] | None = None) -> Tensor:
-        """Images as a network sees them.
+        """Images as network inputs.
 
         Args:
             indices: which ones, as in ``select``; None means all.

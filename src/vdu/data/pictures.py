@@ -1,4 +1,4 @@
-"""Pixels as PNG files: one per image, or a grid. No stretching: what is stored is what the model made."""
+"""Pixels as PNG files: one per image, or a grid. No stretching: the stored values are the model's output."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""What networks predict, and how ε̂ and x̂0 follow from it at x_t = α x0 + σ ε.
+"""Prediction types of networks, and the conversion to ε̂ and x̂0 at x_t = α x0 + σ ε.
 
-    prediction type    the network gives       ε̂                  x̂0
+    prediction type    network output          ε̂                  x̂0
     epsilon            ε                       itself              (x_t − σ ε)/α
     v_prediction       v = α ε − σ x0          α v + σ x_t         α x_t − σ v          (α² + σ² = 1)
     sample             x0                      (x_t − α x0)/σ      itself
@@ -19,7 +19,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow_prediction")
 
 
 def noise_of(prediction_type: str, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """ε̂ from what a network gave.
+    """ε̂ from a network's output.
 
     Args:
         prediction_type: one of ``PREDICTION_TYPES``.
@@ -41,7 +41,7 @@ def noise_of(prediction_type: str, output: Tensor, x_t: Tensor, alpha: Tensor, s
 
 
 def clean_of(prediction_type: str, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """x̂0 from what a network gave, neither clipped nor clamped; arguments as for :func:`noise_of`.
+    """x̂0 from a network's output, not clipped; arguments as for :func:`noise_of`.
 
     Returns:
         x̂0, like ``x_t``.

@@ -1,8 +1,8 @@
 """Sampling with diffusers' schedulers: one random generator per image, fixed and padded micro-batches.
 
 Image i is determined by seed i, the weights and the :class:`Sampler` alone. Its generator draws the initial noise and
-every later noise of that image; the network always sees micro-batches of the same size, the last one filled up with
-copies, since float32 sums depend on the shape of a batch. So image 17 has the same bits whatever is drawn beside it and
+every later noise of that image. The network is always evaluated on micro-batches of the same size, the last one padded with
+copies, since float32 sums depend on the shape of a batch. Image 17 therefore has the same bits whatever is drawn beside it and
 on however many processes.
 
 Not guaranteed: equal bits on other machines, PyTorch versions or devices.
@@ -27,17 +27,17 @@ SCHEDULERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "dpm++": "DPMSol
 
 @dataclass(frozen=True)
 class Sampler:
-    """A sampling protocol; all of it belongs beside any number computed from its images.
+    """A sampling protocol, to be reported with every number computed from its images.
 
     Attributes:
         scheduler: "ddpm" (ancestral), "ddim" or "dpm++" (DPM-Solver++, second order).
-        steps: network evaluations per image; as many as the model's schedule is the paper's protocol for ddpm.
+        steps: network evaluations per image; the paper's protocol is ddpm with all steps of the model's schedule.
         eta: DDIM's noise, 0 (deterministic) to 1 (ancestral).
-        spacing: how few steps are spread over the schedule ("trailing" starts at pure noise).
+        spacing: distribution of the steps over the schedule ("trailing" starts at pure noise).
         clip_sample: clip the predicted x0 to [−1, 1] at every step; None takes the pipeline's own setting.
         microbatch_size: images per network evaluation.
         guidance_scale: s of classifier-free guidance, ε̂(∅) + s (ε̂(c) − ε̂(∅)) (Ho & Salimans 2022, arXiv 2207.12598), on the
-            network's own output; None asks the network once, under the condition alone.
+            raw output of the network; None evaluates the network once, under the condition alone.
     """
 
     scheduler: str = "ddim"
@@ -82,7 +82,7 @@ class Sampler:
         if self.clip_sample is not None:
             config["clip_sample"] = self.clip_sample
         if self.scheduler != "ddpm":
-            config.pop("variance_type", None)  # their step takes the noise alone
+            config.pop("variance_type", None)  # their step uses the predicted noise alone
         if self.scheduler == "dpm++":
             # a pipeline's own variant may be stochastic, and would then draw from the global stream
             config |= {"algorithm_type": "dpmsolver++", "solver_order": 2}
@@ -91,7 +91,7 @@ class Sampler:
         return scheduler
 
     def describe(self) -> dict[str, Any]:
-        """The protocol as plain values, for printing beside a number; guidance only where there is some."""
+        """The protocol as plain values, for reports; includes guidance only if it is used."""
         return {name: value for name, value in asdict(self).items() if name != "guidance_scale" or value is not None}
 
 
@@ -111,7 +111,7 @@ def sample(
         seeds: one seed per image.
         sampler: the protocol.
         labels: the condition of each image; None takes those of the seeds (``denoiser.labels_of``).
-        accelerator: an ``accelerate.Accelerator`` to share the micro-batches among its processes; None: one process.
+        accelerator: an ``accelerate.Accelerator`` that distributes the micro-batches over its processes; None: one process.
         progress: title of the progress bar on standard error; None shows none.
 
     Returns:
@@ -180,7 +180,7 @@ def _microbatch(denoiser: Denoiser, seeds: list[int], labels: list[Any] | None, 
 
 
 def _guided(denoiser: Denoiser, labels: list[Any] | None, scale: float | None) -> Callable[[Tensor, Tensor], Tensor]:
-    """The network's answer under the labels, with guidance if there is a scale."""
+    """The network's prediction under the labels, with guidance if there is a scale."""
     condition = None if labels is None else denoiser.condition(labels)
     if scale is None:
         return lambda x_t, timestep: denoiser.raw(x_t, timestep, condition)

@@ -1,6 +1,6 @@
-"""Noise schedules: noise levels, the weights of Eq. 3, and the way from one schedule to another.
+"""Noise schedules: noise levels, the weights of Eq. 3, and the mapping between schedules.
 
-A schedule is a falling list of levels ᾱ = α²/(α² + σ²) and a scaling, which says what α and σ are in x_t = α x0 + σ ε:
+A schedule is a decreasing list of noise levels ᾱ = α²/(α² + σ²) and a scaling, which defines α and σ in x_t = α x0 + σ ε:
 
     variance-preserving    α = √ᾱ, σ = √(1−ᾱ)                  DDPM and its like: α_t = 1 − β_t, ᾱ_t = ∏_{s≤t} α_s
     flow                   α = 1 − s, σ = s, s = 1/(1 + √(ᾱ/(1−ᾱ)))      rectified flow, flow matching; network time 1000 s
@@ -15,8 +15,8 @@ Weights of the denoising loss (Panda et al., "Variational Diffusion Unlearning",
 
 At t = 1, ᾱ_0 = 1 and w_1 divides by zero: Eq. 3 prints t = 1 … T, Theorem 1 has t = 2 … T, and Theorem 1 is right.
 
-Two schedules are matched by noise level, not by index: a network is asked at the fractional timestep of its own
-schedule that has the wanted ᾱ (log-linear in the signal-to-noise ratio between neighbours, exact at the integers).
+Two schedules are matched by noise level, not by index: a network is evaluated at the fractional timestep of its own
+schedule that has the given ᾱ (log-linear in the signal-to-noise ratio between neighbours, exact at the integers).
 """
 
 from collections.abc import Mapping
@@ -138,7 +138,7 @@ class NoiseSchedule:
         """α and σ at some timesteps of a network of this schedule, possibly fractional.
 
         Args:
-            timestep: what the network is told, [batch].
+            timestep: the network's timestep argument, [batch].
             like: gives dtype and device.
 
         Returns:
@@ -151,7 +151,7 @@ class NoiseSchedule:
         return level.sqrt(), (1 - level).sqrt()
 
     def timesteps_at(self, alpha_bars: Tensor) -> Tensor:
-        """What a network of this schedule is told of some noise levels.
+        """The timestep arguments for some noise levels, for a network of this schedule.
 
         Args:
             alpha_bars: ᾱ, [n], within (0, 1).
@@ -185,17 +185,17 @@ class NoiseSchedule:
         return torch.log(self.alpha_bars.clamp(min=1e-20)) - torch.log1p(-self.alpha_bars)
 
     def within(self, alpha_bar_range: tuple[float, float], name: str = "alpha_bar_range") -> Tensor:
-        """Which levels have ᾱ in a range.
+        """Mask of the noise levels with ᾱ in a range.
 
         Args:
             alpha_bar_range: the smallest and the largest ᾱ.
-            name: of the option that gave the range, for the error.
+            name: name of the option, for the error.
 
         Returns:
             [T], bool.
 
         Raises:
-            InputError: if none has.
+            InputError: if there is none.
         """
         low, high = alpha_bar_range
         inside = (self.alpha_bars >= low) & (self.alpha_bars <= high)
@@ -224,12 +224,12 @@ def matching_timesteps(alpha_bars: Tensor, own: NoiseSchedule) -> Tensor:
     """The fractional timesteps of a network's own schedule that have the given ᾱ.
 
     Args:
-        alpha_bars: wanted ᾱ, [n], within (0, 1).
+        alpha_bars: target ᾱ, [n], within (0, 1).
         own: the schedule that the network was trained with.
 
     Returns:
-        Timesteps within [0, T_own − 1], [n], float64. A level outside the own schedule's range is given its nearest end:
-        the network has never seen anything cleaner or noisier.
+        Timesteps within [0, T_own − 1], [n], float64. A level outside the range of ``own`` is clamped to its nearest end, since
+        the network was not trained on cleaner or noisier images.
     """
     wanted = torch.log(alpha_bars.double().clamp(min=1e-20)) - torch.log1p(-alpha_bars.double())
     rising = own.log_snr.flip(0)
@@ -266,7 +266,7 @@ def kl_weights(schedule: NoiseSchedule, kind: str = "paper") -> Tensor:
 
 
 def check_weights(weights: Tensor) -> None:
-    """Refuse a schedule whose weight sits on a single step: nothing would be learnt anywhere else.
+    """Raise an error for a schedule whose weight is concentrated on one step, since no other step would be trained.
 
     Raises:
         InputError: if a weight is infinite (ᾱ = 0 at the last step), or if more than half of the total weight lies on
@@ -287,7 +287,7 @@ def check_weights(weights: Tensor) -> None:
 
 
 def weight_share(weights: Tensor, bins: int = 10) -> list[float]:
-    """The share of the total weight in equal ranges of t, for the log."""
+    """The fraction of the total weight in equal ranges of t, for the log."""
     return [round(float(part.sum() / weights.sum()), 4) for part in weights.tensor_split(bins)]
 
 
@@ -301,16 +301,16 @@ def noised_batch(
     condition: Condition | None = None,
     draws: Mapping[str, Tensor] | None = None,
 ) -> NoisedBatch:
-    """Put samples, drawn noise and drawn timestep indices together.
+    """Combine samples, drawn noise and drawn timestep indices into a batch.
 
     Args:
         x0: clean samples in the model's own space, [batch, …].
         index: indices into ``schedule``, [batch], int64.
         noise: ε, like ``x0``.
-        schedule: the unlearning (or training) schedule that ``index`` counts in.
-        own: the schedule of the network: its scaling gives α and σ, and its timesteps are what the network is told.
+        schedule: the unlearning (or training) schedule of ``index``.
+        own: the schedule of the network, which determines α, σ and the network's timesteps.
         condition: of each sample.
-        draws: what else was drawn for each sample.
+        draws: further random draws for each sample.
 
     Returns:
         The batch.

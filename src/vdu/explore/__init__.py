@@ -1,1 +1,1 @@
-"""The local page on which a person looks at an unlearned model: it denoises, filters samples and walks the checkpoints."""
+"""The local page for exploring an unlearned model: denoising, stored samples and checkpoints."""

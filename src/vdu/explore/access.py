@@ -1,13 +1,12 @@
-"""What the page's server answers: the few addresses that the page itself asks for, to its own host names, and no more.
+"""Access control of the page's server: it answers only the addresses that the page uses, under its own host names.
 
-Gradio's server can hand out and take in files, fetch addresses of other servers on a browser's behalf, record runs and
-answer by an API. The page needs none of that: its images travel inside its events. This wrapper stands before all of
-Gradio's routes and answers 404 to everything that is not on a short list (so to ``file=``, ``proxy=`` and ``upload``),
-421 to a request with another host name (a web site that gives itself the address 127.0.0.1), 403 to one that another web
-site started (its ``Origin``), and tells the browser to
-load from nowhere else (Content-Security-Policy), so that the page works offline and tells nobody of itself.
+Gradio's server can serve and receive files, fetch addresses of other servers for a browser, record runs and provide an API. The
+page needs none of that: its images are part of its events. This wrapper precedes all of Gradio's routes. It answers 404 to
+everything that is not on a short list (including ``file=``, ``proxy=`` and ``upload``), 421 to a request with another host name
+(a web site that resolves to 127.0.0.1) and 403 to one from another web site (its ``Origin``). A Content-Security-Policy prevents
+the browser from loading anything else, so that the page works offline and sends no data.
 
-Not guaranteed: secrecy from other users of the same machine, who may open 127.0.0.1 too.
+Not guaranteed: secrecy from other users of the same machine, who can open 127.0.0.1 as well.
 """
 
 import re
@@ -37,7 +36,7 @@ _WRITE = re.compile(r"/gradio_api/(queue/join|cancel|reset/?)")
 
 
 def host_names(host: str) -> frozenset[str]:
-    """Names under which a server that listens on ``host`` may be asked; empty: any (it listens on every address).
+    """Valid host names of a server that listens on ``host``; empty: any (it listens on every address).
 
     Args:
         host: the address that it is bound to.
@@ -55,11 +54,11 @@ def host_names(host: str) -> frozenset[str]:
 
 
 class Guard:
-    """An ASGI application that lets only the page's own requests through to another.
+    """An ASGI application that passes only the page's own requests on to another.
 
     Args:
-        app: what answers them.
-        hosts: host names that may be asked for; empty: any.
+        app: the application that answers them.
+        hosts: valid host names; empty: any.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], hosts: Iterable[str] = ()) -> None:

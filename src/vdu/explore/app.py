@@ -3,7 +3,7 @@
 The server listens on 127.0.0.1 unless another host is given, makes no public link, sends no statistics, and answers
 nothing but the page's own requests (see :mod:`vdu.explore.access`).
 
-Not guaranteed: privacy once another host is given. Whoever reaches that address sees the images.
+Not guaranteed: privacy with another host. Anyone who can reach that address sees the images.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ MISSING = "explore: needs Gradio, which is not installed; expected version 6. In
 
 @dataclass(frozen=True, kw_only=True)
 class ExploreSettings:
-    """Look at an unlearned model on a local page: watch it denoise, filter its samples, walk its checkpoints.
+    """Explore an unlearned model on a local page: watch it denoise, filter its samples, compare its checkpoints.
 
     Attributes:
         runs: one or more run folders of "vdu unlearn", after "vdu evaluate".
-        host: the address to listen on; any other than 127.0.0.1 shows the images to whoever reaches it.
+        host: the address to listen on; any other than 127.0.0.1 exposes the images to everyone who can reach it.
         port: the port; by default the first free one from 7860.
-        n_images: images of each checkpoint for PUL and u-FID, at most as many as "vdu evaluate" stored.
+        n_images: number of images of each checkpoint for PUL and u-FID, at most as many as "vdu evaluate" stored.
         browser: open the page in the default browser.
     """
 

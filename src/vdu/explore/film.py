@@ -1,13 +1,13 @@
-"""Watch a model denoise: every intermediate image of one seed, and in the end the very image that an evaluation gets.
+"""Denoising of one seed as a sequence of frames that ends with the image that an evaluation gets.
 
     x̂0 = (x_t − √(1−ᾱ) ε) / √ᾱ        ε network       x̂0 = √ᾱ x_t − √(1−ᾱ) v        v network
 
-Symbols: x_t what the network sees; x̂0 the image that it expects; ᾱ the schedule's cumulative signal variance. There is
-no second sampling loop: :func:`vdu.diffusion.sampling.sample` runs with a denoiser that reports what passes through it,
-in a thread that waits until each image has been taken. Its micro-batch keeps its size (copies fill it up), for float32
+Symbols: x_t the network's input; x̂0 the predicted clean image; ᾱ the schedule's cumulative signal variance. There is
+no second sampling loop: :func:`vdu.diffusion.sampling.sample` runs with a denoiser that reports its inputs and outputs,
+in a thread that waits until each image has been consumed. Its micro-batch keeps its size (padded with copies), since float32
 bits depend on it.
 
-Not guaranteed: that x̂0 lies in [−1, 1] at early steps; what is shown is clamped.
+Not guaranteed: that x̂0 lies in [−1, 1] at early steps; the displayed image is clamped.
 """
 
 from collections.abc import Callable, Generator
@@ -58,7 +58,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class WatchedDenoiser(DenoiserAround):
-    """A denoiser that tells of every evaluation.
+    """A denoiser that reports every evaluation.
 
     Attributes:
         model: the denoiser.
@@ -69,14 +69,14 @@ class WatchedDenoiser(DenoiserAround):
     watch: Callable[[Tensor, Tensor, Tensor], None]
 
     def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
-        """What the network itself gives, after the watcher has been told."""
+        """The raw output of the network, after it is reported."""
         output = self.model.raw(x_t, timestep, condition)
         self.watch(x_t, timestep, output)
         return output
 
 
 def parse_seed(text: str) -> int:
-    """A seed as a person types it.
+    """Parse a seed.
 
     Args:
         text: digits.
@@ -85,7 +85,7 @@ def parse_seed(text: str) -> int:
         An integer in [0, 2⁶³).
 
     Raises:
-        InputError: if it is no such number.
+        InputError: if it is not such a number.
 
     Examples:
         >>> parse_seed(" 17 ")
@@ -100,11 +100,11 @@ def parse_seed(text: str) -> int:
 
 
 class _LeftError(Exception):
-    """Nobody watches any more."""
+    """Raised in the sampling thread when the frames are no longer consumed."""
 
 
 def denoise(denoiser: Denoiser, seed: int, sampler: Sampler) -> Generator[Frame, None, None]:
-    """One image as it comes out of its noise.
+    """Frames of one image during denoising.
 
     Args:
         denoiser: the model.

@@ -1,7 +1,7 @@
 """The page's own HTML: images as data URIs, the two models side by side, pairs to click, the front as an SVG.
 
-Every text passes through ``Markup.format``, which escapes it. Images travel inside the page, so nothing is written to a
-folder that a server could hand out; pixels are enlarged by the browser, nearest neighbour.
+Every text passes through ``Markup.format``, which escapes it. Images are embedded in the page, so that nothing is written to a
+folder that a server could expose; the browser enlarges pixels by nearest neighbour.
 
 Not guaranteed: full size. Images of pairs are averaged down to 96 pixels, those of the view are shown as they are.
 """
@@ -66,8 +66,8 @@ def draw_sides(
         frames: the moment.
         strip: earlier moments, for the film strip.
         seed: of the noise.
-        noisy: show x_t instead of the image that the model expects.
-        calls: what the judge called the stored image of this seed, or "".
+        noisy: show x_t instead of the predicted clean image.
+        calls: the judge's prediction for the stored image of this seed, or "".
 
     Returns:
         HTML.

@@ -1,9 +1,9 @@
-"""A finished and evaluated run, opened for looking: its samples, both models, the sampler of its numbers, its checkpoints.
+"""A finished and evaluated run, opened for exploration: its samples, both models, the sampler of its numbers, its checkpoints.
 
-Whatever the page shows comes from here, so a run that is unfinished, not evaluated, damaged, or whose models are no
-longer those of its numbers is refused before a page opens.
+The page shows only data from here. A run that is unfinished, not evaluated or damaged, or whose models are no
+longer those of its numbers, raises an error before a page opens.
 
-Not guaranteed: that the checkpoints are many. A run keeps its newest ones only.
+Not guaranteed: many checkpoints, since a run keeps only its newest ones.
 """
 
 import copy
@@ -29,11 +29,11 @@ __all__ = ["OpenRun", "Stop", "open_run"]
 
 @dataclass(frozen=True)
 class Stop:
-    """A step at which the unlearning may be stopped, and where its weights are.
+    """A checkpoint at which unlearning may be stopped, and the location of its weights.
 
     Attributes:
         name: "original", "checkpoint-N" or "final".
-        step: optimiser steps done; None if the run's log does not say.
+        step: optimiser steps done; None if the run's log does not contain it.
         key: identifies the weights in the cache: SHA-256 of the checkpoint's file, or of the model's parameters.
         folder: the checkpoint's folder; None for the two models themselves.
     """
@@ -57,9 +57,9 @@ class OpenRun:
     """A run with its models loaded.
 
     Attributes:
-        data: everything that its report shows: metrics, samples, log.
-        original: the model before.
-        unlearned: the model after.
+        data: the data of its report: metrics, samples, log.
+        original: the original model.
+        unlearned: the unlearned model.
         sampler: the protocol of the evaluation.
         settings: those of the evaluation.
         stops: the original, the checkpoints in order, and the final model.
@@ -81,7 +81,7 @@ class OpenRun:
 
     @property
     def title(self) -> str:
-        """The folder's name, the method, and γ where the method has one."""
+        """The folder's name, the method, and γ if the method has one."""
         config = tomllib.loads(self.data.config)
         method = str(config.get("method", "unknown method"))
         gamma = f", γ = {config['gamma']}" if method == "vdu" and "gamma" in config else ""
@@ -89,7 +89,7 @@ class OpenRun:
 
     @property
     def forget_names(self) -> list[str]:
-        """Names of the judge's classes that were to be forgotten."""
+        """Names of the judge's forget classes."""
         return [self.data.classes[i] for i in self.data.forget_ids]
 
     def denoiser_at(self, stop: Stop) -> PipelineDenoiser:
@@ -113,7 +113,7 @@ class OpenRun:
 
 
 def open_run(folder: Path | str) -> OpenRun:
-    """Open a run of ``vdu unlearn`` that ``vdu evaluate`` has seen.
+    """Open a run of ``vdu unlearn`` that was evaluated by ``vdu evaluate``.
 
     Args:
         folder: the run folder.
@@ -154,7 +154,7 @@ def open_run(folder: Path | str) -> OpenRun:
 def _require_finished(folder: Path) -> None:
     path = folder / "run.json"
     if not path.is_file():
-        raise InputError(f"{folder}: holds no run.json, so it is no run. Give the --output-dir of a `vdu unlearn`.")
+        raise InputError(f"{folder}: holds no run.json, so it is not a run. Give the --output-dir of a `vdu unlearn`.")
     record = read_json(path)
     verb, finished = (record.get("verb"), record.get("finished")) if isinstance(record, dict) else (None, None)
     if verb != "unlearn":

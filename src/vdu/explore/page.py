@@ -1,7 +1,7 @@
 """The page: three tabs over one or several opened runs. Gradio carries the events; what is shown is in ``drawing``.
 
-Seeds travel as text, for a browser's numbers lose digits beyond 2⁵³. The functions that the page calls are methods of
-:class:`Page`, which holds the runs and no state of a visitor.
+Seeds are passed as text, since a browser's numbers lose digits beyond 2⁵³. The functions that the page calls are methods of
+:class:`Page`, which holds the runs but no state of a visitor.
 
 Not guaranteed: speed. A model is evaluated at the micro-batch size of its protocol, so that the bits are the same.
 """
@@ -38,7 +38,7 @@ CLICK = """element.addEventListener('click', (event) => {
 
 
 class Page:
-    """What the page's controls call.
+    """The functions behind the page's controls.
 
     Args:
         runs: one or more.
@@ -81,7 +81,7 @@ class Page:
     def pairs(
         self, place: int, before: int, after: int, change: Any, least: float, most: float, page: int = 1
     ) -> tuple[str, str, int]:
-        """The stored pairs that a filter lets through.
+        """The stored pairs that pass a filter.
 
         Args:
             place: which run.
@@ -90,7 +90,7 @@ class Page:
             change: "any", "changed" or "same".
             least: lowest confidence, in percent.
             most: highest confidence, in percent.
-            page: which page of them, from 1.
+            page: page number, from 1.
 
         Returns:
             The count in words, HTML of one page, and the number of pages.
@@ -110,7 +110,7 @@ class Page:
         return count, draw_pairs(data, shown.tolist()), pages
 
     def seed_of(self, place: int) -> str:
-        """A seed to begin with."""
+        """An initial seed."""
         return str(first_seed(self.runs[place].data))
 
     def another_seed(self, place: int) -> str:
@@ -118,11 +118,11 @@ class Page:
         return str(int(random.choice(self.runs[place].data.original.seeds)))
 
     def fronts(self) -> dict[str, Front]:
-        """What is known of every run's front."""
+        """The measured part of every run's trade-off curve."""
         return {title: cached_front(run, self.n_images) for title, run in zip(self.titles, self.runs, strict=True)}
 
     def front(self, place: int, stop_place: float, fronts: dict[str, Front] | None = None) -> tuple[str, str, str]:
-        """The front with one stop highlighted.
+        """The trade-off curve with one stop highlighted.
 
         Args:
             place: which run.
@@ -139,7 +139,7 @@ class Page:
         return self._sentence(front, chosen), draw_front(fronts, title, chosen.name), front_table(front, chosen.name)
 
     def measure(self, place: int, stop_place: float) -> Iterator[tuple[str, str, str]]:
-        """Measure what is missing on every run's front, and show each point as it comes.
+        """Measure the missing points of every run's trade-off curve, and show each as it is measured.
 
         Args:
             place: the run whose stop is highlighted.
@@ -156,7 +156,7 @@ class Page:
                 yield self.front(place, stop_place, fronts)
 
     def advice(self, place: int) -> str:
-        """What the front of this run is made of, and how to get more of it."""
+        """A note on the points of this run's trade-off curve, and on how to get more."""
         run = self.runs[place]
         n = sum(stop.folder is not None for stop in run.stops)
         if n:
@@ -167,7 +167,7 @@ class Page:
         )
 
     def comparison(self) -> str:
-        """Why the runs' fronts must not be compared, if so."""
+        """A warning if the runs' trade-off curves are not comparable."""
         first = cached_front(self.runs[0], self.n_images).protocol
         names = {
             "sampler": "samplers", "seed": "seeds", "judge": "judges", "reference": "references", "forget_classes": "forget classes",
@@ -216,7 +216,7 @@ class Page:
 
 
 def _shown(step: int, steps: int, most: int) -> bool:
-    """Whether a step is among at most ``most`` that are spread evenly over all, the first among them."""
+    """Whether a step is among at most ``most`` evenly spread ones, including the first."""
     return (step - 1) % math.ceil(steps / most) == 0
 
 
@@ -337,7 +337,7 @@ def build(runs: list[OpenRun], n_images: int) -> Any:
 
 
 class _Teacher:
-    """Wraps the page's functions so that an error that teaches is shown on the page.
+    """Wraps the page's functions so that input errors are shown on the page.
 
     Args:
         gr: the Gradio module.
@@ -347,7 +347,7 @@ class _Teacher:
         self.gr = gr
 
     def __call__(self, function: Any) -> Any:
-        """The same function, whose InputError becomes the page's message."""
+        """The same function, whose InputError becomes a message on the page."""
         import functools
         import inspect
 

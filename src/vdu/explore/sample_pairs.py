@@ -1,4 +1,4 @@
-"""Which of a run's stored sample pairs to look at: by class before and after, by change, by the judge's confidence.
+"""Filters for a run's stored sample pairs: by class before and after, by change, by the judge's confidence.
 
 Not guaranteed: that the judge is right; a low confidence is where to look first.
 """
@@ -16,7 +16,7 @@ __all__ = ["PairFilter", "first_seed", "place_of_seed", "select_pairs"]
 
 @dataclass(frozen=True)
 class PairFilter:
-    """What a pair must be.
+    """The conditions on a pair.
 
     Attributes:
         before: index of the judge's class in the original's image; None: any.
@@ -34,11 +34,11 @@ class PairFilter:
 
 
 def select_pairs(data: ReportData, wanted: PairFilter) -> "np.ndarray":
-    """Rows of the sample files that are wanted.
+    """Rows of the sample files that meet the conditions.
 
     Args:
         data: the run.
-        wanted: what a pair must be.
+        wanted: the conditions on a pair.
 
     Returns:
         Row indices in order, int64 [K].
@@ -58,7 +58,7 @@ def select_pairs(data: ReportData, wanted: PairFilter) -> "np.ndarray":
 
 
 def first_seed(data: ReportData) -> int:
-    """A seed to begin with.
+    """An initial seed.
 
     Args:
         data: the run.

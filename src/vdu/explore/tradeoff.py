@@ -1,15 +1,15 @@
-"""The front along a run's checkpoints: how much is gone (PUL) against how far the rest has moved (u-FID), step by step.
+"""The trade-off curve along a run's checkpoints: forgetting (PUL) against damage (u-FID), step by step.
 
 For the original, each checkpoint and the final model, N images from the first N noises of the evaluation, its sampler
 and its judge:
 
     PUL      against the original's images from the same noises
-    u-FID    on the judge's features, against the evaluation's reference; where it had none, against the original's
-             stored samples without those that the filter calls forget, beyond the first N of these
+    u-FID    on the judge's features, against the evaluation's reference; without one, against the original's
+             stored samples without those that the filter predicts as forget, beyond the first N of these
     floor    the same distance of the filtered original: N of the original's samples without the forget class
 
-The original and the final model are not sampled again: theirs are the first N of the stored samples. What was measured
-is kept in the run's ``explore.json``, under the protocol and the SHA-256 of the weights.
+The original and the final model are not sampled again: the first N of their stored samples are used. Measurements are
+cached in the run's ``explore.json``, under the protocol and the SHA-256 of the weights.
 
 Not guaranteed: values near those of ``metrics.json``. A Fréchet distance of so few images is too large by an amount that
 depends on N; compare the points with each other and with the floor only.
@@ -47,7 +47,7 @@ FLOOR = "filtered original"
 
 @dataclass(frozen=True)
 class Point:
-    """One model on the front.
+    """One model on the trade-off curve.
 
     Attributes:
         stop: where in the run.
@@ -62,14 +62,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Front:
-    """What is known of a run's front.
+    """The measured part of a run's trade-off curve.
 
     Attributes:
         stops: all of the run.
         points: the measured ones, by the stop's name.
         floor: u-FID of the filtered original, {"value", "low", "high"}; None until it is measured.
-        protocol: what the numbers depend on besides the weights.
-        trouble: why the numbers could not be kept, or "".
+        protocol: the settings on which the numbers depend, besides the weights.
+        trouble: the reason why the numbers could not be cached, or "".
     """
 
     stops: tuple[Stop, ...]
@@ -91,7 +91,7 @@ class Front:
 
 @dataclass(frozen=True, eq=False)
 class _Bench:
-    """All that a point is measured with: the judges, the reference's features, the stored images and the original's predictions."""
+    """The inputs of a point's measurement: the judges, the reference's features, the stored images and the original's predictions."""
 
     judging: Judging
     reference: Tensor
@@ -104,7 +104,7 @@ class _Bench:
 
 
 def front(run: OpenRun, n_images: int = 100) -> Front:
-    """The whole front; what is not in the cache is measured.
+    """The whole trade-off curve; points that are not cached are measured.
 
     Args:
         run: the run.
@@ -118,7 +118,7 @@ def front(run: OpenRun, n_images: int = 100) -> Front:
 
 
 def cached_front(run: OpenRun, n_images: int = 100) -> Front:
-    """What is known without measuring anything.
+    """The cached part of the trade-off curve, without any measurement.
 
     Args:
         run: the run.
@@ -137,7 +137,7 @@ def cached_front(run: OpenRun, n_images: int = 100) -> Front:
 
 
 def measure_front(run: OpenRun, n_images: int = 100) -> Generator[Front, None, None]:
-    """Measure what is missing, point by point, and keep each at once.
+    """Measure the missing points, one by one, and cache each immediately.
 
     Args:
         run: the run.
@@ -189,7 +189,7 @@ def _bench(run: OpenRun, n_images: int) -> _Bench:
     settings, shape = run.settings, run.original.image_shape
     classes = list(settings.forget_class) or run.data.run["inputs"]["forget"]["classes"]
     stored = _images(run.data.original)
-    # a given judge does not look at the forget set, which its owner may have deleted
+    # a given judge does not use the forget set, which may have been deleted
     forget = reload_forget(run.folder, shape) if settings.judge is None else stored.select(range(0))
     judging, _ = find_judges(run.original, forget, classes, run.sampler, **settings.judges())
     _require_same_judge(run, judging)
@@ -293,7 +293,7 @@ def _keep(run: OpenRun, known: Front) -> Front:
     try:
         write_json(path, {"format_version": FORMAT_VERSION, "fronts": {**_read(path), _key(known.protocol): entry}})
     except OSError as error:
-        trouble = f"{path}: cannot be written ({error}); these numbers are not kept."
+        trouble = f"{path}: cannot be written ({error}); these numbers are not cached."
         print(f"vdu: {trouble}", file=sys.stderr)
         return Front(known.stops, known.points, known.floor, known.protocol, trouble)
     return known

@@ -1,4 +1,4 @@
-"""Judges: small classifiers that say which class an image belongs to, and the folder that keeps one.
+"""Judges: small classifiers that predict the class of an image, and their folder format.
 
     f = body(x) ∈ ℝ^d        logits = W f + b ∈ ℝ^K
 
@@ -11,11 +11,11 @@ Two architectures that differ in kernels, normalisation and pooling, so that one
 
 Both halve the image until it is at most 8 pixels wide and high, at least once.
 
-A judge is a folder: ``model.safetensors`` and ``judge.json``, which says what the judge is, on what it was trained, how
-often it errs, the SHA-256 of the weights, and one of all that (``record_sha256``; judges written before that was so have
-none and are still read). No pickle is read.
+A judge is a folder: ``model.safetensors`` and ``judge.json``. The latter describes the judge, its training data and its error rate
+and has the SHA-256 of the weights and of the record (``record_sha256``; older judges have none and can still be read). No pickle
+is read.
 
-Not guaranteed: that a judge is right about other images than those it was trained on, generated ones included.
+Not guaranteed: that a judge is accurate on images unlike its training images, including generated ones.
 """
 
 import json
@@ -68,7 +68,7 @@ ARCHITECTURES = {"cnn": (_cnn, 32, 64), "lenet": (_lenet, 24, 96)}
 
 
 class Judge(nn.Module):
-    """A classifier that knows its classes and the shape of its images.
+    """A classifier with named classes and a fixed image shape.
 
     Its weights come from PyTorch's global stream: build it inside :func:`vdu.core.rng.isolated_global`.
 
@@ -120,7 +120,7 @@ class Judge(nn.Module):
         """
         if tuple(images.shape[1:]) != self.sample_shape:
             raise InputError(
-                f"judge: got images of shape {tuple(images.shape[1:])}; it knows only {self.sample_shape} (channels, "
+                f"judge: got images of shape {tuple(images.shape[1:])}; expected {self.sample_shape} (channels, "
                 "height, width). Use a judge trained on images like these."
             )
         return self.body(images)
@@ -138,14 +138,14 @@ class Judge(nn.Module):
 
 
 def save_judge(judge: Judge, folder: Path | str, record: dict[str, Any]) -> None:
-    """Write a judge atomically; an older judge in that folder gives way.
+    """Write a judge atomically; an older judge in that folder is replaced.
 
     Args:
-        judge: what to write.
+        judge: the judge to write.
         folder: a new or empty folder, or one that holds a judge.
-        record: what is known of it, ready for JSON. Always name, data and held_out (descriptions, numbers, hashes),
-            held_out_error (a share of n_held_out images) and settings (of the training); then trained_by "labels" with
-            confusion ([true class][judged class], counts over the held-out images) and command, or trained_by
+        record: its record, ready for JSON. Always name, data and held_out (descriptions, numbers, hashes),
+        held_out_error (a fraction of n_held_out images) and settings (of the training); then trained_by "labels" with
+        confusion ([true class][predicted class], counts over the held-out images) and command, or trained_by
             "positive-unlabelled" with forget_false_positive_rate and forget (all estimates).
 
     Raises:
@@ -154,7 +154,7 @@ def save_judge(judge: Judge, folder: Path | str, record: dict[str, Any]) -> None
     folder = Path(folder)
     check_record(record, len(judge.class_names), "record")
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / RECORD_FILE).is_file())):
-        raise InputError(f"{folder}: holds other things than a judge, which would be lost. Give another folder.")
+        raise InputError(f"{folder}: holds other files than a judge, which would be lost. Give another folder.")
     for name, value in judge.state_dict().items():
         require_finite(f"judge, {name}", value)
     weights = {name: value.cpu().contiguous() for name, value in judge.state_dict().items()}
@@ -181,7 +181,7 @@ def load_judge(folder: Path | str) -> tuple[Judge, dict[str, Any]]:
         The judge, in evaluation mode on the CPU, and all of ``judge.json``.
 
     Raises:
-        InputError: if the folder is no judge, of another format, damaged, or holds anything unexpected.
+        InputError: if the folder is not a judge, has another format, is damaged, or holds unexpected content.
     """
     folder = Path(folder)
     record = read_json(folder / RECORD_FILE)
@@ -198,12 +198,12 @@ def load_judge(folder: Path | str) -> tuple[Judge, dict[str, Any]]:
     weights = _read_weights(folder / WEIGHTS_FILE, record["weights_sha256"], judge)
     if expected not in (None, _checksum(record)):
         raise InputError(f"{where}: damaged: its {CHECKSUM} is not that of its content. Restore the folder.")
-    judge.load_state_dict(weights, assign=True)  # before this the judge has no memory of its own
+    judge.load_state_dict(weights, assign=True)  # until here the judge has no allocated weights
     return judge.eval(), record
 
 
 def _empty(record: dict[str, Any], where: str) -> Judge:
-    """The judge that a record describes, without memory for its weights: the record may lie about their size."""
+    """The judge that a record describes, without allocating its weights, since the record may be wrong about their size."""
     shape, names = record["sample_shape"], record["class_names"]
     sides = isinstance(shape, list) and all(isinstance(side, int) and 0 < side <= _LARGEST for side in shape)
     if not sides:
@@ -218,14 +218,14 @@ def _empty(record: dict[str, Any], where: str) -> Judge:
 
 
 def _checksum(record: dict[str, Any]) -> str:
-    """SHA-256 of a record, the same after it has been written and read."""
+    """SHA-256 of a record, unchanged by writing and reading."""
     return sha256_bytes(json.dumps(json.loads(json.dumps(record)), sort_keys=True).encode())
 
 
 def _read_weights(path: Path, expected_sha256: str, judge: Judge) -> dict[str, Tensor]:
     if not path.is_file() or sha256_file(path) != expected_sha256:
         raise InputError(
-            f"{path}: missing or damaged: its SHA-256 is not the one in {RECORD_FILE}. Restore the folder."
+            f"{path}: missing or damaged: its SHA-256 differs from the one in {RECORD_FILE}. Restore the folder."
         )
     try:
         weights = load_file(path)

@@ -1,19 +1,19 @@
-"""The fallback classifier: a judge for users who have neither a classifier nor images of anything but the forget class.
+"""The fallback classifier: a judge for users who have neither a classifier nor images of other classes.
 
-Generated samples of the original are sorted by how much they resemble the forget set (``vdu.replay.selection``); the judge then
-learns to tell those surely like it from those surely unlike it:
+Generated samples of the original are split by their resemblance to the forget set (``vdu.replay.selection``); the judge is then
+trained to separate the positives from the negatives:
 
     judge      generated samples like the forget set against those unlike it, balanced      → logit of p(x)/n(x)
-    decision   P(forget | x)/P(other | x) = π̂/(1−π̂) · p(x)/n(x), a shift of the logit, kept in the last bias
+    decision   P(forget | x)/P(other | x) = π̂/(1−π̂) · p(x)/n(x), a shift of the logit, stored in the last bias
 
-Both kinds are generated images, so nothing is gained by telling real images from generated ones; a judge trained on the
-forget set itself against generated samples learns just that (``mnist-small``, digit 8: it found none of 173). The forget set
-is left out of the training and gives the miss rate; a part of the generated samples is held out and gives an estimate of the
-false-positive rate (``vdu.replay.positive_unlabelled``). Of 1000 fresh samples of ``mnist`` it calls 84, 77 of them among the 114 eights
-of a judge that was trained on labels (``benchmarks/resemblance.py --n-images 1000``).
+Both classes consist of generated images, so that the judge cannot exploit the difference between real and generated images. A
+classifier of the forget set against generated samples learns just that difference (``mnist-small``, digit 8: it found none of 173).
+The forget set is not used for training and gives the miss rate; a part of the generated samples is held out and gives an estimate
+of the false-positive rate (``vdu.replay.positive_unlabelled``). Of 1000 fresh samples of ``mnist`` it predicts 84 as forget; 77 of
+them are among the 114 eights of a judge trained on labels (``benchmarks/resemblance.py --n-images 1000``).
 
-Not guaranteed: anything where all forget images differ from all own samples in plain contrast or colour (the sorting then finds
-too few); that the judge sees the class as a person would.
+Not guaranteed: that it works if all forget images differ from all generated samples in contrast or colour (the selection then finds
+too few); that the judge agrees with a person.
 """
 
 import math
@@ -56,31 +56,31 @@ def train_forget_judge(
     noise: float = 0.3,
     progress: bool = True,
 ) -> tuple[Judge, dict[str, Any]]:
-    """A judge of "forget" against "other" from forget images and the model's generated samples alone.
+    """Train a judge of "forget" against "other" from forget images and generated samples alone.
 
     Args:
         forget: images of the forget class.
-        own_samples: images that the ORIGINAL model made, from other seeds than those that will be judged.
+        own_samples: samples of the ORIGINAL model, from other seeds than the samples to be judged.
         schedule: the original's noise levels.
-        seed: seeds the weights, the batches and what is held out.
+        seed: seeds the weights, the batches and the held-out split.
         architecture: "cnn" or "lenet".
-        score_steps: optimiser steps of each of the two classifiers that sort the generated samples.
+        score_steps: optimiser steps of each of the two classifiers that score the generated samples.
         steps: optimiser steps of the judge.
-        batch_size: generated samples of each kind per step.
+        batch_size: positives, and as many negatives, per step.
         learning_rate: Adam's peak step size.
         noise: largest standard deviation of noise added in training.
-        progress: show bars, and in the end the rates of error, on standard error.
+        progress: show progress bars and the final error rates on standard error.
 
     Returns:
         The judge, with classes "other" and "forget", on the CPU in evaluation mode; and a record for
-        :func:`vdu.judges.classifier.save_judge`: its ``held_out_error`` is the share of forget images that it misses, its
+        :func:`vdu.judges.classifier.save_judge`: its ``held_out_error`` is the fraction of forget images that it misses, its
         ``forget`` has all rates.
 
     Raises:
-        InputError: if the shapes differ, there are too few images, or too few own samples look like forget images.
+        InputError: if the shapes differ, there are too few images, or too few generated samples match the forget images.
     """
     require_enough("forget images", len(forget))
-    require_enough("own samples", len(own_samples))
+    require_enough("generated samples", len(own_samples))
     zones = select_samples(
         forget, own_samples, schedule, seed=derive_seed(seed, "zones"), score_steps=score_steps, force=True
     )
@@ -88,9 +88,9 @@ def train_forget_judge(
     like, unlike = (own_samples.select(seen[mask[seen]]) for mask in (zones.forget, zones.kept))
     if len(like) < FEWEST_LIKE_FORGET:
         raise InputError(
-            f"forget judge: {len(like)} of {len(seen)} own samples surely look like forget images; expected at least "
-            f"{FEWEST_LIKE_FORGET}, to learn from. Draw more own samples (--n-judge-samples), or give a judge that was trained "
-            "elsewhere (--judge). If the model makes no such images (look at them: vdu sample), there is nothing to judge."
+            f"forget judge: {len(like)} of {len(seen)} generated samples match the forget images; expected at least "
+            f"{FEWEST_LIKE_FORGET} for training. Draw more (--n-judge-samples), or give a judge that was trained "
+            "elsewhere (--judge). If the model generates no such images (check with vdu sample), there is nothing to judge."
         )
     judge = _fit(
         unlike, like, architecture, derive_seed(seed, "judge"), "judge" if progress else None,
@@ -169,7 +169,7 @@ def _record(
         "trained_by": "positive-unlabelled",
         "data": data,
         "held_out": {
-            "description": "the forget set, and a part of the own samples, drawn at random",
+            "description": "the forget set, and a part of the generated samples, drawn at random",
             "share": HELD_OUT_SHARE,
         },
         "held_out_error": rates.miss_rate,

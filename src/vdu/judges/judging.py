@@ -1,4 +1,4 @@
-"""Who judges the images: a given classifier, a packaged one or the fallback classifier; and a second one as a check."""
+"""Selection of the judges: a given, packaged or fallback classifier, and a second one as a check."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,15 +23,15 @@ __all__ = ["Judging", "find_judges"]
 
 @dataclass(frozen=True)
 class Judging:
-    """One or two judges and the classes that shall be gone.
+    """One or two judges, and the forget classes.
 
     Attributes:
-        judge: gives the classes and the features.
-        record: what is known of it (``judge.json``).
+        judge: the judge, for classes and features.
+        record: its record (``judge.json``).
         source: a given folder, the packaged zoo, or the fallback classifier.
-        forget_names: names of the classes to be forgotten.
-        second: a judge of another architecture; it also filters the filtered original.
-        second_record: what is known of the second.
+        forget_names: names of the forget classes.
+        second: a judge of another architecture; it also filters the filtered-oracle baseline.
+        second_record: the record of the second judge.
     """
 
     judge: Judge
@@ -48,33 +48,33 @@ class Judging:
 
     @property
     def n_classes(self) -> int:
-        """How many classes the judge knows."""
+        """Number of the judge's classes."""
         return len(self.judge.class_names)
 
     @property
     def forget_classes(self) -> list[int]:
-        """Indices of the classes to be forgotten."""
+        """Indices of the forget classes."""
         return [list(self.judge.class_names).index(name) for name in self.forget_names]
 
     def is_forget(self, classes: Tensor) -> Tensor:
-        """Which predictions are of a class to be forgotten, bool like ``classes``."""
+        """Mask of the predictions that are a forget class, bool like ``classes``."""
         return torch.isin(classes, torch.tensor(self.forget_classes))
 
     def finds_forget(self, images: ImageSet) -> Tensor:
-        """Which images the judge predicts forget, [N], bool."""
+        """Mask of the images that the judge predicts as forget, [N], bool."""
         return self.is_forget(classify(self.judge, images).classes)
 
     def filtered(self, images: ImageSet) -> Tensor:
-        """Which images the filter takes out, [N], bool: the second judge decides where there is one."""
+        """Mask of the images that the filter removes, [N], bool; the second judge decides if there is one."""
         return (self if self.second is None else self.as_second()).finds_forget(images)
 
     def as_second(self) -> "Judging":
-        """The second judge in the place of the first."""
+        """The judges with the second in the place of the first."""
         assert self.second is not None and self.second_record is not None
         return replace(self, judge=self.second, record=self.second_record, second=None, second_record=None)
 
     def rates(self) -> tuple[float, int]:
-        """The fraction of held-out retained images that the judge predicts forget, and the number of held-out images."""
+        """The fraction of held-out retained images that the judge predicts as forget, and the number of held-out images."""
         if "confusion" not in self.record:
             return float(self.record["forget_false_positive_rate"]), int(self.record["n_held_out"])
         confusion = torch.tensor(self.record["confusion"], dtype=torch.float64)
@@ -84,11 +84,11 @@ class Judging:
         return float(false_positives / confusion[keep].sum()), int(confusion.sum())
 
     def ceiling(self, n_original: int, n_images: int) -> float:
-        """PUL that a perfect unlearned model would get from this judge on average, in percent.
+        """Expected PUL of a perfectly unlearned model under this judge, in percent.
 
         Args:
-            n_original: images that it predicts forget among the original's samples.
-            n_images: samples of each model.
+            n_original: images that it predicts as forget among the original's samples.
+            n_images: number of samples of each model.
 
         Returns:
             See :func:`vdu.metrics.pul.pul_ceiling`.
@@ -107,23 +107,23 @@ def find_judges(
     n_samples: int = 1000,
     seed: int = 0,
 ) -> tuple[Judging, int]:
-    """Load the judges that are named, or train the fallback.
+    """Load the given judges, or train the fallback classifier.
 
     Args:
-        original: the model before, whose samples the fallback is trained on.
+        original: the original model, whose samples train the fallback.
         forget: the forget set.
-        forget_names: names of the classes to be forgotten, if they have names.
-        sampler: how those samples are drawn.
+        forget_names: names of the forget classes, if they have names.
+        sampler: the sampler of those samples.
         judge: folder or packaged name of a judge; None trains the fallback.
-        second_judge: the same of a second one, or None.
-        n_samples: generated samples for the fallback.
+        second_judge: likewise for the second judge, or None.
+        n_samples: number of generated samples for the fallback.
         seed: seeds the fallback.
 
     Returns:
-        The judges, and the network evaluations that were needed now.
+        The judges, and the network evaluations of this call.
 
     Raises:
-        InputError: if a judge does not know the classes or the image size.
+        InputError: if the classes or the image size do not match a judge's.
     """
     if judge is None and second_judge is not None:
         raise InputError(f"--second-judge: got {second_judge} without --judge; expected both, or none of them.")
@@ -131,7 +131,7 @@ def find_judges(
         from vdu.judges.fallback import require_enough, train_forget_judge
 
         require_enough("forget images", len(forget))  # before samples are drawn
-        require_enough("own samples (--n-judge-samples)", n_samples)
+        require_enough("generated samples (--n-judge-samples)", n_samples)
         seed = derive_seed(seed, "judge")
         samples, n_drawn = cached_samples(original, n_samples, sampler, seed=seed, progress="samples for a judge")
         fallback, record = train_forget_judge(forget, samples, original.schedule, seed=seed)
@@ -144,7 +144,7 @@ def find_judges(
     second, second_record = _load(second_judge, original, forget_names)
     if tuple(second.class_names) != tuple(first.class_names):
         raise InputError(
-            f"second judge: knows the classes {list(second.class_names)}; expected {list(first.class_names)}."
+            f"second judge: has the classes {list(second.class_names)}; expected {list(first.class_names)}."
         )
     return replace(judging, second=second, second_record=second_record), 0
 
@@ -155,14 +155,14 @@ def _load(where: str, original: Denoiser, forget_names: list[str]) -> tuple[Judg
     judge, record = load_judge(Path(where) if Path(where).is_dir() else judge_folder(where))
     if tuple(judge.sample_shape) != tuple(original.image_shape):
         raise InputError(
-            f"judge {where}: knows images of shape {tuple(judge.sample_shape)}, the model makes {tuple(original.image_shape)}. "
-            "Give a judge for this size, or none: then a fallback classifier is trained."
+            f"judge {where}: expects images of shape {tuple(judge.sample_shape)}, the model generates {tuple(original.image_shape)}. "
+            "Give a judge for this size, or none, in which case a fallback classifier is trained."
         )
     unknown = [name for name in forget_names if name not in judge.class_names]
     if unknown or not forget_names:
         raise InputError(
-            f"judge {where}: knows the classes {', '.join(judge.class_names)}; "
+            f"judge {where}: has the classes {', '.join(judge.class_names)}; "
             f"the run forgot {', '.join(forget_names) or 'images without a class'}. "
-            "Name the judge's own classes with --forget-class, or give no judge: then a fallback classifier is trained."
+            "Name the judge's classes with --forget-class, or give no judge, in which case a fallback classifier is trained."
         )
     return judge, record

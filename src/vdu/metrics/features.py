@@ -1,9 +1,9 @@
-"""A given network over images, in fixed batches and without gradients: features for distances, predictions for counts.
+"""Evaluation of a network on images, in fixed batches and without gradients: features for distances, predictions for counts.
 
-Every batch has the same size: the last one is filled by repeating its last image, whose surplus outputs are dropped.
-So image i has the same features whatever N is (float32 arithmetic depends on the batch size: it is part of the
-protocol). Features leave in float64: the distances made from them subtract nearly equal numbers. An
-:class:`~vdu.data.images.ImageSet` stays uint8: one batch of it at a time becomes floating point.
+Every batch has the same size: the last one is padded with copies of its last image, whose outputs are dropped.
+The features of image i therefore do not depend on N (float32 arithmetic depends on the batch size, which is part of the
+protocol). Features are returned in float64, since distances subtract nearly equal numbers. An
+:class:`~vdu.data.images.ImageSet` stays uint8 and is converted to floating point one batch at a time.
 
 Not guaranteed: equal bits for different batch sizes or devices; that the features mean anything for these images.
 """
@@ -27,10 +27,10 @@ Network = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier predicts of each image.
+    """A classifier's predictions.
 
     Attributes:
-        classes: most probable class, [N], int64.
+        classes: most probable class of each image, [N], int64.
         confidence: its softmax probability, [N], float32, in (0, 1].
     """
 
@@ -46,8 +46,8 @@ def extract_features(network: Network, images: Tensor | ImageSet, *, batch_size:
     """Features of images.
 
     Args:
-        network: images [B, C, H, W] in [−1, 1] → features [B, d]; a module is run in evaluation mode and put back.
-        images: N stored images, which a module gets on its own device; or [N, C, H, W], floating point, in [−1, 1], on the
+        network: images [B, C, H, W] in [−1, 1] → features [B, d]; a module is run in evaluation mode, which is restored afterwards.
+        images: N stored images, which are moved to a module's device; or [N, C, H, W], floating point, in [−1, 1], on the
             network's device.
         batch_size: images per batch, part of the protocol.
 
@@ -78,12 +78,12 @@ def classify(network: Network, images: Tensor | ImageSet, *, batch_size: int = 2
 
 
 def as_features(name: str, features: Tensor, *, at_least: int = 2) -> Tensor:
-    """Features checked and in float64, as the distances want them.
+    """Checked features in float64, for the distances.
 
     Args:
-        name: what they are, for the message.
+        name: their name, for the message.
         features: [N, d], any real dtype, an array or a tensor.
-        at_least: smallest N that will do.
+        at_least: smallest valid N.
 
     Returns:
         Features, [N, d], float64.
@@ -102,7 +102,7 @@ def as_features(name: str, features: Tensor, *, at_least: int = 2) -> Tensor:
 
 
 def require_same_dimension(first: int, second: int) -> None:
-    """Refuse features of different networks.
+    """Raise an error for features of different networks.
 
     Args:
         first: d of one set.

@@ -3,14 +3,14 @@
     d² = |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2·(√Σ₁ Σ₂ √Σ₁)^½)
 
 μ, Σ: mean and covariance (divisor n − 1) of features [n, d], in float64: d² is a small difference of large traces. Both
-roots are of symmetric matrices, by eigendecomposition with negative eigenvalues (rounding) set to 0; d² is cut at 0.
+roots are of symmetric matrices, by eigendecomposition with negative eigenvalues (rounding) set to 0; d² is clamped at 0.
 Moments are merged batch by batch (see :mod:`vdu.metrics.moments`).
 
-With n ≤ d a covariance is singular. The distance is still defined and is allowed, but its bias is large: the result
-says ``rank_deficient`` and a warning is given.
+With n ≤ d a covariance is singular. The distance is still defined, but its bias is large: the result has
+``rank_deficient`` set and a warning is logged.
 
-Not guaranteed: absence of bias. d² of finite samples is too large, by an amount that depends on n and on the model:
-compare only equal n, and print KID beside it. The value is "FID" only for Inception features; otherwise name the
+Not guaranteed: absence of bias. d² of finite samples is too large, by an amount that depends on n and on the model;
+compare only equal n, and report KID as well. The value is "FID" only for Inception features; otherwise name the
 network.
 """
 
@@ -38,7 +38,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Frechet:
-    """A Fréchet distance and what its bias depends on.
+    """A Fréchet distance and the quantities that determine its bias.
 
     Attributes:
         value: d², in squared units of the features, ≥ 0.
@@ -134,7 +134,7 @@ def frechet_interval(
     """Fréchet distance with a centred bootstrap interval over the generated images; the reference stays fixed.
 
     A resample holds about 63 % of the distinct images and so scores worse than the set it is drawn from; plain
-    percentiles would lie above the value. The interval is centred (see :mod:`vdu.metrics.intervals`) and cut at 0.
+    percentiles would lie above the value. The interval is centred (see :mod:`vdu.metrics.intervals`) and clamped at 0.
 
     Args:
         reference: features of the reference, [n₁, d].
@@ -143,7 +143,7 @@ def frechet_interval(
         generator: source of the resamples.
 
     Returns:
-        Value and interval. The interval holds neither the bias at this n, nor the choice of the reference, nor the
+        Value and interval. The interval accounts neither for the bias at this n, nor for the choice of the reference, nor for the
         spread over unlearning runs.
     """
     require_resamples(n_resamples)
@@ -180,7 +180,7 @@ class FrechetDistance:
         self._moments: dict[bool, Moments] = {}
 
     def update(self, batch: Tensor, *, reference: bool) -> None:
-        """Take a batch in.
+        """Add a batch.
 
         Args:
             batch: images if a network was given, otherwise features [B, d].
@@ -190,7 +190,7 @@ class FrechetDistance:
         self._moments[reference] = merge_moments(self._moments.get(reference), features)
 
     def compute(self) -> Frechet:
-        """The distance between what was taken in so far.
+        """The distance between the sets accumulated so far.
 
         Returns:
             The distance.

@@ -1,11 +1,11 @@
-"""Class histogram before and after: were neighbours of the forget class forgotten, or others made too often?
+"""Class histograms before and after unlearning: were neighbouring classes forgotten, or others over-represented?
 
     p_k = n_k(original) / Σ_{j retained} n_j(original)        q_k = n_k(unlearned) / Σ_{j retained} n_j(unlearned)
     distance = ½ Σ_{k retained} |q_k − p_k|                   in [0, 1]
 
-p is what an unlearned model should make: the original's histogram without the forget classes. Both sides are shares of
-the RETAINED classes: forget images that remain are no mass here, because PUL counts them and one failure should not
-move two numbers. The distance is the share of the retained images that would have to change class.
+p is the target of an unlearned model: the original's histogram without the forget classes. Both histograms are normalised over the
+RETAINED classes: remaining forget images are excluded, because PUL counts them and one failure should not affect two numbers. The
+distance is the fraction of the retained images that would have to change class.
 
 Two finite samples of one distribution differ too. ``chance`` is the mean distance of two independent samples of p with
 the same numbers of retained images, ``chance_high`` its 95 % point: a distance below it is within sampling error. (Two
@@ -74,14 +74,14 @@ def class_counts(classes: Tensor, n_classes: int) -> Tensor:
 
 
 def expected_distribution(counts: Tensor, forget_classes: Sequence[int]) -> Tensor:
-    """Shares of the retained classes, with the forget classes at 0.
+    """Fractions of the retained classes, with the forget classes at 0.
 
     Args:
         counts: images of each class, [K].
         forget_classes: indices of the classes to leave out, at least one, in [0, K).
 
     Returns:
-        Shares, [K], float64, of sum 1.
+        Fractions, [K], float64, of sum 1.
 
     Raises:
         InputError: if no image is retained.
@@ -95,7 +95,7 @@ def expected_distribution(counts: Tensor, forget_classes: Sequence[int]) -> Tens
     if kept.sum() == 0:
         raise InputError(
             f"classes: got 0 of {int(counts.sum())} images outside the forget classes {list(forget_classes)}, "
-            "expected at least 1. Look at the samples: the model makes nothing else, or the forget classes are wrong."
+            "expected at least 1. Look at the samples: the model generates nothing else, or the forget classes are wrong."
         )
     return kept / kept.sum()
 
@@ -120,7 +120,7 @@ def histogram_distance(
         generator: source of the resamples.
 
     Returns:
-        The distance, its interval, and what chance alone would give.
+        The distance, its interval, and its value by chance alone.
     """
     require_resamples(n_resamples)
     flips = flip_table(original_class, unlearned_class, n_classes)

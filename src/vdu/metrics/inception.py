@@ -2,10 +2,10 @@
 
     u = round(127.5 (x + 1))        v = resize(u, 299 × 299)        f = mean over pixels of blocks((v − 128) / 128)
 
-Symbols: x images in [−1, 1]; u their 8-bit levels, for both public networks read stored images; f the features ("pool3").
+Symbols: x images in [−1, 1]; u their 8-bit levels, since both public networks read stored images; f the features ("pool3").
 Every layer is a convolution without bias, a batch normalisation with fixed moments and ε = 0.001, and a ReLU. Two things differ
-from Inception-v3 as published: average pooling inside a block leaves padding out of the mean, and the last block
-(Mixed_7c) has max pooling in that place.
+from the published Inception-v3: average pooling inside a block excludes padding from the mean, and the last block
+(Mixed_7c) has max pooling instead.
 
 **What is matched**: torch-fidelity's ``inception-v3-compat``, that is the graph of the original FID code (Heusel et al. 2017):
 
@@ -155,7 +155,7 @@ _MIXED: dict[str, tuple[_Branch, ...]] = {
         (_HALVE,),
     ),
     "Mixed_7b": _coarse(_MEAN),
-    "Mixed_7c": _coarse(_MAX),  # a mean in the paper; the weights were trained with this
+    "Mixed_7c": _coarse(_MAX),  # a mean in the paper, but the weights were trained with a maximum
 }
 
 
@@ -247,7 +247,7 @@ class InceptionFeatures(nn.Module):
             channels = block.channels
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of images; those of another shape, type or range are refused with an InputError.
+        """Features of images; another shape, type or range raises an InputError.
 
         Args:
             images: [B, 3, H, W] or, grey, [B, 1, H, W], floating point, in [−1, 1]; any H and W. Values between two of the

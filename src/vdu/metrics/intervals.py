@@ -9,17 +9,17 @@ The centred percentile interval of a value v with resamples v* is
     [ v + q₀.₀₂₅(v* − mean v*),  v + q₀.₉₇₅(v* − mean v*) ]
 
 Distances of samples (Fréchet, total variation) are biased upwards, and a resample, which repeats items, is biased once
-more: the plain percentiles lie above v and often exclude it. Centring removes that second bias and keeps the spread, so
-the interval says where v would fall if it were measured again on as many new samples.
+more: the plain percentiles lie above v and often exclude it. Centring removes the second bias and preserves the spread, so that
+the interval shows where v would fall in a repeated measurement with as many new samples.
 
-A share k/n has the Wilson score interval, all p with |k/n − p| ≤ z √(p(1−p)/n), z = 1.96 (Wilson 1927, Journal of the
+A rate k/n has the Wilson score interval, all p with |k/n − p| ≤ z √(p(1−p)/n), z = 1.96 (Wilson 1927, Journal of the
 American Statistical Association 22):
 
     [ k + z²/2 ± z √(k(n−k)/n + z²/4) ] / (n + z²)
 
-It keeps its width at k = 0 and k = n, where the interval from the standard error has none.
+Its width is positive at k = 0 and k = n, where the interval from the standard error has zero width.
 
-Not guaranteed: coverage for very few items; nor does a centred interval remove the first bias, so compare only values
+Not guaranteed: coverage for very few items. A centred interval does not remove the first bias; compare only values
 of equal N.
 """
 
@@ -37,10 +37,10 @@ TAIL = 0.025  # probability left out on either side of a 95 % interval
 
 
 def require_resamples(n_resamples: int) -> None:
-    """Refuse too few resamples to hold a 2.5 % tail.
+    """Raise an error for too few resamples for a 2.5 % tail.
 
     Args:
-        n_resamples: how many were asked for.
+        n_resamples: number of resamples.
 
     Raises:
         InputError: if there are fewer than 40, of which 2.5 % is one.
@@ -57,7 +57,7 @@ def resample_counts(counts: Tensor, n_resamples: int, *, generator: torch.Genera
 
     Args:
         counts: items of each kind, [K], not negative, not all 0; only their proportions matter if n is given.
-        n_resamples: how many resamples.
+        n_resamples: number of resamples.
         generator: source of randomness; draws are made on its device.
         n: items in each resample; the sum of the counts if None.
 
@@ -99,11 +99,11 @@ def centred_interval(value: float, resampled: Tensor) -> tuple[float, float]:
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share.
+    """The 95 % Wilson score interval of a rate.
 
     Args:
-        count: items that have the property, 0 … n.
-        n: items in all, at least 1.
+        count: number of items with the property, 0 … n.
+        n: total number of items, at least 1.
 
     Returns:
         Lower and upper limit, in [0, 1].

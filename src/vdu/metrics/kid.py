@@ -4,15 +4,15 @@
     MMD² = Σ_{i≠j} k(xᵢ, xⱼ)/(m(m−1)) + Σ_{i≠j} k(yᵢ, yⱼ)/(m(m−1)) − 2·Σ_{i,j} k(xᵢ, yⱼ)/m²
 
 The value is the mean over S subsets of m images drawn without replacement from each set, as in the paper; ``std`` is
-the spread of the S values, the number usually printed. It is the noise of m images, not of all N: subsampling theory
+the standard deviation of the S values, the number usually reported. It is the noise of m images, not of all N: subsampling theory
 gives Var(N images) ≈ std²·m/(N − m), to which the mean over S subsets adds std²/S. The interval is
 
     value ± 1.96·std·√(m/(N − m) + 1/S)        N = the smaller of the two sets
 
 MMD² itself has no bias, so values of different N may be compared; it may be negative when the sets agree.
 
-Not guaranteed: the interval is too wide when the two sets agree (there the variance falls as 1/m², not 1/m), and it
-does not hold the spread over unlearning runs.
+Not guaranteed: a tight interval. It is too wide when the two sets agree (there the variance falls as 1/m², not 1/m), and it
+does not include the spread over unlearning runs.
 """
 
 import math

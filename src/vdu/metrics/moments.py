@@ -2,7 +2,7 @@
 
     n = n₁ + n₂    δ = m₂ − m₁    m = m₁ + δ·n₂/n    S = S₁ + S₂ + δδᵀ·n₁n₂/n    Σ = S/(n − 1)
 
-Each batch is centred on its own mean before it is squared, so a mean far from 0 costs no digits, as it would in
+Each batch is centred on its own mean before it is squared, so that a mean far from 0 costs no precision, unlike in
 Σ xxᵀ − n·mmᵀ.
 
 Not guaranteed: equal bits for different batch sizes.
@@ -39,7 +39,7 @@ class Moments:
 
 
 def merge_moments(moments: Moments | None, features: Tensor) -> Moments:
-    """Take a batch of features into the moments.
+    """Add a batch of features to the moments.
 
     Args:
         moments: moments so far, or None at the start.

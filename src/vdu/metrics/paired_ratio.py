@@ -1,6 +1,6 @@
-"""Score interval of the ratio of two paired counts: how many times rarer an event is under B than under A.
+"""Score interval of the ratio of two paired counts: the relative frequency of an event under B and under A.
 
-Each seed is seen under A and under B: b seeds have the event in both, c only under A, d only under B. Estimate and test
+Each seed is observed under A and under B: b seeds have the event in both, c only under A, d only under B. Estimate and test
 of R = P(B)/P(A):
 
     R̂ = (b + d)/(b + c)        z(R) = (b + d − R·(b + c)) / √(R·(2m − (1+R)·u))        m = b + c + d
@@ -9,10 +9,10 @@ u, the expected count under A, maximises the likelihood given P(B) = R·P(A). It
 
     R(1+R)·u² − [b(1+R)² + (cR + d)(1+R) + R(c + d)]·u + m·[b(1+R) + cR + d] = 0
 
-The interval is all R with |z(R)| ≤ 1.96. The variance is taken at the R under test, not at R̂: the interval keeps its
-width where R̂ = 0 (there it is R ≤ 1.96²/c), exactly where a bootstrap has none.
+The interval is all R with |z(R)| ≤ 1.96. The variance is evaluated at the tested R, not at R̂: the interval has a positive
+width at R̂ = 0 (there it is R ≤ 1.96²/c), where a bootstrap interval has none.
 
-Not guaranteed: exactness; coverage is asymptotic, and near 95 % from a handful of events on.
+Not guaranteed: exactness. Coverage is asymptotic and near 95 % from a handful of events on.
 """
 
 import math

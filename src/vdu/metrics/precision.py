@@ -1,16 +1,16 @@
-"""Precision and recall, density and coverage: quality and variety of generated images as two numbers each.
+"""Precision and recall, density and coverage: fidelity and diversity of generated images.
 
     B_k(x; X) = ball around x through its k-th nearest neighbour in X (x itself not counted)
-    precision = share of generated images in at least one B_k(real; reference)
-    recall    = share of reference images in at least one B_k(generated; generated)
-    density   = number of B_k(real; reference) that hold a generated image, averaged over generated images, / k
-    coverage  = share of B_k(real; reference) that hold at least one generated image
+    precision = fraction of generated images in at least one B_k(real; reference)
+    recall    = fraction of reference images in at least one B_k(generated; generated)
+    density   = number of B_k(real; reference) that contain a generated image, averaged over generated images, / k
+    coverage  = fraction of B_k(real; reference) that contain at least one generated image
 
 All grow with quality. Precision, recall and coverage are in [0, 1], density may exceed 1. Balls are closed, as in
-Kynkäänniemi et al., Eq. 1. Results have named fields: the four are never passed by position.
+Kynkäänniemi et al., Eq. 1. Results have named fields.
 
-Not guaranteed: independence of N and k (use the same for every row of a table); robustness of precision and recall to
-outliers, which make large balls (density and coverage were made for that); an interval: resampling with replacement
+Not guaranteed: independence of N and k (use the same for all rows of a table); robustness of precision and recall to
+outliers, which have large balls (density and coverage address this); an interval, since resampling with replacement
 repeats points, which shrinks nearest-neighbour balls.
 """
 
@@ -110,7 +110,7 @@ def _radii(points: Tensor, k: int) -> Tensor:
 
 
 def _balls_holding(points: Tensor, centres: Tensor, radii: Tensor) -> Tensor:
-    # Number of balls that hold each point, [n].
+    # Number of balls that contain each point, [n].
     return torch.cat([(_cdist(part, centres) <= radii).sum(1) for part in points.split(_ROWS)])
 
 

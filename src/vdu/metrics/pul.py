@@ -1,22 +1,22 @@
-"""Percentage of unlearning (PUL): how much rarer the forget class has become, by the calls of a judge.
+"""Percentage of unlearning (PUL): the relative decrease of the forget class, by the predictions of a judge.
 
-    PUL = 100 · (n_orig − n_unl) / n_orig        n = images that the judge calls "forget" among N samples of a model
+    PUL = 100 · (n_orig − n_unl) / n_orig        n = images that the judge predicts as forget among N samples of a model
 
 Sample i of both models starts from the same noise, so the 95 % interval is paired: on each side, the wider of
 
-1. Paired bootstrap over seeds (percentiles). If n_unl = 0 every resample says PUL = 100 and it has no width, though 50
-   forget images gone to 0 cannot tell 100 from 95. A resample without forget images in the original leaves PUL
-   undefined: it may be anything, so it counts as the lowest value that N samples can give, 100·(1 − N), for the lower
-   limit and as 100 for the upper one. It is never dropped: that would hide how little a small n_orig tells.
-2. Score interval of the ratio n_unl/n_orig (see :mod:`vdu.metrics.paired_ratio`), which keeps its width: at n_unl = 0
-   it reads PUL ≥ 100·(1 − 1.96²/n_orig), so n_orig = 50 gives PUL ≥ 92.3, as does the exact bound for two independent
+1. Paired bootstrap over seeds (percentiles). If n_unl = 0, PUL = 100 in every resample and the interval has zero width,
+   although a drop from 50 forget images to 0 cannot distinguish 100 from 95. A resample without forget images in the original
+   leaves PUL undefined: it counts as the lowest value that N samples can give, 100·(1 − N), for the lower limit and as 100
+   for the upper one. It is never dropped, since that would hide the uncertainty of a small n_orig.
+2. Score interval of the ratio n_unl/n_orig (see :mod:`vdu.metrics.paired_ratio`), whose width is positive: at n_unl = 0
+   it is PUL ≥ 100·(1 − 1.96²/n_orig), so that n_orig = 50 gives PUL ≥ 92.3, as does the exact bound for two independent
    Poisson counts. At ordinary counts the two agree.
 
-PUL is above 0 when the class is rarer, 100 at most, and negative without limit when the unlearned model makes it MORE
+PUL is above 0 if the class is rarer, 100 at most, and negative without limit if the unlearned model generates it MORE
 often.
 
-Not guaranteed: that the images are good (a collapsed model scores 100: never print PUL alone); that the judge is right
-(see :func:`pul_ceiling`); the interval knows neither the judge's error nor the spread over unlearning runs.
+Not guaranteed: that the images are good (a collapsed model scores 100: never report PUL alone); that the judge is right
+(see :func:`pul_ceiling`). The interval includes neither the judge's error nor the spread over unlearning runs.
 """
 
 from dataclasses import dataclass
@@ -78,8 +78,8 @@ def percentage_unlearned(
     """PUL of two models sampled from the same noise.
 
     Args:
-        original_is_forget: the judge's calls on the original's samples, [N], bool.
-        unlearned_is_forget: its calls on the unlearned model's samples, [N], bool; entry i from the noise of entry i.
+        original_is_forget: the judge's predictions on the original's samples, [N], bool.
+        unlearned_is_forget: its predictions on the unlearned model's samples, [N], bool; entry i from the noise of entry i.
         n_resamples: bootstrap resamples, at least 40.
         generator: source of the resamples.
 
@@ -87,7 +87,7 @@ def percentage_unlearned(
         The value, its interval and the raw counts.
 
     Raises:
-        InputError: if the shapes or types are not as said, or the original made no forget image.
+        InputError: if the shapes or types are wrong, or the original generated no forget image.
 
     Source: Panda et al., "Variational Diffusion Unlearning", evaluation metrics.
 
@@ -102,8 +102,8 @@ def percentage_unlearned(
     n, n_original, n_unlearned = len(original), int(original.sum()), int(unlearned.sum())
     if n_original == 0:
         raise InputError(
-            f"original_is_forget: the judge calls 0 of the original's {n} samples forget, expected at least 1 (PUL is "
-            "a share of them). Draw more samples; check that the judge knows the class and that the model makes it."
+            f"original_is_forget: the judge predicts 0 of the original's {n} samples as forget, expected at least 1 (PUL is "
+            "relative to them). Draw more samples; check that the judge has the class and that the model generates it."
         )
     both = int((original & unlearned).sum())
     lost, gained = n_original - both, n_unlearned - both
@@ -121,20 +121,20 @@ def percentage_unlearned(
 
 
 def pul_ceiling(*, n_original: int, n: int, false_positive_rate: float) -> float:
-    """The PUL that a perfect unlearned model would get from this judge, on average.
+    """The expected PUL of a perfectly unlearned model under this judge.
 
-    Such a model makes N retained images, of which the judge still calls fpr·N forget, so the ceiling is
-    100·(1 − fpr·N/n_orig). With 10 % of the original's images in the class, a judge that finds them all and calls 1 %
-    of the others forget counts n_orig = 0.109·N and caps PUL at 90.8.
+    Such a model generates N retained images, of which the judge still predicts fpr·N as forget, so that the ceiling is
+    100·(1 − fpr·N/n_orig). With 10 % of the original's images in the class, a judge that finds them all and predicts 1 %
+    of the others as forget counts n_orig = 0.109·N and caps PUL at 90.8.
 
     Args:
-        n_original: images called forget among the original's samples (false calls included), at least 1.
+        n_original: images predicted as forget among the original's samples (false positives included), at least 1.
         n: samples of each model.
-        false_positive_rate: share of retained images called forget, in [0, 1], measured on images the judge never saw.
+        false_positive_rate: fraction of retained images predicted as forget, in [0, 1], measured on held-out images.
 
     Returns:
-        Per cent, at most 100; negative if false calls alone explain more than n_orig. A lucky draw can pass it, and
-        false calls on generated images can be more frequent than on real ones.
+        Per cent, at most 100; negative if false positives alone explain more than n_orig. PUL can exceed it by chance, and
+        false positives can be more frequent on generated images than on real ones.
 
     Examples:
         >>> round(pul_ceiling(n_original=109, n=1000, false_positive_rate=0.01), 1)
@@ -157,8 +157,8 @@ def corrected_pul(pul: PUL, *, false_positive_rate: float) -> CorrectedPUL | Non
         false_positive_rate: f, fraction of retained images predicted forget, in [0, 1].
 
     Returns:
-        Value and limits; None where false positives alone explain the original's count. A rate outside [0, 1] is refused
-        with an ``InputError``.
+        Value and limits; None if false positives alone explain the original's count. A rate outside [0, 1] raises
+        an ``InputError``.
 
     Source: Rogan and Gladen (1978), American Journal of Epidemiology 107(1).
 
@@ -176,7 +176,7 @@ def corrected_pul(pul: PUL, *, false_positive_rate: float) -> CorrectedPUL | Non
 
 
 def flip_table(original_class: Tensor, unlearned_class: Tensor, n_classes: int) -> Tensor:
-    """How often each class became each other class, seed by seed.
+    """Class transition matrix: how often each class became each other class, by seed.
 
     Args:
         original_class: class of the original's sample i, [N], integers in [0, K).
@@ -243,10 +243,10 @@ def _require_counts(n_original: int, n_unlearned: int, n: int) -> None:
     if not (1 <= n_original <= n and 0 <= n_unlearned <= n):
         raise InputError(
             f"counts: got n_original={n_original}, n_unlearned={n_unlearned}, n={n}, expected 1 ≤ n_original ≤ n and "
-            "0 ≤ n_unlearned ≤ n. Count forget calls among the same number of samples of each model."
+            "0 ≤ n_unlearned ≤ n. Count forget predictions among the same number of samples of each model."
         )
 
 
 def _require_rate(name: str, rate: float) -> None:
     if not 0 <= rate <= 1:
-        raise InputError(f"{name}: got {rate}, expected a share from 0 to 1. Measure it on held-out images.")
+        raise InputError(f"{name}: got {rate}, expected a fraction from 0 to 1. Measure it on held-out images.")

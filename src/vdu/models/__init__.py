@@ -1,1 +1,1 @@
-"""One face over every pipeline kind, the judges, and checkpoint importers."""
+"""Adapters of pipelines, networks, and checkpoint importers."""

@@ -20,7 +20,7 @@ NETWORKS = tuple(dict.fromkeys(family.NETWORK for family in FAMILIES))
 
 
 def adapt(pipeline: Any) -> PipelineDenoiser:
-    """Put a diffusers pipeline behind the face that methods, samplers and probes see.
+    """Wrap a diffusers pipeline in the adapter that methods, samplers and probes use.
 
     Args:
         pipeline: a pipeline of a known family: unconditional or class-conditional, in pixel space.

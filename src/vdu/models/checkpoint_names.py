@@ -1,4 +1,4 @@
-"""Whose tensor is whose: the modules of two public repositories' checkpoints, and ours that take their weights.
+"""Module names of two public repositories' checkpoints, mapped to the modules of this package.
 
     ddpm_pytorch_names()         explainingai-code/DDPM-Pytorch, class Unet        → DDPMPytorchUNet
     improved_diffusion_names()   openai/improved-diffusion, class UNetModel        → UNet2DModel

@@ -1,4 +1,4 @@
-"""What the configurations of a pipeline's scheduler and network say, for the adapters."""
+"""Reads the configurations of a pipeline's scheduler and network, for the adapters."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def read_schedule(scheduler: Any) -> NoiseSchedule:
         The schedule.
 
     Raises:
-        InputError: if the scheduler does not say.
+        InputError: if the scheduler does not provide it.
     """
     alpha_bars = getattr(scheduler, "alphas_cumprod", None)
     if not isinstance(alpha_bars, Tensor):
@@ -39,13 +39,13 @@ def read_schedule(scheduler: Any) -> NoiseSchedule:
 
 
 def read_prediction_type(scheduler: Any) -> str:
-    """What the network predicts, one of "epsilon", "v_prediction" and "sample".
+    """The prediction type of the network, one of "epsilon", "v_prediction" and "sample".
 
     Args:
         scheduler: whose configuration has a ``prediction_type``.
 
     Returns:
-        That.
+        The prediction type.
 
     Raises:
         InputError: if the scheduler's configuration names another.
@@ -57,7 +57,7 @@ def read_prediction_type(scheduler: Any) -> str:
 
 
 def read_shape(config: Any) -> tuple[int, int, int]:
-    """Channels, height and width of what a ``UNet2DModel``-like network makes.
+    """Channels, height and width of the images of a ``UNet2DModel``-like network.
 
     Args:
         config: the network's configuration, with ``sample_size`` and ``in_channels``.

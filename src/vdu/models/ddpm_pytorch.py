@@ -1,11 +1,11 @@
-"""The U-Net of the public tutorial explainingai-code/DDPM-Pytorch (MNIST), with which the paper's MNIST runs were made.
+"""The U-Net of the public tutorial explainingai-code/DDPM-Pytorch (MNIST), which the paper uses for MNIST.
 
     t → sin(t f_i), cos(t f_i), f_i = 10000^(−i/64), i = 0 … 63 → Linear → SiLU → Linear = τ ∈ ℝ^128
 
     28×28   conv 1→32 ─┬─ stage 32→64 ────────┐  4×4 convolution, stride 2
     14×14              ├─ stage 64→128 ───────┤  4×4 convolution, stride 2
      7×7               ├─ stage 128→256, stage 256→256, stage 256→128
-                       └─ each input meets the stage of its size on the way up: 256→64, 128→32, 64→16
+                       └─ each input joins the stage of its size on the way up: 256→64, 128→32, 64→16
     28×28   group norm → SiLU → conv 16→1
 
 A stage alternates residual blocks (with τ) and self-attention over all pixels (4 heads): two of each, and a third
@@ -14,8 +14,8 @@ residual block in the two middle stages. 10,188,081 parameters.
 The shape is that of the tutorial, where it differs from other U-Nets too: one skip per level, taken before the stage; a
 1×1 convolution on every residual, also where the widths agree; attention on every level; group norm of 8 groups.
 
-Not guaranteed: bits equal to the tutorial's, whose attention adds in another order. Unlike there, timesteps may be
-fractional. The class is this package's own: a saved pipeline
+Not guaranteed: bits equal to the tutorial's, whose attention adds in another order. Unlike in the tutorial, timesteps may be
+fractional. The class belongs to this package: a saved pipeline
 loads with :func:`vdu.load_pipeline`, or in plain diffusers after ``import vdu.models.ddpm_pytorch``.
 """
 
@@ -50,7 +50,9 @@ def timestep_embedding(timestep: Tensor, dim: int) -> Tensor:
     """
     half = dim // 2
     period = 10000.0 ** (torch.arange(half, dtype=torch.float32, device=timestep.device) / half)
-    angle = timestep.float()[:, None] / period  # a division, as there: rounding it otherwise moves t = 999 by 1e-4
+    angle = (
+        timestep.float()[:, None] / period
+    )  # a division, as in the tutorial: another rounding changes t = 999 by 1e-4
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
@@ -115,7 +117,7 @@ class Stage(nn.Module):
 
 
 class DDPMPytorchUNet(ModelMixin, ConfigMixin):
-    """The tutorial's U-Net, with the face of diffusers' ``UNet2DModel``.
+    """The tutorial's U-Net, with the interface of diffusers' ``UNet2DModel``.
 
     Args:
         sample_size: height and width of the images in pixels, divisible by 4 (2^(levels − 1)).
@@ -180,7 +182,7 @@ class DDPMPytorchUNet(ModelMixin, ConfigMixin):
         Args:
             sample: noised images, [batch, in_channels, height, width].
             timestep: a number, a tensor without dimensions or [batch]; possibly fractional.
-            return_dict: give a ``UNet2DOutput``, not a tuple.
+            return_dict: return a ``UNet2DOutput`` instead of a tuple.
 
         Returns:
             ε in ``sample`` of the output, or alone in a tuple, [batch, out_channels, height, width].

@@ -1,13 +1,13 @@
-"""Denoisers: diffusers pipelines behind one face (:class:`vdu.core.types.Denoiser`).
+"""Denoisers: adapters of diffusers pipelines (:class:`vdu.core.types.Denoiser`).
 
-Whatever the network predicts, methods see ε̂ and x̂0 (:mod:`vdu.diffusion.prediction`). Channels of a learned variance are
-dropped, and timesteps are scaled if the network wants them so (improved-diffusion multiplies them by 1000/T; diffusers'
-configuration has no field for it, so it is kept in ``vdu.json`` beside the model).
+Whatever the network predicts, methods get ε̂ and x̂0 (:mod:`vdu.diffusion.prediction`). Channels of a learned variance are
+dropped, and timesteps are scaled if the network requires it (improved-diffusion multiplies them by 1000/T; diffusers'
+configuration has no field for it, so it is stored in ``vdu.json`` beside the model).
 
 A pipeline family is one file in :mod:`vdu.models.adapters`, which :func:`vdu.models.adapt.adapt` chooses; it subclasses
-:class:`PipelineDenoiser` where its network is asked in another way, is conditioned, or lives in a latent space.
+:class:`PipelineDenoiser` if its network is called differently, is conditional, or works in a latent space.
 
-Not guaranteed: ε̂ at a noise level with ᾱ = 0 exactly (nothing of x0 is left; v says nothing about ε there).
+Not guaranteed: ε̂ at a noise level with ᾱ = 0 exactly (x_t is independent of x0, and v does not determine ε).
 """
 
 import copy
@@ -26,10 +26,10 @@ __all__ = ["DenoiserAround", "PipelineDenoiser"]
 
 
 class _Predictions:
-    """ε̂ and x̂0 of a batch from what ``raw`` gives for it."""
+    """ε̂ and x̂0 of a batch from the output of ``raw``."""
 
     def noise(self, batch: NoisedBatch) -> Tensor:
-        """ε̂, the noise that the model sees in a batch.
+        """ε̂, the predicted noise of a batch.
 
         Args:
             batch: noised samples, x_t [batch, …], with their timesteps and condition.
@@ -40,7 +40,7 @@ class _Predictions:
         return self._of(batch, noise_of)
 
     def clean(self, batch: NoisedBatch) -> Tensor:
-        """x̂0, the clean sample that the model sees in a batch, neither clipped nor clamped, like ``batch.x_t``."""
+        """x̂0, the predicted clean sample of a batch, not clipped, like ``batch.x_t``."""
         return self._of(batch, clean_of)
 
     def _of(self, batch: NoisedBatch, what: Any) -> Tensor:
@@ -59,7 +59,7 @@ class PipelineDenoiser(_Predictions):
         prediction_type: "epsilon", "v_prediction", "sample" or "flow_prediction".
         image_shape: channels, height, width of one image.
         scheduler_config: the configuration of the pipeline's own scheduler, for sampling.
-        timestep_scale: what timesteps are multiplied by before the network sees them.
+        timestep_scale: factor that multiplies timesteps before they are passed to the network.
     """
 
     network: nn.Module
@@ -78,12 +78,12 @@ class PipelineDenoiser(_Predictions):
 
     @property
     def learned_variance(self) -> bool:
-        """Whether the network gives a second set of channels for the variance."""
+        """Whether the network has a second set of output channels for the variance."""
         return str(self.scheduler_config.get("variance_type", "")).startswith("learned")
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Shape of one sample in the model's own space: the image's own."""
+        """Shape of one sample in the model's space: that of the image."""
         return self.image_shape
 
     @property
@@ -97,7 +97,7 @@ class PipelineDenoiser(_Predictions):
         return ()
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The parameters that train: all that require a gradient, by name."""
+        """The trainable parameters: all that require a gradient, by name."""
         return {name: value for name, value in self.network.named_parameters() if value.requires_grad}
 
     def condition(self, labels: Sequence[int | str | None]) -> Condition | None:
@@ -110,13 +110,11 @@ class PipelineDenoiser(_Predictions):
             None.
 
         Raises:
-            InputError: if a label is asked for.
+            InputError: if a label is given.
         """
         asked = [label for label in labels if label is not None]
         if asked:
-            raise InputError(
-                f"label: got {asked[0]!r}, but this model is unconditional and draws no class on demand; leave the label out."
-            )
+            raise InputError(f"label: got {asked[0]!r}, but this model is unconditional; leave the label out.")
         return None
 
     def labels_of(self, seeds: Sequence[int]) -> list[int] | None:
@@ -124,7 +122,7 @@ class PipelineDenoiser(_Predictions):
         return None
 
     def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
-        """What the network itself gives (for schedulers, which know its prediction type).
+        """The raw output of the network, for schedulers, which handle its prediction type.
 
         Args:
             x_t: noised samples, [batch, …].
@@ -140,24 +138,24 @@ class PipelineDenoiser(_Predictions):
         return output if isinstance(output, Tensor) else output.sample
 
     def with_network(self, network: nn.Module) -> Self:
-        """The same face over another network of the same architecture."""
+        """The same adapter over another network of the same architecture."""
         return replace(self, network=network)
 
     def copy(self) -> Self:
-        """The same face over a deep copy of the network, on the same device."""
+        """The same adapter over a deep copy of the network, on the same device."""
         return self.with_network(copy.deepcopy(self.network))
 
     def encode(self, images: Tensor) -> Tensor:
-        """The identity: a pixel model's own space is that of the images."""
+        """The identity: a pixel model works on the images themselves."""
         return images
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The identity: a pixel model's own space is that of the images."""
+        """The identity: a pixel model works on the images themselves."""
         return latents
 
 
 class DenoiserAround(_Predictions):
-    """A denoiser around another: everything is the inner one's except what a subclass overrides, usually ``raw``.
+    """A wrapper of a denoiser that delegates everything except what a subclass overrides, usually ``raw``.
 
     Attributes:
         model: the inner one.
@@ -166,12 +164,12 @@ class DenoiserAround(_Predictions):
     model: PipelineDenoiser
 
     def __getattr__(self, name: str) -> Any:
-        if name == "model" or name.startswith("__"):  # not there yet, while it is unpickled or copied
+        if name == "model" or name.startswith("__"):  # not set yet during unpickling or copying
             raise AttributeError(name)
         return getattr(self.model, name)
 
     def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
-        """What the inner network gives."""
+        """The raw output of the inner network."""
         return self.model.raw(x_t, timestep, condition)
 
     def with_network(self, network: nn.Module) -> Self:

@@ -1,4 +1,4 @@
-"""What a model is, as one hash: for cache keys, and for checks that a record speaks of this model."""
+"""The identity of a model as one hash, for cache keys and for checks that a record belongs to this model."""
 
 from vdu.core.checks import hash_parameters
 from vdu.core.records import sha256_bytes
@@ -9,7 +9,7 @@ __all__ = ["identity"]
 
 
 def identity(denoiser: Denoiser) -> str:
-    """SHA-256 of the weights and of all that decides what a model makes of noise.
+    """SHA-256 of the weights and of everything else that determines a model's samples.
 
     Args:
         denoiser: the model; its weights are read once.

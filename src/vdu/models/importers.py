@@ -1,15 +1,15 @@
-"""Checkpoints of two public repositories become diffusers pipelines, tensor by tensor.
+"""Converts checkpoints of two public repositories to diffusers pipelines, tensor by tensor.
 
     ddpm-pytorch         explainingai-code/DDPM-Pytorch: the state dict of its MNIST U-Net
     improved-diffusion   openai/improved-diffusion: "Unconditional CIFAR-10" (L_hybrid or L_vlb), a model or an EMA file
 
-What the file holds is checked (every name and shape, finite numbers). What it does not hold is that of the published model and
-nothing else: 4 attention heads and the noise schedule. Another schedule is refused, since nothing in the file could tell.
+The content of the file is checked (every name and shape, finite numbers). Missing information is taken from the published model:
+4 attention heads and the noise schedule. Another schedule raises an error, since the file cannot confirm it.
 
-Q, K and V are one tensor there. The tutorial (``nn.MultiheadAttention``) lays out [3, heads, head size]; improved-diffusion
+Q, K and V are one tensor in these checkpoints. The tutorial (``nn.MultiheadAttention``) lays out [3, heads, head size]; improved-diffusion
 [heads, 3, head size], with a trailing dimension of 1 from its one-dimensional convolutions.
 
-Not guaranteed: that the weights are those of the published model; only that they fit it. No pickled code is run:
+Not guaranteed: that the weights are those of the published model, only that they fit it. No pickled code is run:
 ``torch.load(weights_only=True)`` or safetensors.
 """
 
@@ -64,7 +64,7 @@ def import_checkpoint(
 
 
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
-    """The named tensors in a checkpoint file, without a prefix "module." that all of them have.
+    """The named tensors in a checkpoint file, without a common prefix "module.".
 
     Args:
         path: a file that ``torch.save`` wrote, or a ``.safetensors`` file.
@@ -73,7 +73,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
         Name → tensor, on the CPU.
 
     Raises:
-        InputError: if the file is missing, is damaged, holds code or objects, or is no flat state dict of floats.
+        InputError: if the file is missing, is damaged, holds code or objects, or is not a flat state dict of floats.
     """
     path = Path(path)
     if not path.is_file():
@@ -109,7 +109,7 @@ def _load(path: Path) -> Any:
         found = re.search(r"GLOBAL (\S+)", str(error))  # the rest of the message advises to run the file's code
         raise InputError(
             f"{path}: holds {found[1] if found else 'pickled objects'}, which cannot be read without running code in the file; "
-            "expected named tensors and nothing else. Where you trust the file, load it in its own repository and save the "
+            "expected named tensors and nothing else. If you trust the file, load it in its own repository and save the "
             "network's state_dict() again."
         ) from None
     except MemoryError:
@@ -129,7 +129,7 @@ def _require_published(architecture: str, schedule: str | None, steps: int | Non
     if got != published:
         raise InputError(
             f"{architecture}: got the schedule {got[0]} with {got[1]} steps; expected {published[0]} with {published[1]}, that of "
-            "the published model. The file does not tell its schedule, and a wrong one spoils every result: leave --schedule "
+            "the published model. The file does not contain its schedule, and a wrong one invalidates every result: leave --schedule "
             "and --diffusion-steps out, or convert a model with another schedule to a diffusers pipeline yourself."
         )
 

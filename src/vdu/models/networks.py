@@ -1,8 +1,8 @@
 """Networks that this package can train itself, by name: ``small`` and the paper's two (``paper_networks``).
 
 ``small`` is a plain ``UNet2DModel`` that any diffusers installation loads. It fits a CPU: width 16-32-64 and one layer per
-level (0.69 M parameters at 28×28), self-attention on the coarsest level only. Most of a U-Net's time on a CPU goes into its
-finest level, so that one is kept thin.
+level (0.69 M parameters at 28×28), self-attention on the coarsest level only. On a CPU most of a U-Net's time is spent on its
+finest level, which is therefore narrow.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def small_unet(sample_shape: tuple[int, int, int], *, seed: int, n_embeddings: i
 
     Args:
         sample_shape: channels, height, width; height = width, divisible by 2 (8 to 15 pixels) or by 4 (16 to 64).
-        seed: seeds the weights; the caller's random stream is left untouched.
+        seed: seeds the weights; the caller's random stream is unchanged.
         n_embeddings: class embeddings, the null class among them; None makes an unconditional network.
 
     Returns:
@@ -71,10 +71,10 @@ def new_pipeline(
 
     Args:
         sample_shape: channels, height, width of the images.
-        seed: seeds the weights; the caller's random stream is left untouched.
+        seed: seeds the weights; the caller's random stream is unchanged.
         model: "small", with a linear schedule of 1000 steps and x0 clipping when sampling; "ddpm-pytorch" (1×28×28) or
             "improved-diffusion" (3×32×32), the paper's networks with their own schedules.
-        class_names: of a class-conditional model, which gets a null class besides; only "small" has one.
+        class_names: classes of a class-conditional model, which also has a null class; only for "small".
 
     Returns:
         The pipeline; improved-diffusion's has a ``timestep_scale``, a class-conditional one ``class_names`` and ``null_class``.

@@ -29,7 +29,7 @@ def ddpm_pytorch_pipeline(sample_shape: tuple[int, int, int] = (1, 28, 28), *, s
     """The tutorial's MNIST model, untrained, in a ``DDPMPipeline``.
 
     Args:
-        sample_shape: channels, height, width; only (1, 28, 28) fits, others are refused.
+        sample_shape: channels, height, width; only (1, 28, 28) fits, others raise an error.
         seed: seeds the weights; the caller's random stream is left untouched.
 
     Returns:
@@ -46,17 +46,17 @@ def ddpm_pytorch_pipeline(sample_shape: tuple[int, int, int] = (1, 28, 28), *, s
     scheduler = DDPMScheduler(
         num_train_timesteps=steps, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False
     )
-    # diffusers says "Expected types for unet: UNet2DModel" and goes on: it asks no more of it than this class has
+    # diffusers warns "Expected types for unet: UNet2DModel"; this class has the interface it needs
     return DDPMPipeline(unet=unet.eval(), scheduler=scheduler)  # pyright: ignore[reportArgumentType]
 
 
 def improved_diffusion_pipeline(sample_shape: tuple[int, int, int] = (3, 32, 32), *, seed: int) -> Any:
     """The unconditional CIFAR-10 model of improved-diffusion, untrained, in a ``DDPMPipeline``.
 
-    The first three output channels are ε, the others say where between its bounds the variance lies.
+    The first three output channels are ε, the others interpolate the variance between its bounds.
 
     Args:
-        sample_shape: channels, height, width; only (3, 32, 32) fits, others are refused.
+        sample_shape: channels, height, width; only (3, 32, 32) fits, others raise an error.
         seed: seeds the weights; the caller's random stream is left untouched.
 
     Returns:
@@ -76,7 +76,7 @@ def improved_diffusion_pipeline(sample_shape: tuple[int, int, int] = (3, 32, 32)
             up_block_types=("UpBlock2D", "AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
             attention_head_dim=64,
             norm_num_groups=32,
-            attn_norm_num_groups=32,  # else the middle attention has no norm under scale_shift, and nobody says so
+            attn_norm_num_groups=32,  # otherwise the middle attention silently has no norm under scale_shift
             norm_eps=1e-5,
             resnet_time_scale_shift="scale_shift",
             downsample_padding=1,
@@ -86,7 +86,7 @@ def improved_diffusion_pipeline(sample_shape: tuple[int, int, int] = (3, 32, 32)
         )
     for name, value in unet.named_parameters():
         if name.rpartition(".")[0].endswith(("conv2", "to_out.0", "conv_out")):
-            nn.init.zeros_(value)  # the original starts every branch, and the output, at zero
+            nn.init.zeros_(value)  # the original initialises every branch, and the output, with zeros
     steps = PUBLISHED_SCHEDULES["improved-diffusion"][1]
     scheduler = DDPMScheduler(
         num_train_timesteps=steps, beta_schedule="squaredcos_cap_v2", variance_type="learned_range", clip_sample=True
@@ -101,5 +101,5 @@ def _require_shape(model: str, got: tuple[int, int, int], expected: tuple[int, i
         shapes = ["×".join(str(size) for size in shape) for shape in (got, expected)]
         raise InputError(
             f"model {model}: got images of {shapes[0]}; expected {shapes[1]} (channels × height × width), the only shape that "
-            "the published network was made for. Resize the images, or use the model small, which fits other sizes."
+            "the published network accepts. Resize the images, or use the model small, which fits other sizes."
         )

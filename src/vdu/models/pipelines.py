@@ -1,6 +1,6 @@
-"""Loading, checking and saving diffusers pipeline folders, and the identity of what is in them.
+"""Loading, checking, saving and hashing of diffusers pipeline folders.
 
-What a model is besides diffusers' own files is in ``vdu.json`` beside them: ``timestep_scale`` (what timesteps are multiplied by)
+Further properties of a model are stored in ``vdu.json`` beside diffusers' files: ``timestep_scale`` (the factor on timesteps)
 and, for class-conditional models, ``class_names`` and ``null_class``.
 """
 
@@ -21,7 +21,7 @@ from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
 __all__ = ["configuration_of", "hash_configuration", "load_pipeline", "network_of", "replace_network", "save_pipeline"]
 
 EXTRA_FILE = "vdu.json"
-EXTRAS = ("timestep_scale", "class_names", "null_class")  # attributes of a pipeline that diffusers does not know
+EXTRAS = ("timestep_scale", "class_names", "null_class")  # attributes of a pipeline that diffusers lacks
 OWN_NETWORKS = ("vdu.models.ddpm_pytorch",)
 
 
@@ -89,7 +89,7 @@ def network_of(pipeline: Any) -> nn.Module:
 
 
 def _read_extra(path: Path) -> dict[str, Any]:
-    """What ``vdu.json`` says, checked."""
+    """The checked content of ``vdu.json``."""
     extra = read_json(path)
     scale = extra.get("timestep_scale", 1.0) if isinstance(extra, dict) else None
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1e9:
@@ -107,7 +107,7 @@ def _read_extra(path: Path) -> dict[str, Any]:
 
 
 def check_network(network: nn.Module | None, where: str) -> None:
-    """Refuse a network with missing, NaN or infinite weights.
+    """Raise an error for a network with missing, NaN or infinite weights.
 
     Raises:
         InputError: naming the first such tensors.
@@ -129,7 +129,7 @@ def check_network(network: nn.Module | None, where: str) -> None:
 
 
 def hash_configuration(unet_config: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> str:
-    """SHA-256 of what a pipeline is besides its weights: the same weights under another schedule make other images.
+    """SHA-256 of a pipeline's configuration: the same weights under another schedule generate other images.
 
     Args:
         unet_config: the network's configuration; entries with a leading underscore (paths, versions) do not count.

@@ -1,1 +1,1 @@
-"""The paper's tables as data: what is printed there, what we run for it, and what we committed as our result."""
+"""The paper's tables as data: published values, the runs that reproduce them, and our committed results."""

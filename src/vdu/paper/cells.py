@@ -1,11 +1,11 @@
-"""A long computation as cells, each made once: resumable after a kill, and shared by processes and machines.
+"""A long computation as cells, each computed once: resumable after an interruption, and shared by processes and machines.
 
-A cell is named by what determines its result (a hash of its specification and of the cells it needs), so a changed setting
-makes another cell and an unchanged one is never made twice, by any table. Its result is one JSON file with a checksum; a
-damaged one is made again, and said so. A lock, freed by the kernel when its holder dies, keeps two processes from making the
-same cell; one that finds all remaining cells taken waits for them.
+A cell's name contains a hash of its specification and of the cells it needs, so that a changed setting gives another cell and an
+unchanged one is never computed twice, by any table. Its result is one JSON file with a checksum; a damaged one is reported and
+computed again. A lock, released by the kernel when its holder ends, prevents two processes from computing the same cell; a process
+that finds all remaining cells taken waits for them.
 
-Not guaranteed: locks between machines on file systems without ``flock``; there give each machine its own cells.
+Not guaranteed: locks between machines on file systems without ``flock``; in that case give each machine its own cells.
 """
 
 import json
@@ -33,10 +33,10 @@ class Cell:
     Attributes:
         name: readable, unique among cells of the same specification, for example "small/mnist/1/vdu/seed-0".
         spec: everything that determines the result, as plain values.
-        make: does the work; it is given the results of ``needs`` by the names they have here, and the path stem for files
-            of its own, and returns plain values. ``files`` in them names files beside the result that belong to it.
-        needs: the cells that must be there before.
-        title: for people, where the name does not tell enough; no part of the identity.
+        make: does the work; it receives the results of ``needs`` by their names here and the path stem for its own files, and
+        returns plain values. ``files`` in them names further files of the result.
+        needs: the cells that must be done before.
+        title: a readable title, if the name is not clear enough; not part of the identity.
     """
 
     name: str
@@ -56,26 +56,26 @@ class CellStore:
     """Results in a folder.
 
     Args:
-        folder: where; made if it is not there.
+        folder: the folder; it is created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._read: dict[str, dict[str, Any]] = {}
-        self._told: set[tuple[Path, str]] = set()  # so that a damaged result is named once and not at every look
+        self._told: set[tuple[Path, str]] = set()  # so that a damaged result is reported only once
 
     def stem(self, cell: Cell) -> Path:
         """The path of a cell's files, without an ending."""
         return self.folder / "cells" / cell.id
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
-        """A cell's record if it is there and whole.
+        """A cell's record, if it exists and is intact.
 
         Args:
             cell: which.
 
         Returns:
-            ``{"spec", "result", "seconds", "environment", …}``, or None; a damaged one is named on standard error.
+            ``{"spec", "result", "seconds", "environment", …}``, or None; a damaged one is reported on standard error.
         """
         if cell.id not in self._read:
             path = self.stem(cell).with_name(self.stem(cell).name + ".json")
@@ -115,7 +115,7 @@ class CellStore:
         }
         path = self.stem(cell).with_name(self.stem(cell).name + ".json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        record = json.loads(json.dumps(record, allow_nan=False))  # as it will be read: the checksum is of that
+        record = json.loads(json.dumps(record, allow_nan=False))  # as it will be read, for the checksum
         write_json(path, record | {"sha256": _checksum(record)})
 
     @contextmanager
@@ -126,7 +126,7 @@ class CellStore:
             cell: which.
 
         Yields:
-            Whether it is ours; if not, another process is making it.
+            Whether this process has the lock; if not, another process is computing the cell.
         """
         try:
             import fcntl
@@ -145,15 +145,15 @@ class CellStore:
 
 
 def run_cells(store: CellStore, cells: Sequence[Cell], *, say: Callable[[str], None]) -> None:
-    """Make all cells that are not there, in order of their needs.
+    """Compute all missing cells, in the order of their needs.
 
-    A cell whose method diverges is stored as such, for a table must show it. Any other error stops the run; what is done
-    stays done.
+    A cell whose method diverges is stored as such, since a table must show it. Any other error stops the run; finished
+    cells are kept.
 
     Args:
-        store: where results live.
-        cells: which; what those that are not there need is made too.
-        say: told what is being made.
+        store: the store of results.
+        cells: the cells; missing cells that they need are computed, too.
+        say: called with progress messages.
     """
     waiting = with_needs(cells, done=lambda cell: store.result(cell) is not None)
     total, moved, told = len(waiting), True, False
@@ -174,7 +174,7 @@ def run_cells(store: CellStore, cells: Sequence[Cell], *, say: Callable[[str], N
                 with store.claim(cell) as mine:
                     if not mine:
                         continue
-                    if store.result(cell) is None:  # else another process finished it a moment ago
+                    if store.result(cell) is None:  # otherwise another process has just finished it
                         say(f"[{total - len(waiting) + 1}/{total}] {cell.title or cell.name}")
                         _make(store, cell)
             del waiting[cell.id]
@@ -196,7 +196,7 @@ def with_needs(cells: Sequence[Cell], done: Callable[[Cell], bool] = lambda cell
 
     Args:
         cells: some cells.
-        done: of a cell for which it holds, the needs are left out.
+        done: if it is true for a cell, the needs of that cell are left out.
 
     Returns:
         id → cell.

@@ -1,8 +1,8 @@
 """The paper's figures from the cells of its tables: grids from the same noise (Figures 1, 3, 4, 5) and PUL against u-FID over γ.
 
-    pairs     images that the original makes of the class, above; the same noise through the unlearned model, below
+    pairs     images of the class from the original, above; from the unlearned model with the same noise, below
     strips    the same noise through the original and through every row, class by class
-    front     Table 2 as a picture: ours and the paper's in two panels, for their u-FIDs are on different features
+    front     Table 2 as a plot: ours and the paper's in two panels, since their u-FIDs are on different features
 
 Pixels are drawn as they are, without stretching.
 """
@@ -29,14 +29,14 @@ TICKS = (10, 20, 30, 50, 100, 200, 500, 1000)  # of u-FID
 
 
 def draw(table: Table, results: Mapping[str, Any], plan: Any, store: CellStore, folder: Path) -> dict[str, str]:
-    """Draw the figures that a table asks for.
+    """Draw the figures of a table.
 
     Args:
-        table: says which.
+        table: defines the figures.
         results: the aggregated table.
         plan: its cells (:class:`vdu.paper.reproduce.Plan`).
-        store: where their files are.
-        folder: where to write.
+        store: the store of their files.
+        folder: the output folder.
 
     Returns:
         Name → file.
@@ -68,7 +68,7 @@ def draw(table: Table, results: Mapping[str, Any], plan: Any, store: CellStore, 
 
 
 def _figures(table: Table, dataset: str, plan: Any) -> dict[str, list[tuple[str, str]]]:
-    """Which rows each figure shows, class by class."""
+    """The rows of each figure, class by class."""
     present = [(forget, name) for where, forget, name in plan.rows if where == dataset]
     main = {printed.row for printed in table.printed if printed.row.startswith("vdu")}
     return {

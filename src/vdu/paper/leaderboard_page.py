@@ -1,7 +1,7 @@
-"""A leaderboard from its cells, as Markdown: methods against each other, class by class, with what each cost. Torch-free.
+"""A leaderboard from its cells, as Markdown: a comparison of methods per class, with their costs. Torch-free.
 
-Cost is in network evaluations (an image forward 1, backward 2): of the method, with own samples, auxiliary models and the
-looks of its stopping rule, small classifiers in the model's equivalents by FLOPs; and of the posterior, where there is one.
+Cost is in network evaluations (an image forward 1, backward 2): of the method, including generated samples, auxiliary models and
+its stopping rule, with small classifiers weighted by FLOPs; and of the posterior, if there is one.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""How the cells of the paper's tables are made: training, posteriors, samples, runs of methods, and their measurement.
+"""The tasks behind the cells of the paper's tables: training, posteriors, samples, runs of methods, and their measurement.
 
-A maker is given the results of the cells it needs (``done``: name → result) and a path without suffix for its own files; it
-returns plain values. Which cells there are, and what needs what: :mod:`vdu.paper.plan`.
+A task receives the results of the cells it needs (``done``: name → result) and a path without suffix for its own files, and
+returns plain values. :mod:`vdu.paper.plan` defines the cells and their dependencies.
 """
 
 import math
@@ -50,21 +50,21 @@ from vdu.zoo.packaged import pipeline_folder
 __all__ = ["Making", "Needs"]
 
 WEIGHTS = "pipeline/unet/diffusion_pytorch_model.safetensors"
-SHOWN = 256  # images of a row that are kept for the figures
+SHOWN = 256  # images of a row that are stored for the figures
 Needs = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Making:
-    """The makers of one data set's cells at one scale.
+    """The tasks of one data set's cells at one scale.
 
     Args:
         folder: the store's folder.
         world: models, samplers and judges.
-        data: where the training data are.
-        sizes: every number of images that is asked of a model, ascending.
-        sampler: how everything is drawn.
-        leaderboard: rows choose what they retain by resemblance, and precision and recall are measured too.
+        data: the source of the training data.
+        sizes: every number of images drawn from a model, ascending.
+        sampler: the sampling protocol.
+        leaderboard: rows select retained samples by resemblance, and precision and recall are measured, too.
     """
 
     folder: Path
@@ -120,7 +120,7 @@ class Making:
             return fit_posterior(pipeline, kind, samples=some, generator=generator(0, kind), **options), {}
         assert members, f"no estimator makes {kind}"
         ensemble = fit_ensemble(dict(network_of(self._open(each)).named_parameters()) for each in members)
-        if kind == "isotropic":  # of the same mean variance, so that γ weighs the same
+        if kind == "isotropic":  # with the same mean variance, so that γ has the same weight
             total = sum(float(value.double().sum()) for value in ensemble.variance.values())
             return fit_isotropic(parameters, total / sum(value.numel() for value in parameters.values())), {}
         assert images is not None
@@ -130,7 +130,7 @@ class Making:
         return (ensemble.with_mean(parameters) if kind == "ensemble-recentred" else ensemble), notes
 
     def samples(self, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
-        """Own samples of the model in ``done``."""
+        """Generated samples of the model in ``done``."""
         denoiser = _on_device(PipelineDenoiser.from_pipeline(self._open(done["model"]["pipeline"])))
         images = generate_samples(denoiser, spec["n"], self.sampler, seed=spec["seed"])
         path = stem.with_name(stem.name + ".safetensors")
@@ -140,7 +140,7 @@ class Making:
         return {"images": relative, "files": {path.name: sha256_file(path)}, "network_evaluations": evaluations}
 
     def replay(self, forget: str, done: Needs, stem: Path) -> dict[str, Any]:
-        """Own samples that are unlike the class."""
+        """Generated samples that are unlike the class."""
         own, original = self._images(done["own"]), PipelineDenoiser.from_pipeline(self._open(done["model"]["pipeline"]))
         zones = select_samples(
             self.forget_set(forget), own, original.schedule, seed=derive_seed(0, "replay"), force=True
@@ -157,7 +157,7 @@ class Making:
         }
 
     def reference(self, forget: str, done: Needs, stem: Path) -> dict[str, Any]:
-        """Distances of real images and of the original's own samples, at every number of images."""
+        """Distances of real images and of the original's samples, at every number of images."""
         judging, drawn = self.judging(forget, done), self._images(done["samples"])
         is_forget = judging.finds_forget(drawn)
         kept = without_forget(drawn, judging)
@@ -165,7 +165,7 @@ class Making:
         if count < self.world.min_original:
             raise InputError(
                 f"original: {judging.name} calls only {count} of {self.sizes[0]} samples {forget}; expected at least "
-                f"{self.world.min_original}, for PUL is a share of them. Draw more images, or use a model that makes the class."
+                f"{self.world.min_original}, since PUL is relative to them. Draw more images, or use a model that generates the class."
             )
         largest = self.sizes[-1]
         if len(kept) < largest:
@@ -192,7 +192,7 @@ class Making:
         return result
 
     def row(self, row: Row, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
-        """A method's run, and what was measured of it."""
+        """A method's run and its measurements."""
         began = time.monotonic()
         pipeline, made = self._unlearned(row, spec, done)
         seconds = time.monotonic() - began
@@ -230,7 +230,7 @@ class Making:
         return made.pipeline, made
 
     def _posterior_evaluations(self, kind: str | None, done: Needs) -> int:
-        """What the posterior cost: its estimation, its own samples, and the members of an ensemble besides the original."""
+        """The cost of the posterior: its estimation, its generated samples, and the members of an ensemble besides the original."""
         if kind is None:
             return 0
         if kind.startswith("ensemble"):
@@ -297,7 +297,7 @@ class Making:
         files = {f"{stem.name}/{weights}": sha256_file(stem / weights)}
         return {"judge": str((stem / "judge").relative_to(self.folder)), "files": files}
 
-    # What they are made of
+    # Their inputs
 
     def images(self, split: str) -> ImageSet:
         """Real images, "train" or "test"."""
@@ -305,7 +305,7 @@ class Making:
 
     @property
     def evaluation_seed(self) -> int:
-        """Seed of the noise that every model is judged from."""
+        """Seed of the noise on which every model is judged."""
         return derive_seed(0, "evaluate")
 
     def forget_set(self, forget: str) -> ImageSet:
@@ -322,7 +322,7 @@ class Making:
         return extract_features(judging.judge.features, images)
 
     def judging(self, forget: str, done: Needs) -> Judging:
-        """The two judges, asked about a class."""
+        """The two judges, for a class."""
         given = {
             name: str(self._path(done[name]["judge"]))
             if name in done
@@ -360,14 +360,14 @@ def _pipeline(path: Path) -> Any:
 
 
 def _on_device(denoiser: PipelineDenoiser) -> PipelineDenoiser:
-    """A copy there: the pipelines that cells share stay where they are."""
+    """A copy on the device; the pipelines that cells share are not moved."""
     copied = denoiser.copy()
     copied.network.to(make_accelerator().device)
     return copied
 
 
 def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of aids without what depends on the state of the cache."""
+    """A record of auxiliaries without entries that depend on the state of the cache."""
     of_the_cache = {"n_drawn_now", "made_now"}
     return {
         about: {name: value for name, value in each.items() if name not in of_the_cache}

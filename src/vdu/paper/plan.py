@@ -2,7 +2,7 @@
 
     original ─┬─ samples ────────────── reference (per class and N)
     members ──┼─ posterior ──┐
-              ├─ own samples ┴─ replay ─┬─ row (method, class, seed, N)
+              ├─ generated ──┴─ replay ─┬─ row (method, class, seed, N)
               └─ retrained without the class ─ retrained row
 
 Image i of every model starts from the same noise. Rows with more images than ``common_n`` are measured on the first
@@ -36,7 +36,7 @@ BOARD_VERSION = 2
 POSTERIORS = ("ensemble", "ensemble-recentred", "fisher", "amnesia-fisher", "isotropic")
 OLD_FLAGS = {"vdu", "ascent", "selective-amnesia"}
 """Methods whose rows give their options under the names of older versions: they are in the names of committed cells."""
-SPARE = 1.3  # the original's samples, in multiples of N: enough for N without the class
+SPARE = 1.3  # number of the original's samples in multiples of N, so that N remain without the class
 
 
 class PaperCells:
@@ -47,9 +47,9 @@ class PaperCells:
         scale: the scale's name.
         dataset: the data set's name.
         world: its models, samplers and judges.
-        data: where the training data are; by default where the world says.
-        sizes: every number of images that is asked of a model at this scale.
-        leaderboard: rows choose what they retain by resemblance, and precision and recall are measured too.
+        data: the source of the training data; by default that of the world.
+        sizes: every number of images drawn from a model at this scale.
+        leaderboard: rows select retained samples by resemblance, and precision and recall are measured, too.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class PaperCells:
         self._cells: dict[str, Cell] = {}
 
     def verify_rows(self, rows: Mapping[str, Row]) -> None:
-        """Refuse before the first cell a row that cannot be run.
+        """Raise an error, before the first cell, for a row that cannot be run.
 
         Args:
             rows: by name.
@@ -87,17 +87,17 @@ class PaperCells:
                 )
 
     def verify_data(self, classes: Iterable[str]) -> None:
-        """Refuse before the first cell data that would stop a later one.
+        """Raise an error, before the first cell, for data that would stop a later one.
 
         Args:
-            classes: the classes that will be forgotten.
+            classes: the classes to forget.
 
         Raises:
             InputError: if the data are not the world's, or have no such class.
         """
         if self.data != self.world.data and self.world.data_sha256 is None:
             raise InputError(
-                f"--data: got {self.data}, but the table does not say which content its data {self.world.data} must have; "
+                f"--data: got {self.data}, but the table does not state the content hash of its data {self.world.data}; "
                 "expected data_sha256 in its [scales], or leave --data out."
             )
         for split, wanted in (self.world.data_sha256 or {"train": None, "test": None}).items():
@@ -105,7 +105,7 @@ class PaperCells:
             if wanted is not None and wanted != got:
                 raise InputError(
                     f"data: {self.data} ({split}) has the content {got[:12]}…; expected {wanted[:12]}…, that of {self.world.data}, "
-                    "for cells made from other images must not be mixed. Give the same images, or a table of your own."
+                    "since cells from other images must not be mixed. Give the same images, or your own table."
                 )
         for forget in classes:
             self.making.forget_set(forget)
@@ -113,7 +113,7 @@ class PaperCells:
     # The cells
 
     def original(self) -> Cell:
-        """The model that shall forget: packaged, given, or trained as member 0."""
+        """The model to unlearn: packaged, given, or trained as member 0."""
         if self.world.original == "train":
             return self._model("original", {"seed": 0})
         return self._cell("models/original", {"pipeline": self.world.original}, self.making.given)
@@ -140,18 +140,18 @@ class PaperCells:
         return self._cell(f"posteriors/{kind}", spec, partial(self.making.posterior, kind), needs)
 
     def own(self) -> Cell:
-        """The original's own samples that methods and posteriors may use; never those it is judged by."""
+        """The original's generated samples for methods and posteriors; never those used for evaluation."""
         spec = {"n": self.world.n_own_samples, "seed": derive_seed(0, "own"), "sampler": self.sampler.describe()}
         return self._cell("samples/own", spec, partial(self.making.samples, spec), {"model": self.original()})
 
     def samples(self) -> Cell:
-        """The original's samples that everything is compared with."""
+        """The original's samples, with which everything is compared."""
         n = math.ceil(SPARE * self.sizes[-1])
         spec = {"n": n, "seed": self.making.evaluation_seed, "sampler": self.sampler.describe()}
         return self._cell("samples/original", spec, partial(self.making.samples, spec), {"model": self.original()})
 
     def replay(self, forget: str) -> Cell:
-        """The own samples without those of the class (Selective Amnesia's generative replay)."""
+        """The generated samples without the class (Selective Amnesia's generative replay)."""
         spec = {"forget": forget, "data": self.world.data, "kept": "unlike the forget set, by resemblance"}
         return self._cell(
             f"{forget}/replay", spec, partial(self.making.replay, forget), {"own": self.own(), "model": self.original()}
@@ -196,7 +196,7 @@ class PaperCells:
         return self._cell(f"{forget}/retrained", spec, partial(self.making.retrained_row, forget), needs)
 
     def check(self, row: Row, forget: str) -> Cell:
-        """Whether few sampling steps tell the same as many, on the original and on one unlearned model."""
+        """Check that few sampling steps give the same result as many, on the original and on one unlearned model."""
         needs = {"original": self.original(), **self._judge_cells()}
         if row.posterior:
             needs["posterior"] = self.posterior(row.posterior)
@@ -251,7 +251,7 @@ def _sampler_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _self_model(row: Row) -> dict[str, Any]:
-    """How ε_s is trained, for rows whose method asks for it."""
+    """The training settings of ε_s, for rows whose method uses it."""
     if row.posterior is not None or row.options["method"] in OLD_FLAGS:
         return {}
     uses = make_method(unlearn_settings(row.options)).uses
@@ -259,12 +259,12 @@ def _self_model(row: Row) -> dict[str, Any]:
 
 
 def _training(method: str) -> dict[str, Any]:
-    """The training that suits a method, for a cell's name."""
+    """The default training of a method, for a cell's name."""
     return {name: value for name, value in asdict(registry.get(method).training).items() if value is not None}
 
 
 def _own_defaults(method: str) -> dict[str, Any]:
-    """What a method's own options are where a row does not say; rows of methods with old flags give theirs."""
+    """The default options of a method, for rows that do not set them; rows of methods with old flags set theirs."""
     if method in OLD_FLAGS:
         return {}
     return {name: each.default for name, each in options_of(registry.get(method)).items()}

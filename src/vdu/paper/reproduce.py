@@ -1,8 +1,8 @@
-"""``vdu reproduce``: a table of the paper with our numbers beside its own, or its figures, made cell by cell.
+"""``vdu reproduce``: a table of the paper with our numbers beside the published ones, or its figures, cell by cell.
 
-What is written to OUT/<scale>/: ``<table>.json`` (everything), ``<table>.md`` (ours | paper | verdict) and the figures.
-The cells are in OUT/cells; a run that is killed repeats nothing that is done, and several processes or machines may work on
-one OUT. Exit code 3: a number's interval does not meet the one that this package committed.
+It writes ``<table>.json`` (everything), ``<table>.md`` (ours | paper | verdict) and the figures to OUT/<scale>/. The cells are in
+OUT/cells. An interrupted run repeats no finished cell, and several processes or machines can work on one OUT. Exit code 3 means that
+a number's interval does not overlap the committed one.
 """
 
 import os
@@ -32,15 +32,15 @@ FIGURE_TABLES = ("table1", "table2")
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceSettings:
-    """Run a table of the paper, or its figures, cell by cell; what is done is not done again.
+    """Run a table of the paper, or its figures, cell by cell; finished cells are not repeated.
 
     Attributes:
         table: table1, table2, figures or leaderboard, or a TOML file of the same form.
-        scale: smoke (minutes), small (two CPU cores, hours) or paper (the paper's own networks; wants an accelerator).
-        output_dir: the folder of all scales' cells; several processes and machines may share it.
-        data: where the training data are, if not where the table says (for example mnist:FOLDER).
-        list_cells: only list the cells and which of them are done.
-        only_done: write the table from the cells that are done; rows without any are named as not run.
+        scale: smoke (minutes), small (two CPU cores, hours) or paper (the paper's networks; needs an accelerator).
+        output_dir: the folder of all scales' cells; several processes and machines can share it.
+        data: the source of the training data, if not the table's (for example mnist:FOLDER).
+        list_cells: only list the cells and their state.
+        only_done: write the table from the finished cells; rows without any are listed as not run.
     """
 
     table: Annotated[str, GivenFirst] = "table1"
@@ -52,13 +52,13 @@ class ReproduceSettings:
 
 
 def run(settings: ReproduceSettings) -> dict[str, Any]:
-    """Make what is missing, then write tables and figures.
+    """Compute the missing cells, then write tables and figures.
 
     Args:
         settings: see :class:`ReproduceSettings`.
 
     Returns:
-        A summary: the files, and what differs from the committed results. ``exit_code`` 3 if something does.
+        A summary: the files, and the differences from the committed results; ``exit_code`` is 3 if there are any.
     """
     names = FIGURE_TABLES if settings.table == "figures" else (settings.table,)
     tables = [load_table(name, settings.scale) for name in names]
@@ -87,15 +87,15 @@ def run(settings: ReproduceSettings) -> dict[str, Any]:
 
 
 class Plan:
-    """The cells of a table, by what they are to it.
+    """The cells of a table, by their role.
 
     Attributes:
         rows: (data set, class, row) → cells, one per seed.
         references: (data set, class) → cell.
         retrained: (data set, class) → cell.
         checks: data set → cell.
-        not_run: (data set, class, row) of rows without a cell that is done, where only those are asked for.
-        worlds: data set → the maker of its cells.
+        not_run: (data set, class, row) of rows without a finished cell, if only finished ones are used.
+        worlds: data set → the plan of its cells.
     """
 
     def __init__(self) -> None:
@@ -128,19 +128,19 @@ class Plan:
 
     @property
     def all(self) -> list[Cell]:
-        """Every cell, what is needed most first."""
+        """Every cell, the most needed first."""
         rows = [cell for cells in self.rows.values() for cell in cells]
         return [*self.references.values(), *rows, *self.retrained.values(), *self.checks.values()]
 
 
 def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = True) -> Plan:
-    """The cells that a table asks for at its scale.
+    """The cells of a table at its scale.
 
     Args:
         table: the table.
         folder: the store's folder.
-        data: where the training data are, if not where the table says.
-        verify: load the data and refuse now what in them would stop a later cell; not needed where no cell is made.
+        data: the source of the training data, if not the table's.
+        verify: load the data and check now what would stop a later cell; not needed if no cell is computed.
 
     Returns:
         The cells.
@@ -240,21 +240,21 @@ def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettin
 
 
 def _machine(made_on: Mapping[str, Any]) -> str:
-    """Where a cell was made, in a few words."""
+    """The machine of a cell, in a few words."""
     hardware = made_on["hardware"]
     where = hardware.get("accelerator") or f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
     return f"{where}, torch {made_on['packages']['torch']}"
 
 
 def _plain(value: Any) -> Any:
-    """Tuples and read-only mappings as JSON knows them."""
+    """Tuples and read-only mappings as JSON types."""
     if isinstance(value, dict):
         return {str(name): _plain(each) for name, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _require_writable(folder: Path) -> None:
-    """Refuse a place that cannot be written before any work is done.
+    """Raise an error for an output folder that is not writable, before any work.
 
     Args:
         folder: the output folder.

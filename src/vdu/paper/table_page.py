@@ -3,10 +3,10 @@
     value = mean over k seeds        interval = value ± √((t s/√k)² + mean of h²)
 
 s is the standard deviation over seeds (of the unlearning run) and t Student's quantile for k − 1; h is half of the width of
-each seed's 95 % interval over images, not divided by k, for all seeds are judged on the same noise and against the same original.
+each seed's 95 % interval over images, not divided by k, since all seeds share the evaluation noise and the original.
 
-Verdicts: "agrees" or "disagrees" where network and features are the paper's, "not comparable" where they are not, "not run"
-where there is no number. Claims of the text are comparisons of our own means, so they can be judged at every scale.
+Verdicts: "agrees" or "disagrees" if network and features are the paper's, "not comparable" if they are not, "not run"
+if there is no number. Claims of the text are comparisons of our own means and can be tested at every scale.
 
 A claim needs three seeds; a seed that diverged counts against it.
 
@@ -106,7 +106,7 @@ def _at(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if values[0].get("second"):
         made["second_pul"] = mean_of([each["second"]["pul"] for each in values])
     for name in {"pul", "second_pul"} & set(made):
-        made[name]["high"] = min(made[name]["high"], 100.0)  # of what was there no more can go
+        made[name]["high"] = min(made[name]["high"], 100.0)  # PUL is at most 100
     for name in ("precision", "recall", "density", "coverage"):
         if name in values[0]:
             made[name] = fmean(each[name] for each in values)
@@ -125,7 +125,7 @@ def find(rows: Rows, dataset: str, forget: str, name: str) -> Mapping[str, Any] 
 
 
 def compare(table: Table, rows: Rows) -> list[dict[str, Any]]:
-    """Every printed cell with ours beside it, at the most images that we have, and a verdict for each number."""
+    """Every published value with ours, at the largest number of images, and a verdict for each number."""
     return [_compare(table, rows, printed) for printed in table.printed]
 
 
@@ -199,7 +199,7 @@ def _holds(claim: Claim, rows: Rows, left: Mapping[str, Any]) -> str | None:
 
 
 def differences(expected: Mapping[str, Any], rows: Rows) -> list[str]:
-    """Numbers whose interval does not meet the committed one, and committed numbers that are no longer there.
+    """Numbers whose interval does not overlap the committed one, and committed numbers that are missing.
 
     Args:
         expected: "dataset forget row n" → metric → ``{"value", "low", "high"}``.

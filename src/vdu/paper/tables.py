@@ -1,9 +1,9 @@
-"""Reads a table of the paper and the worlds it is run in; unknown or missing keys are refused. Standard library only.
+"""Reads a table of the paper and its experiment configurations (worlds); unknown or missing keys are errors. Standard library only.
 
     tableN.toml     printed values, claims of the text, rows (options of ``vdu unlearn``), and runs per scale
     scales.toml     per scale and data set: models, ensemble, sampler, judges
 
-A run is rows × classes × seeds at a number of images. A file of the same form given by path works like a packaged one; it
+A run is rows × classes × seeds at a number of images. A file of the same form, given by its path, works like a packaged one; it
 may bring its own ``[scales]``.
 """
 
@@ -78,7 +78,7 @@ class Row:
 
 @dataclass(frozen=True)
 class RowRun:
-    """Which rows are run for which classes and seeds, with how many images from each model."""
+    """The rows, classes, seeds and numbers of images of a run."""
 
     dataset: str
     rows: tuple[str, ...]
@@ -119,17 +119,17 @@ class Table:
 
     Attributes:
         name: the file's name without its ending.
-        title: what it shows.
-        figure: the figures drawn of it: "grids", "front" or "pareto".
-        leaderboard: methods against each other: rows choose what they retain by resemblance, and precision and recall
-            are measured too.
+        title: its title.
+        figure: the figures drawn from it: "grids", "front" or "pareto".
+        leaderboard: whether it compares methods: rows select retained samples by resemblance, and precision and recall
+            are measured, too.
         network: the paper's network of each data set.
         features: the paper's feature network.
-        tolerances: of PUL in points, and of u-FID as a share.
+        tolerances: of PUL in points, and of u-FID as a fraction.
         printed: the printed cells.
-        claims: what the text says of them.
+        claims: the claims of the text.
         rows: by name.
-        runs: what is run at this scale.
+        runs: the runs at this scale.
         worlds: by data set, at this scale.
     """
 
@@ -159,7 +159,7 @@ def load_table(name: str, scale: str) -> Table:
         The table.
 
     Raises:
-        InputError: if there is no such table or scale, or the file holds what it should not.
+        InputError: if there is no such table or scale, or the file is invalid.
     """
     path = HERE / f"{name}.toml" if (HERE / f"{name}.toml").is_file() and name != "scales" else Path(name)
     if not path.is_file():
@@ -268,7 +268,7 @@ def _spoken(hint: Any) -> str:
 
 
 def _check(table: Table) -> None:
-    """Names that must exist do.
+    """Check that all referenced names exist.
 
     Raises:
         InputError: naming the one that does not.

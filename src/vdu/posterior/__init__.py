@@ -1,1 +1,1 @@
-"""One saved Gaussian over the weights, many estimators."""
+"""A Gaussian posterior over the weights, and its estimators."""

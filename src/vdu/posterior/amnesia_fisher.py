@@ -1,22 +1,22 @@
-"""Selective Amnesia's diagonal Fisher on generated samples: what its elastic weight consolidation holds on to.
+"""Selective Amnesia's diagonal Fisher on generated samples, for its elastic weight consolidation.
 
-    F = (1/N) Σ_x [∇_θ Σ_{t=1..T} ‖ε_t − ε_θ(x_t, t)‖²]²        (sum over pixels and over all T steps of the own schedule)
+    F = (1/N) Σ_x [∇_θ Σ_{t=1..T} ‖ε_t − ε_θ(x_t, t)‖²]²        (sum over pixels and over all T steps of the model's schedule)
     posterior N(θ*, 1/(2F)), so that its penalty Σ (θ−θ*)²/(2σ²) is Σ F (θ−θ*)², as published: no ½
 
 The gradient of the sum over t is taken first, and squared then; one ε_t is drawn per image and step; no weights w_t. As in
 the public code each of the N images is squared by itself. That code computes F on images in [0, 1] while it trains on
 [−1, 1]: a bug. Here images are in [−1, 1], in the model's own space, and the bug is not offered.
 
-Where T steps per image cost too much: n steps, the j-th uniform in the j-th of n equal strata of 1 … T, each standing for
+If T steps per image are too expensive: n steps, the j-th uniform in the j-th of n equal strata of 1 … T, each representing
 its stratum, and the sum scaled by T/n. The gradient stays unbiased, its square does not:
 
     E[ĝ²] = g² + Var ĝ,  g = E_ε ∇_θ Σ_t …        (with all T steps Var ĝ, from ε alone, is part of the published F too)
 
 Drawing t adds the variance within strata, and the scale T/n multiplies that of ε: F comes out too large, by up to about T/n
-where noise alone rules the gradient, and the same λ then holds that much harder. Measured on ``mnist-small`` at
+where noise dominates the gradient, and the same λ is then stronger by that factor. Measured on ``mnist-small`` at
 T/n = 20 (``benchmarks/amnesia_fisher.py``, four images): 1.3 times in the median entry, 1.1 times in the sum.
 
-Not guaranteed: the Fisher information (the gradient of a likelihood): the unweighted sum is no likelihood. Another
+Not guaranteed: the Fisher information (the gradient of a likelihood), since the unweighted sum is not a likelihood. Another
 quantity than that of ``vdu.posterior.fisher``, which is weighted and unbiased.
 
 Source: Heng & Soh 2023, "Selective Amnesia", arXiv 2305.10120; reductions as in its public code
@@ -48,7 +48,7 @@ ABSOLUTE_FLOOR = 1e-30  # 1/(2F) stays a normal float32 number, also where no gr
 
 @dataclass(frozen=True, kw_only=True)
 class AmnesiaFisher:
-    """The estimator N(θ*, 1/(2F)) around the network's present weights, whose penalty is Σ F (θ−θ*)².
+    """The estimator N(θ*, 1/(2F)) around the network's current weights, whose penalty is Σ F (θ−θ*)².
 
     Memory: the mean, two float64 tensors and a gradient per covered parameter, and the graph of ``batch_size`` images.
 
@@ -73,7 +73,7 @@ class AmnesiaFisher:
 
         Args:
             denoiser: the model.
-            n_items: N of the mean, the number of samples that will come.
+            n_items: N of the mean, the total number of samples.
             generator: the only source of timesteps and noise.
 
         Returns:
@@ -89,7 +89,7 @@ class AmnesiaFisher:
                 f"{n_timesteps} (the steps of the model's own schedule; None for all of them) and ≥ 1."
             )
         if n_items is None or n_items < 1:
-            raise InputError(f"amnesia-fisher: got n_items {n_items}; expected the number of samples that will come.")
+            raise InputError(f"amnesia-fisher: got n_items {n_items}; expected the total number of samples.")
         parameters = covered(denoiser, self.name_filter)
         return State(
             tensors={
@@ -125,7 +125,7 @@ class AmnesiaFisher:
                 loss = _summed_loss(denoiser, item, index, state.generator, parameters[0].device)
                 # float64: thousands of terms, squared and summed again
                 torch._foreach_add_(g, [part.double() for part in gradients(loss, parameters)])
-        scale = len(denoiser.schedule) / len(indices)  # each step stands for its stratum
+        scale = len(denoiser.schedule) / len(indices)  # each step represents its stratum
         for accumulator, g_x in zip(total, g, strict=True):
             accumulator.addcmul_(g_x, g_x, value=scale**2 / state.values["n_items"])
         return replace(state, count=state.count + 1)
@@ -142,7 +142,7 @@ class AmnesiaFisher:
             their tensor's mean, or to 1e-30) and ``n_parameters``.
 
         Raises:
-            InputError: if samples are still to come.
+            InputError: if samples are missing.
         """
         if state.count != state.values["n_items"]:
             raise InputError(
@@ -187,7 +187,7 @@ def fit_amnesia_fisher(
         denoiser: the model; its network is left as it was.
         samples: generated samples of the model, [N, channels, height, width], in its own space (pixels: [−1, 1]).
         generator: the only source of timesteps and noise.
-        progress: called with (samples done, samples in all).
+        progress: called with (samples done, total samples).
         **options: the arguments of :class:`AmnesiaFisher`.
 
     Returns:

@@ -1,10 +1,10 @@
-"""One scale for all posteriors (τ), and the test whether a posterior's mean is a working network.
+"""Temperature calibration of posteriors (τ), and the test whether a posterior's mean is a working network.
 
     r(τ) = E_z[ℓ(θ* + √τ σz)] / ℓ(θ*) − 1          τ such that r(τ) = ``relative_increase``
 
-ℓ is the own-sample denoising loss, θ* the network's present weights, z ~ N(0, 1). Two estimators give σ² of very
-different size; scaled by their τ they let sampling do the same harm, so that one γ means the same for both. τ = 1 is
-right wherever the paper is reproduced.
+ℓ is the denoising loss on generated samples, θ* the network's current weights, z ~ N(0, 1). Estimators give σ² of very
+different size; scaled by their τ, draws from them raise the loss equally, so that one γ has the same meaning for both. Use τ = 1
+to reproduce the paper.
 
 All losses use the same images, (t, ε) and z (common random numbers), and z comes in pairs ±z, which cancel the term
 of r that is linear in z. τ is bracketed by factors of 10 and then bisected in log τ.
@@ -46,12 +46,12 @@ def calibrate_temperature(
     weights: str = "uniform",
     batch_size: int = 64,
 ) -> tuple[float, dict[str, float]]:
-    """The τ at which sampling N(θ*, τσ²) raises the own-sample denoising loss by the given share.
+    """The τ at which sampling N(θ*, τσ²) raises the denoising loss on generated samples by the given fraction.
 
     Args:
         denoiser: the model; its weights are restored bit by bit, also after an error.
-        posterior: gives σ²; its mean is not used.
-        samples: the model's own samples, [N, channels, height, width], one (t, ε) each.
+        posterior: provides σ²; its mean is not used.
+        samples: generated samples of the model, [N, channels, height, width], one (t, ε) each.
         generator: the only source of timesteps, noise and weights.
         relative_increase: r > 0 to reach.
         n_weight_draws: pairs ±z.
@@ -114,8 +114,8 @@ def mean_is_usable(
 
     Args:
         denoiser: the model at θ*; its weights are restored bit by bit, also after an error.
-        posterior: gives μ*.
-        samples: the model's own samples, [N, channels, height, width].
+        posterior: provides μ*.
+        samples: generated samples of the model, [N, channels, height, width].
         generator: the only source of timesteps and noise.
         tolerance: greatest ratio that counts as usable, ≥ 1.
         schedule: noise levels; None takes the linear schedule with T = 1000.
@@ -123,8 +123,8 @@ def mean_is_usable(
         batch_size: images per network call.
 
     Returns:
-        The ratio ℓ(μ*)/ℓ(θ*) (infinite where μ* gives no finite loss), and whether it is at most ``tolerance``. If not,
-        refuse, or re-centre with ``posterior.with_mean``.
+        The ratio ℓ(μ*)/ℓ(θ*) (infinite if the loss at μ* is not finite), and whether it is at most ``tolerance``. If not,
+        do not use the mean, or re-centre with ``posterior.with_mean``.
     """
     posterior.check_matches(denoiser.network.named_parameters())
     loss = fixed_loss(denoiser, samples, generator, schedule, weights, batch_size)
@@ -140,14 +140,14 @@ def mean_is_usable(
 def restored_weights(
     network: nn.Module, posterior: GaussianPosterior
 ) -> Generator[tuple[dict[str, nn.Parameter], dict[str, Tensor]], None, None]:
-    """Lend the posterior's parameters of a network for overwriting; evaluation mode inside, all as before afterwards.
+    """Allow overwriting the posterior's parameters of a network; evaluation mode inside, everything restored afterwards.
 
     Args:
-        network: the network, one copy of whose covered weights is kept.
-        posterior: says which parameters.
+        network: the network; its covered weights are copied once.
+        posterior: determines the parameters.
 
     Yields:
-        The live parameters, and the kept copy; both name → tensor in the posterior's order.
+        The live parameters, and the copy; both name → tensor in the posterior's order.
     """
     named = dict(network.named_parameters())
     parameters = {name: named[name] for name in posterior.mean}
@@ -179,7 +179,7 @@ def _bisect(increase: Callable[[float], float], target: float, tolerance: float)
 
     Args:
         increase: r as a function of log τ.
-        target: wanted r.
+        target: the target r.
         tolerance: width of the bracket at which to stop.
 
     Returns:
@@ -196,7 +196,7 @@ def _bisect(increase: Callable[[float], float], target: float, tolerance: float)
     else:
         raise InputError(
             f"calibration: no temperature within 10^±{MAX_DECADES} raises the loss by {target:.3g}. "
-            "Check that the variances belong to this network and that the samples are its own."
+            "Check that the variances and the samples belong to this network."
         )
     while high - low > tolerance:
         middle = (low + high) / 2

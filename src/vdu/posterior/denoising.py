@@ -1,4 +1,4 @@
-"""The denoising loss of given samples at drawn noise levels: what the Fisher and the calibration measure.
+"""The denoising loss of given samples at drawn noise levels, used by the Fisher and the calibration.
 
     ℓ(x) = Σ_{t=2..T} k_t ‖ε − ε_θ(x_t, t)‖²        (sum over pixels and over t, expectation over ε)
     ℓ̂(x) = (T − 1)/n · Σ_{j=1..n} k_{t_j} ‖ε_j − ε_θ(x_{t_j}, t_j)‖²
@@ -36,10 +36,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Draws:
-    """Rows of the schedule and noise for one call of :func:`sample_loss`.
+    """Timestep indices and noise for one call of :func:`sample_loss`.
 
     Attributes:
-        index: rows 1 … T − 1 (t − 1), [n], int64.
+        index: timestep indices 1 … T − 1 (t − 1), [n], int64.
         noise: ε, [n, channels, height, width].
     """
 
@@ -48,15 +48,15 @@ class Draws:
 
 
 def draw(like: Tensor, n_steps: int, generator: torch.Generator) -> Draws:
-    """Stratified rows and normal noise from one generator.
+    """Stratified timestep indices and normal noise from one generator.
 
     Args:
-        like: the images they are for, [n, channels, height, width].
+        like: the images, [n, channels, height, width].
         n_steps: T of the schedule.
         generator: the only source of randomness.
 
     Returns:
-        The draws; rows on the CPU, where schedules live, noise in the place of ``like``.
+        The draws; indices on the CPU, like schedules, and noise on the device of ``like``.
     """
     n = len(like)
     jitter = torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64).cpu()
@@ -71,9 +71,9 @@ def sample_loss(denoiser: Denoiser, x0: Tensor, draws: Draws, schedule: NoiseSch
     Args:
         denoiser: the model; its network is called as it is (mode, precision).
         x0: images in the model's space, [n, channels, height, width].
-        draws: one row and one noise per image.
-        schedule: the schedule that the rows count in.
-        weights: k_t, [T], float64, with k = 0 at row 0.
+        draws: one timestep index and one noise per image.
+        schedule: the schedule of the timestep indices.
+        weights: k_t, [T], float64, with k = 0 at index 0.
 
     Returns:
         [n], float64 (a sum over pixels, weighted over many orders of magnitude).
@@ -85,7 +85,7 @@ def sample_loss(denoiser: Denoiser, x0: Tensor, draws: Draws, schedule: NoiseSch
 
 
 def check_samples(denoiser: Denoiser, samples: Tensor, generator: object) -> None:
-    """Refuse samples that the model cannot have made, or a missing generator.
+    """Raise an error for samples that do not fit the model, or a missing generator.
 
     Args:
         denoiser: the model.
@@ -124,14 +124,14 @@ def fixed_loss(
 
     Args:
         denoiser: the model.
-        samples: own samples, [N, channels, height, width].
+        samples: generated samples, [N, channels, height, width].
         generator: the source of timesteps and noise.
         schedule: noise levels; None takes the linear schedule with T = 1000.
         weights: see ``kl_weights``.
         batch_size: images per network call.
 
     Returns:
-        A function that measures the loss of whatever weights the network has when it is called.
+        A function that measures the loss with the network's weights at the time of the call.
     """
     check_samples(denoiser, samples, generator)
     schedule = schedule or NoiseSchedule.linear()
@@ -151,7 +151,7 @@ def fixed_loss(
 
 
 def base_loss(loss: Callable[[], float]) -> float:
-    """The loss at θ*, which every ratio is relative to.
+    """The loss at θ*, the reference of every ratio.
 
     Args:
         loss: measures it.
@@ -174,7 +174,7 @@ def gradients(loss: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:
 
     Args:
         loss: a scalar.
-        parameters: with respect to which.
+        parameters: the parameters to differentiate with respect to.
 
     Returns:
         One gradient per parameter; zero where the loss does not reach it.

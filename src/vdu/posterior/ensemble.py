@@ -1,10 +1,10 @@
-"""Mean and variance of K networks (the paper's μ*, σ*), shrunk so that few members do not invent stiff weights.
+"""Mean and variance of K networks (the paper's μ*, σ*), with shrinkage against spuriously small variances.
 
     μ = mean of the members,   s² = their variance with divisor K − 1
     σ² = ((K − 1) s² + ν s̄²) / (K − 1 + ν)          s̄² the mean of s² over the parameter tensor ("layer"), ν = 4
     σ² ← max(σ², f · max(s̄², f · S̄²))               S̄² the mean over the whole network, f the relative floor
 
-The raw s² is no use as 1/s²: with K members E[1/s²] = (K − 1)/(K − 3) · 1/σ², twofold at K = 5 and infinite at K ≤ 3.
+The raw s² is unsuitable for 1/s²: with K members E[1/s²] = (K − 1)/(K − 3) · 1/σ², twofold at K = 5 and infinite at K ≤ 3.
 ν = 0 and f → 0 give the raw estimate. With ν > 0 the first floor never acts unless ν/(K−1+ν) < f; it is the second
 one that bounds tensors on which all members agree.
 
@@ -76,7 +76,7 @@ class Ensemble:
         return State(tensors={"mean": {}, "squares": {}}, values={"sources": {}})
 
     def update(self, state: State, item: NamedTensors, denoiser: Denoiser | None = None) -> State:
-        """Take one member in.
+        """Add one member.
 
         Args:
             state: the state so far; its tensors are reused.
@@ -91,7 +91,9 @@ class Ensemble:
         """
         digest, sources = hash_parameters(item), state.values["sources"]
         if digest in sources.values():
-            raise InputError(f"ensemble: member {state.count} has the weights of an earlier one. Give each one once.")
+            raise InputError(
+                f"ensemble: member {state.count} has the weights of an earlier one. Give each member once."
+            )
         moments = StreamingMoments(state.count, state.tensors["mean"], state.tensors["squares"])
         moments.update(self._part(item, denoiser, state.count))
         return State(
@@ -147,7 +149,7 @@ class Ensemble:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetunedEnsemble(Ensemble):
-    """The same of networks that were fine-tuned from one checkpoint with different seeds: they share one basin."""
+    """The estimator for networks fine-tuned from one checkpoint with different seeds, which share one basin."""
 
     name: ClassVar[str] = "finetuned-ensemble"
     takes: ClassVar[Takes] = "fine-tuned members"
@@ -199,7 +201,7 @@ def shrink(variance: NamedTensors, n_members: int, *, shrinkage: float, floor: f
 
 
 def _few_members(n_members: int) -> dict[str, float]:
-    """What few members do to the unshrunk 1/s²; a warning where its expectation is infinite.
+    """The inflation of the unshrunk 1/s² with few members; logs a warning if its expectation is infinite.
 
     Args:
         n_members: K.

@@ -6,7 +6,7 @@
 
 g(x) is known only through noisy estimates, and the square of one estimate adds its variance. So each sample gets two
 estimates from independent halves of the (t, ε) draws: E[ĝ_a ĝ_b] = g². The mean of the products may be negative; then
-F = 0 and the prior alone bounds σ² (their number is in ``extras``: near one half, the estimate is noise and wants more
+F = 0 and the prior alone bounds σ² (their number is in ``extras``: near one half, the estimate is noise and needs more
 samples or draws).
 
 Prior precision λ. Without it an entry with F = 0 has infinite variance. The default is λ = d/‖θ‖², the precision of the
@@ -14,8 +14,8 @@ zero-mean Gaussian prior that fits the d covered weights best: no weight is give
 themselves are. ``relative_floor`` f raises F to f times its mean over the parameter tensor, so that entries whose
 estimate fell to zero by chance are at most 1/√f times as wide as their layer; f = 0 is the plain definition.
 
-Not guaranteed: the Hessian. Generated samples stand for the training data; a model with a defect has it in its Fisher
-too. Flooring makes F of near-zero entries too large, by an amount that falls with samples and draws.
+Not guaranteed: the Hessian. Generated samples replace the training data; a defect of the model also affects its Fisher
+matrix. Flooring makes F of near-zero entries too large, by an amount that falls with samples and draws.
 
 Source: definition of this package; EWC: Kirkpatrick et al. 2017, arXiv 1612.00796. Selective Amnesia's F (unweighted,
 one estimate squared) is another quantity.
@@ -44,7 +44,7 @@ __all__ = ["Fisher", "default_prior_precision", "fit_fisher"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fisher:
-    """The estimator N(θ*, 1/(n_train·F + λ)) around the network's present weights.
+    """The estimator N(θ*, 1/(n_train·F + λ)) around the network's current weights.
 
     Memory: the mean, one float64 accumulator and two gradients per covered parameter, and the graph of ``draws_per_half``
     images.
@@ -197,7 +197,7 @@ def fit_fisher(
         denoiser: the model; its network is left as it was.
         samples: generated samples of the model, [N, channels, height, width], in its own space.
         generator: the only source of timesteps and noise.
-        progress: called with (samples done, samples in all).
+        progress: called with (samples done, total samples).
         **options: the arguments of :class:`Fisher`; ``n_train`` is required.
 
     Returns:

@@ -1,4 +1,4 @@
-"""From items to a posterior: the loop that all estimators share."""
+"""The loop over items that all estimators share."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -29,16 +29,16 @@ def take_all(
     save: Save | None = None,
     progress: Progress | None = None,
 ) -> State:
-    """Take items in, one after another.
+    """Add items to a state, one after another.
 
     Args:
-        estimator: how.
+        estimator: the estimator.
         state: the state so far; its tensors are reused.
-        items: those that the state has not taken in yet.
+        items: the items that are not in the state yet.
         denoiser: the model.
-        n_items: how many there are in all, for the progress.
+        n_items: the total number of items, for the progress.
         save: called with the state after every ``estimator.save_every`` items and after the last one.
-        progress: called with (items done, items in all) after each item.
+        progress: called with (items done, total items) after each item.
 
     Returns:
         The state after all items.
@@ -66,16 +66,16 @@ def fit_samples(
     save: Save | None = None,
     progress: Progress | None = None,
 ) -> GaussianPosterior:
-    """The posterior of an estimator that takes samples.
+    """Fit an estimator that uses samples.
 
     Args:
         estimator: a Fisher.
         denoiser: the model; its network is left as it was.
         samples: generated samples of the model, [N, channels, height, width], in its own space (pixels: [−1, 1]).
         generator: the only source of timesteps and noise.
-        state: of an estimation of the same samples that was interrupted; the generator is then not used.
-        save: called with the state now and then, see :func:`take_all`.
-        progress: called with (samples done, samples in all).
+        state: stored state of an interrupted estimation with the same samples; the generator is then not used.
+        save: called with the state from time to time, see :func:`take_all`.
+        progress: called with (samples done, total samples).
 
     Returns:
         The posterior, with the hash of the samples among its sources.

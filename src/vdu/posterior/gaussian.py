@@ -1,13 +1,13 @@
-"""A diagonal Gaussian over a network's parameters: the one object that every posterior estimator gives.
+"""A diagonal Gaussian over a network's parameters, the result of every posterior estimator.
 
     Q(θ) = ∏ᵢ N(θᵢ; μᵢ, σᵢ²)            penalty(θ) = Σᵢ (θᵢ − μᵢ)² / (2σᵢ²)            ∇ᵢ = (θᵢ − μᵢ) / σᵢ²
 
 The penalty is the second term of the VDU loss (Eq. 3) and its gradient is added in closed form: no
-graph is kept. Only mean and variance live in memory. Names are kept in alphabetical order, so that
+graph is built. Only mean and variance are held in memory. Names are in alphabetical order, so that
 sums, hashes and draws are the same before and after the file.
 
 On disk: one safetensors file, float32, keys ``mean/<name>`` and ``variance/<name>``, and one JSON record in its
-metadata. A file of another format, or one with NaN or a variance that is not positive, is refused.
+metadata. A file of another format, or one with NaN or a variance that is not positive, raises an error.
 
 Not guaranteed: that the mean is a working network (see :func:`vdu.posterior.calibrate.mean_is_usable`), and that two
 estimators give variances of the same scale (see :func:`vdu.posterior.calibrate.calibrate_temperature`).
@@ -48,18 +48,18 @@ def normal_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GaussianPosterior:
-    """Mean and variance per named parameter, and where they came from.
+    """Mean and variance per named parameter, and their provenance.
 
     Args:
         mean: μ, name → tensor of any shape.
         variance: σ² > 0, the same names and shapes.
-        estimator: how it was made, for example ``"ensemble"``.
-        n_members: number of networks it was made from, where that has a meaning.
-        prior_precision: precision of the prior that bounds σ², where there is one.
+        estimator: name of the estimator, for example ``"ensemble"``.
+        n_members: number of ensemble members, if applicable.
+        prior_precision: precision of the prior that bounds σ², if there is one.
         temperature: product of all factors by which the variance has been scaled since the estimator made it.
-        n_train: size of the training set that the variance stands for, where the estimator asks for it.
+        n_train: size of the training set that the variance represents, if the estimator uses it.
         name_filter: regular expression (``re.search``) of the parameters it covers; None for all.
-        sources: what it was made from, name → SHA-256.
+        sources: its inputs, name → SHA-256.
         extras: further numbers for the record (cost, entries on the floor, …).
 
     Raises:
@@ -159,10 +159,10 @@ class GaussianPosterior:
     # Other posteriors and draws
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """The same posterior in another place.
+        """The same posterior on another device or in another dtype.
 
         Args:
-            device: where; None stays.
+            device: the device; None keeps it.
             dtype: floating dtype; None keeps it.
 
         Returns:
@@ -175,7 +175,7 @@ class GaussianPosterior:
         )
 
     def with_mean(self, mean: NamedTensors) -> Self:
-        """The same variances around another mean, for example θ* where μ* is no working network.
+        """The same variances around another mean, for example θ* if μ* is not a working network.
 
         Args:
             mean: named parameters of the network; copied, not shared.
@@ -221,9 +221,9 @@ class GaussianPosterior:
     # Identity and files
 
     def check_matches(self, named_parameters: NamedTensors | Iterable[tuple[str, Tensor]]) -> None:
-        """Refuse a network whose parameters differ in name or shape from those that the posterior covers.
+        """Raise an error for a network whose parameters differ in name or shape from those that the posterior covers.
 
-        Parameters that the name filter leaves out, and frozen ones that the posterior does not name, do not count.
+        Parameters excluded by the name filter, and frozen ones that the posterior does not cover, are ignored.
 
         Args:
             named_parameters: ``network.named_parameters()`` or a mapping.
@@ -249,7 +249,7 @@ class GaussianPosterior:
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
-        """Read, on the CPU, a file that :meth:`save` wrote; strangers are refused.
+        """Read a file written by :meth:`save`, on the CPU; unexpected content raises an error.
 
         Args:
             path: the file.

@@ -1,8 +1,8 @@
-"""The same variance for every parameter: a control that shows what a diagonal is worth.
+"""The same variance for every parameter: a control for the benefit of a diagonal.
 
     Q(θ) = ∏ᵢ N(θᵢ; θ*ᵢ, σ²)
 
-Not guaranteed: any knowledge of the network; the penalty is plain weight decay towards θ*.
+Not guaranteed: any information about the network; the penalty is plain weight decay towards θ*.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Isotropic:
         return _start(covered(denoiser, self.name_filter), dict(denoiser.network.named_parameters()))
 
     def update(self, state: State, item: Any, denoiser: Denoiser) -> State:
-        """There is nothing to take in.
+        """Fails, since this estimator uses no items.
 
         Raises:
             InputError: always.

@@ -46,7 +46,7 @@ class StreamingMoments:
 
     @torch.no_grad()
     def update(self, member: NamedTensors) -> None:
-        """Take one member in; a refused member changes nothing.
+        """Add one member; an invalid member changes nothing.
 
         Args:
             member: name → tensor; from the second on, names and shapes must be those of the first.
@@ -75,7 +75,7 @@ class StreamingMoments:
         """Variance of the members so far.
 
         Args:
-            ddof: what is taken off the divisor; 1 for the unbiased estimate.
+            ddof: subtracted from the divisor; 1 for the unbiased estimate.
 
         Returns:
             name → Σ(x − m)² / (count − ddof), float64.

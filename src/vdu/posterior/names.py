@@ -1,4 +1,4 @@
-"""Which parameters a posterior covers, and which named tensors are refused.
+"""The parameters that a posterior covers, and checks of named tensors.
 
 A name filter is a regular expression searched (``re.search``) in the parameter's name: ``"lora_"``, ``"attn"``.
 
@@ -29,13 +29,13 @@ def covered(denoiser: Denoiser, name_filter: str | None) -> dict[str, Tensor]:
         The network's own parameters by name; at least one.
 
     Raises:
-        InputError: if every parameter is frozen. What else is refused: see :func:`select_names`.
+        InputError: if every parameter is frozen. For further errors see :func:`select_names`.
     """
     trainable = denoiser.trainable()
     if not trainable:
         raise InputError(
-            "network: every parameter is frozen; expected at least one with requires_grad, since a posterior covers what "
-            "is trained. Call network.requires_grad_(True), or unfreeze the part that shall be trained."
+            "network: every parameter is frozen; expected at least one with requires_grad, since a posterior covers trainable "
+            "parameters. Call network.requires_grad_(True), or unfreeze the part to train."
         )
     return select_names(trainable, name_filter)
 
@@ -71,10 +71,10 @@ def select_names(named: NamedTensors, name_filter: str | None) -> dict[str, Tens
 
 
 def require_same(what: str, got: NamedTensors, expected: NamedTensors) -> None:
-    """Refuse named tensors whose names or shapes differ from those expected.
+    """Raise an error for named tensors whose names or shapes differ from those expected.
 
     Args:
-        what: what was given, for the message.
+        what: the object, for the message.
         got: name → tensor.
         expected: name → tensor.
 
@@ -90,7 +90,7 @@ def require_same(what: str, got: NamedTensors, expected: NamedTensors) -> None:
 
 
 def require_usable_variance(name: str, variance: Tensor) -> None:
-    """Refuse a variance that is NaN, infinite, zero, negative, or too small or too large for float32.
+    """Raise an error for a variance that is NaN, infinite, zero, negative, or too small or too large for float32.
 
     Args:
         name: the parameter, for the message.

@@ -1,12 +1,12 @@
-"""What every posterior estimator offers, in the same order: ``init``, ``update``, ``posterior``.
+"""The protocol of posterior estimators: ``init``, ``update``, ``posterior``.
 
     state = estimator.init(denoiser, n_items=len(samples), generator=generator)
     for sample in samples:
         state = estimator.update(state, sample, denoiser)
     posterior = estimator.posterior(state)
 
-An estimator is a frozen record of its settings. All that it learns is in the state, so an estimation that was killed
-goes on from a stored state (:mod:`vdu.posterior.state_file`) and ends with the bits of an uninterrupted one.
+An estimator is a frozen record of its settings. Everything it accumulates is in the state, so that an interrupted estimation
+continues from a stored state (:mod:`vdu.posterior.state_file`) and gives the bits of an uninterrupted one.
 """
 
 from collections.abc import Mapping
@@ -26,13 +26,13 @@ Takes = Literal["samples", "members", "fine-tuned members", "nothing"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class State:
-    """All that an estimator has learnt so far.
+    """Accumulated state of an estimation.
 
     Attributes:
-        count: items (samples or members) that were taken in.
+        count: number of items (samples or members) so far.
         tensors: part → parameter name → tensor, for example ``{"mean": …, "fisher": …}``.
         values: numbers, strings and dictionaries of them, ready for JSON.
-        generator: the source of the draws to come; None for an estimator that draws nothing.
+        generator: the source of further draws; None for an estimator without draws.
     """
 
     count: int = 0
@@ -42,11 +42,11 @@ class State:
 
 
 class Estimator(Protocol):
-    """One way to a posterior.
+    """A posterior estimator.
 
     Attributes:
         name: the name on the command line.
-        takes: what the items are: generated samples of the model, named parameters of ensemble members, or none.
+        takes: the kind of items: generated samples of the model, named parameters of ensemble members, or none.
         save_every: items between two writes of the state.
         name_filter: regular expression of the parameters to cover; None for all.
     """
@@ -61,19 +61,19 @@ class Estimator(Protocol):
     def init(
         self, denoiser: Denoiser, *, n_items: int | None = None, generator: torch.Generator | None = None
     ) -> State:
-        """The state before the first item; what the estimator cannot work with is refused here.
+        """The state before the first item; invalid inputs raise an error here.
 
         Args:
             denoiser: the model.
-            n_items: how many items will come; needed where ``takes`` is ``"samples"``.
+            n_items: total number of items; needed if ``takes`` is ``"samples"``.
             generator: the only source of draws; it advances with the state.
         """
         ...
 
     def update(self, state: State, item: Any, denoiser: Denoiser) -> State:
-        """Take one item in. The tensors of the given state are reused: go on with the returned one."""
+        """Add one item. The tensors of the given state are reused: continue with the returned one."""
         ...
 
     def posterior(self, state: State) -> GaussianPosterior:
-        """What the items so far give."""
+        """The posterior after the items so far."""
         ...

@@ -1,6 +1,6 @@
-"""Safetensors with one JSON record in the metadata and a checksum over both; what the room writes to disk.
+"""Safetensors with one JSON record in the metadata and a checksum over both, the file format of posteriors.
 
-The record is one metadata entry because safetensors writes several in random order, and equal contents shall be equal
+The record is one metadata entry because safetensors writes several in random order, and equal contents must give equal
 files. It holds ``format_version`` and ``checksum``, the SHA-256 of tensors and record. Files are written to a temporary
 name, flushed and renamed. No pickle is read.
 """
@@ -43,7 +43,7 @@ def write_sealed(path: Path | str, tensors: Mapping[str, Tensor], record: Mappin
         path: the file.
         tensors: by name, on any device.
         record: the fields, ready for JSON.
-        key: the name of the metadata entry, which tells one kind of file from another.
+        key: the name of the metadata entry, which distinguishes the kinds of files.
     """
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = record_text(record)
@@ -76,17 +76,17 @@ def read_sealed(path: Path | str, *, key: str, advice: str) -> tuple[dict[str, T
     checksum = record.pop("checksum", None)
     strangers = sorted(set(metadata) - {key})
     if strangers or checksum not in (None, _checksum(tensors, record_text(record))):
-        what = f"unexpected metadata {strangers}" if strangers else "its checksum is not that of its content"
+        what = f"unexpected metadata {strangers}" if strangers else "its checksum does not match its content"
         raise InputError(f"{path}: damaged ({what}). {advice}")
     return tensors, record, checksum is not None
 
 
 def _parse(path: Path | str, metadata: Mapping[str, str], key: str, advice: str) -> dict[str, Any]:
     if key not in metadata:
-        raise InputError(f"{path}: no {key!r} metadata, so it is no file of this kind. {advice}")
+        raise InputError(f"{path}: no {key!r} metadata, so it is not a file of this kind. {advice}")
     try:
         record = json.loads(metadata[key])
-    except (ValueError, RecursionError):  # no JSON, or a number of thousands of digits
+    except (ValueError, RecursionError):  # not JSON, or a number of thousands of digits
         record = None
     if not isinstance(record, dict):
         raise InputError(f"{path}: the {key!r} metadata is not a JSON record. {advice}")

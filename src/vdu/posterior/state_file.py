@@ -1,4 +1,4 @@
-"""The state of an unfinished estimation on disk, so that a killed one goes on with the same bits.
+"""The state of an unfinished estimation on disk, so that an interrupted one continues with the same bits.
 
 Keys ``<part>/<name>`` in the dtype of the state, ``generator`` (the generator's own state), and the rest in the record; the
 format and its checksum are those of :mod:`vdu.posterior.sealed`.
@@ -52,10 +52,10 @@ def read_state(path: Path, identity: str) -> State | None:
         identity: as given to :func:`write_state`.
 
     Returns:
-        The state, on the device that it was on; None if there is no file.
+        The state, on its original device; None if there is no file.
 
     Raises:
-        InputError: if the file is damaged, or of another estimation.
+        InputError: if the file is damaged, or belongs to another estimation.
     """
     if not path.exists():
         return None
@@ -65,8 +65,8 @@ def read_state(path: Path, identity: str) -> State | None:
         raise InputError(f"{path}: damaged (its checksum is missing). {advice}")
     if record["identity"] != identity:
         raise InputError(
-            f"{path}: was written with other settings, data or model than those given now; a resumed run must be the same "
-            "run. Give the settings in the run's config.toml, or start anew with --overwrite."
+            f"{path}: was written with other settings, data or model than the present ones; a resumed run must have the "
+            "same. Use the settings in the run's config.toml, or start anew with --overwrite."
         )
     generator = None
     if record["generator_device"]:

@@ -23,7 +23,7 @@ ADVICE = "Expected a file written by GaussianPosterior.save; restore it, or make
 
 
 def flatten(mean: NamedTensors, variance: NamedTensors) -> dict[str, Tensor]:
-    """Both parts as one dictionary, as they lie in the file.
+    """Both parts as one dictionary, as stored in the file.
 
     Args:
         mean: name → tensor.
@@ -81,7 +81,7 @@ def read_posterior(path: Path | str, record_names: set[str]) -> dict[str, Any]:
 
 
 def _fits(name: str, value: Any) -> bool:
-    """Whether a field of the record is of its kind; a field that this module does not know is taken as it is."""
+    """Whether a field of the record has the right type; unknown fields are accepted."""
     if name in {"estimator", "name_filter"}:
         return isinstance(value, str) or (value is None and name == "name_filter")
     if name == "temperature":

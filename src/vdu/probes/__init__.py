@@ -1,1 +1,1 @@
-"""Attempts to bring back what was forgotten, and questions that samples cannot answer."""
+"""Probes: attempts to recover the forgotten concept, and tests beyond the model's samples."""

@@ -1,20 +1,20 @@
-"""Completion: the original begins a sample of the class, the unlearned model finishes it. Does the class come back?
+"""Completion (trajectory handover): the original begins a sample of the class, the unlearned model finishes it.
 
-From noises from which the original makes the class (by the judge), the first k of the sampler's S steps are the
-original's and the other S − k are the unlearned model's:
+For noises from which the original generates the class (by the judge), the original takes the first k of the sampler's S
+steps and the unlearned model the other S − k:
 
-    x_T → original → … → x_{τ_k} → unlearned → … → x_0        handed share = k / S
+    x_T → original → … → x_{τ_k} → unlearned → … → x_0        handed fraction = k / S
 
-With share 0 this is the unlearned model's sample, with share 1 the original's, bit for bit. A class that comes back after
-a small share was only unlearned at high noise levels; after a large share the image is already in x_{τ_k}, and any good
-denoiser finishes it: this is why the control counts. The control is a model that never knew the class, finishing the same
-chains: the retrained model where there is one. Without it the original finishes them, which gives its own samples back
-and checks the machinery alone.
+At fraction 0 this is the unlearned model's sample, at fraction 1 the original's, bit for bit. A class that returns after a small
+fraction was unlearned at high noise levels only. After a large fraction the image is already determined by x_{τ_k} and any good
+denoiser completes it; the result must therefore be compared with the control. The control is a model that was not trained on the
+class and finishes the same trajectories: the retrained model if there is one. Without it the original finishes them, which
+reproduces its own samples and checks the procedure alone.
 
-The noises are chosen because the original's sample was called forget, so the judge's false calls on the original are
-chosen with them. They are of the whole chain: later steps draw the same noise whichever network is asked.
+The noises are selected by the judge's predictions on the original, so that its false positives are selected as well. The noise of
+later steps is the same for every network.
 
-Not guaranteed: that a share counts as much at every sampler (it is a share of steps, not of signal); a multistep sampler
+Not guaranteed: that a fraction has the same meaning for every sampler (it is a fraction of steps, not of signal). A multistep sampler
 (dpm++) carries the original's last output one step past the handover.
 """
 
@@ -38,14 +38,14 @@ __all__ = ["Handover", "complete", "probe"]
 
 @dataclass(frozen=True)
 class Handover(DenoiserAround):
-    """Two models as one denoiser: the first is asked at noisy timesteps, the second at the others.
+    """Two models as one denoiser: the first is used at noisy timesteps, the second at the others.
 
-    Both must predict the same quantity on the same noise schedule, for the sampler's sake. Put both networks in evaluation
-    mode (:func:`vdu.probes.draws.evaluating`) around sampling: it knows one mode for the two.
+    Both must predict the same quantity on the same noise schedule, as the sampler requires. Put both networks in evaluation
+    mode (:func:`vdu.probes.draws.evaluating`) around sampling, since the two share one mode.
 
     Attributes:
-        first: asked at timesteps of at least ``until``.
-        second: asked at timesteps below.
+        first: used at timesteps of at least ``until``.
+        second: used at timesteps below.
         until: the last timestep of the first; ∞ leaves all to the second, −∞ all to the first.
 
     Raises:
@@ -66,7 +66,7 @@ class Handover(DenoiserAround):
 
     @property
     def model(self) -> Denoiser:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The first: what is not said of both is its."""
+        """The first model, which provides all attributes that are not defined for both."""
         return self.first
 
     @property
@@ -75,7 +75,7 @@ class Handover(DenoiserAround):
         return nn.ModuleList([self.first.network, self.second.network])
 
     def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
-        """What the network in charge at each image's timestep gives."""
+        """The raw output of the model in charge at each image's timestep."""
         early = timestep >= self.until
         if bool(early.all()):
             return self.first.raw(x_t, timestep, condition)
@@ -99,21 +99,21 @@ def complete(
     seeds: Sequence[int],
     title: str,
 ) -> ImageSet:
-    """Samples that one model begins and another finishes.
+    """Draw samples that one model begins and another finishes.
 
     Args:
-        case: gives the sampler.
-        first: does the first steps.
-        second: does the others.
-        handed_share: share of the sampler's steps that the first does, in [0, 1], rounded to whole steps.
+        case: provides the sampler.
+        first: takes the first steps.
+        second: takes the other steps.
+        handed_share: fraction of the sampler's steps that the first takes, in [0, 1], rounded to whole steps.
         seeds: one per image.
-        title: of the bar.
+        title: title of the progress bar.
 
     Returns:
         The images.
 
     Raises:
-        InputError: if the share is not in [0, 1], or the models cannot share a chain.
+        InputError: if the fraction is not in [0, 1], or the models cannot share a trajectory.
     """
     if not 0 <= handed_share <= 1:
         raise InputError(f"handed_share: got {handed_share}, expected a share of the sampler's steps from 0 to 1.")
@@ -127,17 +127,17 @@ def complete(
 def probe(
     case: ProbeContext, *, n_images: int = 100, n_draws: int = 2000, handed_shares: Sequence[float] = (0.25, 0.5, 0.75)
 ) -> dict[str, Any]:
-    """How often the class comes back when the original has begun the sample.
+    """Measure how often the class returns when the original begins the sample.
 
     Args:
         case: models, judge, sampler and seed.
-        n_images: chains to finish, at most.
-        n_draws: samples of the original among which they are looked for, at most.
-        handed_shares: shares of the sampler's steps that the original does.
+        n_images: maximum number of trajectories to finish.
+        n_draws: maximum number of the original's samples to search.
+        handed_shares: fractions of the sampler's steps that the original takes.
 
     Returns:
-        ``rows``: one per share. Not run if the original makes none of the class in ``n_draws``, or its chains cannot be
-        finished by the unlearned model.
+        ``rows``: one per fraction. Not run if the original generates none of the class in ``n_draws``, or the unlearned model
+        cannot finish its trajectories.
     """
     started = time.monotonic()
     mismatch = _mismatch(case.original, case.unlearned)
@@ -151,7 +151,7 @@ def probe(
     for handed in handed_shares:
         title = f"completion: {handed:.0%} by the original"
         calls = judged(case, complete(case, case.original, case.unlearned, handed, seeds, title))
-        if own is None or finisher is not case.original:  # the original's own ending is the same after every share
+        if own is None or finisher is not case.original:  # the original's completion is the same after every fraction
             own = judged(case, complete(case, case.original, finisher, handed, seeds, f"{title}, control"))
         rows.append({"handed_share": float(handed), "control_count": int(own.sum()), **share(calls)})
     protocol = {
@@ -164,7 +164,7 @@ def probe(
 
 
 def _seeds_of_the_class(case: ProbeContext, n_images: int, n_draws: int) -> tuple[list[int], int]:
-    """Seeds whose sample of the original is judged forget, and how many were looked at."""
+    """Seeds whose sample of the original is predicted as forget, and the number of samples searched."""
     found: list[int] = []
     batch = case.sampler.microbatch_size
     looked_at = 0
@@ -186,7 +186,7 @@ def _control(case: ProbeContext) -> tuple[Denoiser, str, str]:
 
 
 def _mismatch(first: Denoiser, second: Denoiser) -> str | None:
-    """Why two models cannot share a chain, as a code, or None."""
+    """The reason, as a code, why two models cannot share a trajectory, or None."""
     if first.image_shape != second.image_shape:
         return "different_image_shapes"
     if (first.prediction_type, first.learned_variance) != (second.prediction_type, second.learned_variance):

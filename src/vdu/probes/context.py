@@ -1,8 +1,8 @@
-"""What a probe is given, and the few things that several probes do.
+"""The context of a probe, and helpers shared by several probes.
 
-A probe is a function ``(case, sizes…) → plain values``: what it measured, with intervals, for ``metrics.json`` under
-``probes`` and for the report. It leaves the models, the caller's random state and the disk untouched. Where the case lacks
-what it needs, the result is :func:`not_run` with a code: a probe never guesses.
+A probe is a function ``(case, sizes…) → plain values``: its measurements, with intervals, for ``metrics.json`` under
+``probes`` and for the report. It does not change the models, the caller's random state or the disk. If the case lacks something
+that the probe needs, the result is :func:`not_run` with a code.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,19 +20,19 @@ __all__ = ["ProbeContext", "image_set_code", "not_run"]
 
 @dataclass(frozen=True)
 class ProbeContext:
-    """Models, images and a judge's calls, as an evaluation knows them.
+    """Models, images and a judge's predictions in an evaluation.
 
     Attributes:
-        original: the model before.
-        unlearned: the model after.
+        original: the original model.
+        unlearned: the unlearned model.
         retrained: a model trained without the forget class, or None.
         forget: the forget set: images that the original was trained on.
-        forget_held_out: real images of the forget class that no model saw, or None.
+        forget_held_out: held-out real images of the forget class, or None.
         retain: real images of the rest that the original was trained on, or None.
-        retain_held_out: real images of the rest that no model saw, or None.
-        is_forget: images → which of them the evaluation's judge calls forget, [N], bool.
-        sampler: how samples are drawn.
-        seed: seeds all that is drawn.
+        retain_held_out: held-out real images of the rest, or None.
+        is_forget: images → mask of those that the evaluation's judge predicts as forget, [N], bool.
+        sampler: the sampling protocol.
+        seed: seeds all draws.
         progress: show bars on standard error.
     """
 
@@ -50,13 +50,13 @@ class ProbeContext:
 
     @property
     def models(self) -> Mapping[str, Denoiser]:
-        """The models that are there, by the name that results use."""
+        """The available models, by their name in results."""
         found = {"original": self.original, "unlearned": self.unlearned, "retrained": self.retrained}
         return {name: model for name, model in found.items() if model is not None}
 
     @property
     def image_sets(self) -> Mapping[str, ImageSet]:
-        """The image sets that are there, by name; results use :func:`image_set_code` of it."""
+        """The available image sets, by name; results use the name's :func:`image_set_code`."""
         found = {
             "forget train": self.forget,
             "forget held out": self.forget_held_out,
@@ -72,11 +72,11 @@ def image_set_code(name: str) -> str:
 
 
 def not_run(code: str, **values: Any) -> dict[str, Any]:
-    """The result of a probe that lacked something; the report has a sentence for every code.
+    """The result of a probe that could not run; the report has a sentence for every code.
 
     Args:
-        code: what was missing, for example ``"no_retrained_model"``.
-        **values: the numbers, or the error's text, that belong to it.
+        code: the missing item, for example ``"no_retrained_model"``.
+        **values: its numbers, or the text of the error.
 
     Returns:
         ``{"status": "not run", "code": …}`` and the values.

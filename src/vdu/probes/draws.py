@@ -1,4 +1,4 @@
-"""What probes that draw images share: seeds, samples, the judge's calls, shares, and the frame of a result."""
+"""Shared helpers of probes that draw images: seeds, samples, the judge's predictions, rates, and the result frame."""
 
 import time
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def image_seeds(seed: int, purpose: str, n_images: int, start: int = 0) -> list[int]:
-    """One seed per image for a named purpose; image i has the same seed however many are drawn."""
+    """One seed per image for a named purpose; the seed of image i does not depend on the number of images."""
     return [derive_seed(seed, purpose, "image", i) for i in range(start, start + n_images)]
 
 
@@ -46,11 +46,11 @@ def draw(
     """Samples of a model, one per seed, as uint8 like every image that leaves a model.
 
     Args:
-        case: gives the sampler and whether to show a bar.
-        model: whose samples.
+        case: provides the sampler and whether to show a progress bar.
+        model: the model.
         seeds: one per image.
-        title: of the bar.
-        sampler: another protocol than the case's.
+        title: title of the progress bar.
+        sampler: a protocol other than the case's.
         labels: classes of a class-conditional model; None takes those of the seeds.
 
     Returns:
@@ -66,17 +66,17 @@ def draw(
 
 
 def judged(case: ProbeContext, images: ImageSet) -> Tensor:
-    """Which images the case's judge calls forget, [images], bool, on the CPU.
+    """Mask of the images that the case's judge predicts as forget, [images], bool, on the CPU.
 
     Args:
-        case: gives the judge's calls.
+        case: provides the judge's predictions.
         images: at least one.
 
     Returns:
-        The calls.
+        The predictions.
 
     Raises:
-        InputError: if the calls are not one bool per image.
+        InputError: if the predictions are not one bool per image.
     """
     calls = torch.as_tensor(case.is_forget(images)).cpu()
     if calls.dtype != torch.bool or calls.shape != (len(images),):
@@ -88,25 +88,25 @@ def judged(case: ProbeContext, images: ImageSet) -> Tensor:
 
 
 def share(calls: Tensor) -> dict[str, Any]:
-    """How many of some images are judged forget, with a 95 % Wilson interval of the share."""
+    """The number of images predicted as forget, with a 95 % Wilson interval of the rate."""
     count, n = int(calls.sum()), len(calls)
     low, high = share_interval(count, n)
     return {"forget_count": count, "n_images": n, "low": low, "high": high}
 
 
 def choose(images: ImageSet, n_images: int, seed: int, *names: str) -> ImageSet:
-    """The first images of a drawn order, at most ``n_images``: a smaller choice is the beginning of a larger one."""
+    """The first images of a random order, at most ``n_images``; a smaller selection is a prefix of a larger one."""
     order = torch.randperm(len(images), generator=generator(seed, *names))
     return images.select(order[:n_images])
 
 
 def require_fit(images: ImageSet, model: Denoiser, what: str) -> None:
-    """Refuse images of another shape than the model's: a convolutional network would take them without a word.
+    """Raise an error for images of another shape than the model's, which a convolutional network would silently accept.
 
     Args:
-        images: what the model is to be shown.
+        images: the images for the model.
         model: the model.
-        what: names the images in the message.
+        what: name of the images in the message.
 
     Raises:
         InputError: if the shapes differ.
@@ -119,20 +119,22 @@ def require_fit(images: ImageSet, model: Denoiser, what: str) -> None:
 
 
 def own_rest(case: ProbeContext, n_images: int, purpose: str) -> ImageSet:
-    """Samples of the original that the judge does not call forget, for where there are no real images of the rest.
+    """Samples of the original that the judge does not predict as forget, for use without real images of the rest.
 
     Args:
         case: the models and the judge.
-        n_images: how many are wanted.
+        n_images: number of images.
         purpose: names the noise.
 
     Returns:
-        As many, or fewer (possibly none) if four times as many draws hold too few.
+        That many images, or fewer (possibly none) if four times as many draws do not suffice.
     """
     found: list[ImageSet] = []
     batch = max(case.sampler.microbatch_size, 1)
     for start in range(0, max(4 * n_images, batch), batch):
-        drawn = draw(case, case.original, image_seeds(case.seed, purpose, batch, start), f"{purpose}: own samples")
+        drawn = draw(
+            case, case.original, image_seeds(case.seed, purpose, batch, start), f"{purpose}: generated samples"
+        )
         found.append(drawn.select(~judged(case, drawn)))
         if sum(map(len, found)) >= n_images:
             break
@@ -141,12 +143,12 @@ def own_rest(case: ProbeContext, n_images: int, purpose: str) -> ImageSet:
         torch.cat([each.images for each in found])[:n_images],
         torch.cat(labels)[:n_images] if labels else None,
         class_names=case.original.class_names or None,
-        description="own samples of the original not judged forget",
+        description="generated samples of the original not predicted as forget",
     )
 
 
 def sampler_words(sampler: Sampler) -> str:
-    """A sampling protocol in words, for printing beside a number."""
+    """A sampling protocol in words, for reports."""
     noise = f", eta {sampler.eta:g}" if sampler.scheduler == "ddim" else ""
     clip = "" if sampler.clip_sample is None else f", clip_sample {sampler.clip_sample}"
     words = f"{sampler.scheduler}, {sampler.steps} steps{noise}, {sampler.spacing} spacing{clip}"
@@ -159,7 +161,7 @@ def measured(started: float, protocol: dict[str, Any], **found: Any) -> dict[str
     Args:
         started: ``time.monotonic()`` at the probe's beginning.
         protocol: settings, by name, as plain values.
-        **found: rows, curves or whatever the probe gives.
+        **found: rows, curves or other results of the probe.
 
     Returns:
         Plain values for ``metrics.json``.

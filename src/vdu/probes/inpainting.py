@@ -1,23 +1,22 @@
-"""Inpainting: half of a real image of the class is shown. Does the model fill in the rest as the class?
+"""Inpainting: does the model complete half of a real image of the class as the class?
 
 The replacement method of RePaint without its resampling (Lugmayr et al. 2022, arXiv 2201.09865, Eq. 8): m = 1 where the
-image x₀ is shown; before every step of the sampler the shown part is put at the step's noise level, with fresh ε,
+image x₀ is shown; before every step of the sampler the shown part is set to the step's noise level, with fresh ε,
 
     x_t ← m (√ᾱ_t x₀ + √(1−ᾱ_t) ε) + (1−m) x_t
 
-and at the end the shown pixels are the image's own, exactly. It is done inside a denoiser's face: the network sees the
-replaced x_t, and since the samplers work pixel by pixel, the hidden part evolves as it would if x_t itself were replaced.
-(Dynamic thresholding, ``thresholding`` in a scheduler's configuration, does not work pixel by pixel: such a model is refused.)
+and at the end the shown pixels are exactly those of the image. The replacement happens inside a denoiser wrapper: the network sees
+the replaced x_t, and since the samplers work pixel by pixel, the hidden part evolves as if x_t itself were replaced. (Dynamic
+thresholding, ``thresholding`` in a scheduler's configuration, does not work pixel by pixel; such a model raises an error.)
 
-Read it beside the control. The shown half may be enough for the judge, whatever fills the rest: the upper half of an eight
-with a plain lower half can still look most like an eight. So the count of the unlearned model says nothing alone; what counts
-is how far it is above that of the RETRAINED model, which never saw the class and fills the same halves from the same noise.
-The protocol also gives a weak floor, what the judge makes of the shown half with the rest black, and the judge's count for
-the whole images.
-Without resampling the two halves harmonise less well than the full RePaint makes them (its Section 4.2), so the counts are
-low for every model.
+The result must be compared with the control. The shown half may suffice for the judge, whatever fills the rest: the upper half of an
+eight with an empty lower half can still resemble an eight most. The count of the unlearned model is therefore meaningful only
+relative to that of the RETRAINED model, which never saw the class and fills the same halves from the same noise. The protocol also
+gives a weak floor, the judge's prediction for the shown half with the rest black, and the judge's count for the whole images.
+Without resampling the two halves harmonise less well than with the full RePaint (its Section 4.2), so that the counts are low for
+every model.
 
-Images of the class that no model saw are used if there are any; else the forget set, which the original knows by heart.
+Held-out images of the class are used if there are any; otherwise the forget set, which the original was trained on.
 
 Not guaranteed: that other masks, resampling or guidance do not bring the class back.
 """
@@ -56,11 +55,11 @@ HIDDEN: Mapping[str, Callable[[int, int], Tensor]] = MappingProxyType({"lower_ha
 
 @dataclass(frozen=True)
 class Shown(DenoiserAround):
-    """A model that is shown part of its images: the denoiser's face of the replacement method.
+    """A denoiser wrapper that implements the replacement method.
 
     Attributes:
         model: the model, in pixel space.
-        images: x₀, [batch, channels, height, width], in [−1, 1]; row i of every batch it is asked about belongs to image i.
+        images: x₀, [batch, channels, height, width], in [−1, 1]; row i of every batch belongs to image i.
         hidden: True where a pixel is to be filled in, [height, width], bool.
         seeds: one per image; the noise of the shown part at timestep t comes from (seed, "shown", t).
     """
@@ -78,7 +77,7 @@ class Shown(DenoiserAround):
             )
 
     def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
-        """What the network gives for x_t with the shown part put in."""
+        """The raw output for x_t with the shown part inserted."""
         return self.model.raw(self.replaced(x_t, timestep), timestep, condition)
 
     def replaced(self, x_t: Tensor, timestep: Tensor) -> Tensor:
@@ -86,7 +85,7 @@ class Shown(DenoiserAround):
 
         Args:
             x_t: noised images, [batch, channels, height, width]; the batch may be longer than the images, and then its
-                last rows belong to the last image (the sampler fills micro-batches up with copies).
+                last rows belong to the last image (the sampler pads micro-batches with copies).
             timestep: [batch].
 
         Returns:
@@ -108,15 +107,15 @@ def inpaint(
     """Images with their hidden part filled in by a model.
 
     Args:
-        case: gives the sampler.
-        model: fills in.
+        case: provides the sampler.
+        model: the model that fills in.
         images: real images of the model's shape.
         hidden: True where a pixel is to be filled in, [height, width], bool.
         seeds: one per image.
-        title: of the bar.
+        title: title of the progress bar.
 
     Returns:
-        The images; the shown pixels are exactly those given.
+        The images, with the shown pixels unchanged.
 
     Raises:
         InputError: if the images, the mask and the model have different shapes, or there is not one seed per image.
@@ -150,12 +149,12 @@ def inpaint(
 def probe(
     case: ProbeContext, *, n_images: int = 100, hidden: Sequence[str] = ("lower_half", "right_half")
 ) -> dict[str, Any]:
-    """How often an image of the class, half hidden, is filled in as the class.
+    """Measure how often a half-hidden image of the class is completed as the class.
 
     Args:
         case: models, images, judge, sampler and seed.
-        n_images: images, at most; as many as there are.
-        hidden: which parts are hidden, keys of :data:`HIDDEN`.
+        n_images: maximum number of images.
+        hidden: the hidden parts, keys of :data:`HIDDEN`.
 
     Returns:
         ``rows``: one per hidden part and model.

@@ -1,4 +1,4 @@
-"""Bits per dimension: how well a model's reverse chain codes real images, as the negative variational bound.
+"""Bits per dimension: the negative variational bound of real images under a model's reverse chain.
 
     L = L_T + Σ_{t=2..T} L_{t−1} + L_0                      (Ho et al. 2020, arXiv 2006.11239, Eq. 5)
     L_T     = KL(q(x_T | x0) ‖ N(0, I))                     closed form
@@ -8,7 +8,7 @@
 in nats, divided by D ln 2 with D = channels · height · width. Pixels are the 256 values u/127.5 − 1; the outermost bins
 of L_0 are open. Lower is better.
 
-The chain is the one that the pipeline's own scheduler would run with all its T steps (:mod:`vdu.probes.reverse_chain`).
+The chain is that of the pipeline's own scheduler with all its T steps (:mod:`vdu.probes.reverse_chain`).
 
 The sum over t is sampled: with a fixed proposal p_t and S strata of equal probability, two independent draws in each,
 
@@ -16,11 +16,11 @@ The sum over t is sampled: with a fixed proposal p_t and S strata of equal proba
     k_t = (1−ᾱ_t)(SNR_{t−1} − SNR_t),  SNR = ᾱ/(1−ᾱ).
 
 With σ_t² = β̃_t, L_{t−1} is ½ (SNR_{t−1} − SNR_t) ‖x0 − x̂0‖²; the error of x̂0 is at most of the size of the data, and
-at little noise that of noise, hence 1−ᾱ_t. The uniform part bounds the weights for models of another kind. Two draws
+at little noise that of noise, hence 1−ᾱ_t. The uniform part bounds the weights for other kinds of models. Two draws
 per stratum (and of L_0) give an unbiased Monte-Carlo variance. Image i has its own generator, so that t and ε are the same for
-every model that is given generators of one seed.
+every model with generators of the same seed.
 
-Not guaranteed: that L is near −log p(x0), of which it is an upper bound; that values of models with other schedules or
+Not guaranteed: that L is near −log p(x0), of which it is an upper bound; that values of models with different schedules or
 variances are comparable; intervals of few images (they are normal).
 """
 
@@ -79,7 +79,7 @@ class BitsPerDim:
 
     @property
     def monte_carlo_error(self) -> float:
-        """The standard error of the mean that comes from t and ε alone."""
+        """The standard error of the mean due to t and ε alone."""
         return float(self.variances.sum().sqrt()) / len(self.values)
 
 
@@ -173,13 +173,13 @@ def exact_bits_per_dim(
 def probe(case: ProbeContext, *, n_images: int = 150, n_draws: int = 8) -> dict[str, Any]:
     """Bits/dim of every model on every image set of a case.
 
-    The images of a set, t and ε are the same for all models. Intervals are normal (mean ± 1.96 s/√n) over images; the scatter s
-    has the Monte-Carlo error in it, since images draw independently. ``differences`` are means over images of
+    The images of a set, t and ε are the same for all models. Intervals are normal (mean ± 1.96 s/√n) over images; the deviation s
+    includes the Monte-Carlo error, since images draw independently. ``differences`` are means over images of
     paired differences to the retrained model, or to the original if there is none.
 
     Args:
         case: models and images.
-        n_images: images of each set, chosen by seed; all of a set that has fewer.
+        n_images: number of images of each set, chosen by seed; smaller sets are used whole.
         n_draws: network evaluations per image, see :func:`bits_per_dim`. On ``mnist-small`` 8 draws of 150 images give a
             Monte-Carlo error of 0.006 to 0.009, 24 of 500 one of 0.002, beside standard errors over images of 0.03 and 0.015.
 
@@ -264,7 +264,9 @@ def _one_image(
 ) -> tuple[Tensor, int]:
     rows, weights = plan(source)
     flat = rows.flatten()
-    noise = torch.randn(len(flat), *x0.shape, generator=source)  # all at once: in parts it would be other numbers
+    noise = torch.randn(
+        len(flat), *x0.shape, generator=source
+    )  # all at once, since the numbers depend on the size of the draw
     terms = [
         chain_terms(
             denoiser, x0.expand(len(part), *x0.shape), part, noise_of_part, denoiser.condition([label] * len(part))

@@ -1,7 +1,7 @@
-"""Membership inference: can the model tell the images that it was trained on from others of the same class?
+"""Membership inference: can training images be distinguished from other images of the same class?
 
-Members are images of the forget set, non-members held-out images of the same class; equally many of both. Each attack gives
-each image a score; the more a score speaks for a member, the higher it is.
+Members are images of the forget set, non-members held-out images of the same class, in equal numbers. Each attack assigns a score to
+each image; a higher score indicates a member.
 
     loss   −mean over t of ‖ε − ε_θ(√ᾱ_t x0 + √(1−ᾱ_t) ε, t)‖²/D, on a fixed grid of t, with one ε per t that is the same for
            every image and every model (Yeom et al. 2018, arXiv 1709.01604, for the loss of a diffusion model: Matsumoto et
@@ -10,22 +10,22 @@ each image a score; the more a score speaks for a member, the higher it is.
            on the clean image at its first timestep takes its place (Kong et al. 2023, arXiv 2305.18355: R_{t,p}; p = 4
            and ε_0 unnormalised as in the authors' code, github.com/kong13661/PIA)
 
-PIA's t is the row of the model's schedule whose signal-to-noise ratio is nearest to that at index 200 of the linear
-schedule with T = 1000. The authors print the best of many t, chosen on the labels; here t is fixed beforehand.
+PIA's t is the timestep index of the model's schedule whose signal-to-noise ratio is nearest to that at index 200 of the linear
+schedule with T = 1000. The authors report the best of many t, selected with the labels; here t is fixed beforehand.
 
     AUC            P(member's score > non-member's) + ½ P(equal)
-    TPR at 1 % FPR the largest share of members above a threshold that at most 1 % of the non-members reach
+    TPR at 1 % FPR the largest fraction of members above a threshold that at most 1 % of the non-members reach
 
-AUC ½ is chance. An unlearned model may also give its members away by a loss that is too high (AUC below ½); the value to
-reach is the retrained model's, for which both sorts are unseen: its distance from ½ shows how the two sets differ
-beyond membership (other writers, another camera).
+AUC ½ is chance level. An unlearned model may also reveal its members by a loss that is too high (AUC below ½). The reference is the
+retrained model, for which both sets are unseen: its deviation from ½ shows how the two sets differ beyond membership (other
+writers, another camera).
 
-With n held-out images false positives come in steps of 1/n: below 100 images the second number is the share of members above
-*every* non-member (FPR 0), and one member more or less moves it by 1/n. Its bootstrap interval is then too short
-upwards, since no resample holds a non-member more extreme than those at hand. Chance is 1 % (0 to 1 % below 100 images).
+With n held-out images the false-positive rate has steps of 1/n: below 100 images the second number is the fraction of members above
+*every* non-member (FPR 0), and a single member changes it by 1/n. Its bootstrap interval is then too short upwards, since no
+resample has a more extreme non-member than the sample. Chance level is 1 % (0 to 1 % below 100 images).
 
-Not guaranteed: that stronger attacks (shadow models) find no more; AUC near ½ is not a proof of forgetting. The bootstrap's
-interval has no width where all members score above all non-members.
+Not guaranteed: that stronger attacks (shadow models) find no more; an AUC near ½ does not prove forgetting. The bootstrap
+interval has zero width if all members score above all non-members.
 """
 
 import sys
@@ -53,13 +53,13 @@ __all__ = ["Separation", "auc", "loss_scores", "pia_row", "pia_scores", "probe",
 
 FPR = 0.01
 N_RESAMPLES = 1000
-PIA_INDEX = 200  # of the linear schedule with T = 1000
+PIA_INDEX = 200  # timestep index of the linear schedule with T = 1000
 PIA_NORM = 4
 
 
 @dataclass(frozen=True)
 class Separation:
-    """How far an attack's scores tell members from non-members; intervals are 95 %.
+    """How well an attack's scores separate members from non-members; intervals are 95 %.
 
     Attributes:
         auc: area under the ROC curve, a fraction.
@@ -79,7 +79,7 @@ class Separation:
 
 
 def auc(members: Tensor, others: Tensor) -> Tensor:
-    """The chance that a member scores above a non-member; ties count half (Mann–Whitney).
+    """The probability that a member scores above a non-member; ties count half (Mann–Whitney).
 
     Args:
         members: scores of members, [..., m].
@@ -99,7 +99,7 @@ def auc(members: Tensor, others: Tensor) -> Tensor:
 
 
 def tpr_at_fpr(members: Tensor, others: Tensor, fpr: float = FPR) -> Tensor:
-    """The largest share of members above a threshold that at most a share ``fpr`` of non-members exceeds.
+    """The largest fraction of members above a threshold that at most a fraction ``fpr`` of non-members exceeds.
 
     Args:
         members: scores of members, [..., m].
@@ -107,7 +107,7 @@ def tpr_at_fpr(members: Tensor, others: Tensor, fpr: float = FPR) -> Tensor:
         fpr: the false-positive rate allowed, within [0, 1).
 
     Returns:
-        Fractions, [...], float64. With ⌊fpr·n⌋ = 0 it is the share above every non-member.
+        Fractions, [...], float64. With ⌊fpr·n⌋ = 0 it is the fraction above every non-member.
 
     Raises:
         InputError: if ``fpr`` is outside [0, 1).
@@ -117,7 +117,7 @@ def tpr_at_fpr(members: Tensor, others: Tensor, fpr: float = FPR) -> Tensor:
         0.3333333333333333
     """
     if not 0 <= fpr < 1:
-        raise InputError(f"fpr: got {fpr}, expected a share within [0, 1). Give 0.01 for 1 %.")
+        raise InputError(f"fpr: got {fpr}, expected a fraction within [0, 1). Give 0.01 for 1 %.")
     n = others.shape[-1]
     allowed = int(fpr * n + 1e-9)  # 0.01 · 100 must be 1 in floating point too
     threshold = others.sort(-1, descending=True).values[..., allowed : allowed + 1]
@@ -127,13 +127,13 @@ def tpr_at_fpr(members: Tensor, others: Tensor, fpr: float = FPR) -> Tensor:
 def separation(
     members: Tensor, others: Tensor, *, generator: torch.Generator, n_resamples: int = N_RESAMPLES
 ) -> Separation:
-    """AUC and TPR at 1 % FPR with bootstrap intervals; members and non-members are resampled apart.
+    """AUC and TPR at 1 % FPR with bootstrap intervals; members and non-members are resampled separately.
 
     Args:
         members: scores of members, [m].
         others: scores of non-members, [n].
         generator: source of the resamples, on the CPU.
-        n_resamples: how many.
+        n_resamples: number of resamples.
 
     Returns:
         Both values with their intervals.
@@ -201,13 +201,13 @@ def loss_scores(
 
 
 def pia_row(schedule: NoiseSchedule) -> int:
-    """The row (t − 1) of a schedule at which PIA looks: its signal-to-noise ratio is nearest to the reference's.
+    """PIA's timestep index (t − 1) in a schedule: its signal-to-noise ratio is nearest to the reference's.
 
     Args:
         schedule: the model's schedule.
 
     Returns:
-        A row, 0 … T − 1.
+        An index, 0 … T − 1.
 
     Examples:
         >>> pia_row(NoiseSchedule.linear())
@@ -226,7 +226,7 @@ def pia_scores(denoiser: Denoiser, images: ImageSet, *, batch_size: int = 64) ->
         batch_size: images per network call.
 
     Returns:
-        Scores, [N], float64; higher for members. Two network evaluations per image and nothing random.
+        Scores, [N], float64; higher for members. Takes two network evaluations per image and is deterministic.
     """
     row = pia_row(denoiser.schedule)
 
@@ -320,7 +320,7 @@ def _predicted(denoiser: Denoiser, x0: Tensor, row: int, noise: Tensor, conditio
 
 
 def _at(denoiser: Denoiser, x_t: Tensor, row: int, condition: Condition | None) -> Tensor:
-    """ε_θ(x_t, timestep of a row), on the CPU; x_t need not be noised."""
+    """ε_θ(x_t, timestep of an index), on the CPU; x_t need not be noised."""
     first = next(denoiser.network.parameters())
     x_t, index = x_t.to(first), torch.full((len(x_t),), row)
     output = denoiser.raw(x_t, index.to(first.device), condition)[:, : x_t.shape[1]]

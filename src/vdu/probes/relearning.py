@@ -1,21 +1,20 @@
-"""Relearning: how quickly does the class come back when the model is fine-tuned a little?
+"""Relearning: how quickly does the class return under a short fine-tuning?
 
 A copy of the unlearned model is fine-tuned with the ordinary denoising loss (Ho et al. 2020, arXiv 2006.11239, Eq. 14)
 
     L(θ) = E ‖ε − ε_θ(x_t, t)‖² / d,  t uniform over 1 … T
 
-on n images of the class ("forget"), and another on n images of the rest ("benign"); after some steps images are drawn from
-noise that stays the same throughout, and the judge counts the class. If it comes back on benign images, it was hidden, not
-gone. If it comes back on images of the class faster than in the RETRAINED model, which learns it anew, a trace was left; that
-the class can be learnt again says nothing by itself.
+on n images of the class ("forget"), and another copy on n images of the rest ("benign"). After given steps, images are drawn from
+fixed noise and the judge counts the class. If the class returns on benign images, it was hidden and not removed. If it returns on
+images of the class faster than in the RETRAINED model, which learns it anew, a trace was left. Relearning alone, without this
+comparison, is not evidence.
 
-Every model is shown the same images in the same batches with the same noise at the same noise levels, dropout included, and
-smaller numbers of shown images are the beginnings of larger ones. Each image comes once in a round, and a batch may span several
-rounds. Benign images are the real ones of the rest if there are any; else own samples of the original that
-the judge does not call forget.
+Every model is trained on the same images in the same batches with the same noise, noise levels and dropout, and smaller training
+sets are prefixes of larger ones. Each image occurs once per epoch, and a batch may span several epochs. Benign images are real
+images of the rest if there are any; otherwise samples of the original that the judge does not predict as forget.
 
-Not guaranteed: that other learning rates, more steps or adapters do not bring the class back sooner. The interval of a share
-is over the drawn images; it knows neither the choice of the shown images nor that all points share their noise.
+Not guaranteed: that other learning rates, more steps or adapters do not recover the class sooner. The interval of a rate is over the
+drawn images; it accounts neither for the choice of the training images nor for the noise shared by all points.
 """
 
 import time
@@ -51,7 +50,7 @@ __all__ = ["FineTuning", "fine_tune", "probe"]
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How a copy is fine-tuned; the rate is that of an ordinary fine-tuning, a tenth of a usual pre-training's.
+    """Settings of the fine-tuning; the learning rate is a tenth of a usual pre-training's.
 
     Attributes:
         learning_rate: Adam's step size, constant.
@@ -76,13 +75,13 @@ def fine_tune(
     """Fine-tune a copy of a model, and count the class after some steps.
 
     Args:
-        case: gives sampler and judge.
-        model: is copied, and stays as it is.
-        batches: what the copy sees, in the role "data".
+        case: provides sampler and judge.
+        model: the model to copy; it is unchanged.
+        batches: the training batches, in the role "data".
         how: the settings.
-        steps: after which steps to count, rising, each at least 1.
+        steps: steps after which to count, increasing, each at least 1.
         seeds: of the images to draw, one per image, the same at every count.
-        title: of the bars.
+        title: title of the progress bars.
 
     Returns:
         One point per step: ``step``, ``forget_count``, ``n_images``, ``low``, ``high``.
@@ -92,7 +91,7 @@ def fine_tune(
     points: list[dict[str, Any]] = []
 
     def count(done: int, weights: Mapping[str, Tensor]) -> None:
-        """The loop asks after every step whether to stop; it never is, but the class is counted."""
+        """Count the class in the loop's stop callback, without ever stopping."""
         if done in steps:
             points.append(_point(case, tuned, done, seeds, f"{title}, step {done}"))
 
@@ -115,14 +114,14 @@ def probe(
     n_images: int = 200,
     how: FineTuning = FineTuning(),
 ) -> dict[str, Any]:
-    """How quickly the class comes back in the unlearned and the retrained model.
+    """Measure how quickly the class returns in the unlearned and the retrained model.
 
     A fine-tuning that diverges ends the probe with :class:`vdu.core.errors.DivergenceError`.
 
     Args:
         case: models, images, judge, sampler and seed.
-        n_shown: numbers of images to fine-tune on; one larger than the set is left out, and the protocol says so.
-        steps: after which optimiser steps to count; 0 is before the first.
+        n_shown: numbers of images to fine-tune on; numbers larger than the set are skipped, as recorded in the protocol.
+        steps: optimiser steps after which to count; 0 is before the first.
         n_images: samples at every count.
         how: settings of the fine-tuning.
 
@@ -178,7 +177,7 @@ def probe(
 
 
 def _shown(case: ProbeContext, most: int) -> dict[str, ImageSet]:
-    """Images to fine-tune on, in a drawn order, at most ``most`` of either kind."""
+    """Images to fine-tune on, in random order, at most ``most`` of either kind."""
     if case.retain is not None:
         benign = choose(case.retain, most, case.seed, "relearning", "benign")
     else:

@@ -1,4 +1,4 @@
-"""Distance to a retrained model: is the unlearned model nearer to it than the original is?
+"""Distances of the original and the unlearned model to a retrained model.
 
 The goal of unlearning is the model that was trained without the class. Two distances to it, for the original and the
 unlearned model:
@@ -8,15 +8,15 @@ unlearned model:
 
 Symbols: ε_r the retrained model's prediction; d elements per image; ᾱ a noise level, on a grid. D is averaged over the images
 of a set, one ε per image and level, with a normal 95 % interval over images; it is 0 only where the models agree. On the class
-it is large for the original and should shrink; on the rest it should not grow. Models are asked at the timestep of their own
-schedule that has this ᾱ, so schedules may differ.
+it is large for the original and should shrink; on the rest it should not grow. Models are evaluated at the timestep of their own
+schedule that has this ᾱ, so that schedules may differ.
 
-Retraining is random: a second model retrained from another seed also has D > 0, and no unlearned model need come nearer than
-that. One retrained model cannot show that floor for D. For samples the protocol gives one: the distance between two sets
-of samples of the retrained model, drawn from different noise.
+Retraining is random: a second model retrained from another seed also has D > 0, which no unlearned model need improve on. A
+single retrained model cannot give this floor for D. For samples the protocol gives a floor: the distance between two sets of
+samples of the retrained model, drawn from different noise.
 
 Not guaranteed: that a small distance means that nothing is left inside; that the retrained model is a good one. Fréchet
-distances are biased upwards, the more the fewer images: compare them with the floor, not with 0.
+distances are biased upwards, more so for few images: compare them with the floor, not with 0.
 """
 
 import time
@@ -52,11 +52,11 @@ def denoising_distances(
     batch_size: int,
     condition: Condition | None = None,
 ) -> Tensor:
-    """Mean squared difference of the noise that two models see, image by image.
+    """Mean squared difference of the noise predictions of two models, per image.
 
     Args:
-        model: one model; it may be in either mode, and is asked in evaluation mode.
-        other: another one, on the same device.
+        model: one model, in either mode; it is evaluated in evaluation mode.
+        other: another model on the same device.
         images: x₀ in the models' own space, [n, …].
         noise: ε, like ``images``.
         alpha_bar: ᾱ, in (0, 1).
@@ -94,7 +94,7 @@ def probe(
         n_images: images of each set, at most.
         alpha_bars: noise levels ᾱ, each in (0, 1).
         features: images → features, [images, d]; None leaves the distance of samples out.
-        n_samples: samples of each model for it, more than d.
+        n_samples: samples of each model for this distance, more than d.
 
     Returns:
         ``denoising``: one row per model, set and level; ``samples``: one row per model, if features were given. Not run
@@ -107,7 +107,7 @@ def probe(
         return not_run("no_retrained_model")
     if not alpha_bars or not all(0 < level < 1 for level in alpha_bars) or n_images < 2:
         raise InputError(
-            f"retrained: got alpha_bars={list(alpha_bars)} and n_images={n_images}; expected levels within (0, 1) and at "
+            f"retrained: got alpha_bars={list(alpha_bars)} and n_images={n_images}; expected noise levels within (0, 1) and at "
             "least 2 images, for an interval."
         )
     started = time.monotonic()
@@ -129,7 +129,7 @@ def probe(
 
 
 def _sets(case: ProbeContext, n_images: int) -> tuple[dict[str, ImageSet], list[str]]:
-    """Images to look at: the real ones, and own samples for the rest if there are no real ones of it."""
+    """The image sets: the real ones, and generated samples of the rest if it has no real images."""
     sets = {name: choose(images, n_images, case.seed, "retrained", name) for name, images in case.image_sets.items()}
     if case.retain is None and case.retain_held_out is None:
         sets["own samples, rest"] = own_rest(case, n_images, "retrained, images")

@@ -1,14 +1,14 @@
 """The reverse chain of a pipeline's own scheduler, and the terms of the variational bound along it.
 
-The chain is the one that the pipeline's own scheduler would run with all its T steps:
+The chain is that of the pipeline's own scheduler with all its T steps:
 
-    x̂0      from the network's output (ε, v or x0), clipped where the scheduler says ``clip_sample``
+    x̂0      from the network's output (ε, v or x0), clipped if the scheduler sets ``clip_sample``
     μ_θ     √ᾱ_{t−1} β_t/(1−ᾱ_t) x̂0 + √α_t (1−ᾱ_{t−1})/(1−ᾱ_t) x_t
-    σ_t²    fixed_small(_log)   β̃_t = (1−ᾱ_{t−1})/(1−ᾱ_t) β_t; also where the scheduler names no variance (DDIM)
+    σ_t²    fixed_small(_log)   β̃_t = (1−ᾱ_{t−1})/(1−ᾱ_t) β_t; also if the scheduler names no variance (DDIM)
             fixed_large(_log)   β_t
             learned             the network's second half of channels
             learned_range       exp(f log β_t + (1−f) log β̃_t), f = (v+1)/2 (Nichol & Dhariwal 2021, arXiv 2102.09672, Eq. 15)
-    σ₁²     the sampler adds no noise in its last step, so it says nothing here: β̃_2 for the fixed variances and as the
+    σ₁²     the sampler adds no noise in its last step and does not define it: β̃_2 for the fixed variances and as the
             lower end of learned_range, as in the code of both papers (β̃_1 is 0); "learned" has its own
 
     L_T     = KL(q(x_T | x0) ‖ N(0, I))                     closed form
@@ -41,7 +41,7 @@ FIXED = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "lar
 
 @dataclass(frozen=True)
 class ReverseChain:
-    """What the pipeline's scheduler says of p(x_{t−1} | x_t), besides the network.
+    """The scheduler's part of p(x_{t−1} | x_t).
 
     Attributes:
         schedule: the schedule of the chain.
@@ -86,10 +86,10 @@ class ReverseChain:
             )
         if denoiser.prediction_type == "epsilon" and float(denoiser.schedule.alpha_bars[-1]) == 0:
             raise InputError(
-                "noise schedule: got ᾱ_T = 0 with prediction_type 'epsilon', expected ᾱ_T > 0: the noise says nothing of x0 "
+                "noise schedule: got ᾱ_T = 0 with prediction_type 'epsilon', expected ᾱ_T > 0: the noise does not determine x0 "
                 "there. Use the schedule that the network was trained with, or a model of v."
             )
-        # diffusers clips unless told otherwise
+        # diffusers clips by default
         clip = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", True) else None
         return cls(denoiser.schedule, denoiser.prediction_type, kinds[named], clip, named)
 
@@ -110,14 +110,14 @@ class ReverseChain:
 
         Args:
             rows: t − 1, [n].
-            output: the channels that the network gives beyond the image's, [n, 0 or channels, height, width].
+            output: the network's output channels beyond the image's, [n, 0 or channels, height, width].
             like: an image of each, [n, channels, height, width].
 
         Returns:
             [n, channels, height, width], or [n, 1, 1, 1] where it does not depend on the pixel; float64.
 
         Raises:
-            InputError: if the variance is learned and the network gives none, or one that is not positive.
+            InputError: if the variance is learned but missing or not positive.
         """
         low = self.decoder_safe_variances
         if self.variance == "small":
@@ -181,7 +181,7 @@ def chain_terms(
     if chain.clip is not None:
         predicted = predicted.clamp(-chain.clip, chain.clip)
     log_variance = chain.log_variance(rows, output[:, channels:], x0)
-    # Eq. 7; the share of x_t is the same in both means
+    # Eq. 7; the x_t term is the same in both means
     difference = previous.sqrt() * _column(schedule.betas[rows]) / (1 - alpha_bar) * (x0 - predicted)
     terms = torch.empty(len(x0), dtype=torch.float64)
     later = rows > 0

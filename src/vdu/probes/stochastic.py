@@ -1,22 +1,21 @@
-"""Stochastic re-check: is the class still gone when samples are drawn with more noise or less, and from other noise?
+"""Stochastic re-check: is the class still gone under samplers with more or less noise, and from other noise?
 
-A deterministic or short chain visits few states, and an unlearned model may avoid the class on those alone; one that was
-trained and stopped by one sampler may show it under another. So both models are sampled again, from seeds that no other number
-of the evaluation uses, with
+A deterministic or short chain visits few states, and an unlearned model may avoid the class on those alone; a model that was trained
+and stopped with one sampler may show it under another. Both models are therefore sampled again, from seeds that the rest of the
+evaluation does not use, with
 
     ddim, η = 0      ddim, η = 0.5      ddim, η = 1      ddpm (ancestral: every step draws its noise)
 
-leaving out the one that the evaluation itself used. Steps, spacing and clipping are the evaluation's. Sample i of both
+without the sampler of the evaluation itself. Steps, spacing and clipping are the evaluation's. Sample i of both
 models has the same seed, and PUL is the paired one of :mod:`vdu.metrics.pul`.
 
-Where the judge calls none of the original's samples forget, PUL does not exist: the row has ``"pul": None`` and both
-counts.
+If the judge predicts none of the original's samples as forget, PUL is undefined: the row has ``"pul": None`` and both counts.
 
-A sampler that serves a model badly makes images on which the judge errs. So the retrained model, which never saw the class, is
-sampled too: what is called forget there is that error.
+A poor sampler generates images on which the judge errs. The retrained model, which never saw the class, is therefore sampled too;
+its forget predictions measure this error.
 
-Not guaranteed: that other samplers, more steps or guidance do not find the class; PUL knows nothing of image quality, and a
-sampler that serves both models badly can make the class rare in either.
+Not guaranteed: that other samplers, more steps or guidance do not find the class. PUL does not measure image quality, and a poor
+sampler can make the class rare in both models.
 """
 
 import time
@@ -38,7 +37,7 @@ SAMPLERS = (("ddim", 0.0), ("ddim", 0.5), ("ddim", 1.0), ("ddpm", 0.0))
 
 
 def other_samplers(sampler: Sampler) -> list[Sampler]:
-    """DDIM from no noise to all of it, and ancestral sampling, else as a given one, and without that one itself.
+    """DDIM with increasing noise, and ancestral sampling, otherwise like a given sampler and without that sampler itself.
 
     Args:
         sampler: the evaluation's own protocol.
@@ -60,10 +59,10 @@ def probe(case: ProbeContext, *, n_images: int = 500, samplers: Sequence[Sampler
     Args:
         case: models, judge, sampler and seed.
         n_images: samples of each model under each sampler.
-        samplers: other protocols than :func:`other_samplers` gives.
+        samplers: protocols to use instead of :func:`other_samplers`.
 
     Returns:
-        ``rows``: one per sampler, with the retrained model's count beside it if there is one (``control_count``).
+        ``rows``: one per sampler, with the retrained model's count if there is one (``control_count``).
     """
     started = time.monotonic()
     tried = other_samplers(case.sampler) if samplers is None else list(samplers)

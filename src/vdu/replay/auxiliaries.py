@@ -108,7 +108,7 @@ def make_auxiliaries(
         tools["forget"] = encoded(original, forget.floats())
     if sorts:  # before samples are drawn in vain
         require_enough("forget images", len(forget))
-        require_enough("own samples", n_own_samples)
+        require_enough("generated samples", n_own_samples)
     if sorts or "self_model" in wanted:
         tell(f"drawing {n_own_samples} samples from the original model")
         drawing = tools.get("teacher") or _on(original, device)

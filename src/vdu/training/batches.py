@@ -1,12 +1,12 @@
-"""Batches that depend on the seed and the step alone: which images, which noise, which noise levels.
+"""Batches that depend on the seed and the step alone: images, noise and noise levels.
 
-This is the one place where images become samples of the model: they are encoded into its own space, and their labels
-become its condition. A batch travels as flat tensors (``role.x0``, ``role.noise``, ``role.index``,
-``role.condition.NAME``), so that the loop can cut it.
+This is the only place where images become samples of the model: they are encoded into its latent space, and their labels
+become its condition. A batch consists of flat tensors (``role.x0``, ``role.noise``, ``role.index``,
+``role.condition.NAME``), so that the loop can split it.
 
-Images are dealt in epochs: every image once per epoch, in an order drawn from (seed, "epoch", number). Noise and rows of
-the schedule of step k come from (seed, "noise", k), and what a method draws besides from (seed, "step", k, 0). All of it is drawn
-for the whole step, so that it does not depend on the number of processes or micro-batches.
+Images are shuffled per epoch: every image occurs once per epoch, in an order drawn from (seed, "epoch", number). Noise and timestep
+indices of step k come from (seed, "noise", k), and further draws of a method from (seed, "step", k, 0). Everything is drawn for
+the whole step, so that it does not depend on the number of processes or micro-batches.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +63,7 @@ def deal(n: int, batch_size: int, seed: int, step: int) -> Tensor:
 
 
 def require_divisible(batch_size: int, parts: int) -> None:
-    """Refuse a batch that cannot be cut into micro-batches, before a run folder is touched.
+    """Raise an error for a batch size that does not split into micro-batches, before a run folder is touched.
 
     Args:
         batch_size: images per step.
@@ -80,7 +80,7 @@ def require_divisible(batch_size: int, parts: int) -> None:
 
 @dataclass(frozen=True)
 class NoisyImages:
-    """Images of one role, dealt and noised step by step.
+    """Images of one role, drawn and noised step by step.
 
     Attributes:
         role: the name in the batch, for example "forget".
@@ -88,7 +88,7 @@ class NoisyImages:
         batch_size: images per step.
         draw_weights: relative probability of each timestep index of the schedule, [T], float64.
         seed: seeds everything.
-        denoiser: the model that is trained: it encodes the images and knows the condition of their labels.
+        denoiser: the trained model, which encodes the images and maps their labels to conditions.
         label_dropout: the probability with which a label becomes the null condition, [0, 1).
 
     Raises:
@@ -135,7 +135,7 @@ class UniformImages:
         draw_weights: relative probability of each timestep index of the schedule, [T], float64.
         seed: seeds everything.
         denoiser: the model that is trained.
-        labels: the condition under which surrogates are shown, one of these each in turn; none for an unconditional model.
+        labels: the labels of the surrogates, assigned in turn; none for an unconditional model.
     """
 
     role: str
@@ -154,9 +154,7 @@ class UniformImages:
         if not self.denoiser.class_names:
             return made
         if not self.labels:
-            raise InputError(
-                f"{self.role}: a class-conditional model needs the label of what is to be forgotten, got none."
-            )
+            raise InputError(f"{self.role}: a class-conditional model needs the label to forget, got none.")
         condition = self.denoiser.condition([self.labels[i % len(self.labels)] for i in range(self.batch_size)])
         return made | {f"{self.role}.condition.{name}": value for name, value in (condition or {}).items()}
 
@@ -179,19 +177,19 @@ def encoded(denoiser: Denoiser, images: Tensor) -> Tensor:
 
 
 def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) -> list[int]:
-    """The model's class of each image, matched by name where both have names.
+    """The model's class of each image, matched by name if both have names.
 
     Args:
         denoiser: a class-conditional model.
         images: with labels.
-        chosen: which images, [n], int64.
-        what: names the images in messages.
+        chosen: indices of the images, [n], int64.
+        what: name of the images in messages.
 
     Returns:
         One class index of the model per chosen image.
 
     Raises:
-        InputError: if the images have no labels, or a class that the model does not know.
+        InputError: if the images have no labels, or a class that the model lacks.
     """
     if images.labels is None:
         raise InputError(
@@ -205,7 +203,7 @@ def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) 
     unknown = sorted({images.class_names[label] for label in labels} - set(names))
     if unknown:
         raise InputError(
-            f"{what}: images of class {unknown[0]!r}, which the model does not know; it draws {', '.join(names[:20])}."
+            f"{what}: images of class {unknown[0]!r}, which the model lacks; its classes are {', '.join(names[:20])}."
         )
     return [names.index(images.class_names[label]) for label in labels]
 
@@ -218,7 +216,7 @@ def _noised(role: str, x0: Tensor, draw_weights: Tensor, source: torch.Generator
 
 @dataclass(frozen=True)
 class Draws:
-    """Uniform random numbers in [0, 1) that a method wants with its images, drawn step by step.
+    """Uniform random numbers in [0, 1) for a method's images, drawn step by step.
 
     Attributes:
         wanted: role → name → "image" (one number per image) or "element" (one per element of the image).
@@ -255,7 +253,7 @@ class Draws:
 
 
 def together(makers: Sequence[Callable[[int], dict[str, Tensor]]]) -> Callable[[int], dict[str, Tensor]]:
-    """One maker of batches with the tensors of several roles."""
+    """Combine the batch makers of several roles into one."""
     return lambda step: {name: value for maker in makers for name, value in maker(step).items()}
 
 

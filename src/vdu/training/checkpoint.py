@@ -1,7 +1,7 @@
-"""Checkpoints: ``checkpoints/checkpoint-<step>/`` with the weights that train, average, optimiser state and checksums.
+"""Checkpoints: ``checkpoints/checkpoint-<step>/`` with trainable weights, average, optimiser state and checksums.
 
-``state.json`` has the SHA-256 of each other file, and one of itself (``checksum``; checkpoints written before that was
-so have none and are still read).
+``state.json`` has the SHA-256 of every other file, and its own (``checksum``; older checkpoints
+have none and can still be read).
 
 A checkpoint is written under a temporary name and renamed, so every folder with its real name is complete. Random
 state is not stored: every draw depends on the seed and the step alone (``vdu.core.rng``).
@@ -60,8 +60,8 @@ def save_checkpoint(
         optimizer: an Adam-like optimiser over ``network.parameters()`` in order.
         ema: the average, if there is one.
         fingerprint: hash of everything that must be equal on resume.
-        extra: JSON state to keep (gradient scaler, guard).
-        total_limit: how many checkpoints to keep; None keeps all.
+        extra: JSON state to store (gradient scaler, guard).
+        total_limit: number of checkpoints to keep; None keeps all.
 
     Returns:
         The checkpoint's folder.
@@ -110,13 +110,13 @@ def load_checkpoint(
         The number of steps done, and the extra state.
 
     Raises:
-        InputError: if a file is damaged, or the checkpoint is of another run or format.
+        InputError: if a file is damaged, or the checkpoint belongs to another run or format.
     """
     state = _read_state(path)
     if state["fingerprint"] != fingerprint:
         raise InputError(
-            f"{path}: was written with other settings, data or model than those given now; a resumed run must be the same run. "
-            "Give the settings in the run's config.toml, or start anew with --overwrite."
+            f"{path}: was written with other settings, data or model than the present ones; a resumed run must have the same. "
+            "Use the settings in the run's config.toml, or start anew with --overwrite."
         )
     network.load_state_dict(
         load_weights(path, network), strict=False
@@ -136,10 +136,10 @@ def load_weights(path: Path, network: nn.Module, *, average: bool = False, parti
         path: the checkpoint's folder.
         network: a network of the expected architecture.
         average: the averaged weights instead of the raw ones.
-        partial: whether parameters that train may be missing, since the run may have trained fewer.
+        partial: whether trainable parameters may be missing, since the run may have trained fewer.
 
     Returns:
-        Named tensors, on the CPU: all that train, and buffers.
+        Named tensors, on the CPU: trainable parameters and buffers.
 
     Raises:
         InputError: if a file is damaged or belongs to another architecture.
@@ -176,12 +176,12 @@ def _read_state(path: Path) -> dict[str, Any]:
     for name in sorted(_FILES | set(state["sha256"])):
         known = state["sha256"].get(name)
         if known is None or not (path / name).is_file() or sha256_file(path / name) != known:
-            raise InputError(f"{path / name}: missing or damaged (its SHA-256 is not the recorded one). {advice}")
+            raise InputError(f"{path / name}: missing or damaged (its SHA-256 differs from the recorded one). {advice}")
     return state
 
 
 def _checksum(state: dict[str, Any]) -> str:
-    """SHA-256 of a record, the same after it has been written and read."""
+    """SHA-256 of a record, unchanged by writing and reading."""
     return sha256_bytes(json.dumps(json.loads(json.dumps(state)), sort_keys=True).encode())
 
 

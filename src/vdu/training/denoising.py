@@ -1,4 +1,4 @@
-"""The objective of every denoiser: the mean squared error of the noise. Pre-training, fine-tuned copies and relearning use it."""
+"""The denoising objective: mean squared error of the noise, for pre-training, auxiliary models and relearning."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ __all__ = ["DenoisingObjective"]
 class DenoisingObjective(Objective):
     """The mean squared error of the noise over all elements of the batch.
 
-    The variance channels of a network that has them (improved-diffusion) are not trained: they have no part in ε.
+    Variance channels (improved-diffusion) are not trained, since they do not enter ε.
 
     Attributes:
         denoiser: the model.
-        schedule: the noise levels that the batches' rows mean; None: the model's own.
+        schedule: the noise schedule of the batches' timestep indices; None takes the model's.
     """
 
     denoiser: Denoiser

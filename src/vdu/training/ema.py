@@ -1,8 +1,8 @@
 """Exponential moving average of weights, θ̄ ← d θ̄ + (1 − d) θ, with d_k = min(d, (1 + k)/(R + k)) at step k.
 
-The ramp keeps the initial weights from staying in the average of a short run (R = 10: diffusers' EMAModel). While it lasts, step j
-has a weight in proportion to j^(R − 2) nearly: the window is about k/(R − 1) steps long, and a smaller R averages more of them (a power
-function profile: Karras et al. 2024, arXiv 2312.02696, Eq. 4).
+The ramp reduces the weight of the initial weights in a short run (R = 10: diffusers' EMAModel). During the ramp, the weight of step j
+is nearly proportional to j^(R − 2): the window is about k/(R − 1) steps long, and a smaller R averages more of them (a power function
+profile: Karras et al. 2024, arXiv 2312.02696, Eq. 4).
 """
 
 from collections.abc import Iterable

@@ -15,7 +15,7 @@ class StepLog:
 
     Args:
         folder: the run folder; None writes no file.
-        start: steps already done; later lines of an interrupted run are dropped, since they will be made again.
+        start: steps already done; later lines of an interrupted run are dropped, since these steps will be repeated.
         steps: steps in all.
         title: title of the progress bar; None shows none.
         active: False on all processes but the first.
@@ -73,7 +73,7 @@ def _lines_before(path: Path, start: int) -> list[str]:
         except (ValueError, RecursionError, KeyError, TypeError):
             break  # a line cut off by a kill
         kept.append(text)
-    if len(kept) < start:  # not by a kill: each line is written before the checkpoint of its step
+    if len(kept) < start:  # an interruption cannot cause this: each line is written before the checkpoint of its step
         print(
             f"vdu: warning: {path}: damaged after line {len(kept)}; steps up to {start} are missing.", file=sys.stderr
         )

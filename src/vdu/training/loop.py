@@ -1,16 +1,16 @@
-"""The one training loop, the only place where an optimiser steps.
+"""The training loop, the only place where an optimiser steps.
 
 It serves pre-training, fine-tuning, judges and every unlearning method. Each step k:
 
-    batch_k = make_batch(k)                     drawn for the whole step from (seed, k), cut by process and micro-batch
+    batch_k = make_batch(k)                     drawn for the whole step from (seed, k), split by process and micro-batch
     g = ∇ Σ terms, averaged over processes      accelerate (torch.distributed) inside; or combine(∇ term₁, ∇ term₂, …)
     g += closed-form gradients                  once per step, after the averaging
-    θ ← Adam(θ, clip(g))                        then after_step, which may put back what must not move
+    θ ← Adam(θ, clip(g))                        then after_step, which may restore fixed weights
 
-Because a step depends on nothing but (θ, Adam state, k), resuming from a checkpoint gives the same bits on one CPU
-process, and several processes see exactly the draws that one process sees.
+Since a step depends only on (θ, Adam state, k), resuming from a checkpoint gives the same bits on one CPU
+process, and several processes use exactly the draws of one process.
 
-Not guaranteed: equal float32 bits for different numbers of processes or micro-batches (sums are ordered otherwise).
+Not guaranteed: equal float32 bits for different numbers of processes or micro-batches (the order of sums differs).
 """
 
 import math
@@ -39,7 +39,7 @@ TensorBatch = Mapping[str, Tensor]
 
 
 class Objective(Hooks):
-    """What the loop minimises; a subclass gives the losses, and overrides what else it needs.
+    """The objective of the loop; a subclass defines the losses and overrides further hooks as needed.
 
     Attributes:
         limits: the largest value that an observed scalar may take before the run counts as diverged.
@@ -54,7 +54,7 @@ class Objective(Hooks):
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train.
+    """Settings of the training loop.
 
     Attributes:
         steps: number of optimiser steps.
@@ -64,12 +64,12 @@ class TrainSettings:
         weight_decay: decoupled weight decay (AdamW).
         gradient_accumulation_steps: micro-batches per step and process.
         max_grad_norm: clip the global gradient norm to this; None does not clip.
-        ema_decay: decay of the weight average; None keeps none.
+        ema_decay: decay of the weight average; None disables it.
         ema_ramp: R of :class:`vdu.training.ema.ExponentialMovingAverage`.
         mixed_precision: "no", "fp16" or "bf16".
-        seed: seeds dropout; the batches are seeded by their maker.
+        seed: seeds dropout; batch makers have their own seed.
         checkpointing_steps: write a checkpoint every so many steps; None writes only the last.
-        checkpoints_total_limit: how many checkpoints to keep.
+        checkpoints_total_limit: number of checkpoints to keep.
     """
 
     steps: int
@@ -112,13 +112,13 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run leaves besides the weights in the network.
+    """Result of a training run besides the weights in the network.
 
     Attributes:
-        steps: steps done in all.
+        steps: total number of steps done.
         ema: averaged weights by name, or None.
         last: the last step's log line.
-        stopped: why the run ended before its last step, or None.
+        stopped: reason for an early stop, or None.
     """
 
     steps: int
@@ -128,7 +128,7 @@ class TrainResult:
 
     @torch.no_grad()
     def load_average(self, network: nn.Module) -> None:
-        """Write the averaged weights, if an average was kept, into the network that was trained."""
+        """Write the averaged weights, if there are any, into the trained network."""
         for name, value in network.named_parameters():
             if self.ema is not None and name in self.ema:
                 value.copy_(self.ema[name])
@@ -157,26 +157,26 @@ def train(
         settings: how to train.
         folder: the run folder for ``checkpoints/`` and ``log.jsonl``; None writes nothing.
         resume: continue from the newest checkpoint in ``folder`` if there is one.
-        identity: whatever else must be equal on resume (hashes of data, model, method).
+        identity: further text that must be equal on resume (hashes of data, model, method).
         progress: title of the progress bar on standard error; None shows none.
-        accelerator: an ``accelerate.Accelerator``; by default one is made. If it has a tracker (see
-            :func:`make_accelerator`), that gets the lines of the log too.
-        stop: asked after every step, with the steps done and the weights that would be kept (the average if there is
-            one); a reason ends the run there. Must depend on its arguments alone, and be the same on every process.
+        accelerator: an ``accelerate.Accelerator``; by default one is created. Its tracker, if any (see
+        :func:`make_accelerator`), receives the lines of the log.
+        stop: called after every step with the number of steps done and the weights of the result (the average if there is
+        one); a returned reason ends the run. Must depend on its arguments alone, and be the same on every process.
 
     Returns:
         The result; the network holds the last raw weights.
 
     Raises:
-        DivergenceError: if a loss or gradient is not finite, or an observed value passes its limit. The weights stay
-            those before the bad step, and a checkpoint of them is written.
-        InputError: if the run to resume is another one, or already longer, or the accelerator has another precision.
+        DivergenceError: if a loss or gradient is not finite, or an observed value exceeds its limit. The weights are those
+        before the bad step, and a checkpoint of them is written.
+        InputError: if the run to resume is a different or longer one, or the accelerator has another precision.
     """
     accelerator = accelerator or make_accelerator(settings.mixed_precision)
     if accelerator.mixed_precision != settings.mixed_precision:
         raise InputError(
-            f"accelerator: its mixed_precision is {accelerator.mixed_precision!r} and the settings' {settings.mixed_precision!r}; "
-            "accelerate knows one for a process: make the accelerator last, right before training."
+            f"accelerator: got mixed_precision {accelerator.mixed_precision!r}; expected {settings.mixed_precision!r}, as in the settings. "
+            "Accelerate supports one precision per process; create the Accelerator last, right before training."
         )
     # the network goes to the device before the optimiser sees its parameters
     model = accelerator.prepare_model(network)
@@ -269,13 +269,13 @@ def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", fo
     Args:
         mixed_precision: "no", "fp16" or "bf16".
         report_to: a tracker for the lines of the log, see :mod:`vdu.training.trackers`.
-        folder: the run folder, in which that keeps its files.
+        folder: the run folder, where the tracker stores its files.
 
     Returns:
         The accelerator.
 
     Raises:
-        InputError: if the launcher asked for several processes and accelerate runs in one (they would overwrite each other),
+        InputError: if the launcher requested several processes but accelerate runs in one (they would overwrite each other),
             or the tracker cannot be started.
     """
     import os
@@ -284,9 +284,9 @@ def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", fo
     from accelerate.state import AcceleratorState
 
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
-        AcceleratorState._reset_state()  # else the first precision of a process would be its last
+        AcceleratorState._reset_state()  # otherwise the first precision of a process could not be changed
     require_tracker(report_to, folder)
-    # without cpu=True, torchrun on a CPU starts independent copies that know nothing of each other
+    # without cpu=True, torchrun on a CPU starts independent processes
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=mixed_precision,
@@ -296,7 +296,7 @@ def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", fo
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:
         raise InputError(
-            f"launcher: asked for {wanted} processes, got {accelerator.num_processes}; on a CPU use torchrun."
+            f"launcher: expected {wanted} processes, got {accelerator.num_processes}; on a CPU use torchrun."
         )
     return accelerator
 
@@ -305,8 +305,8 @@ def _cut(batch: TensorBatch, part: int, parts: int) -> dict[str, Tensor]:
     for name, value in batch.items():
         if len(value) % parts:
             raise InputError(
-                f"batch: {len(value)} entries of {name!r} cannot be cut into {parts} equal parts; "
-                "choose a batch size that processes × gradient accumulation steps divides."
+                f"batch: {len(value)} entries of {name!r} cannot be split into {parts} equal parts; "
+                "choose a batch size that is a multiple of processes × gradient accumulation steps."
             )
     return {name: value[len(value) * part // parts : len(value) * (part + 1) // parts] for name, value in batch.items()}
 
@@ -376,7 +376,7 @@ def _trouble(line: dict[str, Any], norm: float, limits: Mapping[str, float], *, 
             return f"{name} became {value}"
         if value > limits.get(name, math.inf):
             return f"{name} rose to {value:.4g}, past its limit of {limits[name]:.4g}"
-    # under fp16 the gradient scaler meets overflowing gradients itself, by skipping the step
+    # under fp16 the gradient scaler skips steps with overflowing gradients
     return None if math.isfinite(norm) or fp16 else f"the gradient norm became {norm}"
 
 
@@ -393,5 +393,5 @@ def _fingerprint(settings: TrainSettings, identity: str, processes: int) -> str:
     for free in ("checkpointing_steps", "checkpoints_total_limit"):
         del values[free]
     if settings.lr_schedule == "constant":
-        del values["steps"]  # a constant rate does not know where it ends, so a run may be made longer
+        del values["steps"]  # a constant rate does not depend on the number of steps, so a run may be extended
     return sha256_bytes(repr(sorted(values.items())).encode())

@@ -32,12 +32,12 @@ def fit(
     compile_network: bool = False,
     report_to: Any = "none",
 ) -> TrainResult:
-    """Train a denoiser's network in place; its weights become the averaged ones if an average is kept.
+    """Train a denoiser's network in place; its weights become the averaged ones if there is an average.
 
     Args:
         denoiser: the model to train.
-        images: what to train on.
-        settings: how to train.
+        images: the training images.
+        settings: the loop's settings.
         batch_size: images per step, over all processes.
         seed: seeds the batches.
         folder: the run folder, or None to write nothing.
@@ -49,7 +49,7 @@ def fit(
         report_to: an experiment tracker for the log's values.
 
     Returns:
-        What the loop leaves.
+        The result of the loop.
     """
     network = denoiser.network
     levels = denoiser.schedule.within(alpha_bar_range).double()
@@ -58,8 +58,8 @@ def fit(
     if denoiser.class_names:
         identity += f" label dropout {label_dropout}"
     if compile_network:
-        network.compile()  # in place: the names of the weights stay. It chooses memory formats itself
-        identity += " compiled"  # other bits
+        network.compile()  # in place, so that the names of the weights stay; it also chooses memory formats
+        identity += " compiled"  # results differ in their last bits
     result = train(
         network, DenoisingObjective(denoiser), make_batch, settings, folder=folder, resume=resume, identity=identity,
         progress=progress, accelerator=make_accelerator(settings.mixed_precision, report_to=report_to, folder=folder),

@@ -1,26 +1,26 @@
-"""Experiment trackers: the lines of ``log.jsonl``, shown elsewhere too, through accelerate's trackers.
+"""Experiment trackers: send the lines of ``log.jsonl`` to one of accelerate's trackers.
 
     report_to = "tensorboard"    run/tracking/vdu/                event files; nothing leaves the machine
                 "wandb"          run/tracking/wandb/, and its server unless WANDB_MODE=offline
                 "trackio"        trackio's own folder of data bases on this machine
-                "none"           the default: no tracker is looked for, imported or started
+                "none"           the default: no tracker is imported or started
 
-``log.jsonl`` stays the source of truth: a tracker gets each line after it was written there, with the same values and the
-same step, flattened:
+``log.jsonl`` remains the source of truth: a tracker receives each line after it was written there, with the same values and
+step, flattened:
 
     {"step": 7, "loss": 0.2, "terms": {"mse": 0.2}, "grad_norm": 0.1} → step 7: loss 0.2, terms/mse 0.2, grad_norm 0.1
 
-and at the start of a run the settings of its training (:class:`vdu.training.loop.TrainSettings`). No image, weight or path
+At the start of a run it receives the training settings (:class:`vdu.training.loop.TrainSettings`). No image, weight or path
 is sent by this module.
 
-A resumed run goes on in the same curve. TensorBoard's file is told to drop what the interrupted process wrote after the
-checkpoint. The others cannot take a step back: steps that the interrupted process has already reported are trained again
-and logged again in ``log.jsonl``, but not reported again.
+A resumed run continues the same curve. For TensorBoard, the events that the interrupted process wrote after the checkpoint are
+purged. The other trackers cannot step back: steps that the interrupted process already reported are repeated and logged again
+in ``log.jsonl``, but not reported again.
 
-Not guaranteed: where wandb sends its own records. accelerate calls ``wandb.init`` without a mode, so that wandb's default
-holds, which is online: it asks for a login, and sends, besides the values, the machine's name, the command line, the commit and
-what is printed. ``WANDB_MODE=offline`` keeps all of it in the run folder; offline, a resumed run is a second local run with
-the same id. Nor that steps made again on an accelerator have the bits that were reported before the kill.
+Not guaranteed: which further data wandb sends. accelerate calls ``wandb.init`` without a mode, so that wandb's default (online)
+applies: it requires a login and sends the machine's name, the command line, the commit and the printed output as well.
+``WANDB_MODE=offline`` keeps all of it in the run folder; a resumed run is then a second local run with the same id. Repeated
+steps on an accelerator may differ in their last bits from those reported before the interruption.
 """
 
 import json
@@ -42,7 +42,7 @@ _ADVICE = {"wandb": "Log in with `wandb login`, or keep its records on this mach
 
 
 def require_tracker(report_to: Any, folder: Path | None) -> None:
-    """Refuse a tracker that cannot be started, before anything else has been done.
+    """Raise an error for a tracker that cannot be started, before any other work.
 
     Args:
         report_to: one of ``TRACKERS``, or an ``accelerate.tracking.GeneralTracker`` of one's own.
@@ -64,7 +64,7 @@ def require_tracker(report_to: Any, folder: Path | None) -> None:
         raise InputError(f"report_to: got {report_to!r}; expected one of {', '.join(TRACKERS)}.")
     if report_to == "none":
         return
-    if find_spec(report_to) is None:  # accelerate itself would go on without a word
+    if find_spec(report_to) is None:  # accelerate would continue silently
         raise InputError(
             f"--report-to {report_to}: the package {report_to} is not installed; install it with `pip install {report_to}`, "
             "or leave the option out: log.jsonl has the same values."
@@ -74,7 +74,7 @@ def require_tracker(report_to: Any, folder: Path | None) -> None:
 
 
 def flatten(line: Mapping[str, Any]) -> dict[str, float]:
-    """The values of a line of the log by one-level names, without its step.
+    """The values of a log line under flat names, without its step.
 
     Args:
         line: numbers, or mappings of numbers.
@@ -99,19 +99,19 @@ def flatten(line: Mapping[str, Any]) -> dict[str, float]:
 def tracking(
     accelerator: Any, folder: Path | None, start: int, *, resume: bool, config: Mapping[str, Any]
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Start the accelerator's trackers, and finish them however the block ends.
+    """Start the accelerator's trackers, and finish them when the block ends.
 
-    To be entered before the log drops the lines that a resumed run will make again: they say what was reported.
+    Enter the block before the log drops the lines that a resumed run will repeat, since they show what was reported.
 
     Args:
         accelerator: made with ``log_with``; without, and on all processes but the first, nothing is started.
         folder: the run folder, or None.
         start: steps already done.
-        resume: whether an interrupted run goes on.
-        config: plain settings, told to the tracker at the start of a new run.
+        resume: whether an interrupted run continues.
+        config: plain settings, sent to the tracker at the start of a new run.
 
     Yields:
-        Takes a line of the log and reports it.
+        A function that reports a line of the log.
 
     Raises:
         InputError: if a tracker does not start.
@@ -148,7 +148,7 @@ def tracking(
 
 
 def _options(folder: Path | None, run_id: str, start: int) -> dict[str, dict[str, Any]]:
-    """What each of accelerate's trackers is told besides the project."""
+    """Arguments of each of accelerate's trackers besides the project."""
     where, name = str(folder / FOLDER) if folder else None, folder.name if folder else None
     return {
         "tensorboard": {"purge_step": start + 1},  # a reader drops earlier events from this step on
@@ -158,7 +158,7 @@ def _options(folder: Path | None, run_id: str, start: int) -> dict[str, dict[str
 
 
 def _last_reported(path: Path) -> int:
-    """The last step in a log, the lines that will be made again among them; 0 if there is none."""
+    """The last step in a log, including lines of steps that will be repeated; 0 if there is none."""
     last = 0
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
@@ -175,5 +175,5 @@ def _new_id() -> str:
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What all trackers take: bool, int, float and text."""
+    """The types that all trackers accept: bool, int, float and text."""
     return {name: "none" if value is None else value for name, value in config.items()}

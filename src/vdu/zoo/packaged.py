@@ -1,8 +1,8 @@
-"""The small models that come with the package, so that the main job runs without a download.
+"""The small packaged models, so that the demo runs without a download.
 
     mnist               unconditional DDPM of 28×28 digits, 0.69 M parameters, linear schedule, T = 1000; 17 epochs
-    mnist-without-8     the same, trained alike from scratch on images of the other nine digits: what unlearning aims at
-    mnist-small         the same network after 4.8 epochs, which the paper's tables at the small scale were made with
+    mnist-without-8     the same, trained alike from scratch on images of the other nine digits: the target of unlearning
+    mnist-small         the same network after 4.8 epochs, for the paper's tables at the small scale
 
 and judges: mnist, of the ten digits (architecture cnn), and mnist-lenet, of another architecture, as a second judge.
 

@@ -1,10 +1,10 @@
 """Class-conditional pixel-space pipelines: a ``UNet2DModel`` with an embedding per class (``num_class_embeds``).
 
-diffusers has no pipeline that hands labels to such a network, so it is sampled by ``vdu.sample`` or a loop of one's own. The
+diffusers has no pipeline that passes labels to such a network; use ``vdu.sample`` or your own loop to sample it. The
 names of the classes and the null class (a further embedding that stands for "any class", for classifier-free guidance) are
-kept in ``vdu.json``; without that file the classes are "0", "1", … and there is no null class.
+stored in ``vdu.json``; without that file the classes are "0", "1", … and there is no null class.
 
-Not guaranteed: that class i of a model is class i of a data set. Images are matched to classes by name where both have names.
+Not guaranteed: that class i of a model is class i of a data set. Images are matched to classes by name if both have names.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class ClassConditionalDenoiser(PipelineDenoiser):
     """A class-conditional ``UNet2DModel`` as a denoiser.
 
     Attributes:
-        names: of the classes that can be drawn, in the order of their embeddings.
+        names: names of the classes, in the order of their embeddings.
         null_class: index of the embedding that stands for no class in particular, or None.
     """
 
@@ -39,7 +39,7 @@ class ClassConditionalDenoiser(PipelineDenoiser):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes that can be drawn."""
+        """Names of the classes."""
         return self.names
 
     def condition(self, labels: Sequence[int | str | None]) -> Condition | None:
@@ -49,12 +49,12 @@ class ClassConditionalDenoiser(PipelineDenoiser):
             labels: one per sample: a name, an index, or None for the null class.
 
         Returns:
-            ``class_labels``, [batch], int64. An unknown class is refused, and None by a model without a null class.
+            ``class_labels``, [batch], int64. An unknown class, or None without a null class, raises an error.
         """
         return {"class_labels": torch.tensor([self._index(label) for label in labels], dtype=torch.int64)}
 
     def labels_of(self, seeds: Sequence[int]) -> list[int] | None:
-        """Seed modulo the number of classes: all classes alike, and the same class for a seed in every model of these classes.
+        """Seed modulo the number of classes: balanced classes, and the same class for a seed in every model with these classes.
 
         Args:
             seeds: one per sample.
@@ -76,7 +76,7 @@ class ClassConditionalDenoiser(PipelineDenoiser):
             if label in self.names:
                 return self.names.index(label)
             near = get_close_matches(label, self.names, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"The model draws {', '.join(self.names[:20])}."
+            hint = f"Did you mean {near[0]!r}?" if near else f"The model's classes are {', '.join(self.names[:20])}."
             raise InputError(f"label: got {label!r}; expected a class of the model. {hint}")
         if not 0 <= int(label) < len(self.names):
             raise InputError(f"label: got {label}; expected a class index from 0 to {len(self.names) - 1}.")
