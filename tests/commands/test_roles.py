@@ -185,7 +185,8 @@ def test_an_empty_set_to_keep_is_refused_and_not_replaced_by_own_samples(make_pi
         return resemblance(*sets, **options | {"score_steps": 30, "steps": 3})
 
     monkeypatch.setattr(aids, "resemblance", fewer)
-    monkeypatch.setitem(copies.SELF_MODEL, "steps", 2)
+    short = {"steps": 2, "batch_size": 8, "learning_rate": 1e-4}
+    monkeypatch.setattr(copies, "self_model_settings", lambda steps: short)
     digits = load_images("digits")
     how = {"forget": digits.select(digits.labels == 3), "n_own_samples": 60, "sampler": Sampler("ddpm", steps=2)}
     with pytest.raises(InputError, match="retain: got 0 images"):

@@ -33,6 +33,13 @@ def some_images(n=60, seed=1) -> ImageSet:
     return ImageSet(torch.randint(256, (n, 1, 8, 8), dtype=torch.uint8, generator=source))
 
 
+def set_copies(monkeypatch, batch_size):
+    """Auxiliary models of two steps."""
+    how = {"steps": 2, "batch_size": batch_size, "learning_rate": 1e-4}
+    monkeypatch.setattr(copies_recipe, "self_model_settings", lambda steps: how)
+    monkeypatch.setattr(aids_recipe, "FORGET_MODEL", how)
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Small classifiers and copies."""
@@ -44,9 +51,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(aids_recipe, "resemblance", fewer)
     monkeypatch.setattr(resemblance_recipe, "KEPT", 1.0)  # untrained classifiers tell nothing apart
     monkeypatch.setattr(resemblance_recipe, "FEWEST_IMAGES", 1)
-    for how in (copies_recipe.SELF_MODEL, copies_recipe.FORGET_MODEL):
-        monkeypatch.setitem(how, "steps", 2)
-        monkeypatch.setitem(how, "batch_size", 5)
+    set_copies(monkeypatch, batch_size=5)
 
 
 # own samples
@@ -177,8 +182,7 @@ def test_the_self_model_is_trained_where_it_acts_and_the_forget_model_everywhere
         return whole(copied, *given, **options)
 
     monkeypatch.setattr(copies_recipe, "fit", watched)
-    for how in (copies_recipe.SELF_MODEL, copies_recipe.FORGET_MODEL):
-        monkeypatch.setitem(how, "batch_size", 40)
+    set_copies(monkeypatch, batch_size=40)
     method = RetainDistillation(lead="forget-model", self_improvement_range=(0.2, 0.7))
     make_auxiliaries(
         PipelineDenoiser.from_pipeline(pipeline), method, some_images(), sampler=SAMPLER, n_own_samples=60, seed=0

@@ -350,6 +350,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
             **settings.training(),
         )
         cost["network_evaluations"] = result.network_evaluations
+        cost["reused"] = result.aids.reused if result.aids else 0
         cost |= result.aids.record if result.aids else {}
         cost |= {"stopping": asdict(result.stopping)} if result.stopping else {}
     with record.replacing("pipeline") as temporary:

@@ -123,7 +123,7 @@ def resemblance(
     *,
     forget_labels: Collection[int] = (),
     seed: int,
-    score_steps: int = 300,
+    score_steps: int | None = None,
     steps: int = 1500,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
@@ -137,7 +137,7 @@ def resemblance(
         denoiser: that model; gives the noise levels, the latent space and the classes.
         forget_labels: classes of the model to forget; if given, samples are selected by their label.
         seed: seeds weights, batches, halves and noise.
-        score_steps: optimiser steps of each of the two scoring classifiers.
+        score_steps: optimiser steps of each of the two scoring classifiers; None takes three tenths of ``steps``, at most 300.
         steps: optimiser steps of the classifier of noised images.
         batch_size: positives, and as many negatives, per step.
         learning_rate: Adam's peak step size.
@@ -149,6 +149,7 @@ def resemblance(
     Too few images raise an ``InputError``. Unless ``force``, so does a forget set that no sample, or most samples, resemble.
     """
     schedule = denoiser.schedule
+    score_steps = min(300, max(1, round(0.3 * steps))) if score_steps is None else score_steps
     zones = select_by_label(own, forget_labels) if forget_labels else select_samples(
         forget, own, schedule, seed=seed, score_steps=score_steps, batch_size=batch_size, learning_rate=learning_rate, force=force,
     )  # fmt: skip

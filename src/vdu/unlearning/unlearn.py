@@ -35,6 +35,7 @@ from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, 
 from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, train
 from vdu.unlearning.labels import forget_set_of_labels
 from vdu.unlearning.objective import MethodObjective
+from vdu.unlearning.target_pool import TargetPool
 
 __all__ = ["TrainingOptions", "UnlearnResult", "check_origin", "unlearn"]
 
@@ -169,13 +170,20 @@ def unlearn(
     with counter.watching(denoiser.network), small.watching(classifier):
         ready = method.prepare(denoiser, aids.tools)
     make_batch = _batches(ready, aids.sets, denoiser, n_images, seed)
+    if ready.pool:
+        make_batch = TargetPool(make_batch, ready, denoiser, ready.pool)
     identity = f"unlearn 2 {seed} {images.sha256} {weights_hash} {n_images} {method.name} {method.identity}"
     if retain is not None and "retain" in method.needs:
         identity += f" {retain.sha256}"
     if aids.judged is not None:
         identity += f" {len(aids.judged.kept)} {aids.sampler}"
     stops = method.stops and not full_length and can_stop(aids)
-    rule = ForgottenCheck(denoiser.copy(), aids, settings.steps) if stops else None
+    main = accelerator.is_main_process
+    shown = {
+        "picture": folder / "first-look.png" if folder is not None and main else None,
+        "say": _say if progress and main else None,
+    }
+    rule = ForgottenCheck(denoiser.copy(), aids, settings.steps, **shown) if stops else None
     tools = aids.tools
     others = [
         each
