@@ -7,7 +7,7 @@ from vdu.paper.aggregate import interval
 from vdu.paper.summary import FORGETS
 from vdu.paper.tables import LABELS, Table, label_of
 
-__all__ = ["LEGEND", "class_tables", "cost", "seeds_range", "verdict_lines"]
+__all__ = ["LEGEND", "MORE", "class_tables", "cost", "seeds_range", "verdict_lines"]
 
 LEGEND = """Rows with several seeds give the mean, and in brackets the lowest and highest seed. Rows with one seed and *references* give the
 value, and in brackets its 95 % interval over images. Only rows with as many images may be compared.
@@ -18,7 +18,8 @@ value, and in brackets its 95 % interval over images. Only rows with as many ima
 | PUL | the share of the class that is gone |
 | u-FID | Fréchet distance on the classifier's features to held-out real images of the other classes |
 | mix shift | total variation distance of the other classes' shares from the original's; in brackets what chance exceeds in 5 % of draws |
-| precision, recall | of the generated images, on the same features |
+"""
+MORE = """| precision, recall | of the generated images, on the same features |
 | cost | network evaluations, an image forward 1 and backward 2 |
 | seconds | of the runs' machines, which the CSV file names |
 """
@@ -76,12 +77,14 @@ def verdict_lines(claims: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "| claim | verdict | class by class |",
         "|---|---|---|",
-        *(
-            f"| {claim['text']} | {claim['verdict']} "
-            f"| {', '.join(f'{name}: {value}' for name, value in claim['classes'].items()) or '–'} |"
-            for claim in claims
-        ),
+        *(f"| {claim['text']} | {claim['verdict']} | {_by_class(claim['classes'])} |" for claim in claims),
     ]
+
+
+def _by_class(verdicts: Mapping[str, str]) -> str:
+    if len(verdicts) > 1 and len(set(verdicts.values())) == 1:
+        return f"{next(iter(verdicts.values()))} in all {len(verdicts)}"
+    return ", ".join(f"{name}: {value}" for name, value in verdicts.items()) or "–"
 
 
 def _header(pretraining: int | None) -> list[str]:

@@ -7,7 +7,7 @@ its stopping rule, with small classifiers weighted by FLOPs; and of the posterio
 from collections.abc import Mapping
 from typing import Any
 
-from vdu.paper.class_tables import LEGEND, class_tables, cost, verdict_lines
+from vdu.paper.class_tables import LEGEND, MORE, class_tables, cost, verdict_lines
 from vdu.paper.summary import FORGETS, Line, Spread, Summary
 from vdu.paper.table_page import finding_lines
 from vdu.paper.tables import Table, label_of
@@ -58,7 +58,7 @@ def details(table: Table, results: Mapping[str, Any]) -> str:
     Returns:
         Markdown.
     """
-    lines = [f"# {table.title}: every row", "", *verdict_lines(results["claims"]), "", "## Columns", "", LEGEND]
+    lines = [f"# {table.title}: every row", "", *verdict_lines(results["claims"]), "", "## Columns", "", LEGEND + MORE]
     for dataset, forget in dict.fromkeys((row["dataset"], row["forget"]) for row in results["rows"]):
         lines += class_tables(table, results, dataset, forget, pretraining=_pretraining(results, dataset))
     missing = [f"{label_of(table, row)} ({forget})" for _, forget, row in results.get("not_run", [])]
