@@ -10,7 +10,7 @@ from vdu.paper.tables import LABELS, Table, label_of
 __all__ = ["LEGEND", "MORE", "class_tables", "cost", "seeds_range", "verdict_lines"]
 
 LEGEND = """Rows with several seeds give the mean, and in brackets the lowest and highest seed. Rows with one seed and *references* give the
-value, and in brackets its 95 % interval over images. Only rows with as many images may be compared.
+value, and in brackets its 95 % interval over images. Compare only rows with the same number of images.
 
 | column | meaning |
 |---|---|
