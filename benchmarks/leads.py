@@ -9,7 +9,7 @@ over all elements, and the ratio of their lengths. s = 1, w = 0, the gradient as
 differs from ε₀ by more than the forget set, its own initial weights; so no lead reaches a cosine of 1. The
 self-improvement's direction ε₀ − ε_s is looked at too,
 and its cosine with that of another seed's copy ("copies"); both are trained at A_w's noise levels alone.
-The committed results are of commit ``0b26d03``, with the settings and the copies of then (docs/methods-log.md, 44 and 50).
+The committed results are of commit ``0b26d03``, with the settings and the copies of then (docs/dev/methods-log.md, 44 and 50).
 """
 
 import argparse

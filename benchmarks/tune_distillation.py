@@ -3,7 +3,7 @@
     python benchmarks/tune_distillation.py results/tune_distillation.json
 
 The copies' steps and the learning rate were chosen by looking at these runs, and so were s = 2, w = 0.5 and 300 steps, the defaults
-until the gradient led (docs/methods-log.md, 29 to 34 and 43 to 49; the committed results are of commit ``bfa166f``, with its
+until the gradient led (docs/dev/methods-log.md, 29 to 34 and 43 to 49; the committed results are of commit ``bfa166f``, with its
 S_r and its average of the weights). Larger s forgets more and shifts the mix of the other digits more; larger w gives better samples
 and shifts it too.
 

@@ -15,7 +15,7 @@ The student ε_θ, started at the original ε₀, learns
 
 h is the logit of r. In this form, −∇log(1−r) = σ(h)∇h does not vanish where r is near 1, and no r is clamped; instead, the norm of
 the correction is capped at ‖ε₀‖. The slope of a classifier varies with its seed and training length, and the amount of forgetting
-follows it closely (docs/methods-log.md, 65). The correction is therefore scaled to a fixed length ℓ*, by a factor measured once on
+follows it closely (docs/dev/methods-log.md, 65). The correction is therefore scaled to a fixed length ℓ*, by a factor measured once on
 the forget set:
 
     a = ℓ*/ℓ,   ℓ² = E_{D_f, middle t} ‖√(1−ᾱ) σ(h)∇h‖²/d
@@ -24,7 +24,7 @@ S_r and S_f are the generated samples unlike and like the forget set D_f. ε_s i
 a short fine-tuning on its generated samples (:mod:`vdu.replay.auxiliary_models`; w also amplifies training noise). ε_s amplifies the
 original's errors; extrapolating away from it (SIMS) reduces them. This self-improvement more than compensates the cost of training:
 with it, the unlearned model's u-FID falls below that of the filtered-oracle baseline. It acts at ᾱ in A_w only. At higher noise
-levels, which determine the content of an image, auxiliary models of different seeds agree less (docs/methods-log.md, 53), and the
+levels, which determine the content of an image, auxiliary models of different seeds agree less (docs/dev/methods-log.md, 53), and the
 extrapolation changes the proportions of the retained classes; at lower ones it costs likelihood without any gain (59).
 
 ε_f is the forget model: the original after a short fine-tuning on the forget set. Of the three forget targets (ε_lead), the

@@ -6,7 +6,7 @@
 ε_s depends on the model and the sampler but not on the forget set. It is therefore trained once, cached, and shared by all forget
 sets and seeds. Its batch is large because the extrapolation amplifies training noise: two models trained with a batch of 64 at all
 noise levels have a cosine of 0.7 in ε₀ − ε_s; one with the present batch and one with twice that batch reach 0.94
-(docs/methods-log.md, 66 and 67).
+(docs/dev/methods-log.md, 66 and 67).
 """
 
 from collections.abc import Mapping

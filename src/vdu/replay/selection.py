@@ -2,7 +2,7 @@
 
 Generated samples are a mixture, u = π p + (1−π) n, of the forget concept and the rest. The forget set is real and the samples
 are generated, so that a plain classifier learns to separate real from generated images (``mnist-small``, digit 8: it finds none
-of 173; docs/methods-log.md, 28). Two measures prevent this: random affine augmentation of both sets, and noise. The classifier
+of 173; docs/dev/methods-log.md, 28). Two measures prevent this: random affine augmentation of both sets, and noise. The classifier
 never sees a clean image.
 
     1. score      s(x) = mean of h(x_t, ᾱ) over low noise levels; h separates one half of the forget set from one half of the

@@ -6,7 +6,7 @@ at most 10 % of them still match, by the classifier of ``vdu.replay.selection`` 
     stop at step k  if  #{i : mean of h(x_t, ᾱ) over low noise ≥ 0, x = sample_θ(seed_i)} ≤ 10 % of the seeds
 
 The rule is evaluated after 2/3, 7/9, 8/9 and all of the steps, on at most 128 seeds. It starts late because the retained images
-settle later than the forgotten ones (docs/methods-log.md, 19). The threshold is 10 % because a model that never saw the forget set
+settle later than the forgotten ones (docs/dev/methods-log.md, 19). The threshold is 10 % because a model that never saw the forget set
 scores about the same: the packaged model retrained without eights leaves 12 of 132 seeds (``benchmarks/tune_distillation.py``), some
 misclassified and some that resemble the forget set by chance.
 
