@@ -23,7 +23,7 @@ from vdu.core.runs import Run
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.measure import Measurement, measure
 from vdu.evaluation.models import open_models
-from vdu.evaluation.records import DistanceRow, Evidence, WarningRecord
+from vdu.evaluation.records import DistanceRow, EvidenceRecord, WarningRecord
 from vdu.evaluation.references import reference_images
 from vdu.evaluation.suite import announce, not_yet_run, real_images, run_suite
 from vdu.judges.judging import Judging, find_judges
@@ -137,7 +137,7 @@ def _about(
 def _save(
     record: Run,
     about: dict[str, Any],
-    evidence: Evidence,
+    evidence: EvidenceRecord,
     caught: Sequence[warnings.WarningMessage],
     probes: dict[str, Any],
 ) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def save_samples(folder: Path, found: Measurement, seeds: list[int]) -> None:
             save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
 
 
-def summary(evidence: Evidence) -> dict[str, Any]:
+def summary(evidence: EvidenceRecord) -> dict[str, Any]:
     """The key numbers for the terminal."""
     pul, name, judge, histogram = evidence.pul, f"u-FID[{evidence.feature_network}]", evidence.judge, evidence.histogram
     shown = {
