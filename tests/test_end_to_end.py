@@ -257,7 +257,7 @@ def test_a_model_that_never_makes_the_class_is_refused(labelled, run, command, c
     record = read(run / "run.json")
     record["inputs"]["forget"]["classes"] = []  # as of a folder without labels: the judge's own names are then free
     (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
-    assert command("evaluate", run, *judge, "--n-images", 4, "--forget-class", never, *BARE) == 2
+    assert command("evaluate", run, *judge, "--n-images", 20, "--forget-class", never, *BARE) == 2
     said = capsys.readouterr().err
     assert "predicts forget for 0 of the original's 4 samples" in said
     assert "Draw more samples (--n-images)" in said and "vdu sample" in said
