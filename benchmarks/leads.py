@@ -65,7 +65,7 @@ def main() -> None:
         lead: RetainDistillation(lead=lead, repulsion_scale=1, gradient_length=0, self_improvement=0) for lead in LEADS
     }
     sampler = Sampler(scheduler="ddpm", steps=20)
-    whole = RetainDistillation(lead="forget-model", classifier_steps=1500, self_model_steps=100)  # asks for every tool
+    whole = RetainDistillation(lead="forget-model", classifier_width=32, self_model_steps=100)  # asks for every tool
     aids = make_auxiliaries(
         PipelineDenoiser.from_pipeline(pipeline), whole, forget, sampler=sampler, n_own_samples=1500, seed=0
     )

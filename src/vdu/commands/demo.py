@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from vdu.commands.options import Count
+from vdu.commands.options import Count, ImageCount, OutputDir
 
 __all__ = ["N_IMAGES", "RETRAINED", "DemoSettings", "run"]
 
@@ -16,7 +16,7 @@ RETRAINED = {"8": "mnist-without-8"}
 N_IMAGES = 500
 SAMPLER: dict[str, Any] = {"scheduler": "ddpm", "inference_steps": 20}
 FULL: dict[str, Any] = {
-    "steps": 600, "learning_rate": 1.5e-4, "option": ("pool=0", "classifier_steps=1500", "self_model_steps=100"),
+    "steps": 600, "learning_rate": 1.5e-4, "option": ("pool=0", "classifier_width=32", "self_model_steps=100"),
 }  # fmt: skip
 QUICK_EVALUATIONS, FULL_EVALUATIONS = 65_000, 445_000  # of the digit 8; for the estimate
 
@@ -44,10 +44,10 @@ class DemoSettings:
         resume_from_checkpoint: "latest" continues an interrupted unlearning; the evaluation is run anew.
     """
 
-    output_dir: Path = Path("vdu-demo")
+    output_dir: OutputDir = Path("vdu-demo")
     digit: Annotated[int, Parameter(validator=_digit)] = 8
     full: Annotated[bool, Parameter(negative=())] = False
-    n_images: Count = N_IMAGES
+    n_images: ImageCount = N_IMAGES
     suite: Literal["quick", "full", "none"] | None = None
     steps: Count | None = None
     seed: int = 0

@@ -27,7 +27,7 @@ USAGE: Mapping[str, str] = {
 
 COMMON: Mapping[str, tuple[str, ...]] = {
     "compare": ("output", "force"),
-    "demo": ("output-dir", "digit", "n-images", "suite", "seed", "overwrite"),
+    "demo": ("output-dir", "digit", "full", "n-images", "suite", "seed", "overwrite"),
     "evaluate": (
         "before", "after", "forget", "output-dir", "judge", "reference", "retrained", "data", "forget-class", "suite", "n-images", "seed",
     ),

@@ -137,7 +137,7 @@ class RetainDistillation(BaseMethod):
         lead: the forget target ε_lead: "gradient", "forget-model" or "retrack".
         forget_weight: ζ > 0.
         pool: number of batches that repeat with their targets (:mod:`vdu.unlearning.target_pool`); 0 draws a new batch at every step.
-        classifier_steps: optimiser steps of the classifier.
+        classifier_width: channels after the classifier's first convolution; the cost grows with its square.
         self_model_steps: optimiser steps of the self-trained model.
         schedule: the noise levels; None takes the model's own.
         alpha_bar_range: noise levels of the forget images; retained images use all levels.
@@ -154,14 +154,14 @@ class RetainDistillation(BaseMethod):
     lead: str = "gradient"
     forget_weight: float = 1.0
     pool: int = 90
-    classifier_steps: int = 500
+    classifier_width: int = 16
     self_model_steps: int = 50
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
     _factor: float = field(default=1.0, repr=False, metadata=PRIVATE)
 
     name = "distillation"
     summary = "Distils the score that the model would have without the forget set, estimated from its own samples."
-    training = replace(CHOSEN, steps=600, ema_decay=0.995)
+    training = replace(CHOSEN, steps=270, learning_rate=3e-4, ema_decay=0.995)
     stops = True
     strength = ("repulsion_scale", "forget_weight")
     limits = MappingProxyType({"keep_mse": 2.0})  # ε_lead may lie as far from ε_θ as w_max (ε₀ − ε_f) reaches
@@ -174,7 +174,7 @@ class RetainDistillation(BaseMethod):
         for name in ("repulsion_scale", "keep_scale", "gradient_length", "self_improvement"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}: got {getattr(self, name)}; expected a finite number ≥ 0.")
-        for name, least in (("pool", 0), ("classifier_steps", 1), ("self_model_steps", 1)):
+        for name, least in (("pool", 0), ("classifier_width", 8), ("self_model_steps", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}: got {getattr(self, name)}; expected a whole number, at least {least}.")
         require_range("self_improvement_range", self.self_improvement_range)

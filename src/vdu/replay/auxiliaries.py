@@ -26,7 +26,7 @@ from vdu.training.batches import encoded, labels_for
 
 __all__ = ["Auxiliaries", "make_auxiliaries", "needs_selection"]
 
-CLASSIFIER_STEPS, SELF_MODEL_STEPS = 1500, 100  # for methods that do not choose
+CLASSIFIER_WIDTH, SELF_MODEL_STEPS = 32, 100  # for methods that do not choose
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def make_auxiliaries(
         tell("selecting the samples that match the forget set")
         judged = resemblance(
             forget, own, original, forget_labels=_forget_labels(original, forget), seed=derive_seed(seed, "resemblance"), force=force,
-            steps=getattr(method, "classifier_steps", CLASSIFIER_STEPS),
+            width=getattr(method, "classifier_width", CLASSIFIER_WIDTH),
         )  # fmt: skip
         share = _flops(judged.classifier, original)
         counter.total += round(judged.evaluations * share)
