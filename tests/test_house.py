@@ -26,9 +26,10 @@ ALLOWED = {
     "judges": {"core", "data", "diffusion", "metrics", "models", "replay", "training", "zoo"},
     "probes": {"core", "data", "diffusion", "metrics", "models", "training"},
     "report": {"core"},
-    # the report: evidence has its five answers and its page; unlearning: methods are compared by what they make
+    # the report: evidence has its five answers and its page; methods and unlearning: methods are compared by what they make
     "evaluation": {
-        "core", "data", "diffusion", "judges", "metrics", "models", "probes", "replay", "report", "training", "unlearning",
+        "core", "data", "diffusion", "judges", "methods", "metrics", "models", "probes", "replay", "report", "training",
+        "unlearning",
     },
     "commands": {
         "core", "data", "diffusion", "evaluation", "judges", "methods", "metrics", "models", "posterior", "probes", "replay",
