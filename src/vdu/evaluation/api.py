@@ -53,7 +53,7 @@ def evaluate(
         before: the original: a pipeline or its folder. Networks move to the accelerator, if there is one.
         after: the other model, whoever made it, likewise; or a run folder, whose pipeline is meant.
         forget: the unwanted images, or where they are (:func:`vdu.load_images`).
-        forget_classes: names of the unwanted classes, as labelled images and a given judge call them.
+        forget_classes: names of the unwanted classes, as labelled images and a given judge call them; those of the run by default.
         judge: folder of a trained judge, or the name of a packaged one ("mnist"); None trains a fallback classifier.
         second_judge: a judge of another architecture, as a check.
         reference: real images to compare with, or where they are; None compares with the filtered original.
@@ -67,7 +67,7 @@ def evaluate(
         n_images: images from each model, at least 1; with a few hundred the intervals are wide.
         n_judge_samples: generated samples that train a fallback classifier.
         seed: image i starts from noise drawn from (seed, i), for both models.
-        folder: where the evidence of two pipelines goes; None keeps it as long as the returned object.
+        folder: where the evidence goes, if not into a run folder; None keeps it as long as the returned object.
 
     Returns:
         The evidence.
@@ -75,17 +75,20 @@ def evaluate(
     Raises:
         InputError: if the arguments do not fit together, or a model, image or folder does not suit; as on the command line.
     """
-    run, before, after, forget = _from_result(run, before, after, forget)
     require_one_subject(run, before, after, forget)
-    if run is not None and folder is not None:
+    own = run if run is None or isinstance(run, str | Path) else _run_folder(run)  # a folder to evaluate in place
+    if own is not None and folder is not None:
         raise InputError(f"folder: got {folder} with a run, which is evaluated in its own folder. Leave it out.")
     options = EvaluationOptions.from_python(
-        sampler=sampler, judge=judge, second_judge=second_judge, forget_classes=forget_classes, reference=reference,
-        reference_split=reference_split, features=features, probes=probes, retrained=retrained, data=data, held_out=held_out,
-        n_images=n_images, n_judge_samples=n_judge_samples, seed=seed,
+        sampler=sampler, judge=judge, second_judge=second_judge, reference=reference, reference_split=reference_split,
+        forget_classes=forget_classes or (getattr(run, "forget_classes", ()) if own is None else ()), features=features,
+        probes=probes, retrained=retrained, data=data, held_out=held_out, n_images=n_images, n_judge_samples=n_judge_samples,
+        seed=seed,
     )  # fmt: skip
+    if own is not None:
+        return Evidence.read(evaluate_run(own, options, getattr(run, "original", None)))
     if run is not None:
-        return Evidence.read(evaluate_run(run, options))
+        before, after, forget = (getattr(run, name) for name in ("original", "pipeline", "forget"))
     if folder is not None:
         return Evidence.read(evaluate_pair(before, after, forget, options, folder))
     place = Path(tempfile.mkdtemp(prefix="vdu-"))
@@ -96,22 +99,17 @@ def evaluate(
         raise
 
 
-def _from_result(run: Any, before: Any, after: Any, forget: Any) -> tuple[Any, Any, Any, Any]:
-    """The arguments, with a result of ``unlearn`` replaced by its run folder, or by its two pipelines and its forget set."""
-    if run is None or isinstance(run, str | Path):
-        return run, before, after, forget
-    if not hasattr(run, "pipeline"):
+def _run_folder(result: Any) -> Path | None:
+    """The run folder of a result of ``unlearn``; None if it has none, and its two pipelines are compared instead."""
+    if not hasattr(result, "pipeline"):
         raise InputError(
-            f"evaluate: got {type(run).__name__}; expected a run folder or a result of vdu.unlearn. Give two pipelines as before=… and "
-            "after=…, with forget=…."
+            f"evaluate: got {type(result).__name__}; expected a run folder or a result of vdu.unlearn. Give two pipelines as before=… "
+            "and after=…, with forget=…."
         )
-    folder, original, images = (getattr(run, name, None) for name in ("folder", "original", "forget"))
-    if folder is not None:
-        return folder, before, after, forget
-    require_one_subject(run, before, after, forget)
-    if original is None or images is None:
+    folder = getattr(result, "folder", None)
+    if folder is None and any(getattr(result, name, None) is None for name in ("original", "forget")):
         raise InputError(
-            "evaluate: got a result that has no run folder; expected one, or both pipelines. Give before=…, after=result.pipeline and "
+            "evaluate: got a result without a run folder; expected one, or two pipelines. Give before=…, after=result.pipeline and "
             "forget=… (or unlearn with folder=…)."
         )
-    return None, original, run.pipeline, images
+    return folder
