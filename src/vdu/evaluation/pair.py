@@ -71,7 +71,8 @@ def unwanted_images(
         ``InputError``.
     """
     images = fit_shape(source, shape, False) if isinstance(source, ImageSet) else load_images(source, shape=shape)
-    images = forget_images(images, shape, classes=classes if len(class_names(images)) > 1 else ())
+    if not isinstance(source, ImageSet) or classes:  # who made a set chose its images
+        images = forget_images(images, shape, classes=classes if len(class_names(images)) > 1 else ())
     record = {
         "source": source if isinstance(source, str) else "images given in Python",
         "classes": list(classes),

@@ -66,19 +66,20 @@ class _Subject:
     classes: list[str]
 
 
-def evaluate_run(folder: Path | str, options: EvaluationOptions) -> Recorded:
+def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any = None) -> Recorded:
     """Evaluate a run of ``vdu unlearn`` in place.
 
     Args:
         folder: the run folder.
         options: what is measured.
+        original: the pipeline that the run started from; None loads it from where the run's record says.
 
     Returns:
         The evidence. An unfinished run, or models of another run, raise an ``InputError``.
     """
     record = Run.reopen(folder, "unlearn")
     forgotten = record.record["inputs"]["forget"]["classes"]
-    before, after = open_models(record)
+    before, after = open_models(record, original)
     retrained = open_retrained(options.retrained, before, after)
     classes = list(options.forget_class) or forgotten
     fixed = _fixed(options, before, classes)
