@@ -17,7 +17,7 @@ from vdu.commands.settings import EvaluateSettings, plain
 from vdu.core.checks import hash_parameters
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
-from vdu.core.records import FORMAT_VERSION, atomic_file, read_json, write_json
+from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, write_json
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
 from vdu.diffusion.sampling import Sampler
@@ -126,8 +126,10 @@ def _about(
     protocol |= {"original_sha256": inputs["model"]["sha256"], "unlearned_sha256": record.record["pipeline"]["sha256"]}
     if retrained is not None:
         protocol["retrained_sha256"] = hash_parameters(retrained.network.state_dict())
+        protocol["retrained_path"] = str(Path(str(settings.retrained)).resolve())
     return {
         "format_version": FORMAT_VERSION,
+        "date": now(),
         "forget": forget | {"classes": classes or None},
         "protocol": protocol,
         "suite": settings.suite,
