@@ -1,6 +1,6 @@
 """The command line: parses arguments, runs one command and prints. Progress goes to standard error, results to standard output.
 
-Exit codes: 0 success; 2 bad input; 3 a reproduction outside the committed intervals; 4 a run that diverged; 130 interrupted; 1 any
+Exit codes: 0 success; 2 bad input; 3 a reproduction or a hash that differs; 4 a run that diverged; 130 interrupted; 1 any
 other failure.
 """
 
@@ -28,6 +28,7 @@ from vdu.commands.report import ReportSettings
 from vdu.commands.sample import SampleSettings
 from vdu.commands.settings import Estimator, EvaluateSettings, PosteriorSettings
 from vdu.commands.unlearn import MOVED, UnlearnSettings, refuse_moved
+from vdu.commands.verify import VerifySettings
 from vdu.core.errors import DivergenceError, InputError
 from vdu.explore.app import ExploreSettings
 from vdu.paper.reproduce import ReproduceSettings
@@ -55,6 +56,7 @@ SETTINGS = {
     "reproduce": ReproduceSettings,
     "sample": SampleSettings,
     "unlearn": UnlearnSettings,
+    "verify": VerifySettings,
 }
 
 Json = Annotated[bool, Parameter(help="Print the result as JSON.", negative=())]
@@ -175,6 +177,16 @@ def report(
         run: the run folder of "vdu unlearn".
     """
     _run("commands.report", replace(settings or ReportSettings(), run=run), json, dry_run)
+
+
+@app.command
+def verify(run: Path, *, json: Json = False, dry_run: DryRun = False) -> None:
+    """Recompute every hash of a run's report and compare; exit code 3 if one differs.
+
+    Args:
+        run: the run folder of "vdu unlearn".
+    """
+    _run("commands.verify", VerifySettings(run=run), json, dry_run)
 
 
 @app.command

@@ -121,6 +121,52 @@ def test_rest(bare, rows, changes, level, code):
     assert found(find_rest(changed(bare, rows, **changes))) == (level, code)
 
 
+def denoised(before, after, images="retain_train"):
+    rows = [("original", before), ("unlearned", after)]
+    made = [
+        {"model": m, "images": images, "alpha_bar": 0.5, "distance": d, "low": 0.9 * d, "high": 1.1 * d}
+        for m, d in rows
+    ]
+    return {"probes": {"retrained": {"status": "measured", "denoising": made}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "images", "code"),
+    [
+        (1.0, 2.0, "retain_train", "predictions_moved"),
+        (1.0, 1.99, "retain_train", "no_damage"),
+        (1.0, 3.0, "forget_train", "no_damage"),
+        (2.0, 1.0, "retain_held_out", "no_damage"),
+    ],
+)
+def test_predictions_on_kept_images_that_moved_twice_as_far(bare, before, after, images, code):
+    data = changed(bare, fid((6, 7, 8), FLOOR), **denoised(before, after, images))
+    assert find_rest(data).reason.code == code
+
+
+def test_the_flips_are_counted_on_the_first_screen(bare):
+    flips = {"classes": ["7", "3", "cat"], "counts": [[1, 5, 4], [2, 10, 0], [0, 3, 35]]}  # 7 is to be forgotten
+    retrained = {"classes": ["7", "3", "cat"], "counts": [[0, 5, 5], [1, 10, 1], [0, 0, 38]]}
+    data = changed(bare, flips=flips, flips_retrained=retrained)
+    finding = find_rest(data)
+    assert (finding.changed.count, finding.changed.total, finding.changed_retrained.count) == (5, 50, 2)
+    assert "5 of the 50 other images (10\u202f%; in a model that never saw it 2)" in rest_answer(data, finding).title
+
+
+@pytest.mark.parametrize(
+    ("n_unlearned", "retrained", "start"),
+    [
+        (6, 3, "Mostly gone: 6 of 200 remain (a model that never saw it: 3)"),
+        (0, None, "Gone from these samples: 0 of 200 remain"),
+    ],
+)
+def test_the_first_title_counts_what_remains(bare, n_unlearned, retrained, start):
+    value = 100 * (1 - n_unlearned / 200)
+    rows = pul(92, value, 100, 200) | {"original": {"forget_count": 200}, "retrained": {"forget_count": retrained}}
+    data = changed(bare, rows, {"pul_ceiling": 97.4})
+    assert gone_answer(data, find_gone(data)).title == start
+
+
 def counted(count, n=N):
     """A count with its Wilson interval, from the roots of (p̂ − p)² = z² p(1 − p)/n."""
     p, a = count / n, 1.959964**2 / n
@@ -448,7 +494,10 @@ def test_numbers_that_only_some_states_have_are_in_the_sentences(bare, trusted):
         data = changed(bare, pul(92, 97, 99), {"corrected_pul": ends(low, 100.0, 100.0)})
         assert any("Corrected" in limit for limit in gone_answer(data, find_gone(data)).limits) == told
     data = stopped(trusted, 13)
-    assert "of 128 generated samples that were like the forget set, 13 still are" in gone_answer(data, find_gone(data)).text
+    assert (
+        "of 128 generated samples that were like the forget set, 13 still are"
+        in gone_answer(data, find_gone(data)).text
+    )
     assert "13 still are" in trust_answer(data, find_trust(data)).text
     own = changed(bare, reference={"kind": "filtered_original", "description": "d", "n_images": 200})
     assert "real images" in rest_answer(bare, find_rest(bare)).figure

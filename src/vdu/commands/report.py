@@ -37,7 +37,5 @@ def run(settings: ReportSettings) -> dict[str, Any]:
     """
     from vdu.report.render import render_report
 
-    page = render_report(
-        settings.run, output=settings.output, hide_forgotten=settings.hide_forgotten, by=settings.by
-    )
+    page = render_report(settings.run, output=settings.output, hide_forgotten=settings.hide_forgotten, by=settings.by)
     return {"report": str(page), "evidence": str(page.with_name("evidence.json"))}

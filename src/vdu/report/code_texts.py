@@ -73,7 +73,7 @@ _KEYS = {
     "n_forget_lower_half_black": "look unwanted with the lower half black",
     "n_forget_right_half_black": "look unwanted with the right half black",
     "n_samples": "samples of each model",
-    "floor_u_fid": "u-FID between two sets of samples of the retrained model (floor)",
+    "floor_u_fid": "distance between two sets of samples of the retrained model",
 }
 _VALUES = {
     ("optimiser", "adamw_constant_rate"): "AdamW, constant rate, no weight decay, all weights",

@@ -5,7 +5,6 @@ Whatever the records hold beyond the known keys stands in the group where it bel
 NOT guaranteed: that the run is what it says; ``vdu verify`` checks the hashes.
 """
 
-
 from vdu.core.records import sha256_file
 from vdu.report.collect import ReportData
 from vdu.report.formatting import flat
@@ -82,7 +81,9 @@ def provenance(data: ReportData) -> dict[str, list[tuple[str, str]]]:
             protocol.pop(key, None)
     found["Sampler"] = [(_words(name.removeprefix("sampler_")), value) for name, value in flat(sampler)]
     records = {"inputs": run.get("inputs"), "pipeline": run.get("pipeline"), "environment": run.get("environment")}
-    for name, value in flat({key: each for key, each in (records | {"protocol": protocol}).items() if each is not None}):
+    for name, value in flat({
+        key: each for key, each in (records | {"protocol": protocol}).items() if each is not None
+    }):
         subject = next((each for each in _SUBJECTS if name.startswith(f"{each}.")), "")
         group = next((group for place, group in _PLACES.items() if name.startswith(place)), "Measuring")
         rest = _words(name.removeprefix(f"{subject}."))

@@ -110,7 +110,13 @@ def environment() -> "Environment":
         lstrip_blocks=True,
     )
     made.filters.update(
-        number=number, percent=percent, interval=interval, duration=duration, note=row_note, source=source_text, attack=attack_text
+        number=number,
+        percent=percent,
+        interval=interval,
+        duration=duration,
+        note=row_note,
+        source=source_text,
+        attack=attack_text,
     )
     return made
 

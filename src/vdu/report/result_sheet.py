@@ -16,7 +16,7 @@ from vdu.report.findings.inside import Inside, find_inside
 from vdu.report.findings.reliability import retrained_doubted, retrained_left
 from vdu.report.findings.rest import find_rest
 from vdu.report.formatting import interval, number
-from vdu.report.rates import Rate, measured
+from vdu.report.rates import measured
 
 __all__ = ["TESTS", "SheetRow", "overview", "result_sheet"]
 
@@ -128,7 +128,7 @@ def _rest(data: ReportData, found: Answer) -> list[SheetRow]:
         beside = "" if rest.changed_retrained is None else f"{rest.changed_retrained.count:,}"
         about = f"of {changed.total:,}, from the same noise"
         rows.append(
-            SheetRow("flips", "Other images of another class now", about, "", f"{changed.count:,}", beside, _share(changed),
+            SheetRow("flips", "Other images of another class now", about, "", f"{changed.count:,}", beside, changed.ends,
                      "fact", "A count; no verdict")
         )  # fmt: skip
     return rows
@@ -145,7 +145,13 @@ def _attempt(data: ReportData, found: AttemptFinding) -> tuple[str, str, str, st
         return "", "", "", "", ""
     about = f"unwanted of {shown.ours.total:,}, {_place(found, shown.place)}"
     target = "" if shown.theirs is None else f"{shown.theirs.count:,}"
-    return about, _original(data, found.probe, shown.place, shown.ours.total), f"{shown.ours.count:,}", target, _share(shown.ours)
+    return (
+        about,
+        _original(data, found.probe, shown.place, shown.ours.total),
+        f"{shown.ours.count:,}",
+        target,
+        shown.ours.ends,
+    )
 
 
 def _place(found: AttemptFinding, place: Any) -> str:
@@ -192,9 +198,5 @@ def _value(measure: Mapping[str, Any] | None) -> str:
     return "" if measure is None else number(measure["value"])
 
 
-def _ends(measure: Mapping[str, float] | None, digits: int | None = None, factor: float = 1.0) -> str:
-    return "" if measure is None else interval(measure, digits, factor)[1:-1]
-
-
-def _share(rate: Rate) -> str:
-    return f"{_ends({'low': rate.low, 'high': rate.high}, 1, 100)} %"
+def _ends(measure: Mapping[str, float] | None, digits: int | None = None) -> str:
+    return "" if measure is None else interval(measure, digits)[1:-1]

@@ -274,9 +274,7 @@ def _against_retrained(data: ReportData, probe: str, pairs: list[Point]) -> Atte
     reason = Attempt.NO_MORE if lead <= THRESHOLDS["lead_margin_share"] else Attempt.LEAD_NOT_EXCLUDED
     highest = max(pairs, key=lambda each: each.ours.value)
     higher = sum(point.ours.value > theirs.value for point, theirs in beside)
-    return _found(
-        probe, reason, point=point, highest=highest, lead=100 * lead, n_points=len(pairs), n_higher=higher
-    )
+    return _found(probe, reason, point=point, highest=highest, lead=100 * lead, n_points=len(pairs), n_higher=higher)
 
 
 def _original_rate(data: ReportData, original: dict[str, Any] | None) -> float | None:

@@ -159,7 +159,11 @@ def _figure(found: BackFinding, parts: dict[str, Answer]) -> str:
 
 
 def _title(found: BackFinding, parts: dict[str, Answer]) -> str:
-    title, n, undecided = found.reason.title, f"{found.n_good} of {len(ATTEMPTS)} tests", f"{found.n_undecided} undecided"
+    title, n, undecided = (
+        found.reason.title,
+        f"{found.n_good} of {len(ATTEMPTS)} tests",
+        f"{found.n_undecided} undecided",
+    )
     first = parts[found.deciding[0]].figure if found.deciding else ""
     more = {
         Back.YES: ", by " + " and ".join(ATTEMPTS[name] for name in found.deciding) + f": {first}",

@@ -194,7 +194,9 @@ def rest_answer(data: ReportData, found: RestFinding) -> Answer:
         text += f" Image by image, {images_text(worse['images'])} cost {more} more than in the retrained model."
     if found.moved is not None:
         factor, level = found.moved
-        figure = f"at noise level ᾱ = {number(level)} they are {factor:.1f} × as far from the retrained model's; {figure}"
+        figure = (
+            f"at noise level ᾱ = {number(level)} they are {factor:.1f} × as far from the retrained model's; {figure}"
+        )
         text += (
             f" On noisy kept images (ᾱ = {number(level)}) the predictions are {factor:.1f} times as far from the retrained model's "
             "as the original's are."

@@ -177,9 +177,7 @@ def not_tested(metrics: Mapping[str, Any], method: str | None = None) -> tuple[s
         The sentences; those of probes that ran are gone.
     """
     rows = [
-        f"{row['label']}: reference row not run."
-        for row in asked_rows(metrics, method)
-        if row["status"] != "measured"
+        f"{row['label']}: reference row not run." for row in asked_rows(metrics, method) if row["status"] != "measured"
     ]
     second = [] if metrics["judge"]["second"] else ["A second classifier of another architecture."]
     probes = [
