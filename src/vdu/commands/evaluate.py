@@ -124,9 +124,9 @@ def _about(
     }
     protocol |= {f"features_{name}": value for name, value in network.describe().items()}
     protocol |= {"original_sha256": inputs["model"]["sha256"], "unlearned_sha256": record.record["pipeline"]["sha256"]}
-    if retrained is not None:
+    if retrained is not None and settings.retrained is not None:
         protocol["retrained_sha256"] = hash_parameters(retrained.network.state_dict())
-        protocol["retrained_path"] = str(Path(str(settings.retrained)).resolve())
+        protocol["retrained_path"] = str(settings.retrained.resolve())
     return {
         "format_version": FORMAT_VERSION,
         "date": now(),
