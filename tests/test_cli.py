@@ -40,6 +40,7 @@ VERBS = {
         "--learning-rate",
         "3e-7",
     ),
+    "verify": ("some-run",),
 }
 
 

@@ -135,7 +135,7 @@ def test_the_main_job(model, unwanted, tmp_path, command, capsys, monkeypatch):
 
     assert command("evaluate", run, "--n-images", 40, "--n-judge-samples", 200, *BARE) == 0
     said = capsys.readouterr()
-    assert "vdu: warning: The judge is a fallback classifier" in said.err
+    assert "vdu: warning: The classifier is a fallback" in said.err
     pul = rows(run)["unlearned"]["pul"]
     assert 0 < pul["n_original"] < 40  # the judge tells the two kinds apart
     for name in ("original", "unlearned"):  # the count is that of the calls that are stored beside the images

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from vdu.report.collect import collect
-from vdu.report.findings.attempts import attempt_answers, find_attempts
+from vdu.report.findings.attempts import find_attempts
 from vdu.report.findings.back import back_answer, find_back
 from vdu.report.findings.cost import cost_answer, cost_split, find_cost
 from vdu.report.findings.gone import Gone, GoneFinding, find_gone, gone_answer
@@ -121,6 +121,52 @@ def test_rest(bare, rows, changes, level, code):
     assert found(find_rest(changed(bare, rows, **changes))) == (level, code)
 
 
+def denoised(before, after, images="retain_train"):
+    rows = [("original", before), ("unlearned", after)]
+    made = [
+        {"model": m, "images": images, "alpha_bar": 0.5, "distance": d, "low": 0.9 * d, "high": 1.1 * d}
+        for m, d in rows
+    ]
+    return {"probes": {"retrained": {"status": "measured", "denoising": made}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "images", "code"),
+    [
+        (1.0, 2.0, "retain_train", "predictions_moved"),
+        (1.0, 1.99, "retain_train", "no_damage"),
+        (1.0, 3.0, "forget_train", "no_damage"),
+        (2.0, 1.0, "retain_held_out", "no_damage"),
+    ],
+)
+def test_predictions_on_kept_images_that_moved_twice_as_far(bare, before, after, images, code):
+    data = changed(bare, fid((6, 7, 8), FLOOR), **denoised(before, after, images))
+    assert find_rest(data).reason.code == code
+
+
+def test_the_flips_are_counted_on_the_first_screen(bare):
+    flips = {"classes": ["7", "3", "cat"], "counts": [[1, 5, 4], [2, 10, 0], [0, 3, 35]]}  # 7 is to be forgotten
+    retrained = {"classes": ["7", "3", "cat"], "counts": [[0, 5, 5], [1, 10, 1], [0, 0, 38]]}
+    data = changed(bare, flips=flips, flips_retrained=retrained)
+    finding = find_rest(data)
+    assert (finding.changed.count, finding.changed.total, finding.changed_retrained.count) == (5, 50, 2)
+    assert "5 of the 50 other images (10\u202f%; in a model that never saw it 2)" in rest_answer(data, finding).title
+
+
+@pytest.mark.parametrize(
+    ("n_unlearned", "retrained", "start"),
+    [
+        (6, 3, "Mostly gone: 6 of 200 remain (a model that never saw it: 3)"),
+        (0, None, "Gone from these samples: 0 of 200 remain"),
+    ],
+)
+def test_the_first_title_counts_what_remains(bare, n_unlearned, retrained, start):
+    value = 100 * (1 - n_unlearned / 200)
+    rows = pul(92, value, 100, 200) | {"original": {"forget_count": 200}, "retrained": {"forget_count": retrained}}
+    data = changed(bare, rows, {"pul_ceiling": 97.4})
+    assert gone_answer(data, find_gone(data)).title == start
+
+
 def counted(count, n=N):
     """A count with its Wilson interval, from the roots of (p̂ − p)² = z² p(1 − p)/n."""
     p, a = count / n, 1.959964**2 / n
@@ -225,9 +271,9 @@ def test_each_attempt(bare, case):
     ("cases", "level", "code", "deciding"),
     [
         ([], "unknown", "not_tested", ()),
-        (["alike", "holds", "as retrained", "filled as retrained"], "good", "no_faster",
+        (["alike", "holds", "as retrained", "filled as retrained"], "fact", "no_faster",
          ("relearning", "stochastic", "completion", "inpainting")),
-        (["alike"], "good", "no_faster", ("relearning",)),
+        (["alike"], "fact", "no_faster", ("relearning",)),
         (["still"], "good", "no_sign", ("relearning",)),
         (["still", "wide"], "mixed", "no_sign_some_undecided", ("relearning", "stochastic")),
         (["alone some", "filled alone"], "mixed", "perhaps", ("inpainting", "relearning")),
@@ -448,8 +494,11 @@ def test_numbers_that_only_some_states_have_are_in_the_sentences(bare, trusted):
         data = changed(bare, pul(92, 97, 99), {"corrected_pul": ends(low, 100.0, 100.0)})
         assert any("Corrected" in limit for limit in gone_answer(data, find_gone(data)).limits) == told
     data = stopped(trusted, 13)
-    assert "13 of 128 generated samples" in gone_answer(data, find_gone(data)).text
-    assert "13 of 128 generated samples" in trust_answer(data, find_trust(data)).text
+    assert (
+        "of 128 generated samples that were like the forget set, 13 still are"
+        in gone_answer(data, find_gone(data)).text
+    )
+    assert "13 still are" in trust_answer(data, find_trust(data)).text
     own = changed(bare, reference={"kind": "filtered_original", "description": "d", "n_images": 200})
     assert "real images" in rest_answer(bare, find_rest(bare)).figure
     assert "real images" not in rest_answer(own, find_rest(own)).figure
@@ -457,20 +506,18 @@ def test_numbers_that_only_some_states_have_are_in_the_sentences(bare, trusted):
 
 
 def test_the_limit_depends_on_the_retrained_model(bare):
-    limits = {
-        case: " ".join(attempt_answers(attempted(bare, ATTEMPTS[case][0]))["relearning"].limits)
-        for case in ("alone returns", "alike")
-    }
+    found = {case: attempted(bare, ATTEMPTS[case][0]) for case in ("alone returns", "alike")}
+    limits = {case: " ".join(back_answer(data, find_back(data, GONE)).limits) for case, data in found.items()}
     assert "Without a retrained model" in limits["alone returns"]
     assert "one retrained model" in limits["alike"] and "Without" not in limits["alike"]
 
 
 def test_what_was_not_run_is_listed_with_its_reason(bare, full):
-    assert len(not_tested(bare.metrics)) - len(not_tested(full.metrics)) == 7
+    assert len(not_tested(bare.metrics)) - len(not_tested(full.metrics)) == 7  # the probes
     probes = full.metrics["probes"] | {
         "membership": {"status": "not run", "code": "too_few_members", "n_members": 1, "n_held_out": 25}
     }
     listed = " ".join(not_tested(full.metrics | {"probes": probes}))
     assert "Members: 1, held-out images of the forget class: 25." in listed
-    assert "A second judge" in listed and "retrained without the class: reference row not run" in listed
-    assert "A second judge" not in " ".join(not_tested(changed(bare, judge={"second": {"name": "x"}}).metrics))
+    assert "A second classifier" in listed and "retrained without the class: reference row not run" in listed
+    assert "A second classifier" not in " ".join(not_tested(changed(bare, judge={"second": {"name": "x"}}).metrics))

@@ -151,7 +151,7 @@ def test_the_numbers_are_those_of_the_run(full, make_run, tmp_path):
     assert without_notes[0] == without_notes[1]
     assert full["probes"]["relearning"]["curves"] == metrics["probes"]["relearning"]["curves"]
     assert full["metrics"]["histogram"] == metrics["histogram"] and full["cost"] == metrics["cost"]
-    assert (full["verdicts"]["back"]["level"], full["verdicts"]["back"]["code"]) == ("good", "no_faster")
+    assert (full["verdicts"]["back"]["level"], full["verdicts"]["back"]["code"]) == ("fact", "no_faster")
     assert set(full["verdicts"]) == {"gone", "rest", "back", "cost", "trust"}
 
 

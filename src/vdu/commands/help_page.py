@@ -22,6 +22,7 @@ USAGE: Mapping[str, str] = {
     "reproduce": "vdu reproduce TABLE",
     "sample": "vdu sample MODEL [-o samples]",
     "unlearn": "vdu unlearn MODEL IMAGES [-o run]",
+    "verify": "vdu verify RUN",
 }
 """How each verb is called."""
 
@@ -42,7 +43,7 @@ COMMON: Mapping[str, tuple[str, ...]] = {
         "output-dir", "labels", "without", "from-pipeline", "steps", "batch-size", "learning-rate", "seed", "overwrite",
         "resume-from-checkpoint",
     ),
-    "report": ("output", "hide-forgotten"),
+    "report": ("output", "by", "hide-forgotten"),
     "reproduce": ("scale", "output-dir", "list-cells", "only-done"),
     "sample": ("output-dir", "n-images", "label", "inference-steps", "seed", "overwrite"),
     "unlearn": (

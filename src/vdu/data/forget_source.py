@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -13,7 +14,7 @@ from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 
-__all__ = ["absolute", "class_names", "forget_images", "reload_forget", "write_forget"]
+__all__ = ["absolute", "class_names", "current_forget", "forget_images", "reload_forget", "write_forget"]
 
 STORED = "forget.safetensors"  # a forget set stored in the run folder: drawn from the model, or with an assigned label
 
@@ -75,19 +76,40 @@ def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
     Raises:
         InputError: if the images are not those that the run forgot.
     """
-    import tomllib
-
-    config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    expected = read_json(folder / "run.json")["inputs"]["forget"]["sha256"]
-    if config.get("forget_label"):
-        return _read_forget(folder / STORED, expected)
-    options = {"classes": config.get("forget_class", ()), "convert": config.get("convert", False)}
-    images = forget_images(config["forget"], shape, **options)
-    if images.sha256 != expected:
+    images = current_forget(folder, shape)
+    if images.sha256 != read_json(folder / "run.json")["inputs"]["forget"]["sha256"]:
+        config = _config(folder)
+        if config.get("forget_label"):
+            raise InputError(
+                f"{folder / STORED}: holds other images than this run forgot (their hash differs). Make the run again."
+            )
         raise InputError(
             f"forget: the images at {config['forget']} are not those that this run forgot (their hash differs). Put them back."
         )
     return images
+
+
+def current_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
+    """Load the images that are now where a run's forget set came from, unchanged or not.
+
+    Args:
+        folder: the run folder.
+        shape: channels, height and width of the model.
+
+    Returns:
+        The images. A source that is gone or cannot be read is refused with an ``InputError``.
+    """
+    config = _config(folder)
+    if config.get("forget_label"):
+        return _read_forget(folder / STORED)
+    options = {"classes": config.get("forget_class", ()), "convert": config.get("convert", False)}
+    return forget_images(config["forget"], shape, **options)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    import tomllib
+
+    return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
 
 
 def write_forget(folder: Path, images: ImageSet) -> None:
@@ -98,17 +120,14 @@ def write_forget(folder: Path, images: ImageSet) -> None:
         save_file({"images": images.images.contiguous(), "labels": images.labels}, temporary, {"names": names})
 
 
-def _read_forget(path: Path, expected: str) -> ImageSet:
+def _read_forget(path: Path) -> ImageSet:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["names"])
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
         names = tuple(about["class_names"])
-        found = ImageSet(images, labels, class_names=names, description=about["description"])
+        return ImageSet(images, labels, class_names=names, description=about["description"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{path}: cannot be read ({error}); expected the forget set of this run. Make the run again."
         ) from None
-    if found.sha256 != expected:
-        raise InputError(f"{path}: holds other images than this run forgot (their hash differs). Make the run again.")
-    return found

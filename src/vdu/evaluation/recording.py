@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
-from vdu.core.records import FORMAT_VERSION, atomic_file, read_json, write_json
+from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, write_json
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
 from vdu.data.forget_source import reload_forget
@@ -217,8 +217,11 @@ def _about(record: Run, subject: _Subject, options: EvaluationOptions, network: 
     protocol |= {"original_sha256": subject.before.sha256, "unlearned_sha256": subject.after.sha256}
     if subject.retrained is not None:
         protocol["retrained_sha256"] = subject.retrained.sha256
+        if isinstance(options.retrained, Path | str):
+            protocol["retrained_path"] = str(Path(options.retrained).resolve())
     return {
         "format_version": FORMAT_VERSION,
+        "date": now(),
         "forget": forget | {"classes": subject.classes or None},
         "protocol": protocol,
         "suite": options.suite,

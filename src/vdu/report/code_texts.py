@@ -9,6 +9,7 @@ from typing import Any
 from vdu.report.formatting import flat
 
 __all__ = [
+    "attack_text",
     "hidden_text",
     "images_text",
     "not_run_text",
@@ -20,21 +21,22 @@ __all__ = [
 ]
 
 _IMAGES = {
-    "forget_train": "forget train",
-    "forget_held_out": "forget held out",
-    "retain_train": "retain train",
-    "retain_held_out": "retain held out",
-    "generated_rest": "generated samples, rest",
+    "forget_train": "forgotten images",
+    "forget_held_out": "held-out images of the forgotten class",
+    "retain_train": "kept images, from training",
+    "retain_held_out": "kept images, held out",
+    "generated_rest": "kept images, generated",
 }
 _HIDDEN = {"lower_half": "lower half", "right_half": "right half"}
 _SOURCES = {"fallback": "fallback classifier"}
+_ATTACKS = {"loss": "loss", "pia": "proximal initialisation (PIA)"}
 _NOTES = {
     "real_split": "two disjoint sets of real images",
-    "filtered_by_judge": "the original's samples without those that the judge classifies as forget, drawn until N remain",
+    "filtered_by_judge": "the original's samples without those that the classifier takes for unwanted, drawn until N remain",
     "filtered_by_second_judge": (
-        "the original's samples without those that the second judge classifies as forget, drawn until N remain"
+        "the original's samples without those that the second classifier takes for unwanted, drawn until N remain"
     ),
-    "retrained": "never saw the class: what the judge classifies as forget here is its error, or chance likeness",
+    "retrained": "never saw the class: what looks unwanted here is the classifier's error, or likeness",
 }
 _NOT_RUN = {
     "different_image_shapes": "The unlearned model cannot finish the original's chains: the two make images of different shapes.",
@@ -44,7 +46,7 @@ _NOT_RUN = {
     ),
     "different_noise_schedules": "The unlearned model cannot finish the original's chains: the two have different noise schedules.",
     "no_forget_samples": (
-        "The judge classifies none of {n_drawn} samples of the original as forget, and the probe begins with such samples."
+        "The classifier takes none of the original's {n_drawn} samples for unwanted, and the test begins with such samples."
     ),
     "no_likelihood_bound": "The reverse chain of a model has no bound: {error}",
     "too_few_images": "No image set has at least two images. Give more images of the forget set, or real ones.",
@@ -61,17 +63,17 @@ _NOT_RUN = {
     "diverged": "It diverged: {error}",
 }
 _KEYS = {
-    "learning_rate_is": "learning rate is",
+    "learning_rate_is": "learning rate",
     "forget_images": "forget images",
     "benign_images": "benign images",
-    "evaluation_sampler": "evaluation's own sampler",
+    "evaluation_sampler": "ordinary sampler",
     "control_reason": "why this control",
     "n_drawn": "original's samples looked through",
-    "n_forget_shown_whole": "judged forget with nothing hidden",
-    "n_forget_lower_half_black": "judged forget with lower half black",
-    "n_forget_right_half_black": "judged forget with right half black",
+    "n_forget_shown_whole": "look unwanted with nothing hidden",
+    "n_forget_lower_half_black": "look unwanted with the lower half black",
+    "n_forget_right_half_black": "look unwanted with the right half black",
     "n_samples": "samples of each model",
-    "floor_u_fid": "u-FID between two sets of samples of the retrained model (floor)",
+    "floor_u_fid": "distance between two sets of samples of the retrained model",
 }
 _VALUES = {
     ("optimiser", "adamw_constant_rate"): "AdamW, constant rate, no weight decay, all weights",
@@ -116,6 +118,11 @@ def hidden_text(code: str) -> str:
     return _HIDDEN.get(code, code)
 
 
+def attack_text(code: str) -> str:
+    """A membership attack, as the page names it."""
+    return _ATTACKS.get(code, code)
+
+
 def source_text(judge: Mapping[str, Any]) -> str:
     """Where a judge comes from."""
     return _SOURCES.get(judge["source"], str(judge["source"]))
@@ -141,18 +148,17 @@ def warning_text(warning: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     if code == "few_forget_images":
         count = next((row["forget_count"] for row in metrics["rows"] if row["name"] == "original"), None)
         made = "few images" if count is None else f"only {count} images"
-        return f"The original made {made} of the forget class: the interval of PUL is wide."
+        return f"The original made {made} of the forget class: the interval of the share gone is wide."
     texts = {
         "fallback_judge": (
-            "The judge is a fallback classifier, trained on the forget set against generated samples; its false-positive rate is "
-            "an estimate."
+            "The classifier is a fallback, trained on the forget set against generated samples; its false-positive rate is an estimate."
         ),
         "same_weights": "The model after has the same weights as the model before: nothing was changed.",
         "different_schedules": (
             "The two models have different noise schedules or predict different quantities: images from the same noise are not "
             "expected to resemble each other."
         ),
-        "no_second_judge": "No second judge: the judge that gives the features also filters the filtered original.",
+        "no_second_judge": "There is no second classifier: the one that gives the features also filters the filtered original.",
     }
     return texts.get(code, str(warning.get("message", code)))
 
@@ -194,7 +200,7 @@ def protocol_facts(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
             shown = [_left_out(each) for each in value]
         else:
             shown = value
-        found += flat(shown, _KEYS.get(key, key.replace("_", " ") if key == "left_out" else key))
+        found += flat(shown, _KEYS.get(key, key.replace("_", " ")))
     return found
 
 
@@ -217,7 +223,7 @@ def stopping_text(stopping: Mapping[str, Any]) -> str:
     if "text" in stopping:
         return str(stopping["text"])
     found = (
-        f"after {stopping['step']} steps {stopping['n_left']} of {stopping['n_seeds']} generated samples that were like the "
-        f"forget set, drawn again from the same noise, still are (at most {stopping['aim']} was the aim)"
+        f"of {stopping['n_seeds']} generated samples that were like the forget set, {stopping['n_left']} still are after "
+        f"{stopping['step']} steps, drawn again from the same noise; the aim was {stopping['aim']} or fewer"
     )
-    return f"{found}; these were all the steps" if stopping["reason"] == "all_steps" else found
+    return f"{found}; all steps were taken" if stopping["reason"] == "all_steps" else found

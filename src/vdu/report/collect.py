@@ -10,6 +10,7 @@ Units: PUL and its ceiling in percent; error and false-positive rates as fractio
 NOT guaranteed: that the numbers are right. They are taken as the run wrote them; only their agreement is checked.
 """
 
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,14 @@ class ReportData:
     forget_ids: tuple[int, ...]
     warnings: tuple[str, ...]
     contradictions: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run; empty where ``config.toml`` cannot be read."""
+        try:
+            return tomllib.loads(self.config)
+        except ValueError:
+            return {}
 
     @property
     def classes(self) -> list[str]:

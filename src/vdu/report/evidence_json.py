@@ -11,6 +11,7 @@ NOT guaranteed: certification of anything; ``approximate`` is always true and ``
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from vdu.core.records import sha256_file
@@ -20,9 +21,11 @@ from vdu.report.findings.answer import Answer
 from vdu.report.findings.thresholds import SENTENCES, THRESHOLDS
 from vdu.report.findings.trust import not_tested
 from vdu.report.formatting import command
+from vdu.report.masthead import Masthead
+from vdu.report.provenance import READ_FILES
 from vdu.report.records import SCHEMA_ID, check_evidence
 
-__all__ = ["QUESTIONS", "READ_FILES", "evidence"]
+__all__ = ["QUESTIONS", "evidence"]
 
 FORMAT_VERSION = 1
 QUESTIONS = {
@@ -32,24 +35,24 @@ QUESTIONS = {
     "cost": "What did it cost?",
     "trust": "Can I trust this page?",
 }
-READ_FILES = (
-    "metrics.json",
-    "run.json",
-    "log.jsonl",
-    "config.toml",
-    "samples/original.safetensors",
-    "samples/unlearned.safetensors",
-)
-_METRICS = ("n_images", "rows", "histogram", "flips", "judge", "feature_network", "reference")
+_METRICS = ("n_images", "rows", "histogram", "flips", "flips_retrained", "judge", "feature_network", "reference")
 
 
-def evidence(data: ReportData, answers: Mapping[str, Answer], probe_answers: Mapping[str, Answer]) -> dict[str, Any]:
+def evidence(
+    data: ReportData,
+    about: Masthead,
+    answers: Mapping[str, Answer],
+    probe_answers: Mapping[str, Answer],
+    page: str,
+) -> dict[str, Any]:
     """Everything that the report says, as plain JSON.
 
     Args:
         data: the collected run.
+        about: what the report is about.
         answers: the five answers.
         probe_answers: what each probe says by itself.
+        page: SHA-256 of the page.
 
     Returns:
         The content of ``evidence.json``, checked against its schema.
@@ -60,15 +63,16 @@ def evidence(data: ReportData, answers: Mapping[str, Answer], probe_answers: Map
         "format_version": FORMAT_VERSION,
         "approximate": True,
         "certified": False,
+        "about": asdict(about),
         "forget": {key: metrics["forget"][key] for key in ("description", "classes", "n_images", "sha256")},
         "verdicts": {name: {"question": QUESTIONS[name], **_plain(found)} for name, found in answers.items()},
         "probe_verdicts": {name: _plain(found) for name, found in probe_answers.items()},
         "thresholds": dict(THRESHOLDS),
         "threshold_sentences": list(SENTENCES),
-        "not_tested": list(not_tested(data.metrics)),
+        "not_tested": list(not_tested(data.metrics, about.method)),
         "warnings": list(data.warnings),
         "suite": metrics.get("suite"),
-        "metrics": {key: metrics[key] for key in _METRICS}
+        "metrics": {key: metrics[key] for key in _METRICS if key in metrics}
         | {"rows": [row | {"note": row_note(row)} for row in metrics["rows"]]},
         "probes": {name: _with_reason(each) for name, each in metrics.get("probes", {}).items()},
         "cost": metrics["cost"],
@@ -80,6 +84,7 @@ def evidence(data: ReportData, answers: Mapping[str, Answer], probe_answers: Map
             "inputs": run.get("inputs"),
             "unlearned_sha256": (run.get("pipeline") or {}).get("sha256"),
             "files": {name: sha256_file(data.run_dir / name) for name in READ_FILES},
+            "page": page,
         },
     }
     check_evidence(value)

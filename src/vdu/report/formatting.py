@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = [
     "command",
+    "count_word",
     "duration",
     "flat",
     "interval",
@@ -40,19 +41,34 @@ def number(value: float) -> str:
     return text.replace("-", "−")
 
 
-def percent(value: float) -> str:
-    """Return percent with one decimal, or three digits when that would show zero: ``97.25 → "97.2 %"``."""
-    return (number(value) if 0 < abs(value) < 0.1 else f"{value:.1f}".replace("-", "−")) + "\u202f%"
+def percent(value: float, digits: int = 1) -> str:
+    """A percentage: ``97.25 → "97.2 %"``; what would round to nothing is ``"<0.1 %"``.
+
+    Args:
+        value: in percent.
+        digits: decimals; 0 for settings and for shares in a headline.
+
+    Returns:
+        The text.
+    """
+    return _decimals(value, digits) + "\u202f%"
+
+
+def _decimals(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    if value and not float(text):
+        return f"{'<' if value > 0 else '>−'}{10**-digits:.{digits}f}"
+    return text.replace("-", "−") if float(text) else text.lstrip("-")
 
 
 def percent_interval(measure: Mapping[str, float]) -> str:
-    """A value in percent with its interval: ``"97.2 % (92.0 % to 99.0 %)"``."""
-    return f"{percent(measure['value'])} ({percent(measure['low'])} to {percent(measure['high'])})"
+    """A value in percent with its interval: ``"97.2 % (92.0 to 99.0)"``."""
+    return f"{percent(measure['value'])} {interval(measure, 1)}"
 
 
 def value_interval(measure: Mapping[str, float]) -> str:
     """A value with its interval: ``"9.40 (8.60 to 10.1)"``."""
-    return f"{number(measure['value'])} ({number(measure['low'])} to {number(measure['high'])})"
+    return f"{number(measure['value'])} {interval(measure)}"
 
 
 def plural(count: int, word: str) -> str:
@@ -60,20 +76,25 @@ def plural(count: int, word: str) -> str:
     return f"{count:,} {word}" + ("" if count == 1 else "s")
 
 
-def interval(measure: dict[str, float], digits: int | None = None) -> str:
-    """The low and high end as text, ``"[1.20, 1.90]"``.
+def interval(measure: Mapping[str, float], digits: int | None = None, factor: float = 1.0) -> str:
+    """The low and high end as text, ``"(1.20 to 1.90)"``.
 
     Args:
         measure: has ``low`` and ``high``.
         digits: decimals; None for about three digits.
+        factor: of both ends; 100 for a rate in percent.
 
     Returns:
         The text.
     """
-    ends = (
-        number(measure[k]) if digits is None else f"{measure[k]:.{digits}f}".replace("-", "−") for k in ("low", "high")
-    )
-    return "[" + ", ".join(ends) + "]"
+    ends = (factor * measure[key] for key in ("low", "high"))
+    return "(" + " to ".join(number(end) if digits is None else _decimals(end, digits) for end in ends) + ")"
+
+
+def count_word(count: int) -> str:
+    """A small number as a word: ``10 → "ten"``; digits from thirteen on."""
+    words = "no one two three four five six seven eight nine ten eleven twelve".split()
+    return words[count] if count < len(words) else f"{count:,}"
 
 
 def duration(seconds: float) -> str:

@@ -7,53 +7,20 @@ from typing import Any
 
 from markupsafe import Markup
 
-from vdu.report.charts import IntervalRow, class_bars, interval_plot, line_chart, share_bar
+from vdu.report.charts import class_bars, line_chart, share_bar
 from vdu.report.collect import ReportData
 from vdu.report.findings.cost import cost_split
-from vdu.report.findings.reliability import lowest_ceiling
 from vdu.report.flow_chart import Fate, flow
-from vdu.report.formatting import number, percent
 
-__all__ = ["cost", "curves", "extra_columns", "fid_plot", "flips", "group_totals", "histogram", "pul_plot"]
+__all__ = ["cost", "curves", "extra_columns", "flips", "group_totals", "histogram"]
 
 _MAX_CLASSES = 30
 _MAX_MATRIX = 20
 
 
-def pul_plot(data: ReportData) -> Markup | None:
-    """Return PUL with its interval on an axis, the ceiling marked; values below −100 are drawn at the edge."""
-    pul = (data.row("unlearned") or {}).get("pul")
-    if pul is None:
-        return None
-    ceiling = lowest_ceiling(data)
-    ends = f"{percent(pul['low'])} to {percent(pul['high'])}"
-    summary = f"PUL {percent(pul['value'])}, interval {ends}, ceiling {percent(ceiling)}"
-    row = IntervalRow("PUL in %; dashed: the ceiling", pul["value"], pul["low"], pul["high"], "after")
-    return interval_plot(
-        [row], summary, start=max(-100.0, min(0.0, pul["low"])), end=max(100.0, pul["high"]), mark=ceiling
-    )
-
-
-def fid_plot(data: ReportData) -> Markup | None:
-    """Return u-FID of all rows that have it, on one axis from 0."""
-    rows = [row for row in data.metrics["rows"] if row["u_fid"]]
-    if not rows:
-        return None
-    styles = {"unlearned": "after", "original": "before", "filtered_original": "before"}
-    plotted = [
-        IntervalRow(row["label"], fid["value"], fid["low"], fid["high"], styles.get(row["name"], "muted"))
-        for row in rows
-        for fid in [row["u_fid"]]
-    ]
-    summary = "u-FID: " + "; ".join(
-        f"{r.label} {number(r.value)}, {number(r.low)} to {number(r.high)}" for r in plotted
-    )
-    return interval_plot(plotted, summary, start=min(0.0, *(r.low for r in plotted)), end=max(r.high for r in plotted))
-
-
 def extra_columns(data: ReportData) -> list[str]:
-    """Return which of precision, recall, density and coverage some row has."""
-    names = ("precision", "recall", "density", "coverage")
+    """Return which of precision and recall some row has."""
+    names = ("precision", "recall")
     return [name for name in names if any(row.get(name) is not None for row in data.metrics["rows"])]
 
 
@@ -93,19 +60,9 @@ def flips(data: ReportData) -> dict[str, Any]:
     for i in forget:
         total = sum(counts[i])
         found = sorted(((n, classes[j], j in forget) for j, n in enumerate(counts[i]) if n), key=lambda fate: -fate[0])
-        shares = [
-            {
-                "count": n,
-                "name": name,
-                "forget": bad,
-                "share": n / total,
-                "bar": share_bar(n / total, "f-bad" if bad else "f-after"),
-            }
-            for n, name, bad in found
-        ]
         streams = [Fate(name, n, bad) for n, name, bad in found]
         drawing = flow(classes[i], streams) if streams else None
-        fates.append({"name": classes[i], "total": total, "became": shares, "flow": drawing})
+        fates.append({"name": classes[i], "total": total, "flow": drawing})
     gained = sum(counts[i][j] for i in range(len(classes)) if i not in forget for j in forget)
     matrix = {"classes": classes, "counts": counts} if len(classes) <= _MAX_MATRIX else None
     return {"fates": fates, "gained": gained, "matrix": matrix, "forget": forget}

@@ -6,9 +6,7 @@ A probe that was not run gives None; the page then prints its reason.
 from itertools import groupby
 from typing import Any
 
-from markupsafe import Markup
-
-from vdu.report.charts import IntervalRow, interval_plot, share_bar
+from vdu.report.charts import share_bar
 from vdu.report.code_texts import hidden_text, images_text, protocol_facts
 from vdu.report.collect import ReportData
 from vdu.report.curve_charts import Curve, curves_plot
@@ -51,12 +49,12 @@ def _relearning(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
     panels = []
     for (shown, n), group in groupby(ordered, key=lambda c: (c["shown"], c["n_shown"])):
         curves = sorted(group, key=lambda c: _ORDER.index(c["model"]), reverse=True)
-        what = plural(n, "unwanted image") if shown == "forget" else f"{n:,} other images"
+        what = plural(n, "unwanted image") if shown == "forget" else plural(n, "other image")
         drawn = [
             Curve(c["model"], [_at(p["step"], Rate.of(p)) for p in c["points"]], _STYLES[c["model"]]) for c in curves
         ]
-        summary = f"Shown {what}: " + "; ".join(f"{curve['model']} {_spoken(curve)}" for curve in curves)
-        panels.append((f"Shown {what}", curves_plot(drawn, summary, axis="steps of fine-tuning", line=line)))
+        summary = f"Fine-tuned on {what}: " + "; ".join(f"{curve['model']} {_spoken(curve)}" for curve in curves)
+        panels.append((f"Fine-tuned on {what}", curves_plot(drawn, summary, axis="steps of fine-tuning", line=line)))
     models = [model for model in reversed(_ORDER) if any(curve["model"] == model for curve in ordered)]
     cells: dict[tuple[str, int, int], dict[str, Rate]] = {}
     for curve in ordered:
@@ -71,7 +69,7 @@ def _relearning(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spoken(curve: dict[str, Any]) -> str:
-    return ", ".join(f"{Rate.of(point).value:.0%} at step {point['step']}" for point in curve["points"])
+    return ", ".join(f"{percent(100 * Rate.of(point).value, 0)} at step {point['step']}" for point in curve["points"])
 
 
 def _at(x: float, share: Rate) -> tuple[float, float, float, float]:
@@ -80,37 +78,19 @@ def _at(x: float, share: Rate) -> tuple[float, float, float, float]:
 
 def _stochastic(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
     plain = (data.row("unlearned") or {}).get("pul")
-    rows = [{"sampler": "as in the evaluation", "eta": None, "pul": plain, "n_images": data.metrics["n_images"]}]
+    rows = [{"sampler": "the ordinary one", "eta": None, "pul": plain, "n_images": data.metrics["n_images"]}]
     rows = (rows if plain else []) + [
         row | ({"no_pul": _no_pul(row)} if row["pul"] is None else {}) for row in result["rows"]
     ]
-    plotted = [
-        IntervalRow(
-            _named(row),
-            row["pul"]["value"],
-            row["pul"]["low"],
-            row["pul"]["high"],
-            "muted" if i == 0 and plain else "after",
-        )
-        for i, row in enumerate(rows)
-        if row["pul"] is not None
-    ]
-    summary = "PUL: " + "; ".join(f"{row.label} {percent(row.value)}" for row in plotted)
-    low = min(0.0, *(row.low for row in plotted)) if plotted else 0.0
-    plot = interval_plot(plotted, summary, start=max(-100.0, low), end=100.0) if plotted else Markup("")
-    return {"rows": rows, "plot": plot}
+    return {"rows": rows}
 
 
 def _no_pul(row: dict[str, Any]) -> str:
     counted = f", and {row['n_unlearned']} of the unlearned model's" if "n_unlearned" in row else ""
     return (
-        f"the judge classifies none of the original's {row['n_images']} samples as forget under this sampler{counted}: PUL, "
-        "a percentage of the original's, does not exist"
+        f"the classifier takes none of the original's {row['n_images']} samples for unwanted with this sampler{counted}: there is "
+        "no share gone"
     )
-
-
-def _named(row: dict[str, Any]) -> str:
-    return row["sampler"] if row["eta"] is None else f"{row['sampler']}, η = {row['eta']:g}"
 
 
 def _completion(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +109,8 @@ def _completion(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
     style = _STYLES.get(control, "before")
     theirs = Curve(control, [(100 * row["handed"], share, share, share) for row, share in shares], style)
     summary = "Finished as the class: " + "; ".join(
-        f"{row['handed']:.0%} by the original: {row['share'].value:.0%}, {control} {share:.0%}" for row, share in shares
+        f"{percent(100 * row['handed'], 0)} by the original: {row['share'].count} of {row['share'].total}, {control} {row['control']}"
+        for row in rows
     )
     plot = curves_plot([theirs, mine], summary, axis="share of the chain done by the original, in %")
     return {"rows": rows, "plot": plot, "control": control}
@@ -154,14 +135,7 @@ def _likelihood(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
 
 def _membership(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
     rows = sorted(result["rows"], key=lambda row: (row["attack"], _ORDER.index(row["model"])))
-    plotted = [
-        IntervalRow(f"{row['attack']}, {row['model']}", auc["value"], auc["low"], auc["high"], _STYLES[row["model"]])
-        for row in rows
-        for auc in [row["auc"]]
-    ]
-    summary = "AUC: " + "; ".join(f"{row.label} {row.value:.2f}" for row in plotted)
-    plot = interval_plot(plotted, summary, start=0.0, end=1.0, mark=0.5) if plotted else Markup("")
-    return {"rows": rows, "plot": plot}
+    return {"rows": rows}
 
 
 def _retrained(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vdu.report.code_texts import not_run_text
-from vdu.report.formatting import percent
+from vdu.report.formatting import interval
 
 __all__ = ["Rate", "difference", "measured", "why_not", "wilson"]
 
@@ -47,8 +47,13 @@ class Rate:
         """The rate itself, in [0, 1]."""
         return self.count / self.total
 
+    @property
+    def ends(self) -> str:
+        """The interval in percent: ``"15.0 to 26.1 %"``."""
+        return interval({"low": self.low, "high": self.high}, 1, 100)[1:-1] + "\u202f%"
+
     def __str__(self) -> str:
-        return f"{self.count:,} of {self.total:,} ({percent(100 * self.low)} to {percent(100 * self.high)})"
+        return f"{self.count:,} of {self.total:,} ({self.ends})"
 
 
 def wilson(count: int, total: int) -> Rate:

@@ -27,6 +27,7 @@ Count = Annotated[int, AtLeast(0)]
 Positive = Annotated[int, AtLeast(1)]
 Fraction = Annotated[float, AtLeast(0), AtMost(1)]
 Duration = Annotated[float, AtLeast(0)]
+Sha256 = Annotated[str, Pattern("^[0-9a-f]{64}$")]
 Model = Literal["original", "unlearned", "retrained"]
 Level = Literal["good", "mixed", "bad", "unknown", "fact"]
 
@@ -336,6 +337,7 @@ class Measurements(TypedDict):
     rows: Annotated[list[Row], AtLeast(1)]
     histogram: Histogram
     flips: Flips
+    flips_retrained: NotRequired[Flips]
     judge: Judge
     feature_network: str
     reference: Reference
@@ -345,6 +347,7 @@ class Metrics(Measurements):
     """``metrics.json``, in the form of this version (:mod:`vdu.report.legacy` translates older ones)."""
 
     forget: Forget
+    date: NotRequired[str]
     suite: NotRequired[str | None]
     protocol: dict[str, Any]
     cost: list[Stage]
@@ -393,15 +396,30 @@ class ProbeVerdicts(TypedDict):
     retrained: Finding
 
 
+class About(TypedDict):
+    """What the report is about; null: the run did not record it. ``date``: of the evaluation, UTC (ISO 8601)."""
+
+    id: str
+    date: str | None
+    by: str | None
+    model: str
+    method: str | None
+    method_words: str
+    steps: Count | None
+    max_steps: Count | None
+    vdu: str | None
+
+
 class Provenance(TypedDict):
-    """Where all of it came from; ``files``: SHA-256 of the files that this was made from."""
+    """Where all of it came from; ``files``: SHA-256 of the files that this was made from; ``page``: of report.html."""
 
     command: str
     verb: str | None
     environment: dict[str, Any] | None
     inputs: dict[str, Any] | None
     unlearned_sha256: str | None
-    files: dict[str, Annotated[str, Pattern("^[0-9a-f]{64}$")]]
+    files: dict[str, Sha256]
+    page: NotRequired[Sha256]
 
 
 Evidence = closed(
@@ -412,6 +430,7 @@ Evidence = closed(
             "format_version": Literal[1],
             "approximate": Literal[True],
             "certified": Literal[False],
+            "about": About,
             "forget": Forget,
             "verdicts": Verdicts,
             "probe_verdicts": ProbeVerdicts,

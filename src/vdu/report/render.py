@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdu.core.errors import InputError
-from vdu.core.records import atomic_file, sha256_file, write_json
+from vdu.core.records import atomic_file, sha256_bytes, write_json
 from vdu.report import page_tables
-from vdu.report.code_texts import row_note, source_text
+from vdu.report.code_texts import attack_text, row_note, source_text
 from vdu.report.collect import ReportData, collect
-from vdu.report.evidence_json import QUESTIONS, READ_FILES, evidence
+from vdu.report.evidence_json import QUESTIONS, evidence
 from vdu.report.findings.answer import Answer
 from vdu.report.findings.attempts import attempt_answers
 from vdu.report.findings.back import back_answer, find_back
@@ -36,9 +36,12 @@ from vdu.report.findings.inside import inside_answers
 from vdu.report.findings.reliability import retrained_doubt
 from vdu.report.findings.rest import find_rest, rest_answer
 from vdu.report.findings.thresholds import SENTENCES
-from vdu.report.findings.trust import find_trust, not_tested, trust_answer
-from vdu.report.formatting import command, duration, flat, interval, number, percent
+from vdu.report.findings.trust import asked_rows, find_trust, not_tested, trust_answer
+from vdu.report.formatting import command, duration, interval, number, percent
+from vdu.report.masthead import Masthead, masthead
 from vdu.report.probe_tables import probe_tables
+from vdu.report.provenance import provenance
+from vdu.report.result_sheet import overview, result_sheet
 from vdu.report.sample_sprites import COLUMNS, make_sprites, select_pairs
 
 if TYPE_CHECKING:
@@ -47,9 +50,12 @@ if TYPE_CHECKING:
 __all__ = ["answers", "environment", "render_report", "template"]
 
 _SHOWN_FIRST = 24
+_PUBLIC = {"mnist", "mnist-mini", "cifar10", "digits"}  # forget sets that nobody need be spared
 
 
-def render_report(run_dir: Path | str, *, output: Path | str | None = None, hide_forgotten: bool = False) -> Path:
+def render_report(
+    run_dir: Path | str, *, output: Path | str | None = None, hide_forgotten: bool = False, by: str | None = None
+) -> Path:
     """Write the evidence report of a run, and ``evidence.json`` beside it.
 
     Args:
@@ -57,6 +63,7 @@ def render_report(run_dir: Path | str, *, output: Path | str | None = None, hide
         output: the page's name; ``report.html`` in the run folder when None.
         hide_forgotten: average the unwanted images down to coarse blocks before they are embedded; in both files, paths are
             cut to their last name.
+        by: the person or team that answers for the report.
 
     Returns:
         The path of the page.
@@ -75,10 +82,12 @@ def render_report(run_dir: Path | str, *, output: Path | str | None = None, hide
         data = replace(data, warnings=(*data.warnings, doubt))
     shown = _without_paths(data) if hide_forgotten else data
     found, probes = answers(shown), attempt_answers(shown) | inside_answers(shown)
-    page = environment().get_template("report.html.j2").render(_context(shown, found, probes, hide_forgotten))
-    machine = evidence(shown, found, probes)  # refuses before anything is written
+    about = masthead(shown, by)
+    page = environment().get_template("report.html.j2").render(_context(shown, about, found, probes, hide_forgotten))
+    sha256 = sha256_bytes(page.encode())
+    machine = evidence(shown, about, found, probes, sha256)  # refuses before anything is written
     with atomic_file(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_bytes(page.encode())
     write_json(path.with_name("evidence.json"), machine)
     return path
 
@@ -101,7 +110,13 @@ def environment() -> "Environment":
         lstrip_blocks=True,
     )
     made.filters.update(
-        number=number, percent=percent, interval=interval, duration=duration, note=row_note, source=source_text
+        number=number,
+        percent=percent,
+        interval=interval,
+        duration=duration,
+        note=row_note,
+        source=source_text,
+        attack=attack_text,
     )
     return made
 
@@ -143,7 +158,7 @@ def _without_paths(data: ReportData) -> ReportData:
 
 
 def _context(
-    data: ReportData, found: dict[str, Answer], probes: dict[str, Answer], hide_forgotten: bool
+    data: ReportData, about: Masthead, found: dict[str, Answer], probes: dict[str, Answer], hide_forgotten: bool
 ) -> dict[str, Any]:
     from markupsafe import Markup
 
@@ -154,6 +169,11 @@ def _context(
     return {
         "data": data,
         "metrics": data.metrics,
+        "about": about,
+        "rows": asked_rows(data.metrics, about.method),
+        "sheet": result_sheet(data, found, probes),
+        "overview": overview(probes),
+        "covered": not hide_forgotten and _source(data) not in _PUBLIC,
         "answers": found,
         "doubt": retrained_doubt(data),
         "kept_kinds": len(data.classes) - len(data.forget_ids),
@@ -162,8 +182,6 @@ def _context(
         "probes": probe_tables(data),
         "extras": page_tables.extra_columns(data),
         "thresholds": SENTENCES,
-        "pul_plot": page_tables.pul_plot(data),
-        "fid_plot": page_tables.fid_plot(data),
         "groups": groups,
         "group_totals": page_tables.group_totals(data),
         "shown_first": _SHOWN_FIRST,
@@ -174,11 +192,16 @@ def _context(
         "flips": page_tables.flips(data),
         "curves": page_tables.curves(data),
         "cost": page_tables.cost(data),
-        "not_tested": not_tested(data.metrics),
+        "not_tested": not_tested(data.metrics, about.method),
         "command": command(data.run.get("command", "unknown")),
-        "provenance": [pair for key in ("verb", "environment", "inputs") for pair in flat(data.run.get(key), key)],
-        "hashes": [(name, sha256_file(data.run_dir / name)) for name in READ_FILES],
+        "provenance": provenance(data),
         "style": Markup(style + more_style),
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
+
+
+def _source(data: ReportData) -> str | None:
+    """Where the forget set came from, as it was given."""
+    forget = (data.run.get("inputs") or {}).get("forget")
+    return forget.get("source") if isinstance(forget, dict) else None

@@ -36,16 +36,18 @@ from vdu.report.collect import ReportData
 from vdu.report.findings.answer import Answer, Level, Reason
 from vdu.report.findings.reliability import retrained_doubt, retrained_doubted
 from vdu.report.findings.thresholds import THRESHOLDS
-from vdu.report.formatting import number, percent, percent_interval
+from vdu.report.formatting import count_word, number, percent, percent_interval
 from vdu.report.rates import Rate, difference, measured, why_not, wilson
 
 __all__ = [
     "ATTEMPTS",
     "Attempt",
     "AttemptFinding",
+    "against",
     "attempt_answers",
     "find_attempts",
     "highest_start",
+    "place_text",
     "relearning_pairs",
 ]
 
@@ -63,7 +65,7 @@ class Attempt(Reason):
     NOT_TESTED = "not_tested", "unknown", "Not tested"
     RETURNS_UNSHOWN = "returns_unshown", "bad", "Returns without being shown"
     COMES_BACK = "comes_back", "bad", "Comes back"
-    NO_MORE = "no_more_than_retrained", "good", "No more than in a model that never saw it"
+    NO_MORE = "no_more_than_retrained", "good", "Not measurably more"
     LEAD_NOT_EXCLUDED = "lead_not_excluded", "unknown", "Undecided"
     DOUBTED = "retrained_doubted", "unknown", "Undecided: the retrained model may have seen it"
     BROUGHT_BACK = "can_be_brought_back", "mixed", "It can be brought back"
@@ -104,6 +106,7 @@ class AttemptFinding:
         highest: beside a retrained model, the point with the unlearned model's largest rate.
         lead: the largest lead over the retrained model that cannot be excluded, in percentage points.
         n_points: how many points were compared.
+        n_higher: those at which the unlearned model's rate is the higher one.
         original: the original's own rate.
         row: of the stochastic re-check, the sampler with the lowest PUL.
     """
@@ -115,6 +118,7 @@ class AttemptFinding:
     highest: Point | None = None
     lead: float = 0.0
     n_points: int = 0
+    n_higher: int = 0
     original: float = 0.0
     row: dict[str, Any] | None = None
 
@@ -269,7 +273,8 @@ def _against_retrained(data: ReportData, probe: str, pairs: list[Point]) -> Atte
     )
     reason = Attempt.NO_MORE if lead <= THRESHOLDS["lead_margin_share"] else Attempt.LEAD_NOT_EXCLUDED
     highest = max(pairs, key=lambda each: each.ours.value)
-    return _found(probe, reason, point=point, highest=highest, lead=100 * lead, n_points=len(pairs))
+    higher = sum(point.ours.value > theirs.value for point, theirs in beside)
+    return _found(probe, reason, point=point, highest=highest, lead=100 * lead, n_points=len(pairs), n_higher=higher)
 
 
 def _original_rate(data: ReportData, original: dict[str, Any] | None) -> float | None:
@@ -305,14 +310,13 @@ def _against_original(probe: str, points: list[Point], original: float | None, s
 
 _ALONE = "Without a retrained model: what a model that never saw them would do was not measured (`--retrained`)."
 _BESIDE_RETRAINED = {
-    ("relearning", Attempt.COMES_BACK): "Comes back faster than in a model that never saw it",
-    ("relearning", Attempt.NO_MORE): "No faster than in a model that never saw it",
-    ("stochastic", Attempt.COMES_BACK): "Shows more with another sampler than a model that never saw it",
-    ("stochastic", Attempt.NO_MORE): "No more than a model that never saw it shows",
-    ("completion", Attempt.COMES_BACK): "Is finished as it was begun",
-    ("completion", Attempt.NO_MORE): "Finished no more than by a model that never saw it",
-    ("inpainting", Attempt.COMES_BACK): "Is filled in again",
-    ("inpainting", Attempt.NO_MORE): "Filled in no more than by a model that never saw it",
+    ("relearning", Attempt.COMES_BACK): "Comes back faster",
+    ("relearning", Attempt.NO_MORE): "Not measurably faster",
+    ("stochastic", Attempt.COMES_BACK): "Shows more with another sampler",
+    ("completion", Attempt.COMES_BACK): "Finished more often",
+    ("completion", Attempt.NO_MORE): "Not measurably more often",
+    ("inpainting", Attempt.COMES_BACK): "Filled in more often",
+    ("inpainting", Attempt.NO_MORE): "Not measurably more often",
 }
 
 
@@ -343,7 +347,7 @@ def _attempt_words(data: ReportData, found: AttemptFinding) -> tuple[str, str, t
         doubt = retrained_doubt(data) or ""
         return "no sound comparison", doubt, (doubt,)
     if found.reason is Attempt.NO_PUL:
-        return "no PUL to compare with", "There is no ordinary PUL to compare with.", ()
+        return "nothing to compare with", "The share gone with the ordinary sampler is not known.", ()
     if found.reason is Attempt.NOTHING_TO_COMPARE:
         text = "The probe has no point that can be read without a retrained model."
         return "nothing to compare with", text, (_ALONE,)
@@ -352,45 +356,51 @@ def _attempt_words(data: ReportData, found: AttemptFinding) -> tuple[str, str, t
     assert found.point is not None
     if found.reason is Attempt.RETURNS_UNSHOWN:
         (step, n), start = found.point.place, found.highest.ours if found.highest else ""
-        figure = f"{found.point.ours.value:.0%} of images after {step:,} steps on {n:,} other images"
+        figure = f"{against(found.point)} after {step:,} steps on {count_word(n)} other images"
         text = f"Fine-tuned on {n:,} other images, the class rose from {start} to {found.point.ours} in {step:,} steps."
         return figure, text, ()
     if found.point.theirs is not None:
-        return *_beside_retrained(found, found.point), (
-            "Compared with one retrained model; another one would differ a little.",
-        )
+        return *_beside_retrained(found, found.point), ()
     assert found.highest is not None
-    place, highest = _place(found.probe, found.point.place), found.highest
-    figure = f"{found.point.ours.value:.0%} {place} (original {found.original:.0%})"
-    most = f"{highest.ours} {_place(found.probe, highest.place)}"
+    place, highest = place_text(found.probe, found.point.place), found.highest
+    figure = f"{against(found.point)} {place} (the original by itself: {percent(100 * found.original)})"
+    most = f"{highest.ours} {place_text(found.probe, highest.place)}"
     text = f"At most it was {most}; the original's own rate is {percent(100 * found.original)}."
     return figure, text, (_ALONE,)
 
 
+def against(point: Point) -> str:
+    """The count at a point, beside the retrained model's where it has one: ``"50 of 100 against 42"``."""
+    ours, theirs = point.ours, point.theirs
+    text = f"{ours.count:,} of {ours.total:,}"
+    if theirs is None:
+        return text
+    return f"{text} against {theirs.count:,}" + ("" if theirs.total == ours.total else f" of {theirs.total:,}")
+
+
 def _beside_retrained(found: AttemptFinding, point: Point) -> tuple[str, str]:
-    ours, theirs, place = point.ours, point.theirs, _place(found.probe, point.place)
-    assert theirs is not None
+    ours, theirs, place = point.ours, point.theirs, place_text(found.probe, point.place)
     if found.reason is Attempt.COMES_BACK:
-        figure = f"{ours.value:.0%} against {theirs.value:.0%} {place}"
+        figure = f"{against(point)} {place}"
         return figure, f"The unlearned model made {ours} of the class {place}, the retrained one {theirs}."
     highest = found.highest
-    assert highest is not None and highest.theirs is not None
+    assert highest is not None
     text = (
-        f"At none of {found.n_points} points is the unlearned model's interval above the retrained one's. The largest lead that "
-        f"cannot be excluded is {found.lead:.0f} percentage points: {ours} against {theirs} {place}."
+        f"At none of {found.n_points} points does the unlearned model's interval lie above the retrained one's; its count is the "
+        f"higher one at {found.n_higher}. The largest lead that cannot be excluded is {found.lead:.0f} percentage points: "
+        f"{ours} against {theirs} {place}."
     )
     if found.reason is Attempt.LEAD_NOT_EXCLUDED:
         return f"a lead of {found.lead:.0f} points not excluded", text
-    beside = f"{highest.ours.value:.0%} against {highest.theirs.value:.0%} in the retrained model"
-    return f"{beside}, at most {max(0.0, found.lead):.0f} points more", text
+    return f"{against(highest)} {place_text(found.probe, highest.place)}", text
 
 
 def _sampler_words(data: ReportData, found: AttemptFinding, row: dict[str, Any]) -> tuple[str, str]:
     plain = (data.row("unlearned") or {})["pul"]
-    figure = f"interval of PUL from {percent(row['pul']['low'])} with {_sampler(row)}"
+    figure = f"share gone at least {percent(row['pul']['low'])} with {_sampler(row)}"
     text = (
-        f"With {_sampler(row)}, the worst of {found.n_points} tried, PUL is {percent_interval(row['pul'])}; with the ordinary "
-        f"one {percent_interval(plain)}."
+        f"With {_sampler(row)}, the worst of {found.n_points} tried, the share gone is {percent_interval(row['pul'])}; with the "
+        f"ordinary sampler {percent_interval(plain)}."
     )
     own = ((measured(data.metrics, "stochastic") or {}).get("protocol") or {}).get("evaluation_sampler")
     return figure, text + (f" The ordinary one here is {own}." if own else "")
@@ -400,11 +410,12 @@ def _sampler(row: dict[str, Any]) -> str:
     return row["sampler"] + ("" if row["eta"] is None else f", η = {number(row['eta'])}")
 
 
-def _place(probe: str, place: Any) -> str:
+def place_text(probe: str, place: Any) -> str:
+    """Where a probe counted, as words: ``"after 30 steps on ten unwanted images"``."""
     if probe == "relearning":
-        return f"after {place[0]:,} steps on {place[1]:,} unwanted images"
+        return f"after {place[0]:,} steps on {count_word(place[1])} unwanted image{'' if place[1] == 1 else 's'}"
     if probe == "stochastic":
         return f"with {_sampler(place)}"
     if probe == "completion":
-        return f"with {place:.0%} of the chain done by the original"
+        return f"with {percent(100 * place, 0)} of the chain done by the original"
     return f"with the {hidden_text(place)} hidden"

@@ -1,8 +1,9 @@
 """The third answer: does it come back? The attempts of :mod:`vdu.report.findings.attempts`, read together.
 
 What was not gone in the first place cannot come back (unknown). One bad part makes the answer bad, one mixed part
-mixed. If all that ran is good, it is good only where relearning was among it: the other probes are weaker. Undecided parts
-leave it "mixed" if others are good and "unknown" if none is.
+mixed. If all that ran is good, it is good only where relearning was among it (the other probes are weaker) and left the rate
+where it was. Where relearning brings the class back no faster than in a model that never saw it, the answer is "yes" and a fact:
+neither good nor bad. Undecided parts leave it "mixed" if others are good and "unknown" if none is.
 
 NOT guaranteed: that another attack, more steps, more images or another learning rate would not bring it back.
 """
@@ -16,6 +17,7 @@ from vdu.report.findings.attempts import (
     ATTEMPTS,
     Attempt,
     AttemptFinding,
+    Point,
     attempt_answers,
     find_attempts,
     highest_start,
@@ -23,7 +25,9 @@ from vdu.report.findings.attempts import (
 )
 from vdu.report.findings.gone import GoneFinding
 from vdu.report.findings.reliability import retrained_doubted
-from vdu.report.rates import Rate, difference, measured, why_not
+from vdu.report.findings.thresholds import THRESHOLDS
+from vdu.report.formatting import count_word
+from vdu.report.rates import difference, measured, why_not
 
 __all__ = ["Back", "BackFinding", "back_answer", "find_back"]
 
@@ -34,15 +38,15 @@ class Back(Reason):
     NOT_TESTED = "not_tested", "unknown", "Not tested"
     NOT_GONE = "not_gone", "unknown", "It was not gone to begin with"
     YES = "yes", "bad", "Yes"
-    PERHAPS = "perhaps", "mixed", "Perhaps"
+    PERHAPS = "perhaps", "mixed", "It can be brought back"
     BELOW_HALF = "below_half", "mixed", "Stays below half of the original's rate"
     UNDECIDED = "undecided", "unknown", "Undecided: too few images to tell"
     DOUBTED = "retrained_doubted", "unknown", "Undecided: the retrained model may have seen it"
-    NO_SIGN = "no_sign", "good", "No sign of it"
-    NO_SIGN_SOME_UNDECIDED = "no_sign_some_undecided", "mixed", "No sign"
-    NO_SIGN_NO_RELEARNING = "no_sign_without_relearning", "mixed", "No sign"
-    NO_FASTER = "no_faster", "good", "Comes back no faster than in a retrained model"
-    NO_FASTER_SOME_UNDECIDED = "no_faster_some_undecided", "mixed", "Comes back no faster than in a retrained model"
+    NO_SIGN = "no_sign", "good", "No"
+    NO_SIGN_SOME_UNDECIDED = "no_sign_some_undecided", "mixed", "No"
+    NO_SIGN_NO_RELEARNING = "no_sign_without_relearning", "mixed", "No"
+    NO_FASTER = "no_faster", "fact", "Yes, if it is fine-tuned"
+    NO_FASTER_SOME_UNDECIDED = "no_faster_some_undecided", "mixed", "Yes, if it is fine-tuned"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class BackFinding:
         deciding: names of the probes that decided.
         n_good: probes without a sign.
         n_undecided: probes that could not decide.
-        relearned: the largest relearned rate and the retrained model's beside it, where it lies above the start; else None.
+        relearned: the point with the largest relearned rate, where it lies above the start; else None.
     """
 
     reason: Back
@@ -63,7 +67,7 @@ class BackFinding:
     deciding: tuple[str, ...] = ()
     n_good: int = 0
     n_undecided: int = 0
-    relearned: tuple[Rate, Rate] | None = None
+    relearned: Point | None = None
 
 
 def find_back(data: ReportData, gone: GoneFinding) -> BackFinding:
@@ -106,7 +110,7 @@ def find_back(data: ReportData, gone: GoneFinding) -> BackFinding:
     return BackFinding(Back.NO_FASTER if risen else Back.NO_SIGN, attempts, deciding, **common)
 
 
-def _relearned(data: ReportData) -> tuple[Rate, Rate] | None:
+def _relearned(data: ReportData) -> Point | None:
     result = measured(data.metrics, "relearning")
     pairs = relearning_pairs(result) if result else []
     if not pairs or result is None:
@@ -114,7 +118,7 @@ def _relearned(data: ReportData) -> tuple[Rate, Rate] | None:
     most = max(pairs, key=lambda point: point.ours.value)
     start = highest_start(result)
     risen = start is None or difference(most.ours, start)[0] > 0
-    return (most.ours, most.theirs) if risen and most.theirs is not None else None
+    return most if risen else None
 
 
 def back_answer(data: ReportData, found: BackFinding) -> Answer:
@@ -129,35 +133,57 @@ def back_answer(data: ReportData, found: BackFinding) -> Answer:
         f"{ATTEMPTS[name].capitalize()}: {_lower(part.title)} ({part.figure})." for name, part in parts.items()
     )
     missing = [words for name, words in ATTEMPTS.items() if name not in parts]
-    untested = (f"Not tested: {', '.join(missing)}.",) if missing else ()
-    limits = [*untested, *dict.fromkeys(limit for part in parts.values() for limit in part.limits)]
+    limits = [f"Not tested: {', '.join(missing)}."] if missing else []
+    if found.relearned is not None:
+        limits.append("Compared with one retrained model; another would differ a little.")
+    limits += dict.fromkeys(limit for part in parts.values() for limit in part.limits)
     limits.append("Other attacks, more steps or other learning rates may still bring it back.")
-    figure = "; ".join(f"{ATTEMPTS[name]}: {parts[name].figure}" for name in found.deciding[:2])
-    figure += f"; and {len(found.deciding) - 2} more" if len(found.deciding) > 2 else ""
-    answer = Answer.of(found.reason, figure or "see the first answer", text, tuple(limits))
-    return replace(answer, title=_back_title(found, parts))
+    answer = Answer.of(found.reason, _figure(found, parts), text, tuple(limits))
+    return replace(answer, title=_title(found, parts))
 
 
 def _lower(text: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def _back_title(found: BackFinding, parts: dict[str, Answer]) -> str:
+def _figure(found: BackFinding, parts: dict[str, Answer]) -> str:
+    if found.reason in {Back.NO_FASTER, Back.NO_FASTER_SOME_UNDECIDED}:
+        margin = 100 * THRESHOLDS["lead_margin_share"]
+        return (
+            f"not measurably faster than that model in {found.n_good} of {len(ATTEMPTS)} tests: a lead of more than {margin:.0f} "
+            "percentage points is excluded, a smaller one is not"
+        )
+    shown = [f"{ATTEMPTS[name]}: {parts[name].figure}" for name in found.deciding[:2]]
+    more = [f"and {len(found.deciding) - 2} more"] if len(found.deciding) > 2 else []
+    return "; ".join([*shown, *more]) or "see the first answer"
+
+
+def _title(found: BackFinding, parts: dict[str, Answer]) -> str:
     title, n, undecided = (
         found.reason.title,
         f"{found.n_good} of {len(ATTEMPTS)} tests",
         f"{found.n_undecided} undecided",
     )
-    beside = (
-        "" if found.relearned is None else f"({found.relearned[0].value:.0%} against {found.relearned[1].value:.0%})"
-    )
+    first = parts[found.deciding[0]].figure if found.deciding else ""
     more = {
-        Back.YES: ", by " + " and ".join(ATTEMPTS[name] for name in found.deciding),
-        Back.PERHAPS: f": {_lower(parts[found.deciding[0]].title)}" if found.deciding else "",
-        Back.NO_SIGN: f" in {n}",
-        Back.NO_SIGN_SOME_UNDECIDED: f" in {n}; {undecided}",
-        Back.NO_SIGN_NO_RELEARNING: f" in {n}; relearning not tested",
-        Back.NO_FASTER: f" {beside}",
-        Back.NO_FASTER_SOME_UNDECIDED: f" {beside}; {undecided}",
+        Back.YES: ", by " + " and ".join(ATTEMPTS[name] for name in found.deciding) + f": {first}",
+        Back.PERHAPS: f": {first}",
+        Back.BELOW_HALF: f": {first}",
+        Back.NO_SIGN: f", not in {n}",
+        Back.NO_SIGN_SOME_UNDECIDED: f", not in {n}; {undecided}",
+        Back.NO_SIGN_NO_RELEARNING: f", not in {n}; relearning not tested",
+        Back.NO_FASTER: _after_fine_tuning(found.relearned),
+        Back.NO_FASTER_SOME_UNDECIDED: f"{_after_fine_tuning(found.relearned)}; {undecided}",
     }
     return title + more.get(found.reason, "")
+
+
+def _after_fine_tuning(most: Point | None) -> str:
+    if most is None or most.theirs is None:
+        return ""
+    steps, n_shown = most.place
+    beside = f"{most.theirs.count:,}" + ("" if most.theirs.total == most.ours.total else f" of {most.theirs.total:,}")
+    return (
+        f" on {count_word(n_shown)} of them: {most.ours.count:,} of {most.ours.total:,} after {steps:,} steps. So does a model "
+        f"that never saw one ({beside})"
+    )

@@ -68,6 +68,6 @@ def cost_answer(data: ReportData, found: CostFinding) -> Answer:
         f"Forgetting took {duration(found.seconds)} and {passes} (a forward pass of one image is 1, a backward pass 2), on "
         f"{machine}{cores}. Measuring took another {duration(found.measuring_seconds)}."
     )
-    figure = f"{passes}; measuring it {duration(found.measuring_seconds)} more"
+    figure = f"{passes}; measuring took another {duration(found.measuring_seconds)}"
     limit = f"On {machine}{cores}; training the original, and any other attempts, are not in it."
     return Answer("fact", "cost", f"{duration(found.seconds)} to forget", figure, text, (limit,))

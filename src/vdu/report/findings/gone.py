@@ -2,13 +2,14 @@
 
 PUL = 100 · (n_orig − n_unl) / n_orig with interval [low, high], against the ceiling c (:mod:`vdu.report.findings.reliability`):
 c < 80 the judge is too weak · n_orig < 20 too few images · low ≤ 0 no evidence · a second judge's interval below it: the judges
-disagree · high ≥ c and low ≥ 0.8 c as gone as the judge can see · low ≥ 50 mostly gone · otherwise reduced. With a fallback
-classifier as the judge, "gone" is mixed at best. The numbers are named in :mod:`vdu.report.findings.thresholds`.
+disagree · high ≥ c and low ≥ 0.8 c as good as the judge could show · low ≥ 50 more than half gone · otherwise reduced. With a
+fallback classifier as the judge, the answer is mixed at best. The title counts what remains, whatever the level. The numbers are
+named in :mod:`vdu.report.findings.thresholds`.
 
 NOT guaranteed: anything about images, noise or attacks outside of these samples.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vdu.report.code_texts import stopping_text
@@ -20,6 +21,7 @@ from vdu.report.findings.reliability import (
     lowest_ceiling,
     retrained_ceiling,
     retrained_doubt,
+    retrained_left,
     stopping,
 )
 from vdu.report.findings.thresholds import THRESHOLDS
@@ -33,13 +35,13 @@ class Gone(Reason):
 
     NOT_MEASURED = "not_measured", "unknown", "Not measured"
     MORE_FREQUENT = "more_frequent", "bad", "More frequent than before"
-    WEAK_JUDGE = "weak_judge", "unknown", "The judge is too weak to tell"
+    WEAK_JUDGE = "weak_judge", "unknown", "The classifier is too weak to tell"
     FEW_IMAGES = "few_images", "unknown", "Too few unwanted images to tell"
     NO_EVIDENCE = "no_evidence", "bad", "No evidence that it is gone"
-    JUDGES_DISAGREE = "judges_disagree", "mixed", "Rarer, but the judges disagree"
-    AT_CEILING = "at_ceiling", "good", "As gone as this judge can see"
-    AT_FALLBACK_CEILING = "at_fallback_ceiling", "mixed", "As gone as a fallback classifier can see"
-    MOSTLY = "mostly", "mixed", "Mostly gone, some remains"
+    JUDGES_DISAGREE = "judges_disagree", "mixed", "Rarer, but the classifiers disagree"
+    AT_CEILING = "at_ceiling", "good", "Mostly gone"
+    AT_FALLBACK_CEILING = "at_fallback_ceiling", "mixed", "Mostly gone, by a fallback classifier"
+    MOSTLY = "mostly", "mixed", "More than half gone"
     REDUCED = "reduced", "bad", "Reduced, not gone"
 
 
@@ -90,31 +92,37 @@ def gone_answer(data: ReportData, found: GoneFinding) -> Answer:
     """The finding in sentences."""
     pul, n_images = found.pul, f"{data.metrics['n_images']:,}"
     if pul is None:
-        text = "This run has no PUL for the unlearned model."
-        return Answer.of(found.reason, "no PUL", text)
-    before, after = f"{pul['n_original']:,}", f"{pul['n_unlearned']:,}"
-    value, low, high = (percent(pul[key]) for key in ("value", "low", "high"))
-    figure = f"{before} → {after} unwanted images of {n_images}: {value} gone ({low} to {high})"
+        text = "This run has no share gone (PUL) for the unlearned model."
+        return Answer.of(found.reason, "share gone (PUL) not known", text)
+    value, most = percent_interval(pul), data.metrics["judge"]["pul_ceiling"]
+    figure = f"share gone (PUL) {value}"
+    if found.second is not None:
+        figure += f"; by the second classifier {percent_interval(found.second)}"
     text = (
-        f"From the same noise, the original made {before} unwanted images and the unlearned model {after}, of {n_images} each. "
-        f"PUL\u00a0=\u00a0{value} (interval {low} to {high}); this judge could show "
-        f"{percent(data.metrics['judge']['pul_ceiling'])} at most."
+        f"From the same noise, the original made {pul['n_original']:,} unwanted images of {n_images} and the unlearned model "
+        f"{pul['n_unlearned']:,}: {value} are gone. This classifier could show {percent(most)} at most."
     )
     if (seen := retrained_ceiling(data)) is not None:
         text += f" The retrained model, counted the same way, has {percent(seen)}; the lower of the two is the ceiling."
     if (stopped := stopping(data)) is not None:
         text += f" How the run itself ended: {stopping_text(stopped)}."
-    if found.second is not None:
-        figure += f"; second judge {percent_interval(found.second)}"
-    return Answer.of(found.reason, figure, text, _limits(data, found, pul))
+    return replace(Answer.of(found.reason, figure, text, _limits(data, found, pul)), title=_title(data, found, pul))
+
+
+def _title(data: ReportData, found: GoneFinding, pul: dict[str, Any]) -> str:
+    before, after, beside = pul["n_original"], pul["n_unlearned"], retrained_left(data)
+    start = "Gone from these samples" if found.reason is Gone.AT_CEILING and after == 0 else found.reason.title
+    left = f"{after:,} of {before:,} remain" if after <= before else f"{before:,} before, {after:,} after"
+    return f"{start}: {left}" + ("" if beside is None else f" (a model that never saw it: {beside:,})")
 
 
 def _limits(data: ReportData, found: GoneFinding, pul: dict[str, Any]) -> tuple[str, ...]:
-    judge, n_images, second = data.metrics["judge"], data.metrics["n_images"], found.second
+    judge, n_images = data.metrics["judge"], data.metrics["n_images"]
     limits = []
     if is_fallback(data):
         limits.append(
-            "The judge, a fallback classifier, learned from the same selection of generated samples that the method may have used."
+            "The classifier, a fallback, learned from the same selection of generated samples that the method may have used, and "
+            "without labels for the other images."
         )
     doubt = retrained_doubt(data)
     if doubt:
@@ -125,26 +133,19 @@ def _limits(data: ReportData, found: GoneFinding, pul: dict[str, Any]) -> tuple[
             f"None of {n_images:,} is not never: a rate up to {percent(min(100, 300 / n_images))}{of_original} would fit too "
             "(95 %)."
         )
-    if second is not None:
-        ends = f"{percent(second['low'])} to {percent(second['high'])}"
-        limits.append(f"The second judge finds PUL = {percent(second['value'])} (interval {ends}).")
     limits.append(
-        f"The judge errs on {percent(100 * judge['held_out_error'])} of {judge['n_held_out']:,} held-out images and "
-        f"classifies {percent(100 * judge['forget_false_positive_rate'])} of the other images as unwanted."
+        f"The classifier (the judge) errs on {percent(100 * judge['held_out_error'])} of {judge['n_held_out']:,} held-out images and "
+        f"takes {percent(100 * judge['forget_false_positive_rate'])} of the other images for unwanted."
     )
     corrected = judge.get("corrected_pul")
     weak = found.ceiling < THRESHOLDS["weak_ceiling_percent"]
     if corrected is not None and not weak and corrected["low"] < corrected["high"]:
-        limits.append(f"Corrected for the judge's confusions, PUL is {percent_interval(corrected)}.")
-    retrained = (data.row("retrained") or {}).get("forget_count")
-    if retrained is not None and not doubt:
+        limits.append(f"Corrected for its confusions, the share gone is {percent_interval(corrected)}.")
+    if (left := retrained_left(data)) is not None:
         limits.append(
-            f"Of {n_images:,} images of the model given as retrained without them the judge classifies {retrained:,} as unwanted: "
-            "the judge's error, or likeness."
+            f"{left:,} of {n_images:,} images of the retrained model look unwanted to the classifier: its errors, or likeness."
         )
-    if is_fallback(data):
-        limits.append("The fallback classifier was trained without labels for the other images.")
     if judge["second"] is None:
-        limits.append("There is one judge only; no second judge of another architecture has looked.")
-    limits.append("Only the ordinary sampler was used: what can be dug out again is the third question.")
+        limits.append("No second classifier of another architecture has looked.")
+    limits.append("Only the ordinary sampler was used; the third question is about other ways.")
     return tuple(limits)

@@ -24,11 +24,11 @@ NOT guaranteed: that the strongest known attack was used.
 from dataclasses import dataclass
 from typing import Any
 
-from vdu.report.code_texts import images_text
+from vdu.report.code_texts import attack_text, images_text
 from vdu.report.collect import ReportData
 from vdu.report.findings.answer import Answer, Reason
 from vdu.report.findings.thresholds import THRESHOLDS
-from vdu.report.formatting import number, plural, value_interval
+from vdu.report.formatting import interval, number, percent_interval, plural, value_interval
 from vdu.report.rates import measured, why_not
 
 __all__ = ["Inside", "InsideFinding", "find_inside", "inside_answers"]
@@ -41,36 +41,36 @@ class Inside(Reason):
     NO_ROW = "no_row_of_unlearned", "unknown", "Undecided"
     NO_TARGET = "no_retrained_model", "unknown", "No retrained model to compare with"
     UNDECIDED = "undecided", "unknown", "Undecided: too few images or too large an error"
-    MORE_LIKELY = "more_likely", "mixed", "Still more likely than in a model that never saw them"
-    AS_LIKELY = "as_likely", "good", "As likely as in a model that never saw them"
-    PUSHED = "pushed_too_far", "mixed", "Less likely than in a model that never saw them: pushed too far"
-    GLOBAL_SHIFT = "global_shift", "mixed", "Less likely, and so are retained images: a global shift"
+    MORE_LIKELY = "more_likely", "mixed", "Still more likely"
+    AS_LIKELY = "as_likely", "good", "As likely"
+    PUSHED = "pushed_too_far", "mixed", "Less likely: pushed too far"
+    GLOBAL_SHIFT = "global_shift", "mixed", "Less likely, as all images are: a global shift"
     FEW_IMAGES = "few_images", "unknown", "Undecided: too few images"
     WIDE = "wide_interval", "unknown", "Undecided: the interval is too wide"
-    TOLD_APART = "told_apart", "mixed", "The forgotten images can be told from others of their class"
-    AS_RETRAINED = "as_on_retrained", "good", "An attack does no better than on a model that never saw them"
-    CHANCE = "chance", "good", "An attack does no better than chance"
-    NEARER = "nearer", "good", "Nearer to a retrained model than before"
-    FARTHER = "farther", "bad", "Farther from a retrained model than before"
+    TOLD_APART = "told_apart", "mixed", "Can be told from others of their class"
+    AS_RETRAINED = "as_on_retrained", "good", "No better than on a model that never saw them"
+    CHANCE = "chance", "good", "No better than chance"
+    NEARER = "nearer", "good", "Nearer than before"
+    FARTHER = "farther", "bad", "Farther than before"
     SAMPLES_FARTHER = "samples_farther_predictions_nearer", "mixed", "Samples farther, predictions nearer"
     SAMPLES_NEARER = "samples_nearer_predictions_farther", "mixed", "Samples nearer, predictions farther"
-    PREDICTIONS_DISAGREE = "predictions_disagree", "mixed", "Predictions nearer and farther, samples undecided"
+    PREDICTIONS_DISAGREE = "predictions_disagree", "mixed", "Some predictions nearer, some farther; samples undecided"
     PREDICTIONS_NEARER = "predictions_nearer", "unknown", "Predictions nearer, samples undecided"
     PREDICTIONS_FARTHER = (
         "predictions_farther",
         "bad",
-        "Predictions farther from a retrained model than before, samples undecided",
+        "Predictions farther, samples undecided",
     )
     NO_NEARER = "no_nearer", "unknown", "No nearer within the error"
     ONLY_PREDICTIONS_NEARER = (
         "only_predictions_nearer",
         "unknown",
-        "Predictions nearer to a retrained model than before",
+        "Predictions nearer",
     )
     ONLY_PREDICTIONS_FARTHER = (
         "only_predictions_farther",
         "bad",
-        "Predictions farther from a retrained model than before",
+        "Predictions farther",
     )
     NO_SAMPLES = "no_samples", "unknown", "See the table"
 
@@ -198,11 +198,11 @@ def _likelihood_words(result: dict[str, Any], found: InsideFinding) -> tuple[str
     elif found.reason is Inside.UNDECIDED:
         text += " Without differences paired by image this cannot tell known from unknown."
     elif found.rest is not None:
-        text += f" On retained images ({images_text(found.rest['images'])}) it is {value_interval(found.rest)}"
+        text += f" On {images_text(found.rest['images'])}, it is {value_interval(found.rest)}"
         shift = ": a global shift of likelihood, not a trace of these images."
         text += shift if found.reason is Inside.GLOBAL_SHIFT else ", which is less."
     elif found.reason is Inside.PUSHED:
-        text += " On retained images it was not compared, so a shift of likelihood as a whole is not excluded."
+        text += " On kept images it was not compared, so a shift of likelihood as a whole is not excluded."
     return figure, text
 
 
@@ -250,8 +250,8 @@ def _membership_words(_: dict[str, Any], found: InsideFinding) -> tuple[str, str
     tpr, wide = found.ours["tpr_at_1_fpr"], THRESHOLDS["membership_half_width"]
     figure = f"AUC {_auc(found.ours['auc'])}"
     text = (
-        f"The strongest of {plural(found.n_compared, 'attack')} ({found.ours['attack']}) reaches {figure}, chance is 0.50; at 1 % "
-        f"false alarms it finds {tpr['value']:.1%} of the members ({tpr['low']:.1%} to {tpr['high']:.1%}), chance is 1 %."
+        f"The strongest of {plural(found.n_compared, 'attack')}, {attack_text(found.ours['attack'])}, reaches {figure}; chance is 0.50. "
+        f"At 1 % false alarms it finds {_found_members(tpr)} of the members; chance is 1 %."
     )
     if found.theirs is None:
         text += " No retrained model was attacked: the two sets of images may differ without any training."
@@ -268,7 +268,11 @@ def _membership_words(_: dict[str, Any], found: InsideFinding) -> tuple[str, str
 
 
 def _auc(auc: dict[str, float]) -> str:
-    return f"{auc['value']:.2f} ({auc['low']:.2f} to {auc['high']:.2f})"
+    return f"{auc['value']:.2f} {interval(auc, 2)}"
+
+
+def _found_members(rate: dict[str, float]) -> str:
+    return percent_interval({key: 100 * rate[key] for key in ("value", "low", "high")})
 
 
 def _apart(before: dict[str, float], after: dict[str, float]) -> int:
@@ -316,7 +320,8 @@ def _distance_words(result: dict[str, Any], found: InsideFinding) -> tuple[str, 
         rows = f"{len(result['denoising'])} rows"
         return rows if found.reason is Inside.NO_SAMPLES else "no samples", f"{told} No samples were compared."
     figure = f"samples {number(before['value'])} → {number(after['value'])}"
-    text = f"The Fréchet distance of samples to the retrained model's went from {value_interval(before)} to {value_interval(after)}."
+    went = f"from {value_interval(before)} to {value_interval(after)}"
+    text = f"The Fréchet distance of the samples to the retrained model's samples went {went}."
     if (floor := result["protocol"].get("floor_u_fid")) is not None:
-        text += f" Its floor, the retrained model against itself, is {number(floor)}."
+        text += f" The retrained model's own samples from other noise are {number(floor)} away."
     return figure, f"{text} {told}"

@@ -24,6 +24,7 @@ __all__ = [
     "retrained_ceiling",
     "retrained_doubt",
     "retrained_doubted",
+    "retrained_left",
     "stopping",
 ]
 
@@ -55,6 +56,12 @@ def retrained_doubt(data: ReportData) -> str | None:
         f"{counts[1]:,}: more than the judge's errors explain, so it may have seen them. Nothing is concluded from comparing "
         "with it."
     )
+
+
+def retrained_left(data: ReportData) -> int | None:
+    """Images of the retrained model that look unwanted, of N; None without such a model, or with a doubted one."""
+    count = (data.row("retrained") or {}).get("forget_count")
+    return None if retrained_doubted(data) else count
 
 
 def retrained_ceiling(data: ReportData) -> float | None:

@@ -4,7 +4,11 @@ u-FID of the unlearned model against that of the filtered original (what is left
 thrown away): intervals apart → worse, and damaged from 2 × on; intervals overlap and the unlearned one ends below 2 × the
 filtered value → no damage detected, or, where the histogram of the kept classes is further from the expected one than chance
 explains, the classes have shifted; otherwise undecided. A kept class with ≥ 20 expected images of which fewer than half are left
-is damage too. Kept images that are less likely than in a retrained model, paired by > 0.02 bits/dim, keep the answer from green.
+is damage too. Two findings keep the answer from green: kept images that are less likely than in a retrained model, paired by
+> 0.02 bits/dim; and predictions on noisy kept images that are, at some noise level, at least twice as far from the retrained
+model's as the original's are, intervals apart.
+
+The flips count the kept images: of the noises from which the original made one, how many give another class now.
 With a fallback classifier that also gives the features of u-FID, the rest is unknown at best.
 
 NOT guaranteed: anything about kinds of images that are rarer than the samples can show.
@@ -13,14 +17,15 @@ NOT guaranteed: anything about kinds of images that are rarer than the samples c
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vdu.report.code_texts import images_text
 from vdu.report.collect import ReportData
 from vdu.report.findings.answer import Answer, Reason
 from vdu.report.findings.reliability import is_fallback
 from vdu.report.findings.thresholds import THRESHOLDS
-from vdu.report.formatting import number, value_interval
-from vdu.report.rates import measured
+from vdu.report.formatting import number, percent, value_interval
+from vdu.report.rates import Rate, measured, wilson
 
-__all__ = ["Rest", "RestFinding", "find_rest", "rest_answer"]
+__all__ = ["Rest", "RestFinding", "find_rest", "largest_shift", "rest_answer"]
 
 
 class Rest(Reason):
@@ -28,13 +33,14 @@ class Rest(Reason):
 
     NOT_MEASURED = "not_measured", "unknown", "Cannot be told"
     STARVED = "classes_missing", "bad", "Damaged: kept classes are missing"
-    DAMAGED = "damaged", "bad", "The rest is damaged"
-    WORSE = "worse", "mixed", "The rest is measurably worse"
+    DAMAGED = "damaged", "bad", "Damaged"
+    WORSE = "worse", "mixed", "Measurably worse"
     NOT_EXCLUDED = "damage_not_excluded", "unknown", "Damage cannot be excluded"
-    SHIFTED = "classes_shifted", "mixed", "Quality kept; the mix of classes has shifted"
-    NO_DAMAGE = "no_damage", "good", "No damage to the rest detected"
+    SHIFTED = "classes_shifted", "mixed", "Quality kept, but the mix of classes has shifted"
+    NO_DAMAGE = "no_damage", "good", "No damage detected"
     ONE_KEPT_CLASS = "one_kept_class", "unknown", "No damage seen, but kept classes are not told apart"
-    LESS_LIKELY = "less_likely", "mixed", "Samples intact, likelihood of the rest is worse"
+    LESS_LIKELY = "less_likely", "mixed", "Quality kept, but kept images are less likely"
+    PREDICTIONS_MOVED = "predictions_moved", "mixed", "Quality kept, but predictions on kept images moved"
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,10 @@ class RestFinding:
         shifted: the class histogram is further from the expected one than chance explains.
         worse_likelihood: the largest paired difference in bits/dim by which kept images became less likely than in the
             retrained model, or None.
+        moved: the largest factor by which predictions on kept images went away from the retrained model's, with its noise
+            level ᾱ, or None where none reaches the threshold.
+        changed: noises that gave a kept class and give another class now, or None where the classes cannot tell.
+        changed_retrained: the same of the retrained model, or None.
     """
 
     reason: Rest
@@ -57,6 +67,9 @@ class RestFinding:
     starved: tuple[tuple[str, int, float], ...]
     shifted: bool
     worse_likelihood: dict[str, Any] | None
+    moved: tuple[float, float] | None
+    changed: Rate | None
+    changed_retrained: Rate | None
 
 
 def find_rest(data: ReportData) -> RestFinding:
@@ -70,6 +83,9 @@ def find_rest(data: ReportData) -> RestFinding:
         starved=_starved(data),
         shifted=histogram["distance"] > histogram["chance_high"],
         worse_likelihood=_less_likely(data),
+        moved=_moved(data),
+        changed=_changed(data, data.metrics["flips"]),
+        changed_retrained=_changed(data, data.metrics.get("flips_retrained")),
     )
     if unlearned is None or floor is None:
         return replace(found, reason=Rest.STARVED) if found.starved else found
@@ -78,6 +94,8 @@ def find_rest(data: ReportData) -> RestFinding:
         reason = Rest.ONE_KEPT_CLASS
     if reason is Rest.NO_DAMAGE and found.worse_likelihood is not None:
         reason = Rest.LESS_LIKELY
+    if reason is Rest.NO_DAMAGE and found.moved is not None:
+        reason = Rest.PREDICTIONS_MOVED
     return replace(found, reason=reason)
 
 
@@ -109,6 +127,36 @@ def _one_kept_class(data: ReportData) -> bool:
     return is_fallback(data) and data.metrics["feature_network"].startswith("judge:")
 
 
+def _changed(data: ReportData, flips: dict[str, Any] | None) -> Rate | None:
+    names = {data.classes[i] for i in data.forget_ids}
+    if flips is None or len(set(flips["classes"]) - names) < 2:
+        return None
+    kept = [i for i, name in enumerate(flips["classes"]) if name not in names]
+    total = sum(sum(flips["counts"][i]) for i in kept)
+    return wilson(total - sum(flips["counts"][i][i] for i in kept), total) if names and total else None
+
+
+def largest_shift(data: ReportData) -> tuple[str, int, float] | None:
+    """The kept class whose count is furthest from the expected one: name, images made, images expected."""
+    histogram = data.metrics["histogram"]
+    columns = zip(histogram["classes"], histogram["unlearned"], histogram["expected"], strict=True)
+    kept = [row for i, row in enumerate(columns) if i not in data.forget_ids]
+    return max(kept, key=lambda row: abs(row[1] - row[2])) if data.forget_ids and len(kept) > 1 else None
+
+
+def _moved(data: ReportData) -> tuple[float, float] | None:
+    rows = (measured(data.metrics, "retrained") or {}).get("denoising") or []
+    kept = [row for row in rows if row["images"].startswith(("retain", "generated_rest"))]
+    before = {(row["images"], row["alpha_bar"]): row for row in kept if row["model"] == "original"}
+    found = [
+        (row["distance"] / was["distance"], row["alpha_bar"])
+        for row in kept
+        if row["model"] == "unlearned" and (was := before.get((row["images"], row["alpha_bar"])))
+        if was["distance"] > 0 and row["low"] > was["high"]
+    ]
+    return max((each for each in found if each[0] >= THRESHOLDS["moved_factor"]), default=None)
+
+
 def _less_likely(data: ReportData) -> dict[str, Any] | None:
     differences = (measured(data.metrics, "likelihood") or {}).get("differences") or []
     worse = [
@@ -127,12 +175,12 @@ def rest_answer(data: ReportData, found: RestFinding) -> Answer:
     if found.unlearned is None or found.floor is None:
         missing = "the filtered original, the row to compare with"
         text = f"This run has no u-FID for {'the unlearned model' if found.unlearned is None else missing}."
-        return Answer.of(found.reason, "no u-FID", text, limits)
+        return Answer.of(found.reason, "distance to the reference not known", text, limits)
     ours, theirs, reference = value_interval(found.unlearned), value_interval(found.floor), _reference(data)
-    figure = f"distance to {reference} (u-FID) {ours}; the original without its unwanted images has {theirs}"
+    figure = f"distance to {reference} (u-FID) {ours}; of the original without its unwanted images {theirs}"
     text = (
-        f"u-FID (distance to {reference}) {ours} against {theirs} for the filtered original: the same original with its "
-        "unwanted images thrown away. In brackets: intervals. Lower is better."
+        f"The distance to {reference} (u-FID) is {ours}, against {theirs} for the filtered original: the original with its "
+        "unwanted images thrown away. Lower is better."
     )
     if found.shifted:
         histogram = data.metrics["histogram"]
@@ -141,11 +189,30 @@ def rest_answer(data: ReportData, found: RestFinding) -> Answer:
             f"{histogram['chance_high']:.3f}."
         )
     if (worse := found.worse_likelihood) is not None:
-        more = f"{number(worse['value'])} bits/dim ({number(worse['low'])} to {number(worse['high'])})"
+        more = f"{value_interval(worse)} bits/dim"
         figure = f"kept images cost {more} more than in the retrained model; {figure}"
-        named = worse["images"].replace("_", " ")
-        text += f" Image by image, the {named} images cost {more} more than in the retrained model."
-    return Answer.of(found.reason, figure, text, limits)
+        text += f" Image by image, {images_text(worse['images'])} cost {more} more than in the retrained model."
+    if found.moved is not None:
+        factor, level = found.moved
+        figure = (
+            f"at noise level ᾱ = {number(level)} they are {factor:.1f} × as far from the retrained model's; {figure}"
+        )
+        text += (
+            f" On noisy kept images (ᾱ = {number(level)}) the predictions are {factor:.1f} times as far from the retrained model's "
+            "as the original's are."
+        )
+    if (shift := largest_shift(data)) is not None:
+        figure = f"most changed: “{shift[0]}”, {shift[1]:,} made, {shift[2]:,.1f} expected; {figure}"
+    return replace(Answer.of(found.reason, figure, text, limits), title=found.reason.title + _flipped(found))
+
+
+def _flipped(found: RestFinding) -> str:
+    if found.changed is None:
+        return ""
+    count, total, beside = found.changed.count, found.changed.total, found.changed_retrained
+    share = percent(100 * count / total, 0)
+    never = f"; in a model that never saw it {beside.count:,}" if beside else ""
+    return f": {count:,} of the {total:,} other images ({share}{never}) became another class"
 
 
 def _reference(data: ReportData) -> str:
@@ -176,16 +243,14 @@ def _limits(data: ReportData, found: RestFinding) -> tuple[str, ...]:
         limits.append(
             f"Too few images to judge alone (fewer than {least:.0f} expected): {len(few)} of {len(kept)} kept classes, {listed}."
         )
-    limits.append("u-FID is an average over all kept images: rare kinds can be lost without moving it.")
+    limits.append("The distance (u-FID) is an average over all kept images: rare kinds can be lost without moving it.")
     limits.append(
-        f"u-FID depends on N ({metrics['n_images']:,} images) and its feature network ({metrics['feature_network']}): "
-        "compare only rows of this page."
+        f"u-FID depends on the number of images ({metrics['n_images']:,}) and on its feature network "
+        f"({metrics['feature_network']}): compare only rows of this page."
     )
-    ours, floor = data.row("unlearned") or {}, data.row("filtered_original") or {}
-    meanings = {"recall": f"how much of the variety of {_reference(data)} is reached", "coverage": "its robust form"}
-    for name, meaning in meanings.items():
-        if ours.get(name) is not None and floor.get(name) is not None:
-            limits.append(
-                f"{name.capitalize()} ({meaning}): {number(ours[name])}; filtered original {number(floor[name])}."
-            )
+    ours, floor = ((data.row(name) or {}).get("recall") for name in ("unlearned", "filtered_original"))
+    if ours is not None and floor is not None:
+        limits.append(
+            f"Recall (how much of the variety of {_reference(data)} is reached): {number(ours)}; filtered original {number(floor)}."
+        )
     return tuple(limits)

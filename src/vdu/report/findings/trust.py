@@ -25,10 +25,10 @@ from vdu.report.findings.reliability import (
     stopping,
 )
 from vdu.report.findings.thresholds import THRESHOLDS
-from vdu.report.formatting import percent, plural
+from vdu.report.formatting import percent
 from vdu.report.rates import measured, why_not
 
-__all__ = ["Reservation", "Trust", "TrustFinding", "find_trust", "not_tested", "trust_answer"]
+__all__ = ["Reservation", "Trust", "TrustFinding", "asked_rows", "find_trust", "not_tested", "trust_answer"]
 
 
 class Trust(Reason):
@@ -61,20 +61,16 @@ class TrustFinding:
     Attributes:
         reason: the level, and why.
         reservations: what stands against the page, the most serious first.
-        n_rows: reference rows.
-        n_measured: those that were run.
     """
 
     reason: Trust
     reservations: tuple[Reservation, ...]
-    n_rows: int
-    n_measured: int
 
 
 def find_trust(data: ReportData) -> TrustFinding:
     """Can I trust this page? From the judges, the number of images and the reference rows."""
     reservations = _reservations(data)
-    pul, rows = (data.row("unlearned") or {}).get("pul"), data.metrics["rows"]
+    pul = (data.row("unlearned") or {}).get("pul")
     weak = lowest_ceiling(data) < THRESHOLDS["weak_ceiling_percent"]
     if data.contradictions:
         reason = Trust.CONTRADICTIONS
@@ -82,7 +78,7 @@ def find_trust(data: ReportData) -> TrustFinding:
         reason = Trust.TOO_LITTLE
     else:
         reason = Trust.RESERVATIONS if reservations else Trust.NO_RESERVATION
-    return TrustFinding(reason, reservations, len(rows), sum(row["status"] == "measured" for row in rows))
+    return TrustFinding(reason, reservations)
 
 
 def _reservations(data: ReportData) -> tuple[Reservation, ...]:
@@ -106,20 +102,15 @@ def trust_answer(data: ReportData, found: TrustFinding) -> Answer:
     """The finding in sentences."""
     metrics, judge = data.metrics, data.metrics["judge"]
     figure = (
-        f"judge errs on {percent(100 * judge['held_out_error'])}; {'two judges' if judge['second'] else 'one judge'}; "
-        f"{metrics['n_images']:,} images a model; {found.n_measured} of {found.n_rows} reference rows"
+        f"{'two classifiers' if judge['second'] else 'one classifier'}, the first wrong on {percent(100 * judge['held_out_error'])} of "
+        f"held-out images; {metrics['n_images']:,} images from each model"
     )
     seed = metrics["protocol"].get("seed")
     run = f"one run (seed {seed})" if seed is not None else "one run"
-    limits = [f"Approximate, not certified: evidence about these samples and tests, from {run}."]
-    if data.warnings:
-        limits.append(f"{plural(len(data.warnings), 'warning')} below.")
-    if found.n_measured < found.n_rows:
-        absent = ", ".join(row["label"] for row in metrics["rows"] if row["status"] != "measured")
-        limits.append(f"Reference rows not run: {absent}.")
+    limits = (f"Approximate, not certified: evidence about these samples and tests, from {run}.",)
     texts = [text for each in found.reservations for text in _reservation_texts(data, each)]
     text = "Reservations: " + "; ".join(texts) + "." if texts else "No reservation by the rules below."
-    answer = Answer.of(found.reason, figure, text, tuple(limits))
+    answer = Answer.of(found.reason, figure, text, limits)
     if found.reason is Trust.RESERVATIONS:
         return replace(answer, title=f"{answer.title}: {_reservation_short(data, found.reservations[0])}")
     return answer
@@ -139,23 +130,25 @@ def _reservation_short(data: ReportData, each: Reservation) -> str:
     return {
         Reservation.CONTRADICTIONS: "its files contradict each other",
         Reservation.RETRAINED_DOUBTED: "the model given as retrained may have seen the unwanted images",
-        Reservation.JUDGES_DISAGREE: "the judges disagree",
+        Reservation.JUDGES_DISAGREE: "the classifiers disagree",
         Reservation.AIM_MISSED: "the run missed its own aim",
-        Reservation.FALLBACK_JUDGE: "the judge is a fallback classifier",
-        Reservation.ONE_JUDGE: "one judge only",
+        Reservation.FALLBACK_JUDGE: "the classifier is a fallback",
+        Reservation.ONE_JUDGE: "one classifier only",
         Reservation.FEW_UNWANTED: f"only {pul.get('n_original')} unwanted images",
-        Reservation.FEW_IMAGES: f"only {data.metrics['n_images']:,} images a model",
+        Reservation.FEW_IMAGES: f"only {data.metrics['n_images']:,} images from each model",
         Reservation.NO_RETRAINED: "no retrained model to compare with",
     }[each]
 
 
+_CONTROLS = {"ascent", "gradient_ascent", "isotropic"}
+
 _PROBES = {
     "relearning": "Relearning: how fast a little fine-tuning brings the class back.",
-    "stochastic": "A stochastic re-check: other samplers and more noise than the protocol's.",
+    "stochastic": "Other samplers, with more or less noise.",
     "completion": "Completion: whether the unlearned model finishes what the original began.",
     "inpainting": "Inpainting: whether it fills in the hidden half of an unwanted image.",
     "likelihood": "Likelihood (bits/dim): whether the forgotten images are still more likely than they should be.",
-    "membership": "Membership inference: whether the forgotten images can be told from others of their class.",
+    "membership": "Membership: whether the forgotten images can be told from others of their class.",
     "retrained": "The distance to a model retrained without the forgotten images.",
 }
 _NEVER = (
@@ -165,17 +158,28 @@ _NEVER = (
 )
 
 
-def not_tested(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+def asked_rows(metrics: Mapping[str, Any], method: str | None) -> list[dict[str, Any]]:
+    """The reference rows without the paper's controls that were not run, which no user of another method asked for."""
+    of_the_paper = method in {"vdu", "ascent"}
+    return [
+        row for row in metrics["rows"] if of_the_paper or row["status"] == "measured" or row["name"] not in _CONTROLS
+    ]
+
+
+def not_tested(metrics: Mapping[str, Any], method: str | None = None) -> tuple[str, ...]:
     """What this page does not know, as sentences: what this run left out, then what no report of this format holds.
 
     Args:
         metrics: ``metrics.json``.
+        method: how it was unlearned; decides whether the paper's controls are missed.
 
     Returns:
         The sentences; those of probes that ran are gone.
     """
-    rows = [f"{row['label']}: reference row not run." for row in metrics["rows"] if row["status"] != "measured"]
-    second = [] if metrics["judge"]["second"] else ["A second judge of another architecture."]
+    rows = [
+        f"{row['label']}: reference row not run." for row in asked_rows(metrics, method) if row["status"] != "measured"
+    ]
+    second = [] if metrics["judge"]["second"] else ["A second classifier of another architecture."]
     probes = [
         f"{sentence} Not run: {_sentence(reason)}" if (reason := why_not(metrics, name)) else sentence
         for name, sentence in _PROBES.items()
@@ -184,7 +188,7 @@ def not_tested(metrics: Mapping[str, Any]) -> tuple[str, ...]:
     relearning = measured(metrics, "relearning")
     if relearning is not None and not any(curve["shown"] == "benign" for curve in relearning["curves"]):
         probes.append("Whether fine-tuning on other, harmless images brings the class back.")
-    return (*rows, *second, *probes, *_NEVER)
+    return (*probes, *rows, *second, *_NEVER)
 
 
 def _sentence(text: str) -> str:

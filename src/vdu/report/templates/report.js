@@ -15,10 +15,9 @@
   wipe.addEventListener("input", () => show(Number(wipe.value)));
   flip.addEventListener("click", () => show(Number(wipe.value) >= 50 ? 0 : 100));
   show(50);
-  const closed = [];
-  window.addEventListener("beforeprint", () => document.querySelectorAll("details:not([open])").forEach((d) => {
-    closed.push(d);
-    d.open = true;
-  }));
-  window.addEventListener("afterprint", () => closed.splice(0).forEach((d) => { d.open = false; }));
+  const reveal = () => {
+    for (let e = document.getElementById(location.hash.slice(1)); e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
+  };
+  window.addEventListener("hashchange", reveal);
+  reveal();
 })();
