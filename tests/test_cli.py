@@ -20,7 +20,7 @@ VERBS = {
     "compare": ("some-run", "another-run", "--force"),
     "demo": (),
     "evaluate": ("some-run", "--suite", "full", "--retrained", "p"),
-    "explore": ("some-run", "--n-images", "20"),
+    "explore": ("some-run", "--port", "7900"),
     "import": ("improved-diffusion", "ema.pt", "out", "--schedule", "cosine"),
     "judge": ("--data", "digits", "--output-dir", "out"),
     "posterior": ("ensemble", "--pipeline", "p", "--output-dir", "out", "--members", "a", "--members", "b"),
