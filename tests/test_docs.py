@@ -94,8 +94,8 @@ def test_commands_are_found_however_they_are_written():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names)
-def test_every_command_on_a_page_parses(page, command, capsys, tmp_path, monkeypatch):
-    """With --dry-run, which resolves and prints all settings."""
+def test_every_command_on_a_page_parses(page, command, capsys, tmp_path, monkeypatch, unchecked):
+    """With --dry-run, which resolves and prints all settings; the files of the pages do not exist."""
     monkeypatch.chdir(tmp_path)
     for tokens, target in commands(text_of(page)):
         dry = [] if tokens[0] == "list" or "--dry-run" in tokens else ["--dry-run"]

@@ -1,19 +1,18 @@
 """``vdu posterior``: mean and variance of the pre-trained weights, by one of the registered estimators."""
 
 import copy
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.settings import PosteriorSettings, to_toml
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
+from vdu.core.progress import Bar, bar
 from vdu.core.records import atomic_folder, sha256_bytes
 from vdu.core.rng import derive_seed
 from vdu.core.rng import generator as named_generator
@@ -21,7 +20,7 @@ from vdu.core.runs import Run
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import load_pipeline, network_of, save_pipeline
+from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.estimators import find_estimator, make_estimator
 from vdu.posterior.gaussian import GaussianPosterior
@@ -60,6 +59,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     make_estimator(settings.estimator, **options)  # fails early on invalid settings
     takes = find_estimator(settings.estimator).takes
     _check_members(settings, takes)
+    settings = replace(settings, pipeline=find_pipeline(settings.pipeline))
     pipeline = load_pipeline(settings.pipeline).to(make_accelerator().device)
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     sampler = settings.sampler()
@@ -78,12 +78,12 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         # counted on a cache hit, too
         cost["network_evaluations"] = settings.n_samples * settings.inference_steps
     x0 = encoded(denoiser, samples.floats())
-    bar = _bar(settings.estimator) if takes == "samples" else None
+    show = _bar(settings.estimator) if takes == "samples" else None
     with record.stage(settings.estimator) as cost:
         posterior = fit_posterior(
             pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), samples=x0,
             members=MEMBERS[takes](settings, pipeline, samples, record.folder), state=state,
-            save=lambda reached: write_state(file, reached, identity), progress=bar, **options,
+            save=lambda reached: write_state(file, reached, identity), progress=show, **options,
         )  # fmt: skip
         cost["network_evaluations"] = _evaluations(settings, takes, posterior)
     try:
@@ -204,13 +204,14 @@ def _evaluations(settings: PosteriorSettings, takes: str, posterior: GaussianPos
 
 
 def _bar(title: str) -> Callable[[int, int], None]:
-    bar = tqdm(desc=title, unit="sample", file=sys.stderr, mininterval=1)
+    shown: list[Bar] = []
 
     def show(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
+        if not shown:
+            shown.append(bar(title, total, "sample"))
+        shown[0].update(done - shown[0].n)
         if done == total:
-            bar.close()
+            shown[0].close()
 
     return show
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from vdu.commands.options import Count, NotNegative, Rate, SamplerSettings, Share, Tracker, to_toml
+from vdu.commands.options import (
+    Count,
+    GivenFirst,
+    NotNegative,
+    OutputDir,
+    Rate,
+    SamplerSettings,
+    Share,
+    Tracker,
+    to_toml,
+)
 from vdu.core.errors import InputError
 from vdu.core.runs import Run
 from vdu.methods import registry
@@ -57,12 +67,12 @@ class UnlearnSettings(SamplerSettings):
         option: NAME=VALUE, an option of the method, for example gamma=0.1 for vdu; "vdu list METHOD" shows them.
         posterior: file or run folder of "vdu posterior"; needed by vdu, and by selective-amnesia (estimator amnesia-fisher).
         retain: images to keep, for methods that can use them: a data set, folder or list (the classes to forget are left out
-        of labelled images), or self (generated samples without those that resemble the forget set).
+            of labelled images), or self (generated samples without those that resemble the forget set).
         n_own_samples: number of generated samples, drawn with the sampler below, for methods that use them.
         force: continue if the model generates almost none, or almost only, images like the forget set.
         full_length: take all steps, even if the stopping rule is met earlier.
         steps: maximum number of optimiser steps; a method with a stopping rule may stop early. The default depends on the
-        method, as for the options below and the sampler.
+            method, as for the options below and the sampler.
         batch_size: images of each role per step, over all processes.
         learning_rate: Adam's step size.
         lr_schedule: constant, linear or cosine.
@@ -79,9 +89,9 @@ class UnlearnSettings(SamplerSettings):
         report_to: also send the logged values to tensorboard, wandb or trackio.
     """
 
-    pipeline: Path
-    forget: str = ""
-    output_dir: Path
+    pipeline: Annotated[Path, GivenFirst] = Path()
+    forget: Annotated[str, GivenFirst] = ""
+    output_dir: OutputDir = Path("run")
     forget_class: tuple[str, ...] = ()
     forget_label: tuple[str, ...] = ()
     convert: bool = False
@@ -249,7 +259,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     from vdu.diffusion.schedule import kl_weights, weight_share
     from vdu.methods.vdu import VDU
     from vdu.models.denoiser import PipelineDenoiser
-    from vdu.models.pipelines import configuration_of, load_pipeline, network_of, save_pipeline
+    from vdu.models.pipelines import configuration_of, find_pipeline, load_pipeline, network_of, save_pipeline
     from vdu.replay.auxiliaries import needs_selection
     from vdu.replay.selection import require_enough
     from vdu.report.card import write_card
@@ -269,7 +279,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
             "--forget-class: got no --forget; it names classes of given images. For a class of the model use --forget-label."
         )
     forget_source = absolute(settings.forget) if settings.forget else ""  # evaluate may run in another folder
-    settings = resolved(replace(settings, forget=forget_source))
+    settings = resolved(replace(settings, forget=forget_source, pipeline=find_pipeline(settings.pipeline)))
     pipeline = load_pipeline(settings.pipeline)
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     given = None

@@ -27,12 +27,12 @@ def absolute(source: str) -> str:
 
 
 def forget_images(
-    source: str, shape: tuple[int, int, int], *, classes: Sequence[str] = (), convert: bool = False
+    source: ImageSet | str, shape: tuple[int, int, int], *, classes: Sequence[str] = (), convert: bool = False
 ) -> ImageSet:
     """Load the images to forget and check them against the model's size.
 
     Args:
-        source: where they are, see :func:`vdu.data.sources.load_images`.
+        source: the images, or where they are, see :func:`vdu.data.sources.load_images`.
         shape: channels, height and width of the model.
         classes: the classes to forget, if the images have labels.
         convert: convert images of another size or mode.
@@ -43,13 +43,14 @@ def forget_images(
     Raises:
         InputError: if classes are given for images without labels, or missing for a labelled data set.
     """
-    images = load_images(source, shape=shape, convert=convert)
+    images = source if isinstance(source, ImageSet) else load_images(source, shape=shape, convert=convert)
     if classes:
         return split_by_class(images, classes)[0]
     if images.labels is not None and len(images.labels.unique()) > 1:
         names = images.class_names or tuple(map(str, images.labels.unique().tolist()))
+        where = source if isinstance(source, str) else images.description or "the set"
         raise InputError(
-            f"forget: {source} holds {len(names)} classes ({', '.join(names[:10])}); name those to forget with --forget-class, "
+            f"forget: {where} holds {len(names)} classes ({', '.join(names[:10])}); name those to forget with --forget-class, "
             "or give a folder of forget images only."
         )
     return images

@@ -16,6 +16,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor
 
+from vdu.core import progress as progress_bars
 from vdu.core.checks import hash_parameters
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
@@ -157,8 +158,11 @@ def unlearn(
     posterior = getattr(method, "posterior", None)
     if posterior is not None:
         check_origin(posterior, weights_hash)
+    progress_bars.expect(
+        _work(method, settings.steps, n_images, sampler, n_own := _given(n_own_samples, default.n_own_samples))
+    )
     aids = make_auxiliaries(
-        original, method, images, retain=retain, n_own_samples=_given(n_own_samples, default.n_own_samples), force=force,
+        original, method, images, retain=retain, n_own_samples=n_own, force=force,
         sampler=sampler, seed=seed,
         device=accelerator.device, say=_say if progress and accelerator.is_main_process else None,
     )  # fmt: skip
@@ -219,6 +223,14 @@ def _forget_set(
         return forget_set_of_labels(original, labels, images, sampler=sampler, seed=seed)
     assert images is not None
     return images
+
+
+def _work(method: Method, steps: int, batch_size: int, sampler: Sampler, n_own: int) -> dict[str, tuple[float, float]]:
+    """About how many network evaluations the stages take, for the estimate of the time."""
+    draws = {"own_forget", "retain", "classifier", "self_model"} & (set(method.needs) | set(method.uses))
+    stages = {"generated samples": (float(n_own), float(sampler.steps))} if draws else {}
+    shares = sum(method.batch_shares.get(role, 1.0) for role in method.needs)
+    return stages | {"unlearn": (float(steps), 3.0 * batch_size * shares)}
 
 
 def _given(value: Any, default: Any) -> Any:
