@@ -168,7 +168,8 @@ def unlearn(
         forget: the images to forget: an image folder, a list of files, or a data set (then with --forget-class).
     """
     settings = settings or UnlearnSettings()
-    require_given("unlearn", MODEL=pipeline, IMAGES=forget or settings.forget_label)
+    images = {"IMAGES (or --forget-label)": forget or settings.forget_label}
+    require_given("unlearn", MODEL=pipeline, **images)
     assert pipeline is not None
     settings = replace(settings, pipeline=pipeline, forget=forget)
     _run("unlearn", settings, json, dry_run, device)

@@ -1,7 +1,7 @@
-"""Progress on standard error: a bar for the stage in hand, and the time that the whole verb still needs.
+"""Progress on standard error: one bar, of the whole verb where its work is known, else of the stage in hand.
 
-On a terminal the bar of a stage disappears when the stage ends; below it stands the whole, where its work is known. Elsewhere, in a log
-file for example, there is one line per 30 seconds and none for shorter stages.
+On a terminal the bar disappears when a stage ends, so that messages stand between stages, and comes back with the next one. Elsewhere,
+in a log file for example, there is one line per 30 seconds and none for shorter stages.
 
     with whole("unlearn"):                     # the verb
         expect({"generated samples": (1500, 20), "unlearn": (600, 288)})    # title → items, network evaluations of each
@@ -41,18 +41,15 @@ class Whole:
         self.began = time.monotonic()
         self.stages: dict[str, tuple[float, float]] = {}  # title → work before it, work of one item
         self.counted = False  # by evaluations, not by bars
-        self.shown: Any = None
 
     def add(self, work: float) -> None:
         """Count some work that was done now."""
         self.measured += work
         self.done = min(self.total, self.done + work)
-        self._show()
 
     def reach(self, done: float) -> None:
         """Count what lies before a point as done."""
         self.done = min(self.total, max(self.done, done))
-        self._show()
 
     def left(self) -> float | None:
         """Seconds that remain, or None while nothing was timed."""
@@ -64,25 +61,6 @@ class Whole:
         """For example "unlearn: 40 % done, about 3 min left"; empty while nothing is known."""
         left = self.left() if self.total else None
         return "" if left is None else f"{self.title}: {self.done / self.total:.0%} done, {_duration(left)} left"
-
-    def _show(self) -> None:
-        if self.shown is None and self.total and _terminal():
-            from tqdm import tqdm
-
-            self.shown = tqdm(
-                total=100, file=sys.stderr, position=1, leave=False, bar_format="{desc} {bar}", desc=self.title
-            )
-        if self.shown is not None:
-            self.shown.n = 100 * self.done / self.total
-            self.shown.set_description_str(self.words() or self.title, refresh=False)
-            if time.monotonic() - self.shown.last_print_t >= 1:
-                self.shown.update(0)
-                self.shown.refresh()
-
-    def close(self) -> None:
-        """Remove the bar."""
-        if self.shown is not None:
-            self.shown.close()
 
 
 class Bar:
@@ -101,15 +79,17 @@ class Bar:
         self._numbers = ""
         self._stage = next((each for each in _state.stages(False) if title.startswith(each)), None) if shown else None
         if self._stage is not None:
-            _state.now.reach(_state.now.stages[self._stage][0])
+            before, each = _state.now.stages[self._stage]
+            _state.now.reach(before + initial * each)
         self._tqdm: Any = None
         if shown and _terminal():
             from tqdm import tqdm
 
-            self._tqdm = tqdm(
-                total=total, initial=initial, desc=title, unit=unit, file=sys.stderr, leave=False, mininterval=1,
-                dynamic_ncols=True,
-            )  # fmt: skip
+            how: dict[str, Any] = {"total": total, "initial": initial, "desc": title, "unit": unit}
+            if _state.known():
+                how = {"total": _state.now.total, "initial": _state.now.done, "desc": _state.now.title}
+                how |= {"bar_format": "{desc} |{bar}|", "miniters": 0}
+            self._tqdm = tqdm(**how, file=sys.stderr, leave=False, mininterval=1, dynamic_ncols=True)
 
     def update(self, n: int = 1, numbers: Mapping[str, float] | None = None) -> None:
         """Count items.
@@ -123,7 +103,12 @@ class Bar:
             _state.now.add(n * _state.now.stages[self._stage][1])
         if numbers:
             self._numbers = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
-        if self._tqdm is not None:
+        if self._tqdm is not None and _state.known():
+            left = _state.now.words() or _state.now.title
+            self._tqdm.n = _state.now.done
+            self._tqdm.set_description_str(f"{left} ({self.title}: {self.n} of {self.total})", refresh=False)
+            self._tqdm.update(0)
+        elif self._tqdm is not None:
             self._tqdm.set_postfix_str(self._numbers, refresh=False)
             self._tqdm.update(n)
         elif self.shown and time.monotonic() - _state.last >= EVERY:
@@ -152,6 +137,10 @@ class _State:
     def __init__(self) -> None:
         self.now: Any = None
         self.last = time.monotonic()
+
+    def known(self) -> bool:
+        """Whether there is a verb and its work is known."""
+        return self.now is not None and self.now.total > 0
 
     def stages(self, counted: bool) -> Mapping[str, tuple[float, float]]:
         return self.now.stages if self.now is not None and self.now.counted == counted else {}
@@ -208,7 +197,6 @@ def whole(title: str) -> Iterator[Whole]:
     try:
         yield _state.now
     finally:
-        _state.now.close()
         _state.now = before
 
 
