@@ -256,6 +256,10 @@ def test_given_judges_and_real_images(labelled, run, command, capsys, monkeypatc
 
 def test_a_model_that_never_makes_the_class_is_refused(labelled, run, command, capsys):
     judge = ("--judge", labelled / "cnn" / "judge")
+    assert command("evaluate", run, "--judge", "nosuch", "--dry-run") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "nosuch" in said.err and "will take about" not in said.err
+    assert command("evaluate", run, *judge, "--dry-run") == 0 and not (run / "metrics.json").exists()
     assert command("evaluate", run, *judge, "--n-images", 80, *BARE) == 0
     first = (run / "metrics.json").read_bytes()
     made = load_file(run / "samples" / "original.safetensors")["judge_class"][:20].tolist()

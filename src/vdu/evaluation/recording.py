@@ -30,7 +30,7 @@ from vdu.evaluation.pair import absolute_source, open_folder, unwanted_images
 from vdu.evaluation.records import EvidenceRecord, WarningRecord
 from vdu.evaluation.references import reference_images
 from vdu.evaluation.suite import announce, not_yet_run, real_images, run_suite
-from vdu.judges.judging import Judging, find_judges
+from vdu.judges.judging import Judging, find_judges, given_judges
 from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
 from vdu.probes.context import ProbeContext
 from vdu.replay.generated import image_seeds
@@ -126,7 +126,8 @@ def evaluate_pair(
 def _fixed(
     options: EvaluationOptions, before: OpenModel, classes: list[str]
 ) -> tuple[tuple[ImageSet | None, ImageSet | None, ImageSet | None], FeatureNetwork | None]:
-    """What can fail before anything is drawn: the real images, and a feature network that is not the judge."""
+    """What can fail before anything is drawn: given judges, the real images, and a feature network that is not the judge."""
+    given_judges(before.denoiser, classes, judge=options.judge, second_judge=options.second_judge)
     real = real_images(options.data, options.held_out, classes, before.denoiser.image_shape)
     return real, None if options.features == "judge" else find_feature_network(options.features)
 
