@@ -101,8 +101,8 @@ def test_the_verbs_are_in_groups_the_main_ones_first(command, capsys):
     assert command("--help") == 0
     lines = capsys.readouterr().out.splitlines()
     heads = [line.split()[0] for line in lines if line.startswith("  ") and not line.startswith("   ")]
-    main = ["demo", "unlearn", "evaluate", "report", "explore", "compare"]
-    assert heads[:13] == [*main, "sample", "pretrain", "import", "judge", "list", "posterior", "reproduce"]
+    main = ["demo", "unlearn", "evaluate", "report", "explore", "compare", "verify"]
+    assert heads[:14] == [*main, "sample", "pretrain", "import", "judge", "list", "posterior", "reproduce"]
     assert [lines.index(name) for name in ("Main", "Models", "Research")] == sorted(
         lines.index(name) for name in ("Main", "Models", "Research")
     )
@@ -319,7 +319,7 @@ def test_a_dry_run_names_the_method_that_auto_stands_for(command, capsys):
         (["unlearn", "m", "f", "--steps"], "requires an argument"),
         (["demo", "--stepz", "3"], "Did you mean --steps?"),
         (["demo", "--steps", "many"], "unable to convert"),
-        (["demo", "--n-images", "0"], "Got 0; expected at least 1."),
+        (["demo", "--n-images", "0"], "Got 0; expected at least 20, better 500 or more"),
         (["demo", "--digit", "12"], "expected a digit from 0 to 9"),
         (["demo", "some", "--seed", "1"], "Unused Tokens"),
         (["posterior", "laplace", "--pipeline", "p", "--output-dir", "o"], "Choose from"),

@@ -46,6 +46,7 @@ COMMON: Mapping[str, tuple[str, ...]] = {
     "report": ("output", "by", "hide-forgotten"),
     "reproduce": ("scale", "output-dir", "list-cells", "only-done"),
     "sample": ("output-dir", "n-images", "label", "inference-steps", "seed", "overwrite"),
+    "verify": (),
     "unlearn": (
         "output-dir", "forget-class", "forget-label", "method", "option", "posterior", "retain", "convert", "steps", "seed",
         "overwrite", "resume-from-checkpoint",
