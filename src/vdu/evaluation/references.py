@@ -109,12 +109,12 @@ def split_at_random(features: Tensor, n_images: int, seed: int) -> tuple[Tensor,
 
 
 def reference_images(
-    source: str | None, split: str, judging: Judging, names: list[str], shape: tuple[int, int, int]
+    source: ImageSet | str | None, split: str, judging: Judging, names: list[str], shape: tuple[int, int, int]
 ) -> ImageSet | None:
     """Real images without the forget classes: removed by label where there are labels, else by the judge.
 
     Args:
-        source: a data set, folder or list; None for no reference.
+        source: images, or a data set, folder or list; None for no reference.
         split: which part of a data set.
         judging: the judge, where the images have no labels of these classes.
         names: the classes to leave out, if they have names.
@@ -125,7 +125,7 @@ def reference_images(
     """
     if source is None:
         return None
-    images = load_images(source, shape=shape, split=split)
+    images = source if isinstance(source, ImageSet) else load_images(source, shape=shape, split=split)
     known = () if images.labels is None or images.class_names is None else images.class_names
     if names and set(names) <= set(known):
         kept = split_by_class(images, names)[1]

@@ -131,13 +131,14 @@ def open_run(folder: Path | str) -> OpenRun:
     data = collect(folder)
     where, protocol = folder / "run.json", data.metrics["protocol"]
     original = _model(
-        Path(_value(data.run, where, "inputs", "model", "path")),
+        _place(_value(data.run, where, "inputs", "model", "path"), where, "original"),
         protocol.get("original_sha256"),
         _value(data.run, where, "inputs", "model"),
         "the original",
     )
     made = _value(data.run, where, "pipeline")
-    unlearned = _model(folder / "pipeline", protocol.get("unlearned_sha256"), made, "the unlearned model")
+    place = _place(made["path"], where, "unlearned model") if "path" in made else folder / "pipeline"
+    unlearned = _model(place, protocol.get("unlearned_sha256"), made, "the unlearned model")
     weights = _value(data.run, where, "pipeline", "weights")
     settings = _settings(data)
     return OpenRun(
@@ -157,9 +158,10 @@ def _require_finished(folder: Path) -> None:
         raise InputError(f"{folder}: holds no run.json, so it is not a run. Give the --output-dir of a `vdu unlearn`.")
     record = read_json(path)
     verb, finished = (record.get("verb"), record.get("finished")) if isinstance(record, dict) else (None, None)
-    if verb != "unlearn":
+    if verb not in {"unlearn", "evaluate"}:
         raise InputError(
-            f"{folder}: holds a run of {verb!r}; expected one of 'unlearn'. Give the folder of a `vdu unlearn`."
+            f"{folder}: holds a run of {verb!r}; expected one of 'unlearn' or the evidence of two pipelines. Give the folder of a "
+            "`vdu unlearn` or `vdu evaluate`."
         )
     if not finished:
         raise InputError(
@@ -176,6 +178,15 @@ def _value(record: Any, where: Path, *names: str) -> Any:
             raise InputError(f"{where}: lacks {'.'.join(names)}; expected it in a finished run. Restore the file.")
         record = record[name]
     return record
+
+
+def _place(path: str | None, where: Path, name: str) -> Path:
+    if path is None:
+        raise InputError(
+            f"{where}: the {name} was a pipeline object in Python, so there is no folder to open. Save it with save_pretrained, and "
+            "evaluate the folder."
+        )
+    return Path(path)
 
 
 def _model(path: Path, expected: str | None, recorded: dict[str, Any], name: str) -> PipelineDenoiser:

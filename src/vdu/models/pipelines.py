@@ -18,7 +18,15 @@ from vdu.core.errors import InputError
 from vdu.core.records import read_json, sha256_bytes, write_json
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
 
-__all__ = ["configuration_of", "hash_configuration", "load_pipeline", "network_of", "replace_network", "save_pipeline"]
+__all__ = [
+    "check_network",
+    "configuration_of",
+    "hash_configuration",
+    "load_pipeline",
+    "network_of",
+    "replace_network",
+    "save_pipeline",
+]
 
 EXTRA_FILE = "vdu.json"
 EXTRAS = ("timestep_scale", "class_names", "null_class")  # attributes of a pipeline that diffusers lacks

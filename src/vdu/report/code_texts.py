@@ -147,6 +147,11 @@ def warning_text(warning: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
             "The judge is a fallback classifier, trained on the forget set against generated samples; its false-positive rate is "
             "an estimate."
         ),
+        "same_weights": "The model after has the same weights as the model before: nothing was changed.",
+        "different_schedules": (
+            "The two models have different noise schedules or predict different quantities: images from the same noise are not "
+            "expected to resemble each other."
+        ),
         "no_second_judge": "No second judge: the judge that gives the features also filters the filtered original.",
     }
     return texts.get(code, str(warning.get("message", code)))

@@ -55,6 +55,11 @@ def find_cost(metrics: dict[str, Any]) -> CostFinding:
 
 def cost_answer(data: ReportData, found: CostFinding) -> Answer:
     """The finding in sentences."""
+    if not cost_split(data.metrics)[0]:
+        text = f"The evidence does not say how the model was made. Measuring took {duration(found.measuring_seconds)}."
+        return Answer(
+            "fact", "not_recorded", "Not recorded", f"measuring took {duration(found.measuring_seconds)}", text
+        )
     passes = f"{'' if found.complete else 'at least '}{found.network_evaluations:,} network evaluations"
     hardware = (data.run.get("environment") or {}).get("hardware") or {}
     machine = f"{hardware.get('accelerator') or hardware.get('cpu') or 'an unknown machine'}"
