@@ -94,8 +94,8 @@ def test_commands_are_found_however_they_are_written():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names)
-def test_every_command_on_a_page_parses(page, command, capsys, tmp_path, monkeypatch):
-    """With --dry-run, which resolves and prints all settings."""
+def test_every_command_on_a_page_parses(page, command, capsys, tmp_path, monkeypatch, unchecked):
+    """With --dry-run, which resolves and prints all settings; the files of the pages do not exist."""
     monkeypatch.chdir(tmp_path)
     for tokens, target in commands(text_of(page)):
         dry = [] if tokens[0] == "list" or "--dry-run" in tokens else ["--dry-run"]
@@ -115,7 +115,7 @@ def test_the_pages_have_commands_and_a_wrong_one_is_seen(command, capsys):
 @pytest.mark.parametrize("page", PAGES, ids=names)
 def test_options_and_verbs_in_the_text_exist(page):
     known = {f"--{item.name.replace('_', '-')}" for settings in SETTINGS.values() for item in fields(settings)}
-    known |= {"--config", "--dry-run", "--json", "--from", "--help", "--version"}
+    known |= {"--config", "--dry-run", "--json", "--from", "--help", "--help-all", "--device", "--version"}
     inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL))
     for code in inline:
         words = code.split()

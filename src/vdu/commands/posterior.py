@@ -19,7 +19,7 @@ from vdu.core.runs import Run
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import load_pipeline, network_of, save_pipeline
+from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.estimators import find_estimator, make_estimator
 from vdu.posterior.gaussian import GaussianPosterior
@@ -52,6 +52,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     make_estimator(settings.estimator, **options)  # fails early on invalid settings
     takes = find_estimator(settings.estimator).takes
     _check_members(settings, takes)
+    settings = replace(settings, pipeline=find_pipeline(settings.pipeline))
     pipeline = load_pipeline(settings.pipeline).to(make_accelerator().device)
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     sampler = settings.sampler()

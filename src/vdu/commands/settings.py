@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
-
-from vdu.commands.options import Count, GivenFirst, Rate, SamplerSettings, Share, plain, to_toml
+from vdu.commands.options import Count, GivenFirst, ImageCount, OutputDir, Rate, SamplerSettings, Share, plain, to_toml
 
 __all__ = ["Estimator", "EvaluateSettings", "PosteriorSettings", "plain", "to_toml"]
 
@@ -45,8 +43,8 @@ class PosteriorSettings(SamplerSettings):
     """
 
     estimator: Annotated[Estimator, GivenFirst] = "fisher"
-    pipeline: Path
-    output_dir: Path
+    pipeline: Annotated[Path, GivenFirst] = Path()
+    output_dir: OutputDir = Path("posterior")
     members: tuple[Path, ...] = ()
     data: str | None = None
     n_train: int | None = None
@@ -78,7 +76,7 @@ class EvaluateSettings(SamplerSettings):
         forget: with --before and --after, the unwanted images: a folder, a list of files, or a data set (then with --forget-class).
         output_dir: with --before and --after, the folder for the evidence.
         judge: folder of a trained judge ("vdu judge"), or mnist for the packaged one; by default a fallback classifier is
-        trained on the forget set against the original's generated samples.
+            trained on the forget set against the original's generated samples.
         second_judge: a judge of another architecture, as a check; it also filters the filtered-oracle baseline ("filtered original").
         forget_class: the forgotten classes, by the names of a given judge or labelled images; by default those of
             "vdu unlearn --forget-class".
@@ -100,7 +98,7 @@ class EvaluateSettings(SamplerSettings):
     before: Path | None = None
     after: Path | None = None
     forget: str | None = None
-    output_dir: Annotated[Path, Parameter(alias="-o")] = Path("evidence")
+    output_dir: OutputDir = Path("evidence")
     judge: str | None = None
     second_judge: str | None = None
     forget_class: tuple[str, ...] = ()
@@ -111,7 +109,7 @@ class EvaluateSettings(SamplerSettings):
     retrained: Path | None = None
     data: str | None = None
     held_out: str | None = None
-    n_images: Count = 1000
+    n_images: ImageCount = 1000
     n_judge_samples: Count = 1000
     seed: int = 0
 

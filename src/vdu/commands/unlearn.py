@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from vdu.commands.options import Count, NotNegative, Rate, SamplerSettings, Share, Tracker, to_toml
+from vdu.commands.options import (
+    Count,
+    GivenFirst,
+    NotNegative,
+    OutputDir,
+    Rate,
+    SamplerSettings,
+    Share,
+    Tracker,
+    to_toml,
+)
 from vdu.core.errors import InputError
 from vdu.methods import registry
 
@@ -54,12 +64,12 @@ class UnlearnSettings(SamplerSettings):
         option: NAME=VALUE, an option of the method, for example gamma=0.1 for vdu; "vdu list METHOD" shows them.
         posterior: file or run folder of "vdu posterior"; needed by vdu, and by selective-amnesia (estimator amnesia-fisher).
         retain: images to keep, for methods that can use them: a data set, folder or list (the classes to forget are left out
-        of labelled images), or self (generated samples without those that resemble the forget set).
+            of labelled images), or self (generated samples without those that resemble the forget set).
         n_own_samples: number of generated samples, drawn with the sampler below, for methods that use them.
         force: continue if the model generates almost none, or almost only, images like the forget set.
         full_length: take all steps, even if the stopping rule is met earlier.
         steps: maximum number of optimiser steps; a method with a stopping rule may stop early. The default depends on the
-        method, as for the options below and the sampler.
+            method, as for the options below and the sampler.
         batch_size: images of each role per step, over all processes.
         learning_rate: Adam's step size.
         lr_schedule: constant, linear or cosine.
@@ -76,9 +86,9 @@ class UnlearnSettings(SamplerSettings):
         report_to: also send the logged values to tensorboard, wandb or trackio.
     """
 
-    pipeline: Path
-    forget: str = ""
-    output_dir: Path
+    pipeline: Annotated[Path, GivenFirst] = Path()
+    forget: Annotated[str, GivenFirst] = ""
+    output_dir: OutputDir = Path("run")
     forget_class: tuple[str, ...] = ()
     forget_label: tuple[str, ...] = ()
     convert: bool = False

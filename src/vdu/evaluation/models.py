@@ -9,7 +9,7 @@ from vdu.core.errors import InputError
 from vdu.core.records import read_json
 from vdu.core.runs import Run
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import check_network, configuration_of, load_pipeline, network_of
+from vdu.models.pipelines import check_network, configuration_of, find_pipeline, load_pipeline, network_of
 from vdu.training.loop import make_accelerator
 
 __all__ = ["OpenModel", "open_model", "open_models", "open_retrained", "require_comparable"]
@@ -60,7 +60,8 @@ def open_model(source: Any, name: str) -> OpenModel:
     """
     path, run, pipeline = None, None, source
     if isinstance(source, str | Path):
-        path = Path(source).expanduser().resolve()
+        path = Path(source).expanduser()
+        path = (path if path.exists() else find_pipeline(source)).resolve()  # a model of the Hub, or no folder
         inside = path / "pipeline"
         if not (path / "model_index.json").is_file() and (inside / "model_index.json").is_file():
             run, path = path, inside
@@ -134,6 +135,7 @@ def open_retrained(source: Any, *others: OpenModel) -> OpenModel | None:
         return None
     from_folder = isinstance(source, str | Path)
     shown = f"--retrained {source}" if from_folder else "retrained"
+    source = find_pipeline(source) if from_folder else source
     found = _opened(load_pipeline(source), Path(source).resolve()) if from_folder else _opened(source, None, shown)
     if found.denoiser.image_shape != others[0].denoiser.image_shape:
         raise InputError(

@@ -159,8 +159,8 @@ def _measured(
 ) -> Recorded:
     """Measure, write the files, run the probes, write the files again."""
     before, after = subject.before.denoiser, subject.after.denoiser
-    announce(options.suite, before, options.sampler.steps)
     retrained = None if subject.retrained is None else subject.retrained.denoiser
+    announce(options.suite, before, options.sampler.steps, options.n_images, 2 if retrained is None else 3)
     network = network or find_feature_network("judge", judging=judging)
     reference = reference_images(
         options.reference, options.reference_split, judging, subject.classes, before.image_shape

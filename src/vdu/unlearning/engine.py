@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vdu.core import progress as progress_bars
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
@@ -50,6 +51,7 @@ def carry_out(
     denoiser = original.copy()
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
     denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
+    progress_bars.expect(_work(plan))
     aids = make_auxiliaries(
         original, method, images, retain=plan.retain, n_own_samples=plan.n_own_samples, force=plan.force, sampler=plan.sampler,
         seed=seed, device=accelerator.device, say=say if progress and accelerator.is_main_process else None,
@@ -93,6 +95,15 @@ def carry_out(
     if made.ending and progress and accelerator.is_main_process:
         say(made.ending)
     return made
+
+
+def _work(plan: Plan) -> dict[str, tuple[float, float]]:
+    """About how many network evaluations the stages take, for the estimate of the time."""
+    method = plan.chosen.method
+    draws = {"own_forget", "retain", "classifier", "self_model"} & (set(method.needs) | set(method.uses))
+    stages = {"generated samples": (float(plan.n_own_samples), float(plan.sampler.steps))} if draws else {}
+    shares = sum(method.batch_shares.get(role, 1.0) for role in method.needs)
+    return stages | {"unlearn": (float(plan.training.steps), 3.0 * plan.batch_size * shares)}
 
 
 def say(text: str) -> None:

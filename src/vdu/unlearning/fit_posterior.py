@@ -1,6 +1,5 @@
 """A posterior over a pipeline's weights in one call, by any registered estimator."""
 
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
@@ -9,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vdu.core.checks import hash_parameters
+from vdu.core.progress import Bar, bar
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
@@ -97,12 +96,13 @@ def _weights(member: Any) -> dict[str, Tensor]:
 
 def progress_bar(title: str) -> Progress:
     """A bar on standard error for :func:`fit_posterior`."""
-    bar = tqdm(desc=title, unit="sample", file=sys.stderr, mininterval=1)
+    shown: list[Bar] = []
 
     def show(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
+        if not shown:
+            shown.append(bar(title, total, "sample"))
+        shown[0].update(done - shown[0].n)
         if done == total:
-            bar.close()
+            shown[0].close()
 
     return show

@@ -20,7 +20,7 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.defaults import TrainingDefaults
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import configuration_of, load_pipeline, network_of
+from vdu.models.pipelines import configuration_of, find_pipeline, load_pipeline, network_of
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.selection import require_enough
@@ -294,11 +294,8 @@ def _open(given: Any) -> tuple[Any, str]:
         if isinstance(given, type):
             raise InputError(f"pipeline: got {shown(given)}; expected an object, for example from from_pretrained.")
         return given, ""
-    path = Path(given).expanduser()
-    if (path / "run.json").is_file() and (path / "pipeline" / "model_index.json").is_file():
-        path = path / "pipeline"
-    there = path.exists()
-    return load_pipeline(path if there else given), str(path.resolve() if there else given)
+    path = find_pipeline(given)
+    return load_pipeline(path), str(path.resolve())
 
 
 def _forget_set(

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from vdu.core.device import on_device
 from vdu.core.errors import InputError, shown
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.unlearning.default_posterior import with_posterior
-from vdu.unlearning.device import on_device
 from vdu.unlearning.engine import carry_out
 from vdu.unlearning.plan import TrainingOptions, check_origin, make_plan
 from vdu.unlearning.result import UnlearnResult
@@ -51,7 +51,7 @@ def unlearn(
 
     Args:
         pipeline: a diffusers pipeline, unconditional or class-conditional, which is left untouched; or where one is: its folder, a
-            run folder, or what else :func:`vdu.models.pipelines.load_pipeline` reads.
+            run folder, or a model of the Hugging Face Hub (:func:`vdu.models.pipelines.find_pipeline`).
         method: "auto", a name (``vdu list`` shows them; ``FILE.py:CLASS`` for a class of your own), a class, or an object such as
             ``vdu.VDU(posterior, gamma=0.1)``.
         forget: the images to forget: a folder, a list file or a named data set, an ``ImageSet``, a list of Pillow images or image
@@ -70,7 +70,7 @@ def unlearn(
         force: continue if the model generates almost none, or almost only, images like the forget set.
         seed: seeds everything; equal seeds give the weights of ``vdu unlearn --seed``, bit by bit on one CPU process.
         generator: instead of ``seed``: one draw from it seeds everything.
-        device: "cpu", "cuda", "cuda:1" and so on; by default the best that accelerate finds.
+        device: "cpu", "cuda", "cuda:1" and so on, or "mps"; by default CUDA if there is any, else the CPU.
         folder: a run folder, as ``vdu unlearn`` writes it, for ``vdu evaluate``, ``vdu report`` and ``vdu explore``; what was given
             as an object is stored in it. None writes nothing.
         overwrite: start anew in a folder that already holds a run.
