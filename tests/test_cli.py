@@ -10,9 +10,9 @@ import pytest
 
 from vdu import cli
 from vdu.commands import help_page, mistakes, unlearn
-from vdu.commands.device import on_device
 from vdu.commands.options import plain
 from vdu.commands.unlearn import resolved
+from vdu.core.device import on_device
 from vdu.core.errors import InputError
 from vdu.methods import registry
 
@@ -168,7 +168,7 @@ def test_every_word_of_other_tools_has_one_of_ours():
 def test_the_device_that_is_given_is_the_one_of_accelerate(monkeypatch):
     from vdu.training.loop import make_accelerator
 
-    monkeypatch.setattr("vdu.commands.device._require", lambda name: None)
+    monkeypatch.setattr("vdu.core.device._require", lambda name: None)
     with on_device("meta"):  # every PyTorch has it
         assert make_accelerator().device.type == "meta"
     assert make_accelerator().device.type == "cpu"

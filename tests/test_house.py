@@ -22,7 +22,8 @@ ALLOWED = {
     "training": {"core", "data", "diffusion"},
     "zoo": {"core"},
     "replay": {"core", "data", "diffusion", "models", "training"},
-    "unlearning": {"core", "data", "diffusion", "methods", "models", "posterior", "replay", "training"},
+    # report: a new pipeline is saved with its model card, from the command line and from Python alike
+    "unlearning": {"core", "data", "diffusion", "methods", "models", "posterior", "replay", "report", "training"},
     "judges": {"core", "data", "diffusion", "metrics", "models", "replay", "training", "zoo"},
     "probes": {"core", "data", "diffusion", "metrics", "models", "training"},
     "report": {"core"},
@@ -40,6 +41,7 @@ ALLOWED = {
         "replay", "training", "unlearning", "zoo",
     },
     "explore": {"commands", "core", "data", "diffusion", "evaluation", "judges", "metrics", "models", "report", "training"},
+    "api": {"commands", "core", "diffusion", "models"},
     "cli": {"commands", "core", "explore", "paper"},
     "__main__": {"cli"},
 }  # fmt: skip

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from vdu.commands import endings
 from vdu.commands.compare import CompareSettings
 from vdu.commands.demo import DemoSettings
-from vdu.commands.device import on_device
 from vdu.commands.help_page import FOOT, USAGE, HelpPage
 from vdu.commands.import_checkpoint import Architecture, ImportSettings
 from vdu.commands.judge import JudgeSettings
@@ -31,6 +30,7 @@ from vdu.commands.report import ReportSettings
 from vdu.commands.sample import SampleSettings
 from vdu.commands.settings import Estimator, EvaluateSettings, PosteriorSettings
 from vdu.commands.unlearn import MOVED, UnlearnSettings, configuration, refuse_moved
+from vdu.core.device import on_device
 from vdu.commands.verify import VerifySettings
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.progress import whole

@@ -123,7 +123,7 @@ class Evidence:
 
     def __repr__(self) -> str:
         """The five answers, a line each."""
-        lines = [f"{QUESTIONS[name]:<22}{each.level:<9}{each.title}" for name, each in self.answers.items()]
+        lines = [f"{QUESTIONS[name]:<24}{each.level:<9}{each.title}" for name, each in self.answers.items()]
         return "\n".join([f"Evidence from {self.record.n_images} images of each model", *lines])
 
     def _repr_html_(self) -> str:

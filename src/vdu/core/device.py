@@ -1,12 +1,15 @@
-"""The device that a verb computes on: ``--device``, handed to accelerate, which chooses it for every model (``vdu.training.loop``)."""
+"""The device that a user asks for, handed to accelerate, which chooses it for every model (``vdu.training.loop``).
+
+PyTorch and accelerate are imported only where a device is asked for.
+"""
 
 import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 
 __all__ = ["on_device"]
 
@@ -14,11 +17,12 @@ VARIABLES = ("ACCELERATE_TORCH_DEVICE", "ACCELERATE_USE_CPU")
 
 
 @contextmanager
-def on_device(name: str | None) -> Iterator[None]:
-    """Compute on a device inside the block.
+def on_device(name: Any) -> Iterator[None]:
+    """Compute on a device inside the block; afterwards the caller's own accelerators are as they were.
 
     Args:
-        name: cpu, cuda, cuda:N or mps; None leaves the choice to accelerate (CUDA if there is one, else the CPU).
+        name: cpu, cuda, cuda:N or mps, as text or as a torch.device; None leaves the choice to accelerate (CUDA if there is one,
+            else the CPU).
 
     Yields:
         Nothing. A device that this machine does not have is an ``InputError``.
@@ -26,11 +30,14 @@ def on_device(name: str | None) -> Iterator[None]:
     if name is None:
         yield
         return
+    name = name if isinstance(name, str) or not hasattr(name, "type") else str(name)
     _require(name)
+    states = _states()
+    chosen = [dict(state) for state in states]
     before = {each: os.environ.get(each) for each in VARIABLES}
     os.environ["ACCELERATE_TORCH_DEVICE"] = name
     os.environ["ACCELERATE_USE_CPU"] = str(name == "cpu").lower()
-    _forget_choice()
+    _restore(states, [{}, {}])  # accelerate chooses once in a process; here it is to choose again
     try:
         yield
     finally:
@@ -39,12 +46,12 @@ def on_device(name: str | None) -> Iterator[None]:
                 os.environ.pop(each, None)
             else:
                 os.environ[each] = value
-        _forget_choice()
+        _restore(states, chosen)
 
 
-def _require(name: str) -> None:
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        raise InputError(f"--device: got {name!r}; expected cpu, cuda, cuda:N (the Nth GPU, from 0) or mps.")
+def _require(name: Any) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise InputError(f"--device: got {shown(name)}; expected cpu, cuda, cuda:N (the Nth GPU, from 0) or mps.")
     import torch
 
     if name.startswith("cuda"):
@@ -64,9 +71,14 @@ def _require(name: str) -> None:
         raise InputError("--device: got mps, but PyTorch finds no Apple GPU here. Use --device cpu.")
 
 
-def _forget_choice() -> None:
-    """Make accelerate, which chooses once in a process, choose again."""
-    if "accelerate" in sys.modules:
-        from accelerate.state import AcceleratorState
+def _states() -> list[dict[str, Any]]:
+    """What accelerate has chosen for this process; all of its objects share these dictionaries."""
+    from accelerate.state import AcceleratorState, PartialState
 
-        AcceleratorState._reset_state(reset_partial_state=True)
+    return [PartialState._shared_state, AcceleratorState._shared_state]
+
+
+def _restore(states: list[dict[str, Any]], contents: list[dict[str, Any]]) -> None:
+    for state, content in zip(states, contents, strict=True):
+        state.clear()
+        state.update(content)
