@@ -22,7 +22,8 @@ ALLOWED = {
     "training": {"core", "data", "diffusion"},
     "zoo": {"core"},
     "replay": {"core", "data", "diffusion", "models", "training"},
-    "unlearning": {"core", "data", "diffusion", "methods", "models", "posterior", "replay", "training"},
+    # report: a new pipeline is saved with its model card, from the command line and from Python alike
+    "unlearning": {"core", "data", "diffusion", "methods", "models", "posterior", "replay", "report", "training"},
     "judges": {"core", "data", "diffusion", "metrics", "models", "replay", "training", "zoo"},
     "probes": {"core", "data", "diffusion", "metrics", "models", "training"},
     "report": {"core"},
@@ -40,6 +41,7 @@ ALLOWED = {
         "replay", "training", "unlearning", "zoo",
     },
     "explore": {"commands", "core", "data", "diffusion", "evaluation", "judges", "metrics", "models", "report", "training"},
+    "api": {"commands", "core", "diffusion", "models"},
     "cli": {"commands", "core", "explore", "paper"},
     "__main__": {"cli"},
 }  # fmt: skip
@@ -144,9 +146,8 @@ def test_modules_do_not_import_each_other_in_a_circle():
 
 
 def test_init_files_hold_nothing_but_a_docstring():
-    for path in ROOT.glob("*/__init__.py"):
-        if path.parent.name == "metrics":  # a namespace for users, which imports at first use
-            continue
+    """But of metrics, whose functions are public under one name: ``vdu.metrics.frechet_distance``."""
+    for path in set(ROOT.glob("*/__init__.py")) - {ROOT / "metrics" / "__init__.py"}:
         tree = ast.parse(path.read_text("utf-8"))
         assert ast.get_docstring(tree) and len(tree.body) == 1, path
 

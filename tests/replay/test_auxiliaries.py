@@ -22,7 +22,7 @@ from vdu.replay import selection as resemblance_recipe
 from vdu.replay.auxiliaries import make_auxiliaries
 from vdu.replay.generated import SHARED_SEED, cached_samples, generate_samples, image_seeds
 from vdu.replay.stopping import ForgottenCheck
-from vdu.unlearning import unlearn as unlearn_module
+from vdu.unlearning import engine
 from vdu.unlearning.unlearn import unlearn
 
 SAMPLER = Sampler("ddpm", steps=2, microbatch_size=4)
@@ -256,13 +256,13 @@ def test_a_range_that_no_level_has_is_refused_before_samples_are_drawn(make_pipe
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_the_precision_outlasts_the_training_of_aids(make_pipeline, quick, monkeypatch, precision):
     """Classifiers and copies are trained in float32, and accelerate knows one precision for a process."""
-    whole, seen = unlearn_module.train, []
+    whole, seen = engine.train, []
 
     def watched(*given, accelerator, **named):
         seen.append(accelerator.mixed_precision)
         return whole(*given, accelerator=accelerator, **named)
 
-    monkeypatch.setattr(unlearn_module, "train", watched)
+    monkeypatch.setattr(engine, "train", watched)
     unlearn(
         make_pipeline(), RetainDistillation(), forget=some_images(), steps=1, batch_size=8, n_own_samples=60, sampler=SAMPLER,
         mixed_precision=precision, force=True, full_length=True, generator=torch.Generator().manual_seed(0), progress=None,

@@ -23,6 +23,8 @@ __all__ = [
     "HIDDEN",
     "PRIVATE",
     "BaseMethod",
+    "Described",
+    "Method",
     "drawn",
     "matched",
     "mean_squared",
@@ -118,6 +120,10 @@ class BaseMethod(Described):
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The formula of the method."""
         raise NotImplementedError
+
+
+Method = BaseMethod
+"""The base class under its public name, ``vdu.Method``."""
 
 
 def mean_squared(denoiser: Denoiser, batch: NoisedBatch, target: Tensor | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """A posterior over a pipeline's weights in one call, by any registered estimator."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from vdu.core.checks import hash_parameters
 from vdu.core.rng import derive_seed, draw_seed
@@ -21,7 +23,14 @@ from vdu.posterior.protocol import State
 from vdu.replay.generated import generate_samples
 from vdu.training.batches import encoded
 
-__all__ = ["fit_posterior"]
+__all__ = ["FILE", "fit_posterior", "load_posterior", "progress_bar"]
+
+FILE = "posterior.safetensors"  # in the run folder of ``vdu posterior``
+
+
+def load_posterior(path: Path) -> GaussianPosterior:
+    """Load a posterior from its file or from the run folder of ``vdu posterior``."""
+    return GaussianPosterior.load(path / FILE if path.is_dir() else path)
 
 
 def fit_posterior(
@@ -84,3 +93,16 @@ def fit_posterior(
 def _weights(member: Any) -> dict[str, Tensor]:
     pipeline = load_pipeline(member) if isinstance(member, str | Path) else member
     return dict(network_of(pipeline).named_parameters())
+
+
+def progress_bar(title: str) -> Progress:
+    """A bar on standard error for :func:`fit_posterior`."""
+    bar = tqdm(desc=title, unit="sample", file=sys.stderr, mininterval=1)
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return show
