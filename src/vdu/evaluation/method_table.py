@@ -275,8 +275,9 @@ def _names(methods: Sequence[Any]) -> list[str]:
 
 def _row(job: _Job, method: Any, name: str, seed: int, folder: Path) -> _Finished:
     """The row of one run, read where it is finished, else computed and kept."""
+    options = "" if isinstance(method, str | type) else method.identity  # of the method
     described = (
-        job.identity, job.forget.sha256, name, "" if isinstance(method, str | type) else method.identity, seed, sorted(job.options.protocol().items(), key=str),
+        job.identity, job.forget.sha256, name, options, seed, sorted(job.options.protocol().items(), key=str),
         job.options.forget_class, sorted(job.training.items(), key=str),
     )  # fmt: skip
     identity, path = sha256_bytes(repr(described).encode()), folder / "row.json"
