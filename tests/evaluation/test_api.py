@@ -5,9 +5,11 @@ import os
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tests.evaluation.conftest import QUICK, counted
 
+import vdu
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
@@ -226,3 +228,15 @@ def test_a_run_is_evaluated_in_place_as_on_the_command_line(pair, pixel_judge, c
     assert read(pair / "out" / "run.json")["inputs"]["unlearned"]["method"] == "ascent"
     stages = [stage["stage"] for stage in read(pair / "out" / "metrics.json")["cost"]]
     assert stages == ["unlearn", "judge", "evaluate"]
+
+
+@pytest.mark.parametrize("folder", [None, "run"])
+def test_a_result_of_unlearning_brings_what_its_evaluation_needs(pair, pixel_judge, folder):
+    images = [Image.open(path) for path in sorted((pair / "unwanted").iterdir())]
+    where = None if folder is None else pair / folder
+    original = vdu.load_pipeline(pair / "before")
+    result = vdu.unlearn(original, "ascent", forget=images, steps=1, batch_size=4, folder=where, progress=None)
+    found = vdu.evaluate(result, **QUICK)
+    assert found.folder == where or folder is None
+    given = vdu.evaluate(before=original, after=result.pipeline, forget=images, **QUICK)
+    assert (found.pul, found.u_fid) == (given.pul, given.u_fid)

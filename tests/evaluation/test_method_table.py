@@ -9,7 +9,6 @@ from tests.evaluation.conftest import QUICK
 
 import vdu
 from vdu.core.errors import DivergenceError, InputError
-from vdu.core.rng import generator
 from vdu.evaluation import method_table
 from vdu.evaluation.api import compare, evaluate
 from vdu.evaluation.method_table import MethodRow, MethodTable
@@ -30,9 +29,7 @@ def test_a_row_is_unlearning_and_evaluating_by_hand(pair, pixel_judge):
         ("ascent", (0,)), ("ascent", (1,)), ("ascent (2)", (0,)), ("ascent (2)", (1,)),
     ]  # fmt: skip
     original = vdu.load_pipeline(pair / "before")
-    result = vdu.unlearn(
-        original, vdu.gradient_ascent(), forget=pair / "unwanted", generator=generator(1, "unlearn"), **SHORT
-    )
+    result = vdu.unlearn(original, vdu.gradient_ascent(), forget=pair / "unwanted", seed=1, **SHORT)
     evidence = evaluate(before=original, after=result.pipeline, **given)
     row, pul = found.rows[1], evidence.pul
     assert (row.n_left, row.n_original, row.pul, row.pul_low, row.pul_high) == (
@@ -45,9 +42,9 @@ def test_a_row_is_unlearning_and_evaluating_by_hand(pair, pixel_judge):
 
 def test_a_finished_row_is_not_computed_again(pair, pixel_judge, monkeypatch):
     given = {"forget": pair / "unwanted", "folder": pair / "table", **QUICK, **SHORT}
-    done, real = [], method_table._unlearn
+    done, real = [], method_table.unlearn
     monkeypatch.setattr(
-        method_table, "_unlearn", lambda job, method, seed: done.append(seed) or real(job, method, seed)
+        method_table, "unlearn", lambda *given, seed, **more: done.append(seed) or real(*given, seed=seed, **more)
     )
     first = compare(pair / "before", methods=["ascent"], **given)
     both = compare(pair / "before", methods=["ascent"], seeds=2, **given)
@@ -75,7 +72,7 @@ def test_a_run_that_diverges_is_a_row_without_numbers(pair, pixel_judge, monkeyp
         ({"methods": "auto"}, "expected a list"),
         ({"seeds": 0}, "at least one seed"),
         ({"methods": ["distilation"]}, "Did you mean 'distillation'"),
-        ({"methods": ["vdu"]}, "needs a posterior"),
+        ({"methods": ["ascent"], "stepz": 3}, "stepz"),
     ],
 )
 def test_refusals(pair, given, message):

@@ -17,13 +17,13 @@ from typing import Any
 
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
-from vdu.core.rng import generator
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.models import open_model
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import absolute_source, unwanted_images
 from vdu.evaluation.recording import evaluate_pair
+from vdu.methods import registry
 from vdu.metrics.intervals import seeds_interval
 from vdu.models.pipelines import load_pipeline
 from vdu.unlearning.unlearn import unlearn
@@ -198,7 +198,7 @@ def compare(
     Args:
         pipeline: the original: a pipeline or its folder.
         forget: the unwanted images, or where they are.
-        methods: names ("vdu list" shows them) or method objects.
+        methods: names ("vdu list" shows them), classes or objects, as for :func:`vdu.unlearn`.
         seeds: unlearning runs of each method, with the seeds 0, 1, …; three or more give intervals over seeds.
         folder: keeps the evidence and the row of every finished run; called again, only what is missing is computed.
         forget_classes: as for :func:`vdu.evaluation.api.evaluate`, like the following options.
@@ -232,12 +232,11 @@ def compare(
     original = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
     before = open_model(original, "pipeline")
     images, _ = unwanted_images(absolute_source(forget), before.denoiser.image_shape, options.forget_class)
-    made = [_method(each) for each in methods]
-    names = _names(made)
+    names = _names(methods)
     job = _Job(original, images, options, training, f"{before.sha256} {before.configuration}")
     with tempfile.TemporaryDirectory() as place:
         where = Path(place if folder is None else folder)
-        runs = [_row(job, method, name, each, where / f"{name}-{each}") for method, name in zip(made, names, strict=True)
+        runs = [_row(job, method, name, each, where / f"{name}-{each}") for method, name in zip(methods, names, strict=True)
                 for each in range(seeds)]  # fmt: skip
     network = next((row.feature_network for row in runs if row.feature_network), features)
     return MethodTable(tuple(row.row for row in runs), n_images, network)
@@ -262,36 +261,23 @@ class _Finished:
     feature_network: str
 
 
-def _method(method: Any) -> Any:
-    """A method by name as an object; an object as it is."""
-    from vdu.methods import registry
-
-    if not isinstance(method, str):
-        return method
-    kind = registry.get(method)
-    if kind.estimator:
-        raise InputError(f"compare: the method {kind.name} needs a posterior. Give it as an object that has one.")
-    return kind()
-
-
-def _unlearn(job: _Job, method: Any, seed: int) -> Any:
-    """``unlearn`` with a seed."""
-    return unlearn(job.pipeline, method, forget=job.forget, generator=generator(seed, "unlearn"), **job.training)
+def _name(method: Any) -> str:
+    """The name of a method that is given by name, as a class or as an object."""
+    return registry.get(method).name if isinstance(method, str) else str(getattr(method, "name", type(method).__name__))
 
 
 def _names(methods: Sequence[Any]) -> list[str]:
     """The methods' names, numbered where two have the same."""
-    names: list[str] = []
-    for method in methods:
-        n_before = sum(each == method.name or each.startswith(f"{method.name} (") for each in names)
-        names.append(f"{method.name} ({n_before + 1})" if n_before else method.name)
-    return names
+    names = [_name(method) for method in methods]
+    numbers = [names[:i].count(name) + 1 for i, name in enumerate(names)]
+    return [name if number == 1 else f"{name} ({number})" for name, number in zip(names, numbers, strict=True)]
 
 
 def _row(job: _Job, method: Any, name: str, seed: int, folder: Path) -> _Finished:
     """The row of one run, read where it is finished, else computed and kept."""
+    options = "" if isinstance(method, str | type) else method.identity  # of the method
     described = (
-        job.identity, job.forget.sha256, method.name, method.identity, seed, sorted(job.options.protocol().items(), key=str),
+        job.identity, job.forget.sha256, name, options, seed, sorted(job.options.protocol().items(), key=str),
         job.options.forget_class, sorted(job.training.items(), key=str),
     )  # fmt: skip
     identity, path = sha256_bytes(repr(described).encode()), folder / "row.json"
@@ -307,7 +293,7 @@ def _row(job: _Job, method: Any, name: str, seed: int, folder: Path) -> _Finishe
     shutil.rmtree(folder / "evidence", ignore_errors=True)  # of a run that was interrupted before its row
     began, network = time.monotonic(), ""
     try:
-        result = _unlearn(job, method, seed)
+        result = unlearn(job.pipeline, method, forget=job.forget, seed=seed, **job.training)
     except DivergenceError as error:
         row = MethodRow(name, (seed,), seconds=round(time.monotonic() - began, 3), note=f"diverged: {error}")
     else:

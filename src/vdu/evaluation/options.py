@@ -7,7 +7,7 @@ from typing import Any
 
 from vdu.core.errors import InputError
 from vdu.core.ranges import COUNT
-from vdu.data.images import ImageSet
+from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.suite import SUITES
 
@@ -42,7 +42,7 @@ class EvaluationOptions:
     judge: str | None = None
     second_judge: str | None = None
     forget_class: tuple[str, ...] = ()
-    reference: ImageSet | str | None = None
+    reference: Images | None = None
     reference_split: str = "train"
     features: str = "judge"
     suite: str = "quick"
@@ -78,7 +78,11 @@ class EvaluationOptions:
         for name in (each.name for each in fields(self) if each.name not in UNNAMED):
             value = getattr(self, name)
             if value is not None:
-                found[name] = value.description if isinstance(value, ImageSet) else value
+                found[name] = (
+                    value
+                    if isinstance(value, str | int)
+                    else getattr(value, "description", "") or "images given in Python"
+                )
         return found
 
     @classmethod

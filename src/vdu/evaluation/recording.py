@@ -22,6 +22,7 @@ from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, write_
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
 from vdu.data.forget_source import reload_forget
+from vdu.data.given import Images
 from vdu.data.images import ImageSet
 from vdu.evaluation.measure import Measurement, measure
 from vdu.evaluation.models import OpenModel, open_model, open_models, open_retrained, require_comparable
@@ -94,9 +95,7 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
     return found
 
 
-def evaluate_pair(
-    before: Any, after: Any, forget: ImageSet | Path | str, options: EvaluationOptions, folder: Path | str
-) -> Recorded:
+def evaluate_pair(before: Any, after: Any, forget: Images, options: EvaluationOptions, folder: Path | str) -> Recorded:
     """Evaluate two pipelines, whoever made the second one.
 
     Args:

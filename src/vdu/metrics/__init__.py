@@ -2,7 +2,7 @@
 
 PUL, FrechetDistance (u-FID), KernelDistance           accumulators: ``update`` batch by batch, then ``compute``
 percentage_unlearned, frechet_distance, frechet_interval, kernel_distance, precision_recall, density_coverage,
-histogram_distance, flip_table, pul_ceiling, corrected_pul                                        functions of whole sets
+histogram_distance, expected_distribution, flip_table, pul_ceiling, corrected_pul                functions of whole sets
 extract_features, classify                             a network's features and predictions of images
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vdu.metrics.features import classify, extract_features
     from vdu.metrics.frechet import FrechetDistance, frechet_distance, frechet_interval
-    from vdu.metrics.histogram import histogram_distance
+    from vdu.metrics.histogram import expected_distribution, histogram_distance
     from vdu.metrics.kid import KernelDistance, kernel_distance
     from vdu.metrics.precision import density_coverage, precision_recall
     from vdu.metrics.pul import PUL, corrected_pul, flip_table, percentage_unlearned, pul_ceiling
@@ -28,6 +28,7 @@ _HOMES = {
     "precision_recall": "precision",
     "density_coverage": "precision",
     "histogram_distance": "histogram",
+    "expected_distribution": "histogram",
     "flip_table": "pul",
     "pul_ceiling": "pul",
     "corrected_pul": "pul",
@@ -38,7 +39,7 @@ _HOMES = {
 __all__ = [  # ruff: ignore[unsorted-dunder-all]  (grouped by purpose)
     "PUL", "FrechetDistance", "KernelDistance",
     "percentage_unlearned", "frechet_distance", "frechet_interval", "kernel_distance", "precision_recall", "density_coverage",
-    "histogram_distance", "flip_table", "pul_ceiling", "corrected_pul",
+    "histogram_distance", "expected_distribution", "flip_table", "pul_ceiling", "corrected_pul",
     "extract_features", "classify",
 ]  # fmt: skip
 
