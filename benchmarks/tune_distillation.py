@@ -124,7 +124,7 @@ class Bench:
         aids.resemblance = partial(resemblance, steps=settings["classifier_steps"])
         method = RetainDistillation(
             repulsion_scale=settings["s"], keep_scale=settings["s"], self_improvement=settings["w"], self_improvement_range=(0.0, 1.0),
-            gradient_length=0.0, pool=0, lead=settings.get("lead", "forget-model"),
+            gradient_length=0.0, pool_size=0, lead=settings.get("lead", "forget-model"),
             forget_weight=settings.get("forget_weight", 1.0),
         )  # fmt: skip
         made = unlearn(

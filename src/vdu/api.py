@@ -1,4 +1,4 @@
-"""Python's forms of the verbs that are more than one call to their room: ``vdu.sample`` and ``vdu.report``."""
+"""Python's forms of the verbs that are more than one call to their room: ``vdu.sample`` and ``vdu.reporting``."""
 
 from collections.abc import Sequence
 from dataclasses import fields

@@ -30,8 +30,8 @@ from vdu.commands.report import ReportSettings
 from vdu.commands.sample import SampleSettings
 from vdu.commands.settings import Estimator, EvaluateSettings, PosteriorSettings
 from vdu.commands.unlearn import MOVED, UnlearnSettings, configuration, refuse_moved
-from vdu.core.device import on_device
 from vdu.commands.verify import VerifySettings
+from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.progress import whole
 from vdu.core.runs import only_checks

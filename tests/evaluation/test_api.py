@@ -16,7 +16,7 @@ from vdu.data.images import ImageSet
 from vdu.evaluation.api import evaluate
 from vdu.evaluation.pair import unwanted_images
 from vdu.explore.open_run import open_run
-from vdu.report.run_comparison import read_runs
+from vdu.reporting.run_comparison import read_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:Fréchet distance:UserWarning")
 FLAGS = ("--n-images", 24, "--inference-steps", 2, "--microbatch-size", 24, "--suite", "none")

@@ -1,4 +1,4 @@
-"""The served page: by plain HTTP requests, and in a real browser (as tests/report/test_browser.py)."""
+"""The served page: by plain HTTP requests, and in a real browser (as tests/reporting/test_browser.py)."""
 
 import http.client
 import json
@@ -19,7 +19,7 @@ from vdu.explore.app import ExploreSettings, serve
 from vdu.explore.html import data_uri
 from vdu.explore.open_run import open_run
 from vdu.explore.page import Page
-from vdu.report.render import answers
+from vdu.reporting.render import answers
 
 CHROMIUM = os.environ.get("VDU_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [

@@ -27,7 +27,7 @@ def run(make_pipeline, monkeypatch):
     pipeline = make_pipeline()
 
     def run(pool, **options):
-        method = RetainDistillation(pool=pool, self_improvement=0.0)
+        method = RetainDistillation(pool_size=pool, self_improvement=0.0)
         how = {
             "steps": 4,
             "batch_size": 8,

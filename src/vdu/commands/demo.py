@@ -16,7 +16,7 @@ RETRAINED = {"8": "mnist-without-8"}
 N_IMAGES = 500
 SAMPLER: dict[str, Any] = {"scheduler": "ddpm", "inference_steps": 20}
 FULL: dict[str, Any] = {
-    "steps": 600, "learning_rate": 1.5e-4, "option": ("pool=0", "classifier_width=32", "self_model_steps=100"),
+    "steps": 600, "learning_rate": 1.5e-4, "option": ("pool_size=0", "classifier_width=32", "self_model_steps=100"),
 }  # fmt: skip
 QUICK_EVALUATIONS, FULL_EVALUATIONS = 65_000, 445_000  # of the digit 8; for the estimate
 

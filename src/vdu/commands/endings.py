@@ -49,10 +49,10 @@ def numbers(verb: str, settings: Any, result: Result) -> dict[str, Any]:
 
 
 def _evidence_numbers(folder: Path, result: Result) -> dict[str, Any]:
-    from vdu.report.collect import collect
-    from vdu.report.findings.attempts import attempt_answers
-    from vdu.report.findings.inside import inside_answers
-    from vdu.report.render import answers
+    from vdu.reporting.collect import collect
+    from vdu.reporting.findings.attempts import attempt_answers
+    from vdu.reporting.findings.inside import inside_answers
+    from vdu.reporting.render import answers
 
     data = collect(folder)
     verdicts, probes = (
@@ -74,9 +74,9 @@ def _stopping(result: Result) -> dict[str, Any]:
 
 def _answers(folder: Path) -> list[str]:
     """The five questions of the report with their answers."""
-    from vdu.report.collect import collect
-    from vdu.report.evidence_json import QUESTIONS
-    from vdu.report.render import answers
+    from vdu.reporting.collect import collect
+    from vdu.reporting.evidence_json import QUESTIONS
+    from vdu.reporting.render import answers
 
     found = answers(collect(folder))
     width = max(map(len, QUESTIONS.values()))

@@ -35,7 +35,7 @@ def run(settings: ReportSettings) -> dict[str, Any]:
     Returns:
         The paths of the page and of ``evidence.json``.
     """
-    from vdu.report.render import render_report
+    from vdu.reporting.render import render_report
 
     page = render_report(settings.run, output=settings.output, hide_forgotten=settings.hide_forgotten, by=settings.by)
     return {"report": str(page), "evidence": str(page.with_name("evidence.json"))}

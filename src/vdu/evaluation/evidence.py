@@ -1,6 +1,6 @@
 """Evidence for a user of Python: the five answers, the key numbers, and the page.
 
-The answers are those of the report (:mod:`vdu.report.findings`), read from the folder that the evaluation wrote.
+The answers are those of the report (:mod:`vdu.reporting.findings`), read from the folder that the evaluation wrote.
 
 Not guaranteed: certification of anything; the evidence is approximate, as the page says.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 from vdu.core.records import atomic_file
 from vdu.evaluation.recording import Recorded
 from vdu.evaluation.records import EvidenceRecord, Interval, KeptRecord, PULRecord
-from vdu.report.collect import collect
-from vdu.report.evidence_json import QUESTIONS
-from vdu.report.findings.answer import Answer
-from vdu.report.render import answers, render_report
+from vdu.reporting.collect import collect
+from vdu.reporting.evidence_json import QUESTIONS
+from vdu.reporting.findings.answer import Answer
+from vdu.reporting.render import answers, render_report
 
 __all__ = ["Evidence"]
 

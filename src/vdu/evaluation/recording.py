@@ -35,8 +35,8 @@ from vdu.judges.judging import Judging, find_judges, given_judges
 from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
 from vdu.probes.context import ProbeContext
 from vdu.replay.generated import image_seeds
-from vdu.report.card import update_card
-from vdu.report.code_texts import warning_text
+from vdu.reporting.card import update_card
+from vdu.reporting.code_texts import warning_text
 
 __all__ = ["Recorded", "evaluate_pair", "evaluate_run"]
 

@@ -1,7 +1,7 @@
 """What an evaluation finds, as records: the one description of what ``metrics.json``, table cells and the explore page hold.
 
 Percentages are in percent, rates and fractions in [0, 1], Fréchet and kernel distances in squared units of the feature
-network. A reason is a code, never a sentence: ``vdu.report`` writes the sentences. ``to_json`` gives plain values under
+network. A reason is a code, never a sentence: ``vdu.reporting`` writes the sentences. ``to_json`` gives plain values under
 the keys of the files.
 
 Not guaranteed: any check of the numbers; the functions that make them check their own.

@@ -21,7 +21,7 @@ from vdu.core.records import read_json, sha256_file
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.pipelines import configuration_of, load_pipeline, network_of
-from vdu.report.collect import ReportData, collect
+from vdu.reporting.collect import ReportData, collect
 from vdu.training.checkpoint import list_checkpoints, load_weights
 
 __all__ = ["Checkpoint", "OpenRun", "open_run"]

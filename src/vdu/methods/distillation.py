@@ -136,7 +136,7 @@ class RetainDistillation(BaseMethod):
         self_improvement_range: A_w, the smallest and the largest ᾱ at which w acts, within [0, 1].
         lead: the forget target ε_lead: "gradient", "forget-model" or "retrack".
         forget_weight: ζ > 0.
-        pool: number of batches that repeat with their targets (:mod:`vdu.unlearning.target_pool`); 0 draws a new batch at every step.
+        pool_size: number of batches that repeat with their targets (:mod:`vdu.unlearning.target_pool`); 0 draws a new batch at every step.
         classifier_width: channels after the classifier's first convolution; the cost grows with its square.
         self_model_steps: optimiser steps of the self-trained model.
         schedule: the noise levels; None takes the model's own.
@@ -153,7 +153,7 @@ class RetainDistillation(BaseMethod):
     self_improvement_range: tuple[float, float] = (0.2, 0.7)
     lead: str = "gradient"
     forget_weight: float = 1.0
-    pool: int = 90
+    pool_size: int = 90
     classifier_width: int = 16
     self_model_steps: int = 50
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
@@ -174,7 +174,7 @@ class RetainDistillation(BaseMethod):
         for name in ("repulsion_scale", "keep_scale", "gradient_length", "self_improvement"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}: got {getattr(self, name)}; expected a finite number ≥ 0.")
-        for name, least in (("pool", 0), ("classifier_width", 8), ("self_model_steps", 1)):
+        for name, least in (("pool_size", 0), ("classifier_width", 8), ("self_model_steps", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}: got {getattr(self, name)}; expected a whole number, at least {least}.")
         require_range("self_improvement_range", self.self_improvement_range)
@@ -188,6 +188,11 @@ class RetainDistillation(BaseMethod):
         wanted |= {"self_model"} if self.self_improvement else set()
         wanted |= {"forget"} if self.gradient_length else set()
         return frozenset(wanted | {"retrack": {"retained"}, "forget-model": {"forget_model"}}.get(self.lead, set()))
+
+    @property
+    def pool(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The option ``pool_size``."""
+        return self.pool_size
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Take the tools and measure the length of the correction."""

@@ -11,7 +11,7 @@ from vdu.data.images import ImageSet
 from vdu.models.pipelines import save_pipeline
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.stopping import Stopping
-from vdu.report.card import write_card
+from vdu.reporting.card import write_card
 from vdu.training.loop import TrainResult
 from vdu.unlearning.plan import Plan
 

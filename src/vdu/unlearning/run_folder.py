@@ -15,7 +15,7 @@ from vdu.diffusion.schedule import kl_weights, weight_share
 from vdu.methods import registry
 from vdu.methods.vdu import VDU
 from vdu.models.pipelines import configuration_of, network_of, save_pipeline
-from vdu.report.card import write_card
+from vdu.reporting.card import write_card
 from vdu.unlearning.default_posterior import with_posterior
 from vdu.unlearning.engine import carry_out
 from vdu.unlearning.plan import Plan
