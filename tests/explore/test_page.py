@@ -19,6 +19,7 @@ from vdu.explore.app import ExploreSettings, serve
 from vdu.explore.html import data_uri
 from vdu.explore.open_run import open_run
 from vdu.explore.page import Page
+from vdu.explore.tradeoff import known_curve
 from vdu.report.render import answers
 
 CHROMIUM = os.environ.get("VDU_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -26,7 +27,6 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1280,1400",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
 ]  # fmt: skip
-pytestmark = pytest.mark.filterwarnings("ignore:Fréchet distance:UserWarning")
 
 
 def test_two_runs_are_told_apart_and_warned_of_where_they_differ(opened, run_copy, edit_json):
@@ -98,11 +98,8 @@ def test_the_report_is_served_when_it_exists(server, hostile_run):
 @pytest.mark.parametrize(
     "path",
     [
-        "/gradio_api/file=/etc/passwd", "/gradio_api/file=%2Fetc%2Fpasswd", "/gradio_api/file=../../../../etc/passwd",
-        "/gradio_api/file=RUN/metrics.json", "/gradio_api/file=RUN/samples/original.safetensors", "/file=/etc/passwd",
-        "/gradio_api/file=http://127.0.0.1:1/", "/gradio_api/proxy=http://example.com/", "/static/../../../../etc/passwd",
-        "/assets/%2e%2e/%2e%2e/%2e%2e/etc/passwd", "/static/..%2f..%2f..%2fetc%2fpasswd", "/svelte/../../etc/passwd",
-        "/assets//etc/passwd", "/gradio_api/openapi.json", "/docs", "/monitoring", "/gradio_api/runs",
+        "/gradio_api/file=/etc/passwd", "/gradio_api/file=RUN/metrics.json", "/gradio_api/proxy=http://example.com/",
+        "/static/../../../../etc/passwd", "/assets/%2e%2e/%2e%2e/%2e%2e/etc/passwd", "/report/../metrics.json", "/docs",
     ],
 )  # fmt: skip
 def test_no_file_can_be_fetched(server, hostile_run, path):
@@ -228,7 +225,14 @@ def test_a_filter_changes_the_pairs(browser, hostile_run):
     wait(lambda: len(pairs(browser)) == 60)
 
 
-def test_the_checkpoints_are_measured_and_walked(browser):
+def test_the_checkpoints_are_measured_and_walked(browser, monkeypatch):
+    def measure(run):  # the real one is tested without a browser
+        curve = known_curve(run)
+        for each in curve.missing:
+            curve = replace(curve, points={**curve.points, each.name: curve.points["final"]})
+            yield curve
+
+    monkeypatch.setattr("vdu.explore.page.measure_checkpoints", measure)
     tab(browser, "Checkpoints")
     wait(lambda: find(browser, "#vdu-measure").is_displayed())
     find(browser, "#vdu-measure").click()
