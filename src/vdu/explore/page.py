@@ -296,17 +296,18 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
         ]  # fmt: skip
 
     def filmed(place: int, text: str, request: gr.Request) -> Iterator[Any]:
+        yield gr.skip()  # Gradio empties the outputs of a generator that yields nothing
         with closing(page.film(place, text)) as moments:
-            yield gr.skip()  # Gradio empties the outputs of a generator that yields nothing
-            for moment in moments:
-                if watched[request.session_hash] != (place, text):  # a later click: its film waits for this one to end
+            while watched[request.session_hash] == (place, text):  # until a later click, whose film waits for this one
+                moment = next(moments, None)
+                if moment is None:
                     return
                 yield moment
 
     chosen_pair = [chosen, pair, film]
     for picked in (
         demo.load(opened, None, chosen_pair, **_PRIVATE),
-        gallery.click(_taught(clicked), run, chosen_pair, trigger_mode="always_last", **_PRIVATE),
+        gallery.click(_taught(clicked), run, chosen_pair, trigger_mode="multiple", **_PRIVATE),  # in order
         seed.submit(_taught(pick), [run, seed], chosen_pair, **_PRIVATE),
         run.input(_taught(another), run, [which, before, after, most, told, *shown, *chosen_pair], **_PRIVATE),
     ):
