@@ -3,7 +3,7 @@
     python benchmarks/tune_distillation.py results/tune_distillation.json
 
 The copies' steps and the learning rate were chosen by looking at these runs, and so were s = 2, w = 0.5 and 300 steps, the defaults
-until the gradient led (docs/methods-log.md, 29 to 34 and 43 to 49; the committed results are of commit ``bfa166f``, with its
+until the gradient led (docs/dev/methods-log.md, 29 to 34 and 43 to 49; the committed results are of commit ``bfa166f``, with its
 S_r and its average of the weights). Larger s forgets more and shifts the mix of the other digits more; larger w gives better samples
 and shifts it too.
 
@@ -118,12 +118,13 @@ class Bench:
     def run(self, settings: dict[str, Any], seed: int, mix: list[int]) -> dict[str, Any]:
         """One unlearning run, all its steps, measured."""
         began = time.perf_counter()
-        for how in (copies.SELF_MODEL, copies.FORGET_MODEL):
-            how |= {"steps": settings["copy_steps"], "batch_size": 64, "learning_rate": 2e-4}
+        copied = {"steps": settings["copy_steps"], "batch_size": 64, "learning_rate": 2e-4}
+        copies.self_model_settings = lambda steps: copied
+        copies.FORGET_MODEL |= copied
         aids.resemblance = partial(resemblance, steps=settings["classifier_steps"])
         method = RetainDistillation(
             repulsion_scale=settings["s"], keep_scale=settings["s"], self_improvement=settings["w"], self_improvement_range=(0.0, 1.0),
-            gradient_length=0.0, lead=settings.get("lead", "forget-model"),
+            gradient_length=0.0, pool_size=0, lead=settings.get("lead", "forget-model"),
             forget_weight=settings.get("forget_weight", 1.0),
         )  # fmt: skip
         made = unlearn(

@@ -69,6 +69,12 @@ def make_pipeline(make_unet: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--dry-run`` reads the arguments and does not look at the files that they name."""
+    monkeypatch.setattr("vdu.cli._check", lambda name, settings: None)
+
+
+@pytest.fixture
 def command() -> Callable[..., int]:
     """The command line in this process: tokens in, exit code out; ``capsys`` has what it says."""
     from vdu.cli import main

@@ -9,9 +9,10 @@ from dataclasses import fields
 import pytest
 
 from vdu import cli
-from vdu.commands import unlearn
+from vdu.commands import help_page, mistakes, unlearn
 from vdu.commands.options import plain
 from vdu.commands.unlearn import resolved
+from vdu.core.device import on_device
 from vdu.core.errors import InputError
 from vdu.methods import registry
 
@@ -39,6 +40,7 @@ VERBS = {
         "--learning-rate",
         "3e-7",
     ),
+    "verify": ("some-run",),
 }
 
 
@@ -61,20 +63,118 @@ def test_help_imports_neither_torch_nor_diffusers(tokens):
 def test_python_dash_m_runs_the_same_command_line():
     answer = subprocess.run([sys.executable, "-m", "vdu", "frobnicate"], capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert "Unknown command" in answer.stderr
+    assert answer.stderr.startswith("vdu: unknown verb frobnicate. The verbs are compare, demo,")
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_has_a_help_text(verb, command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    assert command(verb, "--help") == 0
+    assert command(verb, "--help-all") == 0
     shown = capsys.readouterr().out
     for item in fields(cli.SETTINGS[verb]):
         assert f"--{item.name.replace('_', '-')}" in shown, item.name
-    for argument in cli.app[verb].assemble_argument_collection():
-        assert argument.parameter.help or not argument.parameter.parse, argument.name
+    assert "--config FILE" in shown and "--no-" not in shown and "[default ()]" not in shown
+    lines = shown.splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if line.startswith("  ") and line[2] != " ":
+            assert line[32:].strip(" .") or following[:32].isspace(), line
 
 
+@pytest.mark.parametrize("verb", [*VERBS, "list"])
+def test_the_first_help_page_is_short_and_names_options_that_there_are(verb, command, capsys):
+    assert command(verb, "--help") == 0
+    shown = capsys.readouterr().out
+    known = {each for argument in cli.app[verb].assemble_argument_collection() for each in argument.names}
+    assert {f"--{name}" for name in help_page.COMMON[verb]} <= known
+    common = "\n" + shown.partition("\nCommon\n")[2].partition("\nGlobal\n")[0]
+    assert common.count("\n  -") == len(help_page.COMMON[verb]) <= 12
+    assert shown.startswith(f"Usage: {help_page.USAGE[verb]}\n")
+    hidden = [
+        name
+        for name in known
+        if name.startswith("--") and help_page.group_of(verb, name[2:]) in {"Training", "Sampling"}
+    ]
+    assert not any(f"{name} " in common for name in hidden)
+
+
+def test_the_verbs_are_in_groups_the_main_ones_first(command, capsys):
+    assert command("--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line.split()[0] for line in lines if line.startswith("  ") and not line.startswith("   ")]
+    main = ["demo", "unlearn", "evaluate", "report", "explore", "compare", "verify"]
+    assert heads[:14] == [*main, "sample", "pretrain", "import", "judge", "list", "posterior", "reproduce"]
+    assert [lines.index(name) for name in ("Main", "Models", "Research")] == sorted(
+        lines.index(name) for name in ("Main", "Models", "Research")
+    )
+    assert any("Start with vdu demo" in line for line in lines)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_arguments_may_be_given_in_their_places_or_by_name(command, capsys):
+    for places, names in {
+        ("unlearn", "m", "f", "-o", "x"): ("unlearn", "--pipeline", "m", "--forget", "f", "--output-dir", "x"),
+        ("unlearn", "m", "f"): ("unlearn", "--forget", "f", "--pipeline", "m", "--output-dir", "run"),
+        ("sample", "m"): ("sample", "--pipeline", "m", "--output-dir", "samples"),
+        ("posterior", "isotropic", "m"): ("posterior", "isotropic", "--pipeline", "m"),
+        ("judge", "digits"): ("judge", "--data", "digits"),
+    }.items():
+        found = []
+        for tokens in (places, names):
+            assert command(*tokens, "--dry-run") == 0
+            found.append(capsys.readouterr().out)
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "texts"),
+    [
+        (
+            ["unlearn"],
+            ["unlearn: MODEL and IMAGES (or --forget-label) are missing. Type: vdu unlearn MODEL IMAGES [-o run]"],
+        ),
+        (["unlearn", "m"], ["unlearn: IMAGES (or --forget-label) is missing."]),
+        (["posterior"], ["ESTIMATOR and MODEL are missing"]),
+        (["import", "ddpm-pytorch"], ["CHECKPOINT and OUTPUT_DIR are missing"]),
+        (["report"], ["report: RUN is missing"]),
+        (["unlearn", "--lr", "1e-4"], ["unknown option --lr. Did you mean --learning-rate?"]),
+        (["judge", "--gpu"], ["Did you mean --device cuda?"]),
+        (["report", "r", "-o", "x"], ["Did you mean --output?"]),
+        (["unlearn", "m", "f", "--epochs", "3"], ["Did you mean --steps?"]),
+        (["sample", "--steps", "3"], ["Did you mean --inference-steps?"]),
+        (["sample", "--model", "m"], ["Did you mean --pipeline?"]),
+        (["unlearn", "--images", "f"], ["Did you mean --forget?"]),
+        (["unlearn", "--output", "x"], ["Did you mean --output-dir?"]),
+        (["compare", "--device", "cpu"], ["no option --device here; vdu demo, vdu evaluate"]),
+        (["unlearn", "--frobnicate"], ["unknown option --frobnicate. vdu unlearn --help-all lists"]),
+        (["sample", "m", "--device", "tpu"], ["--device: got 'tpu'; expected cpu, cuda, cuda:N"]),
+        (["sample", "m", "--device", "cuda:1"], ["--device: got cuda:1, but PyTorch", "sees no CUDA device"]),
+        (["evaluate", "nosuch"], ["nosuch: no such run folder. Give the folder that `vdu unlearn` wrote"]),
+        (["evaluate", "r", "--n-images", "5"], ["Got 5; expected at least 20, better 500 or more"]),
+        (["unlern"], ["unknown verb unlern. Did you mean unlearn?"]),
+    ],
+)
+def test_a_mistake_is_answered_with_what_to_type(tokens, texts, command, capsys):
+    assert command(*tokens) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("vdu: ") and len(said.err.splitlines()) == 1
+    assert all(text in said.err for text in texts), said.err
+
+
+def test_every_word_of_other_tools_has_one_of_ours():
+    known = {each for names in cli._option_names().values() for each in names}
+    assert {each.split()[0] for words in mistakes.OTHER_WORDS.values() for each in words} <= known
+
+
+def test_the_device_that_is_given_is_the_one_of_accelerate(monkeypatch):
+    from vdu.training.loop import make_accelerator
+
+    monkeypatch.setattr("vdu.core.device._require", lambda name: None)
+    with on_device("meta"):  # every PyTorch has it
+        assert make_accelerator().device.type == "meta"
+    assert make_accelerator().device.type == "cpu"
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("verb", VERBS)
 def test_dry_run_prints_settings_that_config_takes(verb, command, capsys, tmp_path):
     assert command(verb, *VERBS[verb], "--dry-run") == 0
@@ -88,6 +188,7 @@ def test_dry_run_prints_settings_that_config_takes(verb, command, capsys, tmp_pa
     assert command("sample", "--dry-run") == 2  # the file served one call only
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_option_overrides_the_file_and_defaults_fill_it(command, capsys, tmp_path):
     (tmp_path / "c.toml").write_text('pipeline = "p"\nforget = "f"\noutput_dir = "o"\nsteps = 7\noverwrite = true\n')
     tokens = ("--config", tmp_path / "c.toml", "--no-overwrite", "--forget-class", "3", "--forget-class", "8")
@@ -106,7 +207,6 @@ def test_json_is_alone_on_standard_output(command, capsys, make_pipeline, tmp_pa
     assert command("sample", *tokens, "--inference-steps", 2, "--microbatch-size", 2, "--json") == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["n_images"] == 3
-    assert "3/3" in said.err  # the progress bar
     assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 3
 
 
@@ -115,8 +215,28 @@ def test_without_json_the_result_is_lines(command, capsys, make_pipeline, tmp_pa
     capsys.readouterr()
     tokens = ("isotropic", "--pipeline", tmp_path / "model", "--output-dir", tmp_path / "out", "--n-samples", 2)
     assert command("posterior", *tokens, "--inference-steps", 2) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == [f"posterior: {tmp_path / 'out' / 'posterior.safetensors'}", "estimator: isotropic"]
+    file = tmp_path / "out" / "posterior.safetensors"
+    assert capsys.readouterr().out.splitlines() == [
+        f"The isotropic posterior is in {file}.",
+        f"next: vdu unlearn {tmp_path / 'model'} IMAGES --method vdu --posterior {file}",
+    ]
+
+
+def test_a_dry_run_checks_as_a_run_does_and_writes_nothing(command, capsys, make_pipeline, tmp_path):
+    make_pipeline().save_pretrained(tmp_path / "model")
+    tokens = ("posterior", "isotropic", tmp_path / "model", "-o", tmp_path / "out")
+    assert command(*tokens, "--inference-steps", 2, "--dry-run") == 0
+    assert tomllib.loads(capsys.readouterr().out)["inference_steps"] == 2
+    assert command(*tokens, "--inference-steps", 2000, "--dry-run") == 2
+    assert "the model's schedule has 1000" in capsys.readouterr().err
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["model"]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    assert command(*tokens, "--dry-run") == 2
+    assert "already holds files" in capsys.readouterr().err
+    (tmp_path / "out" / "run.json").write_text("{}")
+    assert command(*tokens, "--overwrite", "--dry-run") == 0
+    assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
 
 
 def test_list_shows_every_method(command, capsys):
@@ -135,9 +255,12 @@ def test_list_shows_every_method(command, capsys):
     assert {name for name, each in found.items() if each["stops"]} == {"auto", "distillation", "retrack"}
     assert command("list") == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    assert head.split("  ")[0] == "method" and "forget images only?" in head
-    assert [line.split()[0] for line in lines] == list(registry.names())
-    assert all(line.endswith(found[line.split()[0]]["summary"]) for line in lines)
+    assert head.split("  ")[0] == "method" and "stops" in head
+    methods = lines[: lines.index("")]
+    assert [line.split()[0] for line in methods] == [name for name in registry.names() if name != "auto"]
+    assert [line.split()[0] for line in methods if "(default)" in line] == [registry.AUTO]
+    assert all(line.endswith(found[line.split()[0]]["summary"]) for line in methods)
+    assert {line.split()[0] for line in methods if "  early  " in line} == {"distillation", "retrack"}
 
 
 def test_list_shows_one_method_with_its_options(command, capsys):
@@ -180,6 +303,7 @@ def test_a_setting_of_older_versions_in_a_file_too(command, capsys, tmp_path):
     assert 'Write option = ["gamma=0.1", "weights=elbo"] instead' in said
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_dry_run_names_the_method_that_auto_stands_for(command, capsys):
     assert command("unlearn", "--pipeline", "p", "--forget", "f", "--output-dir", "o", "--dry-run") == 0
     shown = capsys.readouterr().out
@@ -192,10 +316,10 @@ def test_a_dry_run_names_the_method_that_auto_stands_for(command, capsys):
     [
         (["sample", "--config"], "--config: got no file; expected a TOML file"),
         (["sample", "--config", "nowhere.toml"], "nowhere.toml: no such file; write one with --dry-run"),
-        (["sample", "--steps", "3"], "requires an argument"),
+        (["unlearn", "m", "f", "--steps"], "requires an argument"),
         (["demo", "--stepz", "3"], "Did you mean --steps?"),
         (["demo", "--steps", "many"], "unable to convert"),
-        (["demo", "--n-images", "0"], "Got 0; expected at least 1."),
+        (["demo", "--n-images", "0"], "Got 0; expected at least 20, better 500 or more"),
         (["demo", "--digit", "12"], "expected a digit from 0 to 9"),
         (["demo", "some", "--seed", "1"], "Unused Tokens"),
         (["posterior", "laplace", "--pipeline", "p", "--output-dir", "o"], "Choose from"),

@@ -135,8 +135,8 @@ def test_the_main_job(model, unwanted, tmp_path, command, capsys, monkeypatch):
 
     assert command("evaluate", run, "--n-images", 40, "--n-judge-samples", 200, *BARE) == 0
     said = capsys.readouterr()
-    assert "PUL: " in said.out
-    assert "vdu: warning: The judge is a fallback classifier" in said.err
+    assert said.out.startswith("Is it gone?") and said.out.endswith(f"next: vdu report {run}\n")
+    assert "vdu: warning: The classifier is a fallback" in said.err
     pul = rows(run)["unlearned"]["pul"]
     assert 0 < pul["n_original"] < 40  # the judge tells the two kinds apart
     for name in ("original", "unlearned"):  # the count is that of the calls that are stored beside the images
@@ -218,11 +218,18 @@ def test_given_judges_and_real_images(labelled, run, command, capsys, monkeypatc
     truth = ("--data", "digits", "--retrained", labelled / "without" / "pipeline")
     judges = ("--judge", labelled / "cnn" / "judge", "--second-judge", labelled / "lenet" / "judge")
     data = ("--reference", "digits", "--reference-split", "test")
-    assert command("evaluate", run, *judges, *data, *truth, "--n-images", 80, *QUICK) == 0
-    said = capsys.readouterr().out
+    assert command("evaluate", run, *judges, *data, *truth, "--n-images", 80, *QUICK, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
     metrics, table = read(run / "metrics.json"), rows(run)
-    assert f"retrained: {table['retrained']['forget_count']} of 80 are predicted as unwanted" in said
-    assert f" retrained: {round(table['retrained']['u_fid']['value'], 2)}" in said
+    assert {name: said["metrics"][name] for name in ("n_images", "histogram", "flips")} == {
+        name: metrics[name] for name in ("n_images", "histogram", "flips")
+    }
+    assert {row["name"]: row.get("u_fid") for row in said["metrics"]["rows"]} == {
+        name: row.get("u_fid") for name, row in table.items()
+    }
+    assert list(said["verdicts"]) == ["gone", "rest", "back", "cost", "trust"]
+    assert all(set(each) == {"level", "code"} for each in said["verdicts"].values())
+    assert said["paths"] == {"run": str(run), "metrics": str(run / "metrics.json")}
     assert list(table)[:4] == ["real_split", "original", "filtered_original", "unlearned"]
     test_split = load_images("digits", split="test")
     assert test_split.labels is not None
@@ -244,22 +251,25 @@ def test_given_judges_and_real_images(labelled, run, command, capsys, monkeypatc
     pul = table["unlearned"]["pul"]
     assert pul["value"] == pytest.approx(100 * (1 - pul["n_unlearned"] / pul["n_original"]))
     assert table["real_split"]["u_fid"]["value"] < table["original"]["u_fid"]["value"]
-    assert "histogram distance: " in said
     assert command("report", run) == 0
 
 
 def test_a_model_that_never_makes_the_class_is_refused(labelled, run, command, capsys):
     judge = ("--judge", labelled / "cnn" / "judge")
+    assert command("evaluate", run, "--judge", "nosuch", "--dry-run") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "nosuch" in said.err and "will take about" not in said.err
+    assert command("evaluate", run, *judge, "--dry-run") == 0 and not (run / "metrics.json").exists()
     assert command("evaluate", run, *judge, "--n-images", 80, *BARE) == 0
     first = (run / "metrics.json").read_bytes()
-    made = load_file(run / "samples" / "original.safetensors")["judge_class"][:4].tolist()
+    made = load_file(run / "samples" / "original.safetensors")["judge_class"][:20].tolist()
     never = min(set(range(10)) - set(made))
     record = read(run / "run.json")
     record["inputs"]["forget"]["classes"] = []  # as of a folder without labels: the judge's own names are then free
     (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
-    assert command("evaluate", run, *judge, "--n-images", 4, "--forget-class", never, *BARE) == 2
+    assert command("evaluate", run, *judge, "--n-images", 20, "--forget-class", never, *BARE) == 2
     said = capsys.readouterr().err
-    assert "predicts forget for 0 of the original's 4 samples" in said
+    assert "predicts forget for 0 of the original's 20 samples" in said
     assert "Draw more samples (--n-images)" in said and "vdu sample" in said
     assert (run / "metrics.json").read_bytes() == first
 

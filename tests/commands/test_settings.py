@@ -2,6 +2,8 @@
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 REQUIRED = {
     "pretrain": ["--data", "digits", "--output-dir", "o"],
     "unlearn": ["--pipeline", "p", "--forget", "f", "--output-dir", "o"],

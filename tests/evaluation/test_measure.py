@@ -106,6 +106,13 @@ def test_counts_are_a_recount(forget):
     assert found.histogram.unlearned == tuple(np.bincount(after, minlength=3))
     kept = [0 if k in wanted else int((before == k).sum()) for k in range(3)]
     assert found.histogram.expected == pytest.approx([N * each / sum(kept) for each in kept])
+    others = [(i, j) for i, j in zip(before, after, strict=True) if i not in wanted]
+    assert (found.kept.n_changed, found.kept.n_kept) == (sum(i != j for i, j in others), len(others))
+    assert found.kept.share == pytest.approx(sum(i != j for i, j in others) / len(others))
+    shifts = {k: abs((after == k).sum() - N * kept[k] / sum(kept)) for k in range(3) if k not in wanted}
+    worst = max(shifts, key=lambda k: shifts[k])
+    assert (found.kept.shifted_class, found.kept.shifted_made) == (CLASSES[worst], (after == worst).sum())
+    assert found.kept.shifted_expected == pytest.approx(N * kept[worst] / sum(kept))
 
 
 def test_every_row_is_the_distance_of_its_images():
@@ -129,6 +136,10 @@ def test_every_row_is_the_distance_of_its_images():
     ]  # fmt: skip
     assert (found.reference.kind, found.reference.n_images) == ("real", len(REAL))
     assert found.row("retrained").forget_count == sum(class_of(RETRAINED) == 0)
+    flips = found.transitions_retrained
+    assert flips is not None
+    pairs = list(zip(class_of(ORIGINAL)[:N].tolist(), class_of(RETRAINED).tolist(), strict=True))
+    assert all(n == pairs.count((i, j)) for i, row in enumerate(flips.counts) for j, n in enumerate(row))
 
 
 @pytest.mark.parametrize("second", [False, True])

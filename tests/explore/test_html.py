@@ -13,7 +13,7 @@ from vdu.explore.film import Frame
 from vdu.explore.html import data_uri, draw_answers, draw_chosen, draw_film, draw_pairs
 from vdu.explore.open_run import Checkpoint
 from vdu.explore.tradeoff import Curve, Point
-from vdu.report.findings.answer import Answer
+from vdu.reporting.findings.answer import Answer
 
 BAD = "<script>alert('x')</script>&\""
 

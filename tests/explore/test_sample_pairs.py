@@ -7,7 +7,7 @@ import pytest
 
 from vdu.core.errors import InputError
 from vdu.explore.sample_pairs import find_seed, forget_name, group_names, place_of_seed, select_pairs
-from vdu.report.collect import Samples
+from vdu.reporting.collect import Samples
 
 
 @pytest.fixture

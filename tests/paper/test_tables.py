@@ -2,19 +2,12 @@
 
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from vdu.commands.import_checkpoint import Architecture
-from vdu.commands.options import SamplerSettings
-from vdu.commands.pretrain import PretrainSettings
-from vdu.commands.settings import Estimator
-from vdu.commands.unlearn import MOVED, UnlearnSettings
 from vdu.core.errors import InputError
-from vdu.paper.tables import expected_results, load_table
+from vdu.paper.tables import load_table
 
 SCALES = ("smoke", "small", "paper")
 PACKAGED = [(name, scale) for name in ("table1", "table2") for scale in SCALES]
@@ -38,10 +31,6 @@ cifar10  ship  0.3  74.65 28.75
 cifar10  ship  0.6  56.54 20.51
 cifar10  ship  0.8  69.95 19.64
 """
-
-
-def names(kind: type) -> set[str]:
-    return {item.name for item in fields(kind)}
 
 
 # What is packaged
@@ -86,25 +75,6 @@ def test_every_printed_number_is_run_at_the_papers_scale_alone(name, scale):
 
 
 @pytest.mark.parametrize(("name", "scale"), PACKAGED)
-def test_every_option_is_one_of_the_command_line(name, scale):
-    table = load_table(name, scale)
-    posteriors = {*get_args(Estimator), "ensemble-recentred", None}
-    own = (names(UnlearnSettings) | set(MOVED)) - {"pipeline", "forget", "forget_class", "output_dir", "posterior"}
-    for row in table.rows.values():
-        assert set(row.options) <= own, row.label
-        assert ("steps" in row.options) == (row.epochs is None), row.label
-        assert row.posterior in posteriors, row.label
-        assert (row.posterior is None) == (row.options["method"] == "ascent"), row.label
-    for world in table.worlds.values():
-        assert world.network in {"small", *get_args(Architecture)}
-        assert set(world.pretrain) | set(world.finetune) <= names(PretrainSettings) - {"data", "output_dir", "seed"}
-        assert set(world.sampler) <= names(SamplerSettings)
-        assert world.ensemble in {"independent", "finetuned"} and world.members >= 2
-        assert bool(world.finetune) == (world.ensemble == "finetuned")
-        assert set(world.check or {}) <= {"n_images", "inference_steps"}
-
-
-@pytest.mark.parametrize(("name", "scale"), PACKAGED)
 def test_the_papers_settings_are_those_of_the_paper(name, scale):
     """Appendix 6.2.3; γ = 0.1 in Table 1, for its numbers are those of that γ in Table 2."""
     table = load_table(name, scale)
@@ -118,14 +88,6 @@ def test_the_papers_settings_are_those_of_the_paper(name, scale):
         assert name == "table2" or row.options["gamma"] == 0.1
         cifar = {"schedule_steps": 500, "beta_start": 2e-4, "beta_end": 0.04} if printed.dataset == "cifar10" else {}
         assert {key: value for key, value in row.options.items() if key.startswith(("schedule", "beta"))} == cifar
-
-
-def test_committed_results_are_of_rows_that_are_run():
-    for key, rows in expected_results().items():
-        name, scale = key.split()
-        table = load_table(name, scale)
-        run = {f"{each.dataset} {forget}" for each in table.runs for forget in each.forget}
-        assert {" ".join(row.split()[:2]) for row in rows} <= run
 
 
 def test_reading_a_table_imports_no_torch():
@@ -204,12 +166,7 @@ def test_a_file_of_the_same_form_is_read(write):
     assert load_table(tighter, "smoke").tolerances == {"pul": 5.0, "u_fid": 0.1}
 
 
-def test_without_scales_of_its_own_it_takes_the_packaged_ones(write):
-    text = MINE[: MINE.index("[scales")].replace("digits", "mnist")
-    assert load_table(write(text=text), "smoke").worlds == load_table("table1", "smoke").worlds
-
-
-@pytest.mark.parametrize("other", ["filtered-original", "original", "retrained", "ascent"])
+@pytest.mark.parametrize("other", ["filtered-original", "ascent"])
 def test_a_claim_compares_with_a_row_or_a_reference(write, other):
     path = write("at_least = 50.0", f'below = "{other}"\nfactor = 1.5\nmargin = 2.0')
     (claim,) = load_table(path, "smoke").claims
@@ -220,19 +177,12 @@ def test_a_claim_compares_with_a_row_or_a_reference(write, other):
     ("old", "new", "message"),
     [
         ("title =", "titel =", r"mine\.toml: unknown key 'titel'; did you mean 'title'\?"),
-        ("title =", "zzzz =", r"mine\.toml: unknown key 'zzzz'; known are title, figure"),
-        ("network = { d", "netwrok = { d", r"\[paper\]: unknown key 'netwrok'; did you mean 'network'\?"),
-        ("pul = 50.0", "pull = 50.0", r"\[paper\] values: unknown key 'pull'; did you mean 'pul'\?"),
         ("pul = 50.0, ", "", r"\[paper\] values: lacks pul\."),
-        ("at_least = 50", "at_lest = 50", r"\[\[claims\]\]: unknown key 'at_lest'; did you mean 'at_least'\?"),
-        ('text = "it forgets"\n', "", r"\[\[claims\]\]: lacks text\."),
         ("epochs = 0.5", "epoch = 0.5", r"\[rows\.ascent\]: unknown key 'epoch'; did you mean 'epochs'\?"),
-        ('label = "VDU"\n', "", r"\[rows\.vdu\]: lacks label\."),
         ("seeds = [0, 1]\nn_images = 80\n", "", r"\[\[runs\.smoke\]\]: lacks seeds, n_images\."),
-        ("seeds =", "seed =", r"\[\[runs\.smoke\]\]: unknown key 'seed'; did you mean 'seeds'\?"),
+        ("[paper]", "findings.smokey = []\n[paper]", r"\[findings\]: unknown key 'smokey'; did you mean 'smoke'\?"),
+        ("[paper]", 'findings.smoke = "one"\n[paper]', "smoke is 'one'; expected a list"),
         ("[[runs.smoke]]", "[[runs.smokey]]", r"\[runs\]: unknown key 'smokey'; did you mean 'smoke'\?"),
-        ("n_train", "n_trian", "scale smoke, digits: unknown key 'n_trian'; did you mean 'n_train'"),
-        ("n_train = 1\n", "", r"scale smoke, digits: lacks n_train\."),
         ('rows = ["vdu"]', 'rows = ["vdu", "fdu"]', "runs the unknown row 'fdu'; rows are vdu, ascent"),
         ('rows = ["vdu"]', 'rows = ["vdu", "vdu"]', "runs digits 3 vdu twice at the scale smoke; expected one run"),
         ('dataset = "digits"\nrows', 'dataset = "mars"\nrows', "runs 'mars', which the scale smoke does not describe"),
@@ -243,13 +193,11 @@ def test_a_claim_compares_with_a_row_or_a_reference(write, other):
             "claim 'it forgets' is of the unknown row 'fdu'; rows are vdu, ascent, real",
         ),
         ("at_least = 50.0", 'below = "fdu"', "claim 'it forgets' is of the unknown row 'fdu'"),
-        ("at_least = 50.0", 'above = "fdu"', "claim 'it forgets' is of the unknown row 'fdu'"),
         ("at_least = 50.0", "", "claim 'it forgets' needs a metric of .* and one of at_least, below, above"),
         ("at_least = 50.0", 'at_least = 50.0\nbelow = "ascent"', "claim 'it forgets' needs a metric of .* and one of"),
         ('metric = "pul"', 'metric = "fid"', r"claim 'it forgets' needs a metric of \('pul', 'u_fid'\)"),
         ("title =", "title = [", r"mine\.toml: not a TOML file \("),
         ("[paper]", "[[paper]]", r"\[paper\]: got list; expected keys and values"),
-        ("[rows.vdu]", "[[rows.vdu]]", r"\[rows\.vdu\]: got list; expected keys and values"),
     ],
 )
 def test_what_a_file_should_not_hold_is_refused(write, old, new, message):

@@ -135,6 +135,7 @@ def run_config(verb: str, text: str, folder: Path, capsys) -> tuple[int, str, st
     return int(stop.value.code or 0), said.out, said.err
 
 
+@pytest.mark.usefixtures("unchecked")
 @QUICK
 @given(data=st.data())
 def test_a_setting_is_taken_as_it_is_or_refused_by_name(tmp_path, capsys, data):

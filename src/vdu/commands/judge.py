@@ -8,9 +8,9 @@ Not guaranteed: that a judge trained on real images is as good on generated ones
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from vdu.commands.options import Count, Rate, Tracker, plain, to_toml
+from vdu.commands.options import Count, GivenFirst, OutputDir, Rate, Tracker, plain, to_toml
 from vdu.core.errors import InputError
 from vdu.core.runs import Run
 
@@ -46,8 +46,8 @@ class JudgeSettings:
         report_to: also send the logged values to tensorboard, wandb or trackio.
     """
 
-    data: str
-    output_dir: Path
+    data: Annotated[str, GivenFirst] = ""
+    output_dir: OutputDir = Path("judge")
     architecture: Literal["cnn", "lenet"] = "cnn"
     name: str | None = None
     epochs: Count = 6

@@ -1,6 +1,5 @@
 """``vdu list``: the methods in a table, or one of them with its options."""
 
-import sys
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,11 @@ _WORDS = {
     "forget_model": "an auxiliary model fine-tuned on the forget images",
     "self_model": "an auxiliary model fine-tuned on generated samples",
 }
+_NOTE = """
+The program makes all of it but a posterior (vdu posterior); --retain gives images of your own to keep.
+next: vdu list METHOD (its options)"""
 _SHORT = {
+    "forget": "",
     "retain": "images to keep",
     "own": "generated samples",
     "surrogate": "noise",
@@ -67,9 +70,7 @@ def _described(name: str) -> dict[str, Any]:
         "summary": (f"The best measured method, {kind.name}. " if name == "auto" else "") + kind.summary,
         "needs": [_WORDS[each] for each in needs]
         + ([f"a posterior (vdu posterior {kind.estimator})"] if kind.estimator else []),
-        "short_needs": ", ".join(
-            dict.fromkeys([*(_SHORT.get(each, each) for each in needs), *["a posterior"] * bool(kind.estimator)])
-        ),
+        "short_needs": ", ".join(_short(needs, kind.estimator)) or "nothing",
         "forget_only": set(method.needs) <= _MADE,
         "options": options,
         "training": {key: value for key, value in asdict(kind.training).items() if value is not None},
@@ -93,6 +94,12 @@ def _needs(method: "BaseMethod") -> list[str]:
     return [each for each in _WORDS if each in wanted or (each == "own" and own)]
 
 
+def _short(needs: list[str], estimator: str | None) -> list[str]:
+    """What is needed besides the forget images, in a few words, none twice."""
+    words = [*(_SHORT[each] for each in needs), *["a posterior"] * bool(estimator)]
+    return [each for each in dict.fromkeys(words) if each]
+
+
 def table(found: dict[str, Any]) -> str:
     """The methods as a table of text.
 
@@ -100,17 +107,24 @@ def table(found: dict[str, Any]) -> str:
         found: what :func:`run` gives.
 
     Returns:
-        A line per method.
+        A line per method; the one that "auto" stands for is marked as the default.
     """
-    rows = [("method", "needs", "forget images only?", "summary")]
+    rows = [("method", "needs besides the forget images", "stops", "what it does")]
     rows += [
-        (name, each["short_needs"], "yes" if each["forget_only"] else "no", each["summary"])
+        (
+            f"{name} (default)" if name == registry.AUTO else name,
+            each["short_needs"],
+            "early" if each["stops"] else "at the end",
+            each["summary"],
+        )
         for name, each in found.items()
+        if name != "auto"
     ]
     widths = [max(len(row[place]) for row in rows) for place in range(3)]
-    return "\n".join(
+    lines = [
         "  ".join([*(part.ljust(width) for part, width in zip(row, widths, strict=False)), row[3]]) for row in rows
-    )
+    ]
+    return "\n".join([*lines, _NOTE])
 
 
 def details(name: str, each: dict[str, Any]) -> str:
@@ -134,11 +148,3 @@ def details(name: str, each: dict[str, Any]) -> str:
     ]
     lines += [f"    --option  {option}" for option in each["options"]]
     return "\n".join(lines)
-
-
-def note() -> None:
-    """A note on the table, for standard error."""
-    print(
-        "Methods that use images to keep generate them unless --retain is given. `vdu list METHOD` shows the options of a method.",
-        file=sys.stderr,
-    )

@@ -16,7 +16,21 @@ from vdu.core.ranges import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, Range
 if TYPE_CHECKING:
     from vdu.diffusion.sampling import Sampler
 
-__all__ = ["Count", "GivenFirst", "NotNegative", "Rate", "SamplerSettings", "Share", "Tracker", "plain", "to_toml"]
+__all__ = [
+    "Count",
+    "GivenFirst",
+    "ImageCount",
+    "NotNegative",
+    "OutputDir",
+    "Rate",
+    "SamplerSettings",
+    "Share",
+    "Tracker",
+    "plain",
+    "to_toml",
+]
+
+FEWEST_IMAGES = 20  # below, the interval of PUL covers nearly everything
 
 
 def _within(allowed: Range) -> Callable[[Any, float | None], None]:
@@ -27,11 +41,21 @@ def _within(allowed: Range) -> Callable[[Any, float | None], None]:
     return check
 
 
+def _enough_images(type_: Any, value: int) -> None:
+    if value < FEWEST_IMAGES:
+        raise ValueError(
+            f"Got {value}; expected at least {FEWEST_IMAGES}, better 500 or more: with fewer images from each model nothing can be "
+            "concluded about forgetting."
+        )
+
+
 # checked before a run folder is touched
 Count = Annotated[int, Parameter(validator=_within(COUNT))]
 NotNegative = Annotated[int, Parameter(validator=_within(NOT_NEGATIVE))]
 Rate = Annotated[float, Parameter(validator=_within(POSITIVE))]
 Share = Annotated[float, Parameter(validator=_within(FRACTION))]
+ImageCount = Annotated[int, Parameter(validator=_enough_images)]
+OutputDir = Annotated[Path, Parameter(alias="-o")]
 GivenFirst = Parameter(parse=False)  # the verb's first argument, not an option
 Tracker = Literal["none", "tensorboard", "wandb", "trackio"]
 

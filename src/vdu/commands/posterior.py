@@ -1,14 +1,12 @@
 """``vdu posterior``: mean and variance of the pre-trained weights, by one of the registered estimators."""
 
 import copy
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm import tqdm
 
 from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.settings import PosteriorSettings, to_toml
@@ -21,7 +19,7 @@ from vdu.core.runs import Run
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import load_pipeline, network_of, save_pipeline
+from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.estimators import find_estimator, make_estimator
 from vdu.posterior.gaussian import GaussianPosterior
@@ -31,17 +29,11 @@ from vdu.replay.generated import cached_samples
 from vdu.training.batches import encoded
 from vdu.training.loop import make_accelerator
 from vdu.training.pretraining import fit
-from vdu.unlearning.fit_posterior import fit_posterior
+from vdu.unlearning.fit_posterior import FILE, fit_posterior, load_posterior, progress_bar
 
 __all__ = ["load_posterior", "run"]
 
-FILE = "posterior.safetensors"
 STATE = "estimation.safetensors"  # state of an unfinished estimation
-
-
-def load_posterior(path: Path) -> GaussianPosterior:
-    """Load a posterior from its file or from the run folder of ``vdu posterior``."""
-    return GaussianPosterior.load(path / FILE if path.is_dir() else path)
 
 
 def run(settings: PosteriorSettings) -> dict[str, Any]:
@@ -60,6 +52,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     make_estimator(settings.estimator, **options)  # fails early on invalid settings
     takes = find_estimator(settings.estimator).takes
     _check_members(settings, takes)
+    settings = replace(settings, pipeline=find_pipeline(settings.pipeline))
     pipeline = load_pipeline(settings.pipeline).to(make_accelerator().device)
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     sampler = settings.sampler()
@@ -78,7 +71,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         # counted on a cache hit, too
         cost["network_evaluations"] = settings.n_samples * settings.inference_steps
     x0 = encoded(denoiser, samples.floats())
-    bar = _bar(settings.estimator) if takes == "samples" else None
+    bar = progress_bar(settings.estimator) if takes == "samples" else None
     with record.stage(settings.estimator) as cost:
         posterior = fit_posterior(
             pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), samples=x0,
@@ -201,18 +194,6 @@ def _evaluations(settings: PosteriorSettings, takes: str, posterior: GaussianPos
     """Network evaluations of an estimation, including the fine-tunings."""
     tuned = 3 * settings.finetune_batch_size * settings.finetune_steps * settings.n_members
     return tuned if takes == "fine-tuned members" else int(posterior.extras.get("network_evaluations", 0))
-
-
-def _bar(title: str) -> Callable[[int, int], None]:
-    bar = tqdm(desc=title, unit="sample", file=sys.stderr, mininterval=1)
-
-    def show(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return show
 
 
 def _check_mean(

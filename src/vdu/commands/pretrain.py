@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from vdu.commands.options import Count, NotNegative, Rate, Share, Tracker, to_toml
+from vdu.commands.options import Count, GivenFirst, NotNegative, OutputDir, Rate, Share, Tracker, to_toml
 from vdu.core.errors import BusyError, InputError
 from vdu.core.runs import Run
 
@@ -31,7 +31,7 @@ class PretrainSettings:
         model: the new model: small (8 to 64 pixels), or the paper's: ddpm-pytorch (1×28×28), improved-diffusion (3×32×32).
         labels: train a class-conditional model; one image in ten is shown without its class, for classifier-free guidance.
         members: number of models to train, with the seeds seed, seed + 1, … in member-0/, member-1/, …: an ensemble for "vdu posterior
-        ensemble". A restart, or another machine with access to the same folder, continues with the missing members.
+            ensemble". A restart, or another machine with access to the same folder, continues with the missing members.
         steps: optimiser steps.
         batch_size: images per step, over all processes.
         learning_rate: Adam's peak step size.
@@ -50,8 +50,8 @@ class PretrainSettings:
         report_to: also send the logged values to tensorboard, wandb or trackio.
     """
 
-    data: str
-    output_dir: Path
+    data: Annotated[str, GivenFirst] = ""
+    output_dir: OutputDir = Path("model")
     without: tuple[str, ...] = ()
     from_pipeline: Annotated[Path | None, Parameter(alias="--from")] = None
     model: Literal["small", "ddpm-pytorch", "improved-diffusion"] = "small"
@@ -120,7 +120,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     from vdu.core.rng import derive_seed
     from vdu.models.denoiser import PipelineDenoiser
     from vdu.models.networks import new_pipeline
-    from vdu.models.pipelines import load_pipeline, network_of, save_pipeline
+    from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
     from vdu.training.batches import condition_of, require_divisible
     from vdu.training.pretraining import fit
     from vdu.training.trackers import require_tracker
@@ -131,7 +131,8 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
                 f"model: got {settings.model} and --from-pipeline {settings.from_pipeline}; expected one of the two, since "
                 "a pipeline brings its own network. Leave one of them out."
             )
-        pipeline = load_pipeline(settings.from_pipeline)
+        folder = find_pipeline(settings.from_pipeline)
+        settings, pipeline = replace(settings, from_pipeline=folder), load_pipeline(folder)
         denoiser = PipelineDenoiser.from_pipeline(pipeline)
         images = training_images(settings.data, settings.without, denoiser.image_shape)
         if settings.labels and not denoiser.class_names:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from vdu.commands.options import Count, SamplerSettings, to_toml
+from vdu.commands.options import Count, GivenFirst, OutputDir, SamplerSettings, to_toml
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_file
 from vdu.core.runs import Run
@@ -26,8 +26,8 @@ class SampleSettings(SamplerSettings):
         overwrite: start anew in a folder that already holds a run.
     """
 
-    pipeline: Path
-    output_dir: Path
+    pipeline: Annotated[Path, GivenFirst] = Path()
+    output_dir: OutputDir = Path("samples")
     n_images: Count = 64
     label: tuple[str, ...] = ()
     guidance_scale: float | None = None
@@ -55,11 +55,12 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     from vdu.data.pictures import save_grid, save_pngs
     from vdu.diffusion.sampling import sample
     from vdu.models.denoiser import PipelineDenoiser
-    from vdu.models.pipelines import load_pipeline, network_of
+    from vdu.models.pipelines import find_pipeline, load_pipeline, network_of
     from vdu.replay.generated import image_seeds
     from vdu.training.loop import make_accelerator
 
     accelerator = make_accelerator()
+    settings = replace(settings, pipeline=find_pipeline(settings.pipeline))
     pipeline = load_pipeline(settings.pipeline)
     denoiser = PipelineDenoiser.from_pipeline(pipeline.to(accelerator.device))
     sampler = replace(settings.sampler(), guidance_scale=settings.guidance_scale)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vdu.commands.options import Count, GivenFirst, Rate, SamplerSettings, Share, plain, to_toml
+from vdu.commands.options import Count, GivenFirst, ImageCount, OutputDir, Rate, SamplerSettings, Share, plain, to_toml
 
 __all__ = ["Estimator", "EvaluateSettings", "PosteriorSettings", "plain", "to_toml"]
 
@@ -43,8 +43,8 @@ class PosteriorSettings(SamplerSettings):
     """
 
     estimator: Annotated[Estimator, GivenFirst] = "fisher"
-    pipeline: Path
-    output_dir: Path
+    pipeline: Annotated[Path, GivenFirst] = Path()
+    output_dir: OutputDir = Path("posterior")
     members: tuple[Path, ...] = ()
     data: str | None = None
     n_train: int | None = None
@@ -70,11 +70,15 @@ class EvaluateSettings(SamplerSettings):
     """Compare an unlearned pipeline with the original, from the same noise, and probe it; writes metrics.json and samples/.
 
     Attributes:
-        run: the run folder of "vdu unlearn".
+        run: the run folder of "vdu unlearn"; without it, --before, --after and --forget are needed.
+        before: the original: a pipeline folder.
+        after: the model to compare it with, whoever made it: a pipeline folder, or a run folder.
+        forget: with --before and --after, the unwanted images: a folder, a list of files, or a data set (then with --forget-class).
+        output_dir: with --before and --after, the folder for the evidence.
         judge: folder of a trained judge ("vdu judge"), or mnist for the packaged one; by default a fallback classifier is
-        trained on the forget set against the original's generated samples.
+            trained on the forget set against the original's generated samples.
         second_judge: a judge of another architecture, as a check; it also filters the filtered-oracle baseline ("filtered original").
-        forget_class: the forgotten classes, by the names of a given judge or labelled reference; by default those of
+        forget_class: the forgotten classes, by the names of a given judge or labelled images; by default those of
             "vdu unlearn --forget-class".
         reference: real images to compare with (a data set, folder or list); by default the filtered original.
         reference_split: which part of a data set: train or test.
@@ -90,7 +94,11 @@ class EvaluateSettings(SamplerSettings):
         seed: image i starts from noise drawn from (seed, i), for both models.
     """
 
-    run: Annotated[Path, GivenFirst] = Path()
+    run: Annotated[Path | None, GivenFirst] = None
+    before: Path | None = None
+    after: Path | None = None
+    forget: str | None = None
+    output_dir: OutputDir = Path("evidence")
     judge: str | None = None
     second_judge: str | None = None
     forget_class: tuple[str, ...] = ()
@@ -101,7 +109,7 @@ class EvaluateSettings(SamplerSettings):
     retrained: Path | None = None
     data: str | None = None
     held_out: str | None = None
-    n_images: Count = 1000
+    n_images: ImageCount = 1000
     n_judge_samples: Count = 1000
     seed: int = 0
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from vdu.core import progress
+
 __all__ = ["EvaluationCounter"]
 
 
@@ -40,7 +42,9 @@ class EvaluationCounter:
     def _count(self, network: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         inputs = [arguments[0], *network.parameters()]
         learns = torch.is_grad_enabled() and any(value.requires_grad for value in inputs)
-        self.total += len(arguments[0]) * (3 if learns else 1)
+        work = len(arguments[0]) * (3 if learns else 1)
+        self.total += work
+        progress.advance(work)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "EvaluationCounter":
         """Copies of a watched network count here too."""

@@ -12,7 +12,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,36 @@ from vdu.core.records import (
     atomic_folder,
     environment,
     is_leftover,
+    now,
     read_json,
     sweep,
     write_json,
 )
 
-__all__ = ["Run"]
+__all__ = ["Run", "only_checks"]
+
+_CHECKING = ContextVar("checking", default=False)
+
+
+class _ChecksPassed(Exception):
+    """All that a run checks before its first expensive step is as it should be."""
+
+
+@contextmanager
+def only_checks() -> Iterator[None]:
+    """Inside the block a verb checks its settings and inputs, and ends where its first expensive step would begin.
+
+    That is where a new run folder would be made, or where an older run would be added to. Nothing is written.
+
+    Yields:
+        Nothing.
+    """
+    token = _CHECKING.set(True)
+    try:
+        with suppress(_ChecksPassed):
+            yield
+    finally:
+        _CHECKING.reset(token)
 
 
 def _require_version(path: Path, record: Any) -> None:
@@ -52,6 +77,7 @@ class Run:
         overwrite: start anew in a folder that already holds a run.
         resume: continue the run that the folder holds.
         keep: paths that the run reads; ``overwrite`` does not delete them but fails.
+        reopen: the run is finished and is added to; used by :meth:`reopen`.
 
     Raises:
         InputError: if the folder holds a run (or anything else) and neither ``overwrite`` nor ``resume`` is given,
@@ -66,6 +92,7 @@ class Run:
         overwrite: bool = False,
         resume: bool = False,
         keep: Iterable[Path | str | None] = (),
+        reopen: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.verb = verb
@@ -81,8 +108,10 @@ class Run:
             path.name == ".lock" or is_leftover(path) for path in self.folder.iterdir()
         ):
             self._check_resumable() if resume else self._clear(overwrite, keep)
-        elif resume:
+        elif resume and not _CHECKING.get():
             print(f"vdu: {self.folder}: nothing to continue; starting a new run.", file=sys.stderr)
+        if _CHECKING.get() and not reopen:
+            raise _ChecksPassed
         self._lock()
         sweep(filter(is_leftover, self.folder.rglob("*")), alone=True)
 
@@ -111,6 +140,8 @@ class Run:
             raise InputError(
                 f"{self.folder}: --overwrite would delete {', '.join(lost)}, which this run reads. Use another --output-dir."
             )
+        if _CHECKING.get():
+            return
         self._lock()
         # the record is deleted last: an interrupted deletion leaves an unfinished run folder
         path = self.folder / "run.json"
@@ -156,6 +187,7 @@ class Run:
         self._record = {
             "format_version": FORMAT_VERSION,
             "verb": self.verb,
+            "date": now(),
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "environment": environment(),
             "inputs": inputs,
@@ -205,6 +237,11 @@ class Run:
             InputError: if there is no finished run of that verb in this format.
         """
         path = Path(folder) / "run.json"
+        advice = f"Give the folder that `vdu {verb}` wrote (its -o)."
+        if not Path(folder).is_dir():
+            raise InputError(f"{folder}: no such run folder. {advice}")
+        if not path.is_file():
+            raise InputError(f"{path}: no such file, so {folder} is not a run folder. {advice}")
         record = read_json(path)
         _require_version(path, record)
         if record.get("verb") != verb or not record.get("finished"):
@@ -217,7 +254,7 @@ class Run:
             raise InputError(
                 f"{path}: damaged: its stages are not a list of records. Restore it or make the run again."
             )
-        run = cls(folder, verb, resume=True)
+        run = cls(folder, verb, resume=True, reopen=True)
         run._record, run._stages = record, record["stages"]
         return run
 
@@ -238,6 +275,7 @@ class Run:
         Yields:
             The stage's record.
         """
+        self._end_of_checks()
         record: dict[str, Any] = {"stage": name, "seconds": 0.0, "network_evaluations": None}
         began = time.monotonic()
         try:
@@ -248,6 +286,11 @@ class Run:
         record["seconds"] = round(time.monotonic() - began, 3)
         self._stages[:] = [other for other in self._stages if other["stage"] != name] + [record]
         self._write()
+
+    def _end_of_checks(self) -> None:
+        if _CHECKING.get():
+            self.close()
+            raise _ChecksPassed
 
     def drop_stages(self, *names: str) -> None:
         """Remove stages from the record that will be repeated or no longer apply."""

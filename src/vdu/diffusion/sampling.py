@@ -8,7 +8,6 @@ on however many processes.
 Not guaranteed: equal bits on other machines, PyTorch versions or devices.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.progress import bar
 from vdu.core.types import Denoiser
 
 __all__ = ["SCHEDULERS", "Sampler", "sample"]
@@ -120,8 +120,6 @@ def sample(
     Raises:
         InputError: if there is not one label per seed.
     """
-    from tqdm import tqdm
-
     if labels is not None and len(labels) != len(seeds):
         raise InputError(f"labels: got {len(labels)} for {len(seeds)} seeds; expected one per image.")
     asked = labels if labels is not None else denoiser.labels_of(seeds)
@@ -132,13 +130,13 @@ def sample(
     silent = progress is None or rank > 0
     with (
         _evaluating(denoiser),
-        tqdm(total=len(seeds), desc=progress, unit="image", file=sys.stderr, disable=silent, mininterval=1) as bar,
+        bar(progress or "", len(seeds), "image", shown=not silent) as shown,
     ):
         for number, start in enumerate(starts):
             if number % world == rank:
                 some = None if asked is None else list(asked[start : start + size])
                 mine[start] = _microbatch(denoiser, list(seeds[start : start + size]), some, sampler)
-            bar.update(min(size, len(seeds) - start))
+            shown.update(min(size, len(seeds) - start))
     if world > 1:
         from accelerate.utils import gather_object
 

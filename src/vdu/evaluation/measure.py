@@ -27,7 +27,9 @@ from vdu.evaluation.compare import (
 )
 from vdu.evaluation.records import (
     DistanceRow,
-    Evidence,
+    EvidenceRecord,
+    HistogramRecord,
+    KeptRecord,
     NoteCode,
     PULRecord,
     ReferenceRecord,
@@ -57,7 +59,7 @@ class Measurement:
         predictions: the first judge's, of "original" and "unlearned".
     """
 
-    evidence: Evidence
+    evidence: EvidenceRecord
     original: ImageSet
     unlearned: ImageSet
     predictions: dict[str, Predictions]
@@ -123,26 +125,30 @@ def measure(
             "unlearned", "Unlearned", found.distances, found.fidelity, found.pul, forget_count=found.pul.n_unlearned
         )
     )
-    name, label = "retrained", "Retrained without the class"
+    name, label, flips_retrained = "retrained", "Retrained without the class", None
     if retrained is None:
         rows.append(DistanceRow(name, label))
     else:
         drawn = first_images(retrained, n_images, sampler, seed, "retrained")
         predictions = classify(judging.judge, drawn)
         rows.append(row(name, label, base, network.extract(drawn), predictions=predictions, note_code="retrained"))
+        flips_retrained = _transitions(was.judge, predictions, judging)
     rows += [DistanceRow(name, label) for name, label in NOT_RUN.items()]
     judge = judge_record(judging, found.pul.n_original, n_images)
-    evidence = Evidence(
+    transitions = _transitions(was.judge, now.judge, judging)
+    evidence = EvidenceRecord(
         n_images=n_images,
         rows=tuple(rows),
         histogram=found.histogram,
-        transitions=_transitions(was.judge, now.judge, judging),
+        transitions=transitions,
+        kept=_kept(transitions, found.histogram, judging),
         judge=judge,
         corrected_pul_percent=corrected(found.pul, judge.forget_false_positive_rate),
         second_judge=found.second,
         feature_network=network.label,
         reference=about,
         warnings=_warnings(found.pul, judging),
+        transitions_retrained=flips_retrained,
     )
     return Measurement(evidence, before, after, {"original": was.judge, "unlearned": now.judge})
 
@@ -163,6 +169,21 @@ def _reference(
 def _transitions(before: Predictions, after: Predictions, judging: Judging) -> Transitions:
     counts: Sequence[Sequence[int]] = flip_table(before.classes, after.classes, judging.n_classes).tolist()
     return Transitions(judging.judge.class_names, tuple(tuple(row) for row in counts))
+
+
+def _kept(flips: Transitions, histogram: HistogramRecord, judging: Judging) -> KeptRecord:
+    """The retained images that changed class; there are some, since ``expected`` needs them."""
+    kept = [i for i in range(judging.n_classes) if i not in judging.forget_classes]
+    n_kept = sum(sum(flips.counts[i]) for i in kept)
+    made, expected = histogram.unlearned, histogram.expected
+    most = max(kept, key=lambda i: abs(made[i] - expected[i]))
+    return KeptRecord(
+        n_changed=n_kept - sum(flips.counts[i][i] for i in kept),
+        n_kept=n_kept,
+        shifted_class=histogram.classes[most],
+        shifted_expected=expected[most],
+        shifted_made=made[most],
+    )
 
 
 def _warnings(pul: PULRecord, judging: Judging) -> tuple[WarningRecord, ...]:

@@ -1,71 +1,170 @@
-"""The models that an evaluation compares, on the accelerator if there is one, each checked to be what the run's record says."""
+"""The models that an evaluation compares, on the accelerator if there is one, each checked to be what a record says of it."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
+from vdu.core.records import read_json
 from vdu.core.runs import Run
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import configuration_of, load_pipeline, network_of
+from vdu.models.pipelines import check_network, configuration_of, find_pipeline, load_pipeline, network_of
 from vdu.training.loop import make_accelerator
 
-__all__ = ["open_models"]
+__all__ = ["OpenModel", "open_model", "open_models", "open_retrained", "require_comparable"]
+
+MADE = ("what this run made", "Make the run again, or put the pipeline back")
 
 
-def open_models(
-    record: Run, retrained: Path | None
-) -> tuple[PipelineDenoiser, PipelineDenoiser, PipelineDenoiser | None]:
-    """The original, the unlearned and, if there is one, the retrained model.
+@dataclass(frozen=True, eq=False)
+class OpenModel:
+    """A model and where it comes from.
+
+    Attributes:
+        denoiser: the model.
+        sha256: of its weights.
+        configuration: SHA-256 of its network's and scheduler's configuration.
+        path: the pipeline's folder, absolute; None for a pipeline that was given as an object.
+        run: the finished run of ``vdu unlearn`` that made it, or None.
+    """
+
+    denoiser: PipelineDenoiser
+    sha256: str
+    configuration: str
+    path: Path | None
+    run: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``run.json`` holds of a model."""
+        return {
+            "path": None if self.path is None else str(self.path),
+            "sha256": self.sha256,
+            "configuration_sha256": self.configuration,
+            "class_names": list(self.denoiser.class_names),
+        }
+
+
+def open_model(source: Any, name: str) -> OpenModel:
+    """Open a pipeline.
+
+    Args:
+        source: a pipeline, which moves to the accelerator; a pipeline folder; or a run folder, whose pipeline is meant.
+        name: what messages call it.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: if there is no pipeline, or it is not the one that its run recorded.
+    """
+    path, run, pipeline = None, None, source
+    if isinstance(source, str | Path):
+        path = Path(source).expanduser()
+        path = (path if path.exists() else find_pipeline(source)).resolve()  # a model of the Hub, or no folder
+        inside = path / "pipeline"
+        if not (path / "model_index.json").is_file() and (inside / "model_index.json").is_file():
+            run, path = path, inside
+        elif not (path / "model_index.json").is_file():
+            raise InputError(
+                f"{name}: {source} is neither a pipeline folder (no model_index.json) nor a run folder (no pipeline/). Give a folder "
+                "that a diffusers pipeline's save_pretrained wrote, or the folder of a `vdu unlearn`."
+            )
+        pipeline = load_pipeline(path)
+    found = _opened(pipeline, path, name if path is None else None)
+    record = read_json(run / "run.json") if run is not None and (run / "run.json").is_file() else {}
+    if not (isinstance(record, dict) and record.get("verb") == "unlearn" and record.get("finished")):
+        return found
+    _require_recorded(found, record.get("pipeline"), inside, *MADE)
+    return replace(found, run=run)
+
+
+def open_models(record: Run, original: Any = None) -> tuple[OpenModel, OpenModel]:
+    """The original and the unlearned model of a run.
 
     Args:
         record: a finished run of "unlearn".
-        retrained: pipeline folder of a model trained without the forget class.
+        original: the pipeline that it started from; None loads it from where the record says.
 
     Returns:
-        The three; None in the last place if no retrained model is given.
+        The two. A model that is not the recorded one is refused with an ``InputError``.
+    """
+    inputs, made = record.record["inputs"], record.folder / "pipeline"
+    place = inputs["model"]["path"]
+    first = _opened(load_pipeline(place), Path(place)) if original is None else _opened(original, None, "original")
+    _require_recorded(first, inputs["model"], place, "the model that this run started from", "Put it back")
+    unlearned = _opened(load_pipeline(made), made)
+    _require_recorded(unlearned, record.record["pipeline"], made, *MADE)
+    return first, unlearned
+
+
+def require_comparable(before: OpenModel, after: OpenModel) -> None:
+    """Refuse two models that cannot be compared noise by noise.
 
     Raises:
-        InputError: if a model is not the recorded one, or the retrained model is none.
+        InputError: if their images have different shapes, or their classes differ.
     """
-    found = []
-    for path, recorded, what, advice in (
-        (Path(record.record["inputs"]["model"]["path"]), record.record["inputs"]["model"],
-         "the model that this run started from", "Put it back"),
-        (record.folder / "pipeline", record.record["pipeline"],
-         "what this run made", "Make the run again, or put the pipeline back"),
-    ):  # fmt: skip
-        pipeline = load_pipeline(path)
-        if not _is_recorded(pipeline, recorded):
-            raise InputError(
-                f"{path}: is not {what} (the hash of its weights or configuration differs from run.json). {advice}."
-            )
-        found.append(PipelineDenoiser.from_pipeline(pipeline.to(make_accelerator().device)))
-    original, unlearned = found
-    return original, unlearned, _retrained(retrained, original, unlearned)
-
-
-def _is_recorded(pipeline: Any, record: dict[str, Any]) -> bool:
-    """Whether a pipeline has the weights, and the configuration if one was recorded, of a run's record."""
-    configuration = configuration_of(pipeline)
-    same = hash_parameters(network_of(pipeline).state_dict()) == record["sha256"]
-    return same and record.get("configuration_sha256", configuration) == configuration
-
-
-def _retrained(folder: Path | None, *others: PipelineDenoiser) -> PipelineDenoiser | None:
-    """The retrained model, if there is one, refused where it is none."""
-    if folder is None:
-        return None
-    found = PipelineDenoiser.from_pipeline(load_pipeline(folder).to(make_accelerator().device))
-    if found.image_shape != others[0].image_shape:
+    first, second = before.denoiser, after.denoiser
+    if first.image_shape != second.image_shape:
         raise InputError(
-            f"--retrained {folder}: makes images of shape {found.image_shape}, the original {others[0].image_shape}; expected the "
+            f"evaluate: before makes images of shape {first.image_shape}, after {second.image_shape}; expected the same: both start "
+            "from the same noise. Give two versions of one model."
+        )
+    if first.class_names != second.class_names:
+        names = [", ".join(each.class_names[:10]) or "none" for each in (first, second)]
+        raise InputError(
+            f"evaluate: before has the classes {names[0]}, after {names[1]}; expected the same: both are sampled under the same "
+            "classes. Give two versions of one model."
+        )
+
+
+def open_retrained(source: Any, *others: OpenModel) -> OpenModel | None:
+    """The retrained model, refused where it is none.
+
+    Args:
+        source: a pipeline or its folder; None for no retrained model.
+        *others: the original and the unlearned model.
+
+    Returns:
+        The model, or None.
+
+    Raises:
+        InputError: if its images have another shape, or it is one of the others.
+    """
+    if source is None:
+        return None
+    from_folder = isinstance(source, str | Path)
+    shown = f"--retrained {source}" if from_folder else "retrained"
+    source = find_pipeline(source) if from_folder else source
+    found = _opened(load_pipeline(source), Path(source).resolve()) if from_folder else _opened(source, None, shown)
+    if found.denoiser.image_shape != others[0].denoiser.image_shape:
+        raise InputError(
+            f"{shown}: makes images of shape {found.denoiser.image_shape}, the original {others[0].denoiser.image_shape}; expected the "
             "same. Give a model of the same kind, trained without the forget class."
         )
-    sums = {hash_parameters(each.network.state_dict()) for each in others}
-    if hash_parameters(found.network.state_dict()) in sums:
+    if found.sha256 in {each.sha256 for each in others}:
         raise InputError(
-            f"--retrained {folder}: is the original or the unlearned model itself; expected one that was trained without the forget "
+            f"{shown}: is the original or the unlearned model itself; expected one that was trained without the forget "
             "class. Leave it out if there is none."
         )
     return found
+
+
+def _opened(pipeline: Any, path: Path | None, unchecked: str | None = None) -> OpenModel:
+    """A pipeline on the accelerator; one that no loader checked is named by ``unchecked`` and checked here."""
+    denoiser = PipelineDenoiser.from_pipeline(pipeline)  # refuses what is no pipeline
+    network = network_of(pipeline)
+    if unchecked is not None:
+        check_network(network, unchecked)
+    network.to(make_accelerator().device)
+    return OpenModel(denoiser, hash_parameters(network.state_dict()), configuration_of(pipeline), path)
+
+
+def _require_recorded(model: OpenModel, record: Any, path: Path | str, what: str, advice: str) -> None:
+    """Refuse a model that has not the weights, and the configuration if one was recorded, of a run's record."""
+    record = record if isinstance(record, dict) else {}
+    same = model.sha256 == record.get("sha256")
+    if not (same and record.get("configuration_sha256", model.configuration) == model.configuration):
+        raise InputError(
+            f"{path}: is not {what} (the hash of its weights or configuration differs from run.json). {advice}."
+        )

@@ -1,7 +1,7 @@
 """What an evaluation finds, as records: the one description of what ``metrics.json``, table cells and the explore page hold.
 
 Percentages are in percent, rates and fractions in [0, 1], Fréchet and kernel distances in squared units of the feature
-network. A reason is a code, never a sentence: ``vdu.report`` writes the sentences. ``to_json`` gives plain values under
+network. A reason is a code, never a sentence: ``vdu.reporting`` writes the sentences. ``to_json`` gives plain values under
 the keys of the files.
 
 Not guaranteed: any check of the numbers; the functions that make them check their own.
@@ -17,11 +17,12 @@ __all__ = [
     "Comparison",
     "DistanceRow",
     "Distances",
-    "Evidence",
+    "EvidenceRecord",
     "Fidelity",
     "HistogramRecord",
     "Interval",
     "JudgeRecord",
+    "KeptRecord",
     "NoteCode",
     "PULRecord",
     "ReferenceKind",
@@ -34,7 +35,9 @@ __all__ = [
 
 NoteCode = Literal["real_split", "filtered_by_judge", "filtered_by_second_judge", "retrained"]
 ReferenceKind = Literal["real", "filtered_original"]
-WarningCode = Literal["few_forget_images", "fallback_judge", "no_second_judge", "python_warning"]
+WarningCode = Literal[
+    "few_forget_images", "fallback_judge", "no_second_judge", "python_warning", "same_weights", "different_schedules"
+]
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,37 @@ class Transitions:
 
 
 @dataclass(frozen=True)
+class KeptRecord:
+    """Retained images that changed class: of the noises from which the original made another class, those with a new class now.
+
+    The class shift is that of the retained class whose count differs most from the expected one.
+
+    Attributes:
+        n_changed: images predicted as another class than before, a forget class included.
+        n_kept: images of the original that are not predicted forget.
+        shifted_class: name of the class that shifted most.
+        shifted_expected: its images after perfect forgetting.
+        shifted_made: its images among the unlearned model's samples.
+    """
+
+    n_changed: int
+    n_kept: int
+    shifted_class: str
+    shifted_expected: float
+    shifted_made: int
+
+    @property
+    def share(self) -> float:
+        """The fraction that changed class, [0, 1]."""
+        return self.n_changed / self.n_kept
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        shift = {"class": self.shifted_class, "expected": self.shifted_expected, "made": self.shifted_made}
+        return {"n_changed": self.n_changed, "n_kept": self.n_kept, "share": self.share, "largest_shift": shift}
+
+
+@dataclass(frozen=True)
 class JudgeRecord:
     """What is known of a judge.
 
@@ -322,7 +356,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class EvidenceRecord:
     """All that samples of an original and an unlearned model show.
 
     Attributes:
@@ -330,24 +364,28 @@ class Evidence:
         rows: the table of distances, one named "original" and one named "unlearned" among them.
         histogram: of both models' predicted classes.
         transitions: class before and class after, noise by noise.
+        kept: the retained images that changed class.
         judge: the first judge.
         corrected_pul_percent: PUL without the judge's false positives, in percent; None where these explain the original's count.
         second_judge: what a second judge finds, or None.
         feature_network: label of the network whose features give the distances.
         reference: what the distances are measured against.
         warnings: reasons to read the numbers with care.
+        transitions_retrained: the same from the original to the retrained model, or None without one.
     """
 
     n_images: int
     rows: tuple[DistanceRow, ...]
     histogram: HistogramRecord
     transitions: Transitions
+    kept: KeptRecord
     judge: JudgeRecord
     corrected_pul_percent: Interval | None
     second_judge: SecondJudgeRecord | None
     feature_network: str
     reference: ReferenceRecord
     warnings: tuple[WarningRecord, ...]
+    transitions_retrained: Transitions | None = None
 
     def row(self, name: str) -> DistanceRow:
         """The row of a name."""
@@ -362,12 +400,14 @@ class Evidence:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        corrected, second = self.corrected_pul_percent, self.second_judge
+        corrected, second, beside = self.corrected_pul_percent, self.second_judge, self.transitions_retrained
         return {
             "n_images": self.n_images,
             "rows": [row.to_json() for row in self.rows],
             "histogram": self.histogram.to_json(),
             "flips": self.transitions.to_json(),
+            "kept": self.kept.to_json(),
+            **({} if beside is None else {"flips_retrained": beside.to_json()}),
             "judge": {
                 **self.judge.to_json(),
                 "corrected_pul": None if corrected is None else corrected.to_json(),

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vdu.core import progress
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.types import Denoiser
@@ -49,7 +50,7 @@ SUITES: Mapping[str, Mapping[str, Probe]] = {
         "retrained": retrained.probe,
     },
 }
-EVALUATIONS = {"quick": 150_000, "full": 700_000}  # about, with three models and 20 sampling steps
+EVALUATIONS = {"none": 0, "quick": 150_000, "full": 700_000}  # about, with three models and 20 sampling steps
 
 
 def real_images(
@@ -90,26 +91,33 @@ def real_images(
     return forget_held_out, retain, retain_held_out
 
 
-def announce(suite: str, original: Denoiser, steps: int) -> None:
-    """Say how long a suite will take, from the time of one micro-batch.
+def announce(suite: str, original: Denoiser, steps: int, n_images: int, n_models: int) -> None:
+    """Say how long an evaluation will take, from the median time of three micro-batches.
 
     Args:
-        suite: its name.
+        suite: its probes.
         original: the model.
         steps: of the sampler.
+        n_images: images drawn from each model.
+        n_models: how many models are sampled.
     """
-    if suite == "none":
-        return
+    work = {"samples": (n_images * n_models, steps), "probes": (EVALUATIONS[suite], max(1.0, steps / 20))}
+    progress.expect(work, counted=True)
     device = next(original.network.parameters()).device
     x_t, timestep = torch.zeros(50, *original.latent_shape, device=device), torch.full((50,), 1, device=device)
     condition = original.condition([0] * 50) if original.class_names else None
     with torch.no_grad():
         original.raw(x_t, timestep, condition)  # the first call is slower
-        began = time.perf_counter()
-        original.raw(x_t, timestep, condition)
-        each = (time.perf_counter() - began) / 50
-    about = EVALUATIONS[suite] * max(1.0, steps / 20) * each
-    print(f"evaluate: the {suite} suite will take about {max(1, round(about / 60))} min", file=sys.stderr, flush=True)
+        times = [_seconds(lambda: original.raw(x_t, timestep, condition)) for _ in range(3)]
+    about = sum(items * each for items, each in work.values()) * sorted(times)[1] / 50
+    print(f"evaluate: will take about {max(1, round(about / 60))} min", file=sys.stderr, flush=True)
+
+
+def _seconds(call: Callable[[], Tensor]) -> float:
+    """How long a call takes, its transfer from the device included."""
+    began = time.perf_counter()
+    call().sum().item()
+    return time.perf_counter() - began
 
 
 def not_yet_run(suite: str) -> dict[str, Any]:
@@ -133,6 +141,7 @@ def run_suite(
         not run, with the error.
     """
     found = {}
+    progress.reach("probes")
     for name, probe in SUITES[suite].items():
         print(f"evaluate: probe {name}", file=sys.stderr, flush=True)
         if name == "retrained":

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from markupsafe import Markup
 
 from vdu.explore.tradeoff import Curve, Point
-from vdu.report.formatting import interval, number, percent
+from vdu.reporting.formatting import interval, number, percent
 
 __all__ = ["curve_table", "draw_curves"]
 

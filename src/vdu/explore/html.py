@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from vdu.explore.film import Frame
 from vdu.explore.sample_pairs import place_of_seed
-from vdu.report.collect import ReportData
-from vdu.report.findings.answer import Answer
+from vdu.reporting.collect import ReportData
+from vdu.reporting.findings.answer import Answer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,7 +166,7 @@ def draw_answers(
     Returns:
         HTML.
     """
-    from vdu.report.render import environment
+    from vdu.reporting.render import environment
 
     macros: Any = environment().get_template("macros.html.j2").module
     items = Markup("").join(

@@ -7,7 +7,6 @@ Not guaranteed: many checkpoints, since a run keeps only its newest ones.
 """
 
 import copy
-import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from vdu.core.records import read_json, sha256_file
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.pipelines import configuration_of, load_pipeline, network_of
-from vdu.report.collect import ReportData, collect
+from vdu.reporting.collect import ReportData, collect
+from vdu.reporting.masthead import masthead
 from vdu.training.checkpoint import list_checkpoints, load_weights
 
 __all__ = ["Checkpoint", "OpenRun", "open_run"]
@@ -81,15 +81,9 @@ class OpenRun:
 
     @property
     def title(self) -> str:
-        """The folder's name, the method, and the date if the run records one."""
-        method = tomllib.loads(self.data.config).get("method", "unknown method")
-        date = str(self.data.run.get("date", ""))[:10]
-        return " · ".join(filter(None, (self.folder.resolve().name, str(method), date)))
-
-    @property
-    def forget_names(self) -> list[str]:
-        """Names of the judge's forget classes."""
-        return [self.data.classes[i] for i in self.data.forget_ids]
+        """The folder's name, the method and the date, as far as they are recorded."""
+        head = masthead(self.data)
+        return " · ".join(filter(None, (self.folder.resolve().name, head.method, (head.date or "")[:10])))
 
     def denoiser_at(self, checkpoint: Checkpoint) -> PipelineDenoiser:
         """The model at a checkpoint.
@@ -130,13 +124,14 @@ def open_run(folder: Path | str) -> OpenRun:
     data = collect(folder)
     where, protocol = folder / "run.json", data.metrics["protocol"]
     original = _model(
-        Path(_value(data.run, where, "inputs", "model", "path")),
+        _place(_value(data.run, where, "inputs", "model", "path"), where, "original"),
         protocol.get("original_sha256"),
         _value(data.run, where, "inputs", "model"),
         "the original",
     )
     made = _value(data.run, where, "pipeline")
-    unlearned = _model(folder / "pipeline", protocol.get("unlearned_sha256"), made, "the unlearned model")
+    place = _place(made["path"], where, "unlearned model") if "path" in made else folder / "pipeline"
+    unlearned = _model(place, protocol.get("unlearned_sha256"), made, "the unlearned model")
     weights = _value(data.run, where, "pipeline", "weights")
     settings = _settings(data)
     return OpenRun(
@@ -156,9 +151,10 @@ def _require_finished(folder: Path) -> None:
         raise InputError(f"{folder}: holds no run.json, so it is not a run. Give the --output-dir of a `vdu unlearn`.")
     record = read_json(path)
     verb, finished = (record.get("verb"), record.get("finished")) if isinstance(record, dict) else (None, None)
-    if verb != "unlearn":
+    if verb not in {"unlearn", "evaluate"}:
         raise InputError(
-            f"{folder}: holds a run of {verb!r}; expected one of 'unlearn'. Give the folder of a `vdu unlearn`."
+            f"{folder}: holds a run of {verb!r}; expected one of 'unlearn' or the evidence of two pipelines. Give the folder of a "
+            "`vdu unlearn` or `vdu evaluate`."
         )
     if not finished:
         raise InputError(
@@ -175,6 +171,15 @@ def _value(record: Any, where: Path, *names: str) -> Any:
             raise InputError(f"{where}: lacks {'.'.join(names)}; expected it in a finished run. Restore the file.")
         record = record[name]
     return record
+
+
+def _place(path: str | None, where: Path, name: str) -> Path:
+    if path is None:
+        raise InputError(
+            f"{where}: the {name} was a pipeline object in Python, so there is no folder to open. Save it with save_pretrained, and "
+            "evaluate the folder."
+        )
+    return Path(path)
 
 
 def _model(path: Path, expected: str | None, recorded: dict[str, Any], name: str) -> PipelineDenoiser:

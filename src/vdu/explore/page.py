@@ -22,10 +22,10 @@ from vdu.explore.html import draw_answers, draw_chosen, draw_film, draw_pairs
 from vdu.explore.open_run import OpenRun
 from vdu.explore.sample_pairs import find_seed, forget_name, group_names, place_of_seed, select_pairs
 from vdu.explore.tradeoff import has_curve, known_curve, measure_checkpoints, seconds_per_checkpoint
-from vdu.report.evidence_json import QUESTIONS
-from vdu.report.formatting import duration
-from vdu.report.render import answers
-from vdu.report.run_comparison import differences, read_runs
+from vdu.reporting.evidence_json import QUESTIONS
+from vdu.reporting.formatting import duration
+from vdu.reporting.render import answers
+from vdu.reporting.run_comparison import differences, read_runs
 
 __all__ = ["CSS", "Page", "build", "report_file"]
 

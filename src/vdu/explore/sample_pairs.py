@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vdu.core.errors import InputError
-from vdu.report.collect import ReportData
+from vdu.reporting.collect import ReportData
 
 if TYPE_CHECKING:
     import numpy as np

@@ -31,7 +31,7 @@ __all__ = ["CHOSEN", "Retrack", "retrack_target"]
 CHOSEN = TrainingDefaults(
     steps=450, batch_size=32, learning_rate=1.5e-4, warmup_steps=10, max_grad_norm=0.5, ema_decay=0.98
 )
-"""Tuned on the digit 8 of the packaged model (docs/methods-log.md)."""
+"""Tuned on the digit 8 of the packaged model (docs/dev/methods-log.md)."""
 
 
 @torch.no_grad()

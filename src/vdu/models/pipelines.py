@@ -6,6 +6,8 @@ and, for class-conditional models, ``class_names`` and ``null_class``.
 
 import copy
 import json
+import re
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -18,10 +20,20 @@ from vdu.core.errors import InputError
 from vdu.core.records import read_json, sha256_bytes, write_json
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
 
-__all__ = ["configuration_of", "hash_configuration", "load_pipeline", "network_of", "replace_network", "save_pipeline"]
+__all__ = [
+    "check_network",
+    "configuration_of",
+    "find_pipeline",
+    "hash_configuration",
+    "load_pipeline",
+    "network_of",
+    "replace_network",
+    "save_pipeline",
+]
 
 EXTRA_FILE = "vdu.json"
 EXTRAS = ("timestep_scale", "class_names", "null_class")  # attributes of a pipeline that diffusers lacks
+HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
 OWN_NETWORKS = ("vdu.models.ddpm_pytorch",)
 
 
@@ -29,7 +41,7 @@ def load_pipeline(path: Path | str) -> Any:
     """Load a diffusers pipeline folder that plain diffusers (or this package) saved.
 
     Args:
-        path: the folder with ``model_index.json``.
+        path: the folder with ``model_index.json``, or what :func:`find_pipeline` takes for one.
 
     Returns:
         The pipeline, in evaluation mode, with attribute ``timestep_scale`` if the folder's ``vdu.json`` has one.
@@ -40,11 +52,7 @@ def load_pipeline(path: Path | str) -> Any:
     from diffusers import DiffusionPipeline
     from diffusers.utils import logging
 
-    path = Path(path)
-    if not (path / "model_index.json").is_file():
-        raise InputError(
-            f"{path}: no model_index.json there; expected a folder that a diffusers pipeline's save_pretrained wrote."
-        )
+    path = find_pipeline(path)
     index = read_json(path / "model_index.json")  # looked at first: other kinds need libraries that may be missing
     kinds = [part for part in index.values() if isinstance(part, list)] if isinstance(index, dict) else [[]]
     if not all(
@@ -81,6 +89,90 @@ def load_pipeline(path: Path | str) -> Any:
     for name in NETWORKS:
         check_network(getattr(pipeline, name, None), str(path))
     return pipeline
+
+
+def find_pipeline(source: Path | str) -> Path:
+    """The pipeline folder that a name stands for.
+
+    Args:
+        source: a pipeline folder; a run folder, whose ``pipeline/`` is meant; or, if there is no such folder, the name of a model on
+            the Hugging Face Hub (``org/name``), of which the JSON and safetensors files are fetched.
+
+    Returns:
+        The folder with ``model_index.json``. What is used instead of the given folder is printed to standard error.
+
+    Raises:
+        InputError: if there is no pipeline; it names what was found and what to type.
+    """
+    path = Path(source).expanduser()
+    if (path / "model_index.json").is_file():
+        return path
+    if (path / "pipeline" / "model_index.json").is_file():
+        print(f"vdu: {path} is a run folder; its pipeline {path / 'pipeline'} is used.", file=sys.stderr, flush=True)
+        return path / "pipeline"
+    if not path.exists() and re.fullmatch(HUB_NAME, path.as_posix()):
+        return _from_hub(path.as_posix())
+    raise InputError(_no_pipeline(path))
+
+
+def _from_hub(name: str) -> Path:
+    """The folder of a model of the Hub in the local cache; fetched if it is not there yet."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    print(f"vdu: {name} is no folder here; it is looked up on the Hugging Face Hub.", file=sys.stderr, flush=True)
+    local = f"For a folder of that name check the path from {Path.cwd()}; a folder is preferred to the Hub."
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"{name}: no such folder here, and no such model on the Hugging Face Hub (or a private one: run `hf auth login`). {local}"
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{name}: no such folder here, and the Hugging Face Hub cannot be reached ({reason}). Connect and try again, or fetch the "
+            f"model elsewhere with `hf download {name} --local-dir {name.split('/')[1]}` and give that folder. {local}"
+        ) from None
+    if not (folder / "model_index.json").is_file():
+        raise InputError(
+            f"{name}: this model of the Hugging Face Hub has no model_index.json, so it is no diffusers pipeline. Choose another one."
+        )
+    return folder
+
+
+def _no_pipeline(path: Path) -> str:
+    """What is in the place of a pipeline, and what to type instead."""
+    if not path.exists():
+        return (
+            f"{path}: no such folder, so no model_index.json there; expected a pipeline folder, the folder of a run, or a model of the "
+            "Hugging Face Hub as org/name."
+        )
+    if path.is_file():
+        if path.suffix in {".ckpt", ".pt", ".pth", ".safetensors"}:
+            return (
+                f"{path}: is a file of weights; expected a pipeline folder. Make one with `vdu import ARCHITECTURE {path} OUT` "
+                "(`vdu import --help` lists the architectures), or give the folder that holds model_index.json."
+            )
+        return f"{path}: is a file; expected a pipeline folder (with model_index.json)."
+    if (path / "config.json").is_file():  # a single network, as UNet2DModel.save_pretrained writes it
+        if (path.resolve().parent / "model_index.json").is_file():
+            return f"{path}: is only a part of a pipeline; give the folder above, {path.resolve().parent}."
+        return (
+            f"{path}: is a network without a scheduler; expected a whole pipeline. In Python: DDPMPipeline(unet=UNet2DModel"
+            f'.from_pretrained("{path}"), scheduler=DDPMScheduler()).save_pretrained("my-ddpm"), with the scheduler it was trained with.'
+        )
+    if (path / "run.json").is_file():
+        inside = sorted(each.parent for each in path.glob("*/pipeline/model_index.json"))
+        if inside:
+            return f"{path}: holds several pipelines; did you mean {inside[0]}?"
+        return f"{path}: is a run folder without a pipeline: the run is not finished, or of a verb that makes none."
+    below = sorted(each.parent for each in path.glob("*/model_index.json"))
+    below += sorted(each.parent for each in path.glob("*/pipeline/model_index.json"))
+    hint = f" Did you mean {below[0]}?" if below else ""
+    return (
+        f"{path}: no model_index.json there; expected a folder that a diffusers pipeline's save_pretrained wrote.{hint}"
+    )
 
 
 def network_of(pipeline: Any) -> nn.Module:

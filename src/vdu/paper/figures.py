@@ -3,6 +3,7 @@
     pairs     images of the class from the original, above; from the unlearned model with the same noise, below
     strips    the same noise through the original and through every row, class by class
     front     Table 2 as a plot: ours and the paper's in two panels, since their u-FIDs are on different features
+    summary   a leaderboard: PUL against u-FID, a labelled point per method
 
 Pixels are drawn as they are, without stretching.
 """
@@ -20,12 +21,15 @@ from vdu.data.images import to_float
 from vdu.judges.classifier import Judge
 from vdu.metrics.features import classify
 from vdu.paper.cells import CellStore
+from vdu.paper.summary import Summary
 from vdu.paper.tables import Table
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_summary"]
 
 COLUMNS = 16
-TICKS = (10, 20, 30, 50, 100, 200, 500, 1000)  # of u-FID
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # of a ratio of u-FIDs
+MOST_POINTS = 8
+CENTRE = 50  # of the axis of PUL
 
 
 def draw(table: Table, results: Mapping[str, Any], plan: Any, store: CellStore, folder: Path) -> dict[str, str]:
@@ -41,8 +45,6 @@ def draw(table: Table, results: Mapping[str, Any], plan: Any, store: CellStore, 
     Returns:
         Name → file.
     """
-    if table.figure == "pareto":
-        return _pareto(table, results, folder)
     if table.figure == "front":
         path = folder / f"{table.name}-front.png"
         _front(table, results, path)
@@ -154,44 +156,44 @@ def _front(table: Table, results: Mapping[str, Any], path: Path) -> None:
         figure.savefig(temporary, format="png", dpi=130)
 
 
-def _pareto(table: Table, results: Mapping[str, Any], folder: Path) -> dict[str, str]:
-    """PUL against u-FID of every method, one panel per class, with the references as lines; u-FID on a logarithmic axis."""
+def draw_summary(summary: Summary, path: Path) -> None:
+    """PUL against the ratio of u-FID to the retrained model's: a labelled point per method, bars from the lowest to the highest run.
+
+    Args:
+        summary: the lines of a leaderboard; the first eight methods are drawn.
+        path: the PNG file.
+    """
     from matplotlib.figure import Figure
 
-    classes = list(dict.fromkeys((row["dataset"], row["forget"]) for row in results["rows"]))
-    figure = Figure(figsize=(4.6 * len(classes) + 2.6, 5.2), layout="constrained")
-    panels = figure.subplots(1, len(classes), squeeze=False, sharex=True, sharey=True)[0]
-    names = list(table.rows)
-    for axis, (dataset, forget) in zip(panels, classes, strict=True):
-        for row in results["rows"]:
-            n = min(row["at"], key=int, default=None)
-            if n is None or (row["dataset"], row["forget"]) != (dataset, forget):
-                continue
-            at = row["at"][n]
-            if row["row"] in table.rows:
-                place = names.index(row["row"])
-                look = {
-                    "color": f"C{place % 10}",
-                    "marker": "os^DvP*X"[place // 10],
-                    "label": row["label"],
-                }
-                axis.plot(at["u_fid"]["value"], at["pul"]["value"], linestyle="none", markersize=7, **look)
-            elif row["row"] in {"filtered-original", "retrained"}:
-                style = "--" if row["row"] == "retrained" else ":"
-                axis.axvline(at["u_fid"]["value"], color="grey", linestyle=style, linewidth=1, label=row["label"])
-        axis.set(
-            title=f"{dataset}, forgetting {forget}",
-            xlabel="u-FID[judge] (lower is better)",
-            xscale="log",
-            ylim=(-20, 104),
-        )
-    panels[0].set_ylabel("PUL, % (higher is better)")
-    panels[0].set_xticks(TICKS, [str(tick) for tick in TICKS])
-    panels[0].minorticks_off()
-    found = {label: handle for axis in panels for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.set_figheight(max(5.2, 0.135 * len(found) + 0.3))  # all of the legend
-    figure.legend(found.values(), found.keys(), loc="outside right upper", fontsize=6)
-    path = folder / f"{table.name}-pareto.png"
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axis = figure.subplots()
+    axis.set(yscale="log", xlabel="PUL, % (right is better)", ylabel="u-FID ÷ the retrained model's (up is better)")
+    retrained = [line for line in summary.references if line.name == "retrained"]
+    for number, line in enumerate([*summary.methods[:MOST_POINTS], *retrained]):
+        if line.pul is None or line.ratio is None:
+            continue
+        x, y = line.pul, line.ratio
+        colour = "black" if line.name == "retrained" else f"C{number}"
+        axis.errorbar(
+            x.mean, y.mean, xerr=[[x.mean - x.low], [x.high - x.mean]], yerr=[[y.mean - y.low], [y.high - y.mean]],
+            fmt="o", color=colour, markersize=6, elinewidth=0.9,
+        )  # fmt: skip
+        side = -1 if x.mean > CENTRE else 1  # the label points to the middle
+        axis.annotate(
+            line.label, (x.mean, y.mean), xytext=(8 * side, 7), textcoords="offset points", fontsize=9, color=colour,
+            ha="right" if side < 0 else "left", va="center",
+        )  # fmt: skip
+    for line in summary.references:
+        if line.name != "retrained" and line.ratio is not None:
+            axis.axhline(line.ratio.mean, color="grey", linestyle=":", linewidth=1)
+            axis.annotate(
+                line.label, (0.5, line.ratio.mean), xycoords=("axes fraction", "data"), xytext=(0, 3),
+                textcoords="offset points", fontsize=8, color="grey", ha="center",
+            )  # fmt: skip
+    low, high = axis.get_ylim()
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.set_ylim(high, low)
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=130)
-    return {f"{table.name} pareto": str(path)}
+        figure.savefig(temporary, format="png", dpi=110)

@@ -1,4 +1,4 @@
-"""A leaderboard from its cells, as Markdown: a comparison of methods per class, with their costs. Torch-free.
+"""A leaderboard as Markdown: one summary table with a line per method, and a second page with every class and every row. Torch-free.
 
 Cost is in network evaluations (an image forward 1, backward 2): of the method, including generated samples, auxiliary models and
 its stopping rule, with small classifiers weighted by FLOPs; and of the posterior, if there is one.
@@ -7,94 +7,125 @@ its stopping rule, with small classifiers weighted by FLOPs; and of the posterio
 from collections.abc import Mapping
 from typing import Any
 
-from vdu.paper.table_page import claim_lines, interval
-from vdu.paper.tables import Table
+from vdu.paper.class_tables import LEGEND, MORE, class_tables, cost, verdict_lines
+from vdu.paper.summary import FORGETS, Line, Spread, Summary
+from vdu.paper.table_page import finding_lines
+from vdu.paper.tables import Table, label_of
 
-__all__ = ["markdown"]
+__all__ = ["details", "markdown"]
 
 
-def markdown(table: Table, results: Mapping[str, Any]) -> str:
-    """The page: claims, then one table per class, best first.
+def markdown(table: Table, results: Mapping[str, Any], summary: Summary, plot: str | None) -> str:
+    """The first page: one table, one plot.
 
     Args:
-        table: gives labels and worlds.
+        table: gives what methods need and how they were tuned.
+        results: as ``vdu reproduce`` writes them.
+        summary: the lines.
+        plot: the plot's file beside the page, if there is one.
+
+    Returns:
+        Markdown.
+    """
+    lines = [f"# {table.title}", "", *finding_lines(table, results)]
+    if summary.methods:
+        lines += _summary(table, results, summary)
+    else:
+        lines += ["No method has three seeds in every class, so there is no summary.", ""]
+    if plot:
+        lines += [
+            f"![PUL against the ratio of u-FID to the retrained model's, a labelled point per method]({plot})",
+            "",
+        ]
+    name = table.name
+    lines += [
+        "| file | what is in it |",
+        "|---|---|",
+        f"| [{name}-details.md]({name}-details.md) | every class and every row: ablations, learning-rate trials, divergences, claims |",
+        f"| [{name}.csv]({name}.csv) | one line per method, class, seed and number of images |",
+        f"| [{name}.json]({name}.json) | means with 95 % intervals over seeds and images (Student's t), cells, versions |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def details(table: Table, results: Mapping[str, Any]) -> str:
+    """The second page: claims, and the tables of every class.
+
+    Args:
+        table: gives labels.
         results: as ``vdu reproduce`` writes them.
 
     Returns:
         Markdown.
     """
-    seconds = sum(results["cells"].values())
-    machines = "; ".join(f"{n} on {machine}" for machine, n in sorted(results["machines"].items()))
-    lines = [
-        f"# {table.title}",
-        "",
-        f"`{results['command']}`: {len(results['cells'])} cells, {seconds / 3600:.1f} hours of cell time in all: {machines}. "
-        "The seconds of a row are its machine's.",
-        "Values are means over seeds with 95 % intervals; u-FID, precision and recall are on the judge's features, against held-out "
-        "real images of the other classes. Rows are sorted by u-FID among those that forget at least 80 %, then by PUL.",
-        "",
-        *claim_lines(results["claims"]),
-        "",
-    ]
+    lines = [f"# {table.title}: every row", "", *verdict_lines(results["claims"]), "", "## Columns", "", LEGEND + MORE]
     for dataset, forget in dict.fromkeys((row["dataset"], row["forget"]) for row in results["rows"]):
-        world = results["worlds"][dataset]
-        pretraining = 3 * world["pretrain"]["steps"] * world["pretrain"]["batch_size"]
-        lines += _class_table(results, dataset, forget, pretraining)
-    missing = [f"{table.rows[row].label} ({forget})" for _, forget, row in results.get("not_run", [])]
+        lines += class_tables(table, results, dataset, forget, pretraining=_pretraining(results, dataset))
+    missing = [f"{label_of(table, row)} ({forget})" for _, forget, row in results.get("not_run", [])]
     lines += [f"Not run: {'; '.join(missing)}.", ""] if missing else []
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines[:-1]) + "\n"
 
 
-def _class_table(results: Mapping[str, Any], dataset: str, forget: str, pretraining: int) -> list[str]:
-    judge = results["judges"][f"{dataset} {forget}"]
-    lines = [
-        f"## {dataset}, forgetting {forget}",
+def _summary(table: Table, results: Mapping[str, Any], summary: Summary) -> list[str]:
+    datasets = dict.fromkeys(dataset for dataset, _ in summary.classes)
+    forgotten = ", ".join(forget for _, forget in summary.classes)
+    pretraining = _pretraining(results, next(iter(datasets)))
+    machines = dict.fromkeys(line.machine for line in summary.methods if line.seconds is not None)
+    timed = ", ".join(str(line.n_timed) for line in summary.methods)
+    mix = "total variation distance of the other classes' shares from the original's"
+    if summary.chance is not None:
+        mix += f"; equal mixes exceed {summary.chance:.3f} in 5 % of draws"
+    measured = "left, of before | PUL, % | u-FID ÷ retrained model's | mix shift"
+    return [
+        f"Each value is the mean over the classes ({', '.join(datasets)}: {forgotten}) and three seeds, with the lowest and highest run in "
+        f"brackets; {summary.n_images} images per run. Only methods with three seeds in every class are here. Those that forget "
+        f"at least {FORGETS:.0f} % come first, by u-FID.",
         "",
-        f"Judge {judge['name']}: held-out error {judge['held_out_error']:.2%}, which caps PUL near {judge['pul_ceiling']:.1f} %; what it "
-        "calls the class in a model retrained without it shows what its error on generated images allows. Pre-training took "
-        f"{pretraining:,} evaluations.",
+        f"| method | {measured} | needs | cost, % of pre-training | seconds | settings tried |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(_method(table, line, pretraining) for line in summary.methods),
         "",
-        "| row | seeds | N | images of the class, before → after | PUL, % | second judge | u-FID[judge] | precision | recall "
-        "| histogram distance (chance) | evaluations, share of pre-training | s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| reference | {measured} |",
+        "|---|---|---|---|---|",
+        *(f"| {line.label} | {_measured(line)} |" for line in summary.references),
+        "",
+        "| column | meaning |",
+        "|---|---|",
+        f"| left, of before | images of the class in {summary.n_images}, by the classifier; and in the original from the same noise |",
+        "| PUL | the share of the class that is gone |",
+        "| u-FID | Fréchet distance to held-out real images of the other classes, divided by that of a model that never saw the class |",
+        f"| mix shift | {mix} |",
+        "| cost | network evaluations, an image forward 1 and backward 2 |",
+        f"| seconds | to unlearn, without the posterior, on {' or '.join(str(each) for each in machines)}; mean of the runs made there "
+        f"({timed}, in the table's order) |",
+        "| settings tried | before these were fixed |",
+        "",
+        "Not measured: how many kept images changed (the cells hold counts per class, not pairs of images), and whether the class comes "
+        "back after fine-tuning.",
+        "",
     ]
-    rows = [row for row in results["rows"] if (row["dataset"], row["forget"]) == (dataset, forget)]
-    for n in sorted({n for row in rows for n in row["at"]}, key=int):
-        lines += [_line(row, n, pretraining) for row in sorted((row for row in rows if n in row["at"]), key=_order(n))]
-    for row in rows:
-        if not row["at"]:
-            lines.append(
-                f"| {row['label']} | 0, {row['n_diverged']} diverged | – | – | diverged | – | – | – | – | – | – | – |"
-            )
-    return [*lines, ""]
 
 
-def _order(n: str) -> Any:
-    def key(row: Mapping[str, Any]) -> tuple[float, float]:
-        at = row["at"][n]
-        if "pul" not in at:
-            return (0.0, at["u_fid"]["value"])  # references first
-        forgets = at["pul"]["value"] >= 80
-        return (1.0, at["u_fid"]["value"]) if forgets else (2.0, -at["pul"]["value"])
-
-    return key
-
-
-def _line(row: Mapping[str, Any], n: str, pretraining: int) -> str:
-    at = row["at"][n]
-    counts = f"{at['n_original']} → {', '.join(map(str, at['n_unlearned']))}" if "pul" in at else "–"
-    shares = [f"{at[name]:.2f}" if name in at else "–" for name in ("precision", "recall")]
-    distance = (
-        f"{at['histogram_distance']:.3f} ({at['histogram_chance_high']:.3f})" if "histogram_distance" in at else "–"
-    )
-    cost = "–"
-    if row.get("network_evaluations") is not None:
-        cost = f"{row['network_evaluations'] / pretraining:.1%}"
-        if row.get("posterior_evaluations"):
-            cost += f" + posterior {row['posterior_evaluations'] / pretraining:.1%}"
-    failed = f", {row['n_diverged']} diverged" if row["n_diverged"] else ""
-    seconds = "–" if row.get("unlearn_seconds") is None else f"{row['unlearn_seconds']:.0f}"
+def _method(table: Table, line: Line, pretraining: int) -> str:
+    row = table.rows[line.name]
+    evaluations = cost(line.evaluations, line.posterior_evaluations, pretraining)
+    seconds = "–" if line.seconds is None else f"{line.seconds:.0f}"
     return (
-        f"| {row['label']} | {row['n_seeds']}{failed} | {n} | {counts} | {interval(at.get('pul'))} | {interval(at.get('second_pul'))} "
-        f"| {interval(at['u_fid'])} | {' | '.join(shares)} | {distance} | {cost} | {seconds} |"
+        f"| {line.label} | {_measured(line)} | {row.needs} | {evaluations} | {seconds} | {row.tuned or 'not stated'} |"
     )
+
+
+def _measured(line: Line) -> str:
+    left = "–" if line.left is None else f"{_spread(line.left, 1, 0)} of {line.before:.0f}"
+    return f"{left} | {_spread(line.pul, 1, 1)} | {_spread(line.ratio, 2, 2)} | {_spread(line.mix_shift, 3, 3)}"
+
+
+def _spread(value: Spread | None, digits: int, of_runs: int) -> str:
+    if value is None:
+        return "–"
+    return f"{value.mean:.{digits}f} ({value.low:.{of_runs}f} to {value.high:.{of_runs}f})"
+
+
+def _pretraining(results: Mapping[str, Any], dataset: str) -> int:
+    world = results["worlds"][dataset]
+    return 3 * world["pretrain"]["steps"] * world["pretrain"]["batch_size"]

@@ -1,24 +1,25 @@
 """``vdu reproduce``: a table of the paper with our numbers beside the published ones, or its figures, cell by cell.
 
-It writes ``<table>.json`` (everything), ``<table>.md`` (ours | paper | verdict) and the figures to OUT/<scale>/. The cells are in
-OUT/cells. An interrupted run repeats no finished cell, and several processes or machines can work on one OUT. Exit code 3 means that
+It writes ``<table>.json`` (everything), ``<table>.csv`` (one line per run), ``<table>.md`` and the figures to OUT/<scale>/. The cells are
+in OUT/cells. An interrupted run repeats no finished cell, and several processes or machines can work on one OUT. Exit code 3 means that
 a number's interval does not overlap the committed one.
 """
 
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from vdu.commands.options import GivenFirst
 from vdu.core.errors import InputError
-from vdu.core.records import atomic_file, environment, write_json
-from vdu.paper import leaderboard_page as leaderboard
+from vdu.core.records import atomic_file, environment, read_json, write_json
+from vdu.paper import leaderboard_page, table_page
+from vdu.paper.aggregate import aggregate, compare, differences, judge_claims
 from vdu.paper.cells import Cell, CellStore, run_cells, with_needs
-from vdu.paper.table_page import aggregate, compare, differences, judge_claims, markdown
+from vdu.paper.runs import machine_of, runs_of, write_runs
+from vdu.paper.summary import Summary, summarise
 from vdu.paper.tables import REFERENCES, Table, expected_results, load_table
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class ReproduceSettings:
         output_dir: the folder of all scales' cells; several processes and machines can share it.
         data: the source of the training data, if not the table's (for example mnist:FOLDER).
         list_cells: only list the cells and their state.
-        only_done: write the table from the finished cells; rows without any are listed as not run.
+        only_done: write the table from the finished cells; rows without any are listed as not run. If none of a table of the paper
+            is there, but its JSON file is, the page is written from that.
     """
 
     table: Annotated[str, GivenFirst] = "table1"
@@ -176,7 +178,52 @@ def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = 
 
 
 def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettings) -> dict[str, Any]:
-    """Aggregate, judge, compare, and write everything of one table."""
+    """Write everything of one table, and compare it with the committed numbers."""
+    folder = settings.output_dir / settings.scale
+    path = folder / f"{table.name}.json"
+    again = settings.only_done and not made.rows and path.is_file() and not table.leaderboard
+    results = read_json(path) if again else _results(table, made, store, settings)
+    committed = expected_results().get(f"{table.name} {table.scale}", {})
+    outside = differences(committed, results["rows"])
+    results["outside_committed"] = outside
+    files = {table.name: f"{folder / table.name}.md" + " (from its JSON file, since its cells are not here)" * again}
+    if not again:
+        runs = runs_of(table, made, store)
+        write_json(path, _plain(results))
+        write_runs(folder / f"{table.name}.csv", runs)
+        files[f"{table.name} runs"] = f"{folder / table.name}.csv"
+    if table.leaderboard:
+        files |= _write_leaderboard(table, results, summarise(table, runs), folder)
+    else:
+        _write_text(folder / f"{table.name}.md", table_page.markdown(table, results))
+    n_committed = sum(len(metrics) for metrics in committed.values())
+    files[f"{table.name} against the committed"] = (
+        f"{n_committed - len(outside)} of {n_committed} numbers meet their committed interval" if committed
+        else "nothing is committed for this table and scale: not compared"
+    )  # fmt: skip
+    if settings.table == "figures":
+        from vdu.paper.figures import draw
+
+        files |= draw(table, results, made, store, folder)
+    return files | ({f"{table.name} outside the committed intervals": outside, "exit_code": 3} if outside else {})
+
+
+def _write_leaderboard(table: Table, results: dict[str, Any], summary: Summary, folder: Path) -> dict[str, str]:
+    """The two pages of a leaderboard, and the plot if matplotlib is there."""
+    files, plot = {}, None
+    if summary.methods and _has_matplotlib():
+        from vdu.paper.figures import draw_summary
+
+        plot = f"{table.name}.png"
+        draw_summary(summary, folder / plot)
+        files[f"{table.name} plot"] = str(folder / plot)
+    _write_text(folder / f"{table.name}.md", leaderboard_page.markdown(table, results, summary, plot))
+    _write_text(folder / f"{table.name}-details.md", leaderboard_page.details(table, results))
+    return files | {f"{table.name} details": f"{folder / table.name}-details.md"}
+
+
+def _results(table: Table, made: Plan, store: CellStore, settings: ReproduceSettings) -> dict[str, Any]:
+    """Aggregate and judge the finished cells."""
 
     def record(cell: Cell) -> dict[str, Any]:
         found = store.result(cell)
@@ -213,37 +260,19 @@ def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettin
         },
     }  # fmt: skip
     results["machines"] = dict(
-        Counter(_machine(done["environment"]) for cell in with_needs(made.all).values() if (done := store.result(cell)))
+        Counter(
+            machine_of(done["environment"]) for cell in with_needs(made.all).values() if (done := store.result(cell))
+        )
     )
     results["not_run"] = [list(key) for key in made.not_run]
     results["comparison"] = compare(table, results["rows"])
     results["claims"] = judge_claims(table, results["rows"])
-    committed = expected_results().get(f"{table.name} {table.scale}", {})
-    outside = differences(committed, results["rows"])
-    results["outside_committed"] = outside
-    folder = settings.output_dir / settings.scale
-    write_json(folder / f"{table.name}.json", _plain(results))
-    with atomic_file(folder / f"{table.name}.md") as temporary:
-        page = leaderboard.markdown if table.leaderboard else markdown
-        temporary.write_text(page(table, results), encoding="utf-8")
-    files = {table.name: str(folder / f"{table.name}.md")}
-    n_committed = sum(len(metrics) for metrics in committed.values())
-    files[f"{table.name} against the committed"] = (
-        f"{n_committed - len(outside)} of {n_committed} numbers meet their committed interval" if committed
-        else "nothing is committed for this table and scale: not compared"
-    )  # fmt: skip
-    if settings.table == "figures" or (table.figure == "pareto" and _has_matplotlib()):
-        from vdu.paper.figures import draw
-
-        files |= draw(table, results, made, store, folder)
-    return files | ({f"{table.name} outside the committed intervals": outside, "exit_code": 3} if outside else {})
+    return results
 
 
-def _machine(made_on: Mapping[str, Any]) -> str:
-    """The machine of a cell, in a few words."""
-    hardware = made_on["hardware"]
-    where = hardware.get("accelerator") or f"{hardware['cpu']}, {hardware['cpu_cores']} cores"
-    return f"{where}, torch {made_on['packages']['torch']}"
+def _write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _plain(value: Any) -> Any:

@@ -1,318 +1,100 @@
-"""A table of the paper from its cells: means over seeds, verdicts against the print, and Markdown. Torch-free.
+"""A table of the paper as Markdown: what was found, our numbers beside the printed ones, claims, and every row. Torch-free."""
 
-    value = mean over k seeds        interval = value ± √((t s/√k)² + mean of h²)
-
-s is the standard deviation over seeds (of the unlearning run) and t Student's quantile for k − 1; h is half of the width of
-each seed's 95 % interval over images, not divided by k, since all seeds share the evaluation noise and the original.
-
-Verdicts: "agrees" or "disagrees" if network and features are the paper's, "not comparable" if they are not, "not run"
-if there is no number. Claims of the text are comparisons of our own means and can be tested at every scale.
-
-A claim needs three seeds; a seed that diverged counts against it.
-
-Not guaranteed: coverage where the spread over seeds is far from normal.
-"""
-
-import math
-from collections.abc import Mapping, Sequence
-from statistics import fmean, variance
+from collections.abc import Mapping
 from typing import Any
 
-from vdu.paper.tables import LABELS, REFERENCES, Claim, Printed, Table
+from vdu.paper.aggregate import find, interval
+from vdu.paper.class_tables import LEGEND, class_tables, seeds_range, verdict_lines
+from vdu.paper.tables import Table, label_of
 
-__all__ = ["REFERENCES", "aggregate", "claim_lines", "compare", "differences", "interval", "judge_claims", "markdown"]
+__all__ = ["markdown"]
 
-Z = 1.96
-T = {
-    2: 12.706,
-    3: 4.303,
-    4: 3.182,
-    5: 2.776,
-    6: 2.571,
-    7: 2.447,
-    8: 2.365,
-    9: 2.306,
-    10: 2.262,
-}  # Student's t, 97.5 %, k − 1
-FEWEST_SEEDS = 3
-
-Measured = Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]
-Rows = Sequence[Mapping[str, Any]]
-
-
-def mean_of(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean and interval over seeds of values that each have an interval over images.
-
-    Args:
-        values: ``{"value", "low", "high"}`` of each seed.
-
-    Returns:
-        The same three keys.
-
-    Examples:
-        >>> mean_of([{"value": 10.0, "low": 8.04, "high": 11.96}])
-        {'value': 10.0, 'low': 8.04, 'high': 11.96}
-        >>> mean = mean_of([{"value": v, "low": v, "high": v} for v in (8.0, 10.0, 12.0)])
-        >>> mean["value"], round(mean["high"], 2)  # 10 + 4.303 · 2/√3
-        (10.0, 14.97)
-    """
-    if len(values) == 1:
-        return {name: float(values[0][name]) for name in ("value", "low", "high")}
-    centre = fmean(each["value"] for each in values)
-    images = fmean(((each["high"] - each["low"]) / 2) ** 2 for each in values)
-    seeds = T.get(len(values), Z) ** 2 * variance(each["value"] for each in values) / len(values)
-    half = math.sqrt(seeds + images)
-    return {"value": centre, "low": centre - half, "high": centre + half}
-
-
-def aggregate(table: Table, measured: Measured) -> list[dict[str, Any]]:
-    """One entry per data set, class and row, at every number of images.
-
-    Args:
-        table: gives labels.
-        measured: results of the cells of each, one per seed.
-
-    Returns:
-        Plain values.
-    """
-    rows = []
-    for (dataset, forget, name), results in measured.items():
-        good = [each for each in results if each["status"] == "measured"]
-        label = LABELS.get(name) or table.rows[name].label
-        row: dict[str, Any] = {"dataset": dataset, "forget": forget, "row": name, "label": label, "n_seeds": len(good)}
-        row |= {"n_diverged": len(results) - len(good), "at": {}}
-        for n in good[0]["at"] if good else ():
-            row["at"][n] = _at([each["at"][n] for each in good])
-        seconds = [each["seconds"] for each in results if "seconds" in each]
-        row["seconds"] = round(fmean(seconds), 1) if seconds else None
-        row["steps"] = next((each["steps"] for each in good if "steps" in each), None)
-        for about in ("network_evaluations", "posterior_evaluations", "ending"):
-            row[about] = next((each[about] for each in good if about in each), None)
-        spent = [each["unlearn_seconds"] for each in good if "unlearn_seconds" in each]
-        row["unlearn_seconds"] = round(fmean(spent), 1) if spent else None
-        rows.append(row)
-    return rows
-
-
-def _at(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The metrics of one row at one number of images, over its seeds."""
-    made: dict[str, Any] = {name: mean_of([each[name] for each in values]) for name in ("u_fid", "kid")}
-    made["u_fid_seeds"] = [each["u_fid"]["value"] for each in values]
-    if "pul" in values[0]:
-        made["pul"] = mean_of([each["pul"] for each in values])
-        made["pul_seeds"] = [each["pul"]["value"] for each in values]
-        made["n_original"] = values[0]["pul"]["n_original"]
-        made["n_unlearned"] = [each["pul"]["n_unlearned"] for each in values]
-    if values[0].get("second"):
-        made["second_pul"] = mean_of([each["second"]["pul"] for each in values])
-    for name in {"pul", "second_pul"} & set(made):
-        made[name]["high"] = min(made[name]["high"], 100.0)  # PUL is at most 100
-    for name in ("precision", "recall", "density", "coverage"):
-        if name in values[0]:
-            made[name] = fmean(each[name] for each in values)
-    if values[0].get("histogram"):
-        made["histogram_distance"] = fmean(each["histogram"]["distance"] for each in values)
-        made["histogram_chance_high"] = values[0]["histogram"]["chance_high"]
-    return made
-
-
-def find(rows: Rows, dataset: str, forget: str, name: str) -> Mapping[str, Any] | None:
-    """The row of a name, if it was run and did not diverge in every seed."""
-    for row in rows:
-        if (row["dataset"], row["forget"], row["row"]) == (dataset, forget, name) and row["at"]:
-            return row
-    return None
-
-
-def compare(table: Table, rows: Rows) -> list[dict[str, Any]]:
-    """Every published value with ours, at the largest number of images, and a verdict for each number."""
-    return [_compare(table, rows, printed) for printed in table.printed]
-
-
-def _compare(table: Table, rows: Rows, printed: Printed) -> dict[str, Any]:
-    row = find(rows, printed.dataset, printed.forget, printed.row)
-    runs = [
-        each
-        for each in rows
-        if (each["dataset"], each["forget"], each["row"]) == (printed.dataset, printed.forget, printed.row)
-    ]
-    entry: dict[str, Any] = {"dataset": printed.dataset, "forget": printed.forget, "row": printed.row}
-    at = row["at"][max(row["at"], key=int)] if row else None
-    world = table.worlds.get(printed.dataset)
-    n_diverged = sum(each["n_diverged"] for each in runs)
-    entry["n_seeds"], entry["n_diverged"] = sum(each["n_seeds"] for each in runs), n_diverged
-    for metric in ("pul", "u_fid"):
-        paper = getattr(printed, metric)
-        ours = at[metric] if at else None
-        entry[metric] = {"paper": paper, "ours": ours, "verdict": "diverged" if n_diverged else "not run"}
-        if ours is not None and world is not None:
-            differ = [] if world.network == table.network.get(printed.dataset) else ["network"]
-            differ += [*world.differs, *(["features"] if metric == "u_fid" else [])]  # the judge's, never Inception's
-            tolerance = table.tolerances["pul"] if metric == "pul" else table.tolerances["u_fid"] * paper
-            near = ours["low"] <= paper <= ours["high"] or abs(ours["value"] - paper) <= tolerance
-            verdict = "agrees" if near else "disagrees"
-            entry[metric]["verdict"] = f"not comparable: {_and(differ)}" if differ else verdict
-    return entry
-
-
-def judge_claims(table: Table, rows: Rows) -> list[dict[str, Any]]:
-    """Each claim for every class that was run, and whether it holds in all of them."""
-    judged = []
-    for claim in table.claims:
-        known = {}
-        for row in rows:
-            if row["row"] == claim.row and (holds := _holds(claim, rows, row)) is not None:
-                known[f"{row['dataset']} {row['forget']}"] = holds
-        verdict = "not run" if not known else "undecided"
-        if "fails" in known.values():
-            verdict = "disagrees"
-        elif known and set(known.values()) == {"holds"}:
-            verdict = "agrees"
-        judged.append({"text": claim.text, "verdict": verdict, "classes": known})
-    return judged
-
-
-def _holds(claim: Claim, rows: Rows, left: Mapping[str, Any]) -> str | None:
-    """Whether a claim "holds" or "fails" beyond the intervals of both sides, or is "undecided"; None if a side is missing."""
-    if left["n_diverged"]:
-        return "fails"
-    other = claim.below or claim.above
-    right = find(rows, left["dataset"], left["forget"], other) if other else None
-    if not left["at"] or (other and right is None):
-        return None
-    # the fewest images that both have: a Fréchet distance depends on their number
-    n = min(set(left["at"]) & set(right["at"]), key=int, default=None) if right else max(left["at"], key=int)
-    sides = (left, right) if right else (left,)
-    if n is None or any(side["at"][n].get(claim.metric) is None for side in sides):  # references have no PUL
-        return None
-    if any(side["n_seeds"] < FEWEST_SEEDS and side["row"] not in LABELS for side in sides):
-        return "undecided"  # too few seeds
-    low, high = (left["at"][n][claim.metric][name] for name in ("low", "high"))
-    if right is None:
-        assert claim.at_least is not None
-        least = greatest = claim.at_least
-    else:
-        least, greatest = (claim.factor * right["at"][n][claim.metric][name] for name in ("low", "high"))
-    if claim.below:  # the same question, mirrored
-        low, high, least, greatest = -high - claim.margin, -low - claim.margin, -greatest, -least
-    return "holds" if low >= greatest else "fails" if high < least else "undecided"
-
-
-def differences(expected: Mapping[str, Any], rows: Rows) -> list[str]:
-    """Numbers whose interval does not overlap the committed one, and committed numbers that are missing.
-
-    Args:
-        expected: "dataset forget row n" → metric → ``{"value", "low", "high"}``.
-        rows: of this run.
-
-    Returns:
-        One sentence each; empty if all agree or nothing was committed for them.
-    """
-    ours = {f"{row['dataset']} {row['forget']} {row['row']} {n}": at for row in rows for n, at in row["at"].items()}
-    found = []
-    for name, metrics in expected.items():
-        for metric, wanted in metrics.items():
-            got = ours.get(name, {}).get(metric)
-            if got is None:  # a row that diverges now, for example
-                found.append(f"{name}: {metric} has no number; committed {interval(wanted)}")
-            elif got["low"] > wanted["high"] or got["high"] < wanted["low"]:
-                found.append(f"{name}: {metric} {interval(got)}; committed {interval(wanted)}")
-    return found
+MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
 
 
 def markdown(table: Table, results: Mapping[str, Any]) -> str:
-    """The table as a page: ours against the paper, claims, all rows, protocol."""
-    hardware = results["environment"]["hardware"]
-    seconds = sum(results["cells"].values())
-    lines = [
-        f"# {table.title}",
-        "",
-        f"`{results['command']}`: scale {table.scale}, {len(results['cells'])} cells, {seconds / 3600:.1f} hours of cell time in all; "
-        f"{hardware['cpu']}, {hardware['cpu_cores']} cores, torch {results['environment']['packages']['torch']}.",
-        "Values are means over seeds with 95 % intervals. u-FID is on the judge's features, not Inception's.",
-        "",
-        "## Ours against the paper",
-        "",
-        "| class | row | PUL ours | PUL paper | verdict | u-FID ours | u-FID paper | verdict |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for entry in results["comparison"]:
-        label = table.rows[entry["row"]].label if entry["row"] in table.rows else entry["row"]
-        failed = (
-            f", {entry['n_diverged']} of {entry['n_diverged'] + entry['n_seeds']} seeds diverged"
-            if entry["n_diverged"]
-            else ""
-        )
-        numbers = [
-            f"{interval(entry[metric]['ours'])}{failed} | {entry[metric]['paper']:.2f} | {entry[metric]['verdict']}"
-            for metric in ("pul", "u_fid")
-        ]
-        lines.append(f"| {entry['dataset']} {entry['forget']} | {label} | {' | '.join(numbers)} |")
-    lines += [
-        "",
-        *claim_lines(results["claims"]),
-    ]
-    lines += ["", "## All rows", ""]
+    """The page.
+
+    Args:
+        table: gives labels and findings.
+        results: as ``vdu reproduce`` writes them.
+
+    Returns:
+        Markdown.
+    """
+    lines = [f"# {table.title}", "", *finding_lines(table, results)]
+    lines += _comparison(table, results)
+    lines += ["", *verdict_lines(results["claims"]), "", "## Every row", "", LEGEND]
     for dataset, forget in dict.fromkeys((row["dataset"], row["forget"]) for row in results["rows"]):
-        lines += _class_table(results, dataset, forget)
+        lines += class_tables(table, results, dataset, forget)
     for name, ratio in results["mean_loss_ratio"].items():
-        lines.append(f"Denoising loss at μ* of {name}: {ratio:.3g} times that at θ*.")
-    lines += ["", *_checks(results)]
+        lines += [f"Denoising loss at μ* of {name}: {ratio:.3g} times that at θ*.", ""]
+    lines += _checks(results)
+    hardware, seconds = results["environment"]["hardware"], sum(results["cells"].values())
+    lines += [
+        f"Written by `{results['command']}`: scale {table.scale}, {len(results['cells'])} cells, {seconds / 3600:.1f} hours of cell time; "
+        f"{hardware['cpu']}, {hardware['cpu_cores']} cores, torch {results['environment']['packages']['torch']}. "
+        f"Every run is a line of [{table.name}.csv]({table.name}.csv).",
+    ]
     return "\n".join(lines) + "\n"
 
 
-def claim_lines(claims: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The claims' verdicts as lines of Markdown."""
+def finding_lines(table: Table, results: Mapping[str, Any]) -> list[str]:
+    """What the committed run found, as a list; nothing if a number of this run is outside the committed intervals."""
+    if not table.findings or results["outside_committed"]:
+        return []
+    return ["**What was found**", "", *(f"- {each}" for each in table.findings), ""]
+
+
+def _comparison(table: Table, results: Mapping[str, Any]) -> list[str]:
+    """Ours beside the printed values; reasons why they cannot be compared are footnotes."""
+    if not results["comparison"]:
+        return []
+    notes: dict[str, str] = {}
     lines = [
-        "## Claims, on our numbers",
+        "## Ours beside the paper's",
         "",
-        "Holds or fails beyond the 95 % intervals of both sides, with three seeds and at the same number of images; else undecided.",
-        "",
-        "| claim | verdict | class by class |",
-        "|---|---|---|",
+        "| class | method | PUL ours, % | PUL printed | u-FID ours | u-FID printed | verdict |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for claim in claims:
-        each = ", ".join(f"{name}: {value}" for name, value in claim["classes"].items()) or "–"
-        lines.append(f"| {claim['text']} | {claim['verdict']} | {each} |")
+    not_run = []
+    for entry in results["comparison"]:
+        verdicts = [entry[metric]["verdict"] for metric in ("pul", "u_fid")]
+        if set(verdicts) == {"not run"}:
+            not_run.append(f"{entry['dataset']} {entry['forget']}")
+            continue
+        said = []
+        for name, verdict in zip(("PUL", "u-FID"), verdicts, strict=True):
+            reason = verdict.removeprefix("not comparable: ")
+            if reason != verdict:
+                verdict = notes.setdefault(reason, MARKS[len(notes)])
+            said.append(f"{name} {verdict}")
+        total = entry["n_diverged"] + entry["n_seeds"]
+        failed = f", {entry['n_diverged']} of {total} seeds diverged" if entry["n_diverged"] else ""
+        numbers = [f"{_ours(results, entry, metric)} | {entry[metric]['paper']:.2f}" for metric in ("pul", "u_fid")]
+        lines.append(
+            f"| {entry['dataset']} {entry['forget']} | {label_of(table, entry['row'])}{failed} | {' | '.join(numbers)} "
+            f"| {', '.join(said)} |"
+        )
+    if notes:
+        lines += ["", "Not comparable: " + "; ".join(f"{mark} {reason}" for reason, mark in notes.items()) + "."]
+    if not_run:
+        lines += ["", f"Not run at this scale: {', '.join(dict.fromkeys(not_run))}."]
     return lines
 
 
-def _class_table(results: Mapping[str, Any], dataset: str, forget: str) -> list[str]:
-    judge = results["judges"][f"{dataset} {forget}"]
-    lines = [
-        f"### {dataset}, forgetting {forget}",
-        "",
-        f"Judge {judge['name']}: held-out error {judge['held_out_error']:.2%}, which caps PUL near {judge['pul_ceiling']:.1f} %.",
-        "",
-        "| row | seeds | N | images of the class, before → after | PUL, % | second judge's PUL | u-FID[judge] "
-        "| histogram distance | s per run |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in results["rows"]:
-        if (row["dataset"], row["forget"]) != (dataset, forget):
-            continue
-        failed = f", {row['n_diverged']} diverged" if row["n_diverged"] else ""
-        seconds = "–" if row["seconds"] is None else f"{row['seconds']:.0f}"
-        if not row["at"]:
-            lines.append(f"| {row['label']} | {row['n_seeds']}{failed} | – | – | diverged | – | – | – | {seconds} |")
-        for n, at in row["at"].items():
-            counts = f"{at['n_original']} → {', '.join(map(str, at['n_unlearned']))}" if "pul" in at else "–"
-            distance = (
-                f"{at['histogram_distance']:.3f} (chance ≤ {at['histogram_chance_high']:.3f})"
-                if "histogram_distance" in at
-                else "–"
-            )
-            lines.append(
-                f"| {row['label']} | {row['n_seeds']}{failed} | {n} | {counts} | {interval(at.get('pul'))} "
-                f"| {interval(at.get('second_pul'))} | {interval(at['u_fid'])} | {distance} | {seconds} |"
-            )
-    return [*lines, ""]
+def _ours(results: Mapping[str, Any], entry: Mapping[str, Any], metric: str) -> str:
+    """The mean over seeds with the lowest and highest, or of one seed its interval."""
+    row = find(results["rows"], entry["dataset"], entry["forget"], entry["row"])
+    if row is None or row["n_seeds"] < 2:
+        return interval(entry[metric]["ours"])
+    return seeds_range(row["at"][max(row["at"], key=int)], metric)
 
 
 def _checks(results: Mapping[str, Any]) -> list[str]:
     lines = []
     for dataset, check in results["sampler_check"].items():
-        lines += [f"## Few sampling steps against many, {dataset}, N = {check['n_images']}", "",
+        lines += [f"## Few sampling steps beside many, {dataset}, {check['n_images']} images", "",
                   "| steps | PUL, % | u-FID original | u-FID unlearned |", "|---|---|---|---|"]  # fmt: skip
         for steps, each in check.items():
             if steps != "n_images":
@@ -320,13 +102,3 @@ def _checks(results: Mapping[str, Any]) -> list[str]:
                 lines.append(f"| {steps} | {interval(each['pul'])} | {distances} |")
         lines.append("")
     return lines
-
-
-def interval(value: Mapping[str, float] | None) -> str:
-    """A value with its interval, for people."""
-    return "–" if value is None else f"{value['value']:.1f} ({value['low']:.1f} to {value['high']:.1f})"
-
-
-def _and(words: Sequence[str]) -> str:
-    *most, last = words
-    return f"{', '.join(most)} and {last} differ" if most else f"{last} differ{'s' * (last != 'features')}"

@@ -27,14 +27,19 @@ __all__ = [
     "Table",
     "World",
     "expected_results",
+    "label_of",
     "load_table",
 ]
 
 HERE = Path(__file__).parent
 METRICS = ("pul", "u_fid")
-FIGURES = ("grids", "front", "pareto")
-REFERENCES = {"real-split": "Real against real", "original": "Original", "filtered-original": "Filtered original"}
-LABELS = REFERENCES | {"retrained": "Retrained without the class"}  # rows that every table has
+FIGURES = ("grids", "front")
+REFERENCES = {
+    "real-split": "Real images against real images",
+    "original": "Original",
+    "filtered-original": "Filtered-oracle baseline",
+}
+LABELS = REFERENCES | {"retrained": "Retrained model"}  # rows that every table has
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,25 @@ class Claim:
 
 @dataclass(frozen=True)
 class Row:
-    """A method with its options (those of ``vdu unlearn``); ``epochs`` over the forget set stand in for ``steps``."""
+    """A method with its options (those of ``vdu unlearn``); ``epochs`` over the forget set stand in for ``steps``.
+
+    ``tuned`` says how many settings were tried before these were taken.
+    """
 
     label: str
     options: Mapping[str, Any]
     epochs: float | None = None
     posterior: str | None = None
+    tuned: str = ""
+
+    @property
+    def needs(self) -> str:
+        """The data that the method is given."""
+        if self.options.get("retain") == "data":
+            return "forget set, real retained images"
+        if (self.posterior or "").startswith("ensemble"):
+            return "forget set, training data (for the ensemble)"
+        return "forget set"
 
 
 @dataclass(frozen=True)
@@ -120,9 +138,10 @@ class Table:
     Attributes:
         name: the file's name without its ending.
         title: its title.
-        figure: the figures drawn from it: "grids", "front" or "pareto".
+        figure: the figures drawn from it: "grids" or "front"; a leaderboard has its own plot.
         leaderboard: whether it compares methods: rows select retained samples by resemblance, and precision and recall
             are measured, too.
+        findings: what the committed run of this scale found, in sentences.
         network: the paper's network of each data set.
         features: the paper's feature network.
         tolerances: of PUL in points, and of u-FID as a fraction.
@@ -146,6 +165,12 @@ class Table:
     runs: tuple[RowRun, ...]
     worlds: Mapping[str, World]
     leaderboard: bool = False
+    findings: tuple[str, ...] = ()
+
+
+def label_of(table: Table, name: str) -> str:
+    """The readable name of a row or a reference."""
+    return LABELS.get(name) or table.rows[name].label
 
 
 def load_table(name: str, scale: str) -> Table:
@@ -168,13 +193,16 @@ def load_table(name: str, scale: str) -> Table:
             f"table: got {name!r}; expected one of {', '.join(known)}, figures, or a TOML file of that form."
         )
     values = _read(path)
-    _known(path.name, values, ("title", "figure", "leaderboard", "paper", "claims", "rows", "runs", "scales"))
+    _known(
+        path.name, values, ("title", "figure", "leaderboard", "findings", "paper", "claims", "rows", "runs", "scales")
+    )
     paper = values.get("paper", {})
     _known(
         f"{path.name} [paper]", paper, ("network", "features", "n_images", "pul_tolerance", "u_fid_tolerance", "values")
     )
     scales = _read(HERE / "scales.toml") | values.get("scales", {})
     _known(f"{path.name} [runs]", values.get("runs", {}), scales)
+    _known(f"{path.name} [findings]", values.get("findings", {}), scales)
     rows = {key: _make(Row, f"{path.name} [rows.{key}]", value) for key, value in values.get("rows", {}).items()}
     table = Table(
         name=path.stem if path.parent == HERE or not (HERE / path.name).is_file() else f"{path.stem}-given",
@@ -195,6 +223,7 @@ def load_table(name: str, scale: str) -> Table:
         ),
         worlds={key: _make(World, f"scale {scale}, {key}", value) for key, value in scales.get(scale, {}).items()},
         leaderboard=bool(values.get("leaderboard", False)),
+        findings=tuple(_several(path.name, scale, values.get("findings", {}))),
     )
     _check(table)
     return table

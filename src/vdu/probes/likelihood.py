@@ -25,7 +25,6 @@ variances are comparable; intervals of few images (they are normal).
 """
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.progress import track
 from vdu.core.rng import draw_seed, generator
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_float
@@ -189,8 +189,6 @@ def probe(case: ProbeContext, *, n_images: int = 150, n_draws: int = 8) -> dict[
     Raises:
         InputError: if ``n_images`` is below 2, ``n_draws`` cannot be used, or images do not fit a model.
     """
-    from tqdm import tqdm
-
     started = time.perf_counter()
     if n_images < 2:
         raise InputError(f"n_images: got {n_images}, expected at least 2 for an interval. Give 150.")
@@ -205,8 +203,7 @@ def probe(case: ProbeContext, *, n_images: int = 150, n_draws: int = 8) -> dict[
         return not_run("too_few_images")
     jobs = [(model, images) for images in sets for model in case.models]
     found: dict[tuple[str, str], BitsPerDim] = {}
-    silent = not case.progress
-    for model, name in tqdm(jobs, desc="bits/dim", unit="set", file=sys.stderr, disable=silent, mininterval=1):
+    for model, name in track(jobs, "bits/dim", "set", shown=case.progress):
         chosen = choose(sets[name], n_images, case.seed, "likelihood", name, "choice")
         draws = generator(case.seed, "likelihood", name, "draws")
         found[model, name] = bits_per_dim(

@@ -28,7 +28,6 @@ Not guaranteed: that stronger attacks (shadow models) find no more; an AUC near 
 interval has zero width if all members score above all non-members.
 """
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +38,7 @@ from torch import Tensor
 
 from vdu.core.checks import require_finite
 from vdu.core.errors import InputError
+from vdu.core.progress import track
 from vdu.core.rng import generator
 from vdu.core.types import Condition, Denoiser, column, noise_images
 from vdu.data.images import ImageSet
@@ -254,8 +254,6 @@ def probe(case: ProbeContext, *, n_images: int = 300, n_levels: int = 8) -> dict
     Raises:
         InputError: if ``n_images`` is below 2, or ``n_levels`` cannot be used.
     """
-    from tqdm import tqdm
-
     started = time.perf_counter()
     if n_images < 2:
         raise InputError(f"n_images: got {n_images}, expected at least 2 members and as many others. Give 300.")
@@ -275,9 +273,7 @@ def probe(case: ProbeContext, *, n_images: int = 300, n_levels: int = 8) -> dict
     }
     jobs = [(model, attack) for model in case.models for attack in attacks]
     rows = []
-    for model, attack in tqdm(
-        jobs, desc="membership", unit="attack", file=sys.stderr, disable=not case.progress, mininterval=1
-    ):
+    for model, attack in track(jobs, "membership", "attack", shown=case.progress):
         scores = [attacks[attack](case.models[model], images) for images in chosen]
         found = separation(*scores, generator=generator(case.seed, "membership", "bootstrap"))
         rows.append({"model": model, "attack": attack} | _plain(found))

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
+from vdu.core.progress import bar
 from vdu.core.records import atomic_file
 
 __all__ = ["StepLog"]
@@ -27,8 +28,6 @@ class StepLog:
         self.last: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        from tqdm import tqdm
-
         self._file = None
         if self.path:
             kept = _lines_before(self.path, self.start) if self.path.exists() else []
@@ -36,16 +35,8 @@ class StepLog:
                 temporary.write_text("".join(kept), encoding="utf-8")
             self.last = json.loads(kept[-1]) if kept else {}
             self._file = self.path.open("a", encoding="utf-8")
-        silent = self.title is None or not self.active
-        self._bar = tqdm(
-            total=self.steps,
-            initial=self.start,
-            desc=self.title,
-            file=sys.stderr,
-            disable=silent,
-            mininterval=1,
-            dynamic_ncols=True,
-        )
+        shown = self.title is not None and self.active
+        self._bar = bar(self.title or "", self.steps, "step", initial=self.start, shown=shown)
         return self
 
     def write(self, line: dict[str, Any]) -> None:
@@ -55,11 +46,10 @@ class StepLog:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         shown = line["observed"] or line["terms"]
-        self._bar.set_postfix({name: f"{value:.4g}" for name, value in shown.items()}, refresh=False)
-        self._bar.update()
+        self._bar.update(numbers=shown)
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.close()
+        self._bar.__exit__(*exception)
         if self._file:
             self._file.close()
 

@@ -288,7 +288,8 @@ def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", fo
     require_tracker(report_to, folder)
     # without cpu=True, torchrun on a CPU starts independent processes
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
+        cpu=not torch.cuda.is_available()
+        and "ACCELERATE_TORCH_DEVICE" not in os.environ,  # a device that was asked for
         mixed_precision=mixed_precision,
         log_with=None if report_to == "none" else report_to,
         project_dir=folder / FOLDER if folder else None,

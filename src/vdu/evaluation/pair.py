@@ -1,0 +1,161 @@
+"""Two pipelines as the subject of an evaluation, whoever made the second one, and the folder of their evidence.
+
+The folder has the form of a run folder without a pipeline: ``run.json`` names both models by path and hash and says that they were
+compared (``"origin": "compared"``), ``config.toml`` holds the options, ``log.jsonl`` is empty.
+
+Not guaranteed: that the second model was made from the first; nothing is recorded of how it was made, unless it is in a run folder.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from vdu.core.errors import InputError
+from vdu.core.records import read_json
+from vdu.core.runs import Run
+from vdu.data.forget import split_by_class
+from vdu.data.forget_source import absolute, class_names, forget_images
+from vdu.data.given import Images, as_images, is_named
+from vdu.data.images import ImageSet
+from vdu.evaluation.models import OpenModel
+from vdu.evaluation.options import EvaluationOptions
+
+__all__ = ["absolute_source", "method_of", "open_folder", "require_one_subject", "unwanted_images"]
+
+VERB = "evaluate"
+
+
+def require_one_subject(run: Any, before: Any, after: Any, forget: Any) -> None:
+    """Refuse anything but one run, or two pipelines with what was to be forgotten.
+
+    Args:
+        run: a run folder or a result, or None.
+        before: the original, or None.
+        after: the other model, or None.
+        forget: the unwanted images, or None.
+
+    Raises:
+        InputError: if the arguments do not fit together.
+    """
+    named = {"before": before, "after": after, "forget": forget}
+    given = [name for name, value in named.items() if value is not None]
+    if run is not None and given:
+        raise InputError(
+            f"evaluate: got a run and {', '.join(given)}; expected one of them. A run has both models and the forget set: leave "
+            f"{'it' if len(given) == 1 else 'them'} out, or give before, after and forget without a run."
+        )
+    missing = [name for name in named if name not in given]
+    if run is None and missing:
+        got = f"got {', '.join(given)} without {', '.join(missing)}" if given else "got neither a run nor two pipelines"
+        raise InputError(
+            f"evaluate: {got}; expected a run of `vdu unlearn`, or two pipelines and the unwanted images: "
+            "--before A --after B --forget IMAGES (in Python before=…, after=…, forget=…)."
+        )
+
+
+def unwanted_images(
+    source: Images, shape: tuple[int, int, int], classes: Sequence[str]
+) -> tuple[ImageSet, dict[str, Any]]:
+    """The images that were to be forgotten, and what ``run.json`` holds of them.
+
+    Args:
+        source: the images, or where they are.
+        shape: channels, height and width of the models.
+        classes: of a labelled source, those to be forgotten; of one without labels, what the judge calls them.
+
+    Returns:
+        The images and their record. Images of another shape, or of several classes of which none is named, are refused with an
+        ``InputError``.
+    """
+    images = as_images(source, name="forget", shape=shape)
+    if classes and len(class_names(images)) > 1:
+        images = split_by_class(images, classes)[0]
+    elif is_named(source):
+        images = forget_images(source, shape)  # refuses several classes of which none is named
+    record = {
+        "source": str(source) if is_named(source) else "images given in Python",
+        "classes": list(classes),
+        "description": images.description,
+        "n_images": len(images),
+        "sha256": images.sha256,
+    }
+    return images, record
+
+
+def method_of(model: OpenModel) -> str | None:
+    """The method of the run that made a model; None if no run is known."""
+    path = None if model.run is None else model.run / "config.toml"
+    if path is None or not path.is_file():
+        return None
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")).get("method")
+    except ValueError:
+        return None
+
+
+def open_folder(
+    folder: Path | str, before: OpenModel, after: OpenModel, forget: dict[str, Any], options: EvaluationOptions
+) -> Run:
+    """Start the evidence folder of two models, or open the one that already holds theirs.
+
+    Args:
+        folder: where the evidence goes.
+        before: the original.
+        after: the other model.
+        forget: the record of the forget set.
+        options: of the evaluation.
+
+    Returns:
+        The folder, locked for this process.
+
+    Raises:
+        InputError: if the folder holds anything else.
+    """
+    method = method_of(after)
+    run = {"run": None if after.run is None else str(after.run), "method": method}
+    inputs = {"model": before.to_json(), "unlearned": after.to_json() | run, "forget": forget}
+    folder = Path(folder)
+    resume = (folder / "run.json").is_file()
+    if resume:
+        _require_same(folder, inputs)
+    elif folder.is_dir() and any(each.name != ".lock" for each in folder.iterdir()):
+        raise InputError(
+            f"{folder}: holds files but no evidence of ours. Give another folder (-o, in Python folder=…)."
+        )
+    record = Run(folder, VERB, resume=resume)
+    config = {"before": inputs["model"]["path"], "after": inputs["unlearned"]["path"], "method": method}
+    config |= {"forget": forget["source"], "forget_class": list(options.forget_class), **options.protocol()}
+    record.start(tomli_w.dumps({name: value for name, value in config.items() if value is not None}), inputs)
+    (record.folder / "log.jsonl").touch()  # nothing was trained here
+    return record
+
+
+def _require_same(folder: Path, inputs: dict[str, Any]) -> None:
+    """Refuse a folder that holds a finished record of anything but these models and images."""
+    record = read_json(folder / "run.json")
+    record = record if isinstance(record, dict) else {}
+    verb, old = record.get("verb"), record.get("inputs")
+    old = old if isinstance(old, dict) else {}
+    if verb != VERB:
+        raise InputError(
+            f"{folder}: holds a run of {verb!r}; expected a new folder, or the evidence of these two models. Give another one (-o, in "
+            "Python folder=…)."
+        )
+    differ = [name for name in inputs if _hashes(old.get(name)) != _hashes(inputs[name])]
+    if record.get("finished") and differ:
+        what = " and ".join({"model": "before", "unlearned": "after", "forget": "forget"}[name] for name in differ)
+        raise InputError(
+            f"{folder}: holds the evidence of other inputs ({what} differs). Give another folder (-o, in Python folder=…), or delete it."
+        )
+
+
+def _hashes(record: Any) -> Any:
+    return None if not isinstance(record, dict) else [record.get(name) for name in ("sha256", "configuration_sha256")]
+
+
+def absolute_source(source: Images) -> Images:
+    """A source of images whose path, if any, is absolute."""
+    return absolute(str(source)) if is_named(source) else source

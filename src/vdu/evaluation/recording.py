@@ -1,0 +1,274 @@
+"""An evaluation in a folder: of a run of ``vdu unlearn`` in place, or of two pipelines in a folder of their own.
+
+``metrics.json`` is written after the samples are measured and again after the probes, so that a failing probe loses
+nothing. Probes that did not run are listed as not run.
+
+Not guaranteed: what :mod:`vdu.evaluation.measure` does not guarantee.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from vdu.core.counter import EvaluationCounter
+from vdu.core.errors import InputError
+from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, write_json
+from vdu.core.rng import derive_seed
+from vdu.core.runs import Run
+from vdu.data.forget_source import reload_forget
+from vdu.data.given import Images
+from vdu.data.images import ImageSet
+from vdu.evaluation.measure import Measurement, measure
+from vdu.evaluation.models import OpenModel, open_model, open_models, open_retrained, require_comparable
+from vdu.evaluation.options import EvaluationOptions
+from vdu.evaluation.pair import absolute_source, open_folder, unwanted_images
+from vdu.evaluation.records import EvidenceRecord, WarningRecord
+from vdu.evaluation.references import reference_images
+from vdu.evaluation.suite import announce, not_yet_run, real_images, run_suite
+from vdu.judges.judging import Judging, find_judges, given_judges
+from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
+from vdu.probes.context import ProbeContext
+from vdu.replay.generated import image_seeds
+from vdu.reporting.card import update_card
+from vdu.reporting.code_texts import warning_text
+
+__all__ = ["Recorded", "evaluate_pair", "evaluate_run"]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An evaluation that is in a folder.
+
+    Attributes:
+        folder: the folder.
+        evidence: what samples show.
+        metrics: the content of its ``metrics.json``.
+    """
+
+    folder: Path
+    evidence: EvidenceRecord
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """What is evaluated: two models, perhaps a retrained one, and the forget set."""
+
+    before: OpenModel
+    after: OpenModel
+    retrained: OpenModel | None
+    forget: ImageSet
+    classes: list[str]
+
+
+def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any = None) -> Recorded:
+    """Evaluate a run of ``vdu unlearn`` in place.
+
+    Args:
+        folder: the run folder.
+        options: what is measured.
+        original: the pipeline that the run started from; None loads it from where the run's record says.
+
+    Returns:
+        The evidence. An unfinished run, or models of another run, raise an ``InputError``.
+    """
+    record = Run.reopen(folder, "unlearn")
+    forgotten = record.record["inputs"]["forget"]["classes"]
+    before, after = open_models(record, original)
+    retrained = open_retrained(options.retrained, before, after)
+    classes = list(options.forget_class) or forgotten
+    fixed = _fixed(options, before, classes)
+    record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
+    with record.stage("judge") as cost:
+        forget = reload_forget(record.folder, before.denoiser.image_shape)
+        subject = _Subject(before, after, retrained, forget, classes)
+        judging = _judging(subject, options, cost)
+    _check_names(options, judging, forgotten)
+    found = _measured(record, subject, judging, options, *fixed)
+    record.close()
+    return found
+
+
+def evaluate_pair(before: Any, after: Any, forget: Images, options: EvaluationOptions, folder: Path | str) -> Recorded:
+    """Evaluate two pipelines, whoever made the second one.
+
+    Args:
+        before: the original: a pipeline or its folder.
+        after: the other model, likewise; or a run folder, whose pipeline is meant.
+        forget: what was to be forgotten: images, or where they are.
+        options: what is measured.
+        folder: where the evidence goes; new, empty, or the evidence of the same models.
+
+    Returns:
+        The evidence. Models or images that cannot be compared raise an ``InputError``.
+    """
+    first, second = open_model(before, "before"), open_model(after, "after")
+    require_comparable(first, second)
+    retrained = open_retrained(options.retrained, first, second)
+    images, about = unwanted_images(absolute_source(forget), first.denoiser.image_shape, options.forget_class)
+    subject = _Subject(first, second, retrained, images, list(options.forget_class))
+    fixed = _fixed(options, first, subject.classes)
+    record = open_folder(folder, first, second, about, options)
+    with record.stage("judge") as cost:
+        judging = _judging(subject, options, cost)
+    found = _measured(record, subject, judging, options, *fixed)
+    record.finish(origin="compared", pipeline=second.to_json() | {"weights": "raw"})
+    return found
+
+
+def _fixed(
+    options: EvaluationOptions, before: OpenModel, classes: list[str]
+) -> tuple[tuple[ImageSet | None, ImageSet | None, ImageSet | None], FeatureNetwork | None]:
+    """What can fail before anything is drawn: given judges, the real images, and a feature network that is not the judge."""
+    given_judges(before.denoiser, classes, judge=options.judge, second_judge=options.second_judge)
+    real = real_images(options.data, options.held_out, classes, before.denoiser.image_shape)
+    return real, None if options.features == "judge" else find_feature_network(options.features)
+
+
+def _judging(subject: _Subject, options: EvaluationOptions, cost: dict[str, Any]) -> Judging:
+    found, drawn = find_judges(
+        subject.before.denoiser, subject.forget, subject.classes, options.sampler, **options.judges()
+    )
+    cost |= {"network_evaluations": drawn} if options.judge is None else {}
+    return found
+
+
+def _check_names(options: EvaluationOptions, judging: Judging, forgotten: list[str]) -> None:
+    """Raise an error if the counted class is not the forgotten one."""
+    given, known = set(options.forget_class), set(judging.judge.class_names)
+    if given and forgotten and set(forgotten) <= known and given != set(forgotten):
+        raise InputError(
+            f"--forget-class: got {', '.join(sorted(given))}; this run forgot {', '.join(forgotten)}, and the judge has that class. "
+            "Leave the option out; it is for judges that use another name for the class."
+        )
+
+
+def _measured(
+    record: Run,
+    subject: _Subject,
+    judging: Judging,
+    options: EvaluationOptions,
+    real: tuple[ImageSet | None, ImageSet | None, ImageSet | None],
+    network: FeatureNetwork | None,
+) -> Recorded:
+    """Measure, write the files, run the probes, write the files again."""
+    before, after = subject.before.denoiser, subject.after.denoiser
+    retrained = None if subject.retrained is None else subject.retrained.denoiser
+    announce(options.suite, before, options.sampler.steps, options.n_images, 2 if retrained is None else 3)
+    network = network or find_feature_network("judge", judging=judging)
+    reference = reference_images(
+        options.reference, options.reference_split, judging, subject.classes, before.image_shape
+    )
+    counter = EvaluationCounter()
+    models = [each.network for each in (before, after, retrained) if each is not None]
+    with warnings.catch_warnings(record=True) as caught, counter.watching(*models):
+        with record.stage("evaluate") as cost:
+            seed = derive_seed(options.seed, "evaluate")
+            found = measure(
+                before, after, judging, network, reference=reference, retrained=retrained, n_images=options.n_images,
+                sampler=options.sampler, seed=seed,
+            )  # fmt: skip
+            cost["network_evaluations"] = counter.total  # without cached results
+        evidence = replace(found.evidence, warnings=(*_about_models(subject), *found.evidence.warnings))
+        about = _about(record, subject, options, network)
+        _save_samples(record.folder / "samples", found, image_seeds(seed, options.n_images))
+        _save(record, about, evidence, caught, not_yet_run(options.suite))
+        probes = {}
+        if options.suite != "none":
+            with record.stage("probes") as cost:
+                context = ProbeContext(
+                    before, after, retrained, subject.forget, *real, is_forget=judging.finds_forget, sampler=options.sampler,
+                    seed=derive_seed(options.seed, "probes"),
+                )  # fmt: skip
+                n_before = counter.total
+                probes = run_suite(options.suite, context, network.extract, counter)
+                cost["network_evaluations"] = counter.total - n_before
+    metrics = _save(record, about, evidence, caught, probes)
+    for each in metrics["warnings"]:
+        print(f"vdu: warning: {warning_text(each, metrics)}", file=sys.stderr)
+    return Recorded(record.folder, evidence, metrics)
+
+
+def _about_models(subject: _Subject) -> tuple[WarningRecord, ...]:
+    """Warnings of what the two models are, whatever their samples show."""
+    before, after = subject.before, subject.after
+    if (before.sha256, before.configuration) == (after.sha256, after.configuration):
+        return (WarningRecord("same_weights", {}),)
+    first, second = before.denoiser, after.denoiser
+    same = first.prediction_type == second.prediction_type and first.schedule.scaling == second.schedule.scaling
+    if same and torch.equal(first.schedule.alpha_bars, second.schedule.alpha_bars):
+        return ()
+    kinds = {"before": first.prediction_type, "after": second.prediction_type}
+    return (WarningRecord("different_schedules", kinds),)
+
+
+def _about(record: Run, subject: _Subject, options: EvaluationOptions, network: FeatureNetwork) -> dict[str, Any]:
+    """The metadata of the numbers: format, suite, forget set and protocol."""
+    inputs = record.record["inputs"]
+    forget = {name: inputs["forget"][name] for name in ("description", "n_images", "sha256")}
+    protocol = {**options.protocol()}
+    protocol |= {f"features_{name}": value for name, value in network.describe().items()}
+    protocol |= {"original_sha256": subject.before.sha256, "unlearned_sha256": subject.after.sha256}
+    if subject.retrained is not None:
+        protocol["retrained_sha256"] = subject.retrained.sha256
+        if isinstance(options.retrained, Path | str):
+            protocol["retrained_path"] = str(Path(options.retrained).resolve())
+    return {
+        "format_version": FORMAT_VERSION,
+        "date": now(),
+        "forget": forget | {"classes": subject.classes or None},
+        "protocol": protocol,
+        "suite": options.suite,
+    }
+
+
+def _save(
+    record: Run,
+    about: dict[str, Any],
+    evidence: EvidenceRecord,
+    caught: Sequence[warnings.WarningMessage],
+    probes: dict[str, Any],
+) -> dict[str, Any]:
+    """Write ``metrics.json`` and the model card of a run, and return the former."""
+    texts = sorted({str(each.message) for each in caught if "vdu" in Path(each.filename).parts})
+    found = (*evidence.warnings, *(WarningRecord("python_warning", {"message": text}) for text in texts))
+    metrics = about | evidence.to_json()
+    metrics |= {"cost": _cost(record), "warnings": [each.to_json() for each in found], "probes": probes}
+    write_json(record.folder / "metrics.json", metrics)
+    if record.verb == "unlearn":  # a pipeline that somebody else made keeps its own card
+        update_card(record.folder, metrics)
+    return metrics
+
+
+def _cost(record: Run) -> list[dict[str, Any]]:
+    """The stages of the run, preceded by those of its posterior or, for two pipelines, of the run that made the second."""
+    cost, inputs = [dict(stage) for stage in record.record["stages"]], record.record["inputs"]
+    posterior = Path(inputs.get("posterior", {}).get("path", "")) / "run.json"
+    if posterior.is_file():
+        cost = [{**stage, "stage": f"posterior: {stage['stage']}"} for stage in read_json(posterior)["stages"]] + cost
+    made_by = inputs.get("unlearned", {}).get("run")
+    if made_by is not None:
+        cost = [
+            stage for stage in read_json(Path(made_by) / "run.json")["stages"] if stage["stage"] == "unlearn"
+        ] + cost
+    return cost
+
+
+def _save_samples(folder: Path, found: Measurement, seeds: list[int]) -> None:
+    """Write both models' images, their seeds and the judge's predictions."""
+    for name, images in (("original", found.original), ("unlearned", found.unlearned)):
+        predictions = found.predictions[name]
+        tensors = {
+            "images": images.images,
+            "seeds": torch.tensor(seeds, dtype=torch.int64),
+            "judge_class": predictions.classes,
+            "judge_confidence": predictions.confidence,
+        }
+        with atomic_file(folder / f"{name}.safetensors") as temporary:
+            save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)

@@ -1,0 +1,230 @@
+"""A table of the paper from its cells: means over seeds, and verdicts on the printed numbers and on claims. Torch-free.
+
+    value = mean over k seeds        interval = value ± √((t s/√k)² + mean of h²)
+
+s is the standard deviation over seeds (of the unlearning run) and t Student's quantile for k − 1; h is half of the width of
+each seed's 95 % interval over images, not divided by k, since all seeds share the evaluation noise and the original.
+
+Verdicts: "agrees" or "disagrees" if network and features are the paper's, "not comparable" if they are not, "not run"
+if there is no number. Claims of the text are comparisons of our own means and can be tested at every scale.
+
+A claim needs three seeds; a seed that diverged counts against it.
+
+Not guaranteed: coverage where the spread over seeds is far from normal.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, variance
+from typing import Any
+
+from vdu.paper.tables import LABELS, Claim, Printed, Table, label_of
+
+__all__ = ["FEWEST_SEEDS", "aggregate", "compare", "differences", "find", "interval", "judge_claims", "mean_of"]
+
+Z = 1.96
+T = {
+    2: 12.706,
+    3: 4.303,
+    4: 3.182,
+    5: 2.776,
+    6: 2.571,
+    7: 2.447,
+    8: 2.365,
+    9: 2.306,
+    10: 2.262,
+}  # Student's t, 97.5 %, k − 1
+FEWEST_SEEDS = 3
+
+Measured = Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]
+Rows = Sequence[Mapping[str, Any]]
+
+
+def mean_of(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean and interval over seeds of values that each have an interval over images.
+
+    Args:
+        values: ``{"value", "low", "high"}`` of each seed.
+
+    Returns:
+        The same three keys.
+
+    Examples:
+        >>> mean_of([{"value": 10.0, "low": 8.04, "high": 11.96}])
+        {'value': 10.0, 'low': 8.04, 'high': 11.96}
+        >>> mean = mean_of([{"value": v, "low": v, "high": v} for v in (8.0, 10.0, 12.0)])
+        >>> mean["value"], round(mean["high"], 2)  # 10 + 4.303 · 2/√3
+        (10.0, 14.97)
+    """
+    if len(values) == 1:
+        return {name: float(values[0][name]) for name in ("value", "low", "high")}
+    centre = fmean(each["value"] for each in values)
+    images = fmean(((each["high"] - each["low"]) / 2) ** 2 for each in values)
+    seeds = T.get(len(values), Z) ** 2 * variance(each["value"] for each in values) / len(values)
+    half = math.sqrt(seeds + images)
+    return {"value": centre, "low": centre - half, "high": centre + half}
+
+
+def aggregate(table: Table, measured: Measured) -> list[dict[str, Any]]:
+    """One entry per data set, class and row, at every number of images.
+
+    Args:
+        table: gives labels.
+        measured: results of the cells of each, one per seed.
+
+    Returns:
+        Plain values.
+    """
+    rows = []
+    for (dataset, forget, name), results in measured.items():
+        good = [each for each in results if each["status"] == "measured"]
+        label = label_of(table, name)
+        row: dict[str, Any] = {"dataset": dataset, "forget": forget, "row": name, "label": label, "n_seeds": len(good)}
+        row |= {"n_diverged": len(results) - len(good), "at": {}}
+        for n in good[0]["at"] if good else ():
+            row["at"][n] = _at([each["at"][n] for each in good])
+        seconds = [each["seconds"] for each in results if "seconds" in each]
+        row["seconds"] = round(fmean(seconds), 1) if seconds else None
+        row["steps"] = next((each["steps"] for each in good if "steps" in each), None)
+        for about in ("network_evaluations", "posterior_evaluations", "ending"):
+            row[about] = next((each[about] for each in good if about in each), None)
+        spent = [each["unlearn_seconds"] for each in good if "unlearn_seconds" in each]
+        row["unlearn_seconds"] = round(fmean(spent), 1) if spent else None
+        rows.append(row)
+    return rows
+
+
+def _at(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The metrics of one row at one number of images, over its seeds."""
+    made: dict[str, Any] = {name: mean_of([each[name] for each in values]) for name in ("u_fid", "kid")}
+    made["u_fid_seeds"] = [each["u_fid"]["value"] for each in values]
+    if "pul" in values[0]:
+        made["pul"] = mean_of([each["pul"] for each in values])
+        made["pul_seeds"] = [each["pul"]["value"] for each in values]
+        made["n_original"] = values[0]["pul"]["n_original"]
+        made["n_unlearned"] = [each["pul"]["n_unlearned"] for each in values]
+    if values[0].get("second"):
+        made["second_pul"] = mean_of([each["second"]["pul"] for each in values])
+    for name in {"pul", "second_pul"} & set(made):
+        made[name]["high"] = min(made[name]["high"], 100.0)  # PUL is at most 100
+    for name in ("precision", "recall", "density", "coverage"):
+        if name in values[0]:
+            made[name] = fmean(each[name] for each in values)
+    if values[0].get("histogram"):
+        made["histogram_distance"] = fmean(each["histogram"]["distance"] for each in values)
+        made["histogram_chance_high"] = values[0]["histogram"]["chance_high"]
+    return made
+
+
+def find(rows: Rows, dataset: str, forget: str, name: str) -> Mapping[str, Any] | None:
+    """The row of a name, if it was run and did not diverge in every seed."""
+    for row in rows:
+        if (row["dataset"], row["forget"], row["row"]) == (dataset, forget, name) and row["at"]:
+            return row
+    return None
+
+
+def compare(table: Table, rows: Rows) -> list[dict[str, Any]]:
+    """Every published value with ours, at the largest number of images, and a verdict for each number."""
+    return [_compare(table, rows, printed) for printed in table.printed]
+
+
+def _compare(table: Table, rows: Rows, printed: Printed) -> dict[str, Any]:
+    row = find(rows, printed.dataset, printed.forget, printed.row)
+    runs = [
+        each
+        for each in rows
+        if (each["dataset"], each["forget"], each["row"]) == (printed.dataset, printed.forget, printed.row)
+    ]
+    entry: dict[str, Any] = {"dataset": printed.dataset, "forget": printed.forget, "row": printed.row}
+    at = row["at"][max(row["at"], key=int)] if row else None
+    world = table.worlds.get(printed.dataset)
+    n_diverged = sum(each["n_diverged"] for each in runs)
+    entry["n_seeds"], entry["n_diverged"] = sum(each["n_seeds"] for each in runs), n_diverged
+    for metric in ("pul", "u_fid"):
+        paper = getattr(printed, metric)
+        ours = at[metric] if at else None
+        entry[metric] = {"paper": paper, "ours": ours, "verdict": "diverged" if n_diverged else "not run"}
+        if ours is not None and world is not None:
+            differ = [] if world.network == table.network.get(printed.dataset) else ["network"]
+            differ += [*world.differs, *(["features"] if metric == "u_fid" else [])]  # the judge's, never Inception's
+            tolerance = table.tolerances["pul"] if metric == "pul" else table.tolerances["u_fid"] * paper
+            near = ours["low"] <= paper <= ours["high"] or abs(ours["value"] - paper) <= tolerance
+            verdict = "agrees" if near else "disagrees"
+            entry[metric]["verdict"] = f"not comparable: {_and(differ)}" if differ else verdict
+    return entry
+
+
+def judge_claims(table: Table, rows: Rows) -> list[dict[str, Any]]:
+    """Each claim for every class that was run, and whether it holds in all of them."""
+    judged = []
+    for claim in table.claims:
+        known = {}
+        for row in rows:
+            if row["row"] == claim.row and (holds := _holds(claim, rows, row)) is not None:
+                known[f"{row['dataset']} {row['forget']}"] = holds
+        verdict = "not run" if not known else "undecided"
+        if "fails" in known.values():
+            verdict = "disagrees"
+        elif known and set(known.values()) == {"holds"}:
+            verdict = "agrees"
+        judged.append({"text": claim.text, "verdict": verdict, "classes": known})
+    return judged
+
+
+def _holds(claim: Claim, rows: Rows, left: Mapping[str, Any]) -> str | None:
+    """Whether a claim "holds" or "fails" beyond the intervals of both sides, or is "undecided"; None if a side is missing."""
+    if left["n_diverged"]:
+        return "fails"
+    other = claim.below or claim.above
+    right = find(rows, left["dataset"], left["forget"], other) if other else None
+    if not left["at"] or (other and right is None):
+        return None
+    # the fewest images that both have: a Fréchet distance depends on their number
+    n = min(set(left["at"]) & set(right["at"]), key=int, default=None) if right else max(left["at"], key=int)
+    sides = (left, right) if right else (left,)
+    if n is None or any(side["at"][n].get(claim.metric) is None for side in sides):  # references have no PUL
+        return None
+    if any(side["n_seeds"] < FEWEST_SEEDS and side["row"] not in LABELS for side in sides):
+        return "undecided"  # too few seeds
+    low, high = (left["at"][n][claim.metric][name] for name in ("low", "high"))
+    if right is None:
+        assert claim.at_least is not None
+        least = greatest = claim.at_least
+    else:
+        least, greatest = (claim.factor * right["at"][n][claim.metric][name] for name in ("low", "high"))
+    if claim.below:  # the same question, mirrored
+        low, high, least, greatest = -high - claim.margin, -low - claim.margin, -greatest, -least
+    return "holds" if low >= greatest else "fails" if high < least else "undecided"
+
+
+def differences(expected: Mapping[str, Any], rows: Rows) -> list[str]:
+    """Numbers whose interval does not overlap the committed one, and committed numbers that are missing.
+
+    Args:
+        expected: "dataset forget row n" → metric → ``{"value", "low", "high"}``.
+        rows: of this run.
+
+    Returns:
+        One sentence each; empty if all agree or nothing was committed for them.
+    """
+    ours = {f"{row['dataset']} {row['forget']} {row['row']} {n}": at for row in rows for n, at in row["at"].items()}
+    found = []
+    for name, metrics in expected.items():
+        for metric, wanted in metrics.items():
+            got = ours.get(name, {}).get(metric)
+            if got is None:  # a row that diverges now, for example
+                found.append(f"{name}: {metric} has no number; committed {interval(wanted)}")
+            elif got["low"] > wanted["high"] or got["high"] < wanted["low"]:
+                found.append(f"{name}: {metric} {interval(got)}; committed {interval(wanted)}")
+    return found
+
+
+def interval(value: Mapping[str, float] | None) -> str:
+    """A value with its interval, for people."""
+    return "–" if value is None else f"{value['value']:.1f} ({value['low']:.1f} to {value['high']:.1f})"
+
+
+def _and(words: Sequence[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last} differ" if most else f"{last} differ{'s' * (last != 'features')}"

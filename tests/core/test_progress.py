@@ -1,0 +1,89 @@
+"""Progress: few lines in a log file, an estimate that follows the work, and a word where a stage ends early."""
+
+import io
+import sys
+
+import pytest
+
+from vdu.core import progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds, set by the test."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress._state, "last", 0.0)
+    return now
+
+
+def test_a_log_file_gets_one_line_per_half_minute_and_none_for_short_stages(clock, capsys):
+    for i in range(20):  # twenty stages of a second each, like the probes' bars
+        with progress.bar(f"probe {i}", 10, "image") as shown:
+            for _ in range(10):
+                clock[0] += 0.1
+                shown.update()
+    assert capsys.readouterr().err == ""
+    clock[0] = 100.0
+    with progress.bar("unlearn", 600, "step") as shown:
+        for _ in range(600):
+            clock[0] += 0.5
+            shown.update(numbers={"mse": 0.25})
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10 and lines[0] == "unlearn: 1 of 600 steps (mse 0.25)"  # 300 seconds
+
+
+def test_the_time_left_is_work_left_at_the_speed_so_far(clock):
+    with progress.whole("unlearn") as verb:
+        progress.expect({"generated samples": (100, 20), "unlearn": (10, 300)})  # 2000 and 3000
+        with progress.bar("generated samples (0 of 100)", 100, "image") as shown:
+            clock[0] = 40.0
+            shown.update(50)  # 1000 of 5000 in 40 s
+            assert (verb.done, verb.left()) == (1000, pytest.approx(160))
+            shown.update(50)
+        with progress.bar("unlearn", 10, "step"):
+            assert verb.done == 2000
+        assert verb.words() == "unlearn: 40% done, about 1 min left"
+
+
+def test_what_was_skipped_counts_as_done_but_not_as_speed(clock):
+    with progress.whole("evaluate") as verb:
+        progress.expect({"samples": (100, 20), "probes": (6000, 1)}, counted=True)
+        progress.reach("probes")  # all samples came from the cache
+        assert verb.left() is None
+        clock[0] = 10.0
+        progress.advance(600)
+        assert (verb.done, verb.left()) == (2600, pytest.approx(90))
+        with progress.bar("samples of the retrained model", 5, "image") as shown:
+            shown.update(5)  # counted by its evaluations, not twice
+        assert verb.done == 2600
+
+
+def test_a_stage_that_ends_early_says_so_and_one_that_fails_does_not(capsys):
+    with progress.bar("unlearn", 600, "step", initial=100) as shown:
+        shown.update(300)
+    assert capsys.readouterr().err == "unlearn: ended early, at step 400 of 600\n"
+    with pytest.raises(KeyboardInterrupt), progress.bar("unlearn", 600, "step"):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == ""
+
+
+def test_work_that_nobody_asked_about_is_not_shown(capsys, monkeypatch):
+    progress.advance(5)
+    progress.reach("probes")
+    progress.expect({"unlearn": (1, 1)})
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert list(progress.track([1, 2], "sets", "set", shown=False)) == [1, 2]
+    assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_on_a_terminal_the_bar_disappears_when_a_stage_ends(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "_terminal", lambda: True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    with progress.whole("unlearn"):
+        progress.expect({"steps": (4, 10)})
+        with progress.bar("steps", 4, "step") as shown:
+            shown.update(4)
+            assert "unlearn |" in screen.getvalue()
+    assert screen.getvalue().rstrip("\r").rpartition("\r")[2].strip() == ""  # the last thing is a blank line

@@ -1,0 +1,72 @@
+"""What a name of a model stands for: a folder, a run's pipeline, a model of the Hub; anything else is answered with what to type."""
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from vdu.core.errors import InputError
+from vdu.models.pipelines import find_pipeline, load_pipeline
+
+
+@pytest.fixture
+def model(make_pipeline, tmp_path, monkeypatch):
+    make_pipeline().save_pretrained(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def hub(model, tmp_path, monkeypatch):
+    """The Hub with one model, and what was asked of it."""
+    asked = []
+
+    def fetch(name, *, allow_patterns):
+        asked.append((name, allow_patterns))
+        if name != "org/ddpm":
+            raise LocalEntryNotFoundError("Cannot find the requested files.")
+        return str(model)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    return asked
+
+
+def test_a_folder_is_taken_as_it_is_and_a_run_gives_its_pipeline(model, tmp_path, capsys):
+    assert find_pipeline(model) == model and capsys.readouterr().err == ""
+    (tmp_path / "run").mkdir()
+    model.rename(tmp_path / "run" / "pipeline")
+    assert find_pipeline("run").resolve() == tmp_path / "run" / "pipeline"
+    assert capsys.readouterr().err == "vdu: run is a run folder; its pipeline run/pipeline is used.\n"
+    assert load_pipeline("run").unet is not None
+
+
+def test_a_name_of_the_hub_is_fetched_without_code_or_pickles_and_a_local_folder_wins(hub, model, tmp_path, capsys):
+    assert find_pipeline("org/ddpm") == model
+    assert hub == [("org/ddpm", ["*.json", "*.safetensors"])]
+    (tmp_path / "org").mkdir()
+    model.rename(tmp_path / "org" / "ddpm")
+    find_pipeline("org/ddpm")
+    assert len(hub) == 1
+    with pytest.raises(InputError, match=r"cannot be reached \(Cannot find.*hf download org/other --local-dir other"):
+        find_pipeline("org/other")
+
+
+def test_what_is_no_pipeline_is_answered_with_what_to_type(model, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    (tmp_path / "net.ckpt").write_text("")
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "config.json").write_text("{}")
+    (tmp_path / "members" / "member-0").mkdir(parents=True)
+    for name, text in {
+        "nosuch": "nosuch: no such folder",
+        "net.ckpt": "is a file of weights; .*`vdu import ARCHITECTURE net.ckpt OUT",
+        "model/unet": f"only a part of a pipeline; give the folder above, {model}",
+        "alone": "is a network without a scheduler",
+        "run": "is a run folder without a pipeline: the run is not finished",
+        ".": r"no model_index\.json there; .* Did you mean model\?",
+    }.items():
+        with pytest.raises(InputError, match=text):
+            find_pipeline(name)
+    model.rename(tmp_path / "members" / "member-0" / "pipeline")
+    with pytest.raises(InputError, match=r"Did you mean members/member-0/pipeline\?"):
+        find_pipeline("members")
