@@ -30,7 +30,7 @@ from vdu.methods.distillation import LEADS
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.pipelines import load_pipeline
 from vdu.replay.auxiliaries import make_auxiliaries
-from vdu.replay.auxiliary_models import SELF_MODEL, fine_tuned_copy
+from vdu.replay.auxiliary_models import fine_tuned_copy, self_model_settings
 from vdu.replay.generated import cached_samples
 from vdu.zoo.packaged import pipeline_folder
 
@@ -65,13 +65,17 @@ def main() -> None:
         lead: RetainDistillation(lead=lead, repulsion_scale=1, gradient_length=0, self_improvement=0) for lead in LEADS
     }
     sampler = Sampler(scheduler="ddpm", steps=20)
-    whole = RetainDistillation(lead="forget-model")  # asks for every tool
+    whole = RetainDistillation(lead="forget-model", classifier_width=32, self_model_steps=100)  # asks for every tool
     aids = make_auxiliaries(
         PipelineDenoiser.from_pipeline(pipeline), whole, forget, sampler=sampler, n_own_samples=1500, seed=0
     )
     own, _ = cached_samples(original, 1500, sampler)
     other = fine_tuned_copy(
-        PipelineDenoiser.from_pipeline(pipeline), own, SELF_MODEL, seed=1, alpha_bar_range=whole.self_improvement_range
+        PipelineDenoiser.from_pipeline(pipeline),
+        own,
+        self_model_settings(100),
+        seed=1,
+        alpha_bar_range=whole.self_improvement_range,
     )
     assert aids.tools.self_model is not None
     for lead, method in methods.items():

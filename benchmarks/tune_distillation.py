@@ -118,12 +118,13 @@ class Bench:
     def run(self, settings: dict[str, Any], seed: int, mix: list[int]) -> dict[str, Any]:
         """One unlearning run, all its steps, measured."""
         began = time.perf_counter()
-        for how in (copies.SELF_MODEL, copies.FORGET_MODEL):
-            how |= {"steps": settings["copy_steps"], "batch_size": 64, "learning_rate": 2e-4}
+        copied = {"steps": settings["copy_steps"], "batch_size": 64, "learning_rate": 2e-4}
+        copies.self_model_settings = lambda steps: copied
+        copies.FORGET_MODEL |= copied
         aids.resemblance = partial(resemblance, steps=settings["classifier_steps"])
         method = RetainDistillation(
             repulsion_scale=settings["s"], keep_scale=settings["s"], self_improvement=settings["w"], self_improvement_range=(0.0, 1.0),
-            gradient_length=0.0, lead=settings.get("lead", "forget-model"),
+            gradient_length=0.0, pool_size=0, lead=settings.get("lead", "forget-model"),
             forget_weight=settings.get("forget_weight", 1.0),
         )  # fmt: skip
         made = unlearn(

@@ -73,9 +73,9 @@ def test_ascent_on_a_label_leaves_the_other_label_less_changed(trained, tmp_path
 
 
 def test_generated_samples_are_sorted_by_their_label(trained, monkeypatch):
-    for how in (auxiliary_models.SELF_MODEL, auxiliary_models.FORGET_MODEL):
-        monkeypatch.setitem(how, "steps", 2)
-        monkeypatch.setitem(how, "batch_size", 6)
+    short = {"steps": 2, "batch_size": 6, "learning_rate": 1e-4}
+    monkeypatch.setattr(auxiliary_models, "self_model_settings", lambda steps: short)
+    monkeypatch.setattr(auxiliary_models, "FORGET_MODEL", short)
     monkeypatch.setattr(
         auxiliaries, "resemblance", lambda *given, **options: resemblance(*given, **options | {"steps": 30})
     )

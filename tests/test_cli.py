@@ -10,9 +10,9 @@ import pytest
 
 from vdu import cli
 from vdu.commands import help_page, mistakes, unlearn
-from vdu.commands.device import on_device
 from vdu.commands.options import plain
 from vdu.commands.unlearn import resolved
+from vdu.core.device import on_device
 from vdu.core.errors import InputError
 from vdu.methods import registry
 
@@ -20,7 +20,7 @@ VERBS = {
     "compare": ("some-run", "another-run", "--force"),
     "demo": (),
     "evaluate": ("some-run", "--suite", "full", "--retrained", "p"),
-    "explore": ("some-run", "--n-images", "20"),
+    "explore": ("some-run", "--port", "7900"),
     "import": ("improved-diffusion", "ema.pt", "out", "--schedule", "cosine"),
     "judge": ("--data", "digits", "--output-dir", "out"),
     "posterior": ("ensemble", "--pipeline", "p", "--output-dir", "out", "--members", "a", "--members", "b"),
@@ -40,6 +40,7 @@ VERBS = {
         "--learning-rate",
         "3e-7",
     ),
+    "verify": ("some-run",),
 }
 
 
@@ -100,8 +101,8 @@ def test_the_verbs_are_in_groups_the_main_ones_first(command, capsys):
     assert command("--help") == 0
     lines = capsys.readouterr().out.splitlines()
     heads = [line.split()[0] for line in lines if line.startswith("  ") and not line.startswith("   ")]
-    main = ["demo", "unlearn", "evaluate", "report", "explore", "compare"]
-    assert heads[:13] == [*main, "sample", "pretrain", "import", "judge", "list", "posterior", "reproduce"]
+    main = ["demo", "unlearn", "evaluate", "report", "explore", "compare", "verify"]
+    assert heads[:14] == [*main, "sample", "pretrain", "import", "judge", "list", "posterior", "reproduce"]
     assert [lines.index(name) for name in ("Main", "Models", "Research")] == sorted(
         lines.index(name) for name in ("Main", "Models", "Research")
     )
@@ -167,7 +168,7 @@ def test_every_word_of_other_tools_has_one_of_ours():
 def test_the_device_that_is_given_is_the_one_of_accelerate(monkeypatch):
     from vdu.training.loop import make_accelerator
 
-    monkeypatch.setattr("vdu.commands.device._require", lambda name: None)
+    monkeypatch.setattr("vdu.core.device._require", lambda name: None)
     with on_device("meta"):  # every PyTorch has it
         assert make_accelerator().device.type == "meta"
     assert make_accelerator().device.type == "cpu"
@@ -318,7 +319,7 @@ def test_a_dry_run_names_the_method_that_auto_stands_for(command, capsys):
         (["unlearn", "m", "f", "--steps"], "requires an argument"),
         (["demo", "--stepz", "3"], "Did you mean --steps?"),
         (["demo", "--steps", "many"], "unable to convert"),
-        (["demo", "--n-images", "0"], "Got 0; expected at least 1."),
+        (["demo", "--n-images", "0"], "Got 0; expected at least 20, better 500 or more"),
         (["demo", "--digit", "12"], "expected a digit from 0 to 9"),
         (["demo", "some", "--seed", "1"], "Unused Tokens"),
         (["posterior", "laplace", "--pipeline", "p", "--output-dir", "o"], "Choose from"),

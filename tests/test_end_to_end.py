@@ -136,7 +136,7 @@ def test_the_main_job(model, unwanted, tmp_path, command, capsys, monkeypatch):
     assert command("evaluate", run, "--n-images", 40, "--n-judge-samples", 200, *BARE) == 0
     said = capsys.readouterr()
     assert said.out.startswith("Is it gone?") and said.out.endswith(f"next: vdu report {run}\n")
-    assert "vdu: warning: The judge is a fallback classifier" in said.err
+    assert "vdu: warning: The classifier is a fallback" in said.err
     pul = rows(run)["unlearned"]["pul"]
     assert 0 < pul["n_original"] < 40  # the judge tells the two kinds apart
     for name in ("original", "unlearned"):  # the count is that of the calls that are stored beside the images
@@ -256,6 +256,10 @@ def test_given_judges_and_real_images(labelled, run, command, capsys, monkeypatc
 
 def test_a_model_that_never_makes_the_class_is_refused(labelled, run, command, capsys):
     judge = ("--judge", labelled / "cnn" / "judge")
+    assert command("evaluate", run, "--judge", "nosuch", "--dry-run") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "nosuch" in said.err and "will take about" not in said.err
+    assert command("evaluate", run, *judge, "--dry-run") == 0 and not (run / "metrics.json").exists()
     assert command("evaluate", run, *judge, "--n-images", 80, *BARE) == 0
     first = (run / "metrics.json").read_bytes()
     made = load_file(run / "samples" / "original.safetensors")["judge_class"][:20].tolist()

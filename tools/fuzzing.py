@@ -302,6 +302,7 @@ def _read_config(folder: Path, data: bytes, chance: random.Random) -> None:
     (folder / "c.toml").write_bytes(data)
     extra = {"posterior": ["fisher"], "evaluate": ["run"]}.get(verb, [])
     said = io.StringIO()
+    cli._check = lambda name, settings: None  # the file is read; the models that it names are not looked for
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
             cli.main([verb, *extra, "--config", str(folder / "c.toml"), "--dry-run"])
@@ -379,7 +380,7 @@ def _read_run(folder: Path, data: bytes, chance: random.Random) -> None:
 
 def _collected(name: str) -> Reader:
     def call(folder: Path, data: bytes, chance: random.Random) -> None:
-        from vdu.report.collect import collect
+        from vdu.reporting.collect import collect
 
         path = folder / "run" / name
         sound = path.read_bytes()
@@ -393,7 +394,7 @@ def _collected(name: str) -> Reader:
 
 
 def _read_log(path: Path) -> None:
-    from vdu.report.files import read_log
+    from vdu.reporting.files import read_log
     from vdu.training.log import StepLog
 
     read_log(path)
@@ -402,7 +403,7 @@ def _read_log(path: Path) -> None:
 
 
 def _read_samples(path: Path) -> None:
-    from vdu.report.files import read_samples
+    from vdu.reporting.files import read_samples
 
     read_samples(path, 2)
 

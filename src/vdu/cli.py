@@ -1,6 +1,6 @@
 """The command line: parses arguments, runs one command and prints. Progress goes to standard error, results to standard output.
 
-Exit codes: 0 success; 2 bad input; 3 a reproduction outside the committed intervals; 4 a run that diverged; 130 interrupted; 1 any
+Exit codes: 0 success; 2 bad input; 3 a reproduction or a hash that differs; 4 a run that diverged; 130 interrupted; 1 any
 other failure.
 """
 
@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from vdu.commands import endings
 from vdu.commands.compare import CompareSettings
 from vdu.commands.demo import DemoSettings
-from vdu.commands.device import on_device
 from vdu.commands.help_page import FOOT, USAGE, HelpPage
 from vdu.commands.import_checkpoint import Architecture, ImportSettings
 from vdu.commands.judge import JudgeSettings
@@ -31,6 +30,8 @@ from vdu.commands.report import ReportSettings
 from vdu.commands.sample import SampleSettings
 from vdu.commands.settings import Estimator, EvaluateSettings, PosteriorSettings
 from vdu.commands.unlearn import MOVED, UnlearnSettings, configuration, refuse_moved
+from vdu.commands.verify import VerifySettings
+from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.progress import whole
 from vdu.core.runs import only_checks
@@ -69,6 +70,7 @@ SETTINGS = {
     "reproduce": ReproduceSettings,
     "sample": SampleSettings,
     "unlearn": UnlearnSettings,
+    "verify": VerifySettings,
 }
 
 MAIN, MODELS, RESEARCH = (
@@ -206,6 +208,18 @@ def report(
     require_given("report", RUN=run)
     assert run is not None
     _run("report", replace(settings or ReportSettings(), run=run), json, dry_run)
+
+
+@verb(MAIN, 7, "verify")
+def verify(run: Path | None = None, *, json: Json = False, dry_run: DryRun = False) -> None:
+    """Recompute every hash of a run's report; exit code 3 if one differs.
+
+    Args:
+        run: the run folder, after "vdu report".
+    """
+    require_given("verify", RUN=run)
+    assert run is not None
+    _run("verify", VerifySettings(run=run), json, dry_run)
 
 
 @verb(MAIN, 5, "explore")

@@ -22,7 +22,7 @@ from vdu.posterior.isotropic import fit_isotropic
 from vdu.replay import auxiliaries
 from vdu.replay.stopping import Stopping
 from vdu.training.batches import NoisyImages
-from vdu.unlearning import unlearn as engine
+from vdu.unlearning import engine, run_folder
 from vdu.unlearning.unlearn import unlearn
 
 
@@ -135,8 +135,8 @@ def test_a_number_out_of_range_is_refused_and_not_replaced(make_pipeline, change
         quick(make_pipeline(), gradient_ascent(), **changes)
 
 
-def test_an_unknown_setting_is_refused_as_python_does(make_pipeline):
-    with pytest.raises(TypeError, match=r"unexpected keyword argument 'stepz'; did you mean 'steps'\?"):
+def test_an_unknown_setting_is_refused_with_the_nearest(make_pipeline):
+    with pytest.raises(InputError, match=r"unexpected keyword argument 'stepz'; did you mean 'steps'\?"):
         quick(make_pipeline(), gradient_ascent(), stepz=3)
 
 
@@ -297,12 +297,12 @@ def test_a_record_names_the_method_that_auto_stands_for(model, tmp_path, monkeyp
 
 def test_the_stopping_rule_is_recorded_as_numbers(model, tmp_path, monkeypatch):
     made = Stopping("forgotten", 4, 1, 30, 3)
-    real = engine.unlearn
+    real = run_folder.carry_out
 
     def stopped(*given, **how):
         return dataclasses.replace(real(*given, **how), stopping=made)
 
-    monkeypatch.setattr(engine, "unlearn", stopped)
+    monkeypatch.setattr(run_folder, "carry_out", stopped)
     assert recipe.run(options(model, tmp_path / "run"))["ending"] == made.sentence()
     (stage,) = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
     assert stage["stopping"] == {"reason": "forgotten", "step": 4, "n_left": 1, "n_seeds": 30, "aim": 3}

@@ -10,9 +10,9 @@ from vdu.training.loop import TrainSettings
 @pytest.mark.parametrize(
     ("allowed", "inside", "outside"),
     [
-        (COUNT, (1, 7), (0, -1, math.inf, math.nan)),
-        (POSITIVE, (1e-12, 3.0), (0, 0.0, -1e-9, math.inf, math.nan)),
-        (NOT_NEGATIVE, (0, 0.0, 5), (-1, -1e-9, math.inf, math.nan)),
+        (COUNT, (1, 7), (0, -1, 1.5, math.inf, math.nan, True, "3", None)),
+        (POSITIVE, (1e-12, 3.0, 3), ("1", 0, 0.0, -1e-9, math.inf, math.nan)),
+        (NOT_NEGATIVE, (0, 5), (-1, 0.5, -1e-9, math.inf, math.nan)),
         (FRACTION, (0, 0.0, 0.999), (1, 1.0, -0.1, math.nan)),
     ],
 )

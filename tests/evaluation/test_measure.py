@@ -136,6 +136,10 @@ def test_every_row_is_the_distance_of_its_images():
     ]  # fmt: skip
     assert (found.reference.kind, found.reference.n_images) == ("real", len(REAL))
     assert found.row("retrained").forget_count == sum(class_of(RETRAINED) == 0)
+    flips = found.transitions_retrained
+    assert flips is not None
+    pairs = list(zip(class_of(ORIGINAL)[:N].tolist(), class_of(RETRAINED).tolist(), strict=True))
+    assert all(n == pairs.count((i, j)) for i, row in enumerate(flips.counts) for j, n in enumerate(row))
 
 
 @pytest.mark.parametrize("second", [False, True])

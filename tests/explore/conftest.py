@@ -26,7 +26,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     unlearn.run(
         UnlearnSettings(
             pipeline=pipeline_folder("mnist"), forget="mnist-mini", forget_class=("8",), output_dir=folder,
-            method="ascent", steps=3, batch_size=4, learning_rate=2e-5, checkpointing_steps=1,
+            method="ascent", steps=3, batch_size=4, learning_rate=2e-5, checkpointing_steps=1, checkpoints_total_limit=3,
         )
     )  # fmt: skip
     evaluate.run(

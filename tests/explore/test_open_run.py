@@ -1,6 +1,7 @@
-"""What is refused before a page opens, and the weights at each stop against those read by hand."""
+"""What is refused before a page opens, and the weights at each checkpoint against those read by hand."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,25 +13,30 @@ from vdu.explore.open_run import open_run
 from vdu.models.pipelines import load_pipeline
 
 
-def test_the_stops_are_the_original_the_checkpoint_and_the_end(opened):
-    assert [(stop.name, stop.step) for stop in opened.stops] == [("original", 0), ("checkpoint-2", 2), ("final", 3)]
-    assert [stop.label for stop in opened.stops] == ["original, step 0", "step 2", "step 3 (final)"]
+def test_the_checkpoints_are_the_original_those_in_between_and_the_end(opened):
+    assert [(each.name, each.step) for each in opened.checkpoints] == [
+        ("original", 0), ("checkpoint-1", 1), ("checkpoint-2", 2), ("final", 3),
+    ]  # fmt: skip
+    assert [each.label for each in opened.checkpoints] == ["0 (original)", "1", "2", "3 (final)"]
     assert opened.sampler.describe() == {
         "scheduler": "ddpm", "steps": 4, "eta": 0.0, "spacing": "trailing", "clip_sample": None, "microbatch_size": 10,
     }  # fmt: skip
-    assert opened.title == "run (ascent)" and opened.forget_names == ["8"]
+
+
+def test_the_title_names_run_method_and_date(opened):
+    assert opened.title == "run · ascent"
+    data = replace(opened.data, run={**opened.data.run, "date": "2025-11-28T05:22:00+00:00"})
+    assert replace(opened, data=data).title == "run · ascent · 2025-11-28"
 
 
 def test_a_checkpoint_gives_its_own_weights(opened, finished_run):
-    original, between, final = (opened.denoiser_at(stop) for stop in opened.stops)
-    read = load_file(
-        finished_run / "checkpoints" / "checkpoint-2" / ("ema.safetensors" if opened.averaged else "model.safetensors")
-    )
-    held = dict(between.network.named_parameters())
+    models = [opened.denoiser_at(each) for each in opened.checkpoints]
+    name = "ema.safetensors" if opened.averaged else "model.safetensors"
+    read = load_file(finished_run / "checkpoints" / "checkpoint-2" / name)
+    held = dict(models[2].network.named_parameters())
     assert held.keys() <= read.keys() and all(torch.equal(read[name], value) for name, value in held.items())
-    sums = {hash_parameters(each.network.state_dict()) for each in (original, between, final)}
-    assert len(sums) == 3
-    assert hash_parameters(final.network.state_dict()) == opened.stops[-1].key
+    sums = [hash_parameters(each.network.state_dict()) for each in models]
+    assert len(set(sums)) == 4 and sums[-1] == opened.checkpoints[-1].key
 
 
 def test_a_missing_folder_is_named(tmp_path):
@@ -99,7 +105,7 @@ def test_damaged_checkpoints_are_refused(run_copy):
     path = run_copy / "checkpoints" / "checkpoint-2" / ("ema.safetensors" if run.averaged else "model.safetensors")
     save_file({name: value + 1 for name, value in load_file(path).items()}, path)
     with pytest.raises(InputError, match="missing or damaged"):
-        run.denoiser_at(run.stops[1])
+        run.denoiser_at(run.checkpoints[2])
     path.unlink()
     with pytest.raises(InputError, match="missing. Delete checkpoint-2"):
         open_run(run_copy)
@@ -107,4 +113,4 @@ def test_damaged_checkpoints_are_refused(run_copy):
 
 def test_without_checkpoints_there_are_the_two_ends(run_copy):
     shutil.rmtree(run_copy / "checkpoints")
-    assert [stop.name for stop in open_run(run_copy).stops] == ["original", "final"]
+    assert [each.name for each in open_run(run_copy).checkpoints] == ["original", "final"]

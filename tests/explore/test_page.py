@@ -1,4 +1,4 @@
-"""The served page: by plain HTTP requests, and in a real browser (as tests/report/test_browser.py)."""
+"""The served page: by plain HTTP requests, and in a real browser (as tests/reporting/test_browser.py)."""
 
 import http.client
 import json
@@ -9,16 +9,17 @@ import socket
 import sys
 import time
 from dataclasses import replace
+from html import unescape
 
+import numpy as np
 import pytest
 
 from vdu.core.errors import InputError
-from vdu.data.images import to_uint8
-from vdu.diffusion.sampling import sample
 from vdu.explore.app import ExploreSettings, serve
 from vdu.explore.html import data_uri
 from vdu.explore.open_run import open_run
 from vdu.explore.page import Page
+from vdu.reporting.render import answers
 
 CHROMIUM = os.environ.get("VDU_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [
@@ -29,46 +30,40 @@ pytestmark = pytest.mark.filterwarnings("ignore:Fréchet distance:UserWarning")
 
 
 def test_two_runs_are_told_apart_and_warned_of_where_they_differ(opened, run_copy, edit_json):
-    edit_json(run_copy / "metrics.json", "protocol", "seed", value=1)
-    page = Page([opened, open_run(run_copy), opened], 12)
+    edit_json(run_copy / "metrics.json", "protocol", "sampler_steps", value=5)
+    page = Page([opened, open_run(run_copy)])
     assert page.titles[0] != page.titles[1] and page.titles[1].endswith(f"in {run_copy.parent.resolve()}")
-    assert "different seeds: their points are not comparable" in page.comparison()
-    assert Page([opened, opened], 12).comparison() == ""
+    assert "Not comparable: sampler differs" in page.unlike() and Page([opened]).unlike() == ""
 
 
-def test_without_checkpoints_the_panel_says_how_to_get_them(opened):
-    assert Page([opened], 12).advice(0) == ""
-    bare = replace(opened, stops=(opened.stops[0], opened.stops[-1]))
-    assert "--checkpointing-steps" in Page([bare], 12).advice(0)
+def test_runs_of_few_checkpoints_have_no_curve(opened):
+    assert list(Page([opened]).curves) == ["run · ascent"]
+    assert Page([opened]).missing().startswith("Measure 2 checkpoints")
+    few = Page([replace(opened, checkpoints=opened.checkpoints[1:])])
+    assert few.curves == {} and few.missing() == ""
 
 
-def test_a_checkpoint_is_denoised_by_its_own_weights(opened):
-    seed = int(opened.data.original.seeds[4])
-    *_, last = Page([opened], 12).denoise(0, str(seed), "checkpoint-2", "expected")
-    (image,) = sample(opened.denoiser_at(opened.stops[1]), [seed], opened.sampler)
-    shown = re.findall(r'class="vdu-big" src="([^"]+)"', last)
-    assert shown == [
-        data_uri(opened.data.original.images[4]),
-        data_uri(to_uint8(image).permute(1, 2, 0).numpy()),
-    ]
-    with pytest.raises(InputError, match="this run has original, checkpoint-2, final"):
-        list(Page([opened], 12).denoise(0, str(seed), "checkpoint-9", "expected"))
-
-
-def test_pages_of_pairs_cover_all_of_them_once(opened):
-    page = Page([opened], 12)
+def test_pages_of_pairs_cover_all_of_them_once(opened, monkeypatch):
+    monkeypatch.setattr("vdu.explore.page.PAIRS_PER_PAGE", 32)
     seen = []
     for number in (1, 2):
-        count, html, pages = page.pairs(0, -1, -1, "any", 0, 100, number)
+        count, html, pages = Page([opened]).pairs(0, "all", -1, -1, 100, number)
         seen += re.findall(r'data-seed="(\d+)"', html)
-        assert pages == 2 and "<b>60</b> of 60 pairs" in count
-    assert seen == [str(seed) for seed in opened.data.original.seeds]
+        assert pages == 2 and "of 60 pairs" in count
+    assert sorted(seen) == sorted(str(seed) for seed in opened.data.original.seeds)
+
+
+def test_the_answers_are_the_reports(opened, run_copy):
+    html = Page([opened]).answers(0)
+    assert all(found.title in unescape(html) for found in answers(opened.data).values()) and "href" not in html
+    (run_copy / "report.html").touch()
+    assert 'href="report/0"' in Page([open_run(run_copy)]).answers(0)
 
 
 @pytest.fixture(scope="module")
 def server(hostile_run):
     pytest.importorskip("gradio", reason="no Gradio: pip install 'vdu[explore]'")
-    demo = serve(ExploreSettings(runs=(hostile_run,), n_images=12))
+    demo = serve(ExploreSettings(runs=(hostile_run,)))
     yield demo
     demo.close(verbose=False)
 
@@ -92,6 +87,12 @@ def test_the_page_names_no_other_server(server):
     config = json.loads(ask(server, "/config")[1])
     assert config["analytics_enabled"] is False and config["stylesheets"] == []
     assert not any(entry["api_visibility"] == "public" for entry in config["dependencies"])
+
+
+def test_the_report_is_served_when_it_exists(server, hostile_run):
+    assert ask(server, "/report/0")[0] == 404 == ask(server, "/report/1")[0]
+    (hostile_run / "report.html").write_text("<p>the report", "utf-8")
+    assert ask(server, "/report/0") == (200, b"<p>the report")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_a_taken_port_is_told(finished_run):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match="Give another --port"):
-            serve(ExploreSettings(runs=(finished_run,), n_images=12, port=port))
+            serve(ExploreSettings(runs=(finished_run,), port=port))
 
 
 def test_a_missing_gradio_says_how_to_install_it(finished_run, monkeypatch):
@@ -150,7 +151,7 @@ def browser(server, tmp_path_factory):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_path))
     driver.get(server.local_url)
-    wait(lambda: find(driver, "#vdu-go").is_displayed())
+    wait(lambda: find(driver, ".vdu-status[data-done=yes]"))
     yield driver
     driver.quit()
 
@@ -180,54 +181,61 @@ def tab(browser, name):
     ].click()
 
 
-def choose(browser, box, option):
-    find(browser, f"#{box} input").click()
-    wait(lambda: browser.find_elements("css selector", f"#{box} [role=option], [role=listbox] [role=option]"))
-    options = browser.find_elements("css selector", "[role=option]")
-    next(each for each in options if option in each.text).click()
+def pairs(browser):
+    return browser.find_elements("css selector", ".vdu-pair")
 
 
-def test_a_seed_is_denoised_to_its_stored_image(browser, hostile_run):
+def seed_shown(browser):
+    return find(browser, "[data-shown]").get_attribute("data-shown")
+
+
+def test_it_opens_on_the_forget_class_and_what_is_still_of_it(browser, hostile_run):
     data = open_run(hostile_run).data
-    find(browser, "#vdu-go button, button#vdu-go").click()
-    wait(lambda: find(browser, ".vdu-status[data-done=yes]"))
-    seed = find(browser, "#vdu-seed input, #vdu-seed textarea").get_attribute("value")
+    was, now = data.original.judge_class == 8, data.unlearned.judge_class == 8
+    places = [data.original.seeds.tolist().index(int(pair.get_attribute("data-seed"))) for pair in pairs(browser)]
+    assert places == [*np.flatnonzero(was & now), *np.flatnonzero(was & ~now)]
+    assert int(seed_shown(browser)) == data.original.seeds[places[0]]
+
+
+def test_a_click_shows_the_stored_pair_and_its_film(browser, hostile_run):
+    data = open_run(hostile_run).data
+    pair = pairs(browser)[-1]
+    seed = pair.get_attribute("data-seed")
+    pair.click()
+    wait(lambda: find(browser, f".vdu-status[data-film='{seed}'][data-done=yes]").is_displayed())
     place = data.original.seeds.tolist().index(int(seed))
     shown = [each.get_attribute("src") for each in browser.find_elements("css selector", ".vdu-big")]
     assert shown == [data_uri(data.original.images[place]), data_uri(data.unlearned.images[place])]
-    assert len(browser.find_elements("css selector", ".vdu-film img")) == 2 * 5
+    assert len(browser.find_elements("css selector", ".vdu-clean")) == 2 * 5
     rendering = browser.execute_script("return getComputedStyle(document.querySelector('.vdu-big')).imageRendering")
     assert rendering == "pixelated"
 
 
-def test_a_filter_changes_the_count_and_a_pair_gives_its_seed(browser, hostile_run):
-    data = open_run(hostile_run).data
-    tab(browser, "Stored samples")
-    wait(lambda: "60 of 60 pairs" in find(browser, "#vdu-count").text)
-    choose(browser, "vdu-before", "8")
-    n = int((data.original.judge_class == 8).sum())
-    wait(lambda: f"{n} of 60 pairs" in find(browser, "#vdu-count").text)
-    assert 0 < n < 48 and len(browser.find_elements("css selector", ".vdu-pair")) == n
-    pair = browser.find_elements("css selector", ".vdu-pair")[-1]
-    seed = pair.get_attribute("data-seed")
-    pair.click()
-    wait(lambda: find(browser, "#vdu-seed input, #vdu-seed textarea").get_attribute("value") == seed)
-    wait(lambda: find(browser, "#vdu-go").is_displayed())
-
-
-def test_the_stopping_step_moves_along_the_front(browser):
+def test_quick_arrow_keys_end_at_the_pair_they_name_with_its_own_film(browser):
     from selenium.webdriver.common.keys import Keys
 
-    tab(browser, "Stopping step")
+    seeds = [pair.get_attribute("data-seed") for pair in pairs(browser)]
+    for _ in range(4):
+        find(browser, "body").send_keys(Keys.ARROW_LEFT)
+    wait(lambda: seed_shown(browser) == seeds[-5])
+    wait(lambda: find(browser, f".vdu-status[data-film='{seeds[-5]}'][data-done=yes]").is_displayed())
+
+
+def test_a_filter_changes_the_pairs(browser, hostile_run):
+    wait(
+        lambda: [each for each in browser.find_elements("css selector", "#vdu-which label") if "all (60)" in each.text]
+    )[0].click()
+    wait(lambda: len(pairs(browser)) == 60)
+
+
+def test_the_checkpoints_are_measured_and_walked(browser):
+    tab(browser, "Checkpoints")
     wait(lambda: find(browser, "#vdu-measure").is_displayed())
-    assert "not measured yet" in find(browser, "#vdu-told").text
     find(browser, "#vdu-measure").click()
     wait(lambda: not [each for each in browser.find_elements("css selector", "#vdu-measure") if each.is_displayed()])
-    wait(lambda: find(browser, ".vdu-now").get_attribute("data-stop") == "final")
-    assert len(browser.find_elements("css selector", ".vdu-dot")) == 3
-    find(browser, "#vdu-where input[type=range]").send_keys(Keys.ARROW_LEFT)
-    wait(lambda: find(browser, ".vdu-now").get_attribute("data-stop") == "checkpoint-2")
-    wait(lambda: "Stopped at step 2" in find(browser, "#vdu-told").text)
+    assert len(browser.find_elements("css selector", ".vdu-dot")) == 4
+    next(each for each in browser.find_elements("css selector", "#vdu-step label") if each.text == "2").click()
+    wait(lambda: find(browser, ".vdu-now").get_attribute("data-checkpoint") == "checkpoint-2")
 
 
 def test_the_console_is_silent_and_nothing_was_fetched_elsewhere(browser, server):
@@ -239,4 +247,4 @@ def test_the_console_is_silent_and_nothing_was_fetched_elsewhere(browser, server
     web = {url for url in asked if url.startswith(("http", "ws", "//"))}
     assert len(web) > 10 and {url for url in web if not url.startswith(server.local_url)} == set()
     assert browser.get_log("browser") == []
-    assert browser.title == "vdu explore"  # no name of a class has run as a script
+    assert browser.title == "run · ascent · vdu explore"  # no name of a class has run as a script

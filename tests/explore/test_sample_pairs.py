@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vdu.explore.sample_pairs import PairFilter, first_seed, place_of_seed, select_pairs
-from vdu.report.collect import Samples
+from vdu.core.errors import InputError
+from vdu.explore.sample_pairs import find_seed, forget_name, group_names, place_of_seed, select_pairs
+from vdu.reporting.collect import Samples
 
 
 @pytest.fixture
 def data(opened):
-    """The run with random calls of three classes; 2 is the forget class."""
+    """The run with random classes of three; 2 is the forget class."""
     rng, n = np.random.default_rng(0), 200
 
     def samples():
@@ -21,44 +22,43 @@ def data(opened):
     return replace(opened.data, original=samples(), unlearned=samples(), forget_ids=(2,))
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        PairFilter(),
-        PairFilter(before=2),
-        PairFilter(after=0),
-        PairFilter(before=2, after=1),
-        PairFilter(change="changed"),
-        PairFilter(change="same", before=1),
-        PairFilter(least=0.5),
-        PairFilter(most=0.25),
-        PairFilter(before=0, change="changed", least=0.25, most=0.75),
-        PairFilter(before=0, after=0, change="changed"),
-    ],
-)
-def test_the_filter_keeps_what_a_loop_keeps(data, wanted):
+GROUPS = {
+    "were {}": lambda was, now: was == 2,
+    "still {}": lambda was, now: was == 2 and now == 2,
+    "became {}": lambda was, now: was != 2 and now == 2,
+    "other changes": lambda was, now: was != 2 and now != 2 and was != now,
+    "all": lambda was, now: True,
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize(("before", "after", "most"), [(None, None, 1.0), (2, 1, 1.0), (0, None, 0.5), (None, 2, 0.25)])
+def test_the_filter_keeps_what_a_loop_keeps(data, group, before, after, most):
     kept = []
     for i in range(200):
         was, now = int(data.original.judge_class[i]), int(data.unlearned.judge_class[i])
         sure = min(float(data.original.judge_confidence[i]), float(data.unlearned.judge_confidence[i]))
-        if wanted.before is not None and was != wanted.before:
-            continue
-        if wanted.after is not None and now != wanted.after:
-            continue
-        if (wanted.change == "changed" and was == now) or (wanted.change == "same" and was != now):
-            continue
-        if wanted.least <= sure <= wanted.most:
-            kept.append(i)
-    assert select_pairs(data, wanted).tolist() == kept
-    assert bool(kept) != (wanted == PairFilter(before=0, after=0, change="changed"))
+        if GROUPS[group](was, now) and before in {None, was} and after in {None, now} and sure <= most:
+            kept.append((now != 2, i))  # those that are of the forget class come first
+    assert select_pairs(data, group, before, after, most).tolist() == [i for _, i in sorted(kept)]
 
 
-def test_the_first_seed_is_one_that_forgot(data):
-    rows = range(200)
-    gone = [i for i in rows if data.original.judge_class[i] == 2 and data.unlearned.judge_class[i] != 2]
-    assert first_seed(data) == 2**62 + 3 * gone[0]
-    assert first_seed(replace(data, unlearned=data.original)) == 2**62
+def test_the_groups_are_named_and_counted(data):
+    was, now = data.original.judge_class, data.unlearned.judge_class
+    assert group_names(data)["still {}"] == f"still 2 ({((was == 2) & (now == 2)).sum()})"
+    assert list(group_names(replace(data, forget_ids=())).values()) == ["all (200)"]
+    assert forget_name(replace(data, forget_ids=())) == "unwanted"
 
 
-def test_a_seed_is_found_by_all_its_digits(data):
+def test_a_number_and_a_seed_find_a_pair(data):
+    assert find_seed(data, " #1\n") == 2**62 and find_seed(data, "#200") == 2**62 + 3 * 199
+    assert find_seed(data, f" {2**63 - 1}\n") == 2**63 - 1
     assert place_of_seed(data, 2**62 + 30) == 10 and place_of_seed(data, 2**62 + 31) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "#", "#0", "#201", "##1", "-1", "1.5", "eight", str(2**63), "9" * 5000, "²", "#²"]
+)
+def test_what_is_neither_is_refused(data, text):
+    with pytest.raises(InputError, match="expected #1 to #200 for a stored pair, or a whole number"):
+        find_seed(data, text)

@@ -29,7 +29,7 @@ WORDS = {
 }  # another choice
 ZERO = {  # options that may be 0
     "alpha", "gamma", "repulsion_scale", "keep_scale", "gradient_length", "self_improvement", "inner_steps", "ewc", "replay_weight",
-    "mask_seed",
+    "mask_seed", "pool_size",
 }  # fmt: skip
 NEEDS_POSTERIOR = {"vdu", "selective-amnesia"}
 WITH_POSTERIOR = {"conflict-free": {"radius": 1.0}}  # options without which a posterior is refused

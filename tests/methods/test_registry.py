@@ -41,6 +41,7 @@ def test_the_names_come_without_any_method():
 def test_a_users_method_is_known_after_it_is_registered():
     class Mine(BaseMethod):
         name, summary = "mine", "Mine."
+        losses = ESD.losses
 
     assert "mine" not in registry.names()
     assert registry.register(Mine) is Mine is registry.get("mine")
@@ -52,6 +53,7 @@ def test_a_users_method_is_known_after_it_is_registered():
 def test_a_name_that_is_taken_is_refused(name):
     class Other(BaseMethod):
         summary = "Other."
+        losses = ESD.losses
 
     Other.name = name
     with pytest.raises(InputError, match=f"Other: the name '{name}' is taken"):

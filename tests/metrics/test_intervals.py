@@ -1,6 +1,6 @@
 import pytest
 import torch
-from scipy.stats import binomtest, norm, sem
+from scipy.stats import binomtest, norm, sem, t
 
 from vdu.core.errors import InputError
 from vdu.metrics.intervals import (
@@ -8,6 +8,7 @@ from vdu.metrics.intervals import (
     mean_interval,
     require_resamples,
     resample_counts,
+    seeds_interval,
     share_interval,
 )
 
@@ -80,3 +81,19 @@ def test_the_interval_of_a_mean_covers_it_nineteen_times_in_twenty():
 def test_one_value_has_no_interval():
     with pytest.raises(InputError, match=r"got values of shape \[1\], expected \[n\] with n ≥ 2"):
         mean_interval(torch.ones(1))
+
+
+@pytest.mark.parametrize("k", [2, 3, 10])
+def test_an_interval_over_seeds_is_students_where_each_seed_is_exact(k):
+    values = [1.0, 4.0, 2.0, 8.0, 5.0, 7.0, 1.5, 2.5, 3.5, 9.0][:k]
+    mean, low, high = seeds_interval([(value, value, value) for value in values])
+    assert mean == pytest.approx(sum(values) / k)
+    assert (low, high) == pytest.approx(t.interval(0.95, k - 1, loc=mean, scale=sem(values)), rel=1e-3)
+
+
+def test_an_interval_over_seeds_is_no_narrower_than_that_of_a_seed():
+    assert seeds_interval([(5.0, 4.0, 6.0)] * 3) == pytest.approx((5.0, 4.0, 6.0))
+    mean, _, high = seeds_interval([(8.0, 7.0, 9.0), (10.0, 8.0, 12.0), (12.0, 9.0, 15.0)])
+    assert high - mean == pytest.approx((t.ppf(0.975, 2) ** 2 * 4 / 3 + (1 + 4 + 9) / 3) ** 0.5, rel=1e-3)
+    with pytest.raises(InputError, match="got 1, expected at least 2"):
+        seeds_interval([(1.0, 0.0, 2.0)])

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from vdu.core.errors import InputError
-from vdu.metrics.kid import KID, kernel_distance, mmd_squared
+from vdu.metrics.kid import KID, KernelDistance, kernel_distance, mmd_squared
 
 
 def generator(seed=0):
@@ -91,3 +91,25 @@ def test_bad_features_are_refused():
         mmd_squared(normal(5, 2), normal(5, 3))
     with pytest.raises(InputError, match=r"reference: 6 of 6 values are NaN"):
         kernel_distance(torch.full((3, 2), torch.nan), normal(5, 2), generator=generator())
+
+
+def test_batches_accumulate_to_the_whole():
+    x, y = normal(40, 3, 1), normal(30, 3, 2, shift=0.4)
+    metric = KernelDistance(n_subsets=10, subset_size=8)
+    for part in (slice(0, 5), slice(5, 40)):
+        metric.update(x[part], reference=True)
+        metric.update(y[part], reference=False)
+    assert metric.compute() == kernel_distance(x, y, n_subsets=10, subset_size=8, generator=generator(0))
+    assert metric.compute(generator=generator(7)) == kernel_distance(
+        x, y, n_subsets=10, subset_size=8, generator=generator(7)
+    )
+
+
+def test_an_accumulator_with_a_network_extracts_features():
+    images, metric = torch.rand(8, 1, 2, 2, generator=generator()), KernelDistance(nn.Flatten(), subset_size=2)
+    metric.update(images[:4], reference=True)
+    with pytest.raises(InputError, match="expected both sets"):
+        metric.compute()
+    metric.update(images[4:], reference=False)
+    flat = images.flatten(1)
+    assert metric.compute() == kernel_distance(flat[:4], flat[4:], subset_size=2, generator=generator(0))

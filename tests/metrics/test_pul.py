@@ -6,7 +6,7 @@ import torch
 
 from vdu.core.errors import InputError
 from vdu.metrics.paired_ratio import ratio_interval
-from vdu.metrics.pul import PUL, corrected_pul, flip_table, percentage_unlearned, pul_ceiling
+from vdu.metrics.pul import PUL, PULResult, corrected_pul, flip_table, percentage_unlearned, pul_ceiling
 
 
 def generator(seed=0):
@@ -131,7 +131,7 @@ def test_ceiling_refuses_impossible_numbers(numbers, match):
 
 def counted(n_original, n_unlearned, n, half_width=10.0):
     value = 100 * (1 - n_unlearned / n_original)
-    return PUL(value, value - half_width, value + half_width, n_original, n_unlearned, n)
+    return PULResult(value, value - half_width, value + half_width, n_original, n_unlearned, n)
 
 
 @pytest.mark.parametrize("true_positive_rate", [0.9, 1.0])
@@ -185,3 +185,31 @@ def test_flip_table_refuses_strange_classes(classes, match):
 def test_flip_table_refuses_fractions():
     with pytest.raises(InputError, match=r"original_class: got torch.float32"):
         flip_table(torch.ones(3), torch.tensor([0, 1, 2]), 5)
+
+
+def test_batches_accumulate_to_the_whole():
+    source = np.random.default_rng(3)
+    before, after = (torch.from_numpy(source.random(60) < rate) for rate in (0.5, 0.2))
+    metric = PUL()
+    for part in (slice(0, 7), slice(7, 60)):
+        metric.update(before[part], after[part])
+    whole = percentage_unlearned(before, after, generator=torch.Generator().manual_seed(0))
+    assert metric.compute() == whole
+    assert metric.compute(generator=torch.Generator().manual_seed(0)) == whole
+
+
+def test_a_judge_turns_images_into_predictions():
+    images = torch.zeros(4, 1, 2, 2)
+    images[:, 0, 0, 0] = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    metric = PUL(lambda batch: torch.nn.functional.one_hot(batch[:, 0, 0, 0].long(), 3).float(), forget_classes=[1])
+    metric.update(images, torch.zeros_like(images))
+    assert (metric.compute().n_original, metric.compute().n_unlearned) == (3, 0)
+
+
+def test_an_accumulator_without_what_it_needs_is_refused():
+    with pytest.raises(InputError, match="got nothing, expected at least one batch"):
+        PUL().compute()
+    with pytest.raises(InputError, match="expected both"):
+        PUL(forget_classes=[1])
+    with pytest.raises(InputError, match="expected both"):
+        PUL(lambda batch: batch)

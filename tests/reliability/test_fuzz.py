@@ -21,7 +21,7 @@ from vdu.data.decode import open_image, to_pixels
 from vdu.data.idx import read_idx
 from vdu.judges.classifier import Judge, load_judge, save_judge
 from vdu.models.importers import read_state_dict
-from vdu.report.files import read_log, read_samples
+from vdu.reporting.files import read_log, read_samples
 
 
 @pytest.fixture(scope="module")

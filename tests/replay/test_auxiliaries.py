@@ -22,7 +22,7 @@ from vdu.replay import selection as resemblance_recipe
 from vdu.replay.auxiliaries import make_auxiliaries
 from vdu.replay.generated import SHARED_SEED, cached_samples, generate_samples, image_seeds
 from vdu.replay.stopping import ForgottenCheck
-from vdu.unlearning import unlearn as unlearn_module
+from vdu.unlearning import engine
 from vdu.unlearning.unlearn import unlearn
 
 SAMPLER = Sampler("ddpm", steps=2, microbatch_size=4)
@@ -31,6 +31,13 @@ SAMPLER = Sampler("ddpm", steps=2, microbatch_size=4)
 def some_images(n=60, seed=1) -> ImageSet:
     source = torch.Generator().manual_seed(seed)
     return ImageSet(torch.randint(256, (n, 1, 8, 8), dtype=torch.uint8, generator=source))
+
+
+def set_copies(monkeypatch, batch_size):
+    """Auxiliary models of two steps."""
+    how = {"steps": 2, "batch_size": batch_size, "learning_rate": 1e-4}
+    monkeypatch.setattr(copies_recipe, "self_model_settings", lambda steps: how)
+    monkeypatch.setattr(aids_recipe, "FORGET_MODEL", how)
 
 
 @pytest.fixture
@@ -44,9 +51,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(aids_recipe, "resemblance", fewer)
     monkeypatch.setattr(resemblance_recipe, "KEPT", 1.0)  # untrained classifiers tell nothing apart
     monkeypatch.setattr(resemblance_recipe, "FEWEST_IMAGES", 1)
-    for how in (copies_recipe.SELF_MODEL, copies_recipe.FORGET_MODEL):
-        monkeypatch.setitem(how, "steps", 2)
-        monkeypatch.setitem(how, "batch_size", 5)
+    set_copies(monkeypatch, batch_size=5)
 
 
 # own samples
@@ -177,8 +182,7 @@ def test_the_self_model_is_trained_where_it_acts_and_the_forget_model_everywhere
         return whole(copied, *given, **options)
 
     monkeypatch.setattr(copies_recipe, "fit", watched)
-    for how in (copies_recipe.SELF_MODEL, copies_recipe.FORGET_MODEL):
-        monkeypatch.setitem(how, "batch_size", 40)
+    set_copies(monkeypatch, batch_size=40)
     method = RetainDistillation(lead="forget-model", self_improvement_range=(0.2, 0.7))
     make_auxiliaries(
         PipelineDenoiser.from_pipeline(pipeline), method, some_images(), sampler=SAMPLER, n_own_samples=60, seed=0
@@ -256,13 +260,13 @@ def test_a_range_that_no_level_has_is_refused_before_samples_are_drawn(make_pipe
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_the_precision_outlasts_the_training_of_aids(make_pipeline, quick, monkeypatch, precision):
     """Classifiers and copies are trained in float32, and accelerate knows one precision for a process."""
-    whole, seen = unlearn_module.train, []
+    whole, seen = engine.train, []
 
     def watched(*given, accelerator, **named):
         seen.append(accelerator.mixed_precision)
         return whole(*given, accelerator=accelerator, **named)
 
-    monkeypatch.setattr(unlearn_module, "train", watched)
+    monkeypatch.setattr(engine, "train", watched)
     unlearn(
         make_pipeline(), RetainDistillation(), forget=some_images(), steps=1, batch_size=8, n_own_samples=60, sampler=SAMPLER,
         mixed_precision=precision, force=True, full_length=True, generator=torch.Generator().manual_seed(0), progress=None,

@@ -46,8 +46,8 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     )
     if twice is not None:
         raise InputError(f"compare: got {twice} more than once; expected different run folders.")
-    from vdu.report.comparison_page import text_table, write_comparison
-    from vdu.report.run_comparison import differences, figures, notes, read_runs
+    from vdu.reporting.comparison_page import text_table, write_comparison
+    from vdu.reporting.run_comparison import differences, figures, notes, read_runs
 
     runs = read_runs(settings.runs)
     against, noted = differences(runs), notes(runs)

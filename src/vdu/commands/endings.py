@@ -49,20 +49,17 @@ def numbers(verb: str, settings: Any, result: Result) -> dict[str, Any]:
 
 
 def _evidence_numbers(folder: Path, result: Result) -> dict[str, Any]:
-    from vdu.report.collect import collect
-    from vdu.report.evidence_json import evidence
-    from vdu.report.findings.attempts import attempt_answers
-    from vdu.report.findings.inside import inside_answers
-    from vdu.report.render import answers
+    from vdu.reporting.collect import collect
+    from vdu.reporting.findings.attempts import attempt_answers
+    from vdu.reporting.findings.inside import inside_answers
+    from vdu.reporting.render import answers
 
     data = collect(folder)
-    whole = evidence(data, answers(data), {**attempt_answers(data), **inside_answers(data)})
     verdicts, probes = (
-        {name: {key: each[key] for key in ("level", "code")} for name, each in whole[part].items()}
-        for part in ("verdicts", "probe_verdicts")
+        {name: {"level": each.level, "code": each.code} for name, each in found.items()}
+        for found in (answers(data), {**attempt_answers(data), **inside_answers(data)})
     )
-    metrics = dict(whole["metrics"])
-    metrics["rows"] = [{key: value for key, value in row.items() if key != "note"} for row in metrics["rows"]]
+    metrics = read_json(folder / "metrics.json")
     paths = {"run": str(folder), "metrics": str(folder / "metrics.json")}
     paths |= {name: str(result[name]) for name in ("pipeline", "report") if name in result}
     return {"verdicts": verdicts, "probe_verdicts": probes, "metrics": metrics, "paths": paths}
@@ -77,9 +74,9 @@ def _stopping(result: Result) -> dict[str, Any]:
 
 def _answers(folder: Path) -> list[str]:
     """The five questions of the report with their answers."""
-    from vdu.report.collect import collect
-    from vdu.report.evidence_json import QUESTIONS
-    from vdu.report.render import answers
+    from vdu.reporting.collect import collect
+    from vdu.reporting.evidence_json import QUESTIONS
+    from vdu.reporting.render import answers
 
     found = answers(collect(folder))
     width = max(map(len, QUESTIONS.values()))

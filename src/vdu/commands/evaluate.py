@@ -22,7 +22,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     from vdu.evaluation.options import EvaluationOptions
     from vdu.evaluation.pair import require_one_subject
     from vdu.evaluation.recording import evaluate_pair, evaluate_run
-    from vdu.report.code_texts import warning_text
+    from vdu.reporting.code_texts import warning_text
 
     require_one_subject(settings.run, settings.before, settings.after, settings.forget)
     options = EvaluationOptions(

@@ -22,12 +22,13 @@ USAGE: Mapping[str, str] = {
     "reproduce": "vdu reproduce TABLE",
     "sample": "vdu sample MODEL [-o samples]",
     "unlearn": "vdu unlearn MODEL IMAGES [-o run]",
+    "verify": "vdu verify RUN",
 }
 """How each verb is called."""
 
 COMMON: Mapping[str, tuple[str, ...]] = {
     "compare": ("output", "force"),
-    "demo": ("output-dir", "digit", "n-images", "suite", "seed", "overwrite"),
+    "demo": ("output-dir", "digit", "full", "n-images", "suite", "seed", "overwrite"),
     "evaluate": (
         "before", "after", "forget", "output-dir", "judge", "reference", "retrained", "data", "forget-class", "suite", "n-images", "seed",
     ),
@@ -42,9 +43,10 @@ COMMON: Mapping[str, tuple[str, ...]] = {
         "output-dir", "labels", "without", "from-pipeline", "steps", "batch-size", "learning-rate", "seed", "overwrite",
         "resume-from-checkpoint",
     ),
-    "report": ("output", "hide-forgotten"),
+    "report": ("output", "by", "hide-forgotten"),
     "reproduce": ("scale", "output-dir", "list-cells", "only-done"),
     "sample": ("output-dir", "n-images", "label", "inference-steps", "seed", "overwrite"),
+    "verify": (),
     "unlearn": (
         "output-dir", "forget-class", "forget-label", "method", "option", "posterior", "retain", "convert", "steps", "seed",
         "overwrite", "resume-from-checkpoint",

@@ -12,7 +12,6 @@ from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.settings import PosteriorSettings, to_toml
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
-from vdu.core.progress import Bar, bar
 from vdu.core.records import atomic_folder, sha256_bytes
 from vdu.core.rng import derive_seed
 from vdu.core.rng import generator as named_generator
@@ -30,17 +29,11 @@ from vdu.replay.generated import cached_samples
 from vdu.training.batches import encoded
 from vdu.training.loop import make_accelerator
 from vdu.training.pretraining import fit
-from vdu.unlearning.fit_posterior import fit_posterior
+from vdu.unlearning.fit_posterior import FILE, fit_posterior, load_posterior, progress_bar
 
 __all__ = ["load_posterior", "run"]
 
-FILE = "posterior.safetensors"
 STATE = "estimation.safetensors"  # state of an unfinished estimation
-
-
-def load_posterior(path: Path) -> GaussianPosterior:
-    """Load a posterior from its file or from the run folder of ``vdu posterior``."""
-    return GaussianPosterior.load(path / FILE if path.is_dir() else path)
 
 
 def run(settings: PosteriorSettings) -> dict[str, Any]:
@@ -78,12 +71,12 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         # counted on a cache hit, too
         cost["network_evaluations"] = settings.n_samples * settings.inference_steps
     x0 = encoded(denoiser, samples.floats())
-    show = _bar(settings.estimator) if takes == "samples" else None
+    bar = progress_bar(settings.estimator) if takes == "samples" else None
     with record.stage(settings.estimator) as cost:
         posterior = fit_posterior(
             pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), samples=x0,
             members=MEMBERS[takes](settings, pipeline, samples, record.folder), state=state,
-            save=lambda reached: write_state(file, reached, identity), progress=show, **options,
+            save=lambda reached: write_state(file, reached, identity), progress=bar, **options,
         )  # fmt: skip
         cost["network_evaluations"] = _evaluations(settings, takes, posterior)
     try:
@@ -201,19 +194,6 @@ def _evaluations(settings: PosteriorSettings, takes: str, posterior: GaussianPos
     """Network evaluations of an estimation, including the fine-tunings."""
     tuned = 3 * settings.finetune_batch_size * settings.finetune_steps * settings.n_members
     return tuned if takes == "fine-tuned members" else int(posterior.extras.get("network_evaluations", 0))
-
-
-def _bar(title: str) -> Callable[[int, int], None]:
-    shown: list[Bar] = []
-
-    def show(done: int, total: int) -> None:
-        if not shown:
-            shown.append(bar(title, total, "sample"))
-        shown[0].update(done - shown[0].n)
-        if done == total:
-            shown[0].close()
-
-    return show
 
 
 def _check_mean(

@@ -17,11 +17,13 @@ class ReportSettings:
         run: the run folder, after "vdu evaluate".
         output: where to write; by default report.html in the run folder.
         hide_forgotten: blur the forget images.
+        by: name of the person or team that answers for the report.
     """
 
     run: Annotated[Path, GivenFirst] = Path()
     output: Path | None = None
     hide_forgotten: bool = False
+    by: str | None = None
 
 
 def run(settings: ReportSettings) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def run(settings: ReportSettings) -> dict[str, Any]:
     Returns:
         The paths of the page and of ``evidence.json``.
     """
-    from vdu.report.render import render_report
+    from vdu.reporting.render import render_report
 
-    page = render_report(settings.run, output=settings.output, hide_forgotten=settings.hide_forgotten)
+    page = render_report(settings.run, output=settings.output, hide_forgotten=settings.hide_forgotten, by=settings.by)
     return {"report": str(page), "evidence": str(page.with_name("evidence.json"))}

@@ -1,7 +1,7 @@
 """``vdu unlearn``: make a pipeline forget, in a run folder."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,13 +20,10 @@ from vdu.commands.options import (
     to_toml,
 )
 from vdu.core.errors import InputError
-from vdu.core.runs import Run
 from vdu.methods import registry
 
 if TYPE_CHECKING:
-    from vdu.data.images import ImageSet
     from vdu.methods.base import BaseMethod
-    from vdu.posterior.gaussian import GaussianPosterior
     from vdu.unlearning.unlearn import TrainingOptions
 
 __all__ = ["MOVED", "UnlearnSettings", "as_options", "configuration", "make_method", "refuse_moved", "resolved", "run"]
@@ -142,17 +139,15 @@ def resolved(settings: UnlearnSettings) -> UnlearnSettings:
     """
     kind = registry.get(settings.method)
     suits = {name: value for name, value in asdict(kind.training).items() if getattr(settings, name) is None}
-    return replace(settings, method=kind.name, **suits)
+    named = settings.method if registry.is_file(settings.method) else kind.name
+    return replace(settings, method=named, **suits)
 
 
 def configuration(settings: UnlearnSettings) -> str:
     """The resolved settings as the text of ``config.toml``, with a comment if "auto" selected the method."""
-    return _text(resolved(settings), settings.method)
-
-
-def _text(settings: UnlearnSettings, asked: str) -> str:
-    asked_for = "" if asked == settings.method else f'# method = "{asked}" was given, which selects {settings.method}\n'
-    return asked_for + to_toml(settings)
+    chosen, asked = resolved(settings), settings.method
+    comment = "" if asked == chosen.method else f'# method = "{asked}" was given, which selects {chosen.method}\n'
+    return comment + to_toml(chosen)
 
 
 def as_options(old: Mapping[str, Any]) -> tuple[str, ...]:
@@ -210,208 +205,76 @@ def make_method(settings: UnlearnSettings) -> "BaseMethod":
         settings: method, option, posterior and retain.
 
     Returns:
-        The method.
+        The method. An unknown method or option, and a posterior that is missing or unused, raise an error.
+    """
+    from vdu.unlearning.chosen_method import choose
+
+    options = _method_options(settings)
+    return choose(settings.method, options, others=frozenset(), retain=bool(settings.retain)).method
+
+
+def _method_options(settings: UnlearnSettings) -> dict[str, Any]:
+    """The options of the method as keywords of :func:`vdu.unlearning.unlearn.unlearn`.
+
+    Returns:
+        Values by name, with the posterior.
 
     Raises:
-        InputError: if the method or an option is unknown, or a posterior is missing or unused.
+        InputError: if the posterior is missing, which is not fitted in passing here but by a command of its own.
     """
-    from vdu.commands.posterior import load_posterior
     from vdu.methods.options import read_options
 
     kind = registry.get(settings.method)
-    given: dict[str, Any] = dict(kind.retain_options) if settings.retain else {}
-    given |= read_options(kind, settings.option)
-    takes_posterior = any(item.name == "posterior" and item.init for item in fields(kind))
-    if settings.posterior and not takes_posterior:
-        raise InputError(
-            f"--posterior: got {settings.posterior}, but the method {kind.name} does not use a posterior. Leave it out."
-        )
-    if settings.posterior:
-        given["posterior"] = load_posterior(settings.posterior)
-    elif kind.estimator:
+    options = read_options(kind, settings.option)
+    if kind.estimator and not settings.posterior:
         n_train = " --n-train N" if kind.estimator == "fisher" else ""
         raise InputError(
             f"--posterior is missing, which the method {kind.name} needs; fit one with "
             f"`vdu posterior {kind.estimator} --pipeline {settings.pipeline}{n_train} --output-dir OUT` (no training data needed)."
         )
-    return kind(**given)
+    return {**options, "posterior": settings.posterior}
 
 
 def run(settings: UnlearnSettings) -> dict[str, Any]:
-    """Unlearn from the command line: check all settings first, then work in a run folder.
+    """Unlearn from the command line: :func:`vdu.unlearning.unlearn.unlearn` in a run folder.
 
     Args:
         settings: see :class:`UnlearnSettings`.
 
     Returns:
-        A summary: the new pipeline's folder and the last step's terms.
-
-    Raises:
-        InputError: if the settings do not fit together, or the output folder is not empty.
+        A summary: the new pipeline's folder and the last step's terms. Settings that do not fit together, and an output folder
+        that is not empty, raise an error.
     """
-    import torch
-
     from vdu.core.checks import hash_parameters
-    from vdu.core.rng import generator as named_generator
-    from vdu.data.forget import split_by_class
-    from vdu.data.forget_source import absolute, class_names, forget_images, write_forget
-    from vdu.data.sources import load_images
-    from vdu.diffusion.schedule import kl_weights, weight_share
-    from vdu.methods.vdu import VDU
-    from vdu.models.denoiser import PipelineDenoiser
-    from vdu.models.pipelines import configuration_of, find_pipeline, load_pipeline, network_of, save_pipeline
-    from vdu.replay.auxiliaries import needs_selection
-    from vdu.replay.selection import require_enough
-    from vdu.report.card import write_card
-    from vdu.training.batches import condition_of, require_divisible
-    from vdu.training.trackers import require_tracker
-    from vdu.unlearning.labels import forget_set_of_labels
-    from vdu.unlearning.unlearn import check_origin, unlearn
+    from vdu.models.pipelines import network_of
+    from vdu.unlearning.unlearn import unlearn
 
-    asked = settings.method
-    if not settings.forget and not settings.forget_label:
-        raise InputError(
-            "--forget is missing: give the images to forget (a folder, a list of files or a data set), or for a class-conditional model "
-            "the class to forget (--forget-label)."
-        )
-    if settings.forget_class and not settings.forget:
-        raise InputError(
-            "--forget-class: got no --forget; it names classes of given images. For a class of the model use --forget-label."
-        )
-    forget_source = absolute(settings.forget) if settings.forget else ""  # evaluate may run in another folder
-    settings = resolved(replace(settings, forget=forget_source, pipeline=find_pipeline(settings.pipeline)))
-    pipeline = load_pipeline(settings.pipeline)
-    denoiser = PipelineDenoiser.from_pipeline(pipeline)
-    given = None
-    if settings.forget:
-        shape, classes = denoiser.image_shape, settings.forget_class
-        given = forget_images(settings.forget, shape, classes=classes, convert=settings.convert)
-    forget = given
-    if settings.forget_label:
-        if given is not None and given.labels is not None:
-            raise InputError(
-                "--forget-label: the images have labels of their own; leave it out, or give images without labels."
-            )
-        forget = forget_set_of_labels(
-            denoiser,
-            settings.forget_label,
-            given,
-            sampler=settings.sampler(),
-            seed=settings.seed,
-            progress="forget set",
-        )
-    assert forget is not None
-    method = make_method(settings)
-    resume = bool(settings.resume_from_checkpoint)
-    assert settings.batch_size is not None
-    assert settings.n_own_samples is not None
-    require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
-    require_tracker(settings.report_to, settings.output_dir)
-    posterior = getattr(method, "posterior", None)
-    if posterior is not None:  # now, before --overwrite empties the folder
-        posterior.check_matches(dict(network_of(pipeline).named_parameters()))
-        check_origin(posterior, hash_parameters(network_of(pipeline).state_dict()))
-    if settings.retain and "retain" not in method.needs:
-        raise InputError(
-            f"--retain: got {settings.retain}, but the method {method.name} does not use retained images. "
-            "Leave it out, or use a method that does (vdu list)."
-        )
-    if settings.full_length and not method.stops:
-        raise InputError(
-            f"--full-length: the method {method.name} has no stopping rule and always takes all its steps; leave the option out "
-            "(`vdu list METHOD` shows whether a method has a stopping rule)."
-        )
-    if needs_selection(method, settings.retain not in {None, "self"}):
-        require_enough(
-            "forget images", len(forget)
-        )  # before --overwrite empties the folder, and before samples are drawn
-        require_enough("generated samples (--n-own-samples)", settings.n_own_samples)
-        settings.sampler().make(denoiser)
-    retain = None
-    if settings.retain not in {None, "self"}:
-        retain = load_images(str(settings.retain), shape=forget.shape, convert=settings.convert)
-        known = retain.class_names or ()
-        unwanted = class_names(forget) if forget.class_names else list(settings.forget_class)
-        if retain.labels is not None and (shared := [name for name in unwanted if name in known]):
-            retain = split_by_class(retain, shared)[1]  # the forget classes are not replayed
-    for name, images in (("--forget", forget), ("--retain", retain)):
-        if images is not None:  # refuses images of unknown classes before the run folder is touched
-            condition_of(denoiser, images, torch.arange(len(images)), name)
-    keep = (settings.pipeline, settings.forget or None, settings.posterior, settings.retain)
-    record = Run(settings.output_dir, "unlearn", overwrite=settings.overwrite, resume=resume, keep=keep)
-    inputs = _inputs(settings, pipeline, forget, posterior)
-    record.start(_text(settings, asked), inputs)
-    if settings.forget_label:
-        write_forget(record.folder, forget)
-    with record.stage("unlearn") as cost:
-        result = unlearn(
-            pipeline,
-            method,
-            forget=forget,
-            retain=retain,
-            n_own_samples=settings.n_own_samples,
-            sampler=settings.sampler(),
-            full_length=settings.full_length,
-            force=settings.force,
-            generator=named_generator(settings.seed, "unlearn"),
-            folder=record.folder,
-            resume=resume,
-            report_to=settings.report_to,
-            **settings.training(),
-        )
-        cost["network_evaluations"] = result.network_evaluations
-        cost |= result.aids.record if result.aids else {}
-        cost |= {"stopping": asdict(result.stopping)} if result.stopping else {}
-    with record.replacing("pipeline") as temporary:
-        save_pipeline(result.pipeline, temporary)
-        names = ("option", "steps", "batch_size", "learning_rate", "seed")
-        told = {name: getattr(settings, name) for name in names}
-        write_card(temporary, inputs, method.name, told)
-    sha256 = hash_parameters(network_of(result.pipeline).state_dict())
-    weights = "raw" if result.training.ema is None else "ema"
-    extras: dict[str, Any] = {}
-    if isinstance(method, VDU) and method.schedule is not None:
-        extras["weight_share"] = weight_share(kl_weights(method.schedule, method.weights))
-    if retain is not None:
-        extras["retain"] = {"source": settings.retain, "description": retain.description, "sha256": retain.sha256}
-    made = {"sha256": sha256, "configuration_sha256": configuration_of(result.pipeline), "weights": weights}
-    record.finish(pipeline=made, **extras)
+    how = resolved(settings)
+    result = unlearn(
+        settings.pipeline,
+        settings.method,
+        forget=settings.forget or None,
+        forget_class=settings.forget_class,
+        forget_labels=settings.forget_label,
+        retain=settings.retain,
+        convert=settings.convert,
+        n_own_samples=how.n_own_samples,
+        sampler=how.sampler(),
+        full_length=settings.full_length,
+        force=settings.force,
+        seed=settings.seed,
+        folder=settings.output_dir,
+        overwrite=settings.overwrite,
+        resume=bool(settings.resume_from_checkpoint),
+        report_to=settings.report_to,
+        **_method_options(settings),
+        **how.training(),
+    )
     last = result.training.last
     return {
-        "pipeline": str(record.folder / "pipeline"),
-        "sha256": sha256,
+        "pipeline": str(settings.output_dir / "pipeline"),
+        "sha256": hash_parameters(network_of(result.pipeline).state_dict()),
         **({"ending": result.ending} if result.ending else {}),
         **last.get("terms", {}),
         **last.get("observed", {}),
     }
-
-
-def _inputs(
-    settings: UnlearnSettings, pipeline: Any, forget: "ImageSet", posterior: "GaussianPosterior | None"
-) -> dict[str, Any]:
-    from vdu.core.checks import hash_parameters
-    from vdu.data.forget_source import class_names
-    from vdu.models.pipelines import configuration_of, network_of
-
-    inputs: dict[str, Any] = {
-        "model": {
-            "path": str(settings.pipeline.resolve()),
-            "sha256": hash_parameters(network_of(pipeline).state_dict()),
-            "configuration_sha256": configuration_of(pipeline),
-            "class_names": list(getattr(pipeline, "class_names", None) or ()),
-        },
-        "forget": {
-            "source": settings.forget or "the model itself",
-            "classes": class_names(forget) if settings.forget_class or settings.forget_label else [],
-            "description": forget.description,
-            "n_images": len(forget),
-            "sha256": forget.sha256,
-        },
-    }
-    if posterior is not None and settings.posterior is not None:
-        inputs["posterior"] = {
-            "path": str(settings.posterior.resolve()),
-            "sha256": posterior.sha256,
-            "estimator": posterior.estimator,
-        }
-    return inputs

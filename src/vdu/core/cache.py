@@ -1,6 +1,7 @@
 """A cache of tensors that are computed once per model; their checksums are verified on reading.
 
-The cache is $VDU_CACHE, or vdu/ in $XDG_CACHE_HOME, or ~/.cache/vdu; delete it at any time.
+The cache is $VDU_CACHE, or vdu/ in $XDG_CACHE_HOME, or ~/.cache/vdu; delete it at any time. Results for the packaged models that the
+demo needs are part of the package (``vdu/zoo/cache``, made by ``tools/make_demo_cache.py``).
 """
 
 import os
@@ -15,7 +16,9 @@ from torch import Tensor
 from vdu.core.checks import hash_parameters
 from vdu.core.records import atomic_file
 
-__all__ = ["cache_folder", "read_cached", "write_cached"]
+__all__ = ["PACKAGED", "cache_folder", "read_cached", "write_cached"]
+
+PACKAGED = Path(__file__).parents[1] / "zoo" / "cache"
 
 
 def cache_folder(given: Path | str | None = None) -> Path:
@@ -35,7 +38,7 @@ def read_cached(path: Path, what: str) -> dict[str, Tensor] | None:
     """The tensors of a file in the cache.
 
     Args:
-        path: the file.
+        path: the file, in a folder of the cache; one of the same folder and name in the package serves as well.
         what: subject and verb for the message, such as "the samples are".
 
     Returns:
@@ -43,6 +46,7 @@ def read_cached(path: Path, what: str) -> dict[str, Tensor] | None:
         bit would affect every number.
     """
     try:
+        path = path if path.exists() else PACKAGED / path.parent.name / path.name
         if not path.exists():
             return None
         with safe_open(path, framework="pt") as file:

@@ -3,7 +3,14 @@
 Every other error is a bug or a failure of the machine and keeps its type and traceback.
 """
 
-__all__ = ["BusyError", "DivergenceError", "InputError"]
+from difflib import get_close_matches
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["BusyError", "DivergenceError", "InputError", "did_you_mean", "shown"]
 
 
 class InputError(ValueError):
@@ -16,3 +23,42 @@ class BusyError(InputError):
 
 class DivergenceError(RuntimeError):
     """A training or unlearning run diverged (exit code 4)."""
+
+
+def shown(value: Any) -> str:
+    """A value in an error message: numbers, short texts and paths as they are, anything else by its type alone.
+
+    Args:
+        value: anything.
+
+    Returns:
+        Some words.
+
+    Examples:
+        >>> shown(3), shown("esd"), shown(int), shown([1, 2])
+        ('3', "'esd'", 'the class int', 'a list')
+    """
+    if value is None or isinstance(value, bool | int | float | PurePath):
+        return str(value)
+    if isinstance(value, str):
+        return repr(value if len(value) <= 80 else f"{value[:79]}…")
+    name = (value if isinstance(value, type) else type(value)).__name__
+    return f"the class {name}" if isinstance(value, type) else f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
+
+
+def did_you_mean(name: str, known: "Iterable[str]") -> str:
+    """A question with the nearest known name and a leading space, or nothing if none is near.
+
+    Args:
+        name: what was given.
+        known: the names that exist.
+
+    Returns:
+        Some words.
+
+    Examples:
+        >>> did_you_mean("stepz", ["steps", "seed"]), did_you_mean("x", ["steps"])
+        (" Did you mean 'steps'?", '')
+    """
+    near = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

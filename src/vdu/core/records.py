@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "atomic_folder",
     "environment",
     "is_leftover",
+    "now",
     "read_json",
     "sha256_bytes",
     "sha256_file",
@@ -241,6 +243,11 @@ def sha256_file(path: Path | str) -> str:
     """SHA-256 of a file's content, read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def now() -> str:
+    """The date and time in UTC, to the second (ISO 8601)."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def environment() -> dict[str, Any]:

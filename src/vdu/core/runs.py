@@ -24,6 +24,7 @@ from vdu.core.records import (
     atomic_folder,
     environment,
     is_leftover,
+    now,
     read_json,
     sweep,
     write_json,
@@ -186,6 +187,7 @@ class Run:
         self._record = {
             "format_version": FORMAT_VERSION,
             "verb": self.verb,
+            "date": now(),
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "environment": environment(),
             "inputs": inputs,

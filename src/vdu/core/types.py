@@ -57,6 +57,7 @@ class NoisedBatch:
             ratio, [batch], possibly fractional.
         condition: further arguments of the network, by name, each batch first; None for unconditional models.
         draws: uniform random numbers for a method (``Method.draws``), by name, each [batch, …].
+        target: the method's target for the predicted noise if it was computed ahead (``Method.targets``), like ``x0``.
     """
 
     x0: Tensor
@@ -68,6 +69,7 @@ class NoisedBatch:
     timestep: Tensor
     condition: Condition | None = None
     draws: Mapping[str, Tensor] = field(default_factory=dict)
+    target: Tensor | None = None
 
     @property
     def x_t(self) -> Tensor:
@@ -281,6 +283,7 @@ class Method(Protocol):
         schedule: the noise levels at which it works (a ``vdu.diffusion.schedule.NoiseSchedule``).
         limits: the largest value that an observed scalar may take before the run counts as diverged.
         identity: a hash of the method and all its settings; a resumed run must have the same.
+        pool: number of batches that repeat with the targets of :meth:`targets`; 0 draws a new batch at every step.
     """
 
     @property
@@ -307,6 +310,8 @@ class Method(Protocol):
     def schedule(self) -> Any: ...  # ruff: ignore[undocumented-public-method]
     @property
     def limits(self) -> Mapping[str, float]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def pool(self) -> int: ...  # ruff: ignore[undocumented-public-method]
 
     def draw_weights(self, role: str = "forget") -> Tensor:
         """Relative probability of each timestep index for the images of a role, [T], float64."""
@@ -314,6 +319,10 @@ class Method(Protocol):
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """One-time work before the first step (checks, masks, Fisher information, frozen teachers)."""
+        ...
+
+    def targets(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Targets that do not depend on the student, by role, each like ``x0``; they arrive as ``NoisedBatch.target``."""
         ...
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -10,12 +11,14 @@ from safetensors.torch import save_file
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_file, read_json
 from vdu.data.forget import split_by_class
+from vdu.data.given import Images, as_images, is_named
 from vdu.data.images import ImageSet
-from vdu.data.sources import load_images
 
-__all__ = ["absolute", "class_names", "forget_images", "reload_forget", "write_forget"]
+__all__ = ["absolute", "class_names", "current_forget", "forget_images", "reload_forget", "write_forget"]
 
-STORED = "forget.safetensors"  # a forget set stored in the run folder: drawn from the model, or with an assigned label
+STORED = (
+    "forget.safetensors"  # stored in the run folder: drawn from the model, with an assigned label, or given in Python
+)
 
 
 def absolute(source: str) -> str:
@@ -27,12 +30,12 @@ def absolute(source: str) -> str:
 
 
 def forget_images(
-    source: ImageSet | str, shape: tuple[int, int, int], *, classes: Sequence[str] = (), convert: bool = False
+    source: Images, shape: tuple[int, int, int], *, classes: Sequence[str] = (), convert: bool = False
 ) -> ImageSet:
     """Load the images to forget and check them against the model's size.
 
     Args:
-        source: the images, or where they are, see :func:`vdu.data.sources.load_images`.
+        source: the images or where they are, see :func:`vdu.data.given.as_images`.
         shape: channels, height and width of the model.
         classes: the classes to forget, if the images have labels.
         convert: convert images of another size or mode.
@@ -41,17 +44,20 @@ def forget_images(
         The forget set.
 
     Raises:
-        InputError: if classes are given for images without labels, or missing for a labelled data set.
+        InputError: if classes are given for images without labels, or missing for a labelled source (an :class:`ImageSet` is
+            taken as it is).
     """
-    images = source if isinstance(source, ImageSet) else load_images(source, shape=shape, convert=convert)
+    images = as_images(source, name="forget", shape=shape, convert=convert)
     if classes:
         return split_by_class(images, classes)[0]
+    if isinstance(source, ImageSet):
+        return images  # its maker chose the images
     if images.labels is not None and len(images.labels.unique()) > 1:
         names = images.class_names or tuple(map(str, images.labels.unique().tolist()))
-        where = source if isinstance(source, str) else images.description or "the set"
+        what = source if is_named(source) else images.description
         raise InputError(
-            f"forget: {where} holds {len(names)} classes ({', '.join(names[:10])}); name those to forget with --forget-class, "
-            "or give a folder of forget images only."
+            f"forget: {what} holds {len(names)} classes ({', '.join(names[:10])}); name those to forget with --forget-class "
+            "(in Python forget_class=…), or give forget images only."
         )
     return images
 
@@ -75,40 +81,63 @@ def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
     Raises:
         InputError: if the images are not those that the run forgot.
     """
-    import tomllib
-
-    config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    expected = read_json(folder / "run.json")["inputs"]["forget"]["sha256"]
-    if config.get("forget_label"):
-        return _read_forget(folder / STORED, expected)
-    options = {"classes": config.get("forget_class", ()), "convert": config.get("convert", False)}
-    images = forget_images(config["forget"], shape, **options)
+    images, expected = current_forget(folder, shape), read_json(folder / "run.json")["inputs"]["forget"]["sha256"]
     if images.sha256 != expected:
+        config = _config(folder)
+        if _is_stored(config):
+            raise InputError(
+                f"{folder / STORED}: holds other images than this run forgot (their hash differs). Make the run again."
+            )
         raise InputError(
             f"forget: the images at {config['forget']} are not those that this run forgot (their hash differs). Put them back."
         )
     return images
 
 
+def current_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
+    """Load the images that are now where a run's forget set came from, unchanged or not.
+
+    Args:
+        folder: the run folder.
+        shape: channels, height and width of the model.
+
+    Returns:
+        The images. A source that is gone or cannot be read is refused with an ``InputError``.
+    """
+    config = _config(folder)
+    if _is_stored(config):
+        return _read_forget(folder / STORED)
+    options = {"classes": config.get("forget_class", ()), "convert": config.get("convert", False)}
+    return forget_images(config["forget"], shape, **options)
+
+
+def _is_stored(config: dict[str, Any]) -> bool:
+    return bool(config.get("forget_label") or not config.get("forget"))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    import tomllib
+
+    return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+
+
 def write_forget(folder: Path, images: ImageSet) -> None:
-    """Store a labelled forget set in a run folder, for its evaluation."""
-    assert images.labels is not None
+    """Store a forget set in a run folder, for its evaluation."""
+    tensors = {"images": images.images.contiguous()} | ({} if images.labels is None else {"labels": images.labels})
     with atomic_file(folder / STORED) as temporary:
         names = json.dumps({"class_names": images.class_names, "description": images.description})
-        save_file({"images": images.images.contiguous(), "labels": images.labels}, temporary, {"names": names})
+        save_file(tensors, temporary, {"names": names})
 
 
-def _read_forget(path: Path, expected: str) -> ImageSet:
+def _read_forget(path: Path) -> ImageSet:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["names"])
-            images, labels = file.get_tensor("images"), file.get_tensor("labels")
-        names = tuple(about["class_names"])
-        found = ImageSet(images, labels, class_names=names, description=about["description"])
+            images = file.get_tensor("images")
+            labels = file.get_tensor("labels") if "labels" in file.keys() else None
+        names = None if about["class_names"] is None else tuple(about["class_names"])
+        return ImageSet(images, labels, class_names=names, description=about["description"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise InputError(
             f"{path}: cannot be read ({error}); expected the forget set of this run. Make the run again."
         ) from None
-    if found.sha256 != expected:
-        raise InputError(f"{path}: holds other images than this run forgot (their hash differs). Make the run again.")
-    return found

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.checks import require_finite
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 
 __all__ = ["ImageSet", "to_float", "to_uint8"]
 
@@ -90,6 +90,10 @@ class ImageSet:
     description: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.images, Tensor):
+            raise InputError(
+                f"images: got {shown(self.images)}, expected a torch.uint8 tensor [images, channels, height, width]."
+            )
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             got = f"{self.images.dtype} {list(self.images.shape)}"
             raise InputError(f"images: got {got}, expected torch.uint8 [images, channels, height, width].")
@@ -103,6 +107,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.shape))
+        classes = f", {len(self.labels.unique())} classes" if self.labels is not None else ""
+        return f"ImageSet({len(self)} images of {size}{classes}{f': {self.description}' if self.description else ''})"
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vdu.core.cache import cache_folder
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 from vdu.data.cifar import fetch_cifar10, load_cifar10_folder
 from vdu.data.decode import fit_shape
 from vdu.data.digits import load_digits
@@ -52,7 +52,7 @@ _KINDS = (
 
 
 def load_images(
-    spec: str,
+    spec: str | Path,
     *,
     shape: tuple[int, int, int] | None = None,
     split: str = "train",
@@ -75,6 +75,9 @@ def load_images(
     Raises:
         InputError: if there is no such source, it is damaged, or images do not fit; names all that do not.
     """
+    if not isinstance(spec, str | Path):
+        raise InputError(f"images: got {shown(spec)}; expected {_KINDS}.")
+    spec = str(spec)
     if split not in SPLIT_FILES:
         raise InputError(f"split: got {split!r}, expected 'train' or 'test'.")
     if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):

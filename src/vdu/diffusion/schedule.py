@@ -300,6 +300,7 @@ def noised_batch(
     *,
     condition: Condition | None = None,
     draws: Mapping[str, Tensor] | None = None,
+    target: Tensor | None = None,
 ) -> NoisedBatch:
     """Combine samples, drawn noise and drawn timestep indices into a batch.
 
@@ -311,6 +312,7 @@ def noised_batch(
         own: the schedule of the network, which determines α, σ and the network's timesteps.
         condition: of each sample.
         draws: further random draws for each sample.
+        target: a target that was computed ahead, like ``x0``.
 
     Returns:
         The batch.
@@ -323,7 +325,7 @@ def noised_batch(
     scaled = schedule if schedule.scaling == own.scaling else replace(schedule, scaling=own.scaling)
     alpha, sigma = scaled.coefficients(rows, x0)
     return NoisedBatch(
-        x0, noise, index, alpha, sigma, alpha_bar.to(x0), timestep.to(x0.device), condition, draws or {}
+        x0, noise, index, alpha, sigma, alpha_bar.to(x0), timestep.to(x0.device), condition, draws or {}, target
     )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ from vdu.metrics.frechet import frechet_interval
 from vdu.metrics.histogram import class_counts, expected_distribution, histogram_distance
 from vdu.metrics.kid import kernel_distance
 from vdu.metrics.precision import density_coverage, precision_recall
-from vdu.metrics.pul import PUL, corrected_pul, percentage_unlearned
+from vdu.metrics.pul import PULResult, corrected_pul, percentage_unlearned
 
 __all__ = [
     "JudgePredictions",
@@ -170,7 +170,7 @@ def corrected(pul: PULRecord, false_positive_rate: float) -> Interval | None:
     Returns:
         In percent; None where false positives alone explain the original's count.
     """
-    counted = PUL(pul.value, pul.low, pul.high, pul.n_original, pul.n_unlearned, pul.n_images)
+    counted = PULResult(pul.value, pul.low, pul.high, pul.n_original, pul.n_unlearned, pul.n_images)
     found = corrected_pul(counted, false_positive_rate=false_positive_rate)
     return None if found is None else _interval(found)
 

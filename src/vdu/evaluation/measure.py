@@ -125,13 +125,14 @@ def measure(
             "unlearned", "Unlearned", found.distances, found.fidelity, found.pul, forget_count=found.pul.n_unlearned
         )
     )
-    name, label = "retrained", "Retrained without the class"
+    name, label, flips_retrained = "retrained", "Retrained without the class", None
     if retrained is None:
         rows.append(DistanceRow(name, label))
     else:
         drawn = first_images(retrained, n_images, sampler, seed, "retrained")
         predictions = classify(judging.judge, drawn)
         rows.append(row(name, label, base, network.extract(drawn), predictions=predictions, note_code="retrained"))
+        flips_retrained = _transitions(was.judge, predictions, judging)
     rows += [DistanceRow(name, label) for name, label in NOT_RUN.items()]
     judge = judge_record(judging, found.pul.n_original, n_images)
     transitions = _transitions(was.judge, now.judge, judging)
@@ -147,6 +148,7 @@ def measure(
         feature_network=network.label,
         reference=about,
         warnings=_warnings(found.pul, judging),
+        transitions_retrained=flips_retrained,
     )
     return Measurement(evidence, before, after, {"original": was.judge, "unlearned": now.judge})
 

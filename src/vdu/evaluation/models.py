@@ -79,21 +79,23 @@ def open_model(source: Any, name: str) -> OpenModel:
     return replace(found, run=run)
 
 
-def open_models(record: Run) -> tuple[OpenModel, OpenModel]:
+def open_models(record: Run, original: Any = None) -> tuple[OpenModel, OpenModel]:
     """The original and the unlearned model of a run.
 
     Args:
         record: a finished run of "unlearn".
+        original: the pipeline that it started from; None loads it from where the record says.
 
     Returns:
         The two. A model that is not the recorded one is refused with an ``InputError``.
     """
     inputs, made = record.record["inputs"], record.folder / "pipeline"
-    original = _opened(load_pipeline(inputs["model"]["path"]), Path(inputs["model"]["path"]))
-    _require_recorded(original, inputs["model"], original.path, "the model that this run started from", "Put it back")
+    place = inputs["model"]["path"]
+    first = _opened(load_pipeline(place), Path(place)) if original is None else _opened(original, None, "original")
+    _require_recorded(first, inputs["model"], place, "the model that this run started from", "Put it back")
     unlearned = _opened(load_pipeline(made), made)
     _require_recorded(unlearned, record.record["pipeline"], made, *MADE)
-    return original, unlearned
+    return first, unlearned
 
 
 def require_comparable(before: OpenModel, after: OpenModel) -> None:
@@ -158,7 +160,7 @@ def _opened(pipeline: Any, path: Path | None, unchecked: str | None = None) -> O
     return OpenModel(denoiser, hash_parameters(network.state_dict()), configuration_of(pipeline), path)
 
 
-def _require_recorded(model: OpenModel, record: Any, path: Path | None, what: str, advice: str) -> None:
+def _require_recorded(model: OpenModel, record: Any, path: Path | str, what: str, advice: str) -> None:
     """Refuse a model that has not the weights, and the configuration if one was recorded, of a run's record."""
     record = record if isinstance(record, dict) else {}
     same = model.sha256 == record.get("sha256")

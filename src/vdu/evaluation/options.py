@@ -1,14 +1,19 @@
 """What an evaluation measures, and with what: judges, reference, feature network, probes, sampler."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from vdu.data.images import ImageSet
+from vdu.core.errors import InputError
+from vdu.core.ranges import COUNT
+from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
+from vdu.evaluation.suite import SUITES
 
 __all__ = ["EvaluationOptions"]
 
+DEFAULT_SAMPLER = Sampler("ddpm", 20)  # that of the command line
 UNNAMED = ("sampler", "forget_class", "retrained")  # recorded elsewhere, or under names of their own
 
 
@@ -33,11 +38,11 @@ class EvaluationOptions:
         seed: image i starts from noise drawn from (seed, i).
     """
 
-    sampler: Sampler
+    sampler: Sampler = DEFAULT_SAMPLER
     judge: str | None = None
     second_judge: str | None = None
     forget_class: tuple[str, ...] = ()
-    reference: ImageSet | str | None = None
+    reference: Images | None = None
     reference_split: str = "train"
     features: str = "judge"
     suite: str = "quick"
@@ -47,6 +52,15 @@ class EvaluationOptions:
     n_images: int = 1000
     n_judge_samples: int = 1000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n_images", "n_judge_samples"):
+            if not COUNT.holds(getattr(self, name)):
+                raise InputError(f"{name}: got {getattr(self, name)}; expected {COUNT.words}.")
+        if self.suite not in SUITES:
+            raise InputError(f"probes: got {self.suite!r}; expected one of {', '.join(SUITES)}.")
+        if self.reference_split not in {"train", "test"}:
+            raise InputError(f"reference_split: got {self.reference_split!r}; expected 'train' or 'test'.")
 
     def judges(self) -> dict[str, Any]:
         """The arguments of :func:`vdu.judges.judging.find_judges` among these options."""
@@ -64,5 +78,31 @@ class EvaluationOptions:
         for name in (each.name for each in fields(self) if each.name not in UNNAMED):
             value = getattr(self, name)
             if value is not None:
-                found[name] = value.description if isinstance(value, ImageSet) else value
+                found[name] = (
+                    value
+                    if isinstance(value, str | int)
+                    else getattr(value, "description", "") or "images given in Python"
+                )
         return found
+
+    @classmethod
+    def from_python(
+        cls, *, forget_classes: str | Sequence[str], probes: str = "none", **values: Any
+    ) -> "EvaluationOptions":
+        """The options of a call in Python: paths become text, one class is a class, and None is the default.
+
+        Args:
+            forget_classes: one name, or several.
+            probes: the suite.
+            **values: the other options; in-memory images stay what they are.
+
+        Returns:
+            The options. Values that are out of range raise an ``InputError``.
+        """
+        names = (forget_classes,) if isinstance(forget_classes, str) else tuple(map(str, forget_classes))
+        known: dict[str, Any] = {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in values.items()
+            if value is not None
+        }
+        return cls(forget_class=names, suite=probes, **known)

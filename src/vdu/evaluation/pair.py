@@ -16,10 +16,10 @@ import tomli_w
 from vdu.core.errors import InputError
 from vdu.core.records import read_json
 from vdu.core.runs import Run
-from vdu.data.decode import fit_shape
+from vdu.data.forget import split_by_class
 from vdu.data.forget_source import absolute, class_names, forget_images
+from vdu.data.given import Images, as_images, is_named
 from vdu.data.images import ImageSet
-from vdu.data.sources import load_images
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
 
@@ -57,7 +57,7 @@ def require_one_subject(run: Any, before: Any, after: Any, forget: Any) -> None:
 
 
 def unwanted_images(
-    source: ImageSet | str, shape: tuple[int, int, int], classes: Sequence[str]
+    source: Images, shape: tuple[int, int, int], classes: Sequence[str]
 ) -> tuple[ImageSet, dict[str, Any]]:
     """The images that were to be forgotten, and what ``run.json`` holds of them.
 
@@ -70,10 +70,13 @@ def unwanted_images(
         The images and their record. Images of another shape, or of several classes of which none is named, are refused with an
         ``InputError``.
     """
-    images = fit_shape(source, shape, False) if isinstance(source, ImageSet) else load_images(source, shape=shape)
-    images = forget_images(images, shape, classes=classes if len(class_names(images)) > 1 else ())
+    images = as_images(source, name="forget", shape=shape)
+    if classes and len(class_names(images)) > 1:
+        images = split_by_class(images, classes)[0]
+    elif is_named(source):
+        images = forget_images(source, shape)  # refuses several classes of which none is named
     record = {
-        "source": source if isinstance(source, str) else "images given in Python",
+        "source": str(source) if is_named(source) else "images given in Python",
         "classes": list(classes),
         "description": images.description,
         "n_images": len(images),
@@ -153,6 +156,6 @@ def _hashes(record: Any) -> Any:
     return None if not isinstance(record, dict) else [record.get(name) for name in ("sha256", "configuration_sha256")]
 
 
-def absolute_source(source: ImageSet | Path | str) -> ImageSet | str:
+def absolute_source(source: Images) -> Images:
     """A source of images whose path, if any, is absolute."""
-    return absolute(str(source)) if isinstance(source, str | Path) else source
+    return absolute(str(source)) if is_named(source) else source

@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
-from vdu.core.records import FORMAT_VERSION, atomic_file, read_json, write_json
+from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, write_json
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
 from vdu.data.forget_source import reload_forget
+from vdu.data.given import Images
 from vdu.data.images import ImageSet
 from vdu.evaluation.measure import Measurement, measure
 from vdu.evaluation.models import OpenModel, open_model, open_models, open_retrained, require_comparable
@@ -30,12 +31,12 @@ from vdu.evaluation.pair import absolute_source, open_folder, unwanted_images
 from vdu.evaluation.records import EvidenceRecord, WarningRecord
 from vdu.evaluation.references import reference_images
 from vdu.evaluation.suite import announce, not_yet_run, real_images, run_suite
-from vdu.judges.judging import Judging, find_judges
+from vdu.judges.judging import Judging, find_judges, given_judges
 from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
 from vdu.probes.context import ProbeContext
 from vdu.replay.generated import image_seeds
-from vdu.report.card import update_card
-from vdu.report.code_texts import warning_text
+from vdu.reporting.card import update_card
+from vdu.reporting.code_texts import warning_text
 
 __all__ = ["Recorded", "evaluate_pair", "evaluate_run"]
 
@@ -66,19 +67,20 @@ class _Subject:
     classes: list[str]
 
 
-def evaluate_run(folder: Path | str, options: EvaluationOptions) -> Recorded:
+def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any = None) -> Recorded:
     """Evaluate a run of ``vdu unlearn`` in place.
 
     Args:
         folder: the run folder.
         options: what is measured.
+        original: the pipeline that the run started from; None loads it from where the run's record says.
 
     Returns:
         The evidence. An unfinished run, or models of another run, raise an ``InputError``.
     """
     record = Run.reopen(folder, "unlearn")
     forgotten = record.record["inputs"]["forget"]["classes"]
-    before, after = open_models(record)
+    before, after = open_models(record, original)
     retrained = open_retrained(options.retrained, before, after)
     classes = list(options.forget_class) or forgotten
     fixed = _fixed(options, before, classes)
@@ -93,9 +95,7 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions) -> Recorded:
     return found
 
 
-def evaluate_pair(
-    before: Any, after: Any, forget: ImageSet | Path | str, options: EvaluationOptions, folder: Path | str
-) -> Recorded:
+def evaluate_pair(before: Any, after: Any, forget: Images, options: EvaluationOptions, folder: Path | str) -> Recorded:
     """Evaluate two pipelines, whoever made the second one.
 
     Args:
@@ -125,7 +125,8 @@ def evaluate_pair(
 def _fixed(
     options: EvaluationOptions, before: OpenModel, classes: list[str]
 ) -> tuple[tuple[ImageSet | None, ImageSet | None, ImageSet | None], FeatureNetwork | None]:
-    """What can fail before anything is drawn: the real images, and a feature network that is not the judge."""
+    """What can fail before anything is drawn: given judges, the real images, and a feature network that is not the judge."""
+    given_judges(before.denoiser, classes, judge=options.judge, second_judge=options.second_judge)
     real = real_images(options.data, options.held_out, classes, before.denoiser.image_shape)
     return real, None if options.features == "judge" else find_feature_network(options.features)
 
@@ -216,8 +217,11 @@ def _about(record: Run, subject: _Subject, options: EvaluationOptions, network: 
     protocol |= {"original_sha256": subject.before.sha256, "unlearned_sha256": subject.after.sha256}
     if subject.retrained is not None:
         protocol["retrained_sha256"] = subject.retrained.sha256
+        if isinstance(options.retrained, Path | str):
+            protocol["retrained_path"] = str(Path(options.retrained).resolve())
     return {
         "format_version": FORMAT_VERSION,
+        "date": now(),
         "forget": forget | {"classes": subject.classes or None},
         "protocol": protocol,
         "suite": options.suite,

@@ -1,7 +1,7 @@
 """What an evaluation finds, as records: the one description of what ``metrics.json``, table cells and the explore page hold.
 
 Percentages are in percent, rates and fractions in [0, 1], Fréchet and kernel distances in squared units of the feature
-network. A reason is a code, never a sentence: ``vdu.report`` writes the sentences. ``to_json`` gives plain values under
+network. A reason is a code, never a sentence: ``vdu.reporting`` writes the sentences. ``to_json`` gives plain values under
 the keys of the files.
 
 Not guaranteed: any check of the numbers; the functions that make them check their own.
@@ -371,6 +371,7 @@ class EvidenceRecord:
         feature_network: label of the network whose features give the distances.
         reference: what the distances are measured against.
         warnings: reasons to read the numbers with care.
+        transitions_retrained: the same from the original to the retrained model, or None without one.
     """
 
     n_images: int
@@ -384,6 +385,7 @@ class EvidenceRecord:
     feature_network: str
     reference: ReferenceRecord
     warnings: tuple[WarningRecord, ...]
+    transitions_retrained: Transitions | None = None
 
     def row(self, name: str) -> DistanceRow:
         """The row of a name."""
@@ -398,13 +400,14 @@ class EvidenceRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        corrected, second = self.corrected_pul_percent, self.second_judge
+        corrected, second, beside = self.corrected_pul_percent, self.second_judge, self.transitions_retrained
         return {
             "n_images": self.n_images,
             "rows": [row.to_json() for row in self.rows],
             "histogram": self.histogram.to_json(),
             "flips": self.transitions.to_json(),
             "kept": self.kept.to_json(),
+            **({} if beside is None else {"flips_retrained": beside.to_json()}),
             "judge": {
                 **self.judge.to_json(),
                 "corrected_pul": None if corrected is None else corrected.to_json(),

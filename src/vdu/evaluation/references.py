@@ -11,6 +11,7 @@ from vdu.core.errors import InputError
 from vdu.core.rng import generator
 from vdu.core.types import Denoiser
 from vdu.data.forget import split_by_class
+from vdu.data.given import Images, as_images, is_named
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
@@ -109,12 +110,12 @@ def split_at_random(features: Tensor, n_images: int, seed: int) -> tuple[Tensor,
 
 
 def reference_images(
-    source: ImageSet | str | None, split: str, judging: Judging, names: list[str], shape: tuple[int, int, int]
+    source: Images | None, split: str, judging: Judging, names: list[str], shape: tuple[int, int, int]
 ) -> ImageSet | None:
     """Real images without the forget classes: removed by label where there are labels, else by the judge.
 
     Args:
-        source: images, or a data set, folder or list; None for no reference.
+        source: images, or where they are (:func:`vdu.data.given.as_images`); None for no reference.
         split: which part of a data set.
         judging: the judge, where the images have no labels of these classes.
         names: the classes to leave out, if they have names.
@@ -125,7 +126,11 @@ def reference_images(
     """
     if source is None:
         return None
-    images = source if isinstance(source, ImageSet) else load_images(source, shape=shape, split=split)
+    images = (
+        load_images(str(source), shape=shape, split=split)
+        if is_named(source)
+        else as_images(source, name="reference", shape=shape)
+    )
     known = () if images.labels is None or images.class_names is None else images.class_names
     if names and set(names) <= set(known):
         kept = split_by_class(images, names)[1]

@@ -1,10 +1,11 @@
 """Access control of the page's server: it answers only the addresses that the page uses, under its own host names.
 
 Gradio's server can serve and receive files, fetch addresses of other servers for a browser, record runs and provide an API. The
-page needs none of that: its images are part of its events. This wrapper precedes all of Gradio's routes. It answers 404 to
-everything that is not on a short list (including ``file=``, ``proxy=`` and ``upload``), 421 to a request with another host name
-(a web site that resolves to 127.0.0.1) and 403 to one from another web site (its ``Origin``). A Content-Security-Policy prevents
-the browser from loading anything else, so that the page works offline and sends no data.
+page needs none of that: its images are part of its events, and the runs' reports are the only files that it links to. This
+wrapper precedes all of Gradio's routes. It answers 404 to everything that is not on a short list (including ``file=``, ``proxy=``
+and ``upload``), 421 to a request with another host name (a web site that resolves to 127.0.0.1) and 403 to one from another web
+site (its ``Origin``). A Content-Security-Policy prevents the browser from loading anything else, so that the page works offline
+and sends no data.
 
 Not guaranteed: secrecy from other users of the same machine, who can open 127.0.0.1 as well.
 """
@@ -26,7 +27,7 @@ POLICY = (
     "object-src 'none'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'"
 )
 _READ = re.compile(
-    r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/pwa_icon(/\d+)?|/(assets|static|svelte)/[^\\\x00-\x1f]*"
+    r"/|/report/\d+|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/pwa_icon(/\d+)?|/(assets|static|svelte)/[^\\\x00-\x1f]*"
     r"|/gradio_api/(theme\.css|info/?|queue/data|heartbeat/\w+|startup-events|app_id/?|login_check/?)"
 )
 _DISGUISED = re.compile(

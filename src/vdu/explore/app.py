@@ -10,11 +10,12 @@ import contextlib
 import os
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from vdu.commands.options import Count, GivenFirst
+from vdu.commands.options import GivenFirst
 from vdu.core.errors import InputError
 from vdu.explore.access import Guard, host_names
 
@@ -25,20 +26,18 @@ MISSING = "explore: needs Gradio, which is not installed; expected version 6. In
 
 @dataclass(frozen=True, kw_only=True)
 class ExploreSettings:
-    """Explore an unlearned model on a local page: watch it denoise, filter its samples, compare its checkpoints.
+    """Explore an unlearned model on a local page: look at its samples, watch it denoise, compare its checkpoints.
 
     Attributes:
         runs: one or more run folders of "vdu unlearn", after "vdu evaluate".
         host: the address to listen on; any other than 127.0.0.1 exposes the images to everyone who can reach it.
         port: the port; by default the first free one from 7860.
-        n_images: number of images of each checkpoint for PUL and u-FID, at most as many as "vdu evaluate" stored.
         browser: open the page in the default browser.
     """
 
     runs: Annotated[tuple[Path, ...], GivenFirst] = ()
     host: str = "127.0.0.1"
     port: int | None = None
-    n_images: Count = 100
     browser: bool = False
 
 
@@ -62,11 +61,14 @@ def serve(settings: ExploreSettings) -> Any:
     except ImportError as error:
         raise InputError(f"{MISSING} ({error})") from error
     from starlette.middleware import Middleware
+    from starlette.routing import Route
 
     from vdu.explore.open_run import open_run
-    from vdu.explore.page import CSS, build
+    from vdu.explore.page import CSS, build, report_file
 
-    demo = build([open_run(folder) for folder in settings.runs], settings.n_images)
+    runs = [open_run(folder) for folder in settings.runs]
+    reports = [Route(f"/report/{place}", _page_of(report_file(run))) for place, run in enumerate(runs)]
+    demo = build(runs)
     demo.queue(api_open=False)
     try:
         # fonts by name only: a theme's own would be fetched from the network
@@ -78,13 +80,25 @@ def serve(settings: ExploreSettings) -> Any:
             prevent_thread_lock=True, show_error=True, ssr_mode=False, pwa=False, mcp_server=False, run_history=False,
             enable_monitoring=False, num_workers=0, footer_links=[], allowed_paths=[], blocked_paths=["/"], max_file_size=1,
             theme=theme, css=CSS,
-            app_kwargs={"middleware": [Middleware(Guard, hosts=host_names(settings.host))]},
+            app_kwargs={"routes": reports, "middleware": [Middleware(Guard, hosts=host_names(settings.host))]},
         )  # fmt: skip
     except OSError as error:
         raise InputError(
             f"explore: cannot listen on {settings.host}, port {settings.port or '7860 to 7959'} ({error}). Give another --port."
         ) from None
     return demo
+
+
+def _page_of(path: Path) -> Callable[[Any], Any]:
+    """Answers with a report as it is at that moment."""
+    from starlette.responses import FileResponse, PlainTextResponse
+
+    def answer(_request: Any) -> Any:
+        if not path.is_file():
+            return PlainTextResponse(f"{path} does not exist: vdu report writes it.", 404)
+        return FileResponse(path, media_type="text/html")
+
+    return answer
 
 
 def run(settings: ExploreSettings) -> dict[str, Any]:

@@ -1,25 +1,24 @@
-"""Denoising of one seed as a sequence of frames that ends with the image that an evaluation gets.
+"""Denoising of one seed as a sequence of frames: a preview, drawn in batches of one.
 
     x̂0 = (x_t − √(1−ᾱ) ε) / √ᾱ        ε network       x̂0 = √ᾱ x_t − √(1−ᾱ) v        v network
 
 Symbols: x_t the network's input; x̂0 the predicted clean image; ᾱ the schedule's cumulative signal variance. There is
 no second sampling loop: :func:`vdu.diffusion.sampling.sample` runs with a denoiser that reports its inputs and outputs,
-in a thread that waits until each image has been consumed. Its micro-batch keeps its size (padded with copies), since float32
-bits depend on it.
+in a thread that waits until each image has been consumed.
 
-Not guaranteed: that x̂0 lies in [−1, 1] at early steps; the displayed image is clamped.
+Not guaranteed: the bits of the stored images, which an evaluation draws in larger micro-batches (float32 sums depend on the size of
+a batch); that x̂0 lies in [−1, 1] at early steps (the displayed image is clamped).
 """
 
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Full, Queue
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
-from vdu.core.errors import InputError
 from vdu.core.types import Condition, Denoiser, column
 from vdu.data.images import to_uint8
 from vdu.diffusion.prediction import clean_of
@@ -29,7 +28,7 @@ from vdu.models.denoiser import DenoiserAround
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Frame", "WatchedDenoiser", "denoise", "parse_seed", "side_by_side"]
+__all__ = ["Frame", "WatchedDenoiser", "denoise", "side_by_side"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,30 +74,6 @@ class WatchedDenoiser(DenoiserAround):
         return output
 
 
-def parse_seed(text: str) -> int:
-    """Parse a seed.
-
-    Args:
-        text: digits.
-
-    Returns:
-        An integer in [0, 2⁶³).
-
-    Raises:
-        InputError: if it is not such a number.
-
-    Examples:
-        >>> parse_seed(" 17 ")
-        17
-    """
-    digits = text.strip()
-    if not (digits.isascii() and digits.isdigit() and int(digits[:20]) < 2**63 and len(digits) <= 20):
-        raise InputError(
-            f"seed: got {text[:40]!r}; expected a whole number from 0 to 2⁶³ − 1. Type one, or click a pair."
-        )
-    return int(digits)
-
-
 class _LeftError(Exception):
     """Raised in the sampling thread when the frames are no longer consumed."""
 
@@ -109,11 +84,12 @@ def denoise(denoiser: Denoiser, seed: int, sampler: Sampler) -> Generator[Frame,
     Args:
         denoiser: the model.
         seed: of the image.
-        sampler: the protocol.
+        sampler: the protocol; its micro-batch becomes one image.
 
     Yields:
-        A frame per network evaluation, then the finished image: the one of ``sample(denoiser, [seed], sampler)``.
+        A frame per network evaluation, then the finished image.
     """
+    sampler = replace(sampler, microbatch_size=1)
     steps = len(sampler.make(denoiser).timesteps)
     shelf: Queue[Any] = Queue(maxsize=1)
     left = Event()

@@ -21,15 +21,15 @@ from vdu.core.records import read_json, sha256_file
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.pipelines import configuration_of, load_pipeline, network_of
-from vdu.report.collect import ReportData, collect
+from vdu.reporting.collect import ReportData, collect
 from vdu.training.checkpoint import list_checkpoints, load_weights
 
-__all__ = ["OpenRun", "Stop", "open_run"]
+__all__ = ["Checkpoint", "OpenRun", "open_run"]
 
 
 @dataclass(frozen=True)
-class Stop:
-    """A checkpoint at which unlearning may be stopped, and the location of its weights.
+class Checkpoint:
+    """A model along the run (the original, a kept checkpoint or the final one) and the location of its weights.
 
     Attributes:
         name: "original", "checkpoint-N" or "final".
@@ -45,11 +45,11 @@ class Stop:
 
     @property
     def label(self) -> str:
-        """The stop in words."""
+        """The step, and which end of the run it is."""
         if self.name == "original":
-            return "original, step 0"
-        number = "" if self.step is None else f"step {self.step}"
-        return f"{number or 'last step'} (final)" if self.name == "final" else number
+            return "0 (original)"
+        number = "last step" if self.step is None else str(self.step)
+        return f"{number} (final)" if self.name == "final" else number
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class OpenRun:
         unlearned: the unlearned model.
         sampler: the protocol of the evaluation.
         settings: those of the evaluation.
-        stops: the original, the checkpoints in order, and the final model.
+        checkpoints: the original, the kept checkpoints in order, and the final model.
         averaged: whether the final weights, and so those of a checkpoint, are the moving average.
     """
 
@@ -71,7 +71,7 @@ class OpenRun:
     unlearned: PipelineDenoiser
     sampler: Sampler
     settings: EvaluateSettings
-    stops: tuple[Stop, ...]
+    checkpoints: tuple[Checkpoint, ...]
     averaged: bool
 
     @property
@@ -81,30 +81,29 @@ class OpenRun:
 
     @property
     def title(self) -> str:
-        """The folder's name, the method, and γ if the method has one."""
-        config = tomllib.loads(self.data.config)
-        method = str(config.get("method", "unknown method"))
-        gamma = f", γ = {config['gamma']}" if method == "vdu" and "gamma" in config else ""
-        return f"{self.folder.resolve().name} ({method}{gamma})"
+        """The folder's name, the method, and the date if the run records one."""
+        method = tomllib.loads(self.data.config).get("method", "unknown method")
+        date = str(self.data.run.get("date", ""))[:10]
+        return " · ".join(filter(None, (self.folder.resolve().name, str(method), date)))
 
     @property
     def forget_names(self) -> list[str]:
         """Names of the judge's forget classes."""
         return [self.data.classes[i] for i in self.data.forget_ids]
 
-    def denoiser_at(self, stop: Stop) -> PipelineDenoiser:
-        """The model at a stop.
+    def denoiser_at(self, checkpoint: Checkpoint) -> PipelineDenoiser:
+        """The model at a checkpoint.
 
         Args:
-            stop: one of ``stops``.
+            checkpoint: one of ``checkpoints``.
 
         Returns:
             The model, on the CPU, in evaluation mode; of a checkpoint a fresh copy.
         """
-        if stop.folder is None:
-            return self.original if stop.name == "original" else self.unlearned
+        if checkpoint.folder is None:
+            return self.original if checkpoint.name == "original" else self.unlearned
         network = copy.deepcopy(self.unlearned.network)
-        weights = load_weights(stop.folder, network, average=self.averaged, partial=True)
+        weights = load_weights(checkpoint.folder, network, average=self.averaged, partial=True)
         with torch.no_grad():
             for name, value in (*network.named_parameters(), *network.named_buffers()):
                 if name in weights:  # an average has no buffers; those of these networks do not change in training
@@ -131,13 +130,14 @@ def open_run(folder: Path | str) -> OpenRun:
     data = collect(folder)
     where, protocol = folder / "run.json", data.metrics["protocol"]
     original = _model(
-        Path(_value(data.run, where, "inputs", "model", "path")),
+        _place(_value(data.run, where, "inputs", "model", "path"), where, "original"),
         protocol.get("original_sha256"),
         _value(data.run, where, "inputs", "model"),
         "the original",
     )
     made = _value(data.run, where, "pipeline")
-    unlearned = _model(folder / "pipeline", protocol.get("unlearned_sha256"), made, "the unlearned model")
+    place = _place(made["path"], where, "unlearned model") if "path" in made else folder / "pipeline"
+    unlearned = _model(place, protocol.get("unlearned_sha256"), made, "the unlearned model")
     weights = _value(data.run, where, "pipeline", "weights")
     settings = _settings(data)
     return OpenRun(
@@ -146,7 +146,7 @@ def open_run(folder: Path | str) -> OpenRun:
         unlearned=unlearned,
         sampler=_sampler(data),
         settings=settings,
-        stops=_stops(data, weights == "ema"),
+        checkpoints=_checkpoints(data, weights == "ema"),
         averaged=weights == "ema",
     )
 
@@ -157,9 +157,10 @@ def _require_finished(folder: Path) -> None:
         raise InputError(f"{folder}: holds no run.json, so it is not a run. Give the --output-dir of a `vdu unlearn`.")
     record = read_json(path)
     verb, finished = (record.get("verb"), record.get("finished")) if isinstance(record, dict) else (None, None)
-    if verb != "unlearn":
+    if verb not in {"unlearn", "evaluate"}:
         raise InputError(
-            f"{folder}: holds a run of {verb!r}; expected one of 'unlearn'. Give the folder of a `vdu unlearn`."
+            f"{folder}: holds a run of {verb!r}; expected one of 'unlearn' or the evidence of two pipelines. Give the folder of a "
+            "`vdu unlearn` or `vdu evaluate`."
         )
     if not finished:
         raise InputError(
@@ -176,6 +177,15 @@ def _value(record: Any, where: Path, *names: str) -> Any:
             raise InputError(f"{where}: lacks {'.'.join(names)}; expected it in a finished run. Restore the file.")
         record = record[name]
     return record
+
+
+def _place(path: str | None, where: Path, name: str) -> Path:
+    if path is None:
+        raise InputError(
+            f"{where}: the {name} was a pipeline object in Python, so there is no folder to open. Save it with save_pretrained, and "
+            "evaluate the folder."
+        )
+    return Path(path)
 
 
 def _model(path: Path, expected: str | None, recorded: dict[str, Any], name: str) -> PipelineDenoiser:
@@ -210,15 +220,15 @@ def _settings(data: ReportData) -> EvaluateSettings:
     return EvaluateSettings(**values, run=data.run_dir, forget_class=tuple(classes or ()))
 
 
-def _stops(data: ReportData, averaged: bool) -> tuple[Stop, ...]:
+def _checkpoints(data: ReportData, averaged: bool) -> tuple[Checkpoint, ...]:
     protocol = data.metrics["protocol"]
     last = data.log[-1]["step"] if data.log else None
-    found = [Stop("original", 0, protocol["original_sha256"])]
+    found = [Checkpoint("original", 0, protocol["original_sha256"])]
     for path in list_checkpoints(data.run_dir / "checkpoints"):
         step = int(path.name.removeprefix("checkpoint-"))
         weights = path / ("ema.safetensors" if averaged else "model.safetensors")
         if not weights.is_file():
             raise InputError(f"{weights}: missing. Delete {path.name}, or restore the file.")
         if step != last:  # the last checkpoint holds the final weights
-            found.append(Stop(path.name, step, sha256_file(weights), path))
-    return (*found, Stop("final", last, protocol["unlearned_sha256"]))
+            found.append(Checkpoint(path.name, step, sha256_file(weights), path))
+    return (*found, Checkpoint("final", last, protocol["unlearned_sha256"]))

@@ -1,25 +1,17 @@
-"""The trade-off curve along a run's checkpoints: forgetting (PUL) against damage (u-FID), step by step.
+"""The trade-off along a run's checkpoints: forgetting (PUL) against damage (u-FID), step by step.
 
-For the original, each checkpoint and the final model, N images from the first N noises of the evaluation, its sampler
-and its judge:
+The original, the final model and the filtered original have the numbers of ``metrics.json``, which are those of the report. A
+checkpoint in between is measured as ``vdu evaluate`` measured the final model: as many images from the same noises, the same
+sampler, judge, features and reference, so that all points can be compared. Each is cached in the run's ``checkpoints.json`` as
+soon as it is measured, under the evaluation's protocol and the SHA-256 of the weights.
 
-    PUL      against the original's images from the same noises
-    u-FID    on the judge's features, against the evaluation's reference; without one, against the original's
-             stored samples without those that the filter predicts as forget, beyond the first N of these
-    floor    the same distance of the filtered original: N of the original's samples without the forget class
-
-The original and the final model are not sampled again: the first N of their stored samples are used. Measurements are
-cached in the run's ``explore.json``, under the protocol and the SHA-256 of the weights.
-
-Not guaranteed: values near those of ``metrics.json``. A Fréchet distance of so few images is too large by an amount that
-depends on N; compare the points with each other and with the floor only.
+Not guaranteed: that a difference between two neighbouring points is more than chance; their intervals show how far it may be.
 """
 
 import json
 import sys
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,187 +24,135 @@ from vdu.data.forget_source import reload_forget
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import sample
 from vdu.evaluation.compare import distances, paired_pul
-from vdu.evaluation.records import Interval
-from vdu.evaluation.references import reference_images, without_forget
-from vdu.explore.open_run import OpenRun, Stop
+from vdu.evaluation.references import filtered_original, reference_images
+from vdu.explore.open_run import Checkpoint, OpenRun
 from vdu.judges.judging import Judging, find_judges
-from vdu.metrics.features import Predictions, classify, extract_features
-from vdu.report.files import Samples
+from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
+from vdu.metrics.features import Predictions, classify
 
-__all__ = ["CACHE_FILE", "Front", "Point", "cached_front", "front", "measure_front"]
+__all__ = ["CACHE_FILE", "Curve", "Point", "has_curve", "known_curve", "measure_checkpoints", "seconds_per_checkpoint"]
 
-CACHE_FILE = "explore.json"
-FLOOR = "filtered original"
+CACHE_FILE = "checkpoints.json"
+FEWEST_POINTS = 4
 
 
 @dataclass(frozen=True)
 class Point:
-    """One model on the trade-off curve.
+    """The numbers of one model on the curve.
 
     Attributes:
-        stop: where in the run.
-        pul: {"value", "low", "high", "n_original", "n_unlearned"}, in percent; of the original 0 by definition.
+        pul: {"value", "low", "high", "n_original", "n_unlearned"}, in percent; None for the original, which has 0 by definition.
         u_fid: {"value", "low", "high"}.
     """
 
-    stop: Stop
-    pul: dict[str, float]
-    u_fid: dict[str, float]
+    pul: Mapping[str, float] | None
+    u_fid: Mapping[str, float]
+
+    @property
+    def gone(self) -> float:
+        """PUL in percent; 0 for the original."""
+        return self.pul["value"] if self.pul else 0.0
 
 
 @dataclass(frozen=True)
-class Front:
-    """The measured part of a run's trade-off curve.
+class Curve:
+    """What is known of a run's trade-off.
 
     Attributes:
-        stops: all of the run.
-        points: the measured ones, by the stop's name.
-        floor: u-FID of the filtered original, {"value", "low", "high"}; None until it is measured.
-        protocol: the settings on which the numbers depend, besides the weights.
-        trouble: the reason why the numbers could not be cached, or "".
+        checkpoints: all of the run.
+        points: the known ones, by the checkpoint's name.
+        goal: u-FID of the filtered original, {"value", "low", "high"}.
+        features: the feature network of the distances.
     """
 
-    stops: tuple[Stop, ...]
+    checkpoints: tuple[Checkpoint, ...]
     points: Mapping[str, Point]
-    floor: dict[str, float] | None
-    protocol: Mapping[str, Any]
-    trouble: str = ""
+    goal: Mapping[str, float]
+    features: str
 
     @property
-    def missing(self) -> list[Stop]:
-        """The stops that are not measured yet."""
-        return [stop for stop in self.stops if stop.name not in self.points]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every stop and the floor are measured."""
-        return not self.missing and self.floor is not None
+    def missing(self) -> list[Checkpoint]:
+        """The checkpoints that are not measured yet."""
+        return [each for each in self.checkpoints if each.name not in self.points]
 
 
 @dataclass(frozen=True, eq=False)
 class _Bench:
-    """The inputs of a point's measurement: the judges, the reference's features, the stored images and the original's predictions."""
+    """What a checkpoint's measurement needs: judges, features of the reference, and the judge's predictions for the original."""
 
     judging: Judging
+    network: FeatureNetwork
     reference: Tensor
-    predictions: Predictions
-    before: ImageSet
-    after: ImageSet
-    filtered: ImageSet
-    seeds: list[int] = field(repr=False)
-    seed: int = 0
+    before: Predictions
+    seed: int
 
 
-def front(run: OpenRun, n_images: int = 100) -> Front:
-    """The whole trade-off curve; points that are not cached are measured.
-
-    Args:
-        run: the run.
-        n_images: N, of each model.
-
-    Returns:
-        The front.
-    """
-    *_, last = measure_front(run, n_images)
-    return last
+def has_curve(run: OpenRun) -> bool:
+    """Whether the run has at least four points, and its evaluation the numbers of the two ends."""
+    rows = [run.data.row(name) for name in ("original", "unlearned", "filtered_original")]
+    return len(run.checkpoints) >= FEWEST_POINTS and all(row is not None and row.get("u_fid") for row in rows)
 
 
-def cached_front(run: OpenRun, n_images: int = 100) -> Front:
-    """The cached part of the trade-off curve, without any measurement.
+def known_curve(run: OpenRun) -> Curve:
+    """The trade-off as far as it is known, without any measurement.
 
     Args:
         run: the run.
-        n_images: N, of each model.
 
     Returns:
-        The front, which may have no points.
+        The two ends from ``metrics.json``, and the cached checkpoints. A damaged cache is refused with an ``InputError``.
     """
-    protocol = _protocol(run, n_images)
-    entry = _read(run.folder / CACHE_FILE).get(_key(protocol), {})
-    kept = entry.get("points", {})
+    rows = {row["name"]: row for row in run.data.metrics["rows"]}
     points = {
-        stop.name: Point(stop, kept[stop.key]["pul"], kept[stop.key]["u_fid"]) for stop in run.stops if stop.key in kept
+        "original": Point(None, rows["original"]["u_fid"]),
+        "final": Point(rows["unlearned"]["pul"], rows["unlearned"]["u_fid"]),
     }
-    return Front(run.stops, points, entry.get("floor"), protocol)
+    cached = _cached(run)
+    points |= {each.name: Point(**cached[each.key]) for each in run.checkpoints if each.key in cached}
+    return Curve(run.checkpoints, points, rows["filtered_original"]["u_fid"], run.data.metrics["feature_network"])
 
 
-def measure_front(run: OpenRun, n_images: int = 100) -> Generator[Front, None, None]:
-    """Measure the missing points, one by one, and cache each immediately.
+def seconds_per_checkpoint(run: OpenRun) -> float | None:
+    """The time that a checkpoint's measurement will take here, from that of the run's evaluation; None if it is not recorded."""
+    stages = {stage["stage"]: stage for stage in run.data.metrics["cost"]}
+    seconds, evaluations = (stages.get("evaluate", {}).get(name) for name in ("seconds", "network_evaluations"))
+    if not seconds or not evaluations:
+        return None
+    return seconds * len(run.data.original.seeds) * run.sampler.steps / evaluations
+
+
+def measure_checkpoints(run: OpenRun) -> Generator[Curve, None, None]:
+    """Measure the checkpoints that are missing, one by one, and cache each at once.
 
     Args:
         run: the run.
-        n_images: N, of each model; at most as many as there are stored samples.
 
     Yields:
-        The front so far; first as it is in the cache, last complete.
+        The curve after each.
     """
-    known = cached_front(run, n_images)
-    yield known
-    if known.complete:
-        return
-    bench = _bench(run, n_images)
-    if known.floor is None:
-        floor = _u_fid(bench, FLOOR, bench.filtered).to_json()
-        known = _keep(run, Front(known.stops, known.points, floor, known.protocol))
-    for stop in known.missing:
-        point = _point(run, bench, stop)
-        known = _keep(run, Front(known.stops, {**known.points, stop.name: point}, known.floor, known.protocol))
-        yield known
+    curve = known_curve(run)
+    bench = _bench(run) if curve.missing else None
+    for checkpoint in curve.missing:
+        assert bench is not None
+        curve = replace(curve, points={**curve.points, checkpoint.name: _measured(run, bench, checkpoint)})
+        _keep(run, curve)
+        yield curve
 
 
-def _protocol(run: OpenRun, n_images: int) -> dict[str, Any]:
-    metrics, settings = run.data.metrics, run.settings
-    stored = len(run.data.original.images)
-    if not 2 <= n_images <= stored:
-        raise InputError(
-            f"--n-images: got {n_images}; expected 2 to {stored}, as many as the run has stored samples. Give fewer, or evaluate "
-            f"with more: `vdu evaluate {run.folder} --n-images {n_images}`."
-        )
-    # of a run with a real reference the first N samples decide, so that runs of other sizes stay comparable
-    used = run.data.original if settings.reference is None else _first(run.data.original, n_images)
-    judge = {name: metrics["judge"][name] for name in ("name", "architecture", "source", "held_out_error")}
-    return {
-        "n_images": n_images,
-        "sampler": run.sampler.describe(),
-        "seed": settings.seed,
-        "judge": judge,
-        "second_judge": settings.second_judge,
-        "forget_classes": run.forget_names,
-        "feature_network": f"judge:{metrics['judge']['name']}",
-        "reference": metrics["reference"]["description"] if settings.reference else "filtered original",
-        "original_sha256": metrics["protocol"]["original_sha256"],
-        "samples_sha256": sha256_bytes(used.seeds.tobytes() + used.images.tobytes()),
-    }
-
-
-def _bench(run: OpenRun, n_images: int) -> _Bench:
-    settings, shape = run.settings, run.original.image_shape
+def _bench(run: OpenRun) -> _Bench:
+    settings, shape, stored = run.settings, run.original.image_shape, _images(run)
     classes = list(settings.forget_class) or run.data.run["inputs"]["forget"]["classes"]
-    stored = _images(run.data.original)
     # a given judge does not use the forget set, which may have been deleted
     forget = reload_forget(run.folder, shape) if settings.judge is None else stored.select(range(0))
     judging, _ = find_judges(run.original, forget, classes, run.sampler, **settings.judges())
     _require_same_judge(run, judging)
-    kept = without_forget(stored, judging)
+    network = find_feature_network(settings.features, judging=judging)
+    seed, n = derive_seed(settings.seed, "evaluate"), len(stored)
     reference = reference_images(settings.reference, settings.reference_split, judging, classes, shape)
-    needed = n_images if reference is not None else 2 * n_images
-    if len(kept) < needed:
-        raise InputError(
-            f"{run.folder}: of {len(stored)} stored samples of the original {len(kept)} are not of the forget class; expected at "
-            f"least {needed} for {n_images} images per model. Give fewer (--n-images), or evaluate with more."
-        )
-    against = reference if reference is not None else kept.select(range(n_images, len(kept)))
-    before = stored.select(range(n_images))
-    return _Bench(
-        judging=judging,
-        reference=extract_features(judging.judge.features, against),
-        predictions=classify(judging.judge, before),
-        before=before,
-        after=_images(run.data.unlearned).select(range(n_images)),
-        filtered=kept.select(range(n_images)),
-        seeds=[int(seed) for seed in run.data.original.seeds[:n_images]],
-        seed=derive_seed(settings.seed, "explore"),
-    )
+    if reference is None:
+        others = filtered_original(run.original, stored, judging, 2 * n, run.sampler, seed)
+        reference = others.select(range(n, len(others)))
+    return _Bench(judging, network, network.extract(reference), classify(judging.judge, stored), seed)
 
 
 def _require_same_judge(run: OpenRun, judging: Judging) -> None:
@@ -225,75 +165,59 @@ def _require_same_judge(run: OpenRun, judging: Judging) -> None:
         )
 
 
-def _point(run: OpenRun, bench: _Bench, stop: Stop) -> Point:
-    if stop.name == "original":
-        images = bench.before
-    elif stop.name == "final":
-        images = bench.after
-    else:
-        images = _drawn(run, bench, stop)
-    after = classify(bench.judging.judge, images)
-    pul = paired_pul(bench.predictions, after, bench.judging, bench.seed)
-    return Point(stop, pul.counted(), _u_fid(bench, stop.name, images).to_json())
+def _measured(run: OpenRun, bench: _Bench, checkpoint: Checkpoint) -> Point:
+    """PUL and u-FID of a checkpoint, of images that are drawn a micro-batch at a time and kept as uint8 only."""
+    denoiser, size = run.denoiser_at(checkpoint), run.sampler.microbatch_size
+    seeds = run.data.original.seeds.tolist()
+    drawn = [
+        to_uint8(sample(denoiser, seeds[start : start + size], run.sampler)) for start in range(0, len(seeds), size)
+    ]
+    images = ImageSet(torch.cat(drawn), description=checkpoint.name)
+    pul = paired_pul(bench.before, classify(bench.judging.judge, images), bench.judging, bench.seed)
+    # the name of the final model, since it seeds the resamples
+    found = distances("unlearned", bench.reference, bench.network.extract(images), bench.seed)
+    return Point(pul.counted(), found.u_fid.to_json())
 
 
-def _drawn(run: OpenRun, bench: _Bench, stop: Stop) -> ImageSet:
-    """The images of a checkpoint, a micro-batch at a time: all of them exist as uint8 only."""
-    denoiser, size = run.denoiser_at(stop), run.sampler.microbatch_size
-    pieces = (bench.seeds[start : start + size] for start in range(0, len(bench.seeds), size))
-    return ImageSet(
-        torch.cat([to_uint8(sample(denoiser, piece, run.sampler)) for piece in pieces]), description=stop.name
-    )
+def _images(run: OpenRun) -> ImageSet:
+    return ImageSet(torch.from_numpy(run.data.original.images).permute(0, 3, 1, 2).contiguous())
 
 
-def _u_fid(bench: _Bench, name: str, images: ImageSet) -> Interval:
-    features = extract_features(bench.judging.judge.features, images)
-    return distances(name, bench.reference, features, bench.seed).u_fid
+def _evaluation(run: OpenRun) -> str:
+    """Identifies the evaluation: any other one makes the cache void."""
+    metrics, samples = run.data.metrics, run.data.original
+    about = {name: metrics[name] for name in ("protocol", "judge", "reference", "feature_network")}
+    about["samples"] = sha256_bytes(samples.seeds.tobytes() + samples.images.tobytes())
+    return sha256_bytes(json.dumps(about, sort_keys=True).encode())
 
 
-def _first(samples: Samples, n: int) -> Samples:
-    return Samples(*(getattr(samples, item.name)[:n] for item in fields(samples)))
-
-
-def _images(samples: Samples) -> ImageSet:
-    return ImageSet(torch.from_numpy(samples.images).permute(0, 3, 1, 2).contiguous())
-
-
-def _key(protocol: Mapping[str, Any]) -> str:
-    return sha256_bytes(json.dumps(protocol, sort_keys=True).encode())
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _cached(run: OpenRun) -> dict[str, Any]:
+    path = run.folder / CACHE_FILE
     if not path.is_file():
         return {}
     held = read_json(path)
-    fronts = held.get("fronts") if isinstance(held, dict) and held.get("format_version") == FORMAT_VERSION else None
-    sound = isinstance(fronts, dict) and all(
-        isinstance(entry, dict) and all(_is_point(point) for point in entry.get("points", {}).values())
-        for entry in fronts.values()
-    )
-    if not sound:
+    points = held.get("points") if isinstance(held, dict) and held.get("format_version") == FORMAT_VERSION else None
+    if not isinstance(points, dict) or not all(map(_is_point, points.values())):
         raise InputError(f"{path}: not a cache of format {FORMAT_VERSION}. Delete it; its numbers are measured again.")
-    assert fronts is not None
-    return fronts
+    return points if held.get("evaluation") == _evaluation(run) else {}
 
 
 def _is_point(point: Any) -> bool:
-    return isinstance(point, dict) and all(
-        isinstance(point.get(name), dict) and {"value", "low", "high"} <= set(point[name]) for name in ("pul", "u_fid")
+    return (
+        isinstance(point, dict)
+        and point.keys() == {"pul", "u_fid"}
+        and all(isinstance(each, dict) and {"value", "low", "high"} <= each.keys() for each in point.values())
     )
 
 
-def _keep(run: OpenRun, known: Front) -> Front:
+def _keep(run: OpenRun, curve: Curve) -> None:
     path = run.folder / CACHE_FILE
     points = {
-        point.stop.key: {"stop": name, "pul": point.pul, "u_fid": point.u_fid} for name, point in known.points.items()
+        each.key: {"pul": curve.points[each.name].pul, "u_fid": curve.points[each.name].u_fid}
+        for each in curve.checkpoints
+        if each.folder is not None and each.name in curve.points
     }
-    entry = {"protocol": known.protocol, "floor": known.floor, "points": points}
     try:
-        write_json(path, {"format_version": FORMAT_VERSION, "fronts": {**_read(path), _key(known.protocol): entry}})
+        write_json(path, {"format_version": FORMAT_VERSION, "evaluation": _evaluation(run), "points": points})
     except OSError as error:
-        trouble = f"{path}: cannot be written ({error}); these numbers are not cached."
-        print(f"vdu: {trouble}", file=sys.stderr)
-        return Front(known.stops, known.points, known.floor, known.protocol, trouble)
-    return known
+        print(f"vdu: {path}: cannot be written ({error}); the checkpoints' numbers are not cached.", file=sys.stderr)

@@ -18,7 +18,7 @@ from vdu.metrics.features import classify
 from vdu.metrics.pul import pul_ceiling
 from vdu.replay.generated import cached_samples
 
-__all__ = ["Judging", "find_judges"]
+__all__ = ["Judging", "find_judges", "given_judges"]
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,10 @@ def find_judges(
         seed: seeds the fallback.
 
     Returns:
-        The judges, and the network evaluations of this call.
-
-    Raises:
-        InputError: if the classes or the image size do not match a judge's.
+        The judges, and the network evaluations of this call. Refused (``InputError``) as by :func:`given_judges`.
     """
-    if judge is None and second_judge is not None:
-        raise InputError(f"--second-judge: got {second_judge} without --judge; expected both, or none of them.")
-    if judge is None:
+    given = given_judges(original, forget_names, judge=judge, second_judge=second_judge)
+    if given is None:
         from vdu.judges.fallback import require_enough, train_forget_judge
 
         require_enough("forget images", len(forget))  # before samples are drawn
@@ -136,17 +132,41 @@ def find_judges(
         samples, n_drawn = cached_samples(original, n_samples, sampler, seed=seed, progress="samples for a judge")
         fallback, record = train_forget_judge(forget, samples, original.schedule, seed=seed)
         return Judging(fallback, record, "fallback", ("forget",)), n_drawn * sampler.steps
+    return given, 0
+
+
+def given_judges(
+    original: Denoiser, forget_names: list[str], *, judge: str | None, second_judge: str | None
+) -> Judging | None:
+    """Load the given judges.
+
+    Args:
+        original: the original model.
+        forget_names: names of the forget classes.
+        judge: folder or packaged name of a judge, or None.
+        second_judge: likewise for the second judge.
+
+    Returns:
+        The judges; None if none is given.
+
+    Raises:
+        InputError: if the classes or the image size do not match a judge's, or only the second one is given.
+    """
+    if judge is None and second_judge is not None:
+        raise InputError(f"--second-judge: got {second_judge} without --judge; expected both, or none of them.")
+    if judge is None:
+        return None
     first, record = _load(judge, original, forget_names)
     source: JudgeSource = "given" if Path(judge).is_dir() else "zoo"
     judging = Judging(first, record, source, tuple(forget_names))
     if second_judge is None:
-        return judging, 0
+        return judging
     second, second_record = _load(second_judge, original, forget_names)
     if tuple(second.class_names) != tuple(first.class_names):
         raise InputError(
             f"second judge: has the classes {list(second.class_names)}; expected {list(first.class_names)}."
         )
-    return replace(judging, second=second, second_record=second_record), 0
+    return replace(judging, second=second, second_record=second_record)
 
 
 def _load(where: str, original: Denoiser, forget_names: list[str]) -> tuple[Judge, dict[str, Any]]:

@@ -23,6 +23,8 @@ __all__ = [
     "HIDDEN",
     "PRIVATE",
     "BaseMethod",
+    "Described",
+    "Method",
     "drawn",
     "matched",
     "mean_squared",
@@ -53,6 +55,7 @@ class Described(Hooks):
         strength: options whose larger values forget more.
         estimator: the estimator of the posterior that the method requires; None if it requires none.
         retain_options: options that apply if the user gives images to keep.
+        pool: number of batches that repeat with the targets of :meth:`BaseMethod.targets`; 0 draws a new batch at every step.
     """
 
     name: str = ""
@@ -67,6 +70,7 @@ class Described(Hooks):
     strength: tuple[str, ...] = ()
     estimator: str | None = None
     retain_options: Mapping[str, str] = MappingProxyType({})
+    pool: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -115,9 +119,17 @@ class BaseMethod(Described):
             )
         return replace(self, schedule=self.schedule or denoiser.schedule, tools=tools)
 
+    def targets(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Targets that do not depend on the student, by role; none by default."""
+        return {}
+
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The formula of the method."""
         raise NotImplementedError
+
+
+Method = BaseMethod
+"""The base class under its public name, ``vdu.Method``."""
 
 
 def mean_squared(denoiser: Denoiser, batch: NoisedBatch, target: Tensor | None = None) -> Tensor:

@@ -136,6 +136,9 @@ class RetainDistillation(BaseMethod):
         self_improvement_range: A_w, the smallest and the largest ᾱ at which w acts, within [0, 1].
         lead: the forget target ε_lead: "gradient", "forget-model" or "retrack".
         forget_weight: ζ > 0.
+        pool_size: number of batches that repeat with their targets (:mod:`vdu.unlearning.target_pool`); 0 draws a new batch at every step.
+        classifier_width: channels after the classifier's first convolution; the cost grows with its square.
+        self_model_steps: optimiser steps of the self-trained model.
         schedule: the noise levels; None takes the model's own.
         alpha_bar_range: noise levels of the forget images; retained images use all levels.
 
@@ -150,12 +153,15 @@ class RetainDistillation(BaseMethod):
     self_improvement_range: tuple[float, float] = (0.2, 0.7)
     lead: str = "gradient"
     forget_weight: float = 1.0
+    pool_size: int = 90
+    classifier_width: int = 16
+    self_model_steps: int = 50
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
     _factor: float = field(default=1.0, repr=False, metadata=PRIVATE)
 
     name = "distillation"
     summary = "Distils the score that the model would have without the forget set, estimated from its own samples."
-    training = replace(CHOSEN, steps=600, ema_decay=0.995)
+    training = replace(CHOSEN, steps=270, learning_rate=3e-4, ema_decay=0.995)
     stops = True
     strength = ("repulsion_scale", "forget_weight")
     limits = MappingProxyType({"keep_mse": 2.0})  # ε_lead may lie as far from ε_θ as w_max (ε₀ − ε_f) reaches
@@ -168,6 +174,9 @@ class RetainDistillation(BaseMethod):
         for name in ("repulsion_scale", "keep_scale", "gradient_length", "self_improvement"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"{name}: got {getattr(self, name)}; expected a finite number ≥ 0.")
+        for name, least in (("pool_size", 0), ("classifier_width", 8), ("self_model_steps", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}: got {getattr(self, name)}; expected a whole number, at least {least}.")
         require_range("self_improvement_range", self.self_improvement_range)
         if self.lead not in LEADS:
             raise InputError(f"lead: got {self.lead!r}; expected one of {', '.join(LEADS)}.")
@@ -179,6 +188,11 @@ class RetainDistillation(BaseMethod):
         wanted |= {"self_model"} if self.self_improvement else set()
         wanted |= {"forget"} if self.gradient_length else set()
         return frozenset(wanted | {"retrack": {"retained"}, "forget-model": {"forget_model"}}.get(self.lead, set()))
+
+    @property
+    def pool(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The option ``pool_size``."""
+        return self.pool_size
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Take the tools and measure the length of the correction."""
@@ -196,14 +210,21 @@ class RetainDistillation(BaseMethod):
         """Both terms; the distances from both targets are monitored."""
         retain = batch["retain"]
         forget = NoisedBatch.joined(batch["forget"], batch["own_forget"])
-        with torch.no_grad():
-            keep_target, lead_target = self.keep_target(retain), self.lead_target(forget)
         both = NoisedBatch.joined(retain, forget)
-        errors = mean_squared(denoiser, both, torch.cat([keep_target, lead_target]))
+        if both.target is None:
+            with torch.no_grad():
+                both = replace(both, target=torch.cat([self.keep_target(retain), self.lead_target(forget)]))
+        errors = mean_squared(denoiser, both, both.target)
         keep, lead = (part.mean() for part in errors.split([len(retain.x0), len(forget.x0)]))
         return Losses(
             {"keep": keep, "lead": self.forget_weight * lead}, {"keep_mse": keep.detach(), "mse": lead.detach()}
         )
+
+    def targets(self, batch: Batch) -> dict[str, Tensor]:
+        """ε_keep and ε_lead, for a pool of batches."""
+        forget = NoisedBatch.joined(batch["forget"], batch["own_forget"])
+        given, own = self.lead_target(forget).split([len(batch["forget"].x0), len(batch["own_forget"].x0)])
+        return {"retain": self.keep_target(batch["retain"]), "forget": given, "own_forget": own}
 
     def keep_target(self, batch: NoisedBatch) -> Tensor:
         """ε_keep of noised retained images, [batch, channels, height, width]."""

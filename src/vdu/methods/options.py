@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any
 
-from vdu.core.errors import InputError
+import torch
+
+from vdu.core.errors import InputError, shown
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.methods.base import BaseMethod
 
-__all__ = ["default_text", "options_of", "read_options"]
+__all__ = ["checked", "default_text", "differing", "option_text", "options_of", "read_options"]
 
 
 def options_of(kind: type[BaseMethod]) -> dict[str, Field[Any]]:
@@ -55,14 +58,61 @@ def read_options(kind: type[BaseMethod], given: Sequence[str]) -> dict[str, Any]
     return found
 
 
+def checked(item: Field[Any], value: Any) -> Any:
+    """An option's value that was given in Python, in the type of its default.
+
+    Args:
+        item: the option.
+        value: its value.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: if it is of another kind than the default.
+    """
+    default = _default(item)
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if isinstance(default, float) and number:
+        return float(value)
+    if isinstance(default, tuple) and isinstance(value, tuple | list):
+        if all(isinstance(each, Real) and not isinstance(each, bool) for each in value):
+            return tuple(map(float, value))
+    elif isinstance(default, int) and not isinstance(default, bool):
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            return int(value)
+    elif default is None or isinstance(value, type(default)):
+        return value
+    raise InputError(f"{item.name}: got {shown(value)}; expected a value such as {default_text(item)}.")
+
+
+def differing(method: BaseMethod) -> tuple[str, ...]:
+    """The options of a method that are not at their defaults, each as NAME=VALUE."""
+    options = options_of(type(method)).values()
+    texts = [option_text(item, getattr(method, item.name)) for item in options]
+    return tuple(text for text, item in zip(texts, options, strict=True) if text != default_text(item))
+
+
 def default_text(item: Field[Any]) -> str:
     """An option with its default, as typed on the command line."""
-    value = _default(item)
+    return option_text(item, _default(item))
+
+
+def option_text(item: Field[Any], value: Any) -> str:
+    """An option with a value, as typed on the command line."""
     if isinstance(value, NoiseSchedule):
-        text = "1000,0.0001,0.02"  # NoiseSchedule.linear()
+        text = _linear_text(value)
     else:
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return f"{item.name}={text}"
+
+
+def _linear_text(schedule: NoiseSchedule) -> str:
+    """T,β1,βT of a linear schedule; "custom" for any other, which cannot be typed."""
+    levels = schedule.alpha_bars
+    ends = [f"{float(1 - ratio):.10g}" for ratio in (levels[0], levels[-1] / levels[-2])]
+    betas = torch.linspace(float(ends[0]), float(ends[1]), len(levels), dtype=torch.float64)
+    return f"{len(levels)},{','.join(ends)}" if torch.equal(torch.cumprod(1 - betas, 0), levels) else "custom"
 
 
 def _default(item: Field[Any]) -> Any:

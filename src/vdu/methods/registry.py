@@ -2,21 +2,28 @@
 
 A class registers itself with the decorator :func:`register`, and all metadata are attributes of the class: its name,
 a one-sentence summary, what it needs and uses, its options (its dataclass fields), its default training settings, and whether it has
-a stopping rule. The table below only maps built-in names to files.
+a stopping rule. The table below only maps built-in names to files. A class in a file of one's own has the name ``FILE.py:CLASS``; the
+file is run when that name is used.
 """
 
-from collections.abc import Mapping
-from difflib import get_close_matches
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from inspect import get_annotations
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from vdu.methods.base import BaseMethod
 
-__all__ = ["AUTO", "get", "names", "register", "resolve"]
+__all__ = ["AUTO", "get", "is_file", "names", "register", "resolve"]
 
 AUTO = "distillation"
 """The method that "auto" selects: the one with the best measured results."""
@@ -42,29 +49,66 @@ _registered: dict[str, type["BaseMethod"]] = {}
 Kind = TypeVar("Kind", bound="type[BaseMethod]")
 
 
-def register(kind: Kind) -> Kind:
-    """Class decorator: register a method under its name.
+@overload
+def register(kind: Kind) -> Kind: ...
+@overload
+def register(kind: str) -> Callable[[Kind], Kind]: ...
+def register(kind: Any) -> Any:
+    """Class decorator: register a method under a name, for Python, ``vdu list`` and comparisons.
+
+    ``@register("floor")`` gives the name; ``@register`` takes the class's own attribute ``name``. A class that is no dataclass yet becomes
+    one (frozen, with keyword arguments): its annotated attributes are the method's options. Without a ``summary`` the first line of
+    its docstring serves.
 
     Args:
-        kind: the class, with ``name`` and ``summary``.
+        kind: the name, or the class.
 
     Returns:
-        The class.
-
-    Raises:
-        InputError: if the name or the summary is missing, or another class has the name.
+        The class, or with a name a decorator. A class that is no :class:`vdu.methods.base.BaseMethod`, lacks a name, a summary or
+        ``losses``, or has the name of another one raises an ``InputError``.
     """
+    return partial(_registered_as, kind) if isinstance(kind, str) else _registered_as(None, kind)
+
+
+def _registered_as(name: str | None, kind: Any) -> Any:
+    from vdu.methods.base import BaseMethod, Described
+
+    if not (isinstance(kind, type) and issubclass(kind, BaseMethod)):
+        raise InputError(f"register: got {shown(kind)}; expected a class that inherits from vdu.Method.")
+    annotated = sorted(set(get_annotations(kind)) & set(Described.__annotations__))
+    if annotated:
+        raise InputError(
+            f"{kind.__name__}: {', '.join(annotated)} is annotated, which makes it an option of the method; write it without a type, as in "
+            f"{annotated[0]} = …"
+        )
+    kind.name = kind.name if name is None else name
+    kind.summary = kind.summary or _first_line(kind)
     if not kind.name or not kind.summary:
         raise InputError(
-            f"{kind.__name__}: name is {kind.name!r} and summary {kind.summary!r}; expected both on the class, the summary as one sentence."
+            f"{kind.__name__}: name is {kind.name!r} and summary {kind.summary!r}; expected both on the class, the summary as one sentence "
+            "(or a docstring)."
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", kind.name):
+        raise InputError(f"{kind.__name__}: name is {shown(kind.name)}; expected letters, digits and dashes.")
+    if kind.losses is BaseMethod.losses:
+        raise InputError(
+            f"{kind.__name__}: has no losses; expected def losses(self, denoiser, batch), the formula of the method."
         )
     home = f"vdu.methods.{_FILES.get(kind.name)}"
     known = _registered.get(kind.name)
     taken = known is not None and (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__)
     if taken or kind.name == "auto" or (kind.name in _FILES and kind.__module__ != home):
         raise InputError(f"{kind.__name__}: the name {kind.name!r} is taken; give the class another one.")
+    if "__dataclass_fields__" not in kind.__dict__:
+        kind = dataclass(frozen=True, eq=False, kw_only=True)(kind)
     _registered[kind.name] = kind
     return kind
+
+
+def _first_line(kind: type) -> str:
+    """The first line of the class's own docstring; a dataclass without one has its signature there."""
+    text = (kind.__dict__.get("__doc__") or "").strip()
+    return "" if text.startswith(f"{kind.__name__}(") else text.partition("\n")[0]
 
 
 def names() -> tuple[str, ...]:
@@ -72,11 +116,16 @@ def names() -> tuple[str, ...]:
     return ("auto", *_FILES, *(name for name in _registered if name not in _FILES))
 
 
+def is_file(name: str) -> bool:
+    """Whether a method is named by its place, ``FILE.py:CLASS``."""
+    return name.rpartition(":")[0].endswith(".py")
+
+
 def resolve(name: str) -> str:
-    """Resolve a name: "auto" becomes the method that it selects.
+    """Resolve a name: "auto" becomes the method that it selects, and ``FILE.py:CLASS`` the name of that class.
 
     Args:
-        name: one of :func:`names`.
+        name: one of :func:`names`, or ``FILE.py:CLASS``.
 
     Returns:
         The method's own name.
@@ -84,12 +133,11 @@ def resolve(name: str) -> str:
     Raises:
         InputError: if there is no such method.
     """
+    if is_file(name):
+        return _from_file(name).name
     if name not in names():
-        near = get_close_matches(name, names(), n=1)
-        raise InputError(
-            f"method: got {name!r}; expected one of {', '.join(names())}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
-        )
+        hint = did_you_mean(name, names()) or " A class of your own is FILE.py:CLASS."
+        raise InputError(f"method: got {name!r}; expected one of {', '.join(names())}.{hint}")
     return AUTO if name == "auto" else name
 
 
@@ -97,12 +145,57 @@ def get(name: str) -> "type[BaseMethod]":
     """The class of a method, imported at first use.
 
     Args:
-        name: one of :func:`names`.
+        name: one of :func:`names`, or ``FILE.py:CLASS``.
 
     Returns:
         The class. An unknown name raises an error (:func:`resolve`).
     """
+    if is_file(name):
+        return _from_file(name)
     name = resolve(name)
     if name not in _registered:
         import_module(f"vdu.methods.{_FILES[name]}")
     return _registered[name]
+
+
+def _from_file(name: str) -> "type[BaseMethod]":
+    """The class of ``FILE.py:CLASS``, registered; the file is run once.
+
+    Returns:
+        The class.
+
+    Raises:
+        InputError: if there is no such file or class, the file cannot be run, or the class is no method.
+    """
+    place, _, wanted = name.rpartition(":")
+    path = Path(place).expanduser().resolve()
+    if not path.is_file():
+        raise InputError(f"method: {place}: no such file; expected FILE.py:CLASS, a file with the class of a method.")
+    title = f"vdu_method_{path.stem}_{abs(hash(path)):x}"
+    module = sys.modules.get(title) or _run_file(path, title)
+    kind = getattr(module, wanted, None)
+    if not isinstance(kind, type):
+        found = [each for each, value in vars(module).items() if getattr(value, "__module__", None) == title]
+        raise InputError(
+            f"method: {place} has no class {wanted!r}; it has {', '.join(found) or 'none'}."
+            + did_you_mean(wanted, found)
+        )
+    if kind not in _registered.values():
+        kind = _registered_as(getattr(kind, "name", "") or wanted.lower(), kind)
+    return kind
+
+
+def _run_file(path: Path, title: str) -> Any:
+    spec = spec_from_file_location(title, path)
+    assert spec is not None and spec.loader is not None  # the name ends in .py
+    module = sys.modules[title] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[title]
+        if isinstance(error, InputError) or not isinstance(error, Exception):
+            raise
+        raise InputError(
+            f"method: {path}: cannot be run ({type(error).__name__}: {error}). Correct the file."
+        ) from error
+    return module

@@ -24,16 +24,26 @@ of equal N.
 """
 
 import math
-from statistics import NormalDist
+from collections.abc import Sequence
+from statistics import NormalDist, fmean, variance
 
 import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
 
-__all__ = ["TAIL", "centred_interval", "mean_interval", "require_resamples", "resample_counts", "share_interval"]
+__all__ = [
+    "TAIL",
+    "centred_interval",
+    "mean_interval",
+    "require_resamples",
+    "resample_counts",
+    "seeds_interval",
+    "share_interval",
+]
 
 TAIL = 0.025  # probability left out on either side of a 95 % interval
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # t at 97.5 % for 2 … 10 values
 
 
 def require_resamples(n_resamples: int) -> None:
@@ -151,3 +161,35 @@ def mean_interval(values: Tensor) -> tuple[float, float, float]:
     values = values.to(torch.float64)
     mean, half = float(values.mean()), NormalDist().inv_cdf(1 - TAIL) * float(values.std()) / math.sqrt(len(values))
     return mean, mean - half, mean + half
+
+
+def seeds_interval(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """Mean and 95 % interval over seeds of values that each have an interval over images.
+
+        mean ± √((t s/√k)² + mean of h²)
+
+    s is the standard deviation over the k seeds, t Student's quantile for k − 1, and h half of the width of a seed's own
+    interval, not divided by k, since all seeds share the noise of the evaluation and the original.
+
+    Args:
+        values: value, lower and upper limit of each seed, at least 2.
+
+    Returns:
+        Mean, lower and upper limit.
+
+    Raises:
+        InputError: if there are fewer than two seeds.
+
+    Examples:
+        >>> mean, low, high = seeds_interval([(8.0, 8.0, 8.0), (10.0, 10.0, 10.0), (12.0, 12.0, 12.0)])
+        >>> mean, round(high, 2)  # 10 + 4.303 · 2/√3
+        (10.0, 14.97)
+    """
+    k = len(values)
+    if k < 2:
+        raise InputError(f"seeds: got {k}, expected at least 2: one value has no spread. Run more seeds.")
+    t = STUDENT[min(k, len(STUDENT) + 1) - 2]
+    centres = [value for value, _, _ in values]
+    images = fmean(((high - low) / 2) ** 2 for _, low, high in values)
+    half = math.sqrt(t**2 * variance(centres) / k + images)
+    return fmean(centres), fmean(centres) - half, fmean(centres) + half

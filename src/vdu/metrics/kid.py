@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
-from vdu.metrics.features import as_features, require_same_dimension
+from vdu.metrics.features import Network, as_features, extract_features, require_same_dimension
 from vdu.metrics.intervals import TAIL
 
-__all__ = ["KID", "kernel_distance", "mmd_squared"]
+__all__ = ["KID", "KernelDistance", "kernel_distance", "mmd_squared"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,59 @@ def mmd_squared(x: Tensor, y: Tensor) -> Tensor:
     x, y = as_features("x", x), as_features("y", y)
     require_same_dimension(x.shape[1], y.shape[1])
     return _mean_off_diagonal(_kernel(x, x)) + _mean_off_diagonal(_kernel(y, y)) - 2 * _kernel(x, y).mean()
+
+
+class KernelDistance:
+    """Kernel distance, accumulated batch by batch; memory grows with the number of images, since subsets are drawn of all.
+
+    Args:
+        network: images [B, C, H, W] in [−1, 1] → features [B, d]; None if ``update`` is given features.
+        n_subsets: see :func:`kernel_distance`.
+        subset_size: likewise.
+
+    Examples:
+        >>> metric = KernelDistance(subset_size=2)
+        >>> metric.update(torch.zeros(4, 1), reference=True)
+        >>> metric.update(torch.zeros(4, 1), reference=False)
+        >>> metric.compute().value
+        0.0
+    """
+
+    higher_is_better: ClassVar[bool] = False
+
+    def __init__(self, network: Network | None = None, *, n_subsets: int = 100, subset_size: int = 1000) -> None:
+        self.network, self.n_subsets, self.subset_size = network, n_subsets, subset_size
+        self._features: dict[bool, list[Tensor]] = {True: [], False: []}
+
+    def update(self, batch: Tensor, *, reference: bool) -> None:
+        """Add a batch.
+
+        Args:
+            batch: images if a network was given, otherwise features [B, d].
+            reference: whether they belong to the reference or to the generated set.
+        """
+        features = batch if self.network is None else extract_features(self.network, batch, batch_size=len(batch))
+        self._features[reference].append(as_features("features", features, at_least=1))
+
+    def compute(self, *, generator: torch.Generator | None = None) -> KID:
+        """The distance between the sets accumulated so far.
+
+        Args:
+            generator: source of the subsets; None takes seed 0.
+
+        Returns:
+            Value, spread and interval.
+
+        Raises:
+            InputError: if one of the two sets is empty, or too small for the subsets.
+        """
+        if not all(self._features.values()):
+            raise InputError("update: expected both sets. Call update with reference=True and reference=False.")
+        reference, generated = (torch.cat(self._features[which]) for which in (True, False))
+        return kernel_distance(
+            reference, generated, n_subsets=self.n_subsets, subset_size=self.subset_size,
+            generator=generator or torch.Generator().manual_seed(0),
+        )  # fmt: skip
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:

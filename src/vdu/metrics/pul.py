@@ -19,6 +19,7 @@ Not guaranteed: that the images are good (a collapsed model scores 100: never re
 (see :func:`pul_ceiling`). The interval includes neither the judge's error nor the spread over unlearning runs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,14 +27,15 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.metrics.features import Network, classify
 from vdu.metrics.intervals import TAIL, require_resamples, resample_counts
 from vdu.metrics.paired_ratio import ratio_interval
 
-__all__ = ["PUL", "CorrectedPUL", "corrected_pul", "flip_table", "percentage_unlearned", "pul_ceiling"]
+__all__ = ["PUL", "CorrectedPUL", "PULResult", "corrected_pul", "flip_table", "percentage_unlearned", "pul_ceiling"]
 
 
 @dataclass(frozen=True)
-class PUL:
+class PULResult:
     """Percentage of unlearning with a 95 % interval.
 
     Attributes:
@@ -74,7 +76,7 @@ class CorrectedPUL:
 
 def percentage_unlearned(
     original_is_forget: Tensor, unlearned_is_forget: Tensor, *, n_resamples: int = 2000, generator: torch.Generator
-) -> PUL:
+) -> PULResult:
     """PUL of two models sampled from the same noise.
 
     Args:
@@ -109,7 +111,7 @@ def percentage_unlearned(
     lost, gained = n_original - both, n_unlearned - both
     low, high, n_empty = _bootstrap(both, lost, gained, n, n_resamples, generator)
     ratio_low, ratio_high = ratio_interval(both, lost, gained)
-    return PUL(
+    return PULResult(
         value=100 * (n_original - n_unlearned) / n_original,
         low=min(low, 100 * (1 - ratio_high)),
         high=max(high, 100 * (1 - ratio_low)),
@@ -145,7 +147,7 @@ def pul_ceiling(*, n_original: int, n: int, false_positive_rate: float) -> float
     return 100 * (1 - false_positive_rate * n / n_original)
 
 
-def corrected_pul(pul: PUL, *, false_positive_rate: float) -> CorrectedPUL | None:
+def corrected_pul(pul: PULResult, *, false_positive_rate: float) -> CorrectedPUL | None:
     """PUL without the judge's false positives, as if their rate were exact and the same for both models.
 
         corrected = 100 · (1 − max(0, n_unl − f N)/(n_orig − f N))
@@ -163,7 +165,7 @@ def corrected_pul(pul: PUL, *, false_positive_rate: float) -> CorrectedPUL | Non
     Source: Rogan and Gladen (1978), American Journal of Epidemiology 107(1).
 
     Examples:
-        >>> found = corrected_pul(PUL(50.0, 40.0, 60.0, n_original=100, n_unlearned=50, n=1000), false_positive_rate=0.02)
+        >>> found = corrected_pul(PULResult(50.0, 40.0, 60.0, n_original=100, n_unlearned=50, n=1000), false_positive_rate=0.02)
         >>> found.value, found.low, found.high
         (62.5, 50.0, 75.0)
     """
@@ -206,6 +208,64 @@ def flip_table(original_class: Tensor, unlearned_class: Tensor, n_classes: int) 
             )
     flat = pair[0].long() * n_classes + pair[1].long()
     return torch.bincount(flat, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+class PUL:
+    """Percentage of unlearning, accumulated batch by batch; a bit per image is kept.
+
+    Args:
+        judge: images [B, C, H, W] in [−1, 1] → logits [B, K]; None if ``update`` is given predictions.
+        forget_classes: with a judge, the indices of the classes to be forgotten.
+
+    Examples:
+        >>> metric = PUL()
+        >>> metric.update(torch.tensor([True, True, False]), torch.tensor([False, True, False]))
+        >>> metric.update(torch.tensor([True, True]), torch.tensor([False, False]))
+        >>> metric.compute().value
+        75.0
+    """
+
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, judge: Network | None = None, forget_classes: Sequence[int] = ()) -> None:
+        if (judge is None) == bool(forget_classes):
+            raise InputError(
+                "PUL: got a judge or forget classes alone; expected both (update takes images), or none (update takes masks)."
+            )
+        self.judge, self.forget_classes = judge, tuple(forget_classes)
+        self._calls: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, before: Tensor, after: Tensor) -> None:
+        """Add a batch; entry i of both starts from the same noise.
+
+        Args:
+            before: of the original: images if there is a judge, otherwise whether each is predicted forget, [B], bool.
+            after: the same of the unlearned model.
+        """
+        self._calls.append(_paired_calls(self._is_forget(before), self._is_forget(after)))
+
+    def compute(self, *, generator: torch.Generator | None = None) -> PULResult:
+        """PUL of all batches.
+
+        Args:
+            generator: source of the resamples; None takes seed 0.
+
+        Returns:
+            The value, its interval and the counts.
+
+        Raises:
+            InputError: if there was no batch, or the original generated no forget image.
+        """
+        if not self._calls:
+            raise InputError("update: got nothing, expected at least one batch. Call update before compute.")
+        before, after = (torch.cat(calls) for calls in zip(*self._calls, strict=True))
+        return percentage_unlearned(before, after, generator=generator or torch.Generator().manual_seed(0))
+
+    def _is_forget(self, batch: Tensor) -> Tensor:
+        if self.judge is None:
+            return batch
+        classes = classify(self.judge, batch, batch_size=len(batch)).classes
+        return torch.isin(classes, torch.tensor(self.forget_classes))
 
 
 def _bootstrap(

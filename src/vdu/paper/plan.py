@@ -26,7 +26,8 @@ from vdu.paper.cells import Cell
 from vdu.paper.making import Making, Needs
 from vdu.paper.row_options import unlearn_settings
 from vdu.paper.tables import Row, World
-from vdu.replay.auxiliary_models import SELF_MODEL
+from vdu.replay.auxiliaries import SELF_MODEL_STEPS
+from vdu.replay.auxiliary_models import self_model_settings
 
 __all__ = ["PaperCells"]
 
@@ -254,8 +255,9 @@ def _self_model(row: Row) -> dict[str, Any]:
     """The training settings of ε_s, for rows whose method uses it."""
     if row.posterior is not None or row.options["method"] in OLD_FLAGS:
         return {}
-    uses = make_method(unlearn_settings(row.options)).uses
-    return {"self_model": SELF_MODEL} if "self_model" in uses else {}
+    method = make_method(unlearn_settings(row.options))
+    steps = getattr(method, "self_model_steps", SELF_MODEL_STEPS)
+    return {"self_model": self_model_settings(steps)} if "self_model" in method.uses else {}
 
 
 def _training(method: str) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from vdu.training.batches import encoded, labels_for
 
 __all__ = ["Auxiliaries", "make_auxiliaries", "needs_selection"]
 
+CLASSIFIER_WIDTH, SELF_MODEL_STEPS = 32, 100  # for methods that do not choose
+
 
 @dataclass(frozen=True)
 class Auxiliaries:
@@ -36,6 +38,7 @@ class Auxiliaries:
         tools: for :meth:`vdu.core.types.Method.prepare`.
         record: plain values for ``run.json``.
         evaluations: network evaluations of the denoiser, and of small classifiers in its equivalents by FLOPs.
+        reused: those of them that were spent earlier: their results came from the cache.
         forget_seeds: noise seeds of the generated samples that match the forget set.
         judged: the selection among the generated samples, or None.
         sampler: the sampler that drew them.
@@ -45,6 +48,7 @@ class Auxiliaries:
     tools: Tools
     record: dict[str, Any] = field(default_factory=dict)
     evaluations: int = 0
+    reused: int = 0
     forget_seeds: tuple[int, ...] = ()
     judged: Resemblance | None = None
     sampler: Sampler | None = None
@@ -96,7 +100,7 @@ def make_auxiliaries(
     sets: dict[str, ImageSet | None] = {"forget": forget, "retain": retain, "own_forget": None}
     tools: dict[str, Any] = {"n_forget": len(forget)}
     record: dict[str, Any] = {}
-    judged, seeds, own = None, (), None
+    judged, seeds, own, reused = None, (), None, 0
     sorts = needs_selection(method, retain is not None)
     tell = say or (lambda text: None)
     levels = getattr(method, "self_improvement_range", (0.0, 1.0))
@@ -115,11 +119,13 @@ def make_auxiliaries(
         own, n_drawn = cached_samples(drawing, n_own_samples, sampler)
         record["own_samples"] = {"n": len(own), "n_drawn_now": n_drawn, "sampler": sampler.describe()}
         counter.total += len(own) * sampler.steps  # counted on a cache hit, too
+        reused += (len(own) - n_drawn) * sampler.steps
     if sorts:
         assert own is not None
         tell("selecting the samples that match the forget set")
         judged = resemblance(
-            forget, own, original, forget_labels=_forget_labels(original, forget), seed=derive_seed(seed, "resemblance"), force=force
+            forget, own, original, forget_labels=_forget_labels(original, forget), seed=derive_seed(seed, "resemblance"), force=force,
+            width=getattr(method, "classifier_width", CLASSIFIER_WIDTH),
         )  # fmt: skip
         share = _flops(judged.classifier, original)
         counter.total += round(judged.evaluations * share)
@@ -141,16 +147,18 @@ def make_auxiliaries(
     if "self_model" in wanted:
         assert own is not None
         tell("training the self-trained auxiliary model on all samples (cached for later runs)")
-        copied, cost, made_now = cached_self_model(original, own, levels)
+        steps = getattr(method, "self_model_steps", SELF_MODEL_STEPS)
+        copied, cost, made_now = cached_self_model(original, own, levels, steps)
         record["self_model"] = {"sha256": hash_parameters(copied.network.state_dict()), "made_now": made_now}
         counter.total += cost
+        reused += 0 if made_now else cost
         tools["self_model"] = _frozen(copied, device)
     if "forget_model" in wanted:
         tell("fine-tuning the auxiliary forget model on the forget set")
         with counter.watching(original.network):  # its copy counts too
             copied = fine_tuned_copy(original, forget, FORGET_MODEL, seed=derive_seed(seed, "forget_model"))
         tools["forget_model"] = _frozen(copied, device)
-    return Auxiliaries(sets, Tools(**tools), record, counter.total, seeds, judged, sampler)
+    return Auxiliaries(sets, Tools(**tools), record, counter.total, reused, seeds, judged, sampler)
 
 
 def _forget_labels(original: Denoiser, forget: ImageSet) -> tuple[int, ...]:

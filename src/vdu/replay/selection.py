@@ -127,6 +127,7 @@ def resemblance(
     steps: int = 1500,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
+    width: int = 32,
     force: bool = False,
 ) -> Resemblance:
     """Select positives and negatives among generated samples and train the noise-level classifier.
@@ -141,6 +142,7 @@ def resemblance(
         steps: optimiser steps of the classifier of noised images.
         batch_size: positives, and as many negatives, per step.
         learning_rate: Adam's peak step size.
+        width: of the classifiers, see :class:`vdu.replay.noise_classifier.NoiseClassifier`.
         force: continue if the model generates almost none, or almost only, images like the forget set.
 
     Returns:
@@ -150,11 +152,12 @@ def resemblance(
     """
     schedule = denoiser.schedule
     zones = select_by_label(own, forget_labels) if forget_labels else select_samples(
-        forget, own, schedule, seed=seed, score_steps=score_steps, batch_size=batch_size, learning_rate=learning_rate, force=force,
+        forget, own, schedule, seed=seed, score_steps=score_steps, batch_size=batch_size, learning_rate=learning_rate, width=width,
+        force=force,
     )  # fmt: skip
     positives = [forget, own.select(zones.forget)] if bool(zones.forget.any()) else [forget]
     everywhere = torch.ones(len(schedule), dtype=torch.float64)
-    fit = _Fit(schedule, batch_size, learning_rate, denoiser)
+    fit = _Fit(schedule, batch_size, learning_rate, width, denoiser)
     classifier = fit(positives, own.select(zones.kept), everywhere, steps, derive_seed(seed, "classifier"))
     n = len(own)
     corrected = PriorCorrected(classifier, (zones.share * n + 1) / (n + 2)).requires_grad_(False).eval()
@@ -171,6 +174,7 @@ def select_samples(
     score_steps: int = 300,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
+    width: int = 32,
     force: bool = False,
 ) -> Selection:
     """Split generated samples into positives, negatives and unlabelled ones (steps 1 to 3).
@@ -183,6 +187,7 @@ def select_samples(
         score_steps: optimiser steps of each of the two scoring classifiers.
         batch_size: positives, and as many negatives, per step.
         learning_rate: Adam's peak step size.
+        width: of the classifiers, see :class:`vdu.replay.noise_classifier.NoiseClassifier`.
         force: see :func:`resemblance`.
 
     Returns:
@@ -200,7 +205,7 @@ def select_samples(
         )
     low, high = SCORE_RANGE
     levels = ((schedule.alpha_bars >= low) & (schedule.alpha_bars <= high)).double()
-    fit = _Fit(schedule, batch_size, learning_rate)
+    fit = _Fit(schedule, batch_size, learning_rate, width)
     of_own, of_forget = torch.empty(len(own)), torch.empty(len(forget))
     own_parts, forget_parts = _halves(len(own), seed, "own"), _halves(len(forget), seed, "forget")
     for k in (0, 1):
@@ -210,7 +215,7 @@ def select_samples(
             rest = parts[1 - k]
             scores[rest] = mean_scores(scorer, images, rest, derive_seed(seed, "noise", k))
     thresholds = {q: float(of_forget.quantile(q)) for q in (LIKE_FORGET, KEPT, COUNTED)}
-    share = float((of_own >= thresholds[COUNTED]).double().mean()) / (1 - COUNTED)
+    share = min(1.0, float((of_own >= thresholds[COUNTED]).double().mean()) / (1 - COUNTED))
     like, kept = of_own >= thresholds[LIKE_FORGET], of_own < thresholds[KEPT]
     _check_share(share, like, kept, force=force)
     scored = (len(own) + len(forget)) * len(SCORED_AT)
@@ -305,6 +310,7 @@ class _Fit:
     schedule: NoiseSchedule
     batch_size: int
     learning_rate: float
+    width: int
     denoiser: Denoiser | None = None  # the classifier uses its latent space; None: pixels
 
     def __call__(
@@ -313,7 +319,7 @@ class _Fit:
         """Train a classifier on equally many positives and negatives, at noise levels drawn from ``levels``."""
         with isolated_global(derive_seed(seed, "weights")):
             shape = negatives.shape if self.denoiser is None else self.denoiser.latent_shape
-            classifier = NoiseClassifier(shape)
+            classifier = NoiseClassifier(shape, width=self.width)
         each = self.batch_size // len(positives)
         sizes = [self.batch_size - each * (len(positives) - 1), *[each] * (len(positives) - 1)]
         labels = torch.cat([torch.ones(self.batch_size), torch.zeros(self.batch_size)])

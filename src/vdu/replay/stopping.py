@@ -10,13 +10,17 @@ settle later than the forgotten ones (docs/dev/methods-log.md, 19). The threshol
 scores about the same: the packaged model retrained without eights leaves 12 of 132 seeds (``benchmarks/tune_distillation.py``), some
 misclassified and some that resemble the forget set by chance.
 
+With a run folder, the rule also leaves a first picture after a third of the steps: ten of these samples as the original drew them,
+above the same noise under the present weights.
+
 Not guaranteed: that images from other noise are forgotten as well; that an independent judge agrees.
 """
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -24,6 +28,7 @@ from torch import Tensor
 
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_uint8
+from vdu.data.pictures import save_grid
 from vdu.diffusion.sampling import sample
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.selection import mean_scores
@@ -32,6 +37,7 @@ __all__ = ["ForgottenCheck", "Stopping", "can_stop"]
 
 FEWEST, MOST, SHARE = 10, 128, 0.10
 LOOKS = (2 / 3, 7 / 9, 8 / 9)  # the last evaluation is after the last step
+FIRST_PICTURE, N_SHOWN = 1 / 3, 10
 
 
 @dataclass(frozen=True)
@@ -96,11 +102,15 @@ class ForgottenCheck:
         denoiser: a copy of the model, whose weights are replaced at every evaluation.
         aids: the auxiliaries with seeds, sampler and classifier.
         steps: total number of steps.
+        picture: where the first picture goes; None makes none.
+        say: called with a message about it.
     """
 
     denoiser: Denoiser
     aids: Auxiliaries
     steps: int
+    picture: Path | None = None
+    say: Callable[[str], None] | None = None
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -115,14 +125,27 @@ class ForgottenCheck:
     def remaining(self, weights: Mapping[str, Tensor]) -> int:
         """Number of samples that still match the forget set under given weights."""
         assert self.aids.judged is not None
+        drawn = self._draw(weights, len(self.seeds))
+        classifier = copy.deepcopy(self.aids.judged.classifier).cpu()  # the method's classifier stays on its device
+        return int((mean_scores(classifier, drawn, torch.arange(len(drawn)), 0, self.denoiser) >= 0).sum())
+
+    def _draw(self, weights: Mapping[str, Tensor], n_images: int) -> ImageSet:
+        """The first of the seeds under given weights."""
         assert self.aids.sampler is not None
         with torch.no_grad():
             for name, value in self.denoiser.network.named_parameters():
                 if name in weights:
                     value.copy_(weights[name])
-        drawn = ImageSet(to_uint8(sample(self.denoiser, self.seeds, self.aids.sampler)))
-        classifier = copy.deepcopy(self.aids.judged.classifier).cpu()  # the method's classifier stays on its device
-        return int((mean_scores(classifier, drawn, torch.arange(len(drawn)), 0, self.denoiser) >= 0).sum())
+        return ImageSet(to_uint8(sample(self.denoiser, self.seeds[:n_images], self.aids.sampler)))
+
+    def _show(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        before = self.aids.sets.get("own_forget")
+        if self.picture is None or before is None:
+            return
+        after = self._draw(weights, N_SHOWN).images
+        save_grid(torch.cat([before.images[: len(after)], after]), self.picture, columns=len(after), scale=2)
+        if self.say is not None:
+            self.say(f"first look after {step} of at most {self.steps} steps, before above after → {self.picture}")
 
     def __call__(self, step: int, weights: Mapping[str, Tensor]) -> str | None:
         """A reason to stop, or None.
@@ -134,6 +157,8 @@ class ForgottenCheck:
         Returns:
             The text of a :class:`Stopping`.
         """
+        if step == round(FIRST_PICTURE * self.steps):
+            self._show(step, weights)
         if step not in {round(share * self.steps) for share in LOOKS} - {self.steps}:
             return None
         found = self.look(step, weights)

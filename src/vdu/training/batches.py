@@ -273,6 +273,6 @@ def unflatten(batch: dict[str, Tensor], schedule: NoiseSchedule, own: NoiseSched
         }
         noised[role] = noised_batch(
             parts["x0"], parts["index"], parts["noise"], schedule, own, condition=further["condition"] or None,
-            draws=further["draws"],
+            draws=further["draws"], target=parts.get("target"),
         )  # fmt: skip
     return noised

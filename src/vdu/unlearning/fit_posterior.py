@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.checks import hash_parameters
+from vdu.core.progress import Bar, bar
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
@@ -21,7 +22,14 @@ from vdu.posterior.protocol import State
 from vdu.replay.generated import generate_samples
 from vdu.training.batches import encoded
 
-__all__ = ["fit_posterior"]
+__all__ = ["FILE", "fit_posterior", "load_posterior", "progress_bar"]
+
+FILE = "posterior.safetensors"  # in the run folder of ``vdu posterior``
+
+
+def load_posterior(path: Path) -> GaussianPosterior:
+    """Load a posterior from its file or from the run folder of ``vdu posterior``."""
+    return GaussianPosterior.load(path / FILE if path.is_dir() else path)
 
 
 def fit_posterior(
@@ -84,3 +92,17 @@ def fit_posterior(
 def _weights(member: Any) -> dict[str, Tensor]:
     pipeline = load_pipeline(member) if isinstance(member, str | Path) else member
     return dict(network_of(pipeline).named_parameters())
+
+
+def progress_bar(title: str) -> Progress:
+    """A bar on standard error for :func:`fit_posterior`."""
+    shown: list[Bar] = []
+
+    def show(done: int, total: int) -> None:
+        if not shown:
+            shown.append(bar(title, total, "sample"))
+        shown[0].update(done - shown[0].n)
+        if done == total:
+            shown[0].close()
+
+    return show

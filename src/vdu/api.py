@@ -1,0 +1,87 @@
+"""Python's forms of the verbs that are more than one call to their room: ``vdu.sample`` and ``vdu.reporting``."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vdu.core.errors import InputError, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vdu.diffusion.sampling import Sampler
+
+__all__ = ["report", "sample"]
+
+
+def sample(
+    pipeline: Any,
+    seeds: int | Sequence[int],
+    sampler: "Sampler | None" = None,
+    *,
+    labels: Sequence[int | str | None] | None = None,
+    progress: str | None = None,
+) -> "Tensor":
+    """Draw images from a pipeline.
+
+    Args:
+        pipeline: a diffusers pipeline, its folder, or a :class:`vdu.PipelineDenoiser`.
+        seeds: one seed per image; or the number of images, whose seeds are then 0, 1, ….
+        sampler: the protocol; None takes 50 steps of DDIM.
+        labels: the class of each image, for a class-conditional model.
+        progress: title of the progress bar; None shows none.
+
+    Returns:
+        Images, [images, channels, height, width], float32 on the CPU, in [−1, 1]; equal seeds give equal images.
+
+    Raises:
+        InputError: if the pipeline, seeds or sampler are of another kind, or labels do not fit.
+    """
+    from vdu.diffusion.sampling import Sampler, sample
+    from vdu.models.denoiser import PipelineDenoiser
+    from vdu.models.pipelines import load_pipeline
+
+    opened = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
+    denoiser = opened if isinstance(opened, PipelineDenoiser) else PipelineDenoiser.from_pipeline(opened)
+    chosen = range(seeds) if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0 else seeds
+    if not isinstance(chosen, Sequence) or isinstance(chosen, str) or not all(_is_index(each) for each in chosen):
+        raise InputError(
+            f"seeds: got {shown(seeds)}; expected a number of images, at least 1, or one integer per image."
+        )
+    if sampler is not None and not isinstance(sampler, Sampler):
+        raise InputError(f"sampler: got {shown(sampler)}; expected a vdu.Sampler.")
+    return sample(denoiser, chosen, sampler or Sampler(), labels=labels, progress=progress)
+
+
+def _is_index(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+def report(folder: Path | str, **settings: Any) -> Path:
+    """Write the evidence report of a run, after its evaluation; ``evidence.json`` is written beside it.
+
+    Args:
+        folder: the run folder.
+        **settings: those of ``vdu report``, for example ``output="report.html"`` or ``hide_forgotten=True``.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: if there is no such setting; or the folder holds no evaluated run.
+    """
+    from vdu.commands.report import ReportSettings, run
+
+    if not isinstance(folder, str | Path):
+        raise InputError(f"folder: got {shown(folder)}; expected the path of a run folder.")
+    known = [item.name for item in fields(ReportSettings) if item.name != "run"]
+    for name in settings:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise InputError(
+                f"report: got an unexpected keyword argument {name!r}; expected some of {', '.join(known)}.{hint}"
+            )
+    if isinstance(settings.get("output"), str):
+        settings["output"] = Path(settings["output"])
+    return Path(run(ReportSettings(run=Path(folder), **settings))["report"])

@@ -1,0 +1,344 @@
+"""Several methods on one job: each unlearns the same pipeline, and all results are evaluated alike, from the same noise.
+
+Every seed of a method is a run of its own. With a folder, what is finished is kept there and not computed again.
+
+Not guaranteed: a winner. Nothing is ranked; intervals often overlap, and a method at its defaults may not suit the model.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from vdu.core.errors import DivergenceError, InputError
+from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
+from vdu.data.images import ImageSet
+from vdu.diffusion.sampling import Sampler
+from vdu.evaluation.models import open_model
+from vdu.evaluation.options import EvaluationOptions
+from vdu.evaluation.pair import absolute_source, unwanted_images
+from vdu.evaluation.recording import evaluate_pair
+from vdu.methods import registry
+from vdu.metrics.intervals import seeds_interval
+from vdu.models.pipelines import load_pipeline
+from vdu.unlearning.unlearn import unlearn
+
+__all__ = ["MethodRow", "MethodTable", "compare"]
+
+FEWEST_SEEDS = 3  # for an interval over seeds
+COLUMNS = {
+    "method": "method",
+    "seeds": "seeds",
+    "left": "left of",
+    "pul": "PUL, %",
+    "u_fid": "u-FID",
+    "kept": "kept images changed",
+    "network_evaluations": "network evaluations",
+    "seconds": "seconds",
+}
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """A method, with one seed or as the mean over seeds.
+
+    Attributes:
+        method: its name.
+        seeds: seeds of the unlearning runs; several where the numbers are means.
+        n_left: images predicted forget after unlearning; None if the run diverged, as for all numbers but the cost.
+        n_original: the same before.
+        pul: percentage of unlearning, in percent.
+        pul_low: lower end of its 95 % interval.
+        pul_high: upper end.
+        u_fid: distance to the reference, ≥ 0, lower is better.
+        u_fid_low: lower end of its 95 % interval.
+        u_fid_high: upper end.
+        n_kept_changed: retained images that changed class.
+        n_kept: retained images of the original.
+        network_evaluations: of unlearning: forward 1, backward 2 per image.
+        seconds: of unlearning, wall clock.
+        note: why there are no numbers; empty where there are.
+    """
+
+    method: str
+    seeds: tuple[int, ...]
+    n_left: float | None = None
+    n_original: int | None = None
+    pul: float | None = None
+    pul_low: float | None = None
+    pul_high: float | None = None
+    u_fid: float | None = None
+    u_fid_low: float | None = None
+    u_fid_high: float | None = None
+    n_kept_changed: float | None = None
+    n_kept: int | None = None
+    network_evaluations: float | None = None
+    seconds: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class MethodTable:
+    """Methods side by side.
+
+    Attributes:
+        runs: one row per method and seed.
+        n_images: images from each model.
+        feature_network: label of the network whose features give u-FID.
+    """
+
+    runs: tuple[MethodRow, ...]
+    n_images: int
+    feature_network: str
+
+    @property
+    def rows(self) -> tuple[MethodRow, ...]:
+        """One row per method where all of it ran with at least three seeds, else one per method and seed."""
+        found: list[MethodRow] = []
+        for name in dict.fromkeys(row.method for row in self.runs):
+            runs = [row for row in self.runs if row.method == name]
+            whole = len(runs) >= FEWEST_SEEDS and not any(row.note for row in runs)
+            found += [_mean(runs)] if whole else runs
+        return tuple(found)
+
+    def to_pandas(self) -> Any:
+        """The rows as a pandas ``DataFrame``, a column per attribute of :class:`MethodRow`.
+
+        Returns:
+            The table.
+
+        Raises:
+            InputError: if pandas is not installed.
+        """
+        try:
+            import pandas  # pyright: ignore[reportMissingImports]  (optional)
+        except ImportError:
+            raise InputError(
+                "to_pandas: pandas is not installed. Install it (pip install pandas), or use to_markdown() or .rows."
+            ) from None
+        return pandas.DataFrame([asdict(row) for row in self.rows])
+
+    def to_markdown(self) -> str:
+        """The rows as a Markdown table; intervals of 95 % in brackets.
+
+        Returns:
+            The text, without a newline at its end.
+        """
+        lines = [[*COLUMNS.values()], ["---"] * len(COLUMNS), *map(_cells, self.rows)]
+        return "\n".join("| " + " | ".join(each.replace("|", r"\|") for each in line) + " |" for line in lines)
+
+    def to_html(self, path: Path | str) -> Path:
+        """Write the rows as one self-contained HTML file.
+
+        Args:
+            path: the file; an older one is replaced.
+
+        Returns:
+            The path.
+        """
+        title = f"Methods side by side, {self.n_images} images of each model"
+        page = (
+            f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>\n<style>{STYLE}</style>\n<h1>{title}</h1>\n'
+            f"{self._repr_html_()}\n</html>\n"
+        )
+        path = Path(path)
+        with atomic_file(path) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        return path
+
+    def __repr__(self) -> str:
+        """The Markdown table."""
+        return self.to_markdown()
+
+    def _repr_html_(self) -> str:
+        """The table, for a notebook."""
+        head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS.values())
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(row)) + "</tr>" for row in self.rows
+        )
+        features = (
+            f"u-FID on the features of {escape(self.feature_network)}, lower is better; 95 % intervals in brackets."
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{features}</p>"
+
+
+STYLE = (
+    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse}th,td{text-align:left;padding:.3rem .8rem;border-bottom:1px solid #8888}"
+)
+
+
+def compare(
+    pipeline: Any,
+    *,
+    forget: Any,
+    methods: Sequence[Any] = ("auto",),
+    seeds: int = 1,
+    folder: Path | str | None = None,
+    forget_classes: str | Sequence[str] = (),
+    judge: Path | str | None = None,
+    second_judge: Path | str | None = None,
+    reference: Any = None,
+    reference_split: str = "train",
+    retrained: Any = None,
+    features: str = "judge",
+    sampler: Sampler | None = None,
+    n_images: int = 1000,
+    n_judge_samples: int = 1000,
+    seed: int = 0,
+    **training: Any,
+) -> MethodTable:
+    """Unlearn the same images by several methods, and evaluate all results alike.
+
+    Args:
+        pipeline: the original: a pipeline or its folder.
+        forget: the unwanted images, or where they are.
+        methods: names ("vdu list" shows them), classes or objects, as for :func:`vdu.unlearn`.
+        seeds: unlearning runs of each method, with the seeds 0, 1, …; three or more give intervals over seeds.
+        folder: keeps the evidence and the row of every finished run; called again, only what is missing is computed.
+        forget_classes: as for :func:`vdu.evaluation.api.evaluate`, like the following options.
+        judge: the judge; None trains a fallback classifier.
+        second_judge: a judge of another architecture.
+        reference: real images to compare with.
+        reference_split: "train" or "test".
+        retrained: a model trained without the forget class.
+        features: network whose features give u-FID.
+        sampler: the sampling protocol.
+        n_images: images from each model.
+        n_judge_samples: generated samples that train a fallback classifier.
+        seed: of the evaluation, the same for all.
+        **training: options of :func:`vdu.unlearn`, the same for all methods, such as ``steps``.
+
+    Returns:
+        The table. A run that diverges has a row without numbers.
+
+    Raises:
+        InputError: if there is no method, or the folder holds another comparison.
+    """
+    options = EvaluationOptions.from_python(
+        sampler=sampler, judge=judge, second_judge=second_judge, forget_classes=forget_classes, reference=reference,
+        reference_split=reference_split, features=features, retrained=retrained, n_images=n_images,
+        n_judge_samples=n_judge_samples, seed=seed,
+    )  # fmt: skip
+    if isinstance(methods, str) or not methods or seeds < 1:
+        raise InputError(
+            f"compare: got methods={methods!r} and seeds={seeds}; expected a list of one or more methods, and at least one seed."
+        )
+    original = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
+    before = open_model(original, "pipeline")
+    images, _ = unwanted_images(absolute_source(forget), before.denoiser.image_shape, options.forget_class)
+    names = _names(methods)
+    job = _Job(original, images, options, training, f"{before.sha256} {before.configuration}")
+    with tempfile.TemporaryDirectory() as place:
+        where = Path(place if folder is None else folder)
+        runs = [_row(job, method, name, each, where / f"{name}-{each}") for method, name in zip(methods, names, strict=True)
+                for each in range(seeds)]  # fmt: skip
+    network = next((row.feature_network for row in runs if row.feature_network), features)
+    return MethodTable(tuple(row.row for row in runs), n_images, network)
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """What all runs have in common; ``identity``: of the original."""
+
+    pipeline: Any
+    forget: ImageSet
+    options: EvaluationOptions
+    training: dict[str, Any]
+    identity: str
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A row, with the network that its u-FID is on; empty if it has none."""
+
+    row: MethodRow
+    feature_network: str
+
+
+def _name(method: Any) -> str:
+    """The name of a method that is given by name, as a class or as an object."""
+    return registry.get(method).name if isinstance(method, str) else str(getattr(method, "name", type(method).__name__))
+
+
+def _names(methods: Sequence[Any]) -> list[str]:
+    """The methods' names, numbered where two have the same."""
+    names = [_name(method) for method in methods]
+    numbers = [names[:i].count(name) + 1 for i, name in enumerate(names)]
+    return [name if number == 1 else f"{name} ({number})" for name, number in zip(names, numbers, strict=True)]
+
+
+def _row(job: _Job, method: Any, name: str, seed: int, folder: Path) -> _Finished:
+    """The row of one run, read where it is finished, else computed and kept."""
+    options = "" if isinstance(method, str | type) else method.identity  # of the method
+    described = (
+        job.identity, job.forget.sha256, name, options, seed, sorted(job.options.protocol().items(), key=str),
+        job.options.forget_class, sorted(job.training.items(), key=str),
+    )  # fmt: skip
+    identity, path = sha256_bytes(repr(described).encode()), folder / "row.json"
+    if path.is_file():
+        kept = read_json(path)
+        if kept.get("identity") != identity:
+            raise InputError(
+                f"{folder}: holds the row of another comparison (model, images, method or options differ). Give another folder, or "
+                "delete it."
+            )
+        row = kept["row"] | {"seeds": tuple(kept["row"]["seeds"])}
+        return _Finished(MethodRow(**row), kept["feature_network"])
+    shutil.rmtree(folder / "evidence", ignore_errors=True)  # of a run that was interrupted before its row
+    began, network = time.monotonic(), ""
+    try:
+        result = unlearn(job.pipeline, method, forget=job.forget, seed=seed, **job.training)
+    except DivergenceError as error:
+        row = MethodRow(name, (seed,), seconds=round(time.monotonic() - began, 3), note=f"diverged: {error}")
+    else:
+        seconds = round(time.monotonic() - began, 3)
+        evidence = evaluate_pair(job.pipeline, result.pipeline, job.forget, job.options, folder / "evidence").evidence
+        pul, distances, kept = evidence.pul, evidence.row("unlearned").distances, evidence.kept
+        assert distances is not None
+        u_fid, network = distances.u_fid, evidence.feature_network
+        row = MethodRow(
+            name, (seed,), pul.n_unlearned, pul.n_original, pul.value, pul.low, pul.high, u_fid.value, u_fid.low, u_fid.high,
+            kept.n_changed, kept.n_kept, result.network_evaluations, seconds,
+        )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"identity": identity, "feature_network": network, "row": asdict(row)})
+    return _Finished(row, network)
+
+
+def _mean(runs: Sequence[MethodRow]) -> MethodRow:
+    """The means over seeds, with intervals over seeds."""
+    first = runs[0]
+    pul = seeds_interval([(row.pul, row.pul_low, row.pul_high) for row in runs])  # pyright: ignore[reportArgumentType]
+    u_fid = seeds_interval([(row.u_fid, row.u_fid_low, row.u_fid_high) for row in runs])  # pyright: ignore[reportArgumentType]
+    means: dict[str, Any] = {
+        name: fmean(getattr(row, name) for row in runs)
+        for name in ("n_left", "n_kept_changed", "network_evaluations", "seconds")
+    }
+    return MethodRow(
+        method=first.method, seeds=tuple(row.seeds[0] for row in runs), n_original=first.n_original, n_kept=first.n_kept,
+        pul=pul[0], pul_low=pul[1], pul_high=pul[2], u_fid=u_fid[0], u_fid_low=u_fid[1], u_fid_high=u_fid[2], **means,
+    )  # fmt: skip
+
+
+def _cells(row: MethodRow) -> list[str]:
+    """A row as text."""
+    seeds = ", ".join(map(str, row.seeds))
+    seconds = "–" if row.seconds is None else f"{row.seconds:.0f}"
+    if row.pul is None:
+        return [row.method, seeds, row.note, "–", "–", "–", "–", seconds]
+    return [
+        row.method,
+        seeds,
+        f"{round(row.n_left or 0, 1):g} of {row.n_original}",
+        f"{row.pul:.1f} [{row.pul_low:.1f}, {row.pul_high:.1f}]",
+        f"{row.u_fid:.1f} [{row.u_fid_low:.1f}, {row.u_fid_high:.1f}]",
+        f"{round(row.n_kept_changed or 0, 1):g} of {row.n_kept}",
+        f"{row.network_evaluations:,.0f}",
+        seconds,
+    ]

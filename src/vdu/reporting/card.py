@@ -1,0 +1,241 @@
+"""The model card of an unlearned pipeline: what was forgotten, from what, how, and what was measured of it.
+
+``vdu unlearn`` writes the card beside the weights; ``vdu evaluate`` puts figures and limits into it, between two marks, so
+that what a person wrote elsewhere in it stays. It never holds an image, least of all one of the forget set.
+
+NOT guaranteed: that figures say enough to ship a model. The evidence report says more.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from vdu.core.records import atomic_file, read_json
+from vdu.reporting.code_texts import source_text
+from vdu.reporting.findings.trust import not_tested
+from vdu.reporting.formatting import number
+from vdu.reporting.legacy import current_metrics
+from vdu.reporting.run_comparison import FIGURES as HEADLINES
+from vdu.reporting.run_comparison import ComparedRun, figures
+
+__all__ = ["update_card", "write_card"]
+
+TAGS = ["diffusion", "machine-unlearning", "vdu"]
+TEXT = """
+# {title}
+
+{kind} diffusion model after approximate machine unlearning with `vdu`: it was made from a pre-trained model to
+no longer generate the images described below, from those images alone. **Approximate, not certified**: see the evidence
+report of the run for how far it went and what was not tested.
+
+| | |
+|---|---|
+| forgotten | {forgotten} ({n_images} images, SHA-256 `{forget_sha256}`) |
+| made from | weights with SHA-256 `{model_sha256}` |
+| method | {method} |
+| settings | {settings} |
+
+Loads in plain diffusers: `DiffusionPipeline.from_pretrained(...)`.
+"""
+TITLE = "Unlearned: "
+TASK = "unconditional-image-generation"
+START, END = "<!-- vdu: figures, written by vdu evaluate -->", "<!-- vdu: end of figures -->"
+FIGURES = """{start}
+## Figures
+
+From {n} images of the model before and {n} after, from the same noise; 95 % intervals in brackets. Judge: {judge}.
+
+| figure | this model |
+|---|---|
+{rows}
+
+PUL is the percentage of unwanted images that is gone, by counting: {n_original} before, {n_unlearned} after{ceiling}. u-FID is the
+distance to {reference} on the features of `{features}`, lower is better; the filtered original is the model before with its unwanted
+images thrown away: perfect forgetting without damage. Numbers of another N, judge or sampler cannot be compared with these.
+
+## Limits
+
+**Approximate, not certified.** These are figures of one run, on samples drawn with {sampler}. Not tested:
+
+{untested}
+{end}
+"""
+
+
+def write_card(folder: Path, inputs: dict[str, Any], method: str, settings: dict[str, Any]) -> None:
+    """Write ``README.md`` with front matter into a pipeline's folder.
+
+    Args:
+        folder: the pipeline's folder.
+        inputs: the run's record of what went in.
+        method: the method's name.
+        settings: the settings worth telling.
+    """
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        library_name="diffusers", tags=[*_tags(inputs), method], **_known_of_base(inputs["model"]["path"])
+    )
+    forget = inputs["forget"]
+    text = TEXT.format(
+        title=_inline(_title(forget)),
+        kind="A class-conditional" if _is_conditional(inputs) else "An unconditional",
+        forgotten=_inline(forget["description"]),
+        n_images=forget["n_images"],
+        forget_sha256=forget["sha256"],
+        model_sha256=inputs["model"]["sha256"],
+        method=method,
+        settings=_inline(", ".join(f"{name} {value}" for name, value in settings.items() if _told(value))),
+    )
+    _write(folder / "README.md", data, text)
+
+
+def update_card(run_folder: Path | str, metrics: dict[str, Any]) -> Path:
+    """Put figures, limits and what was not tested into the card of a run's pipeline; a second time replaces the first.
+
+    Args:
+        run_folder: the folder of ``vdu unlearn``.
+        metrics: its ``metrics.json``.
+
+    Returns:
+        The path of the card, ``pipeline/README.md``. A run without ``run.json`` is refused.
+    """
+    from huggingface_hub import ModelCard
+
+    folder, metrics = Path(run_folder), current_metrics(metrics)
+    path = folder / "pipeline" / "README.md"
+    record = read_json(folder / "run.json")
+    if not path.is_file():
+        write_card(path.parent, record["inputs"], *_as_recorded(folder / "config.toml"))
+    card = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    data: Any = card.data  # its class is made when the module is imported
+    for name, value in _known_of_base(record["inputs"]["model"]["path"]).items():
+        if getattr(data, name, None) is None:  # a person may have put in another one
+            setattr(data, name, value)
+    data.library_name = data.library_name or "diffusers"
+    data.tags = list(dict.fromkeys([*(data.tags or []), *_tags(record["inputs"])]))
+    data.metrics = ["pul", "u-fid"]
+    title, named = _title(record["inputs"]["forget"]), getattr(data, "model_name", None)
+    data.model_name = title if (named or TITLE).startswith(TITLE) else named  # a person's own name stays
+    data.eval_results = _results(metrics)
+    heading = re.compile(rf"^# {TITLE}.*$", flags=re.MULTILINE)
+    text = heading.sub(lambda _: f"# {_inline(title)}", card.text, count=1)
+    kept = re.sub(rf"\n*{re.escape(START)}.*?{re.escape(END)}\n*", "\n", text, count=1, flags=re.DOTALL)
+    _write(path, data, kept.rstrip() + "\n\n" + _figures(folder, record, metrics))
+    return path
+
+
+def _is_conditional(inputs: dict[str, Any]) -> bool:
+    return bool(inputs["model"].get("class_names"))
+
+
+def _tags(inputs: dict[str, Any]) -> list[str]:
+    """The Hub has a tag for unconditional models and none for class-conditional ones."""
+    first, *rest = TAGS
+    return [first, *([] if _is_conditional(inputs) else [TASK]), *rest]
+
+
+def _write(path: Path, data: Any, text: str) -> None:
+    content = f"---\n{data.to_yaml()}\n---\n{text if text.startswith(chr(10)) else chr(10) + text}"
+    with atomic_file(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+def _told(value: Any) -> bool:
+    return value not in (None, "") and not (isinstance(value, (tuple, list, dict)) and not value)
+
+
+def _title(forget: dict[str, Any]) -> str:
+    """What the run itself forgot, never what an evaluation or the model's own card says."""
+    return f"{TITLE}{', '.join(forget['classes'] or []) or forget['description']}"
+
+
+def _known_of_base(path: str) -> dict[str, Any]:
+    """License and name of the model that this one was made from, where its card or its place in the cache tells them."""
+    from huggingface_hub import ModelCard
+
+    folder, found = Path(path), {}
+    in_cache = next((part for part in reversed(folder.parts) if re.fullmatch(r"models--[^/]+", part)), None)
+    if in_cache is not None:
+        found["base_model"] = in_cache.removeprefix("models--").replace("--", "/")
+    card = folder / "README.md"
+    if card.is_file():
+        data = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+        found |= {name: value for name in ("license", "license_name", "license_link") if (value := data.get(name))}
+    return found
+
+
+def _as_recorded(config: Path) -> tuple[str, dict[str, Any]]:
+    """Method and settings as the run recorded them, for a card that was deleted."""
+    import tomllib
+
+    values = tomllib.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    told = {name: values[name] for name in ("steps", "batch_size", "learning_rate", "seed") if name in values}
+    return str(values.get("method", "unknown")), told
+
+
+def _results(metrics: dict[str, Any]) -> list[Any]:
+    from huggingface_hub import EvalResult
+
+    row = next(row for row in metrics["rows"] if row["name"] == "unlearned")
+    found = []
+    if row["pul"] is not None:
+        name = f"{metrics['n_images']} generated samples, from the same noise as the original's"
+        found.append(
+            EvalResult(
+                task_type=TASK, dataset_type="own-samples", dataset_name=name, metric_type="pul", metric_name="PUL, percent",
+                metric_value=round(row["pul"]["value"], 4),
+            )
+        )  # fmt: skip
+    if row["u_fid"] is not None:
+        found.append(
+            EvalResult(
+                task_type=TASK, dataset_type="reference-images", dataset_name=metrics["reference"]["description"],
+                metric_type="u-fid", metric_name=_full("u-FID", metrics),
+                metric_value=round(row["u_fid"]["value"], 4),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _full(label: str, metrics: dict[str, Any]) -> str:
+    """A label with the whole name of the distance, which is another one on other features."""
+    return label.replace("u-FID", f"u-FID[{metrics['protocol'].get('features_label', metrics['feature_network'])}]")
+
+
+def _figures(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> str:
+    measured = figures(ComparedRun(str(folder), metrics, record))
+    rows = [
+        f"| {_inline(_full(HEADLINES[name][0], metrics))} | {_inline(each.text)} |"
+        for name, each in measured.items()
+        if each
+    ]
+    judge = metrics["judge"]
+    pul = next(row["pul"] for row in metrics["rows"] if row["name"] == "unlearned") or {}
+    protocol = metrics["protocol"]
+    sampler = f"{protocol.get('sampler_scheduler', 'its sampler')}, {protocol.get('sampler_steps', 'unknown')} steps"
+    return FIGURES.format(
+        start=START,
+        end=END,
+        n=f"{metrics['n_images']:,}",
+        judge=_inline(
+            f"{judge['name']} ({source_text(judge)}), which errs on {number(100 * judge['held_out_error'])} % of "
+            f"{judge['n_held_out']:,} held-out images"
+        ),
+        rows="\n".join(rows),
+        n_original=pul.get("n_original", "unknown"),
+        n_unlearned=pul.get("n_unlearned", "unknown"),
+        ceiling=f"; this judge could show {number(judge['pul_ceiling'])} % at most",
+        reference=_inline(metrics["reference"]["description"]),
+        features=metrics["feature_network"].replace("`", "'"),
+        sampler=_inline(sampler),
+        untested="\n".join(f"- {_inline(each)}" for each in not_tested(metrics)),
+    )
+
+
+def _inline(text: str) -> str:
+    """A foreign text within a line or a cell of Markdown: no line break, no cell border, no tag."""
+    plain = re.sub(
+        r"[ \t\r\n\f\v\x1c-\x1e\x85\u2028\u2029]+", " ", str(text)
+    ).strip()  # not the no-break space of "5 %"
+    return plain.replace("&", "&amp;").replace("<", "&lt;").replace("|", r"\|")

@@ -1,0 +1,203 @@
+"""Reads a run folder into one checked, frozen record: everything an evidence report shows, and nothing else.
+
+Read: ``metrics.json``, ``run.json``, ``log.jsonl``, ``config.toml``, ``samples/original.safetensors`` and
+``samples/unlearned.safetensors``. A missing file, another format version, a value of the wrong kind or two sample
+files that do not start from the same noise stop the reading. Files that contradict each other (the class counts of
+the samples and of ``metrics.json``) become warnings that the report prints first.
+
+Units: PUL and its ceiling in percent; error and false-positive rates as fractions; images uint8 [N, H, W, C].
+
+NOT guaranteed: that the numbers are right. They are taken as the run wrote them; only their agreement is checked.
+"""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vdu.core.errors import InputError
+from vdu.core.records import read_json
+from vdu.reporting.code_texts import warning_text
+from vdu.reporting.files import Samples, read_log, read_samples
+from vdu.reporting.legacy import current_metrics, current_run
+from vdu.reporting.records import PROBES, check_metrics
+
+__all__ = ["FORMAT_VERSION", "ReportData", "Samples", "collect", "read_records"]
+
+FORMAT_VERSION = 1
+_MAKERS = {
+    "metrics.json": "vdu evaluate",
+    "run.json": "vdu unlearn",
+    "log.jsonl": "vdu unlearn",
+    "config.toml": "vdu unlearn",
+    "samples/original.safetensors": "vdu evaluate",
+    "samples/unlearned.safetensors": "vdu evaluate",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """A run folder's content, checked.
+
+    Attributes:
+        run_dir: the folder.
+        metrics: ``metrics.json``, in the form of this version (:mod:`vdu.reporting.legacy`).
+        run: ``run.json``, likewise.
+        config: the text of ``config.toml``.
+        log: one record per logged training step, in order: ``{"step", "loss", "terms"}``.
+        original: samples of the model before unlearning.
+        unlearned: samples of the model after it, from the same noise.
+        forget_ids: indices of the judge's classes that were to be forgotten; empty when it cannot be told.
+        warnings: the run's own warnings, then the contradictions found while reading.
+        contradictions: those of the warnings that say that the files disagree.
+    """
+
+    run_dir: Path
+    metrics: dict[str, Any]
+    run: dict[str, Any]
+    config: str
+    log: tuple[dict[str, Any], ...]
+    original: Samples
+    unlearned: Samples
+    forget_ids: tuple[int, ...]
+    warnings: tuple[str, ...]
+    contradictions: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run; empty where ``config.toml`` cannot be read."""
+        try:
+            return tomllib.loads(self.config)
+        except ValueError:
+            return {}
+
+    @property
+    def classes(self) -> list[str]:
+        """The judge's class names, in the order of its indices."""
+        return self.metrics["histogram"]["classes"]
+
+    def row(self, name: str) -> dict[str, Any] | None:
+        """Return the reference row of that name, or None when the run has no such row."""
+        return next((row for row in self.metrics["rows"] if row["name"] == name), None)
+
+
+def collect(run_dir: Path | str) -> ReportData:
+    """Read and check a run folder.
+
+    Args:
+        run_dir: the run folder.
+
+    Returns:
+        Its content. Refused (InputError): a missing file (the message names it and the command that makes it), another
+        format version, or values that a report cannot show.
+    """
+    folder = Path(run_dir)
+    _require_files(folder, tuple(_MAKERS))
+    metrics, run = read_records(folder)
+    n_classes = len(metrics["histogram"]["classes"])
+    original = read_samples(folder / "samples/original.safetensors", n_classes)
+    unlearned = read_samples(folder / "samples/unlearned.safetensors", n_classes)
+    _require_same_noise(folder, original, unlearned)
+    log, log_warnings = read_log(folder / "log.jsonl")
+    forget_ids = _forget_ids(metrics)
+    contradictions = _contradictions(metrics, run, original, unlearned)
+    warnings = [*(warning_text(each, metrics) for each in metrics["warnings"]), *log_warnings, *contradictions]
+    strangers = [name for name in metrics.get("probes", {}) if name not in PROBES]
+    if strangers:
+        warnings.append(f"Probes that this version cannot show: {', '.join(strangers)}; see metrics.json.")
+    if not forget_ids:
+        warnings.append("None of the judge's classes is named as the forget class, so the pairs are shown unordered.")
+    return ReportData(
+        run_dir=folder,
+        metrics=metrics,
+        run=run,
+        config=(folder / "config.toml").read_text(encoding="utf-8"),
+        log=log,
+        original=original,
+        unlearned=unlearned,
+        forget_ids=forget_ids,
+        warnings=tuple(warnings),
+        contradictions=tuple(contradictions),
+    )
+
+
+def read_records(run_dir: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read and check a run's two records, ``metrics.json`` and ``run.json``.
+
+    Args:
+        run_dir: the run folder.
+
+    Returns:
+        Their content. Refused (InputError) as by :func:`collect`.
+    """
+    folder = Path(run_dir)
+    _require_files(folder, ("metrics.json", "run.json"))
+    metrics = current_metrics(_read_versioned(folder / "metrics.json"))
+    run = current_run(_read_versioned(folder / "run.json"))
+    check_metrics(metrics, folder / "metrics.json")
+    return metrics, run
+
+
+def _require_files(folder: Path, names: tuple[str, ...]) -> None:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such run folder. Give the --output-dir of a run that `vdu evaluate` has seen.")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        lines = "".join(f"\n  {name}: made by `{_MAKERS[name]}`" for name in missing)
+        raise InputError(f"{folder}: the run is not complete; a report needs these files too:{lines}")
+
+
+def _read_versioned(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    got = value.get("format_version") if isinstance(value, dict) else None
+    if got != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: got format_version {got!r}, expected {FORMAT_VERSION}. "
+            f"Run `{_MAKERS[path.name]}` again with this version of vdu, or report with the version that wrote it."
+        )
+    return value
+
+
+def _require_same_noise(folder: Path, original: Samples, unlearned: Samples) -> None:
+    if original.images.shape != unlearned.images.shape:
+        got = f"{list(original.images.shape)} before and {list(unlearned.images.shape)} after"
+        raise InputError(
+            f"{folder}: sample images [N, H, W, C] are {got}; expected the same. Run `vdu evaluate` again."
+        )
+    if (original.seeds != unlearned.seeds).any():
+        raise InputError(
+            f"{folder}: the two sample files have different seeds, so image i is not the same noise before and after. "
+            "Run `vdu evaluate` again: it draws both from one list of seeds."
+        )
+
+
+def _forget_ids(metrics: dict[str, Any]) -> tuple[int, ...]:
+    """Return indices of the judge's classes to forget: by name, else "forget" (a fallback classifier)."""
+    forget, classes = metrics["forget"], metrics["histogram"]["classes"]
+    for names in (forget["classes"] or [], ["forget"], [forget["description"]]):
+        if any(name in names for name in classes):
+            return tuple(i for i, name in enumerate(classes) if name in names)
+    return ()
+
+
+def _contradictions(metrics: dict[str, Any], run: dict[str, Any], before: Samples, after: Samples) -> list[str]:
+    import numpy as np
+
+    found = []
+    if run.get("finished") is False:
+        found.append("run.json says that this run was not finished.")
+    if len(before.images) != metrics["n_images"]:
+        found.append(f"{len(before.images)} sample pairs are stored; the numbers come from {metrics['n_images']}.")
+        return found
+    for name, samples in (("original", before), ("unlearned", after)):
+        counted = np.bincount(samples.judge_class, minlength=len(metrics["histogram"]["classes"])).tolist()
+        if counted != metrics["histogram"][name]:
+            found.append(
+                f"The {name} samples and metrics.json disagree about the class counts; run `vdu evaluate` again."
+            )
+    flips = np.zeros_like(np.asarray(metrics["flips"]["counts"]))
+    if metrics["flips"]["classes"] == metrics["histogram"]["classes"]:
+        np.add.at(flips, (before.judge_class, after.judge_class), 1)
+        if flips.tolist() != metrics["flips"]["counts"]:
+            found.append("The samples and metrics.json disagree about the flip table; run `vdu evaluate` again.")
+    return found

@@ -1,0 +1,73 @@
+"""The fourth answer: what did it cost?
+
+Cost is a fact and has no level. Stages that measure (judge, evaluate, probes) are counted apart from those that forget.
+
+NOT guaranteed: the cost of training the original, and of other attempts.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vdu.reporting.collect import ReportData
+from vdu.reporting.findings.answer import Answer
+from vdu.reporting.formatting import duration
+
+__all__ = ["CostFinding", "cost_answer", "cost_split", "find_cost"]
+
+_MEASURING = ("judge", "evaluate", "probe")
+
+
+@dataclass(frozen=True)
+class CostFinding:
+    """What it cost.
+
+    Attributes:
+        seconds: wall-clock time of the stages that forget.
+        network_evaluations: theirs, as far as counted (a forward pass of one image is 1, a backward pass 2).
+        complete: every stage counted its evaluations.
+        measuring_seconds: wall-clock time of the stages that measure.
+    """
+
+    seconds: float
+    network_evaluations: int
+    complete: bool
+    measuring_seconds: float
+
+
+def cost_split(metrics: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Split the stages of the cost into those that make the model and those that measure it."""
+    stages = metrics["cost"]
+    measuring = [stage for stage in stages if stage["stage"].startswith(_MEASURING)]
+    return [stage for stage in stages if stage not in measuring], measuring
+
+
+def find_cost(metrics: dict[str, Any]) -> CostFinding:
+    """What did it cost? Time and network evaluations, those of measuring apart."""
+    making, measuring = cost_split(metrics)
+    counts = [stage["network_evaluations"] for stage in making]
+    return CostFinding(
+        seconds=sum(stage["seconds"] for stage in making),
+        network_evaluations=sum(count for count in counts if count is not None),
+        complete=None not in counts,
+        measuring_seconds=sum(stage["seconds"] for stage in measuring),
+    )
+
+
+def cost_answer(data: ReportData, found: CostFinding) -> Answer:
+    """The finding in sentences."""
+    if not cost_split(data.metrics)[0]:
+        text = f"The evidence does not say how the model was made. Measuring took {duration(found.measuring_seconds)}."
+        return Answer(
+            "fact", "not_recorded", "Not recorded", f"measuring took {duration(found.measuring_seconds)}", text
+        )
+    passes = f"{'' if found.complete else 'at least '}{found.network_evaluations:,} network evaluations"
+    hardware = (data.run.get("environment") or {}).get("hardware") or {}
+    machine = f"{hardware.get('accelerator') or hardware.get('cpu') or 'an unknown machine'}"
+    cores = f", {hardware['cpu_cores']} cores" if hardware.get("cpu_cores") else ""
+    text = (
+        f"Forgetting took {duration(found.seconds)} and {passes} (a forward pass of one image is 1, a backward pass 2), on "
+        f"{machine}{cores}. Measuring took another {duration(found.measuring_seconds)}."
+    )
+    figure = f"{passes}; measuring took another {duration(found.measuring_seconds)}"
+    limit = f"On {machine}{cores}; training the original, and any other attempts, are not in it."
+    return Answer("fact", "cost", f"{duration(found.seconds)} to forget", figure, text, (limit,))

@@ -1,0 +1,256 @@
+"""The second answer: is the rest intact?
+
+u-FID of the unlearned model against that of the filtered original (what is left of the original when its unwanted images are
+thrown away): intervals apart → worse, and damaged from 2 × on; intervals overlap and the unlearned one ends below 2 × the
+filtered value → no damage detected, or, where the histogram of the kept classes is further from the expected one than chance
+explains, the classes have shifted; otherwise undecided. A kept class with ≥ 20 expected images of which fewer than half are left
+is damage too. Two findings keep the answer from green: kept images that are less likely than in a retrained model, paired by
+> 0.02 bits/dim; and predictions on noisy kept images that are, at some noise level, at least twice as far from the retrained
+model's as the original's are, intervals apart.
+
+The flips count the kept images: of the noises from which the original made one, how many give another class now.
+With a fallback classifier that also gives the features of u-FID, the rest is unknown at best.
+
+NOT guaranteed: anything about kinds of images that are rarer than the samples can show.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vdu.reporting.code_texts import images_text
+from vdu.reporting.collect import ReportData
+from vdu.reporting.findings.answer import Answer, Reason
+from vdu.reporting.findings.reliability import is_fallback
+from vdu.reporting.findings.thresholds import THRESHOLDS
+from vdu.reporting.formatting import number, percent, value_interval
+from vdu.reporting.rates import Rate, measured, wilson
+
+__all__ = ["Rest", "RestFinding", "find_rest", "largest_shift", "rest_answer"]
+
+
+class Rest(Reason):
+    """Whether the rest is intact, and why."""
+
+    NOT_MEASURED = "not_measured", "unknown", "Cannot be told"
+    STARVED = "classes_missing", "bad", "Damaged: kept classes are missing"
+    DAMAGED = "damaged", "bad", "Damaged"
+    WORSE = "worse", "mixed", "Measurably worse"
+    NOT_EXCLUDED = "damage_not_excluded", "unknown", "Damage cannot be excluded"
+    SHIFTED = "classes_shifted", "mixed", "Quality kept, but the mix of classes has shifted"
+    NO_DAMAGE = "no_damage", "good", "No damage detected"
+    ONE_KEPT_CLASS = "one_kept_class", "unknown", "No damage seen, but kept classes are not told apart"
+    LESS_LIKELY = "less_likely", "mixed", "Quality kept, but kept images are less likely"
+    PREDICTIONS_MOVED = "predictions_moved", "mixed", "Quality kept, but predictions on kept images moved"
+
+
+@dataclass(frozen=True)
+class RestFinding:
+    """What was found.
+
+    Attributes:
+        reason: the level, and why.
+        unlearned: u-FID of the unlearned model with its interval, or None.
+        floor: that of the filtered original, or None.
+        starved: kept classes that lost more than half: (name, images counted, images expected), the worst first.
+        shifted: the class histogram is further from the expected one than chance explains.
+        worse_likelihood: the largest paired difference in bits/dim by which kept images became less likely than in the
+            retrained model, or None.
+        moved: the largest factor by which predictions on kept images went away from the retrained model's, with its noise
+            level ᾱ, or None where none reaches the threshold.
+        changed: noises that gave a kept class and give another class now, or None where the classes cannot tell.
+        changed_retrained: the same of the retrained model, or None.
+    """
+
+    reason: Rest
+    unlearned: dict[str, float] | None
+    floor: dict[str, float] | None
+    starved: tuple[tuple[str, int, float], ...]
+    shifted: bool
+    worse_likelihood: dict[str, Any] | None
+    moved: tuple[float, float] | None
+    changed: Rate | None
+    changed_retrained: Rate | None
+
+
+def find_rest(data: ReportData) -> RestFinding:
+    """Is everything else intact? From u-FID against the filtered original, starved classes and likelihood."""
+    unlearned, floor = ((data.row(name) or {}).get("u_fid") for name in ("unlearned", "filtered_original"))
+    histogram = data.metrics["histogram"]
+    found = RestFinding(
+        reason=Rest.NOT_MEASURED,
+        unlearned=unlearned,
+        floor=floor,
+        starved=_starved(data),
+        shifted=histogram["distance"] > histogram["chance_high"],
+        worse_likelihood=_less_likely(data),
+        moved=_moved(data),
+        changed=_changed(data, data.metrics["flips"]),
+        changed_retrained=_changed(data, data.metrics.get("flips_retrained")),
+    )
+    if unlearned is None or floor is None:
+        return replace(found, reason=Rest.STARVED) if found.starved else found
+    reason = _reason(unlearned, floor, bool(found.starved), found.shifted)
+    if _one_kept_class(data) and reason in {Rest.NO_DAMAGE, Rest.SHIFTED}:
+        reason = Rest.ONE_KEPT_CLASS
+    if reason is Rest.NO_DAMAGE and found.worse_likelihood is not None:
+        reason = Rest.LESS_LIKELY
+    if reason is Rest.NO_DAMAGE and found.moved is not None:
+        reason = Rest.PREDICTIONS_MOVED
+    return replace(found, reason=reason)
+
+
+def _reason(unlearned: dict[str, float], floor: dict[str, float], starved: bool, shifted: bool) -> Rest:
+    factor = THRESHOLDS["damage_factor"]
+    if unlearned["low"] > floor["high"]:
+        return Rest.DAMAGED if starved or unlearned["value"] >= factor * floor["value"] else Rest.WORSE
+    if starved:
+        return Rest.STARVED
+    if unlearned["high"] > factor * floor["value"]:
+        return Rest.NOT_EXCLUDED
+    return Rest.SHIFTED if shifted else Rest.NO_DAMAGE
+
+
+def _starved(data: ReportData) -> tuple[tuple[str, int, float], ...]:
+    histogram = data.metrics["histogram"]
+    columns = zip(histogram["classes"], histogram["unlearned"], histogram["expected"], strict=True)
+    least, part = THRESHOLDS["starved_expected_images"], THRESHOLDS["starved_share"]
+    starved = [
+        (name, got, expected)
+        for i, (name, got, expected) in enumerate(columns)
+        if i not in data.forget_ids and expected >= least and got < part * expected
+    ]
+    return tuple(sorted(starved, key=lambda item: item[1] / item[2]))
+
+
+def _one_kept_class(data: ReportData) -> bool:
+    """Whether judge and u-FID know the kept images only as “the others”: a whole class can then vanish unseen."""
+    return is_fallback(data) and data.metrics["feature_network"].startswith("judge:")
+
+
+def _changed(data: ReportData, flips: dict[str, Any] | None) -> Rate | None:
+    names = {data.classes[i] for i in data.forget_ids}
+    if flips is None or len(set(flips["classes"]) - names) < 2:
+        return None
+    kept = [i for i, name in enumerate(flips["classes"]) if name not in names]
+    total = sum(sum(flips["counts"][i]) for i in kept)
+    return wilson(total - sum(flips["counts"][i][i] for i in kept), total) if names and total else None
+
+
+def largest_shift(data: ReportData) -> tuple[str, int, float] | None:
+    """The kept class whose count is furthest from the expected one: name, images made, images expected."""
+    histogram = data.metrics["histogram"]
+    columns = zip(histogram["classes"], histogram["unlearned"], histogram["expected"], strict=True)
+    kept = [row for i, row in enumerate(columns) if i not in data.forget_ids]
+    return max(kept, key=lambda row: abs(row[1] - row[2])) if data.forget_ids and len(kept) > 1 else None
+
+
+def _moved(data: ReportData) -> tuple[float, float] | None:
+    rows = (measured(data.metrics, "retrained") or {}).get("denoising") or []
+    kept = [row for row in rows if row["images"].startswith(("retain", "generated_rest"))]
+    before = {(row["images"], row["alpha_bar"]): row for row in kept if row["model"] == "original"}
+    found = [
+        (row["distance"] / was["distance"], row["alpha_bar"])
+        for row in kept
+        if row["model"] == "unlearned" and (was := before.get((row["images"], row["alpha_bar"])))
+        if was["distance"] > 0 and row["low"] > was["high"]
+    ]
+    return max((each for each in found if each[0] >= THRESHOLDS["moved_factor"]), default=None)
+
+
+def _less_likely(data: ReportData) -> dict[str, Any] | None:
+    differences = (measured(data.metrics, "likelihood") or {}).get("differences") or []
+    worse = [
+        row
+        for row in differences
+        if (row["model"], row["against"]) == ("unlearned", "retrained")
+        and row["images"] in {"retain_train", "retain_held_out"}
+        and row["low"] > THRESHOLDS["rest_likelihood_bits"]
+    ]
+    return max(worse, key=lambda row: row["low"], default=None)
+
+
+def rest_answer(data: ReportData, found: RestFinding) -> Answer:
+    """The finding in sentences."""
+    limits = _limits(data, found)
+    if found.unlearned is None or found.floor is None:
+        missing = "the filtered original, the row to compare with"
+        text = f"This run has no u-FID for {'the unlearned model' if found.unlearned is None else missing}."
+        return Answer.of(found.reason, "distance to the reference not known", text, limits)
+    ours, theirs, reference = value_interval(found.unlearned), value_interval(found.floor), _reference(data)
+    figure = f"distance to {reference} (u-FID) {ours}; of the original without its unwanted images {theirs}"
+    text = (
+        f"The distance to {reference} (u-FID) is {ours}, against {theirs} for the filtered original: the original with its "
+        "unwanted images thrown away. Lower is better."
+    )
+    if found.shifted:
+        histogram = data.metrics["histogram"]
+        text += (
+            f" The histogram of the kept classes is {histogram['distance']:.3f} from the expected one; chance explains "
+            f"{histogram['chance_high']:.3f}."
+        )
+    if (worse := found.worse_likelihood) is not None:
+        more = f"{value_interval(worse)} bits/dim"
+        figure = f"kept images cost {more} more than in the retrained model; {figure}"
+        text += f" Image by image, {images_text(worse['images'])} cost {more} more than in the retrained model."
+    if found.moved is not None:
+        factor, level = found.moved
+        figure = (
+            f"at noise level ᾱ = {number(level)} they are {factor:.1f} × as far from the retrained model's; {figure}"
+        )
+        text += (
+            f" On noisy kept images (ᾱ = {number(level)}) the predictions are {factor:.1f} times as far from the retrained model's "
+            "as the original's are."
+        )
+    if (shift := largest_shift(data)) is not None:
+        figure = f"most changed: “{shift[0]}”, {shift[1]:,} made, {shift[2]:,.1f} expected; {figure}"
+    return replace(Answer.of(found.reason, figure, text, limits), title=found.reason.title + _flipped(found))
+
+
+def _flipped(found: RestFinding) -> str:
+    if found.changed is None:
+        return ""
+    count, total, beside = found.changed.count, found.changed.total, found.changed_retrained
+    share = percent(100 * count / total, 0)
+    never = f"; in a model that never saw it {beside.count:,}" if beside else ""
+    return f": {count:,} of the {total:,} other images ({share}{never}) became another class"
+
+
+def _reference(data: ReportData) -> str:
+    """What u-FID measures the distance to: not every run has real images."""
+    filtered = data.metrics["reference"]["kind"] == "filtered_original"
+    return "the original's own wanted samples" if filtered else "real images"
+
+
+def _limits(data: ReportData, found: RestFinding) -> tuple[str, ...]:
+    metrics = data.metrics
+    limits = []
+    if _one_kept_class(data):
+        limits.append(
+            "The fallback classifier knows the kept images only as one class, and u-FID uses its features: a whole kept class can "
+            "vanish unseen."
+        )
+    limits += [
+        f"Lost more than half: “{name}”, {got:,} made, {want:,.0f} expected." for name, got, want in found.starved[:3]
+    ]
+    if len(found.starved) > 3:
+        limits.append(f"{len(found.starved) - 3} more kept classes lost more than half; see the class histogram.")
+    histogram, least = metrics["histogram"], THRESHOLDS["starved_expected_images"]
+    names = zip(histogram["classes"], histogram["expected"], strict=True)
+    kept = [(name, want) for i, (name, want) in enumerate(names) if i not in data.forget_ids]
+    few = [name for name, want in kept if want < least]
+    if few:
+        listed = ", ".join(f"“{name}”" for name in few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+        limits.append(
+            f"Too few images to judge alone (fewer than {least:.0f} expected): {len(few)} of {len(kept)} kept classes, {listed}."
+        )
+    limits.append("The distance (u-FID) is an average over all kept images: rare kinds can be lost without moving it.")
+    limits.append(
+        f"u-FID depends on the number of images ({metrics['n_images']:,}) and on its feature network "
+        f"({metrics['feature_network']}): compare only rows of this page."
+    )
+    ours, floor = ((data.row(name) or {}).get("recall") for name in ("unlearned", "filtered_original"))
+    if ours is not None and floor is not None:
+        limits.append(
+            f"Recall (how much of the variety of {_reference(data)} is reached): {number(ours)}; filtered original {number(floor)}."
+        )
+    return tuple(limits)

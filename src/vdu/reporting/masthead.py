@@ -1,0 +1,104 @@
+"""What the report is about: its date and id, the model, the method in words, how far the run went, and who answers for it.
+
+NOT guaranteed: any of it beyond what the run recorded. ``by`` is what the caller said.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from vdu.reporting.collect import ReportData
+from vdu.reporting.findings.reliability import stopping
+
+__all__ = ["Masthead", "masthead", "method_words"]
+
+_METHODS = {
+    "distillation": "distils the score that the model would have without the forget set",
+    "retrack": "denoises forget images towards generated samples that are unlike them",
+    "anchor": "forgets under a bound on how far predictions on kept images may move",
+    "bounded": "raises the error on forget images by a loss that fades once they are denoised badly",
+    "conflict-free": "ascends on forget images only where the kept ones do not suffer",
+    "vdu": "Variational Diffusion Unlearning: ascent, held by the posterior of the weights",
+    "ascent": "gradient ascent on the forget images, without a regulariser",
+    "selective-amnesia": "Selective Amnesia: pulls the model towards noise, held by a Fisher penalty",
+    "esd": "guides predictions away from a copy fine-tuned on the forget images",
+    "salun": "SalUn: ascends on the most salient half of the weights, with a retain term",
+    "erasediff": "EraseDiff: trains forget images towards a wrong target under a retain constraint",
+    "siss": "SISS: subtracts a forget loss from a keep loss at a fixed ratio",
+    "finetune": "continues training on kept images; does not use the forget images",
+}
+
+
+@dataclass(frozen=True)
+class Masthead:
+    """What a report is about; None where the run did not record it.
+
+    Attributes:
+        id: the first 8 digits of the SHA-256 of the unlearned weights.
+        date: of the evaluation, or of the run, UTC (ISO 8601).
+        by: the person or team that answers for the report.
+        model: name of the original.
+        method: name of the method that was used.
+        method_words: what it does; empty for a method that is not built in.
+        steps: optimiser steps taken.
+        max_steps: those that were allowed.
+        vdu: version of vdu that unlearned.
+    """
+
+    id: str
+    date: str | None
+    by: str | None
+    model: str
+    method: str | None
+    method_words: str
+    steps: int | None
+    max_steps: int | None
+    vdu: str | None
+
+
+def method_words(method: str | None) -> str:
+    """What a method does, in a few words; empty for one that is not built in."""
+    return _METHODS.get(method or "", "")
+
+
+def masthead(data: ReportData, by: str | None = None) -> Masthead:
+    """Read a run's masthead.
+
+    Args:
+        data: the collected run.
+        by: who answers for the report.
+
+    Returns:
+        The masthead.
+    """
+    settings, run = data.settings, data.run
+    stopped = stopping(data) or {}
+    last = max((record["step"] for record in data.log if isinstance(record["step"], int)), default=None)
+    sha256 = (_dict(run.get("pipeline"))).get("sha256") or data.metrics["protocol"].get("unlearned_sha256")
+    method = settings.get("method")
+    return Masthead(
+        id=sha256[:8] if isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256) else "not recorded",
+        date=_date(data.metrics.get("date")) or _date(run.get("date")),
+        by=by,
+        model=_model_name(_dict(_dict(run.get("inputs")).get("model")).get("path")),
+        method=method if isinstance(method, str) else None,
+        method_words=method_words(method if isinstance(method, str) else None),
+        steps=stopped.get("step", last),
+        max_steps=steps if isinstance(steps := settings.get("steps"), int) else None,
+        vdu=_dict(_dict(run.get("environment")).get("packages")).get("vdu"),
+    )
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _date(value: Any) -> str | None:
+    return value if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d[T0-9:+Z.-]*", value) else None
+
+
+def _model_name(path: Any) -> str:
+    """The folder's name, or the Hub's where the folder lies in its cache."""
+    parts = re.split(r"[/\\]", str(path or "").rstrip("/\\"))
+    hub = next((part for part in parts if part.startswith("models--")), None)
+    return hub.removeprefix("models--").replace("--", "/") if hub else parts[-1] or "not recorded"

@@ -1,0 +1,494 @@
+"""The JSON of a report, described once: what ``metrics.json`` must hold, and what ``evidence.json`` holds.
+
+``evidence.schema.json`` is the JSON schema of :class:`Evidence`; a test compares the two. Units: PUL and its ceilings in
+percent; rates and fractions in [0, 1]; seconds; every interval 95 %.
+
+NOT guaranteed: any truth of the numbers, only that they can be shown.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from vdu.core.errors import InputError
+from vdu.core.typed_json import AtLeast, AtMost, Pattern, closed, problem
+
+__all__ = [
+    "PROBES",
+    "SCHEMA_ID",
+    "Evidence",
+    "Metrics",
+    "check_evidence",
+    "check_metrics",
+]
+
+SCHEMA_ID = "urn:vdu:schema:evidence:1"
+
+Count = Annotated[int, AtLeast(0)]
+Positive = Annotated[int, AtLeast(1)]
+Fraction = Annotated[float, AtLeast(0), AtMost(1)]
+Duration = Annotated[float, AtLeast(0)]
+Sha256 = Annotated[str, Pattern("^[0-9a-f]{64}$")]
+Model = Literal["original", "unlearned", "retrained"]
+Level = Literal["good", "mixed", "bad", "unknown", "fact"]
+
+
+class Interval(TypedDict):
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class FractionInterval(TypedDict):
+    """A fraction with its 95 % interval."""
+
+    value: Fraction
+    low: Fraction
+    high: Fraction
+
+
+class Pul(Interval):
+    """Percent of unwanted images gone (at most 100), its 95 % interval, and the counts before and after."""
+
+    n_original: Count
+    n_unlearned: Count
+
+
+class Counted(TypedDict):
+    """Images of the class among n, with the 95 % interval of their fraction."""
+
+    forget_count: Count
+    n_images: Positive
+    low: Fraction
+    high: Fraction
+
+
+class NotRun(TypedDict):
+    """A probe that was not run: why, as a code. ``reason`` is a sentence, in records of older versions and in evidence.json."""
+
+    status: Literal["not run"]
+    code: str
+    reason: NotRequired[str]
+
+
+class Measured(TypedDict):
+    """What every probe that ran has."""
+
+    status: Literal["measured"]
+    seconds: Duration
+    protocol: dict[str, Any]
+    network_evaluations: NotRequired[Count | None]
+
+
+class LikelihoodRow(Interval):
+    """Bits/dim of a model on a set of images."""
+
+    model: Model
+    images: str
+    monte_carlo_error: Duration
+    n_images: Positive
+
+
+class LikelihoodDifference(Interval):
+    """The difference of two models in bits/dim, paired by image."""
+
+    model: Model
+    against: Model
+    images: str
+
+
+class Likelihood(Measured):
+    """Bits per dimension; lower is more likely. The target is the retrained value, not the largest."""
+
+    unit: str
+    rows: list[LikelihoodRow]
+    differences: NotRequired[list[LikelihoodDifference]]
+
+
+class MembershipRow(TypedDict):
+    """An attack on a model."""
+
+    model: Model
+    attack: str
+    auc: FractionInterval
+    tpr_at_1_fpr: FractionInterval
+    n_members: Positive
+    n_held_out: Positive
+
+
+class Membership(Measured):
+    """Members: the forget set. Chance: AUC 0.5, TPR 0.01."""
+
+    rows: list[MembershipRow]
+
+
+class RelearningPoint(Counted):
+    """The class after so many optimiser steps."""
+
+    step: Count
+
+
+class RelearningCurve(TypedDict):
+    """A model fine-tuned on n images."""
+
+    model: Model
+    shown: Literal["forget", "benign"]
+    n_shown: Positive
+    points: list[RelearningPoint]
+
+
+class OriginalCount(TypedDict):
+    """Images of the class among n samples of the original."""
+
+    forget_count: Count
+    n_images: Positive
+
+
+class Relearning(Measured):
+    """The rate of the class after so many steps of fine-tuning."""
+
+    curves: list[RelearningCurve]
+    original: NotRequired[OriginalCount | None]
+
+
+class StochasticRow(TypedDict):
+    """PUL with another sampler; ``control_count``: the class among as many images of the retrained model."""
+
+    sampler: str
+    eta: float | None
+    pul: Pul | None
+    n_unlearned: NotRequired[Count]
+    control_count: NotRequired[Count]
+    n_images: Positive
+
+
+class Stochastic(Measured):
+    """PUL with other samplers."""
+
+    rows: list[StochasticRow]
+
+
+class CompletionRow(Counted):
+    """Samples finished as the class after a fraction of the chain, and those finished by the control."""
+
+    handed_share: Fraction
+    control_count: Count
+
+
+class Completion(Measured):
+    """Samples begun by the original, finished by the unlearned model."""
+
+    rows: list[CompletionRow]
+
+
+class InpaintingRow(Counted):
+    """Images filled in as the class by a model."""
+
+    hidden: str
+    model: Model
+
+
+class Inpainting(Measured):
+    """Real images of the class with a part hidden, filled in."""
+
+    rows: list[InpaintingRow]
+
+
+class DenoisingDistance(TypedDict):
+    """Mean squared difference to the retrained model's predictions."""
+
+    model: Model
+    images: str
+    alpha_bar: Fraction
+    distance: float
+    low: float
+    high: float
+
+
+class SampleDistance(TypedDict):
+    """The Fréchet distance to the retrained model's samples."""
+
+    model: Model
+    u_fid: Interval
+
+
+class Retrained(Measured):
+    """The distance to a model retrained without the forget set; the target is 0."""
+
+    denoising: list[DenoisingDistance]
+    samples: NotRequired[list[SampleDistance]]
+
+
+class Probes(TypedDict, total=False):
+    """The probes that an evaluation knew of, by name."""
+
+    likelihood: NotRun | Likelihood
+    membership: NotRun | Membership
+    relearning: NotRun | Relearning
+    stochastic: NotRun | Stochastic
+    completion: NotRun | Completion
+    inpainting: NotRun | Inpainting
+    retrained: NotRun | Retrained
+
+
+PROBES = tuple(Probes.__annotations__)
+
+
+class Row(TypedDict):
+    """A row of the reference table."""
+
+    name: str
+    label: str
+    status: Literal["measured", "not run"]
+    pul: Pul | None
+    u_fid: Interval | None
+    kid: Interval | None
+    forget_count: Count | None
+    note: str
+    note_code: NotRequired[str | None]
+    precision: NotRequired[float | None]
+    recall: NotRequired[float | None]
+    density: NotRequired[float | None]
+    coverage: NotRequired[float | None]
+
+
+class JudgeRates(TypedDict):
+    """A judge; rates are fractions, ``pul_ceiling`` is in percent."""
+
+    name: str
+    architecture: str
+    source: Literal["given", "zoo", "fallback"]
+    held_out_error: Fraction
+    n_held_out: Count
+    pul_ceiling: float
+    forget_false_positive_rate: Fraction
+
+
+class SecondJudge(JudgeRates):
+    """The second judge, with its own PUL."""
+
+    pul: NotRequired[Pul | None]
+
+
+class Judge(JudgeRates):
+    """The judge of an evaluation; rates are fractions, ``pul_ceiling`` is in percent."""
+
+    second: SecondJudge | None
+    corrected_pul: NotRequired[Interval | None]
+
+
+class Histogram(TypedDict):
+    """Images of each class, by the judge."""
+
+    classes: list[str]
+    original: list[Count]
+    unlearned: list[Count]
+    expected: list[float]
+    distance: float
+    distance_low: float
+    distance_high: float
+    chance_high: float
+
+
+class Flips(TypedDict):
+    """counts[i][j]: samples of class i before and class j after, from the same noise."""
+
+    classes: list[str]
+    counts: list[list[Count]]
+
+
+class Reference(TypedDict):
+    """The images that distances are measured to."""
+
+    kind: Literal["real", "filtered_original"]
+    description: str
+    n_images: Count
+
+
+class Forget(TypedDict):
+    """What was to be forgotten."""
+
+    description: str
+    classes: list[str] | None
+    n_images: Count
+    sha256: str
+
+
+class Stage(TypedDict):
+    """Wall-clock seconds and network evaluations (a forward pass of one image 1, a backward pass 2) of a stage."""
+
+    stage: str
+    seconds: Duration
+    network_evaluations: Count | None
+
+
+class Warned(TypedDict):
+    """A warning of the evaluation; ``message`` is the text of a Python warning."""
+
+    code: str
+    message: NotRequired[str]
+
+
+class Measurements(TypedDict):
+    """What was measured on samples."""
+
+    n_images: Count
+    rows: Annotated[list[Row], AtLeast(1)]
+    histogram: Histogram
+    flips: Flips
+    flips_retrained: NotRequired[Flips]
+    judge: Judge
+    feature_network: str
+    reference: Reference
+
+
+class Metrics(Measurements):
+    """``metrics.json``, in the form of this version (:mod:`vdu.reporting.legacy` translates older ones)."""
+
+    forget: Forget
+    date: NotRequired[str]
+    suite: NotRequired[str | None]
+    protocol: dict[str, Any]
+    cost: list[Stage]
+    warnings: list[Warned]
+    probes: NotRequired[Probes]
+
+
+class Finding(TypedDict):
+    """What was found: a word for the level, a code for the reason, and both in sentences, with their limits."""
+
+    level: Level
+    code: str
+    answer: str
+    figure: str
+    explanation: str
+    limits: list[str]
+
+
+class Verdict(Finding):
+    """One of the five answers."""
+
+    question: str
+
+
+@closed
+class Verdicts(TypedDict):
+    """The five answers."""
+
+    gone: Verdict
+    rest: Verdict
+    back: Verdict
+    cost: Verdict
+    trust: Verdict
+
+
+@closed
+class ProbeVerdicts(TypedDict):
+    """What each probe says by itself."""
+
+    relearning: Finding
+    stochastic: Finding
+    completion: Finding
+    inpainting: Finding
+    likelihood: Finding
+    membership: Finding
+    retrained: Finding
+
+
+class About(TypedDict):
+    """What the report is about; null: the run did not record it. ``date``: of the evaluation, UTC (ISO 8601)."""
+
+    id: str
+    date: str | None
+    by: str | None
+    model: str
+    method: str | None
+    method_words: str
+    steps: Count | None
+    max_steps: Count | None
+    vdu: str | None
+
+
+class Provenance(TypedDict):
+    """Where all of it came from; ``files``: SHA-256 of the files that this was made from; ``page``: of report.html."""
+
+    command: str
+    verb: str | None
+    environment: dict[str, Any] | None
+    inputs: dict[str, Any] | None
+    unlearned_sha256: str | None
+    files: dict[str, Sha256]
+    page: NotRequired[Sha256]
+
+
+Evidence = closed(
+    TypedDict(
+        "Evidence",
+        {
+            "$schema": Literal["urn:vdu:schema:evidence:1"],
+            "format_version": Literal[1],
+            "approximate": Literal[True],
+            "certified": Literal[False],
+            "about": About,
+            "forget": Forget,
+            "verdicts": Verdicts,
+            "probe_verdicts": ProbeVerdicts,
+            "thresholds": dict[str, float],
+            "threshold_sentences": Annotated[list[str], AtLeast(1)],
+            "not_tested": Annotated[list[str], AtLeast(1)],
+            "warnings": list[str],
+            "suite": str | None,
+            "metrics": Measurements,
+            "probes": Probes,
+            "cost": list[Stage],
+            "protocol": dict[str, Any],
+            "provenance": Provenance,
+        },
+    )
+)
+
+
+def check_evidence(value: Any) -> None:
+    """Stop where a value is no ``evidence.json``.
+
+    Args:
+        value: the parsed file.
+
+    Raises:
+        InputError: with the first place that breaks the form.
+    """
+    found = problem(value, Evidence)
+    if found:
+        raise InputError(
+            f"evidence.json: {found}. Make it again with `vdu report`; its form is in vdu/reporting/evidence.schema.json."
+        )
+
+
+def check_metrics(metrics: Any, path: Path) -> None:
+    """Stop at the first value that a report could not show.
+
+    Args:
+        metrics: the parsed ``metrics.json``.
+        path: where it came from, for the message.
+
+    Raises:
+        InputError: if a value is missing or of another kind, or if lengths that belong together differ.
+    """
+    found = problem(metrics, Metrics) or _length_problem(metrics)
+    if found:
+        raise InputError(f"{path}: {found}. Run `vdu evaluate` again.")
+
+
+def _length_problem(metrics: dict[str, Any]) -> str | None:
+    histogram, flips = metrics["histogram"], metrics["flips"]
+    n = len(histogram["classes"])
+    for key in ("original", "unlearned", "expected"):
+        if len(histogram[key]) != n:
+            return f"histogram.{key} has {len(histogram[key])} entries for {n} classes, expected {n}"
+    n = len(flips["classes"])
+    if len(flips["counts"]) != n or any(len(row) != n for row in flips["counts"]):
+        return f"flips.counts is not {n} rows of {n} counts, one for each class"
+    if not any(row["name"] == "unlearned" for row in metrics["rows"]):
+        return f"rows are {[row['name'] for row in metrics['rows']]}, expected one named 'unlearned'"
+    return None

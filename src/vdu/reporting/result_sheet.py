@@ -1,0 +1,202 @@
+"""The result sheet: one row for each test, before, after, retrained (the target), the 95 % interval and the reading.
+
+Every number is one of ``metrics.json`` or a rate; an empty cell was not measured. A test that did not run has a row as well.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vdu.reporting.collect import ReportData
+from vdu.reporting.findings.answer import Answer, Level
+from vdu.reporting.findings.attempts import Attempt, AttemptFinding, find_attempts, place_text
+from vdu.reporting.findings.gone import find_gone
+from vdu.reporting.findings.inside import Inside, find_inside
+from vdu.reporting.findings.reliability import retrained_doubted, retrained_left
+from vdu.reporting.findings.rest import find_rest
+from vdu.reporting.formatting import interval, number
+from vdu.reporting.rates import measured
+
+__all__ = ["TESTS", "SheetRow", "overview", "result_sheet"]
+
+TESTS = {
+    "relearning": "Relearning",
+    "stochastic": "Another sampler",
+    "completion": "Completion",
+    "inpainting": "Inpainting",
+    "likelihood": "Likelihood",
+    "membership": "Membership",
+    "retrained": "Distance to a retrained model",
+}
+_READINGS = {
+    "good": "as good as the retrained model, or as chance",
+    "mixed": "with reservations",
+    "bad": "bad",
+    "unknown": "undecided",
+}
+_PLACES = {"retrained": "distance"}  # the probe's name is that of a model
+_ABOUT = {
+    "likelihood": "bits/dim of forgotten images",
+    "membership": "AUC of the strongest attack; chance 0.5",
+    "retrained": "Fréchet distance of samples; target: the retrained model's own",
+}
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """A row.
+
+    Attributes:
+        place: id of the section with the details.
+        test: its name.
+        about: what was counted, and where.
+        before: of the original; empty where it was not measured, as in the next three.
+        after: of the unlearned model.
+        target: of the retrained model.
+        ends: the 95 % interval of ``after``.
+        level: of the reading.
+        reading: in a few words.
+    """
+
+    place: str
+    test: str
+    about: str
+    before: str
+    after: str
+    target: str
+    ends: str
+    level: Level
+    reading: str
+
+
+def overview(probes: Mapping[str, Answer]) -> str:
+    """How many tests ran and how they ended: ``"7 tests ran: 5 …, 2 undecided"``."""
+    levels = Counter(found.level for found in probes.values() if found.code != Attempt.NOT_TESTED.code)
+    if not levels:
+        return "No test was run."
+    parts = ", ".join(f"{levels[level]} {words}" for level, words in _READINGS.items() if levels[level])
+    n = sum(levels.values())
+    return f"{n} of {len(TESTS)} tests ran: {parts}."
+
+
+def result_sheet(data: ReportData, answers: Mapping[str, Answer], probes: Mapping[str, Answer]) -> list[SheetRow]:
+    """The rows, in the order of the page.
+
+    Args:
+        data: the collected run.
+        answers: the five answers.
+        probes: what each probe says by itself.
+
+    Returns:
+        Rows for the samples, then one for each of ``TESTS``.
+    """
+    attempts, inside = find_attempts(data), find_inside(data)
+    rows = [_gone(data, answers["gone"]), *_rest(data, answers["rest"])]
+    for name, test in TESTS.items():
+        found = probes[name]
+        numbers = _attempt(data, attempts[name]) if name in attempts else _inside(data, name, inside[name])
+        rows.append(SheetRow(_PLACES.get(name, name), test, *numbers, found.level, found.title))
+    return rows
+
+
+def _gone(data: ReportData, found: Answer) -> SheetRow:
+    pul, beside = find_gone(data).pul, retrained_left(data)
+    return SheetRow(
+        "gone",
+        "Unwanted images",
+        f"of {data.metrics['n_images']:,} from each model",
+        f"{pul['n_original']:,}" if pul else "",
+        f"{pul['n_unlearned']:,}" if pul else "",
+        "" if beside is None else f"{beside:,}",
+        f"share gone {_ends(pul, 1)} %" if pul else "",
+        found.level,
+        found.title.split(":")[0],
+    )
+
+
+def _rest(data: ReportData, found: Answer) -> list[SheetRow]:
+    rest, retrained = find_rest(data), data.row("retrained") or {}
+    target = None if retrained_doubted(data) else retrained.get("u_fid")
+    rows = [
+        SheetRow(
+            "rest", "Distance to the reference (u-FID)", "before: without its unwanted images", _value(rest.floor),
+            _value(rest.unlearned), _value(target), _ends(rest.unlearned), found.level, found.title.split(":")[0],
+        )
+    ]  # fmt: skip
+    if (changed := rest.changed) is not None:
+        beside = "" if rest.changed_retrained is None else f"{rest.changed_retrained.count:,}"
+        about = f"of {changed.total:,}, from the same noise"
+        rows.append(
+            SheetRow("flips", "Other images of another class now", about, "", f"{changed.count:,}", beside, changed.ends,
+                     "fact", "A count; no verdict")
+        )  # fmt: skip
+    return rows
+
+
+def _attempt(data: ReportData, found: AttemptFinding) -> tuple[str, str, str, str, str]:
+    """About, before, after, target and the ends of the interval."""
+    if found.row is not None:  # another sampler, without a retrained model
+        pul = found.row["pul"]
+        about = f"share gone, {place_text('stochastic', found.row)}"
+        return about, "", f"{pul['value']:.1f} %", "", f"{_ends(pul, 1)} %"
+    shown = found.point if found.reason in {Attempt.COMES_BACK, Attempt.RETURNS_UNSHOWN} else found.highest
+    if shown is None:
+        return "", "", "", "", ""
+    about = f"unwanted of {shown.ours.total:,}, {_place(found, shown.place)}"
+    target = "" if shown.theirs is None else f"{shown.theirs.count:,}"
+    return (
+        about,
+        _original(data, found.probe, shown.place, shown.ours.total),
+        f"{shown.ours.count:,}",
+        target,
+        shown.ours.ends,
+    )
+
+
+def _place(found: AttemptFinding, place: Any) -> str:
+    if found.reason is Attempt.RETURNS_UNSHOWN:
+        return f"after {place[0]:,} steps on {place[1]:,} other images"
+    return place_text(found.probe, place)
+
+
+def _original(data: ReportData, probe: str, place: Any, total: int) -> str:
+    """The original's own count beside a probe's point, where the probe has it; with its total where that differs."""
+    result = measured(data.metrics, probe) or {}
+    if probe == "relearning" and result.get("original"):
+        count, n = result["original"]["forget_count"], result["original"]["n_images"]
+        return f"{count:,}" if n == total else f"{count:,} of {n:,}"
+    if probe == "stochastic" and place["pul"] is not None:
+        return f"{place['pul']['n_original']:,}"
+    if probe == "inpainting":
+        rows = {(row["model"], row["hidden"]): row for row in result["rows"]}
+        row = rows.get(("original", place))
+        return "" if row is None else f"{row['forget_count']:,}"
+    return ""
+
+
+def _inside(data: ReportData, name: str, found: Any) -> tuple[str, str, str, str, str]:
+    result = measured(data.metrics, name)
+    if result is None or found.reason is Inside.NO_ROW or found.ours is None:
+        return "", "", "", "", ""
+    about = _ABOUT[name]
+    if name == "retrained":
+        floor = result["protocol"].get("floor_u_fid")
+        target = "" if floor is None else number(floor)
+        return about, _value(found.theirs), _value(found.ours), target, _ends(found.ours)
+    if name == "membership":
+        before = next(
+            (r for r in result["rows"] if (r["model"], r["attack"]) == ("original", found.ours["attack"])), None
+        )
+        cells = [f"{row['auc']['value']:.2f}" if row else "" for row in (before, found.ours, found.theirs)]
+        return about, cells[0], cells[1], cells[2], _ends(found.ours["auc"], 2)
+    before = next((r for r in result["rows"] if (r["model"], r["images"]) == ("original", found.ours["images"])), None)
+    return about, _value(before), _value(found.ours), _value(found.theirs), _ends(found.ours)
+
+
+def _value(measure: Mapping[str, Any] | None) -> str:
+    return "" if measure is None else number(measure["value"])
+
+
+def _ends(measure: Mapping[str, float] | None, digits: int | None = None) -> str:
+    return "" if measure is None else interval(measure, digits)[1:-1]

@@ -1,0 +1,103 @@
+"""The posterior of a named method that was given none.
+
+It is that of ``vdu posterior ESTIMATOR`` at its defaults: 200 generated samples, seed 0. The Fisher estimator σ² = 1/(n_train·F + λ)
+needs the size of the training set, which a checkpoint does not tell: 60,000 is taken, MNIST's and near CIFAR-10's. A larger
+number holds the weights more tightly. For another one give ``posterior=vdu.fit_posterior(pipeline, "fisher", n_train=…)``.
+
+It is fitted once per model and kept in the cache (:mod:`vdu.core.cache`).
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vdu.core.cache import cache_folder
+from vdu.core.errors import InputError
+from vdu.core.records import sha256_bytes
+from vdu.core.rng import generator
+from vdu.diffusion.sampling import Sampler
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import identity
+from vdu.models.pipelines import replace_network
+from vdu.posterior.estimators import find_estimator
+from vdu.posterior.gaussian import GaussianPosterior
+from vdu.replay.generated import cached_samples
+from vdu.training.batches import encoded
+from vdu.training.loop import make_accelerator
+from vdu.unlearning.engine import say
+from vdu.unlearning.fit_posterior import fit_posterior, progress_bar
+from vdu.unlearning.plan import Plan
+
+__all__ = ["with_posterior"]
+
+N_SAMPLES = 200
+N_TRAIN = 60_000
+SAMPLER = Sampler("ddpm", steps=20)
+OPTIONS: dict[str, dict[str, Any]] = {"fisher": {"n_train": N_TRAIN}}
+
+
+def with_posterior(plan: Plan, *, progress: bool) -> tuple[Plan, int]:
+    """The plan with a fitted posterior, if its method needs one and has none.
+
+    Args:
+        plan: the plan.
+        progress: whether to print what is done.
+
+    Returns:
+        The plan, and the network evaluations of the estimation and its samples (also where the cache had them).
+
+    Raises:
+        InputError: if the method's estimator needs more than one model.
+    """
+    estimator = plan.chosen.fits
+    if estimator is None:
+        return plan, 0
+    if find_estimator(estimator).takes != "samples":
+        raise InputError(
+            f"posterior: the method {plan.chosen.method.name} needs one by the estimator {estimator}, which one model does not "
+            "give; fit it with vdu.fit_posterior and give posterior=…"
+        )
+    posterior = _fitted(plan, estimator, progress)
+    method = replace(plan.chosen.method, posterior=posterior)
+    evaluations = N_SAMPLES * SAMPLER.steps + int(posterior.extras.get("network_evaluations", 0))
+    return replace(plan, chosen=replace(plan.chosen, method=method, posterior=posterior)), evaluations
+
+
+def _fitted(plan: Plan, estimator: str, progress: bool) -> GaussianPosterior:
+    device = make_accelerator().device
+    key = f"{identity(plan.original)} {estimator} {OPTIONS.get(estimator)} {N_SAMPLES} {SAMPLER} {device.type}"
+    path = cache_folder() / "posteriors" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
+    if progress:
+        size = f", as for {N_TRAIN:,} training images" if estimator == "fisher" else ""
+        source = "taking it from the cache" if path.is_file() else f"fitting it on {N_SAMPLES} generated samples{size}"
+        say(
+            f"the method {plan.chosen.method.name} needs a posterior ({estimator}): {source}; posterior=… gives another"
+        )
+    if path.is_file():
+        try:
+            return GaussianPosterior.load(path)
+        except InputError as error:
+            say(f"{error} It is fitted again.")
+    here = next(plan.original.network.parameters()).device
+    pipeline = plan.pipeline if here.type == device.type else _copy_on(plan.pipeline, plan.original, device)
+    denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    samples, _ = cached_samples(denoiser, N_SAMPLES, SAMPLER, progress="generated samples" if progress else None)
+    posterior = fit_posterior(
+        pipeline, estimator, generator=generator(0, "estimator"), samples=encoded(denoiser, samples.floats()),
+        progress=progress_bar(estimator) if progress else None, **OPTIONS.get(estimator, {}),
+    )  # fmt: skip
+    _keep(posterior, path)
+    return posterior
+
+
+def _copy_on(pipeline: Any, original: PipelineDenoiser, device: Any) -> Any:
+    """The pipeline around a copy of its network on another device."""
+    return replace_network(pipeline, original.copy().network.to(device))
+
+
+def _keep(posterior: GaussianPosterior, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        posterior.save(path)
+    except OSError as error:
+        say(f"{path}: cannot be written ({error}); the posterior is not cached.")

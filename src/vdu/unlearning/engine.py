@@ -1,0 +1,157 @@
+"""The work of an unlearning: auxiliary data and models, the training loop, and the new pipeline.
+
+    original ─ generated samples ─ selection ─ auxiliary models        :mod:`vdu.replay`
+        └─ copy ─ training loop under the method's losses ─ average ─ the new pipeline
+
+Not guaranteed: that everything is forgotten, or that nothing else changed; :mod:`vdu.evaluation` measures both.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vdu.core import progress as progress_bars
+from vdu.core.counter import EvaluationCounter
+from vdu.core.errors import InputError
+from vdu.core.rng import derive_seed
+from vdu.core.types import Denoiser, Method
+from vdu.data.images import ImageSet
+from vdu.models.pipelines import replace_network
+from vdu.replay.auxiliaries import make_auxiliaries
+from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
+from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, together
+from vdu.training.loop import make_accelerator, train
+from vdu.unlearning.objective import MethodObjective
+from vdu.unlearning.plan import Plan
+from vdu.unlearning.result import UnlearnResult
+from vdu.unlearning.target_pool import TargetPool
+
+__all__ = ["carry_out", "say"]
+
+
+def carry_out(
+    plan: Plan, *, folder: Path | None = None, resume: bool = False, progress: str | None = None
+) -> UnlearnResult:
+    """Train a copy of the model under the method's losses.
+
+    Args:
+        plan: what, and how.
+        folder: a run folder for checkpoints and the log; None writes nothing.
+        resume: continue from the newest checkpoint in the folder.
+        progress: title of the progress bar; None shows none.
+
+    Returns:
+        The new pipeline and the record.
+    """
+    began, seed = time.monotonic(), plan.run_seed
+    original, method, images, settings = plan.original, plan.chosen.method, plan.forget, plan.training
+    denoiser = original.copy()
+    accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
+    denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
+    progress_bars.expect(_work(plan))
+    aids = make_auxiliaries(
+        original, method, images, retain=plan.retain, n_own_samples=plan.n_own_samples, force=plan.force, sampler=plan.sampler,
+        seed=seed, device=accelerator.device, say=say if progress and accelerator.is_main_process else None,
+    )  # fmt: skip
+    # anew: what was trained for the aids had its own precision, and accelerate knows one for a process
+    accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
+    counter, small = EvaluationCounter(), EvaluationCounter()
+    classifier = aids.judged.classifier if aids.judged is not None else None
+    with counter.watching(denoiser.network), small.watching(classifier):
+        ready = method.prepare(denoiser, aids.tools)
+    make_batch = _batches(ready, aids.sets, denoiser, plan.batch_size, seed)
+    if ready.pool:
+        make_batch = TargetPool(make_batch, ready, denoiser, ready.pool)
+    identity = (
+        f"unlearn 2 {seed} {images.sha256} {plan.weights_sha256} {plan.batch_size} {method.name} {method.identity}"
+    )
+    if plan.retain is not None and "retain" in method.needs:
+        identity += f" {plan.retain.sha256}"
+    if aids.judged is not None:
+        identity += f" {len(aids.judged.kept)} {aids.sampler}"
+    stops = method.stops and not plan.full_length and can_stop(aids)
+    main = accelerator.is_main_process
+    picture = folder / "first-look.png" if folder is not None and main else None
+    shown = say if progress and main else None
+    rule = ForgottenCheck(denoiser.copy(), aids, settings.steps, picture, shown) if stops else None
+    tools = aids.tools
+    others = [
+        each
+        for each in (tools.teacher, tools.self_model, tools.forget_model, rule and rule.denoiser)
+        if each is not None
+    ]
+    with counter.watching(denoiser.network, *(each.network for each in others)), small.watching(classifier):
+        result = train(
+            denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
+            folder=folder, resume=resume, identity=identity, progress=progress, accelerator=accelerator, stop=rule,
+        )  # fmt: skip
+        result.load_average(denoiser.network)
+        stopping = Stopping.from_text(result.stopped) if result.stopped else None
+        if rule is not None and stopping is None:
+            stopping = rule.look(result.steps, dict(denoiser.network.named_parameters()))
+    evaluations = aids.evaluations + counter.total + round(small.total * aids.classifier_share)
+    made = UnlearnResult(
+        replace_network(plan.pipeline, denoiser.network), result, evaluations, plan, aids, stopping,
+        seconds=time.monotonic() - began, folder=folder,
+    )  # fmt: skip
+    if made.ending and progress and accelerator.is_main_process:
+        say(made.ending)
+    return made
+
+
+def _work(plan: Plan) -> dict[str, tuple[float, float]]:
+    """About how many network evaluations the stages take, for the estimate of the time."""
+    method = plan.chosen.method
+    draws = {"own_forget", "retain", "classifier", "self_model"} & (set(method.needs) | set(method.uses))
+    stages = {"generated samples": (float(plan.n_own_samples), float(plan.sampler.steps))} if draws else {}
+    shares = sum(method.batch_shares.get(role, 1.0) for role in method.needs)
+    return stages | {"unlearn": (float(plan.training.steps), 3.0 * plan.batch_size * shares)}
+
+
+def say(text: str) -> None:
+    """Print a line of progress on standard error."""
+    print(f"unlearn: {text}", file=sys.stderr, flush=True)
+
+
+def _batches(
+    method: Method, sets: Mapping[str, ImageSet | None], denoiser: Denoiser, batch_size: int, seed: int
+) -> Callable[[int], dict[str, Tensor]]:
+    """Batches of every role that the method needs, each with its own seed, and the method's random draws.
+
+    Args:
+        method: determines the roles and their noise levels.
+        sets: the available images, by role.
+        denoiser: the model, which encodes images and provides their conditions.
+        batch_size: images of each role per step.
+        seed: of the run.
+
+    Returns:
+        step → tensors.
+
+    Raises:
+        InputError: if a role has no images.
+    """
+    makers: list[Callable[[int], dict[str, Tensor]]] = []
+    shape, forget = denoiser.image_shape, sets.get("forget")
+    forget_labels: tuple[int, ...] = ()
+    if denoiser.class_names and forget is not None:
+        forget_labels = tuple(sorted(set(labels_for(denoiser, forget, torch.arange(len(forget)), "forget"))))
+    sizes = {role: max(1, round(batch_size * method.batch_shares.get(role, 1.0))) for role in sorted(method.needs)}
+    for role, size in sizes.items():
+        role_seed, draw_weights = derive_seed(seed, role), method.draw_weights(role)
+        if role == "surrogate":
+            makers.append(UniformImages(role, shape, size, draw_weights, role_seed, denoiser, forget_labels))
+            continue
+        images = sets.get(role)
+        if images is None:
+            raise InputError(f"{role}: the method {method.name} needs such images, got none.")
+        if images.shape != shape:
+            raise InputError(f"{role}: got images of shape {images.shape}; expected {shape}, the model's.")
+        makers.append(NoisyImages(role, images, size, draw_weights, role_seed, denoiser))
+    if method.draws:
+        makers.append(Draws(method.draws, sizes, denoiser.latent_shape, derive_seed(seed, "training")))
+    return together(makers)

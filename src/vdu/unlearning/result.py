@@ -1,0 +1,132 @@
+"""What an unlearning gives: the new pipeline and the record of how it was made."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vdu.core.errors import InputError, shown
+from vdu.data.images import ImageSet
+from vdu.models.pipelines import save_pipeline
+from vdu.replay.auxiliaries import Auxiliaries
+from vdu.replay.stopping import Stopping
+from vdu.reporting.card import write_card
+from vdu.training.loop import TrainResult
+from vdu.unlearning.plan import Plan
+
+__all__ = ["UnlearnResult"]
+
+
+@dataclass(frozen=True)
+class UnlearnResult:
+    """Result of unlearning; its ``repr`` is two lines.
+
+    Attributes:
+        pipeline: the new pipeline; the given one is unchanged.
+        training: the result of the training loop.
+        network_evaluations: forward 1 and backward 2 per image, including generated samples, auxiliary models, a posterior that
+            was fitted, and the stopping rule; small classifiers count by their FLOPs relative to the model.
+        plan: what was made to forget what, and how.
+        aids: the auxiliary data and models of the method.
+        stopping: outcome of the stopping rule, or None without a rule.
+        seconds: duration.
+        folder: the run folder, or None.
+    """
+
+    pipeline: Any
+    training: TrainResult
+    network_evaluations: int
+    plan: Plan
+    aids: Auxiliaries | None = None
+    stopping: Stopping | None = None
+    seconds: float = 0.0
+    folder: Path | None = None
+
+    @property
+    def method(self) -> Any:
+        """The method."""
+        return self.plan.chosen.method
+
+    @property
+    def original(self) -> Any:
+        """The pipeline before unlearning."""
+        return self.plan.pipeline
+
+    @property
+    def forget(self) -> ImageSet:
+        """The forget set."""
+        return self.plan.forget
+
+    @property
+    def forget_classes(self) -> tuple[str, ...]:
+        """The names of the forgotten classes; empty if the images have none."""
+        return self.plan.classes
+
+    @property
+    def ending(self) -> str | None:
+        """Outcome of the stopping rule as a sentence, or None without a rule."""
+        return None if self.stopping is None else self.stopping.sentence(self.method.strength)
+
+    def __repr__(self) -> str:
+        minutes, seconds = divmod(round(self.seconds), 60)
+        time = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        steps = f"{self.training.steps} of {self.plan.training.steps} steps"
+        return (
+            f"UnlearnResult: {self.method.name}, {steps}, {time}, {self.network_evaluations:,} network evaluations\n"
+            f"  {self._end()}"
+        )
+
+    def _end(self) -> str:
+        rule = self.stopping
+        if rule is None:
+            return "all steps were done, without a stopping rule"
+        left = f"{rule.n_left} of {rule.n_seeds} generated samples still match the forget set (aim: at most {rule.aim})"
+        return f"{'stopped early' if rule.reason == 'forgotten' else 'all steps were done'}: {left}"
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Save the new pipeline for plain diffusers, with a model card.
+
+        Args:
+            folder: where; made if needed. The card of a run folder, with the figures of its evaluation, is copied.
+
+        Raises:
+            InputError: if the folder is a file, or no path.
+        """
+        if not isinstance(folder, str | Path) or Path(folder).is_file():
+            raise InputError(f"folder: got {shown(folder)}; expected the path of a folder for the pipeline.")
+        save_pipeline(self.pipeline, folder)
+        card = self.folder / "pipeline" / "README.md" if self.folder else None
+        if card and card.is_file():
+            shutil.copyfile(card, Path(folder) / "README.md")
+        else:
+            write_card(Path(folder), self.plan.inputs(), self.method.name, self.plan.told())
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload the new pipeline with its model card to the Hugging Face Hub; nothing else of the run.
+
+        Args:
+            repo_id: "owner/name"; made if there is none.
+            private: whether a repository that is made is private.
+            token: of your account; by default the one of ``hf auth login``.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            InputError: if the Hub refuses.
+        """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+        hub = HfApi(token=token)
+        try:
+            where = hub.create_repo(repo_id, private=private, exist_ok=True)
+            with tempfile.TemporaryDirectory() as folder:
+                self.save_pretrained(folder)
+                hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Unlearned with vdu")
+        except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError) as error:
+            raise InputError(
+                f"push_to_hub: the Hub refused {shown(repo_id)} ({error}). Log in with `hf auth login`, and give owner/name."
+            ) from None
+        return str(where)

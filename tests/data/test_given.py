@@ -1,0 +1,129 @@
+"""Images given in Python: every kind gives the same pixels, and what is ambiguous is refused without being printed."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+
+from vdu.core.errors import InputError
+from vdu.data.forget_source import STORED, _read_forget, forget_images, write_forget
+from vdu.data.given import as_images
+from vdu.data.images import ImageSet
+
+GREY = np.random.default_rng(0).integers(256, size=(5, 1, 8, 6), dtype=np.uint8)
+COLOUR = np.random.default_rng(1).integers(256, size=(5, 3, 8, 6), dtype=np.uint8)
+
+
+def pillow(pixels):
+    return [Image.fromarray(each[0] if len(each) == 1 else each.transpose(1, 2, 0)) for each in pixels]
+
+
+def files(pixels, folder):
+    for i, image in enumerate(pillow(pixels)):
+        image.save(folder / f"{i}.png")
+    return [folder / f"{i}.png" for i in range(len(pixels))]
+
+
+class Listed(Dataset):
+    def __init__(self, items, classes=None):
+        self.items, self.classes = items, classes
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        return self.items[i]
+
+
+class Streamed(IterableDataset):
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return iter(self.items)
+
+
+@pytest.mark.parametrize("pixels", [GREY, COLOUR])
+def test_every_kind_gives_the_same_pixels(pixels, tmp_path):
+    paths = files(pixels, tmp_path)
+    tensor = torch.from_numpy(pixels)
+    kinds = [
+        tmp_path, str(tmp_path), paths, tuple(map(str, paths)), pillow(pixels), tensor, pixels, pixels.transpose(0, 2, 3, 1),
+        ImageSet(tensor), Listed(pillow(pixels)), Listed(list(tensor)), Listed(list(pixels.transpose(0, 2, 3, 1))), Streamed(tensor),
+    ]  # fmt: skip
+    if len(pixels[0]) == 1:
+        kinds.append(pixels[:, 0])
+    for given in kinds:
+        found = as_images(given, name="forget", shape=tensor.shape[1:])
+        assert torch.equal(found.images, tensor) and found.images.is_contiguous(), type(given)
+
+
+def test_labels_and_names_of_classes_come_from_a_dataset():
+    pairs = [(image, i % 3) for i, image in enumerate(pillow(GREY))]
+    found = as_images(Listed(pairs, ["a", "b", "c", "d"]), name="forget")
+    assert found.labels.tolist() == [0, 1, 2, 0, 1] and found.class_names == ("a", "b", "c", "d")
+    assert as_images(Listed(pairs), name="forget").class_names is None
+    assert len(forget_images(Listed(pairs, ["a", "b", "c"]), (1, 8, 6), classes=("b",))) == 2
+    with pytest.raises(
+        InputError, match=r"forget: 5 images given in Python holds 3 classes \(a, b, c\); name those to forget"
+    ):
+        forget_images(Listed(pairs, ["a", "b", "c"]), (1, 8, 6))
+
+
+def test_images_are_converted_only_on_request_and_stay_open():
+    images = pillow(COLOUR)
+    with pytest.raises(
+        InputError, match=r"forget: 5 of 5 images cannot be used:\s+image 0: channels, height, width \(3, 8, 6\)"
+    ):
+        as_images(images, name="forget", shape=(1, 8, 6))
+    assert as_images(images, name="forget", shape=(1, 4, 4), convert=True).shape == (1, 4, 4)
+    assert images[0].getpixel((0, 0)) == tuple(COLOUR[0, :, 0, 0])
+
+
+UNIT = torch.rand(3, 1, 8, 6)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (UNIT, r"forget: got pixels of torch.float32 \[3, 1, 8, 6\]; expected uint8 in 0…255, .*\(x \* 255\)"),
+        (UNIT.numpy(), r"got pixels of float32 \[3, 1, 8, 6\]; expected uint8"),
+        (torch.zeros(3, 1, 8, 6, dtype=torch.int64), r"got pixels of torch.int64"),
+        (torch.zeros(1, 8, 6, dtype=torch.uint8), r"uint8 \[1, 8, 6\]; expected \[images, channels, height, width\], with 1 or 3"),
+        (torch.zeros(3, 8, 6, 3, dtype=torch.uint8), r"uint8 \[3, 8, 6, 3\]; expected"),  # channels come first in a tensor
+        (np.zeros((3, 5, 8, 6), np.uint8), r"expected \[images, channels, height, width\], \[images, height, width, channels\]"),
+        (torch.zeros(0, 1, 8, 6, dtype=torch.uint8), "forget: got no images; expected at least one"),
+        ([], "forget: got no images; expected at least one"),
+        ([UNIT[0], UNIT[1]], r"got a list of Tensor; expected Pillow images .* Stack tensors with torch.stack"),
+        ([{"a": 1}, 3], r"got a list of dict, int; expected Pillow images alone or paths"),
+        (["nowhere.png"], "1 of 1 files do not exist, first nowhere.png"),
+        (3, "forget: got 3; expected a folder, a list file"),
+        (object(), "forget: got an object; expected a folder"),
+        (Listed, "forget: got the class Listed"),
+        (Listed([UNIT[0]]), r"an item of the Dataset: got pixels of torch.float32"),
+        (Listed([{"image": 1}]), "an item of the Dataset is a dict; expected an image"),
+        (Listed([(GREY[0], 1), GREY[0]]), "only some items of the Dataset have a label"),
+        (Listed([(torch.from_numpy(GREY[0]), "cat")]), "a label of the Dataset is 'cat'; expected class indices"),
+    ],
+)  # fmt: skip
+def test_what_is_ambiguous_or_no_image_is_refused_in_one_line(given, message):
+    with pytest.raises(InputError, match=message) as error:
+        as_images(given, name="forget", shape=(1, 8, 6))
+    assert "tensor(" not in str(error.value) and "0x" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_an_unlabelled_set_is_stored_and_read(tmp_path):
+    images = ImageSet(torch.from_numpy(GREY), description="five")
+    write_forget(tmp_path, images)
+    again = _read_forget(tmp_path / STORED, images.sha256)
+    assert torch.equal(again.images, images.images) and again.labels is None and again.description == "five"
+
+
+def test_a_set_is_one_short_line():
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    assert (
+        repr(ImageSet(torch.from_numpy(GREY), labels, description="x")) == "ImageSet(5 images of 1×8×6, 2 classes: x)"
+    )
+    with pytest.raises(InputError, match="images: got a list, expected a torch.uint8 tensor"):
+        ImageSet([1, 2])

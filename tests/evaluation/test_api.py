@@ -1,0 +1,242 @@
+"""Evidence for any two pipelines, from the command line and from Python; the counts are made again from the stored images."""
+
+import json
+import os
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tests.evaluation.conftest import QUICK, counted
+
+import vdu
+from vdu.core.checks import hash_parameters
+from vdu.core.errors import InputError
+from vdu.data.images import ImageSet
+from vdu.evaluation.api import evaluate
+from vdu.evaluation.pair import unwanted_images
+from vdu.explore.open_run import open_run
+from vdu.reporting.run_comparison import read_runs
+
+pytestmark = pytest.mark.filterwarnings("ignore:Fréchet distance:UserWarning")
+FLAGS = ("--n-images", 24, "--inference-steps", 2, "--microbatch-size", 24, "--suite", "none")
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def samples(folder, name):
+    return load_file(folder / "samples" / f"{name}.safetensors")
+
+
+@pytest.fixture
+def evidence(pair, pixel_judge):
+    """The evidence of the two models, in a folder."""
+    return evaluate(
+        before=pair / "before", after=pair / "after", forget=pair / "unwanted", folder=pair / "out", **QUICK
+    )
+
+
+def test_the_command_line_and_python_give_the_same_numbers(pair, pixel_judge, command, capsys, evidence, make_pipeline):
+    where = ("--before", pair / "before", "--after", pair / "after", "--forget", pair / "unwanted", "-o", pair / "cli")
+    assert command("evaluate", *where, *FLAGS, "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    n_before, n_after = (counted(samples(pair / "cli", name)) for name in ("original", "unlearned"))
+    pul = next(row["pul"] for row in said["metrics"]["rows"] if row["name"] == "unlearned")
+    assert (pul["n_original"], pul["n_unlearned"]) == (n_before, n_after)
+    assert pul["value"] == pytest.approx(100 * (n_before - n_after) / n_before)
+    ours, theirs = (read(pair / name / "metrics.json") for name in ("out", "cli"))
+    assert {**ours, "cost": 0} == {**theirs, "cost": 0}
+    images = {name: samples(pair / "out", name)["images"] for name in ("original", "unlearned")}
+    assert not torch.equal(images["original"], images["unlearned"])
+    objects = evaluate(before=make_pipeline(seed=0), after=make_pipeline(seed=1), forget=pair / "unwanted", **QUICK)
+    assert objects.pul == evidence.pul
+
+
+def test_the_folder_says_what_was_compared_and_copies_no_weights(pair, evidence, make_pipeline):
+    record = read(pair / "out" / "run.json")
+    assert (record["verb"], record["origin"], record["finished"]) == ("evaluate", "compared", True)
+    assert record["inputs"]["unlearned"]["method"] is None
+    for name, place in (("model", "before"), ("unlearned", "after")):
+        held = record["inputs"][name]
+        assert held["path"] == str(pair / place)
+        assert held["sha256"] == hash_parameters(make_pipeline(seed=int(place == "after")).unet.state_dict())
+    assert record["pipeline"]["path"] == str(pair / "after")
+    files = {path.relative_to(pair / "out").as_posix() for path in (pair / "out").rglob("*") if path.is_file()}
+    assert files - {".lock"} == {
+        "config.toml", "log.jsonl", "metrics.json", "run.json", "samples/original.safetensors",
+        "samples/unlearned.safetensors",
+    }  # fmt: skip
+    assert "method" not in (pair / "out" / "config.toml").read_text()
+    assert [stage["stage"] for stage in read(pair / "out" / "metrics.json")["cost"]] == ["judge", "evaluate"]
+
+
+def test_the_other_verbs_read_the_folder(pair, evidence, command):
+    assert command("report", pair / "out") == 0
+    assert read(pair / "out" / "evidence.json")["verdicts"]["cost"]["code"] == "not_recorded"
+    opened = open_run(pair / "out")
+    assert [stop.name for stop in opened.stops] == ["original", "final"]
+    assert read_runs([pair / "out"])[0].metrics["n_images"] == 24
+
+
+def test_the_evidence_object(evidence, tmp_path):
+    assert evidence.pul.value == pytest.approx(
+        100 * (evidence.pul.n_original - evidence.pul.n_unlearned) / evidence.pul.n_original
+    )
+    assert evidence.u_fid == evidence.record.row("unlearned").distances.u_fid
+    assert evidence.kept_changed.n_kept == 24 - evidence.pul.n_original
+    page, machine = evidence.to_html(tmp_path / "page.html"), evidence.to_json(tmp_path / "machine.json")
+    verdicts = read(machine)["verdicts"]
+    for name, answer in evidence.answers.items():
+        assert (answer.level, answer.text) == (verdicts[name]["level"], verdicts[name]["explanation"])
+    assert page.read_text("utf-8").lower().startswith("<!doctype html>")
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == [
+        "machine.json",
+        "page.html",
+    ]  # and nothing beside them
+    assert len(repr(evidence).splitlines()) == 6
+    assert evidence._repr_html_().count("<tr>") == 5
+
+
+def test_assert_gone_is_for_tests(evidence):
+    value = evidence.pul.value
+    evidence.assert_gone(at_least=value)
+    with pytest.raises(AssertionError, match=rf"PUL is {value:.1f} %.*expected at least .*unwanted images are left"):
+        evidence.assert_gone(at_least=value + 0.1)
+
+
+def test_without_a_folder_nothing_is_left(pair, pixel_judge, monkeypatch, tmp_path_factory):
+    place = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    models = {"before": pair / "before", "after": pair / "after"}
+    found = evaluate(**models, forget=pair / "unwanted", **QUICK)
+    assert found.folder.parent == place and found.to_html(pair / "page.html").is_file()
+    with pytest.raises(InputError, match="no such source"):
+        evaluate(**models, forget=pair / "nowhere", **QUICK)
+    del found
+    assert os.listdir(place) == []
+
+
+def test_equal_weights_are_a_warning_and_no_effect(pair, pixel_judge, capsys):
+    found = evaluate(before=pair / "before", after=pair / "before", forget=pair / "unwanted", **QUICK)
+    assert found.record.warnings[0].code == "same_weights"
+    assert (found.pul.value, found.kept_changed.n_changed) == (0.0, 0)
+    assert "same weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scheduler", [{"prediction_type": "v_prediction"}, {"beta_end": 0.01}])
+def test_another_schedule_or_prediction_is_a_warning(pair, pixel_judge, make_pipeline, scheduler):
+    other = make_pipeline(scheduler, seed=0)
+    found = evaluate(before=pair / "before", after=other, forget=pair / "unwanted", **QUICK)
+    assert found.record.warnings[0].code == "different_schedules"
+
+
+def test_other_shapes_are_refused(pair, make_pipeline):
+    with pytest.raises(InputError, match=r"before makes images of shape \(1, 8, 8\), after \(1, 16, 16\)"):
+        evaluate(before=pair / "before", after=make_pipeline(sample_size=16), forget=pair / "unwanted")
+    assert not (pair / "evidence").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "got neither a run nor two pipelines"),
+        ({"before": "before"}, "got before without after, forget"),
+        ({"before": "before", "after": "after"}, "got before, after without forget"),
+        ({"run": "before", "after": "after"}, "got a run and after; expected one of them"),
+        (
+            {"before": "unwanted", "after": "after", "forget": "unwanted"},
+            "neither a pipeline folder .* nor a run folder",
+        ),
+        ({"before": "before", "after": "after", "forget": "nowhere"}, "nowhere: no such source, folder or file"),
+    ],
+)
+def test_refusals_are_the_same_on_the_command_line_and_in_python(pair, command, capsys, given, message):
+    paths = {name: str(pair / place) for name, place in given.items()}
+    tokens = [token for name, path in paths.items() for token in ([path] if name == "run" else [f"--{name}", path])]
+    with pytest.raises(InputError, match=message) as stop:
+        evaluate(**paths)
+    assert command("evaluate", *tokens, "-o", pair / "out") == 2
+    assert capsys.readouterr().err.strip() == f"vdu: {stop.value}"
+    assert not (pair / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"probes": "some"}, "probes: got 'some'; expected one of none, quick, full"),
+        ({"n_images": 0}, "n_images: got 0; expected at least 1"),
+        ({"judge": "mnist"}, r"judge mnist: expects images of shape \(1, 28, 28\)"),
+        ({"reference_split": "all"}, "reference_split: got 'all'"),
+    ],
+)
+def test_options_are_checked(pair, options, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(before=pair / "before", after=pair / "after", forget=pair / "unwanted", **options)
+
+
+def test_a_folder_takes_only_the_evidence_of_the_same_models(pair, evidence):
+    given = {"before": pair / "before", "forget": pair / "unwanted", "folder": pair / "out", **QUICK}
+    assert evaluate(after=pair / "after", **given).pul == evidence.pul  # again, in place
+    with pytest.raises(InputError, match=r"holds the evidence of other inputs \(after differs\)"):
+        evaluate(after=pair / "before", **given)
+    with pytest.raises(InputError, match="holds files but no evidence of ours"):
+        evaluate(after=pair / "after", **(given | {"folder": pair / "unwanted"}))
+
+
+def test_a_result_is_its_folder_or_its_two_pipelines(pair, pixel_judge, make_pipeline, evidence):
+    class Result:
+        pipeline, original, folder = make_pipeline(seed=1), make_pipeline(seed=0), None
+        forget = unwanted_images(str(pair / "unwanted"), (1, 8, 8), ())[0]
+
+    assert evaluate(Result(), **QUICK).pul == evidence.pul
+    with pytest.raises(InputError, match="got a run and after"):
+        evaluate(Result(), after=pair / "after")
+    Result.original = None
+    with pytest.raises(InputError, match="a result without a run folder"):
+        evaluate(Result())
+    with pytest.raises(InputError, match="got DDPMPipeline; expected a run folder or a result"):
+        evaluate(make_pipeline())
+    with pytest.raises(InputError, match="with a run, which is evaluated in its own folder"):
+        evaluate(pair / "before", folder=pair / "elsewhere")
+
+
+def test_labelled_images_are_split_and_unlabelled_ones_are_all_unwanted():
+    pixels, labels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 1, 0])
+    pixels[:, 0, 0, 0] = torch.arange(4)
+    labelled = ImageSet(pixels, labels, class_names=("a", "b"))
+    images, record = unwanted_images(labelled, (1, 8, 8), ("b",))
+    assert images.images[:, 0, 0, 0].tolist() == [1, 2] and record["classes"] == ["b"]
+    images, record = unwanted_images(ImageSet(pixels), (1, 8, 8), ("b",))
+    assert len(images) == 4 and record["classes"] == ["b"]
+    assert len(unwanted_images(labelled, (1, 8, 8), ())[0]) == 4  # who made a set chose its images
+    with pytest.raises(InputError, match="class 'c': unknown"):
+        unwanted_images(labelled, (1, 8, 8), ("c",))
+
+
+def test_a_run_is_evaluated_in_place_as_on_the_command_line(pair, pixel_judge, command):
+    assert command("unlearn", "--pipeline", pair / "before", "--forget", pair / "unwanted", "--method", "ascent", "--steps", 1,
+                   "--batch-size", 4, "--output-dir", pair / "run") == 0  # fmt: skip
+    found = evaluate(pair / "run", **QUICK)
+    assert (found.folder, found.pul.n_original) == (pair / "run", counted(samples(pair / "run", "original")))
+    assert "Figures" in (pair / "run" / "pipeline" / "README.md").read_text("utf-8")
+    compared = evaluate(
+        before=pair / "before", after=pair / "run", forget=pair / "unwanted", folder=pair / "out", **QUICK
+    )
+    assert compared.pul == found.pul
+    assert read(pair / "out" / "run.json")["inputs"]["unlearned"]["method"] == "ascent"
+    stages = [stage["stage"] for stage in read(pair / "out" / "metrics.json")["cost"]]
+    assert stages == ["unlearn", "judge", "evaluate"]
+
+
+@pytest.mark.parametrize("folder", [None, "run"])
+def test_a_result_of_unlearning_brings_what_its_evaluation_needs(pair, pixel_judge, folder):
+    images = [Image.open(path) for path in sorted((pair / "unwanted").iterdir())]
+    where = None if folder is None else pair / folder
+    original = vdu.load_pipeline(pair / "before")
+    result = vdu.unlearn(original, "ascent", forget=images, steps=1, batch_size=4, folder=where, progress=None)
+    found = vdu.evaluate(result, **QUICK)
+    assert found.folder == where or folder is None
+    given = vdu.evaluate(before=original, after=result.pipeline, forget=images, **QUICK)
+    assert (found.pul, found.u_fid) == (given.pul, given.u_fid)

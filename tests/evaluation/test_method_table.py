@@ -1,0 +1,122 @@
+"""Methods side by side: rows are what one unlearns and evaluates by hand, and a finished row is not computed again."""
+
+import builtins
+import json
+from dataclasses import replace
+
+import pytest
+from tests.evaluation.conftest import QUICK
+
+import vdu
+from vdu.core.errors import DivergenceError, InputError
+from vdu.evaluation import method_table
+from vdu.evaluation.api import compare, evaluate
+from vdu.evaluation.method_table import MethodRow, MethodTable
+
+pytestmark = pytest.mark.filterwarnings("ignore:Fréchet distance:UserWarning")
+SHORT = {"steps": 2, "batch_size": 4, "learning_rate": 1e-3, "progress": None}
+ROW = MethodRow("m", (0,), 4, 10, 60.0, 50.0, 70.0, 5.0, 4.0, 6.0, 3, 30, 100, 2.0)
+
+
+def table(*rows: MethodRow) -> MethodTable:
+    return MethodTable(rows, 40, "judge:pixel")
+
+
+def test_a_row_is_unlearning_and_evaluating_by_hand(pair, pixel_judge):
+    given = {"forget": pair / "unwanted", **QUICK}
+    found = compare(pair / "before", methods=["ascent", vdu.gradient_ascent()], seeds=2, **given, **SHORT)
+    assert [(row.method, row.seeds) for row in found.rows] == [
+        ("ascent", (0,)), ("ascent", (1,)), ("ascent (2)", (0,)), ("ascent (2)", (1,)),
+    ]  # fmt: skip
+    original = vdu.load_pipeline(pair / "before")
+    result = vdu.unlearn(original, vdu.gradient_ascent(), forget=pair / "unwanted", seed=1, **SHORT)
+    evidence = evaluate(before=original, after=result.pipeline, **given)
+    row, pul = found.rows[1], evidence.pul
+    assert (row.n_left, row.n_original, row.pul, row.pul_low, row.pul_high) == (
+        pul.n_unlearned, pul.n_original, pul.value, pul.low, pul.high,
+    )  # fmt: skip
+    assert (row.u_fid, row.n_kept_changed) == (evidence.u_fid.value, evidence.kept_changed.n_changed)
+    assert row.network_evaluations == result.network_evaluations
+    assert replace(found.rows[3], method="ascent", seconds=row.seconds) == row
+
+
+def test_a_finished_row_is_not_computed_again(pair, pixel_judge, monkeypatch):
+    given = {"forget": pair / "unwanted", "folder": pair / "table", **QUICK, **SHORT}
+    done, real = [], method_table.unlearn
+    monkeypatch.setattr(
+        method_table, "unlearn", lambda *given, seed, **more: done.append(seed) or real(*given, seed=seed, **more)
+    )
+    first = compare(pair / "before", methods=["ascent"], **given)
+    both = compare(pair / "before", methods=["ascent"], seeds=2, **given)
+    assert done == [0, 1]
+    assert both.rows[0] == first.rows[0]
+    with pytest.raises(InputError, match="holds the row of another comparison"):
+        compare(pair / "before", methods=["ascent"], **given | {"steps": 3})
+    assert done == [0, 1]
+
+
+def test_a_run_that_diverges_is_a_row_without_numbers(pair, pixel_judge, monkeypatch):
+    def diverge(*_, **__):
+        raise DivergenceError("step 1: the loss is NaN")
+
+    monkeypatch.setattr(method_table, "unlearn", diverge)
+    found = compare(pair / "before", methods=["ascent"], seeds=3, forget=pair / "unwanted", **QUICK)
+    assert [row.pul for row in found.rows] == [None, None, None]
+    assert "diverged: step 1: the loss is NaN" in found.to_markdown()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"methods": []}, "expected a list of one or more methods"),
+        ({"methods": "auto"}, "expected a list"),
+        ({"seeds": 0}, "at least one seed"),
+        ({"methods": ["distilation"]}, "Did you mean 'distillation'"),
+        ({"methods": ["ascent"], "stepz": 3}, "stepz"),
+    ],
+)
+def test_refusals(pair, given, message):
+    with pytest.raises(InputError, match=message):
+        compare(pair / "before", forget=pair / "unwanted", **given)
+
+
+@pytest.mark.parametrize(("n", "n_rows"), [(2, 2), (3, 1)])
+def test_three_seeds_make_one_row_with_an_interval_over_seeds(n, n_rows):
+    runs = [replace(ROW, seeds=(i,), n_left=4 + i, pul=60.0 - 10 * i, pul_low=60.0 - 10 * i, pul_high=60.0 - 10 * i)
+            for i in range(n)]  # fmt: skip
+    rows = table(*runs).rows
+    assert len(rows) == n_rows
+    if n == 3:
+        assert (rows[0].seeds, rows[0].n_left, rows[0].pul) == ((0, 1, 2), 5, 50.0)
+        assert rows[0].pul_high == pytest.approx(50 + 4.303 * 10 / 3**0.5)  # no interval over images here
+        assert rows[0].u_fid_high == pytest.approx(6.0)  # nothing but one
+
+
+def test_the_table_as_text_and_as_a_page(tmp_path):
+    found = table(ROW, replace(ROW, method="<b>|x"))
+    lines = found.to_markdown().splitlines()
+    assert lines[2] == "| m | 0 | 4 of 10 | 60.0 [50.0, 70.0] | 5.0 [4.0, 6.0] | 3 of 30 | 100 | 2 |"
+    assert lines[3].startswith(r"| <b>\|x |")
+    page = found.to_html(tmp_path / "table.html").read_text("utf-8")
+    assert "&lt;b&gt;|x" in page and "<b>" not in page
+    assert repr(found) == found.to_markdown()
+
+
+def test_pandas_is_named_where_it_is_missing(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest, **more):
+        if name == "pandas":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(InputError, match="pandas is not installed"):
+        table(ROW).to_pandas()
+
+
+def test_a_data_frame_has_the_rows():
+    pandas = pytest.importorskip("pandas")
+    frame = table(ROW).to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert json.loads(frame.to_json(orient="records"))[0]["n_left"] == 4

@@ -1,0 +1,171 @@
+"""The model card: valid for the hub, filled in after the evaluation, twice the same."""
+
+import json
+from copy import deepcopy
+
+import pytest
+from huggingface_hub import ModelCard
+
+from vdu.core.errors import InputError
+from vdu.reporting.card import END, START, update_card, write_card
+
+INTERVAL = {"value": 44.5, "low": 32.5, "high": 59.9}
+JUDGE = {
+    "name": "mnist-cnn", "architecture": "cnn", "source": "zoo", "held_out_error": 0.004, "n_held_out": 10_000,
+    "forget_false_positive_rate": 0.0002, "pul_ceiling": 99.8, "second": None,
+}  # fmt: skip
+METRICS = {
+    "format_version": 1,
+    "n_images": 500,
+    "forget": {"description": "MNIST mini: classes 8", "classes": ["8"], "n_images": 1000, "sha256": "ab" * 32},
+    "rows": [
+        {"name": "unlearned", "label": "Unlearned", "status": "measured", "u_fid": INTERVAL, "kid": None, "note": "",
+         "pul": {"value": 92.25, "low": 82.0, "high": 98.0, "n_original": 54, "n_unlearned": 4}, "forget_count": 4},
+        {"name": "retrained", "label": "Retrained", "status": "not run", "pul": None, "u_fid": None, "kid": None,
+         "forget_count": None, "note": ""},
+    ],
+    "histogram": {"distance": 0.119, "distance_low": 0.08, "distance_high": 0.15},
+    "judge": JUDGE,
+    "feature_network": "judge:mnist-cnn",
+    "reference": {"description": "MNIST test without 8", "n_images": 9026},
+    "protocol": {"sampler_scheduler": "ddpm", "sampler_steps": 20},
+    "cost": [{"stage": "unlearn", "seconds": 130.0, "network_evaluations": 133_388}],
+}  # fmt: skip
+
+
+def make_run(folder, model_path="/models/base", description="MNIST mini: classes 8"):
+    inputs = {
+        "model": {"path": str(model_path), "sha256": "cd" * 32},
+        "forget": {"classes": ["8"], "description": description, "n_images": 1000, "sha256": "ab" * 32},
+    }
+    (folder / "pipeline").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"format_version": 1, "inputs": inputs}), "utf-8")
+    (folder / "config.toml").write_text('method = "distillation"\nsteps = 220\n', "utf-8")
+    write_card(folder / "pipeline", inputs, "distillation", {"steps": 220})
+    return folder
+
+
+def updated(folder, metrics=METRICS):
+    return update_card(folder, metrics).read_text("utf-8")
+
+
+def test_the_hub_reads_it_and_finds_the_figures(tmp_path):
+    card = ModelCard(updated(make_run(tmp_path / "run")))
+    assert card.data.library_name == "diffusers"
+    assert {"machine-unlearning", "vdu", "distillation"} <= set(card.data.tags)
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert results == {"pul": 92.25, "u-fid": 44.5}
+    assert card.data.eval_results[1].metric_name == "u-FID[judge:mnist-cnn]"
+    assert "| u-FID[judge:mnist-cnn], lower is better | 44.5" in card.text and "| u-FID," not in card.text
+    for text in ("From 500 images", "54 before, 4 after", "92.2\u202f% (82.0 to 98.0)", "44.5 (32.5 to 59.9)",
+                 "Approximate, not certified", "MNIST mini: classes 8", "Relearning", "Retrained: reference row not run",
+                 "99.8 % at most", "ddpm, 20 steps"):  # fmt: skip
+        assert text in card.text, text
+
+
+def test_a_second_time_changes_nothing_and_new_figures_replace_old_ones(tmp_path):
+    run = make_run(tmp_path / "run")
+    first = updated(run)
+    assert updated(run) == first
+    again = deepcopy(METRICS)
+    again["rows"][0]["pul"]["value"] = 11.25
+    second = updated(run, again)
+    assert "11.2\u202f%" in second and "92.2\u202f%" not in second and second.count(START) == second.count(END) == 1
+    assert updated(run) == first
+    assert [path.name for path in (run / "pipeline").iterdir()] == ["README.md"]
+
+
+def test_what_a_person_wrote_stays(tmp_path):
+    run = make_run(tmp_path / "run")
+    path = run / "pipeline" / "README.md"
+    updated(run)
+    card = ModelCard.load(path)
+    card.data.license, card.data.tags = "mit", [*card.data.tags, "mine"]
+    card.text += "\n## My own words\n"
+    card.save(path)
+    text = updated(run)
+    assert "## My own words" in text and text.count("# Unlearned: 8") == 1
+    assert ModelCard(text).data.license == "mit" and "mine" in ModelCard(text).data.tags
+    assert updated(run) == text
+
+
+def test_license_and_name_come_from_the_base(tmp_path):
+    base = tmp_path / "hub" / "models--google--ddpm-cifar10-32" / "snapshots" / "0123"
+    base.mkdir(parents=True)
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# base\n", "utf-8")
+    data = ModelCard(updated(make_run(tmp_path / "run", base))).data
+    assert (data.license, data.base_model) == ("apache-2.0", "google/ddpm-cifar10-32")
+    unknown = ModelCard(updated(make_run(tmp_path / "other"))).data
+    assert (unknown.license, unknown.base_model) == (None, None)  # nothing is guessed
+
+
+def test_a_foreign_description_breaks_neither_table_nor_front_matter(tmp_path):
+    evil = "a | b\n---\n<script>alert(1)</script> " + START
+    metrics = deepcopy(METRICS)
+    metrics["forget"]["description"] = metrics["reference"]["description"] = evil
+    metrics["forget"]["classes"] = None
+    run = make_run(tmp_path / "run", description=evil)
+    text = updated(run, metrics)
+    card = ModelCard(text)
+    assert "<script>" not in card.text and card.text.count(START) == 1
+    assert card.data.eval_results[1].dataset_name == evil
+    assert r"| forgotten | a \| b --- &lt;script>" in card.text
+    assert updated(run, metrics) == text
+
+
+def test_a_lost_card_is_written_anew_and_a_lost_record_is_told(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "pipeline" / "README.md").unlink()
+    assert "| method | distillation |" in updated(run)
+    (run / "run.json").unlink()
+    with pytest.raises(InputError, match=r"run\.json: no such file"):
+        updated(run)
+
+
+def test_settings_without_a_value_are_left_out(tmp_path):
+    run = make_run(tmp_path / "run")
+    inputs = json.loads((run / "run.json").read_text("utf-8"))["inputs"]
+    write_card(run / "pipeline", inputs, "vdu", {"option": (), "steps": 220, "seed": 0, "note": "", "rank": None})
+    assert "| settings | steps 220, seed 0 |" in (run / "pipeline" / "README.md").read_text("utf-8")
+
+
+def test_the_title_is_what_the_run_forgot(tmp_path):
+    run = make_run(tmp_path / "run")
+    path = run / "pipeline" / "README.md"
+    updated(run)
+    path.write_text(path.read_text("utf-8").replace("Unlearned: 8", "Unlearned: 3"), "utf-8")
+    other = deepcopy(METRICS)
+    other["forget"]["classes"] = ["5"]
+    text = updated(run, other)
+    assert "# Unlearned: 8" in text and ModelCard(text).data.model_name == "Unlearned: 8"
+    card = ModelCard.load(path)
+    card.data.model_name = "mine"
+    card.save(path)
+    assert ModelCard(updated(run)).data.model_name == "mine"
+
+
+def test_relearning_and_inpainting_are_beside_the_retrained_model(tmp_path):
+    def curve(model, count):
+        return {"model": model, "shown": "forget", "n_shown": 10,
+                "points": [{"step": 30, "forget_count": count, "n_images": 100, "low": 0.1, "high": 0.4}]}  # fmt: skip
+
+    def part(model, hidden, count):
+        return {"model": model, "hidden": hidden, "forget_count": count, "n_images": 100, "low": 0.1, "high": 0.6}
+
+    metrics = deepcopy(METRICS)
+    known = {"status": "measured", "seconds": 1.0, "protocol": {}}
+    rows = [part(*each) for each in (("unlearned", "left", 30), ("retrained", "left", 29), ("unlearned", "right", 50),
+                                     ("retrained", "right", 41))]  # fmt: skip
+    metrics["probes"] = {
+        "relearning": known | {"curves": [curve("unlearned", 23), curve("retrained", 17)]},
+        "inpainting": known | {"rows": rows},
+    }
+    text = updated(make_run(tmp_path / "run"), metrics)
+    for label, share in (("relearning at the end, lower better", 23), ("relearning, retrained (target)", 17),
+                         ("inpainting, worst part, lower better", 50), ("inpainting, retrained (target)", 41)):  # fmt: skip
+        assert f"| {label} | {share}.0\u202f%" in text, label
+
+
+def test_it_holds_no_image(tmp_path):
+    text = updated(make_run(tmp_path / "run"))
+    assert "![" not in text and "<img" not in text and "data:" not in text

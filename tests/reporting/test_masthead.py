@@ -1,0 +1,94 @@
+"""The masthead, the result sheet and what is covered: each is what the run's files say."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from vdu.methods import registry
+from vdu.reporting.collect import collect
+from vdu.reporting.findings.attempts import attempt_answers
+from vdu.reporting.findings.inside import inside_answers
+from vdu.reporting.masthead import masthead, method_words
+from vdu.reporting.render import answers, render_report
+from vdu.reporting.result_sheet import overview, result_sheet
+
+
+def test_every_built_in_method_has_words():
+    assert all(method_words(name) for name in registry.names() if name != "auto")
+
+
+def test_the_masthead_is_what_the_run_recorded(run_dir):
+    data = collect(run_dir)
+    run = data.run | {
+        "pipeline": {"sha256": "12ab" * 16},
+        "inputs": {"model": {"path": "/cache/models--google--ddpm/snapshots/1"}},
+        "stages": [{"stopping": {"reason": "forgotten", "step": 40, "n_left": 1, "n_seeds": 9, "aim": 2}}],
+    }
+    found = masthead(
+        replace(data, run=run, metrics=data.metrics | {"date": "2026-11-28T05:22:10+00:00"}, config="steps = 60"),
+        "Anna",
+    )
+    assert (found.id, found.date, found.by, found.model) == (
+        "12ab12ab",
+        "2026-11-28T05:22:10+00:00",
+        "Anna",
+        "google/ddpm",
+    )
+    assert (found.method, found.steps, found.max_steps, found.vdu) == (None, 40, 60, "0.1.0")
+
+
+def test_foreign_texts_do_not_become_a_date_or_an_id(run_dir):
+    data = collect(run_dir)
+    evil = '"; } * { display: none }'
+    found = masthead(replace(data, run=data.run | {"date": evil, "pipeline": {"sha256": evil}}))
+    assert (found.date, found.id) == (None, "not recorded")
+
+
+def test_who_answers_for_it_is_on_the_page_and_in_the_evidence(run_dir):
+    html = render_report(run_dir, by="Anna <b>").read_text("utf-8")
+    assert "Anna &lt;b&gt;" in html
+    about = json.loads((run_dir / "evidence.json").read_text("utf-8"))["about"]
+    assert (about["by"], about["method"], about["steps"]) == ("Anna <b>", "vdu", 300)
+
+
+@pytest.mark.parametrize(("source", "covered"), [(None, True), ("/home/anna/images", True), ("mnist-mini", False)])
+def test_unwanted_images_are_covered_unless_the_forget_set_is_a_public_one(run_dir, source, covered):
+    record = json.loads((run_dir / "run.json").read_text("utf-8"))
+    record["inputs"]["forget"] = {"source": source} if source else {}
+    (run_dir / "run.json").write_text(json.dumps(record), "utf-8")
+    html = render_report(run_dir).read_text("utf-8")
+    assert ('id="uncover"' in html, 'class="covers"' in html) == (covered, covered)
+    was = collect(run_dir).original.judge_class == 7
+    assert len(re.findall(r'class="img before unwanted"', html)) == min(72, int(was.sum()))
+    assert 'id="uncover"' not in render_report(run_dir, hide_forgotten=True).read_text("utf-8")
+
+
+def test_the_sheet_has_a_row_for_every_test_with_the_numbers_of_the_probe(make_run, tmp_path):
+    data = collect(make_run(tmp_path / "run", full=True))
+    probes = attempt_answers(data) | inside_answers(data)
+    rows = {row.place: row for row in result_sheet(data, answers(data), probes)}
+    assert list(rows)[3:] == [
+        "relearning",
+        "stochastic",
+        "completion",
+        "inpainting",
+        "likelihood",
+        "membership",
+        "distance",
+    ]
+    inpainted = rows["inpainting"]  # the lower half: 83, 34 and 31 of 100
+    assert (inpainted.before, inpainted.after, inpainted.target) == ("83", "34", "31")
+    assert (rows["likelihood"].before, rows["likelihood"].after, rows["likelihood"].target) == ("1.62", "2.31", "2.34")
+    assert overview(probes) == "7 of 7 tests ran: 7 as good as the retrained model, or as chance."
+
+
+def test_amber_parts_are_open_and_green_ones_folded(make_run, tmp_path):
+    folder = make_run(tmp_path / "run", full=True)
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    for row in metrics["probes"]["inpainting"]["rows"]:
+        row |= {"forget_count": 90, "low": 0.82, "high": 0.95} if row["model"] == "unlearned" else {}
+    (folder / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    tests = dict(re.findall(r'<details class="test" id="(\w+)"( open)?>', render_report(folder).read_text("utf-8")))
+    assert (tests["inpainting"], tests["relearning"], tests["provenance"]) == (" open", "", "")

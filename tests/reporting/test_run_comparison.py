@@ -1,0 +1,135 @@
+import json
+import re
+
+import pytest
+
+from vdu.commands.compare import run
+from vdu.core.errors import InputError
+from vdu.reporting.run_comparison import differences, figures, notes, read_runs
+
+
+class Settings:
+    def __init__(self, *runs, output, force=False):
+        self.runs, self.output, self.force = runs, output, force
+
+
+@pytest.fixture
+def pair(make_run, tmp_path):
+    return [make_run(tmp_path / name, full=True) for name in ("one", "two")]
+
+
+def edit(folder, change):
+    metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
+    change(metrics)
+    (folder / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+
+
+def test_alike_runs_are_compared(pair, tmp_path):
+    edit(pair[1], lambda m: m["rows"][3]["pul"].update(value=12.5))
+    found = run(Settings(*pair, output=tmp_path / "c.html"))
+    assert found["comparable"] and found["differences"] == []
+    assert [each["figures"]["pul"]["value"] for each in found["runs"]][1] == 12.5
+    assert json.loads(json.dumps(found)) == found
+    line = next(line for line in found["table"].splitlines() if line.startswith("PUL, gone"))
+    assert line.count("(") == 2 and "12.5" in line
+    html = (tmp_path / "c.html").read_text("utf-8")
+    assert (
+        "12.5" in html
+        and "http:" not in html
+        and "https:" not in html
+        and "src=" not in html
+        and "Not comparable" not in html
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda m: m.update(n_images=400), "images per model (N) differs: 200 in"),
+        (lambda m: m["judge"].update(name="other"), "judge differs: small-cnn"),
+        (lambda m: m["judge"].update(held_out_error=0.02), "judge differs"),
+        (lambda m: m["judge"].update(second={**m["judge"], "pul": None}), "second judge differs: none in"),
+        (lambda m: m.update(feature_network="inception"), "feature network differs: judge in"),
+        (lambda m: m["protocol"].update(features_weights_sha256="ab"), "feature network differs"),
+        (lambda m: m["reference"].update(description="others"), "reference images differs"),
+        (lambda m: m["forget"].update(classes=["3"]), "forgotten classes differs: 7 in"),
+        (lambda m: m["protocol"].update(sampler="ddim"), "sampler differs: sampler ancestral DDPM in"),
+    ],
+)
+def test_runs_measured_unlike_are_refused_by_name_and_forced_ones_marked(pair, tmp_path, change, named):
+    edit(pair[1], change)
+    page = tmp_path / "c.html"
+    with pytest.raises(InputError, match=re.escape(named)):
+        run(Settings(*pair, output=page))
+    assert not page.exists()
+    found = run(Settings(*pair, output=page, force=True))
+    assert not found["comparable"] and found["table"].startswith("Not comparable, shown because --force was given")
+    assert "Not comparable, shown because --force was given" in page.read_text("utf-8")
+
+
+def test_another_original_is_refused_only_where_its_images_are_the_reference(pair):
+    for folder, sha in zip(pair, ("aa" * 32, "bb" * 32), strict=True):
+        edit(folder, lambda m, sha=sha: m["protocol"].update(original_sha256=sha))
+    runs = read_runs(pair)
+    assert differences(runs) == [] and "original model differs" in " ".join(notes(runs))
+    for folder in pair:
+        edit(folder, lambda m: m["reference"].update(kind="filtered_original"))
+    assert [line.split(":")[0] for line in differences(read_runs(pair))] == ["original model differs"]
+
+
+def test_another_retrained_model_is_refused_where_both_tell_theirs(pair):
+    edit(pair[0], lambda m: m["protocol"].update(retrained_sha256="aa" * 32))
+    assert differences(read_runs(pair)) == []
+    edit(pair[1], lambda m: m["protocol"].update(retrained_sha256="bb" * 32))
+    assert [line.split(":")[0] for line in differences(read_runs(pair))] == ["retrained model differs"]
+
+
+def test_another_task_or_seed_or_probe_protocol_is_noted(pair):
+    edit(pair[1], lambda m: (m["protocol"].update(seed=5), m["forget"].update(sha256="ff" * 32)))
+    edit(pair[1], lambda m: m["probes"]["relearning"]["protocol"].update(learning_rate=1.0))
+    runs = read_runs(pair)
+    told = " ".join(notes(runs))
+    assert differences(runs) == []
+    assert "forget set differs" in told and "seed of the evaluation differs" in told
+    assert "protocols of the probe relearning differ (learning_rate)" in told
+
+
+def test_headline_figures_are_those_of_the_probes(pair):
+    found = {name: each and round(each.value, 4) for name, each in figures(read_runs(pair[:1])[0]).items()}
+    expected = {
+        "relearned": 20.0, "relearned_retrained": 19.0, "relearned_lead": 1.0, "stochastic_pul": 96.1, "completed": 31.0, "inpainted": 34.0,
+        "forget_bits": 2.31, "forget_bits_retrained": 2.34, "membership_auc": 0.52, "distance_to_retrained": 18.4,
+        "seconds": 54.1, "network_evaluations": 111_600, "u_fid": 6.9, "precision": None,
+    }  # fmt: skip
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_a_run_without_probes_has_gaps(make_run, pair, tmp_path):
+    bare = make_run(tmp_path / "bare")
+    found = run(Settings(pair[0], bare, output=tmp_path / "c.html"))
+    assert found["runs"][1]["figures"]["relearned"] is None
+    assert next(line for line in found["table"].splitlines() if line.startswith("completion")).endswith("–")
+
+
+def test_foreign_names_are_escaped(pair, tmp_path):
+    evil = tmp_path / "<script>alert(1)<"
+    pair[1].rename(evil)
+    for folder in (pair[0], evil):
+        edit(
+            folder,
+            lambda m: (m["reference"].update(description="<script>"), m["forget"].update(description="<script>")),
+        )
+    run(Settings(pair[0], evil, output=tmp_path / "c.html"))
+    assert "<script" not in (tmp_path / "c.html").read_text("utf-8")
+
+
+def test_what_cannot_be_compared_at_all(pair, tmp_path):
+    with pytest.raises(InputError, match=r"got 1 run folder\(s\), expected two or more"):
+        run(Settings(pair[0], output=tmp_path / "c.html"))
+    with pytest.raises(InputError, match="more than once"):
+        run(Settings(pair[0], pair[0] / ".." / pair[0].name, output=tmp_path / "c.html"))
+    with pytest.raises(InputError, match="is a folder; expected the name of a page"):
+        run(Settings(*pair, output=tmp_path))
+    (pair[1] / "metrics.json").unlink()
+    with pytest.raises(InputError, match="metrics.json: made by `vdu evaluate`"):
+        run(Settings(*pair, output=tmp_path / "c.html"))

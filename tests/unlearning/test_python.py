@@ -1,0 +1,387 @@
+"""``vdu.unlearn`` as a user types it: the command line's numbers and folder, any kind of input, and errors that help."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vdu
+from vdu.commands import posterior as posterior_command
+from vdu.commands import unlearn as command
+from vdu.commands.settings import PosteriorSettings
+from vdu.core.checks import hash_parameters
+from vdu.core.device import on_device
+from vdu.core.errors import InputError
+from vdu.core.records import sha256_file
+from vdu.data.forget_source import reload_forget
+from vdu.methods import registry
+from vdu.posterior.isotropic import fit_isotropic
+from vdu.unlearning import default_posterior
+
+SMALL = {"steps": 3, "batch_size": 4, "learning_rate": 1e-3, "progress": None}
+PIXELS = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def weights(pipeline):
+    return hash_parameters(pipeline.unet.state_dict())
+
+
+@pytest.fixture
+def desk(make_pipeline, tmp_path):
+    """A pipeline in a folder, and six images beside it."""
+    make_pipeline().save_pretrained(tmp_path / "model")
+    (tmp_path / "unwanted").mkdir()
+    for i, each in enumerate(PIXELS):
+        Image.fromarray(each[0].numpy()).save(tmp_path / "unwanted" / f"{i}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def registered():
+    yield
+    for name in set(registry._registered) - set(registry._FILES):
+        del registry._registered[name]
+
+
+# the same numbers and the same folder as the command line
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_python_and_the_command_line_write_the_same_run(desk, seed):
+    fit_isotropic(dict(vdu.load_pipeline(desk / "model").unet.named_parameters()), 1e-4).save(
+        desk / "posterior.safetensors"
+    )
+    paths = {"pipeline": desk / "model", "forget": str(desk / "unwanted"), "posterior": desk / "posterior.safetensors"}
+    how = {name: value for name, value in SMALL.items() if name != "progress"}
+    command.run(
+        command.UnlearnSettings(
+            **paths,
+            method="vdu",
+            option=("gamma=0.3", "schedule=900,1e-4,0.02"),
+            seed=seed,
+            output_dir=desk / "a",
+            **how,
+        )
+    )
+    result = vdu.unlearn(
+        str(desk / "model"), "vdu", forget=desk / "unwanted", posterior=str(desk / "posterior.safetensors"), gamma=0.3,
+        schedule=vdu.NoiseSchedule.linear(900), seed=seed, folder=str(desk / "b"), **SMALL,
+    )  # fmt: skip
+    names = {path.relative_to(desk / "a") for path in (desk / "a").rglob("*") if path.is_file()}
+    assert names == {path.relative_to(desk / "b") for path in (desk / "b").rglob("*") if path.is_file()}
+    assert {"config.toml", "run.json", "log.jsonl", "pipeline"} <= {path.parts[0] for path in names}
+    same = [name for name in names if name.parts[0] in {"pipeline", "log.jsonl"}]
+    assert all(sha256_file(desk / "a" / name) == sha256_file(desk / "b" / name) for name in same)
+    configs = [tomllib.loads((desk / name / "config.toml").read_text("utf-8")) for name in ("a", "b")]
+    assert configs[0] | {"output_dir": ""} == configs[1] | {"output_dir": ""}
+    dry = tomllib.loads(
+        command.configuration(command.UnlearnSettings(**paths, method="vdu", seed=seed, output_dir=desk / "a", **how))
+    )
+    assert dry | {"option": ""} == configs[0] | {"option": ""} and list(dry) == list(configs[0])
+    records = [json.loads((desk / name / "run.json").read_text("utf-8")) for name in ("a", "b")]
+    assert records[0]["inputs"] == records[1]["inputs"] and records[0]["pipeline"] == records[1]["pipeline"]
+    assert weights(result.pipeline) == records[0]["pipeline"]["sha256"]
+
+
+@pytest.mark.parametrize("given", ["object", "class", "name"])
+def test_a_name_a_class_and_an_object_are_one_method(desk, given):
+    method = {"object": vdu.gradient_ascent(weights="elbo"), "class": registry.get("ascent"), "name": "ascent"}[given]
+    own = {} if given == "object" else {"weights": "elbo"}
+    vdu.unlearn(desk / "model", method, forget=PIXELS, folder=desk / "run", **own, **SMALL)
+    config = tomllib.loads((desk / "run" / "config.toml").read_text("utf-8"))
+    assert (config["method"], config["option"]) == ("ascent", ["weights=elbo"])
+
+
+def test_what_was_given_as_an_object_is_stored_and_evaluated(desk, make_pipeline, command, capsys):
+    """The forget set, the original and a posterior; the run can be resumed with the same objects."""
+    pipeline = make_pipeline()
+    posterior = fit_isotropic(dict(pipeline.unet.named_parameters()), 1e-4)
+    how = {"forget": vdu.ImageSet(PIXELS, description="six"), "folder": desk / "run", **SMALL}
+    made = vdu.unlearn(pipeline, vdu.VDU(posterior), **how)
+    assert reload_forget(desk / "run", (1, 8, 8)).sha256 == made.forget.sha256
+    inputs = json.loads((desk / "run" / "run.json").read_text("utf-8"))["inputs"]
+    assert weights(vdu.load_pipeline(inputs["model"]["path"])) == inputs["model"]["sha256"] == weights(pipeline)
+    assert vdu.GaussianPosterior.load(inputs["posterior"]["path"]).sha256 == posterior.sha256
+    again = vdu.unlearn(pipeline, vdu.VDU(posterior), resume=True, **how)
+    assert weights(again.pipeline) == weights(made.pipeline)
+    with pytest.raises(InputError, match="other settings, data or model"):
+        vdu.unlearn(pipeline, vdu.VDU(posterior), resume=True, **how | {"forget": PIXELS[:5]})
+    assert reload_forget(desk / "run", (1, 8, 8)).sha256 == made.forget.sha256
+
+
+def test_one_draw_of_a_generator_or_a_seed_and_never_both(make_pipeline):
+    pipeline = make_pipeline()
+
+    def end(**how):
+        return weights(vdu.unlearn(pipeline, "ascent", forget=PIXELS, **how, **SMALL).pipeline)
+
+    assert end() == end(seed=0) != end(seed=1)
+    assert end(generator=torch.Generator().manual_seed(3)) == end(generator=torch.Generator().manual_seed(3)) != end()
+    with pytest.raises(InputError, match="seed: got 1 and a generator; expected one of them"):
+        end(seed=1, generator=torch.Generator())
+
+
+# a posterior that was not given
+
+
+def test_a_posterior_is_fitted_as_the_command_does_and_kept(desk, monkeypatch, capsys):
+    monkeypatch.setattr(default_posterior, "N_SAMPLES", 3)
+    settings = PosteriorSettings(pipeline=desk / "model", output_dir=desk / "p", n_train=60_000, n_samples=3)
+    posterior_command.run(settings)
+    truth = vdu.GaussianPosterior.load(desk / "p" / "posterior.safetensors")
+    capsys.readouterr()
+    how = {"forget": PIXELS, "gamma": 0.5, **SMALL, "progress": "unlearn"}
+    result = vdu.unlearn(desk / "model", "vdu", folder=desk / "run", **how)
+    said = [line for line in capsys.readouterr().err.splitlines() if "posterior" in line]
+    assert len(said) == 1 and "fisher): fitting it on 3 generated samples, as for 60,000 training images" in said[0]
+    stored = vdu.GaussianPosterior.load(desk / "run" / "posterior.safetensors")
+    for name, value in truth.variance.items():
+        assert torch.equal(stored.variance[name], value) and torch.equal(stored.mean[name], truth.mean[name])
+    stages = json.loads((desk / "run" / "run.json").read_text("utf-8"))["stages"]
+    assert [stage["stage"] for stage in stages] == ["posterior", "unlearn"]
+    assert sum(stage["network_evaluations"] for stage in stages) == result.network_evaluations
+    monkeypatch.setattr(default_posterior, "fit_posterior", None)  # the cache has it
+    again = vdu.unlearn(desk / "model", "vdu", **how)
+    assert weights(again.pipeline) == weights(result.pipeline)
+    assert again.network_evaluations == result.network_evaluations
+    given = vdu.unlearn(desk / "model", "vdu", posterior=desk / "p", **how)
+    assert weights(given.pipeline) == weights(result.pipeline)
+
+
+# the result
+
+
+def test_a_result_is_two_lines(make_pipeline):
+    result = vdu.unlearn(make_pipeline(), "ascent", forget=PIXELS, **SMALL)
+    first, second = repr(result).splitlines()
+    assert first.startswith("UnlearnResult: ascent, 3 of 3 steps, ") and first.endswith(" s, 36 network evaluations")
+    assert second == "  all steps were done, without a stopping rule"
+
+
+def test_a_result_is_saved_with_a_card_and_pushed_without_anything_else(desk, monkeypatch):
+    import huggingface_hub
+
+    result = vdu.unlearn(desk / "model", "ascent", forget=desk / "unwanted", folder=desk / "run", **SMALL)
+    card = desk / "run" / "pipeline" / "README.md"
+    result.save_pretrained(desk / "clean")
+    assert weights(vdu.load_pipeline(desk / "clean")) == weights(result.pipeline)
+    assert (desk / "clean" / "README.md").read_text("utf-8") == card.read_text("utf-8")
+    card.unlink()
+    result.save_pretrained(desk / "clean")
+    assert "| method | ascent |" in (desk / "clean" / "README.md").read_text("utf-8")
+    calls = []
+
+    class Hub:
+        def __init__(self, token=None):
+            calls.append(token)
+
+        def create_repo(self, repo_id, **how):
+            calls.append((repo_id, how))
+            return f"https://huggingface.co/{repo_id}"
+
+        def upload_folder(self, *, folder_path, **how):
+            calls.append(sorted(path.name for path in Path(folder_path).iterdir()))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    assert result.push_to_hub("me/clean", token="t") == "https://huggingface.co/me/clean"
+    assert calls[:2] == ["t", ("me/clean", {"private": True, "exist_ok": True})]
+    assert calls[2] == ["README.md", "model_index.json", "scheduler", "unet"]
+    with pytest.raises(InputError, match="folder: got 3; expected the path of a folder"):
+        result.save_pretrained(3)
+
+
+# a method of one's own
+
+FLOOR = '''
+import vdu
+from vdu.core.types import Losses
+from vdu.methods.base import mean_squared
+
+
+class Floor(vdu.Method):
+    """Pushes the error of the forget images up."""
+
+    multiple: float = 3.0
+
+    def losses(self, denoiser, batch):
+        error = mean_squared(denoiser, batch["forget"]).mean()
+        return Losses({"forget": -self.multiple * error}, {"mse": error.detach()})
+'''
+
+
+def test_a_class_is_registered_by_a_name_with_its_annotations_as_options(make_pipeline, registered):
+    from vdu.commands import list_methods
+
+    space: dict[str, type] = {}
+    exec(FLOOR, space)
+    kind = vdu.register("floor")(space["Floor"])
+    assert (kind.name, kind.summary) == ("floor", "Pushes the error of the forget images up.")
+    by_name = vdu.unlearn(make_pipeline(), "floor", forget=PIXELS, multiple=2, **SMALL)
+    made = vdu.unlearn(make_pipeline(), kind(multiple=2.0), forget=PIXELS, **SMALL)
+    assert weights(by_name.pipeline) == weights(made.pipeline) and by_name.method.multiple == 2.0
+    found = list_methods.run(list_methods.ListSettings())
+    assert "multiple=3.0" in found["floor"]["options"] and found["floor"]["summary"] == kind.summary
+
+
+def test_a_class_in_a_file_is_a_method_of_the_command_line(desk, command, registered, capsys):
+    (desk / "floor.py").write_text(FLOOR)
+    named = f"{desk / 'floor.py'}:Floor"
+    how = ("--steps", 2, "--batch-size", 4, "--option", "multiple=2.5")
+    assert command("unlearn", "--pipeline", desk / "model", "--forget", desk / "unwanted", "--output-dir", desk / "run",
+                   "--method", named, *how) == 0  # fmt: skip
+    config = tomllib.loads((desk / "run" / "config.toml").read_text("utf-8"))
+    assert (config["method"], config["option"]) == (named, ["multiple=2.5"])
+    assert "| method | floor |" in (desk / "run" / "pipeline" / "README.md").read_text("utf-8")
+    result = vdu.unlearn(
+        desk / "model", named, forget=desk / "unwanted", multiple=2.5, **SMALL | {"steps": 2, "learning_rate": None}
+    )
+    assert weights(result.pipeline) == weights(vdu.load_pipeline(desk / "run" / "pipeline"))
+    capsys.readouterr()
+    assert command("list", named) == 0 and "multiple=3.0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "message"),
+    [
+        ("", "Floor", "has no class 'Floor'; it has none"),
+        (FLOOR, "Flor", "has no class 'Flor'; it has Floor. Did you mean 'Floor'?"),
+        ("import nothing_of_that_name", "Floor", r"cannot be run \(ModuleNotFoundError: No module named"),
+        ("class Floor: pass", "Floor", r"register: got the class Floor; expected a class that inherits from vdu.Method"),
+        ("import vdu\nclass Floor(vdu.Method):\n    'Some.'", "Floor", "Floor: has no losses; expected def losses"),
+        (FLOOR.replace('    """Pushes the error of the forget images up."""\n', ""), "Floor", "summary ''; expected both"),
+        (FLOOR + "    name = 'esd'\n", "Floor", "the name 'esd' is taken"),
+        (FLOOR + "    name = 'a:b'\n", "Floor", "name is 'a:b'; expected letters, digits and dashes"),
+        (FLOOR + "    stops: bool = False\n", "Floor", "stops is annotated, which makes it an option"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_method_is_refused(tmp_path, registered, text, wanted, message):
+    (tmp_path / "own.py").write_text(text)
+    with pytest.raises(InputError, match=message):
+        registry.get(f"{tmp_path / 'own.py'}:{wanted}")
+    with pytest.raises(InputError, match=r"nowhere.py: no such file; expected FILE.py:CLASS"):
+        registry.get("nowhere.py:Floor")
+
+
+# nonsense
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pipeline": 3}, "pipeline: got int, which lacks a unet"),
+        ({"pipeline": vdu.ImageSet}, "pipeline: got the class ImageSet; expected an object"),
+        ({"pipeline": "nowhere"}, "nowhere: no model_index.json there|no such folder"),
+        ({"method": 3}, "method: got 3; expected a name"),
+        ({"method": dict}, "method: got the class dict; expected a name"),
+        ({"method": vdu.gradient_ascent}, "method: got a function; expected a name"),
+        ({"method": "asent"}, "method: got 'asent'; .*Did you mean 'ascent'"),
+        ({"method": "vdu", "posterior": 3}, "posterior: got 3; expected a GaussianPosterior"),
+        ({"posterior": "nowhere"}, "nowhere: "),
+        ({"gamma": 0.1}, "unexpected keyword argument 'gamma'; the options of the method ascent are schedule, alpha_bar_range, weights"),
+        ({"wieghts": "elbo"}, "unexpected keyword argument 'wieghts'; did you mean 'weights'"),
+        ({"foldr": "x"}, "unexpected keyword argument 'foldr'; did you mean 'folder'"),
+        ({"method": vdu.gradient_ascent(), "weights": "elbo"}, r"weights: is an option of the method, .* GradientAscent\(weights=…\)"),
+        ({"weights": 3}, "weights: got 3; expected a value such as weights=paper"),
+        ({"weights": "no"}, "weights: got 'no'"),
+        ({"alpha_bar_range": "all"}, "alpha_bar_range: got 'all'; expected a value such as alpha_bar_range=0.0,1.0"),
+        ({"method": "vdu", "gamma": "much"}, "gamma: got 'much'; expected a value such as gamma=0.1"),
+        ({"forget": None}, "--forget is missing: give the images to forget"),
+        ({"forget": 3}, "forget: got 3; expected a folder"),
+        ({"forget": PIXELS / 255}, "expected uint8 in 0…255"),
+        ({"forget_class": 3.5}, "forget_class: got 3.5; expected the name or index of a class"),
+        ({"forget_labels": "3"}, "this model is unconditional"),
+        ({"retain": PIXELS}, "--retain: got a Tensor, but the method ascent does not use retained images"),
+        ({"method": "finetune", "retain": 3}, "retain: got 3; expected a folder"),
+        ({"generator": "x"}, "generator: got 'x'; expected a torch.Generator"),
+        ({"generator": 0}, "generator: got 0; expected a torch.Generator, or an integer as seed=…"),
+        ({"seed": 1.5}, "seed: got 1.5; expected an integer"),
+        ({"device": "gpu"}, "device: got 'gpu'; expected cpu, cuda"),
+        ({"device": "cuda:9"}, "device: got cuda:9, but"),
+        ({"folder": 3}, "folder: got 3; expected the path of a run folder"),
+        ({"resume": True}, "resume: got True without a folder"),
+        ({"overwrite": True}, "overwrite: got True without a folder"),
+        ({"steps": -1}, "steps: got -1; expected at least 1"),
+        ({"steps": "many"}, "steps: got 'many'; expected at least 1"),
+        ({"steps": 2.5}, "steps: got 2.5; expected at least 1"),
+        ({"learning_rate": [1]}, "learning_rate: got a list; expected a number above 0"),
+        ({"lr_schedule": "cosin"}, "lr_schedule: got 'cosin'; expected one of constant, linear, cosine"),
+        ({"mixed_precision": "fp8"}, "mixed_precision: got 'fp8'; expected one of no, fp16, bf16"),
+        ({"sampler": "ddpm"}, "sampler: got 'ddpm'; expected a vdu.Sampler"),
+        ({"full_length": True}, "--full-length: the method ascent has no stopping rule"),
+        ({"report_to": "paper"}, "report_to: got 'paper'"),
+        ({"batch_size": 5, "gradient_accumulation_steps": 2}, "batch_size: got 5, which 2 gradient accumulation steps"),
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused_in_words_before_anything_is_written(
+    make_pipeline, tmp_path, monkeypatch, changes, message
+):
+    monkeypatch.chdir(tmp_path)
+    given = {"pipeline": make_pipeline(), "method": "ascent", "forget": PIXELS, "folder": "run", **SMALL} | changes
+    if {"resume", "overwrite"} & set(changes):
+        given["folder"] = None
+    with pytest.raises(InputError, match=message) as error:
+        vdu.unlearn(given.pop("pipeline"), given.pop("method"), **given)
+    assert "0x" not in str(error.value) and "tensor(" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_device_is_asked_for_and_the_callers_choice_is_kept(make_pipeline):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    mine = Accelerator(cpu=True)
+    before = [dict(state._shared_state) for state in (PartialState, AcceleratorState)]
+    plain = vdu.unlearn(make_pipeline(), "ascent", forget=PIXELS, **SMALL)
+    asked = vdu.unlearn(make_pipeline(), "ascent", forget=PIXELS, device="cpu", **SMALL)
+    assert weights(plain.pipeline) == weights(asked.pipeline)
+    with pytest.raises(KeyboardInterrupt), on_device("cpu"):
+        raise KeyboardInterrupt
+    assert [dict(state._shared_state) for state in (PartialState, AcceleratorState)] == before
+    assert mine.device.type == "cpu" and mine.num_processes == 1
+
+
+# the other names
+
+
+def test_samples_are_drawn_from_a_pipeline_by_number_or_seeds(make_pipeline, tmp_path):
+    pipeline, short = make_pipeline(), vdu.Sampler("ddim", steps=2, microbatch_size=4)
+    four = vdu.sample(pipeline, 4, short)
+    assert four.shape == (4, 1, 8, 8)
+    pipeline.save_pretrained(tmp_path)
+    for given, seeds in ((vdu.PipelineDenoiser.from_pipeline(pipeline), range(4)), (tmp_path, [0, 1, 2, 3])):
+        assert torch.equal(vdu.sample(given, seeds, short), four)
+    for bad in ("four", 0, -1, 1.5, True, [0.5]):
+        with pytest.raises(InputError, match=r"seeds: got .*; expected a number of images, at least 1, or one integer"):
+            vdu.sample(pipeline, bad, short)
+    with pytest.raises(InputError, match="sampler: got 3"):
+        vdu.sample(pipeline, 4, 3)
+
+
+def test_report_has_the_settings_of_the_command(tmp_path):
+    from vdu.api import report
+
+    with pytest.raises(InputError, match=r"unexpected keyword argument 'hide_forgoten'.*Did you mean 'hide_forgotten'"):
+        report(tmp_path, hide_forgoten=True)
+    with pytest.raises(InputError, match="folder: got 3"):
+        report(3)
+    with pytest.raises(InputError, match=str(tmp_path)):
+        report(tmp_path)
+
+
+def test_public_names_exist_and_no_room_hides_one():
+    from importlib.util import find_spec
+
+    rooms = {path.name for path in Path(vdu.__file__).parent.iterdir() if path.is_dir()}
+    assert rooms & set(vdu.__all__) <= {"metrics"}
+    assert set(vdu._HOMES) == set(vdu.__all__)
+    for name, home in vdu._HOMES.items():
+        if name != "report" and find_spec(f"vdu.{home}" if home else "vdu"):
+            assert getattr(vdu, name) is not None
+    assert all(callable(getattr(vdu.metrics, name)) for name in vdu.metrics.__all__)
+    assert np.isclose(vdu.metrics.frechet_distance(np.eye(4)[:, :2] * 1.0, np.eye(4)[:, :2] * 1.0).value, 0, atol=1e-6)
+    with pytest.raises(AttributeError, match="has no attribute 'unlern'"):
+        vdu.unlern  # ruff: ignore[useless-expression]
