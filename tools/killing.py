@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|old)|\.tmp.*")
 # differs between two runs of the same thing: times, what was done in this process, and where the package's history stands
 TIMES = {
+    "date",
     "seconds",
     "unlearn_seconds",
     "network_evaluations",
