@@ -9,19 +9,17 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from diffusers import DDPMPipeline
 from PIL import Image
 
 import vdu
 from vdu.commands import pretrain
 from vdu.commands.pretrain import PretrainSettings
-from vdu.core.errors import InputError
 
 options = argparse.ArgumentParser(description=__doc__)
 options.add_argument("--pipeline", help="a folder that save_pretrained of a DDPMPipeline wrote")
 options.add_argument("--forget", help="a folder of unwanted images, of the model's size")
-options.add_argument("--steps", type=int, default=None, help="unlearning steps; by default what suits the method")
+options.add_argument("--steps", type=int, help="unlearning steps; by default what suits the method")
 options.add_argument("--training-steps", type=int, default=2000, help="of the small model, where none is given")
 options.add_argument("--images", type=int, default=300, help="images drawn from each model")
 options.add_argument("--own-samples", type=int, default=1000, help="images that the method draws from the model")
@@ -42,18 +40,15 @@ if given.pipeline is None:
     pretrain.run(PretrainSettings(data=str(out / "data"), output_dir=out / "model", **small))
 
 method = vdu.RetainDistillation(alpha_bar_range=(0.0015, 0.98))  # small images are decided at low noise: ᾱ up to 0.98
+told = {"steps": given.steps, "n_own_samples": given.own_samples, "force": given.force}
 try:
-    before = vdu.load_pipeline(given.pipeline)
-    told = {"steps": given.steps, "n_own_samples": given.own_samples, "force": given.force}
-    result = vdu.unlearn(before, method, forget=given.forget, generator=torch.Generator().manual_seed(0), **told)
-except InputError as error:  # says what was got, what was expected and what to do
+    result = vdu.unlearn(given.pipeline, method, forget=given.forget, **told)
+except vdu.InputError as error:  # says what was got, what was expected and what to do
     options.error(str(error))
-result.pipeline.save_pretrained(out / "pipeline")
-after = DDPMPipeline.from_pretrained(out / "pipeline")  # plain diffusers again
+result.save_pretrained(out / "pipeline")  # with a model card; result.push_to_hub("me/clean") uploads both
 
-for name, pipeline in (("before", before), ("after", after)):
-    denoiser, protocol = vdu.PipelineDenoiser.from_pipeline(pipeline), vdu.Sampler("ddpm", steps=20)
-    images = vdu.sample(denoiser, range(given.images), protocol, progress=name)  # image i from the same noise in both
+for name, pipeline in (("before", result.original), ("after", DDPMPipeline.from_pretrained(out / "pipeline"))):
+    images = vdu.sample(pipeline, given.images, vdu.Sampler("ddpm", steps=20))  # image i from the same noise in both
     upright = images.mean(2).std(2) > images.mean(3).std(2)  # columns differ more than rows
     print(f"{name}: {int(upright.all(1).sum())} of {given.images} images have an upright line")
-print(result.ending or "no rule asked", f"the new pipeline is in {out / 'pipeline'}", sep="; ")
+print(result.ending or "no stopping rule", f"the new pipeline is in {out / 'pipeline'}", sep="; ")

@@ -42,9 +42,12 @@ def test_the_code_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
         for number, block in enumerate(blocks):
             exec(compile(block, f"{page}, block {number + 1}", "exec"), names)
         assert registry.get("floor") is names["Floor"]
+        assert not list(tmp_path.iterdir())  # nothing is written beside the reader
+        registry._registered.pop("floor")
+        (tmp_path / "floor.py").write_text(blocks[0], "utf-8")
+        assert registry.resolve("floor.py:Floor") == "floor"
     finally:
         registry._registered.pop("floor", None)
-    assert not list(tmp_path.iterdir())  # nothing is written beside the reader
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names)

@@ -116,7 +116,7 @@ def test_what_is_ambiguous_or_no_image_is_refused_in_one_line(given, message):
 def test_an_unlabelled_set_is_stored_and_read(tmp_path):
     images = ImageSet(torch.from_numpy(GREY), description="five")
     write_forget(tmp_path, images)
-    again = _read_forget(tmp_path / STORED, images.sha256)
+    again = _read_forget(tmp_path / STORED)
     assert torch.equal(again.images, images.images) and again.labels is None and again.description == "five"
 
 

@@ -76,7 +76,7 @@ def test_the_other_verbs_read_the_folder(pair, evidence, command):
     assert command("report", pair / "out") == 0
     assert read(pair / "out" / "evidence.json")["verdicts"]["cost"]["code"] == "not_recorded"
     opened = open_run(pair / "out")
-    assert [stop.name for stop in opened.stops] == ["original", "final"]
+    assert [each.name for each in opened.checkpoints] == ["original", "final"]
     assert read_runs([pair / "out"])[0].metrics["n_images"] == 24
 
 

@@ -33,7 +33,16 @@ def ask(path, method="GET", host="127.0.0.1:7860", bound="127.0.0.1", kind="http
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/config", "/theme.css", "/assets/index-a_b.js", "/static/fonts/x.woff2", "/gradio_api/queue/data"]
+    "path",
+    [
+        "/",
+        "/report/0",
+        "/config",
+        "/theme.css",
+        "/assets/index-a_b.js",
+        "/static/fonts/x.woff2",
+        "/gradio_api/queue/data",
+    ],
 )
 def test_what_the_page_needs_passes_with_the_policy(path):
     start, body = ask(path)
@@ -47,7 +56,7 @@ def test_what_the_page_needs_passes_with_the_policy(path):
         "/gradio_api/file=/etc/passwd", "/gradio_api/file/etc/passwd", "/file=/etc/passwd", "/gradio_api/file=../x",
         "/gradio_api/proxy=http://example.com", "/assets/../../etc/passwd", "/static/..\\x", "/gradio_api/upload",
         "/gradio_api/run/predict", "/gradio_api/stream/a/b/1/playlist.m3u8", "/monitoring", "/docs", "/gradio_api/queue/join",
-        "/assets/a\n/x", "/static//etc/passwd", "/assets//etc/passwd",
+        "/assets/a\n/x", "/report/../x", "/report/0/x", "/static//etc/passwd", "/assets//etc/passwd",
     ],
 )  # fmt: skip
 def test_everything_else_is_refused(path):

@@ -24,9 +24,11 @@ def test_the_checkpoints_are_the_original_those_in_between_and_the_end(opened):
 
 
 def test_the_title_names_run_method_and_date(opened):
-    assert opened.title == "run · ascent"
-    data = replace(opened.data, run={**opened.data.run, "date": "2025-11-28T05:22:00+00:00"})
-    assert replace(opened, data=data).title == "run · ascent · 2025-11-28"
+    metrics, run = {**opened.data.metrics, "date": "2025-11-28T05:22:00+00:00"}, {**opened.data.run, "date": None}
+    assert replace(opened, data=replace(opened.data, metrics=metrics)).title == "run · ascent · 2025-11-28"
+    assert (
+        replace(opened, data=replace(opened.data, metrics={**metrics, "date": None}, run=run)).title == "run · ascent"
+    )
 
 
 def test_a_checkpoint_gives_its_own_weights(opened, finished_run):

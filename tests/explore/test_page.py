@@ -19,6 +19,7 @@ from vdu.explore.app import ExploreSettings, serve
 from vdu.explore.html import data_uri
 from vdu.explore.open_run import open_run
 from vdu.explore.page import Page
+from vdu.explore.tradeoff import known_curve
 from vdu.reporting.render import answers
 
 CHROMIUM = os.environ.get("VDU_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -26,7 +27,6 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1280,1400",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
 ]  # fmt: skip
-pytestmark = pytest.mark.filterwarnings("ignore:Fréchet distance:UserWarning")
 
 
 def test_two_runs_are_told_apart_and_warned_of_where_they_differ(opened, run_copy, edit_json):
@@ -37,7 +37,7 @@ def test_two_runs_are_told_apart_and_warned_of_where_they_differ(opened, run_cop
 
 
 def test_runs_of_few_checkpoints_have_no_curve(opened):
-    assert list(Page([opened]).curves) == ["run · ascent"]
+    assert list(Page([opened]).curves) == [opened.title]
     assert Page([opened]).missing().startswith("Measure 2 checkpoints")
     few = Page([replace(opened, checkpoints=opened.checkpoints[1:])])
     assert few.curves == {} and few.missing() == ""
@@ -98,11 +98,8 @@ def test_the_report_is_served_when_it_exists(server, hostile_run):
 @pytest.mark.parametrize(
     "path",
     [
-        "/gradio_api/file=/etc/passwd", "/gradio_api/file=%2Fetc%2Fpasswd", "/gradio_api/file=../../../../etc/passwd",
-        "/gradio_api/file=RUN/metrics.json", "/gradio_api/file=RUN/samples/original.safetensors", "/file=/etc/passwd",
-        "/gradio_api/file=http://127.0.0.1:1/", "/gradio_api/proxy=http://example.com/", "/static/../../../../etc/passwd",
-        "/assets/%2e%2e/%2e%2e/%2e%2e/etc/passwd", "/static/..%2f..%2f..%2fetc%2fpasswd", "/svelte/../../etc/passwd",
-        "/assets//etc/passwd", "/gradio_api/openapi.json", "/docs", "/monitoring", "/gradio_api/runs",
+        "/gradio_api/file=/etc/passwd", "/gradio_api/file=RUN/metrics.json", "/gradio_api/proxy=http://example.com/",
+        "/static/../../../../etc/passwd", "/assets/%2e%2e/%2e%2e/%2e%2e/etc/passwd", "/report/../metrics.json", "/docs",
     ],
 )  # fmt: skip
 def test_no_file_can_be_fetched(server, hostile_run, path):
@@ -228,7 +225,14 @@ def test_a_filter_changes_the_pairs(browser, hostile_run):
     wait(lambda: len(pairs(browser)) == 60)
 
 
-def test_the_checkpoints_are_measured_and_walked(browser):
+def test_the_checkpoints_are_measured_and_walked(browser, monkeypatch):
+    def measure(run):  # the real one is tested without a browser
+        curve = known_curve(run)
+        for each in curve.missing:
+            curve = replace(curve, points={**curve.points, each.name: curve.points["final"]})
+            yield curve
+
+    monkeypatch.setattr("vdu.explore.page.measure_checkpoints", measure)
     tab(browser, "Checkpoints")
     wait(lambda: find(browser, "#vdu-measure").is_displayed())
     find(browser, "#vdu-measure").click()
@@ -247,4 +251,6 @@ def test_the_console_is_silent_and_nothing_was_fetched_elsewhere(browser, server
     web = {url for url in asked if url.startswith(("http", "ws", "//"))}
     assert len(web) > 10 and {url for url in web if not url.startswith(server.local_url)} == set()
     assert browser.get_log("browser") == []
-    assert browser.title == "run · ascent · vdu explore"  # no name of a class has run as a script
+    assert re.fullmatch(
+        r"run · ascent · [0-9-]{10} · vdu explore", browser.title
+    )  # no name of a class has run as a script

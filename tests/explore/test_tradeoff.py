@@ -78,7 +78,7 @@ def test_a_point_is_what_its_images_say(measured):
     from vdu.core.rng import derive_seed
     from vdu.replay.generated import image_seeds
 
-    seeds = image_seeds(derive_seed(run.settings.seed, "evaluate"), 200)
+    seeds = image_seeds(derive_seed(run.settings.seed, "evaluate"), 180)
     classes, features = look(to_uint8(sample(run.original, seeds, run.sampler)))
     reference = features[classes != 8][60:120]
     assert len(reference) == 60

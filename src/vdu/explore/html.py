@@ -88,21 +88,29 @@ def draw_chosen(data: ReportData, seed: int) -> str:
         HTML.
     """
     i = place_of_seed(data, seed)
-    images = [] if i is None else [data.original.images[i], data.unlearned.images[i]]
-    calls = ("", "") if i is None else _calls(data, i)
     number, total = ("new noise", "") if i is None else (f"#{i + 1}", f" of {len(data.original.seeds):,}")
-    sides = Markup("").join(
-        Markup(
-            '<figure><figcaption>{}</figcaption><img class="vdu-big" src="{}" alt="{}: {}">'
-            '<p title="class and confidence by the classifier">{}</p></figure>'
-        ).format(name, data_uri(image), name, call, call)
-        for name, image, call in zip(NAMES, images, calls, strict=False)
-    )
+    none = Markup("<p>The run has no image of this noise; the film ends with a preview of it.</p>")
     step = Markup('<button type="button" data-step="{}" aria-label="{} pair">{}</button>')
     return Markup(
-        '<div class="vdu-chosen-pair" data-shown="{}">{}<span class="vdu-number"><button type="button" data-copy="{}" '
-        'title="seed {} (click to copy)">{}</button>{}</span>{}</div><div class="vdu-sides">{}</div>'
-    ).format(seed, step.format(-1, "previous", "‹"), seed, seed, number, total, step.format(1, "next", "›"), sides)
+        '<div class="vdu-chosen-pair" data-shown="{}">{}<span><button type="button" data-copy="{}" title="seed {} (click to copy)">'
+        "{}</button>{}</span>{}</div>{}"
+    ).format(
+        seed, step.format(-1, "previous", "‹"), seed, seed, number, total, step.format(1, "next", "›"),
+        none if i is None else _large(data, i),
+    )  # fmt: skip
+
+
+def _large(data: ReportData, i: int) -> Markup:
+    images = (data.original.images[i], data.unlearned.images[i])
+    return Markup('<div class="vdu-sides">{}</div>').format(
+        Markup("").join(
+            Markup(
+                '<figure><figcaption>{}</figcaption><img class="vdu-big" src="{}" alt="{}: {}">'
+                '<p title="class and confidence by the classifier">{}</p></figure>'
+            ).format(name, data_uri(image), name, call, call)
+            for name, image, call in zip(NAMES, images, _calls(data, i), strict=True)
+        )
+    )
 
 
 def draw_film(seed: int, strip: Sequence[tuple[Frame, Frame]], now: Frame, *, stored: bool) -> str:

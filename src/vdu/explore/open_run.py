@@ -7,7 +7,6 @@ Not guaranteed: many checkpoints, since a run keeps only its newest ones.
 """
 
 import copy
-import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.pipelines import configuration_of, load_pipeline, network_of
 from vdu.reporting.collect import ReportData, collect
+from vdu.reporting.masthead import masthead
 from vdu.training.checkpoint import list_checkpoints, load_weights
 
 __all__ = ["Checkpoint", "OpenRun", "open_run"]
@@ -81,15 +81,9 @@ class OpenRun:
 
     @property
     def title(self) -> str:
-        """The folder's name, the method, and the date if the run records one."""
-        method = tomllib.loads(self.data.config).get("method", "unknown method")
-        date = str(self.data.run.get("date", ""))[:10]
-        return " · ".join(filter(None, (self.folder.resolve().name, str(method), date)))
-
-    @property
-    def forget_names(self) -> list[str]:
-        """Names of the judge's forget classes."""
-        return [self.data.classes[i] for i in self.data.forget_ids]
+        """The folder's name, the method and the date, as far as they are recorded."""
+        head = masthead(self.data)
+        return " · ".join(filter(None, (self.folder.resolve().name, head.method, (head.date or "")[:10])))
 
     def denoiser_at(self, checkpoint: Checkpoint) -> PipelineDenoiser:
         """The model at a checkpoint.

@@ -158,7 +158,7 @@ class Page:
         title = self.titles[place]
         if title not in self.curves:
             few = Markup(
-                '<p class="vdu-none">This run kept fewer than four points. See <code>--checkpointing-steps</code>.</p>'
+                '<p class="vdu-none">Too few checkpoints for a chart: see <code>vdu unlearn --checkpoints-total-limit</code>.</p>'
             )
             return few, ""
         return draw_curves(self.curves, title, checkpoint), curve_table(self.curves[title], checkpoint)
@@ -190,8 +190,9 @@ class Page:
         return f"Measure {sum(left.values())} checkpoint{'' if sum(left.values()) == 1 else 's'}{about}"
 
     def unlike(self) -> str:
-        """A warning if the runs' numbers cannot be compared."""
-        found = differences(read_runs([run.folder for run in self.runs])) if len(self.runs) > 1 else []
+        """A warning if the numbers of the runs on the chart cannot be compared."""
+        folders = [run.folder for title, run in zip(self.titles, self.runs, strict=True) if title in self.curves]
+        found = differences(read_runs(folders)) if len(folders) > 1 else []
         return Markup("").join(Markup('<p class="vdu-warn">Not comparable: {}</p>').format(text) for text in found)
 
 
@@ -222,7 +223,7 @@ def build(runs: list[OpenRun]) -> Any:
                 with gr.Tab("Pictures"):
                     _pictures(demo, page, run)
                 with gr.Tab("Checkpoints"):
-                    _checkpoints(page, run)
+                    _checkpoints(demo, page, run)
         else:
             _pictures(demo, page, run)
         run.input(_taught(page.heading), run, head, **_PRIVATE)
@@ -295,56 +296,59 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
         ]  # fmt: skip
 
     def filmed(place: int, text: str, request: gr.Request) -> Iterator[Any]:
+        yield gr.skip()  # Gradio empties the outputs of a generator that yields nothing
         with closing(page.film(place, text)) as moments:
-            yield gr.skip()  # Gradio empties the outputs of a generator that yields nothing
-            for moment in moments:
-                if watched[request.session_hash] != (place, text):  # a later click: its film waits for this one to end
+            while watched[request.session_hash] == (place, text):  # until a later click, whose film waits for this one
+                moment = next(moments, None)
+                if moment is None:
                     return
                 yield moment
 
     chosen_pair = [chosen, pair, film]
     for picked in (
         demo.load(opened, None, chosen_pair, **_PRIVATE),
-        gallery.click(_taught(clicked), run, chosen_pair, trigger_mode="always_last", **_PRIVATE),
+        gallery.click(_taught(clicked), run, chosen_pair, trigger_mode="multiple", **_PRIVATE),  # in order
         seed.submit(_taught(pick), [run, seed], chosen_pair, **_PRIVATE),
         run.input(_taught(another), run, [which, before, after, most, told, *shown, *chosen_pair], **_PRIVATE),
     ):
         picked.success(
             filmed, [run, chosen], film, trigger_mode="multiple", concurrency_limit=1, concurrency_id="film", **_PRIVATE
         )
-    view.input(None, view, None, js="(view) => { document.body.dataset.view = view; }")
+    view.input(None, view, None, js="(view) => { document.querySelector('#vdu-viewer').dataset.view = view; }")
 
 
-def _checkpoints(page: Page, run: Any) -> None:
+def _checkpoints(demo: Any, page: Page, run: Any) -> None:
     """The trade-off along the checkpoints."""
     import gradio as gr
 
-    n = len(page.runs[0].data.original.seeds)
-    gr.HTML(page.unlike() + Markup("<p>{}</p>").format(_CURVE.format(n=n)), elem_classes="vdu-say")
+    gr.HTML(page.unlike() + Markup("<p>{}</p>").format(_CURVE), elem_classes="vdu-say")
     step = gr.Radio(**_step_choices(page, 0), label="Step", elem_id="vdu-step")
-    chart, table = page.curve(0, "final")
     with gr.Row():
-        with gr.Column(scale=3, min_width=320):
-            drawn = gr.HTML(chart, elem_id="vdu-chart")
-        with gr.Column(scale=2, min_width=320):
-            numbers = gr.HTML(table, elem_id="vdu-numbers")
-            missing = page.missing()
-            measure = gr.Button(missing, variant="primary", elem_id="vdu-measure", visible=bool(missing))
-    panel = [drawn, numbers]
-    step.input(_taught(page.curve), [run, step], panel, trigger_mode="always_last", **_PRIVATE)
-    measure.click(_taught(page.measure), [run, step], panel, concurrency_limit=1, **_PRIVATE).then(
-        lambda: gr.Button(page.missing(), visible=bool(page.missing())), None, measure, **_PRIVATE
-    )
+        with gr.Column(min_width=320):
+            chart = gr.HTML(elem_id="vdu-chart")
+        with gr.Column(min_width=320):
+            table = gr.HTML(elem_id="vdu-numbers")
+            measure = gr.Button("Measure", variant="primary", elem_id="vdu-measure", visible=False)
+    panel = [chart, table]
+
+    def opened() -> list[Any]:
+        missing = page.missing()
+        return [*page.curve(0, "final"), gr.Button(missing, visible=bool(missing))]
 
     def another(place: int) -> list[Any]:
         return [gr.Radio(**_step_choices(page, place)), *page.curve(place, "final")]
 
+    demo.load(_taught(opened), None, [*panel, measure], **_PRIVATE)
     run.input(_taught(another), run, [step, *panel], **_PRIVATE)
+    step.input(_taught(page.curve), [run, step], panel, trigger_mode="always_last", **_PRIVATE)
+    measure.click(_taught(page.measure), [run, step], panel, concurrency_limit=1, **_PRIVATE).then(
+        lambda: opened()[-1], None, measure, **_PRIVATE
+    )
 
 
 _CURVE = (
     "Each dot is the model at one step: up is more forgotten, left is closer to the reference. The dashed line is the original's "
-    "samples without the unwanted ones: all forgotten, nothing damaged. Every dot has {n:,} images; the final one is the report's."
+    "samples without the unwanted ones: all forgotten, nothing damaged. A dot has as many images as the report; the last has its numbers."
 )
 
 
