@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -302,8 +303,8 @@ def _read_config(folder: Path, data: bytes, chance: random.Random) -> None:
     (folder / "c.toml").write_bytes(data)
     extra = {"posterior": ["fisher"], "evaluate": ["run"]}.get(verb, [])
     said = io.StringIO()
-    cli._check = lambda name, settings: None  # the file is read; the models that it names are not looked for
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    unchecked = mock.patch.object(cli, "_check")  # the file is read; the models that it names are not looked for
+    with unchecked, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
             cli.main([verb, *extra, "--config", str(folder / "c.toml"), "--dry-run"])
         except SystemExit as stop:

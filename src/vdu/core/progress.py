@@ -22,6 +22,7 @@ __all__ = ["Bar", "Whole", "advance", "bar", "expect", "reach", "track", "whole"
 
 T = TypeVar("T")
 EVERY = 30.0  # seconds between two lines where there is no terminal
+ENOUGH = 0.05  # of the work must be timed before the rest is estimated
 
 
 class Whole:
@@ -52,8 +53,8 @@ class Whole:
         self.done = min(self.total, max(self.done, done))
 
     def left(self) -> float | None:
-        """Seconds that remain, or None while nothing was timed."""
-        if not self.measured:
+        """Seconds that remain, or None while too little was timed."""
+        if self.measured < ENOUGH * self.total or not self.measured:
             return None
         return (time.monotonic() - self.began) * (self.total - self.done) / self.measured
 

@@ -114,7 +114,7 @@ def make_auxiliaries(
         require_enough("forget images", len(forget))
         require_enough("generated samples", n_own_samples)
     if sorts or "self_model" in wanted:
-        tell(f"drawing {n_own_samples} samples from the original model")
+        tell(f"{n_own_samples} generated samples of the original model (drawn once, then cached)")
         drawing = tools.get("teacher") or _on(original, device)
         own, n_drawn = cached_samples(drawing, n_own_samples, sampler)
         record["own_samples"] = {"n": len(own), "n_drawn_now": n_drawn, "sampler": sampler.describe()}
@@ -146,7 +146,7 @@ def make_auxiliaries(
         seeds = tuple(torch.tensor(image_seeds(SHARED_SEED, len(own)))[judged.forget].tolist())
     if "self_model" in wanted:
         assert own is not None
-        tell("training the self-trained auxiliary model on all samples (cached for later runs)")
+        tell("the self-trained auxiliary model (trained once, then cached)")
         steps = getattr(method, "self_model_steps", SELF_MODEL_STEPS)
         copied, cost, made_now = cached_self_model(original, own, levels, steps)
         record["self_model"] = {"sha256": hash_parameters(copied.network.state_dict()), "made_now": made_now}
