@@ -29,7 +29,7 @@ SPARE = 100  # of the original, whose eights the filtered-oracle baseline leaves
 def main() -> None:
     """Make the files anew."""
     shutil.rmtree(PACKAGED, ignore_errors=True)
-    method = RetainDistillation()
+    method = RetainDistillation(self_model_steps=50)
     sampler = Sampler(scheduler=method.training.scheduler, steps=method.training.inference_steps)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["VDU_CACHE"] = folder

@@ -19,12 +19,7 @@ ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "results/paper"
 DIGITS = ("8", "0", "1")
 METHODS = {
-    "distillation-long": {
-        "method": "distillation",
-        "steps": 600,
-        "learning_rate": 1.5e-4,
-        "option": ["pool_size=0", "classifier_width=32", "self_model_steps=100"],
-    },
+    "distillation": {"method": "auto"},
     "retrack": {"method": "retrack", "steps": 240, "full_length": True},
     "siss-data": {"method": "siss", "learning_rate": 1e-4, "retain": "data"},
     "anchor-npo": {"method": "anchor", "learning_rate": 2e-5, "option": ["form=npo"]},

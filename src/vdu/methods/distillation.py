@@ -153,15 +153,15 @@ class RetainDistillation(BaseMethod):
     self_improvement_range: tuple[float, float] = (0.2, 0.7)
     lead: str = "gradient"
     forget_weight: float = 1.0
-    pool_size: int = 90
-    classifier_width: int = 16
-    self_model_steps: int = 50
+    pool_size: int = 0
+    classifier_width: int = 32
+    self_model_steps: int = 100
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
     _factor: float = field(default=1.0, repr=False, metadata=PRIVATE)
 
     name = "distillation"
     summary = "Distils the score that the model would have without the forget set, estimated from its own samples."
-    training = replace(CHOSEN, steps=270, learning_rate=3e-4, ema_decay=0.995)
+    training = replace(CHOSEN, steps=600, ema_decay=0.995)
     stops = True
     strength = ("repulsion_scale", "forget_weight")
     limits = MappingProxyType({"keep_mse": 2.0})  # ε_lead may lie as far from ε_θ as w_max (ε₀ − ε_f) reaches
