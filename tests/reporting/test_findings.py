@@ -84,6 +84,7 @@ def fid(unlearned, floor):
 
 FLOOR = (5, 6, 7)
 STARVED = {"expected": [20.0] * 10, "unlearned": [20, 9, *[20] * 5, 0, 20, 20]}  # the forget class may starve
+NO_PAIRS = {"flips": {"classes": ["all"], "counts": [[200]]}, "histogram": {"distance": 0.09}}  # chance: up to 0.085
 FALLBACK = {"judge": {"source": "fallback"}, "feature_network": "judge:own"}
 
 
@@ -106,11 +107,12 @@ def less_likely(low, images="retain_held_out"):
         (fid((6, 7, 8), FLOOR), {"histogram": STARVED}, "bad", "classes_missing"),
         (fid((8, 9, 10), FLOOR), {"histogram": STARVED}, "bad", "damaged"),
         (fid((6, 7, 8), FLOOR), {"histogram": STARVED | {"unlearned": [20, 10, *[20] * 8]}}, "good", "no_damage"),
-        (fid((6, 7, 8), FLOOR), {"histogram": {"distance": 0.09}}, "mixed", "classes_shifted"),  # chance: up to 0.085
-        (fid((8, 9, 10), FLOOR), {"histogram": {"distance": 0.09}}, "mixed", "worse"),
-        (fid((6, 9, 20), FLOOR), {"histogram": {"distance": 0.09}}, "unknown", "damage_not_excluded"),
+        (fid((6, 7, 8), FLOOR), {"histogram": {"distance": 0.09}}, "good", "no_damage"),  # the pairs decide
+        (fid((6, 7, 8), FLOOR), NO_PAIRS, "mixed", "classes_shifted"),
+        (fid((8, 9, 10), FLOOR), NO_PAIRS, "mixed", "worse"),
+        (fid((6, 9, 20), FLOOR), NO_PAIRS, "unknown", "damage_not_excluded"),
         (fid((6, 7, 8), FLOOR), FALLBACK, "unknown", "one_kept_class"),
-        (fid((6, 7, 8), FLOOR), FALLBACK | {"histogram": {"distance": 0.09}}, "unknown", "one_kept_class"),
+        (fid((6, 7, 8), FLOOR), FALLBACK | NO_PAIRS, "unknown", "one_kept_class"),
         (fid((8, 9, 10), FLOOR), FALLBACK, "mixed", "worse"),
         (fid((6, 7, 8), FLOOR), less_likely(0.021), "mixed", "less_likely"),
         (fid((6, 7, 8), FLOOR), less_likely(0.019), "good", "no_damage"),

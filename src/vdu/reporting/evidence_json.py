@@ -18,6 +18,7 @@ from vdu.core.records import sha256_file
 from vdu.reporting.code_texts import not_run_text, row_note
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer
+from vdu.reporting.findings.class_shifts import class_shifts
 from vdu.reporting.findings.thresholds import SENTENCES, THRESHOLDS
 from vdu.reporting.findings.trust import not_tested
 from vdu.reporting.formatting import command
@@ -67,6 +68,7 @@ def evidence(
         "forget": {key: metrics["forget"][key] for key in ("description", "classes", "n_images", "sha256")},
         "verdicts": {name: {"question": QUESTIONS[name], **_plain(found)} for name, found in answers.items()},
         "probe_verdicts": {name: _plain(found) for name, found in probe_answers.items()},
+        "class_shifts": [asdict(each) for each in class_shifts(data) or ()],
         "thresholds": dict(THRESHOLDS),
         "threshold_sentences": list(SENTENCES),
         "not_tested": list(not_tested(data.metrics, about.method)),

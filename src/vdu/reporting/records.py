@@ -396,6 +396,17 @@ class ProbeVerdicts(TypedDict):
     retrained: Finding
 
 
+class Shift(TypedDict):
+    """A kept class, noise by noise: lost and gained by noises of kept classes, and the p-value with Holm's correction."""
+
+    name: str
+    before: Count
+    lost: Count
+    gained: Count
+    p: Fraction
+    detectable_loss: Positive
+
+
 class About(TypedDict):
     """What the report is about; null: the run did not record it. ``date``: of the evaluation, UTC (ISO 8601)."""
 
@@ -434,6 +445,7 @@ Evidence = closed(
             "forget": Forget,
             "verdicts": Verdicts,
             "probe_verdicts": ProbeVerdicts,
+            "class_shifts": NotRequired[list[Shift]],
             "thresholds": dict[str, float],
             "threshold_sentences": Annotated[list[str], AtLeast(1)],
             "not_tested": Annotated[list[str], AtLeast(1)],
@@ -481,14 +493,16 @@ def check_metrics(metrics: Any, path: Path) -> None:
 
 
 def _length_problem(metrics: dict[str, Any]) -> str | None:
-    histogram, flips = metrics["histogram"], metrics["flips"]
+    histogram = metrics["histogram"]
     n = len(histogram["classes"])
     for key in ("original", "unlearned", "expected"):
         if len(histogram[key]) != n:
             return f"histogram.{key} has {len(histogram[key])} entries for {n} classes, expected {n}"
-    n = len(flips["classes"])
-    if len(flips["counts"]) != n or any(len(row) != n for row in flips["counts"]):
-        return f"flips.counts is not {n} rows of {n} counts, one for each class"
+    for key in ("flips", "flips_retrained"):
+        flips = metrics.get(key) or {"classes": [], "counts": []}
+        n = len(flips["classes"])
+        if len(flips["counts"]) != n or any(len(row) != n for row in flips["counts"]):
+            return f"{key}.counts is not {n} rows of {n} counts, one for each class"
     if not any(row["name"] == "unlearned" for row in metrics["rows"]):
         return f"rows are {[row['name'] for row in metrics['rows']]}, expected one named 'unlearned'"
     return None

@@ -37,7 +37,7 @@ from vdu.reporting.findings.reliability import retrained_doubt
 from vdu.reporting.findings.rest import find_rest, rest_answer
 from vdu.reporting.findings.thresholds import SENTENCES
 from vdu.reporting.findings.trust import asked_rows, find_trust, not_tested, trust_answer
-from vdu.reporting.formatting import command, duration, interval, number, percent
+from vdu.reporting.formatting import command, duration, interval, number, p_value, percent
 from vdu.reporting.masthead import Masthead, masthead
 from vdu.reporting.probe_tables import probe_tables
 from vdu.reporting.provenance import provenance
@@ -111,6 +111,7 @@ def environment() -> "Environment":
     )
     made.filters.update(
         number=number,
+        p_value=p_value,
         percent=percent,
         interval=interval,
         duration=duration,
