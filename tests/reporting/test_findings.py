@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from vdu.reporting import page_tables
 from vdu.reporting.collect import collect
 from vdu.reporting.findings.attempts import find_attempts
 from vdu.reporting.findings.back import back_answer, find_back
@@ -505,6 +506,19 @@ def test_numbers_that_only_some_states_have_are_in_the_sentences(bare, trusted):
     assert "real images" in rest_answer(bare, find_rest(bare)).figure
     assert "real images" not in rest_answer(own, find_rest(own)).figure
     assert "54.1 s" in cost_answer(bare, find_cost(bare.metrics)).title
+
+
+def test_what_was_reused_is_apart_from_what_was_spent(bare):
+    """Of 57,600 evaluations of "unlearn" 50,000 came from the cache; "posterior" spent its 54,000."""
+    cost = [stage | ({"reused": 50_000} if stage["stage"] == "unlearn" else {}) for stage in bare.metrics["cost"]]
+    data = changed(bare, cost=cost)
+    finding = find_cost(data.metrics)
+    assert (finding.network_evaluations, finding.reused) == (61_600, 50_000)
+    answer = cost_answer(data, finding)
+    assert "61,600 network evaluations, 50,000 more reused" in answer.figure
+    table = page_tables.cost(data)
+    assert (table["network_evaluations"], table["reused"]) == (61_600, 50_000)
+    assert [stage["spent"] for stage in table["stages"]] == [54_000, 7_600, None]
 
 
 def test_the_limit_depends_on_the_retrained_model(bare):

@@ -12,6 +12,7 @@ NOT guaranteed: certification of anything; ``approximate`` is always true and ``
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 from vdu.core.records import sha256_file
@@ -44,7 +45,9 @@ def evidence(
     about: Masthead,
     answers: Mapping[str, Answer],
     probe_answers: Mapping[str, Answer],
+    *,
     page: str,
+    hide_forgotten: bool,
 ) -> dict[str, Any]:
     """Everything that the report says, as plain JSON.
 
@@ -54,6 +57,7 @@ def evidence(
         answers: the five answers.
         probe_answers: what each probe says by itself.
         page: SHA-256 of the page.
+        hide_forgotten: whether the page hides unwanted images.
 
     Returns:
         The content of ``evidence.json``, checked against its schema.
@@ -87,6 +91,7 @@ def evidence(
             "unlearned_sha256": (run.get("pipeline") or {}).get("sha256"),
             "files": {name: sha256_file(data.run_dir / name) for name in READ_FILES},
             "page": page,
+            "report": {"vdu": version("vdu"), "unwanted_images": "hidden" if hide_forgotten else "shown"},
         },
     }
     check_evidence(value)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from vdu.reporting.charts import class_bars, line_chart, share_bar
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.class_shifts import class_shifts, retrained_counts
-from vdu.reporting.findings.cost import cost_split
+from vdu.reporting.findings.cost import cost_split, spent
 from vdu.reporting.flow_chart import Fate, flow
 
 __all__ = ["cost", "curves", "extra_columns", "flips", "group_totals", "histogram"]
@@ -87,7 +87,7 @@ def cost(data: ReportData) -> dict[str, Any]:
     stages = data.metrics["cost"]
     seconds = sum(stage["seconds"] for stage in stages)
     measuring = cost_split(data.metrics)[1]
-    counted = [stage["network_evaluations"] for stage in stages if stage["network_evaluations"] is not None]
+    counted = [count for stage in stages if (count := spent(stage)) is not None]
     return {
         "stages": [
             {
@@ -95,10 +95,12 @@ def cost(data: ReportData) -> dict[str, Any]:
                 "share": 100 * stage["seconds"] / (seconds or 1),
                 "bar": share_bar(stage["seconds"] / (seconds or 1), "f-before" if stage in measuring else "f-after"),
                 "measures": stage in measuring,
+                "spent": spent(stage),
             }
             for stage in stages
         ],
         "seconds": seconds,
         "network_evaluations": sum(counted),
+        "reused": sum(stage.get("reused", 0) for stage in stages),
         "complete": len(counted) == len(stages),
     }

@@ -316,11 +316,15 @@ class Forget(TypedDict):
 
 
 class Stage(TypedDict):
-    """Wall-clock seconds and network evaluations (a forward pass of one image 1, a backward pass 2) of a stage."""
+    """Wall-clock seconds and network evaluations (a forward pass of one image 1, a backward pass 2) of a stage.
+
+    ``reused``: those of them that an earlier run had spent, whose results came from the cache.
+    """
 
     stage: str
     seconds: Duration
     network_evaluations: Count | None
+    reused: NotRequired[Count]
 
 
 class Warned(TypedDict):
@@ -421,6 +425,13 @@ class About(TypedDict):
     vdu: str | None
 
 
+class Made(TypedDict):
+    """How the report was made: the version of vdu that wrote it, and whether the unwanted images are in it."""
+
+    vdu: str
+    unwanted_images: Literal["shown", "hidden"]
+
+
 class Provenance(TypedDict):
     """Where all of it came from; ``files``: SHA-256 of the files that this was made from; ``page``: of report.html."""
 
@@ -431,6 +442,7 @@ class Provenance(TypedDict):
     unlearned_sha256: str | None
     files: dict[str, Sha256]
     page: NotRequired[Sha256]
+    report: NotRequired[Made]
 
 
 Evidence = closed(

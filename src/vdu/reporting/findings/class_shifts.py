@@ -71,8 +71,8 @@ def class_shifts(data: ReportData) -> tuple[ClassShift, ...] | None:
     gained = [sum(counts[j][i] for j in kept if j != i) for i in kept]
     p_values = holm([sign_test(*pair) for pair in zip(lost, gained, strict=True)])
     return tuple(
-        ClassShift(flips["classes"][i], sum(counts[i]), *numbers, _detectable(numbers[1], len(kept)))
-        for i, *numbers in zip(kept, lost, gained, p_values, strict=True)
+        ClassShift(flips["classes"][i], sum(counts[i]), minus, plus, p, _detectable(plus, len(kept)))
+        for i, minus, plus, p in zip(kept, lost, gained, p_values, strict=True)
     )
 
 
