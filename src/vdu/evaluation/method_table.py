@@ -60,7 +60,7 @@ class MethodRow:
         u_fid_high: upper end.
         n_kept_changed: retained images that changed class.
         n_kept: retained images of the original.
-        network_evaluations: of unlearning: forward 1, backward 2 per image.
+        network_evaluations: of unlearning: forward 1, backward 2 per image; those whose results came from a cache included.
         seconds: of unlearning, wall clock.
         note: why there are no numbers; empty where there are.
     """
