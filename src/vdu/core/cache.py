@@ -1,7 +1,8 @@
-"""A cache of tensors that are computed once per model; their checksums are verified on reading.
+"""The one folder for downloads and for tensors that are computed once per model; checksums are verified on reading.
 
-The cache is $VDU_CACHE, or vdu/ in $XDG_CACHE_HOME, or ~/.cache/vdu; delete it at any time. Results for the packaged models that the
-demo needs are part of the package (``vdu/zoo/cache``, made by ``tools/make_demo_cache.py``).
+It is $VDU_CACHE, or vdu/ in $XDG_CACHE_HOME, or ~/.cache/vdu; delete it at any time. Models of the Hugging Face Hub are in the Hub's own
+cache. Results for the packaged models that the demo needs are part of the package (``vdu/zoo/cache``, made by
+``tools/make_demo_cache.py``).
 """
 
 import os
@@ -31,7 +32,8 @@ def cache_folder(given: Path | str | None = None) -> Path:
         That folder, else ``$VDU_CACHE``, else ``$XDG_CACHE_HOME/vdu``, else ``~/.cache/vdu``; it need not exist.
     """
     chosen = given or os.environ.get("VDU_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vdu"
+    folder = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "vdu"
+    return folder.expanduser()
 
 
 def read_cached(path: Path, what: str) -> dict[str, Tensor] | None:

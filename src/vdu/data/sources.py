@@ -67,7 +67,7 @@ def load_images(
         split: "train" or "test", where the source has both.
         convert: make images of another size or mode fit ``shape``: to grey or RGB, resized (bicubic with antialiasing)
             until the image covers the shape, and the centre kept.
-        cache_dir: where fetched files live; None means ``$XDG_CACHE_HOME/vdu`` or ``~/.cache/vdu``.
+        cache_dir: where fetched files live; None means the cache (:func:`vdu.core.cache.cache_folder`).
 
     Returns:
         The images, in the source's order; those of folders and lists sorted by name.

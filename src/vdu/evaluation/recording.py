@@ -40,6 +40,8 @@ from vdu.reporting.code_texts import warning_text
 
 __all__ = ["Recorded", "evaluate_pair", "evaluate_run"]
 
+PACKAGE = Path(__file__).parents[1]  # whose warnings are part of the record
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -236,7 +238,7 @@ def _save(
     probes: dict[str, Any],
 ) -> dict[str, Any]:
     """Write ``metrics.json`` and the model card of a run, and return the former."""
-    texts = sorted({str(each.message) for each in caught if "vdu" in Path(each.filename).parts})
+    texts = sorted({str(each.message) for each in caught if Path(each.filename).is_relative_to(PACKAGE)})
     found = (*evidence.warnings, *(WarningRecord("python_warning", {"message": text}) for text in texts))
     metrics = about | evidence.to_json()
     metrics |= {"cost": _cost(record), "warnings": [each.to_json() for each in found], "probes": probes}
