@@ -21,7 +21,7 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.models import open_model
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.pair import absolute_source, unwanted_images
+from vdu.evaluation.pair import unwanted_images
 from vdu.evaluation.recording import evaluate_pair
 from vdu.methods import registry
 from vdu.metrics.intervals import seeds_interval
@@ -231,7 +231,7 @@ def compare(
         )
     original = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
     before = open_model(original, "pipeline")
-    images, _ = unwanted_images(absolute_source(forget), before.denoiser.image_shape, options.forget_class)
+    images, _ = unwanted_images(forget, before.denoiser.image_shape, options.forget_class)
     names = _names(methods)
     job = _Job(original, images, options, training, f"{before.sha256} {before.configuration}")
     with tempfile.TemporaryDirectory() as place:
