@@ -8,7 +8,6 @@ from typing import Any, TypedDict
 
 import torch
 
-from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError, shown
 from vdu.core.ranges import require_ranges
 from vdu.core.rng import derive_seed, draw_seed
@@ -20,12 +19,13 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.defaults import TrainingDefaults
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import configuration_of, find_pipeline, load_pipeline, network_of
+from vdu.models.identity import configuration_sha256, identity, weights_sha256
+from vdu.models.pipelines import check_network, find_pipeline, load_pipeline, network_of
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.selection import require_enough
 from vdu.training.batches import condition_of, require_divisible
-from vdu.training.loop import TrainSettings
+from vdu.training.loop import TrainSettings, require_trainable
 from vdu.training.trackers import require_tracker
 from vdu.unlearning.chosen_method import ChosenMethod, choose
 from vdu.unlearning.labels import forget_set_of_labels
@@ -116,7 +116,7 @@ class Plan:
     @cached_property
     def weights_sha256(self) -> str:
         """SHA-256 of the original's weights."""
-        return hash_parameters(self.original.network.state_dict())
+        return weights_sha256(self.original.network)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ class Plan:
             "model": {
                 "path": self.source or model_path,
                 "sha256": self.weights_sha256,
-                "configuration_sha256": configuration_of(self.pipeline),
+                "configuration_sha256": configuration_sha256(self.original),
                 "class_names": list(getattr(self.pipeline, "class_names", None) or ()),
             },
             "forget": {
@@ -193,6 +193,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     _require_forget(forget, classes, labels)
     pipeline, source = _open(asked["pipeline"])
     original, convert = PipelineDenoiser.from_pipeline(pipeline), bool(asked["convert"])
+    check_network(original.network, "pipeline")
     plan = Plan(
         pipeline=pipeline,
         original=original,
@@ -328,9 +329,10 @@ def _require_fitting(plan: Plan, retain: Any) -> None:
         InputError: naming the first.
     """
     method, posterior = plan.chosen.method, plan.chosen.posterior
+    require_trainable(plan.original.network)
     if isinstance(posterior, GaussianPosterior):
         posterior.check_matches(dict(network_of(plan.pipeline).named_parameters()))
-        check_origin(posterior, plan.weights_sha256)
+        check_origin(posterior, plan.original)
     if retain is not None and "retain" not in method.needs:
         raise InputError(
             f"--retain: got {retain if is_named(retain) else shown(retain)}, but the method {method.name} does not use retained images. "
@@ -369,15 +371,26 @@ def _with_retain(plan: Plan, retain: Any) -> Plan:
     return replace(plan, retain=images, retain_source=str(retain) if is_named(retain) else None)
 
 
-def check_origin(posterior: GaussianPosterior, sha256: str) -> None:
-    """Raise an error for a posterior that was estimated for other weights, even of the same architecture.
+def check_origin(posterior: GaussianPosterior, original: PipelineDenoiser) -> None:
+    """Raise an error for a posterior that was estimated for another model, even of the same architecture.
+
+    Args:
+        posterior: records the identity of its model; those of earlier versions the hash of its weights alone.
+        original: the model.
 
     Raises:
-        InputError: if the posterior's record names another pipeline.
+        InputError: if the posterior's record names another.
     """
-    made_for = posterior.sources.get("pipeline")
-    if made_for not in {None, sha256}:
-        raise InputError(
-            f"posterior: was fitted to the model with SHA-256 {str(made_for)[:12]}…, this one has {sha256[:12]}…; expected the same "
-            "weights. Fit one for this model with `vdu posterior`."
-        )
+    sources = posterior.sources
+    known = {"model": identity, "pipeline": lambda model: weights_sha256(model.network)}
+    for name, hashed in known.items():
+        if sources.get(name) is not None and sources[name] != hashed(original):
+            what = (
+                "the same weights"
+                if name == "pipeline" or sources.get("pipeline") != weights_sha256(original.network)
+                else ("the same noise schedule, prediction type and options too")
+            )
+            raise InputError(
+                f"posterior: was fitted to the model with SHA-256 {str(sources[name])[:12]}…, this one has "
+                f"{hashed(original)[:12]}…; expected {what}. Fit one for this model with `vdu posterior`."
+            )
