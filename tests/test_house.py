@@ -19,7 +19,7 @@ ALLOWED = {
     "posterior": {"core", "diffusion"},
     "methods": {"core", "diffusion", "posterior"},
     "metrics": {"core", "data"},
-    "training": {"core", "data", "diffusion"},
+    "training": {"core", "data", "diffusion", "models"},  # models: the identity of what is trained
     "zoo": {"core"},
     "replay": {"core", "data", "diffusion", "models", "training"},
     # report: a new pipeline is saved with its model card, from the command line and from Python alike

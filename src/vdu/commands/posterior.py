@@ -19,6 +19,7 @@ from vdu.core.runs import Run
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images, place_of
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import identity as identity_of
 from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.estimators import find_estimator, make_estimator
@@ -70,7 +71,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     record = Run(settings.output_dir, "posterior", overwrite=settings.overwrite, resume=resume, keep=keep)
     model = {"path": str(settings.pipeline), "sha256": hash_parameters(network_of(pipeline).state_dict())}
     record.start(to_toml(settings), {"model": model})
-    file, identity = record.folder / STATE, _identity(settings, denoiser, model["sha256"])
+    file, identity = record.folder / STATE, _identity(settings, denoiser)
     with record.stage("own samples") as cost:
         state = read_state(
             file, identity
@@ -127,13 +128,12 @@ def _check_members(settings: PosteriorSettings, takes: str) -> None:
         )
 
 
-def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser, model: str) -> str:
+def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser) -> str:
     """SHA-256 of everything that an estimation depends on; later processing may change on resume.
 
     Args:
         settings: of the run.
         denoiser: the model.
-        model: the hash of its weights.
 
     Returns:
         64 hexadecimal digits.
@@ -144,7 +144,7 @@ def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser, model: st
         mean="refuse",
     )  # fmt: skip
     device = next(denoiser.network.parameters()).device.type  # results differ by kind of device
-    return sha256_bytes(f"{model} {device} {to_toml(same)}".encode())
+    return sha256_bytes(f"{identity_of(denoiser)} {device} {to_toml(same)}".encode())
 
 
 def _no_members(settings: PosteriorSettings, pipeline: Any, samples: ImageSet, folder: Path) -> Iterable[Path]:

@@ -12,6 +12,7 @@ Not guaranteed: that the records are genuine. Whoever can change a model can cha
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
@@ -153,9 +154,9 @@ def _models(folder: Path, record: dict[str, Any], protocol: dict[str, Any]) -> I
         if name == "retrained" and sha256[1] is None:
             continue
         yield _checked(f"{name} model", sha256, lambda path=path: _weights(path))
-        if "configuration_sha256" in recorded:
-            configuration = [recorded["configuration_sha256"]]
-            yield _checked(f"{name} model, configuration", configuration, lambda path=path: _configuration(path))
+        known = recorded.get("configuration_sha256")
+        if known is not None:
+            yield _checked(f"{name} model, configuration", [known], partial(_configuration, path, known))
     posterior = inputs.get("posterior")
     if posterior:
         yield _checked("posterior", [posterior.get("sha256")], lambda: _posterior(posterior["path"]))
@@ -176,10 +177,14 @@ def _weights(path: Path | str | None) -> str:
     return hash_parameters(network_of(_pipeline(path)).state_dict())
 
 
-def _configuration(path: Path | str | None) -> str:
-    from vdu.models.pipelines import configuration_of
+def _configuration(path: Path | str | None, recorded: str) -> str:
+    """The hash of a model's configuration; the recorded one where an earlier version recorded it in its own way."""
+    from vdu.models.denoiser import PipelineDenoiser
+    from vdu.models.identity import configuration_sha256, is_recorded_configuration
 
-    return configuration_of(_pipeline(path))
+    pipeline = _pipeline(path)
+    denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    return recorded if is_recorded_configuration(pipeline, denoiser, recorded) else configuration_sha256(denoiser)
 
 
 def _posterior(path: str) -> str:

@@ -20,6 +20,7 @@ from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser, Method
 from vdu.data.images import ImageSet
+from vdu.models.identity import identity as identity_of
 from vdu.models.pipelines import replace_network
 from vdu.replay.auxiliaries import make_auxiliaries
 from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
@@ -67,7 +68,7 @@ def carry_out(
     if ready.pool:
         make_batch = TargetPool(make_batch, ready, denoiser, ready.pool)
     identity = (
-        f"unlearn 2 {seed} {images.sha256} {plan.weights_sha256} {plan.batch_size} {method.name} {method.identity}"
+        f"unlearn 2 {seed} {images.sha256} {identity_of(original)} {plan.batch_size} {method.name} {method.identity}"
     )
     if plan.retain is not None and "retain" in method.needs:
         identity += f" {plan.retain.sha256}"

@@ -10,7 +10,6 @@ from typing import Any, TypedDict
 
 import torch
 
-from vdu.core.checks import hash_parameters
 from vdu.core.class_names import class_index
 from vdu.core.errors import InputError, shown
 from vdu.core.ranges import SEED, require_choice, require_flags, require_ranges
@@ -26,12 +25,13 @@ from vdu.data.sources import absolute, place_of
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.defaults import TrainingDefaults
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import configuration_of, find_pipeline, load_pipeline, network_of
+from vdu.models.identity import configuration_sha256, identity, weights_sha256
+from vdu.models.pipelines import check_network, find_pipeline, load_pipeline, network_of
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.selection import require_enough
 from vdu.training.batches import condition_of, require_divisible
-from vdu.training.loop import TrainSettings
+from vdu.training.loop import TrainSettings, require_trainable
 from vdu.training.trackers import require_tracker
 from vdu.unlearning.chosen_method import ChosenMethod, choose
 from vdu.unlearning.labels import forget_set_of_labels, label_indices
@@ -122,7 +122,7 @@ class Plan:
     @cached_property
     def weights_sha256(self) -> str:
         """SHA-256 of the original's weights."""
-        return hash_parameters(self.original.network.state_dict())
+        return weights_sha256(self.original.network)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ class Plan:
             "model": {
                 "path": self.source or model_path,
                 "sha256": self.weights_sha256,
-                "configuration_sha256": configuration_of(self.pipeline),
+                "configuration_sha256": configuration_sha256(self.original),
                 "class_names": list(getattr(self.pipeline, "class_names", None) or ()),
             },
             "forget": {
@@ -204,6 +204,8 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     selects = _require_method(chosen.method, retain, full_length, n_own)
     pipeline, source = _open(asked["pipeline"])
     original = PipelineDenoiser.from_pipeline(pipeline)
+    check_network(original.network, "pipeline")
+    require_trainable(original.network)
     if selects or (labels and forget is None):
         sampler.make(original)  # refuses what the model's schedule cannot do
     if asked["folder"] is not None:
@@ -380,7 +382,7 @@ def _require_fitting(plan: Plan, selects: bool) -> None:
     posterior = plan.chosen.posterior
     if isinstance(posterior, GaussianPosterior):
         posterior.check_matches(dict(network_of(plan.pipeline).named_parameters()))
-        check_origin(posterior, plan.weights_sha256)
+        check_origin(posterior, plan.original)
     if selects:
         require_enough("forget images", len(plan.forget))
     condition_of(plan.original, plan.forget, torch.arange(len(plan.forget)), "--forget")
@@ -416,15 +418,26 @@ def _with_retain(plan: Plan, images: ImageSet) -> Plan:
     return replace(plan, retain=images)
 
 
-def check_origin(posterior: GaussianPosterior, sha256: str) -> None:
-    """Raise an error for a posterior that was estimated for other weights, even of the same architecture.
+def check_origin(posterior: GaussianPosterior, original: PipelineDenoiser) -> None:
+    """Raise an error for a posterior that was estimated for another model, even of the same architecture.
+
+    Args:
+        posterior: records the identity of its model; those of earlier versions the hash of its weights alone.
+        original: the model.
 
     Raises:
-        InputError: if the posterior's record names another pipeline.
+        InputError: if the posterior's record names another.
     """
-    made_for = posterior.sources.get("pipeline")
-    if made_for not in {None, sha256}:
-        raise InputError(
-            f"posterior: was fitted to the model with SHA-256 {str(made_for)[:12]}…, this one has {sha256[:12]}…; expected the same "
-            "weights. Fit one for this model with `vdu posterior`."
-        )
+    sources = posterior.sources
+    known = {"model": identity, "pipeline": lambda model: weights_sha256(model.network)}
+    for name, hashed in known.items():
+        if sources.get(name) is not None and sources[name] != hashed(original):
+            what = (
+                "the same weights"
+                if name == "pipeline" or sources.get("pipeline") != weights_sha256(original.network)
+                else ("the same noise schedule, prediction type and options too")
+            )
+            raise InputError(
+                f"posterior: was fitted to the model with SHA-256 {str(sources[name])[:12]}…, this one has "
+                f"{hashed(original)[:12]}…; expected {what}. Fit one for this model with `vdu posterior`."
+            )

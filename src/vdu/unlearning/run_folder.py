@@ -8,13 +8,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vdu.core.checks import hash_parameters
 from vdu.core.runs import Run
 from vdu.data.forget_source import write_forget
 from vdu.data.sources import place_of
 from vdu.diffusion.schedule import kl_weights, weight_share
 from vdu.methods import registry
 from vdu.methods.vdu import VDU
+from vdu.models.identity import weights_sha256
 from vdu.models.pipelines import configuration_of, network_of, save_pipeline
 from vdu.reporting.card import write_card
 from vdu.unlearning.default_posterior import with_posterior
@@ -81,7 +81,7 @@ def carry_out_in(
             "sha256": plan.retain.sha256,
         }
     weights = {
-        "sha256": hash_parameters(network_of(made).state_dict()),
+        "sha256": weights_sha256(network_of(made)),
         "configuration_sha256": configuration_of(made),
         "weights": "raw" if result.training.ema is None else "ema",
     }
