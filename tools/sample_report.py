@@ -23,13 +23,17 @@ LARGEST = 700_000  # bytes
 def main(run: str, out: str) -> None:
     """Write the page."""
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(shutil.copytree(run, Path(place) / "run", ignore=shutil.ignore_patterns("pipeline", "checkpoints")))
+        folder = Path(
+            shutil.copytree(run, Path(place) / "run", ignore=shutil.ignore_patterns("pipeline", "checkpoints"))
+        )
         for name in ("run.json", "metrics.json", "config.toml"):
             text = (folder / name).read_text("utf-8")
             (folder / name).write_text(re.sub(r'"/(?:[^"/\n]+/)*([^"/\n]+)"', r'"…/\1"', text), "utf-8")
         page, _ = make_report(folder)
     if len(page) > LARGEST:
-        sys.exit(f"{out}: would have {len(page):,} bytes; expected at most {LARGEST:,}. Use a run with fewer or smaller images.")
+        sys.exit(
+            f"{out}: would have {len(page):,} bytes; expected at most {LARGEST:,}. Use a run with fewer or smaller images."
+        )
     Path(out).write_bytes(page)
 
 
