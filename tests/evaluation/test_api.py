@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tests.evaluation.conftest import QUICK, counted
 
 import vdu
+from vdu.commands.verify import verify
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
@@ -78,6 +79,8 @@ def test_the_other_verbs_read_the_folder(pair, evidence, command):
     opened = open_run(pair / "out")
     assert [each.name for each in opened.checkpoints] == ["original", "final"]
     assert read_runs([pair / "out"])[0].metrics["n_images"] == 24
+    unlike = {each.item: each.answer for each in verify(pair / "out") if each.answer != "matches"}
+    assert unlike == {"feature network": "not available"}  # the toy judge is in no folder
 
 
 def test_the_evidence_object(evidence, tmp_path):
