@@ -33,7 +33,6 @@ from vdu.commands.unlearn import MOVED, UnlearnSettings, configuration, refuse_m
 from vdu.commands.verify import VerifySettings
 from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError
-from vdu.core.progress import whole
 from vdu.core.runs import only_checks
 from vdu.explore.app import ExploreSettings
 from vdu.paper.reproduce import ReproduceSettings
@@ -122,7 +121,7 @@ def _run(
             "Use --n-images 500 or more for conclusions.",
             file=sys.stderr,
         )
-    with on_device(device), whole(name):
+    with on_device(device):
         result = import_module(f"vdu.{module or f'commands.{name}'}").run(settings)
     code = result.pop("exit_code", 0)
     _show(name, settings, result, json)

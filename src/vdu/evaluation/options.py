@@ -58,7 +58,7 @@ class EvaluationOptions:
             if not COUNT.holds(getattr(self, name)):
                 raise InputError(f"{name}: got {getattr(self, name)}; expected {COUNT.words}.")
         if self.suite not in SUITES:
-            raise InputError(f"probes: got {self.suite!r}; expected one of {', '.join(SUITES)}.")
+            raise InputError(f"suite: got {self.suite!r}; expected one of {', '.join(SUITES)}.")
         if self.reference_split not in {"train", "test"}:
             raise InputError(f"reference_split: got {self.reference_split!r}; expected 'train' or 'test'.")
 
@@ -86,23 +86,20 @@ class EvaluationOptions:
         return found
 
     @classmethod
-    def from_python(
-        cls, *, forget_classes: str | Sequence[str], probes: str = "none", **values: Any
-    ) -> "EvaluationOptions":
+    def from_python(cls, *, forget_class: str | Sequence[str], **values: Any) -> "EvaluationOptions":
         """The options of a call in Python: paths become text, one class is a class, and None is the default.
 
         Args:
-            forget_classes: one name, or several.
-            probes: the suite.
+            forget_class: one name, or several.
             **values: the other options; in-memory images stay what they are.
 
         Returns:
             The options. Values that are out of range raise an ``InputError``.
         """
-        names = (forget_classes,) if isinstance(forget_classes, str) else tuple(map(str, forget_classes))
+        names = (forget_class,) if isinstance(forget_class, str) else tuple(map(str, forget_class))
         known: dict[str, Any] = {
             name: str(value) if isinstance(value, Path) else value
             for name, value in values.items()
             if value is not None
         }
-        return cls(forget_class=names, suite=probes, **known)
+        return cls(forget_class=names, **known)
