@@ -181,6 +181,7 @@ def fetch_mnist(folder: Path, split: str, mirrors: Sequence[str] = MNIST_MIRRORS
             [f"{mirror}{name}.gz" for mirror in mirrors],
             lambda path, name=name, ndim=ndim: read_idx(path, ndim=ndim, md5=MNIST_MD5[name]),
             max_bytes=1 << 24,  # the largest is 9.9 MB
-            otherwise="put MNIST's four files into a folder and use mnist:FOLDER, or set VDU_MNIST to it.",
+            otherwise="use mnist-mini, the packaged part of it; or put MNIST's four files into a folder and use mnist:FOLDER, or "
+            "set VDU_MNIST to it.",
         )
     return folder

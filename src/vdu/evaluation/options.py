@@ -56,7 +56,7 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         require_ranges(vars(self))
-        require_choice("probes", self.suite, SUITES)
+        require_choice("suite", self.suite, SUITES)
         require_choice("reference_split", self.reference_split, ("train", "test"))
         for name in ("judge", "second_judge", "data", "held_out", "features"):
             value = getattr(self, name)
@@ -91,14 +91,11 @@ class EvaluationOptions:
         return found
 
     @classmethod
-    def from_python(
-        cls, *, forget_classes: str | Sequence[str], probes: str = "none", **values: Any
-    ) -> "EvaluationOptions":
+    def from_python(cls, *, forget_class: str | Sequence[str], **values: Any) -> "EvaluationOptions":
         """The options of a call in Python: paths become text, one class is a class, and None is the default.
 
         Args:
-            forget_classes: one name, or several.
-            probes: the suite.
+            forget_class: one name, or several.
             **values: the other options; in-memory images stay what they are.
 
         Returns:
@@ -107,12 +104,11 @@ class EvaluationOptions:
         Raises:
             InputError: if a value is of another kind or out of range.
         """
-        single = isinstance(forget_classes, str | Integral) and not isinstance(forget_classes, bool)
-        names = (forget_classes,) if single else forget_classes
+        single = isinstance(forget_class, str | Integral) and not isinstance(forget_class, bool)
+        names = (forget_class,) if single else forget_class
         if not isinstance(names, list | tuple) or not all(isinstance(each, str | Integral) for each in names):
             raise InputError(
-                f"forget_classes: got {shown(forget_classes)}; expected the name of a class, or a list of names."
+                f"forget_class: got {shown(forget_class)}; expected the name of a class, or a list of names."
             )
-        names = tuple(map(str, names))
         known: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-        return cls(forget_class=names, suite=probes, **known)
+        return cls(forget_class=tuple(map(str, names)), **known)

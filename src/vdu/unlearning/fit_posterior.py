@@ -23,7 +23,7 @@ from vdu.posterior.protocol import State
 from vdu.replay.generated import generate_samples
 from vdu.training.batches import encoded
 
-__all__ = ["FILE", "fit_posterior", "load_posterior", "progress_bar"]
+__all__ = ["FILE", "evaluations_per_sample", "fit_posterior", "load_posterior", "progress_bar"]
 
 FILE = "posterior.safetensors"  # in the run folder of ``vdu posterior``
 
@@ -93,6 +93,13 @@ def fit_posterior(
 def _weights(member: Any) -> dict[str, Tensor]:
     pipeline = load_pipeline(member) if isinstance(member, str | Path) else member
     return dict(network_of(pipeline).named_parameters())
+
+
+def evaluations_per_sample(estimator: Any) -> int:
+    """Network evaluations of a Fisher estimator for one generated sample: forward 1, backward 2."""
+    return 3 * (
+        2 * estimator.draws_per_half if hasattr(estimator, "draws_per_half") else estimator.timesteps_per_sample
+    )
 
 
 def progress_bar(title: str) -> Progress:

@@ -194,7 +194,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     shares = {role: chosen.method.batch_shares.get(role, 1.0) for role in sorted(chosen.method.needs)}
     require_divisible(batch_size, settings.gradient_accumulation_steps, shares)
     require_tracker(asked["report_to"], asked["folder"])
-    classes, labels = _listed(asked["forget_class"], "forget_class"), _listed(asked["forget_labels"], "forget_labels")
+    classes, labels = _listed(asked["forget_class"], "forget_class"), _listed(asked["forget_label"], "forget_label")
     _require_forget(forget, classes, labels)
     n_own, full_length, convert = (
         _given(asked["n_own_samples"], default.n_own_samples),
@@ -303,12 +303,12 @@ def _require_forget(forget: Any, classes: tuple[Any, ...], labels: tuple[Any, ..
     if forget is None and classes:
         raise InputError(
             "--forget-class: got no --forget; it names classes of given images. For a class of the model use --forget-label "
-            "(in Python forget_labels=…)."
+            "(in Python forget_label=…)."
         )
     if forget is None and not labels:
         raise InputError(
             "--forget is missing: give the images to forget (a folder, a list of files or a data set), or for a class-conditional model "
-            "the class to forget (--forget-label, in Python forget_labels=…)."
+            "the class to forget (--forget-label, in Python forget_label=…)."
         )
 
 
