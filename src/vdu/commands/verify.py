@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from vdu.commands.options import GivenFirst
 from vdu.core.errors import InputError
+from vdu.core.paths import given_path
 
 __all__ = ["Checked", "VerifySettings", "run", "verify"]
 
@@ -78,7 +79,7 @@ def verify(folder: Path | str) -> tuple[Checked, ...]:
     """
     from vdu.core.records import read_json
 
-    folder = Path(folder)
+    folder = given_path(folder, "folder")
     record = read_json(folder / "run.json")
     if not isinstance(record, dict) or record.get("verb") != "unlearn":
         raise InputError(f"{folder}: run.json is not of a run of 'unlearn'. Give the --output-dir of vdu unlearn.")

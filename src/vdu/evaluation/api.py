@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
+from vdu.core.paths import given_path
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.evidence import Evidence
 from vdu.evaluation.method_table import MethodRow, MethodTable, compare
@@ -77,11 +78,12 @@ def evaluate(
     """
     require_one_subject(run, before, after, forget)
     own = run if run is None or isinstance(run, str | Path) else _run_folder(run)  # a folder to evaluate in place
+    folder = None if folder is None else given_path(folder, "folder")
     if own is not None and folder is not None:
         raise InputError(f"folder: got {folder} with a run, which is evaluated in its own folder. Leave it out.")
     options = EvaluationOptions.from_python(
         sampler=sampler, judge=judge, second_judge=second_judge, reference=reference, reference_split=reference_split,
-        forget_classes=forget_classes or (getattr(run, "forget_classes", ()) if own is None else ()), features=features,
+        forget_classes=getattr(run, "forget_classes", ()) if own is None and forget_classes == () else forget_classes, features=features,
         probes=probes, retrained=retrained, data=data, held_out=held_out, n_images=n_images, n_judge_samples=n_judge_samples,
         seed=seed,
     )  # fmt: skip
@@ -103,7 +105,7 @@ def _run_folder(result: Any) -> Path | None:
     """The run folder of a result of ``unlearn``; None if it has none, and its two pipelines are compared instead."""
     if not hasattr(result, "pipeline"):
         raise InputError(
-            f"evaluate: got {type(result).__name__}; expected a run folder or a result of vdu.unlearn. Give two pipelines as before=… "
+            f"evaluate: got {shown(result)}; expected a run folder or a result of vdu.unlearn. Give two pipelines as before=… "
             "and after=…, with forget=…."
         )
     folder = getattr(result, "folder", None)

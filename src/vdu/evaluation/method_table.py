@@ -15,9 +15,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from vdu.core.errors import DivergenceError, InputError
+from vdu.core.errors import DivergenceError, InputError, shown
+from vdu.core.paths import given_path
+from vdu.core.ranges import COUNT
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
+from vdu.core.runs import require_apart
+from vdu.data.given import is_named
 from vdu.data.images import ImageSet
+from vdu.data.sources import place_of
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.models import open_model
 from vdu.evaluation.options import EvaluationOptions
@@ -225,17 +230,20 @@ def compare(
         reference_split=reference_split, features=features, retrained=retrained, n_images=n_images,
         n_judge_samples=n_judge_samples, seed=seed,
     )  # fmt: skip
-    if isinstance(methods, str) or not methods or seeds < 1:
-        raise InputError(
-            f"compare: got methods={methods!r} and seeds={seeds}; expected a list of one or more methods, and at least one seed."
-        )
+    if not isinstance(methods, list | tuple) or not methods:
+        raise InputError(f"methods: got {shown(methods)}; expected a list of one or more methods.")
+    if not COUNT.holds(seeds):
+        raise InputError(f"seeds: got {shown(seeds)}; expected {COUNT.words}.")
+    where = None if folder is None else given_path(folder, "folder")
+    if where is not None:
+        require_apart(where, [place_of(each) for each in (forget, options.reference) if is_named(each)])
     original = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
     before = open_model(original, "pipeline")
     images, _ = unwanted_images(forget, before.denoiser.image_shape, options.forget_class)
     names = _names(methods)
     job = _Job(original, images, options, training, f"{before.sha256} {before.configuration}")
     with tempfile.TemporaryDirectory() as place:
-        where = Path(place if folder is None else folder)
+        where = where or Path(place)
         runs = [_row(job, method, name, each, where / f"{name}-{each}") for method, name in zip(methods, names, strict=True)
                 for each in range(seeds)]  # fmt: skip
     network = next((row.feature_network for row in runs if row.feature_network), features)

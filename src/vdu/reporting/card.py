@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vdu.core.records import atomic_file, read_json
+from vdu.core.records import atomic_file, passed_over, read_json
 from vdu.reporting.code_texts import source_text
 from vdu.reporting.findings.trust import not_tested
 from vdu.reporting.formatting import number
@@ -30,7 +30,7 @@ report of the run for how far it went and what was not tested.
 
 | | |
 |---|---|
-| forgotten | {forgotten} ({n_images} images, SHA-256 `{forget_sha256}`) |
+| forgotten | {forgotten} ({n_images} images{beside}, SHA-256 `{forget_sha256}`) |
 | made from | weights with SHA-256 `{model_sha256}` |
 | method | {method} |
 | settings | {settings} |
@@ -82,6 +82,7 @@ def write_card(folder: Path, inputs: dict[str, Any], method: str, settings: dict
         kind="A class-conditional" if _is_conditional(inputs) else "An unconditional",
         forgotten=_inline(forget["description"]),
         n_images=forget["n_images"],
+        beside=f"; {beside}" if (beside := passed_over(forget.get("passed_over", {}))) else "",
         forget_sha256=forget["sha256"],
         model_sha256=inputs["model"]["sha256"],
         method=method,

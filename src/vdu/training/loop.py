@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import DivergenceError, InputError
-from vdu.core.ranges import require_ranges
+from vdu.core.ranges import require_fields
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed, isolated_global
 from vdu.core.types import Hooks, Losses
@@ -87,7 +87,7 @@ class TrainSettings:
     checkpoints_total_limit: int | None = 2
 
     def __post_init__(self) -> None:
-        require_ranges(vars(self))
+        require_fields(self)
 
     def rate(self, step: int) -> float:
         """The learning rate of step ``step``, counted from 0.
