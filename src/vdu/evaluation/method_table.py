@@ -270,8 +270,19 @@ class _Finished:
 
 
 def _name(method: Any) -> str:
-    """The name of a method that is given by name, as a class or as an object."""
-    return registry.get(method).name if isinstance(method, str) else str(getattr(method, "name", type(method).__name__))
+    """The name of a method that is given by name, as a class or as an object.
+
+    Returns:
+        The name.
+
+    Raises:
+        InputError: if it is nothing of that kind.
+    """
+    if not isinstance(method, str) and not isinstance(getattr(method, "name", None), str):
+        raise InputError(
+            f"methods: got {shown(method)}; expected names, classes or objects that inherit from vdu.Method."
+        )
+    return registry.get(method).name if isinstance(method, str) else method.name
 
 
 def _names(methods: Sequence[Any]) -> list[str]:

@@ -15,6 +15,7 @@ import torch
 from vdu.core.device import on_device
 from vdu.core.errors import InputError
 from vdu.core.paths import given_path
+from vdu.core.ranges import require_flags
 from vdu.data.forget_source import forgetting
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
@@ -94,6 +95,7 @@ def unlearn(
         InputError: if the folder is no path, or missing where ``overwrite`` or ``resume`` needs one.
     """
     asked = dict(locals())
+    require_flags(asked, "overwrite", "resume")
     if folder is None and (overwrite or resume):
         raise InputError(f"{'resume' if resume else 'overwrite'}: got True without a folder; expected folder=….")
     where, title = None if folder is None else given_path(folder, "folder"), progress or None
