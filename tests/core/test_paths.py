@@ -55,9 +55,7 @@ def test_what_is_no_path_is_refused(given):
         given_path(given, "folder")
 
 
-@pytest.mark.parametrize(
-    ("text", "printed"), [(LATIN_1, r"unw\\udce4nted"), ("a\0b", r"a\\0b"), ("\ud800", r"\\ud800")]
-)
+@pytest.mark.parametrize(("text", "printed"), [(LATIN_1, r"unw\udce4nted"), ("a\0b", r"a\0b"), ("\ud800", r"\ud800")])
 def test_names_that_no_record_could_hold_are_refused_in_printable_words(text, printed):
     with pytest.raises(InputError) as refused:
         require_text(text, "images")
