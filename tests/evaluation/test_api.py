@@ -199,7 +199,7 @@ def test_a_result_is_its_folder_or_its_two_pipelines(pair, pixel_judge, make_pip
     Result.original = None
     with pytest.raises(InputError, match="a result without a run folder"):
         evaluate(Result())
-    with pytest.raises(InputError, match="got DDPMPipeline; expected a run folder or a result"):
+    with pytest.raises(InputError, match="got a DDPMPipeline; expected a run folder or a result"):
         evaluate(make_pipeline())
     with pytest.raises(InputError, match="with a run, which is evaluated in its own folder"):
         evaluate(pair / "before", folder=pair / "elsewhere")

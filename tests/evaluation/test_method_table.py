@@ -91,7 +91,7 @@ def test_a_run_that_diverges_is_a_row_without_numbers(pair, pixel_judge, monkeyp
     [
         ({"methods": []}, "expected a list of one or more methods"),
         ({"methods": "auto"}, "expected a list"),
-        ({"seeds": 0}, "at least one seed"),
+        ({"seeds": 0}, "seeds: got 0; expected at least 1"),
         ({"methods": ["distilation"]}, "Did you mean 'distillation'"),
         ({"methods": ["ascent"], "stepz": 3}, "stepz"),
     ],

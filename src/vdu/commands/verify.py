@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 from vdu.commands.options import GivenFirst
 from vdu.core.errors import InputError
+from vdu.core.paths import given_path
 
 __all__ = ["NOT_COVERED", "Checked", "VerifySettings", "run", "verify"]
 
@@ -105,7 +106,7 @@ def verify(folder: Path | str) -> tuple[Checked, ...]:
     """
     from vdu.core.records import read_json
 
-    folder = Path(folder)
+    folder = given_path(folder, "folder")
     record = read_json(folder / "run.json")
     if not isinstance(record, dict) or record.get("verb") not in {"unlearn", "evaluate"}:
         raise InputError(

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from vdu.core.device import on_device
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 from vdu.core.former_names import former_names
+from vdu.core.paths import given_path
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.evidence import Evidence
 from vdu.evaluation.method_table import MethodRow, MethodTable, compare
@@ -84,11 +85,14 @@ def evaluate(
     """
     require_one_subject(run, before, after, forget)
     own = run if run is None or isinstance(run, str | Path) else _run_folder(run)  # a folder to evaluate in place
+    folder = None if folder is None else given_path(folder, "folder")
     if own is not None and folder is not None:
         raise InputError(f"folder: got {folder} with a run, which is evaluated in its own folder. Leave it out.")
+    own_classes = getattr(run, "forget_classes", ()) if own is None else ()
+    named = own_classes if isinstance(forget_class, tuple) and not forget_class else forget_class
     options = EvaluationOptions.from_python(
         sampler=sampler, judge=judge, second_judge=second_judge, reference=reference, reference_split=reference_split,
-        forget_class=forget_class or (getattr(run, "forget_classes", ()) if own is None else ()), features=features,
+        forget_class=named, features=features,
         suite=suite, retrained=retrained, data=data, held_out=held_out, n_images=n_images, n_judge_samples=n_judge_samples,
         seed=seed,
     )  # fmt: skip
@@ -117,7 +121,7 @@ def _run_folder(result: Any) -> Path | None:
     """The run folder of a result of ``unlearn``; None if it has none, and its two pipelines are compared instead."""
     if not hasattr(result, "pipeline"):
         raise InputError(
-            f"evaluate: got {type(result).__name__}; expected a run folder or a result of vdu.unlearn. Give two pipelines as before=… "
+            f"evaluate: got {shown(result)}; expected a run folder or a result of vdu.unlearn. Give two pipelines as before=… "
             "and after=…, with forget=…."
         )
     folder = getattr(result, "folder", None)

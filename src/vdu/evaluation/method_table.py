@@ -18,10 +18,15 @@ from typing import Any
 import torch
 
 from vdu.core.device import on_device
-from vdu.core.errors import DivergenceError, InputError
+from vdu.core.errors import DivergenceError, InputError, shown
 from vdu.core.former_names import former_names
+from vdu.core.paths import given_path
+from vdu.core.ranges import COUNT
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
+from vdu.core.runs import require_apart
+from vdu.data.given import is_named
 from vdu.data.images import ImageSet
+from vdu.data.sources import place_of
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.models import open_model
 from vdu.evaluation.options import EvaluationOptions
@@ -236,10 +241,13 @@ def compare(
         reference_split=reference_split, features=features, retrained=retrained, n_images=n_images,
         n_judge_samples=n_judge_samples, seed=seed,
     )  # fmt: skip
-    if isinstance(methods, str) or not methods or seeds < 1:
-        raise InputError(
-            f"compare: got methods={methods!r} and seeds={seeds}; expected a list of one or more methods, and at least one seed."
-        )
+    if not isinstance(methods, list | tuple) or not methods:
+        raise InputError(f"methods: got {shown(methods)}; expected a list of one or more methods.")
+    if not COUNT.holds(seeds):
+        raise InputError(f"seeds: got {shown(seeds)}; expected {COUNT.words}.")
+    where = None if folder is None else given_path(folder, "folder")
+    if where is not None:
+        require_apart(where, [place_of(each) for each in (forget, options.reference) if is_named(each)])
     with on_device(device), tempfile.TemporaryDirectory() as place:
         original = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
         before = open_model(original, "pipeline")
@@ -248,7 +256,7 @@ def compare(
         names = _names(methods)
         chosen = [planned(original, method, forget=images, **training).chosen for method in methods]  # refuses now
         texts = [", ".join(each.options) for each in chosen]
-        where = Path(place if folder is None else folder)
+        where = where or Path(place)
         runs = [
             _row(job, method, name, text, each, where / f"{name}-{each}")
             for method, name, text in zip(methods, names, texts, strict=True) for each in range(seeds)
@@ -277,8 +285,19 @@ class _Finished:
 
 
 def _name(method: Any) -> str:
-    """The name of a method that is given by name, as a class or as an object."""
-    return registry.get(method).name if isinstance(method, str) else str(getattr(method, "name", type(method).__name__))
+    """The name of a method that is given by name, as a class or as an object.
+
+    Returns:
+        The name.
+
+    Raises:
+        InputError: if it is nothing of that kind.
+    """
+    if not isinstance(method, str) and not isinstance(getattr(method, "name", None), str):
+        raise InputError(
+            f"methods: got {shown(method)}; expected names, classes or objects that inherit from vdu.Method."
+        )
+    return registry.get(method).name if isinstance(method, str) else method.name
 
 
 def _names(methods: Sequence[Any]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import require_choice, require_ranges
+from vdu.core.ranges import require_choice, require_fields, require_kind
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.suite import SUITES
@@ -55,15 +55,13 @@ class EvaluationOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_ranges(vars(self))
+        require_fields(self)
         require_choice("suite", self.suite, SUITES)
         require_choice("reference_split", self.reference_split, ("train", "test"))
         for name in ("judge", "second_judge", "data", "held_out", "features"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str | Path):
-                raise InputError(f"{name}: got {shown(value)}; expected a name or a path, as text.")
-        if not isinstance(self.sampler, Sampler):
-            raise InputError(f"sampler: got {shown(self.sampler)}; expected a vdu.Sampler.")
+            require_kind(name, getattr(self, name), str | Path, "a name or a path")
+        require_kind("features", self.features, str, "a name")
+        require_kind("sampler", self.sampler, Sampler, "a vdu.Sampler")
 
     def judges(self) -> dict[str, Any]:
         """The arguments of :func:`vdu.judges.judging.find_judges` among these options."""

@@ -180,8 +180,10 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     known = TrainingOptions.__annotations__
     training: Any = {name: value for name, value in options.items() if name in known}
     own = {name: value for name, value in options.items() if name not in known}
-    retain, forget = (None if asked[name] == "" else asked[name] for name in ("retain", "forget"))
-    require_flags(asked, "convert", "force", "full_length", "overwrite", "resume")
+    retain, forget = (
+        None if isinstance(asked[name], str) and not asked[name] else asked[name] for name in ("retain", "forget")
+    )
+    require_flags(asked, "convert", "force", "full_length")
     chosen = choose(asked["method"], own, others=frozenset({*known, *asked}), retain=retain is not None)
     require_ranges({**training, "n_own_samples": asked["n_own_samples"]})
     default: TrainingDefaults = chosen.method.training

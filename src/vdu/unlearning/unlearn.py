@@ -18,6 +18,7 @@ from vdu.core.errors import InputError
 from vdu.core.former_names import former_names
 from vdu.core.paths import given_path
 from vdu.core.progress import expect, whole
+from vdu.core.ranges import require_flags
 from vdu.data.forget_source import forgetting
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
@@ -98,6 +99,7 @@ def unlearn(
         InputError: if the folder is no path, or missing where ``overwrite`` or ``resume`` needs one.
     """
     asked = dict(locals())
+    require_flags(asked, "overwrite", "resume")
     if folder is None and (overwrite or resume):
         raise InputError(f"{'resume' if resume else 'overwrite'}: got True without a folder; expected folder=….")
     where, title = None if folder is None else given_path(folder, "folder"), progress or None
