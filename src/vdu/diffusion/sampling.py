@@ -18,6 +18,7 @@ from torch import Tensor
 from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
 from vdu.core.progress import bar
+from vdu.core.surroundings import own_torch
 from vdu.core.types import Denoiser
 from vdu.diffusion.schedule import NoiseSchedule
 
@@ -150,6 +151,7 @@ def scheduler_over(schedule: NoiseSchedule, kind: str, config: Mapping[str, Any]
         return made.from_config({**config, **betas})
 
 
+@own_torch()
 def sample(
     denoiser: Denoiser,
     seeds: Sequence[int],

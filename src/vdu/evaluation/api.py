@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError
+from vdu.core.surroundings import undisturbed
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.evidence import Evidence
 from vdu.evaluation.method_table import MethodRow, MethodTable, compare
@@ -23,6 +24,7 @@ from vdu.evaluation.recording import evaluate_pair, evaluate_run
 __all__ = ["Evidence", "MethodRow", "MethodTable", "compare", "evaluate"]
 
 
+@undisturbed()
 def evaluate(
     run: Any = None,
     *,

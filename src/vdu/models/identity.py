@@ -15,6 +15,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from vdu.core.checks import hash_parameters
@@ -89,18 +90,11 @@ def is_recorded_configuration(pipeline: Any, denoiser: Denoiser, recorded: str) 
 
 def _sum(tensor: Tensor) -> tuple[Any, ...]:
     """The sum of a tensor's bytes as integers, and its version, which PyTorch raises with every change in place."""
-    flat = tensor.detach().contiguous().reshape(-1)
-    version = None if flat.is_inference() else tensor._version
-    try:
-        return version, int(flat.view(_int64()).sum())
-    except RuntimeError:  # an odd number of entries, or an address that eight does not divide
-        return version, hash_parameters({"": flat})
-
-
-def _int64() -> Any:
-    import torch
-
-    return torch.int64
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    whole = flat[: len(flat) // 8 * 8]
+    aligned = whole.clone() if whole.data_ptr() % 8 else whole
+    version = None if tensor.is_inference() else tensor._version
+    return version, int(aligned.view(torch.int64).sum()), flat[len(whole) :].tolist()
 
 
 def _digest(described: Any) -> str:

@@ -18,6 +18,7 @@ from torch import nn
 
 from vdu.core.errors import InputError
 from vdu.core.records import read_json, write_json
+from vdu.core.surroundings import own_torch
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
 from vdu.models.configuration import EXTRAS, extra, keep_extras, quiet_diffusers, refuse_unknown_options
 
@@ -36,6 +37,7 @@ HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
 OWN_NETWORKS = ("vdu.models.ddpm_pytorch",)
 
 
+@own_torch()
 def load_pipeline(path: Path | str) -> Any:
     """Load a diffusers pipeline folder that plain diffusers (or this package) saved.
 

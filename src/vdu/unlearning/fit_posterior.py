@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vdu.core.progress import Bar, bar
 from vdu.core.rng import derive_seed, draw_seed
+from vdu.core.surroundings import undisturbed
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity, weights_sha256
@@ -32,6 +33,7 @@ def load_posterior(path: Path) -> GaussianPosterior:
     return GaussianPosterior.load(path / FILE if path.is_dir() else path)
 
 
+@undisturbed()
 def fit_posterior(
     pipeline: Any,
     estimator: str,

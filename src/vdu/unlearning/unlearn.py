@@ -13,6 +13,7 @@ import torch
 
 from vdu.core.device import on_device
 from vdu.core.errors import InputError, shown
+from vdu.core.surroundings import undisturbed
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.unlearning.default_posterior import with_posterior
@@ -24,6 +25,7 @@ from vdu.unlearning.run_folder import carry_out_in
 __all__ = ["TrainingOptions", "UnlearnResult", "check_origin", "unlearn"]
 
 
+@undisturbed()
 def unlearn(
     pipeline: Any,
     method: Any = "auto",
