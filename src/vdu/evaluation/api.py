@@ -7,6 +7,7 @@ Not guaranteed: what :mod:`vdu.evaluation.measure` does not guarantee.
 """
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +98,10 @@ def evaluate(
     try:
         return Evidence.read(evaluate_pair(before, after, forget, options, place), temporary=True)
     except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
+        if (place / "metrics.json").is_file():  # interrupted in a probe: the rest was measured
+            print(f"vdu: what was measured is in {place}; vdu.report reads it.", file=sys.stderr, flush=True)
+        else:
+            shutil.rmtree(place, ignore_errors=True)
         raise
 
 
