@@ -3,14 +3,13 @@
 import json
 
 import pytest
+from tests.evaluation.conftest import QUICK
 
 from vdu.core.errors import DivergenceError, InputError
 from vdu.evaluation.api import evaluate
 from vdu.evaluation.suite import SUITES
 from vdu.probes.context import not_run
 from vdu.reporting.code_texts import not_run_text
-
-from tests.evaluation.conftest import QUICK
 
 DONE = not_run("latent_model")  # as good as measured, and short
 FAILURES = {

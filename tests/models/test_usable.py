@@ -13,6 +13,7 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import SCHEDULERS, Sampler, sample
 from vdu.methods.vdu import gradient_ascent
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import weights_sha256
 from vdu.models.pipelines import load_pipeline
 from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit
@@ -39,6 +40,11 @@ def partly_half(pipeline):
     return pipeline
 
 
+def nan_weight(pipeline):
+    pipeline.unet.conv_in.bias.data[0] = float("nan")
+    return pipeline
+
+
 def frozen(pipeline):
     pipeline.unet.requires_grad_(False)
     return pipeline
@@ -55,6 +61,9 @@ REFUSED = {
     "one layer in half precision": (lambda make: partly_half(make()), "weights in float16; expected float32"),
     "on the meta device": (lambda make: on_meta(make()), "on the meta device, so without values"),
     "15 pixels and a halving": (lambda make: make(sample_size=15, **TWO_LEVELS), "sides divisible by 2"),
+    "three channels of one": (lambda make: make(out_channels=3), r"gives \(3, 8, 8\) for images of \(1, 8, 8\)"),
+    "logarithms of timesteps": (lambda make: make(time_embedding_type="fourier"), "NaN or infinite values at the timesteps 0"),
+    "a weight that is no number": (lambda make: nan_weight(make()), r"NaN or infinite weights in 1 tensors \(first: conv_in\.bias\)"),
     "a table of timesteps": (
         lambda make: make({"num_train_timesteps": 100}, time_embedding_type="learned", num_train_timesteps=100),
         "looks timesteps up in a table",
@@ -150,6 +159,9 @@ FOLDERS = {
         lambda folder: edit(folder / "unet/config.json", add_attention=False), r"10 tensors .* \(first: mid_block\.attentions\.0",
     ),
     "a variant alone": (a_variant_alone, r'only the variant fp16 .*variant="fp16", torch_dtype=torch\.float32'),
+    "weights of another name": (
+        lambda folder: (folder / WEIGHTS).rename(folder / "unet/model.safetensors"), r"safetensors, but model\.safetensors; expected",
+    ),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), r"holds no diffusion_pytorch_model\.safetensors"),
     "a class of its own": (
         lambda folder: edit(folder / "model_index.json", _class_name=["pipeline", "My"]), r"class of its own \(pipeline\.My\), whose code",
@@ -170,6 +182,53 @@ def test_what_diffusers_only_warns_about_is_refused(make_pipeline, tmp_path, nam
     damage(tmp_path)
     with pytest.raises(InputError, match=message):
         load_pipeline(tmp_path)
+
+
+def old_names(folder):
+    """Attention as diffusers called it before 0.15; it renames these itself."""
+    new = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    weights = load_file(folder / WEIGHTS)
+    for name, old in new.items():
+        weights = {each.replace(name, old): value for each, value in weights.items()}
+    assert any("proj_attn" in each for each in weights)
+    save_file(weights, folder / WEIGHTS)
+
+
+def without_folders(folder):
+    for name in ("unet/config.json", WEIGHTS, "scheduler/scheduler_config.json"):
+        (folder / name).rename(folder / name.rpartition("/")[2])
+    for name in ("unet", "scheduler"):
+        (folder / name).rmdir()
+
+
+SOUND = {
+    "old names of tensors": old_names,
+    "google's first layout": without_folders,
+    "an option of another solver": lambda folder: edit(
+        folder / "scheduler/scheduler_config.json", use_karras_sigmas=True
+    ),
+    "a part that is not there": lambda folder: edit(folder / "model_index.json", vae=[None, None]),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_what_changes_nothing_is_loaded(make_pipeline, tmp_path, name):
+    made = make_pipeline(down_block_types=("AttnDownBlock2D",), up_block_types=("AttnUpBlock2D",))
+    made.save_pretrained(tmp_path)
+    SOUND[name](tmp_path)
+    sampler, models = (
+        Sampler("ddpm", 2),
+        [PipelineDenoiser.from_pipeline(each) for each in (made, load_pipeline(tmp_path))],
+    )
+    assert torch.equal(*(sample(each, [0], sampler) for each in models))
+
+
+def test_a_compiled_network_is_taken_as_it_is(make_pipeline):
+    plain = make_pipeline()
+    known = weights_sha256(plain.unet)
+    plain.unet = torch.compile(plain.unet, backend="eager")
+    assert weights_sha256(plain.unet) == known
+    unlearn(plain, gradient_ascent(), forget=images(), steps=1, batch_size=4, progress=None)
 
 
 def test_a_schedule_that_its_pipeline_cannot_follow_is_refused(make_unet, make_pipeline, tmp_path):

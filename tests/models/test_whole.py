@@ -1,5 +1,6 @@
 """Whatever leaves through diffusers' own doors is the whole model: the factor on timesteps, the names of classes, the null class."""
 
+import copy
 import json
 import shutil
 from types import SimpleNamespace
@@ -50,7 +51,15 @@ def loaded(pipeline, folder):
     return load_pipeline(folder / "ours")
 
 
-MADE = {"of unlearning": from_result, "of a folder": loaded, "of plain diffusers": through_plain_diffusers}
+def read_by_plain_diffusers(pipeline, folder):
+    save_pipeline(pipeline, folder / "ours")
+    return DDPMPipeline.from_pretrained(folder / "ours")
+
+
+MADE = {
+    "of unlearning": from_result, "of a folder": loaded, "of plain diffusers": through_plain_diffusers,
+    "read by plain diffusers": read_by_plain_diffusers,
+}  # fmt: skip
 
 
 def by_save_pretrained(pipeline, folder, monkeypatch):
@@ -84,7 +93,22 @@ def by_another_class(pipeline, folder, monkeypatch):
     return load_pipeline(folder)
 
 
-DOORS = {each.__name__: each for each in (by_save_pretrained, by_the_hub, by_the_network, by_another_class)}
+def by_from_pipe(pipeline, folder, monkeypatch):
+    DDIMPipeline.from_pipe(pipeline).save_pretrained(folder)
+    return load_pipeline(folder)
+
+
+def by_a_copy(pipeline, folder, monkeypatch):
+    copied = copy.deepcopy(pipeline)
+    copied.scheduler = DDPMScheduler.from_config(copied.scheduler.config)
+    copied.save_pretrained(folder)
+    return load_pipeline(folder)
+
+
+DOORS = {
+    each.__name__: each
+    for each in (by_save_pretrained, by_the_hub, by_the_network, by_another_class, by_from_pipe, by_a_copy)
+}
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -122,4 +146,7 @@ def test_what_is_set_on_the_pipeline_comes_before_what_it_was_saved_with(make_pi
         PipelineDenoiser.from_pipeline(each).timestep_scale for each in (changed, load_pipeline(tmp_path / "b"))
     ] == [0.5, 0.5]
     plain = DDPMPipeline(changed.unet, DDPMScheduler(num_train_timesteps=100))
-    assert PipelineDenoiser.from_pipeline(plain).timestep_scale == 0.25
+    assert PipelineDenoiser.from_pipeline(plain).timestep_scale == 0.5
+    changed.timestep_scale = 1.0
+    save_pipeline(changed, tmp_path / "c")
+    assert PipelineDenoiser.from_pipeline(load_pipeline(tmp_path / "c")).timestep_scale == 1.0

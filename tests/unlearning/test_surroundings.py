@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import vdu
@@ -109,7 +110,21 @@ def test_accelerates_environment(name, monkeypatch):
 
 def test_the_users_own_accelerator():
     truth()
+    AcceleratorState._reset_state(True)  # accelerate knows one precision for a process
     mine = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=4, cpu=True)
     check()
     assert (mine.mixed_precision, mine.gradient_accumulation_steps) == ("bf16", 4)
-    assert Accelerator(cpu=True).mixed_precision == "bf16"  # accelerate's own rule: the first precision of a process
+    assert Accelerator(cpu=True).mixed_precision == "bf16"
+    AcceleratorState._reset_state(True)
+
+
+def test_the_user_may_choose_a_precision_afterwards():
+    AcceleratorState._reset_state(True)
+    job()
+    assert Accelerator(mixed_precision="bf16", cpu=True).mixed_precision == "bf16"
+    AcceleratorState._reset_state(True)
+
+
+def test_a_refusal_puts_the_settings_back_too():
+    with setting(torch.get_default_dtype, torch.set_default_dtype, torch.float64), pytest.raises(vdu.InputError):
+        vdu.unlearn(pipeline(), vdu.gradient_ascent(), forget=images(), steps=0, progress=None)

@@ -66,6 +66,7 @@ def weights_sha256(network: nn.Module) -> str:
     Returns:
         64 hexadecimal digits.
     """
+    network = getattr(network, "_orig_mod", network)  # of torch.compile
     tensors = network.state_dict()
     stamp = [(name, tuple(value.shape), value.dtype, _sum(value)) for name, value in tensors.items()]
     known = _known.get(network)
@@ -118,6 +119,7 @@ def _described(model: Any, weights: bool = True) -> dict[str, Any]:
 def _plain(value: Any, weights: bool = True) -> Any:
     """A value as JSON has it: numbers as floats, arrays as lists, modules and tensors as hashes."""
     if isinstance(value, nn.Module):
+        value = getattr(value, "_orig_mod", value)
         options = _options(getattr(value, "config", {}), _defaults(type(value)))
         return {"options": options} | ({"weights": weights_sha256(value)} if weights else {})
     if isinstance(value, Tensor):

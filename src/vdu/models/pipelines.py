@@ -70,7 +70,7 @@ def load_pipeline(path: Path | str) -> Any:
     unknown = sorted(
         name
         for name in set(index) - set(inspect.signature(type(pipeline).__init__).parameters)
-        if not name.startswith("_") and name not in EXTRAS
+        if not name.startswith("_") and name not in EXTRAS and index[name] != [None, None]
     )
     if unknown:
         raise InputError(
@@ -153,8 +153,11 @@ def _require_weights(folder: Path) -> None:
             "first (pipeline.save_pretrained(..., safe_serialization=True))."
         )
     if folder.is_dir():
+        there = sorted(each.name for each in folder.iterdir() if each.name != "config.json")
+        others = f", but {', '.join(there[:3])}" if there else ""
         raise InputError(
-            f"{folder}: holds no {stem}.safetensors; expected the weights there. Save or download the pipeline again."
+            f"{folder}: holds no {stem}.safetensors{others}; expected the weights under that "
+            "name. Save or download the pipeline again."
         )
 
 
@@ -297,6 +300,7 @@ def configuration_of(pipeline: Any) -> str:
 
 def save_pipeline(pipeline: Any, path: Path | str) -> None:
     """Save a pipeline in diffusers' layout (safetensors), with ``vdu.json`` beside it where diffusers has no field for something."""
+    keep_extras(pipeline, pipeline, network_of(pipeline))
     pipeline.save_pretrained(str(path), safe_serialization=True)
     found = {name: value for name in EXTRAS if (value := extra(pipeline, name)) is not None}
     if found.get("timestep_scale") == 1.0:
