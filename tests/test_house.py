@@ -47,8 +47,9 @@ ALLOWED = {
 }  # fmt: skip
 CORE = {
     "errors": set(),
+    "paths": {"errors"},
     "records": {"errors"},
-    "runs": {"errors", "records"},
+    "runs": {"errors", "paths", "records"},
 }  # inside core: no third-party library, and only these
 TORCH = {"torch", "torchvision", "torchmetrics", "diffusers", "accelerate", "transformers"}
 HEAVY = TORCH | {"numpy", "sklearn", "matplotlib", "scipy", "PIL", "datasets", "jinja2"}

@@ -15,6 +15,7 @@ from vdu.commands.options import (
     OutputDir,
     Rate,
     SamplerSettings,
+    Seed,
     Share,
     Tracker,
     to_toml,
@@ -110,7 +111,7 @@ class UnlearnSettings(SamplerSettings):
     gradient_accumulation_steps: Count = 1
     max_grad_norm: Rate | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    seed: int = 0
+    seed: Seed = 0
     checkpointing_steps: Count = 20
     checkpoints_total_limit: Count = 2
     resume_from_checkpoint: Literal["latest"] | None = None

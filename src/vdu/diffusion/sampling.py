@@ -18,12 +18,14 @@ from torch import Tensor
 from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
 from vdu.core.progress import bar
+from vdu.core.ranges import require_choice, require_flags, require_ranges
 from vdu.core.surroundings import own_torch
 from vdu.core.types import Denoiser
 from vdu.diffusion.schedule import NoiseSchedule
 
 __all__ = ["SCHEDULERS", "Sampler", "levels_of", "same_levels", "sample", "scheduler_over"]
 
+SPACINGS = ("leading", "linspace", "trailing")
 SCHEDULERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler"}
 
 
@@ -51,14 +53,13 @@ class Sampler:
     guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if self.scheduler not in SCHEDULERS:
-            raise InputError(f"scheduler: got {self.scheduler!r}; expected one of {', '.join(SCHEDULERS)}.")
-        if self.steps < 1 or self.microbatch_size < 1 or not 0 <= self.eta <= 1:
-            raise InputError(f"sampler: got {self}; expected steps ≥ 1, microbatch_size ≥ 1 and eta within [0, 1].")
-        if self.guidance_scale is not None and not 0 <= self.guidance_scale < float("inf"):
-            raise InputError(
-                f"guidance_scale: got {self.guidance_scale}; expected a finite number ≥ 0, 1 being no guidance."
-            )
+        require_choice("scheduler", self.scheduler, SCHEDULERS)
+        require_choice("spacing", self.spacing, SPACINGS)
+        if None in (self.steps, self.eta, self.microbatch_size):
+            raise InputError("sampler: got None for steps, eta or microbatch_size; expected a number.")
+        require_ranges(vars(self))
+        if self.clip_sample is not None:
+            require_flags(vars(self), "clip_sample")
         if self.eta and self.scheduler != "ddim":
             raise InputError(f"eta: got {self.eta} with scheduler {self.scheduler!r}; only ddim has an eta.")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError
+from vdu.core.paths import given_path
 from vdu.core.records import read_json
 from vdu.core.runs import Run
 from vdu.models.denoiser import PipelineDenoiser
@@ -62,7 +63,7 @@ def open_model(source: Any, name: str) -> OpenModel:
     """
     path, run, pipeline = None, None, source
     if isinstance(source, str | Path):
-        path = Path(source).expanduser()
+        path = given_path(source, name)
         path = (path if path.exists() else find_pipeline(source)).resolve()  # a model of the Hub, or no folder
         inside = path / "pipeline"
         if not (path / "model_index.json").is_file() and (inside / "model_index.json").is_file():

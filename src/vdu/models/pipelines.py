@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from vdu.core.errors import InputError
+from vdu.core.paths import given_path
 from vdu.core.records import read_json, write_json
 from vdu.core.surroundings import own_torch
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
@@ -174,7 +175,7 @@ def find_pipeline(source: Path | str) -> Path:
     Raises:
         InputError: if there is no pipeline; it names what was found and what to type.
     """
-    path = Path(source).expanduser()
+    path = given_path(source, "pipeline")
     if (path / "model_index.json").is_file():
         return path
     if (path / "pipeline" / "model_index.json").is_file():

@@ -24,7 +24,7 @@ from vdu.models.identity import identity as identity_of
 from vdu.models.pipelines import replace_network
 from vdu.replay.auxiliaries import make_auxiliaries
 from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
-from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, together
+from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, role_size, together
 from vdu.training.loop import make_accelerator, train
 from vdu.unlearning.objective import MethodObjective
 from vdu.unlearning.plan import Plan
@@ -141,7 +141,7 @@ def _batches(
     forget_labels: tuple[int, ...] = ()
     if denoiser.class_names and forget is not None:
         forget_labels = tuple(sorted(set(labels_for(denoiser, forget, torch.arange(len(forget)), "forget"))))
-    sizes = {role: max(1, round(batch_size * method.batch_shares.get(role, 1.0))) for role in sorted(method.needs)}
+    sizes = {role: role_size(batch_size, method.batch_shares.get(role, 1.0)) for role in sorted(method.needs)}
     for role, size in sizes.items():
         role_seed, draw_weights = derive_seed(seed, role), method.draw_weights(role)
         if role == "surrogate":

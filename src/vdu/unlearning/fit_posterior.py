@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vdu.core.paths import given_path
 from vdu.core.progress import Bar, bar
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.surroundings import undisturbed
@@ -28,8 +29,9 @@ __all__ = ["FILE", "fit_posterior", "load_posterior", "progress_bar"]
 FILE = "posterior.safetensors"  # in the run folder of ``vdu posterior``
 
 
-def load_posterior(path: Path) -> GaussianPosterior:
+def load_posterior(path: Path | str) -> GaussianPosterior:
     """Load a posterior from its file or from the run folder of ``vdu posterior``."""
+    path = given_path(path, "posterior")
     return GaussianPosterior.load(path / FILE if path.is_dir() else path)
 
 
