@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from vdu.core.checks import hash_parameters
 from vdu.core.counter import EvaluationCounter
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser, Method, Tools
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
+from vdu.models.identity import weights_sha256
 from vdu.replay.auxiliary_models import FORGET_MODEL, cached_self_model, fine_tuned_copy
 from vdu.replay.generated import SHARED_SEED, cached_samples, image_seeds
 from vdu.replay.selection import FEWEST_LIKE_FORGET, Resemblance, require_enough, resemblance
@@ -149,7 +149,7 @@ def make_auxiliaries(
         tell("the self-trained auxiliary model (trained once, then cached)")
         steps = getattr(method, "self_model_steps", SELF_MODEL_STEPS)
         copied, cost, made_now = cached_self_model(original, own, levels, steps)
-        record["self_model"] = {"sha256": hash_parameters(copied.network.state_dict()), "made_now": made_now}
+        record["self_model"] = {"sha256": weights_sha256(copied.network), "made_now": made_now}
         counter.total += cost
         reused += 0 if made_now else cost
         tools["self_model"] = _frozen(copied, device)
