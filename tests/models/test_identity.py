@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, LCMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LCMScheduler, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 
 from vdu.core.cache import PACKAGED
@@ -16,6 +16,7 @@ from vdu.core.errors import InputError
 from vdu.core.records import sha256_bytes
 from vdu.diffusion.sampling import Sampler
 from vdu.diffusion.schedule import NoiseSchedule
+from vdu.evaluation.models import _opened
 from vdu.models import identity as room
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import configuration_sha256, identity, is_recorded_configuration, weights_sha256
@@ -131,6 +132,16 @@ def test_an_option_that_a_later_diffusers_adds_changes_nothing(make_pipeline, mo
     assert "brand_new_option" in after.unet.config
     assert all(is_recorded_configuration(after, denoiser(after), each) for each in recorded)
     assert not is_recorded_configuration(after, denoiser(after), sha256_bytes(b"another"))
+
+
+def test_the_evidence_of_an_earlier_version_is_continued(make_pipeline, tmp_path):
+    """Its folder holds the hash of all options; with another model in its place it is refused."""
+    plain = make_pipeline()
+    model = _opened(plain, None)
+    record = model.to_json() | {"configuration_sha256": next(room._earlier(plain.unet, plain.scheduler))}
+    assert model.is_recorded(record) and model.is_recorded({"sha256": model.sha256})
+    other = DDPMPipeline(plain.unet, DDPMScheduler(beta_end=0.03))
+    assert not _opened(other, None).is_recorded(record)
 
 
 def test_weights_are_hashed_once_until_they_change(make_unet, monkeypatch):
