@@ -11,7 +11,6 @@ from torch import Tensor
 from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.settings import PosteriorSettings, to_toml
 from vdu.core import progress
-from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_folder, sha256_bytes
 from vdu.core.rng import derive_seed
@@ -21,6 +20,7 @@ from vdu.data.images import ImageSet
 from vdu.data.sources import load_images, place_of
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity as identity_of
+from vdu.models.identity import weights_sha256
 from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.estimators import find_estimator, make_estimator
@@ -71,7 +71,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         (settings.pipeline, *settings.members, settings.data and place_of(settings.data)),
     )
     record = Run(settings.output_dir, "posterior", overwrite=settings.overwrite, resume=resume, keep=keep)
-    model = {"path": str(settings.pipeline), "sha256": hash_parameters(network_of(pipeline).state_dict())}
+    model = {"path": str(settings.pipeline), "sha256": weights_sha256(network_of(pipeline))}
     record.start(to_toml(settings), {"model": model})
     progress.expect(_work(settings, takes, estimator))
     file, identity = record.folder / STATE, _identity(settings, denoiser)

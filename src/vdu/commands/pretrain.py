@@ -118,10 +118,10 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         return _run_members(settings)
     import torch
 
-    from vdu.core.checks import hash_parameters
     from vdu.core.rng import derive_seed
     from vdu.data.sources import place_of
     from vdu.models.denoiser import PipelineDenoiser
+    from vdu.models.identity import weights_sha256
     from vdu.models.networks import new_pipeline
     from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
     from vdu.training.batches import condition_of, require_divisible
@@ -163,7 +163,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     if settings.from_pipeline:
         inputs["model"] = {
             "path": str(settings.from_pipeline),
-            "sha256": hash_parameters(network_of(pipeline).state_dict()),
+            "sha256": weights_sha256(network_of(pipeline)),
         }
     record.start(to_toml(settings), inputs)
     with record.stage("pretrain") as cost:
@@ -176,7 +176,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     with record.replacing("pipeline") as temporary:
         save_pipeline(pipeline, temporary)
     weights = {
-        "sha256": hash_parameters(network_of(pipeline).state_dict()),
+        "sha256": weights_sha256(network_of(pipeline)),
         "weights": "ema" if settings.ema_decay else "raw",
     }
     record.finish(pipeline=weights)

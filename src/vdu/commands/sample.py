@@ -50,11 +50,11 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     import torch
     from safetensors.torch import save_file
 
-    from vdu.core.checks import hash_parameters
     from vdu.data.images import to_uint8
     from vdu.data.pictures import save_grid, save_pngs
     from vdu.diffusion.sampling import sample
     from vdu.models.denoiser import PipelineDenoiser
+    from vdu.models.identity import weights_sha256
     from vdu.models.pipelines import find_pipeline, load_pipeline, network_of
     from vdu.replay.generated import image_seeds
     from vdu.training.loop import make_accelerator
@@ -78,7 +78,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
         record = Run(settings.output_dir, "sample", overwrite=settings.overwrite, keep=(settings.pipeline,))
         record.start(
             to_toml(settings),
-            {"model": {"path": str(settings.pipeline), "sha256": hash_parameters(network_of(pipeline).state_dict())}},
+            {"model": {"path": str(settings.pipeline), "sha256": weights_sha256(network_of(pipeline))}},
         )
     seeds = image_seeds(settings.seed, settings.n_images)
     images = to_uint8(sample(denoiser, seeds, sampler, labels=labels, accelerator=accelerator, progress="sample"))

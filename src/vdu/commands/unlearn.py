@@ -246,7 +246,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         A summary: the new pipeline's folder and the last step's terms. Settings that do not fit together, and an output folder
         that is not empty, raise an error.
     """
-    from vdu.core.checks import hash_parameters
+    from vdu.models.identity import weights_sha256
     from vdu.models.pipelines import network_of
     from vdu.unlearning.unlearn import unlearn
 
@@ -274,7 +274,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     last = result.training.last
     return {
         "pipeline": str(settings.output_dir / "pipeline"),
-        "sha256": hash_parameters(network_of(result.pipeline).state_dict()),
+        "sha256": weights_sha256(network_of(result.pipeline)),
         **({"ending": result.ending} if result.ending else {}),
         **last.get("terms", {}),
         **last.get("observed", {}),

@@ -180,10 +180,10 @@ def _pipeline(path: Path | str | None) -> Any:
 
 
 def _weights(path: Path | str | None) -> str:
-    from vdu.core.checks import hash_parameters
+    from vdu.models.identity import weights_sha256
     from vdu.models.pipelines import network_of
 
-    return hash_parameters(network_of(_pipeline(path)).state_dict())
+    return weights_sha256(network_of(_pipeline(path)))
 
 
 def _configuration(path: Path | str | None, recorded: str) -> str:

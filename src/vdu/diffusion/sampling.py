@@ -19,6 +19,7 @@ from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
 from vdu.core.progress import bar
 from vdu.core.ranges import require_choice, require_fields, require_flags
+from vdu.core.surroundings import own_torch
 from vdu.core.types import Denoiser
 from vdu.diffusion.schedule import NoiseSchedule
 
@@ -149,6 +150,7 @@ def scheduler_over(schedule: NoiseSchedule, kind: str, config: Mapping[str, Any]
         return made.from_config({**config, **betas})
 
 
+@own_torch()
 def sample(
     denoiser: Denoiser,
     seeds: Sequence[int],

@@ -101,12 +101,12 @@ class NoiseSchedule:
         if not (COUNT.holds(steps) and UNIT.holds(beta_start) and UNIT.holds(beta_end)):
             got = ", ".join(map(shown, (steps, beta_start, beta_end)))
             raise InputError(f"noise schedule: got {got}; expected a number of steps, and β at both ends, from 0 to 1.")
-        return cls(torch.cumprod(1 - torch.linspace(beta_start, beta_end, steps, dtype=torch.float64), 0))
+        return cls(torch.cumprod(1 - torch.linspace(beta_start, beta_end, steps, dtype=torch.float64, device="cpu"), 0))
 
     @classmethod
     def cosine(cls, steps: int = 1000, max_beta: float = 0.999) -> Self:
         """The squared-cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672, Eq. 17), β capped at ``max_beta``."""
-        t = torch.arange(steps + 1, dtype=torch.float64) / steps
+        t = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
         f = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
         return cls(torch.cumprod(1 - (1 - f[1:] / f[:-1]).clamp(max=max_beta), 0))
 
@@ -122,7 +122,7 @@ class NoiseSchedule:
             >>> [round(float(each), 6) for each in sigma], round(float(alpha[0] + sigma[0]), 6)
             ([0.25, 0.5, 0.75], 1.0)
         """
-        s = torch.arange(1, steps + 1, dtype=torch.float64) / (steps + 1)
+        s = torch.arange(1, steps + 1, dtype=torch.float64, device="cpu") / (steps + 1)
         s = shift * s / (1 + (shift - 1) * s)
         return cls((1 - s) ** 2 / ((1 - s) ** 2 + s**2), "flow")
 
@@ -187,7 +187,7 @@ class NoiseSchedule:
     @cached_property
     def previous_alpha_bars(self) -> Tensor:
         """ᾱ_{t−1}, with ᾱ_0 = 1, [T], float64."""
-        return torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bars[:-1]])
+        return torch.cat([torch.ones(1, dtype=torch.float64, device="cpu"), self.alpha_bars[:-1]])
 
     @cached_property
     def log_snr(self) -> Tensor:

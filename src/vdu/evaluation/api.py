@@ -7,6 +7,7 @@ Not guaranteed: what :mod:`vdu.evaluation.measure` does not guarantee.
 """
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from vdu.core.device import on_device
 from vdu.core.errors import InputError, shown
 from vdu.core.former_names import former_names
 from vdu.core.paths import given_path
+from vdu.core.surroundings import undisturbed
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.evidence import Evidence
 from vdu.evaluation.method_table import MethodRow, MethodTable, compare
@@ -29,6 +31,7 @@ __all__ = ["Evidence", "MethodRow", "MethodTable", "compare", "evaluate"]
 
 
 @former_names(forget_classes="forget_class", probes="suite")
+@undisturbed()
 def evaluate(
     run: Any = None,
     *,
@@ -113,7 +116,10 @@ def _temporary(before: Any, after: Any, forget: Any, options: EvaluationOptions,
     try:
         return Evidence.read(evaluate_pair(before, after, forget, options, place, how), temporary=True)
     except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
+        if (place / "metrics.json").is_file():  # interrupted in a probe: the rest was measured
+            print(f"vdu: what was measured is in {place}; vdu.report reads it.", file=sys.stderr, flush=True)
+        else:
+            shutil.rmtree(place, ignore_errors=True)
         raise
 
 

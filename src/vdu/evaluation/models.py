@@ -47,6 +47,13 @@ class OpenModel:
             "class_names": list(self.denoiser.class_names),
         }
 
+    def is_recorded(self, record: Any) -> bool:
+        """Whether a record of ``run.json`` is of this model: its weights, and its configuration if one was recorded."""
+        record = record if isinstance(record, dict) else {}
+        recorded = record.get("configuration_sha256", self.configuration)
+        same = self.sha256 == record.get("sha256")
+        return same and is_recorded_configuration(self.pipeline, self.denoiser, recorded)
+
 
 def open_model(source: Any, name: str) -> OpenModel:
     """Open a pipeline.
@@ -164,11 +171,8 @@ def _opened(pipeline: Any, path: Path | None, unchecked: str | None = None) -> O
 
 
 def _require_recorded(model: OpenModel, record: Any, path: Path | str, what: str, advice: str) -> None:
-    """Refuse a model that has not the weights, and the configuration if one was recorded, of a run's record."""
-    record = record if isinstance(record, dict) else {}
-    recorded = record.get("configuration_sha256", model.configuration)
-    same = model.sha256 == record.get("sha256")
-    if not (same and is_recorded_configuration(model.pipeline, model.denoiser, recorded)):
+    """Refuse a model that is not the one of a run's record."""
+    if not model.is_recorded(record):
         raise InputError(
             f"{path}: is not {what} (the hash of its weights or configuration differs from run.json). {advice}."
         )

@@ -147,7 +147,7 @@ def open_folder(
     require_apart(folder, [before.path, after.path, *places])
     resume = (folder / "run.json").is_file()
     if resume:
-        _require_same(folder, inputs)
+        _require_same(folder, before, after, forget)
     elif folder.is_dir() and any(each.name != ".lock" for each in folder.iterdir()):
         raise InputError(
             f"{folder}: holds files but no evidence of ours. Give another folder (-o, in Python folder=…)."
@@ -160,7 +160,7 @@ def open_folder(
     return record
 
 
-def _require_same(folder: Path, inputs: dict[str, Any]) -> None:
+def _require_same(folder: Path, before: OpenModel, after: OpenModel, forget: dict[str, Any]) -> None:
     """Refuse a folder that holds a finished record of anything but these models and images."""
     record = read_json(folder / "run.json")
     record = record if isinstance(record, dict) else {}
@@ -171,13 +171,13 @@ def _require_same(folder: Path, inputs: dict[str, Any]) -> None:
             f"{folder}: holds a run of {verb!r}; expected a new folder, or the evidence of these two models. Give another one (-o, in "
             "Python folder=…)."
         )
-    differ = [name for name in inputs if _hashes(old.get(name)) != _hashes(inputs[name])]
-    if record.get("finished") and differ:
-        what = " and ".join({"model": "before", "unlearned": "after", "forget": "forget"}[name] for name in differ)
+    same = {
+        "before": before.is_recorded(old.get("model")),
+        "after": after.is_recorded(old.get("unlearned")),
+        "forget": isinstance(old.get("forget"), dict) and old["forget"].get("sha256") == forget["sha256"],
+    }
+    if record.get("finished") and not all(same.values()):
+        what = " and ".join(name for name, equal in same.items() if not equal)
         raise InputError(
             f"{folder}: holds the evidence of other inputs ({what} differs). Give another folder (-o, in Python folder=…), or delete it."
         )
-
-
-def _hashes(record: Any) -> Any:
-    return None if not isinstance(record, dict) else [record.get(name) for name in ("sha256", "configuration_sha256")]

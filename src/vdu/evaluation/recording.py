@@ -1,7 +1,7 @@
 """An evaluation in a folder: of a run of ``vdu unlearn`` in place, or of two pipelines in a folder of their own.
 
-``metrics.json`` is written after the samples are measured and again after the probes, so that a failing probe loses
-nothing. Probes that did not run are listed as not run.
+``metrics.json`` is written after the samples are measured and again after every probe, so that a failing or interrupted probe
+loses nothing. Probes that did not run are listed as not run.
 
 Not guaranteed: what :mod:`vdu.evaluation.measure` does not guarantee.
 """
@@ -219,7 +219,10 @@ def _measured(
                     seed=derive_seed(options.seed, "probes"),
                 )  # fmt: skip
                 n_before = counter.total
-                probes = run_suite(options.suite, context, network.extract, counter)
+                probes = run_suite(
+                    options.suite, context, network.extract, counter,
+                    keep=lambda found: _save(record, about, evidence, caught, found),
+                )  # fmt: skip
                 cost["network_evaluations"] = counter.total - n_before
     metrics = _save(record, about, evidence, caught, probes)
     for each in metrics["warnings"]:

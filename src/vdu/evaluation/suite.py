@@ -150,21 +150,29 @@ def not_yet_run(suite: str) -> dict[str, Any]:
 
 
 def run_suite(
-    suite: str, context: ProbeContext, features: Callable[[ImageSet], Tensor], counter: EvaluationCounter
+    suite: str,
+    context: ProbeContext,
+    features: Callable[[ImageSet], Tensor],
+    counter: EvaluationCounter,
+    keep: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any]:
-    """Run the probes of a suite, one after the other.
+    """Run the probes of a suite, one after the other; what one has measured is kept before the next begins.
 
     Args:
         suite: "none", "quick" or "full".
         context: models, images and the judge's predictions.
         features: of images, for the distance between sample sets.
         counter: counts the evaluations of the context's models and their copies.
+        keep: called after every probe with the results of all; those that are still to run are reported as not run.
 
     Returns:
-        Results by name, each with the network evaluations that it took. A probe whose fine-tuning diverges is reported as
-        not run, with the error.
+        Results by name, each with the network evaluations that it took. A probe that fails, whatever the error, is reported as not
+        run, with the error.
+
+    Raises:
+        KeyboardInterrupt: again, once it is kept that the suite was interrupted.
     """
-    found = {}
+    found = not_yet_run(suite)
     progress.reach("probes")
     for name, probe in SUITES[suite].items():
         print(f"evaluate: probe {name}", file=sys.stderr, flush=True)
@@ -175,5 +183,15 @@ def run_suite(
             result = probe(context)
         except DivergenceError as error:
             result = not_run("diverged", error=str(error))
+        except KeyboardInterrupt:
+            keep(found | {name: not_run("interrupted")})
+            raise
+        except Exception as error:  # whatever it is: the evidence that there is must not be lost
+            text = " ".join(str(error).split())
+            result = not_run(
+                "failed", error=text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+            )
+            print(f"vdu: warning: probe {name} failed: {result['error']}", file=sys.stderr, flush=True)
         found[name] = result | {"network_evaluations": counter.total - before}
+        keep(found)
     return found

@@ -55,7 +55,8 @@ def keep_extras(pipeline: Any, source: Any, network: Any) -> Any:
     found = {name: value for name in EXTRAS if (value := extra(source, name)) is not None}
     for name, value in found.items():
         setattr(pipeline, name, tuple(value) if isinstance(value, list) else value)
-    known = {name: value for name, value in found.items() if (name, value) != ("timestep_scale", 1.0)}
+    had = getattr(network, "config", {})
+    known = {name: value for name, value in found.items() if name in had or (name, value) != ("timestep_scale", 1.0)}
     if known and hasattr(network, "register_to_config"):
         network.register_to_config(**known)
     return pipeline
@@ -94,6 +95,7 @@ def refuse_unknown_options(part: Any, where: str) -> None:
     """
     import diffusers
 
+    part = getattr(part, "_orig_mod", part)  # of torch.compile
     if not hasattr(part, "extract_init_dict"):  # a network of one's own, without a configuration
         return
     with quiet_diffusers():

@@ -15,6 +15,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from vdu.core.checks import hash_parameters
@@ -65,6 +66,7 @@ def weights_sha256(network: nn.Module) -> str:
     Returns:
         64 hexadecimal digits.
     """
+    network = getattr(network, "_orig_mod", network)  # of torch.compile
     tensors = network.state_dict()
     stamp = [(name, tuple(value.shape), value.dtype, _sum(value)) for name, value in tensors.items()]
     known = _known.get(network)
@@ -89,18 +91,11 @@ def is_recorded_configuration(pipeline: Any, denoiser: Denoiser, recorded: str) 
 
 def _sum(tensor: Tensor) -> tuple[Any, ...]:
     """The sum of a tensor's bytes as integers, and its version, which PyTorch raises with every change in place."""
-    flat = tensor.detach().contiguous().reshape(-1)
-    version = None if flat.is_inference() else tensor._version
-    try:
-        return version, int(flat.view(_int64()).sum())
-    except RuntimeError:  # an odd number of entries, or an address that eight does not divide
-        return version, hash_parameters({"": flat})
-
-
-def _int64() -> Any:
-    import torch
-
-    return torch.int64
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    whole = flat[: len(flat) // 8 * 8]
+    aligned = whole.clone() if whole.data_ptr() % 8 else whole
+    version = None if tensor.is_inference() else tensor._version
+    return version, int(aligned.view(torch.int64).sum()), flat[len(whole) :].tolist()
 
 
 def _digest(described: Any) -> str:
@@ -124,6 +119,7 @@ def _described(model: Any, weights: bool = True) -> dict[str, Any]:
 def _plain(value: Any, weights: bool = True) -> Any:
     """A value as JSON has it: numbers as floats, arrays as lists, modules and tensors as hashes."""
     if isinstance(value, nn.Module):
+        value = getattr(value, "_orig_mod", value)
         options = _options(getattr(value, "config", {}), _defaults(type(value)))
         return {"options": options} | ({"weights": weights_sha256(value)} if weights else {})
     if isinstance(value, Tensor):

@@ -19,6 +19,7 @@ from torch import nn
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path
 from vdu.core.records import read_json, write_json
+from vdu.core.surroundings import own_torch
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
 from vdu.models.configuration import EXTRAS, extra, keep_extras, quiet_diffusers, refuse_unknown_options
 
@@ -37,6 +38,7 @@ HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
 OWN_NETWORKS = ("vdu.models.ddpm_pytorch",)
 
 
+@own_torch()
 def load_pipeline(path: Path | str) -> Any:
     """Load a diffusers pipeline folder that plain diffusers (or this package) saved.
 
@@ -69,7 +71,7 @@ def load_pipeline(path: Path | str) -> Any:
     unknown = sorted(
         name
         for name in set(index) - set(inspect.signature(type(pipeline).__init__).parameters)
-        if not name.startswith("_") and name not in EXTRAS
+        if not name.startswith("_") and name not in EXTRAS and index[name] != [None, None]
     )
     if unknown:
         raise InputError(
@@ -152,8 +154,11 @@ def _require_weights(folder: Path) -> None:
             "first (pipeline.save_pretrained(..., safe_serialization=True))."
         )
     if folder.is_dir():
+        there = sorted(each.name for each in folder.iterdir() if each.name != "config.json")
+        others = f", but {', '.join(there[:3])}" if there else ""
         raise InputError(
-            f"{folder}: holds no {stem}.safetensors; expected the weights there. Save or download the pipeline again."
+            f"{folder}: holds no {stem}.safetensors{others}; expected the weights under that "
+            "name. Save or download the pipeline again."
         )
 
 
@@ -303,6 +308,7 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
     if not hasattr(pipeline, "save_pretrained") or isinstance(pipeline, type):
         raise InputError(f"pipeline: got {shown(pipeline)}; expected a diffusers pipeline.")
     path = given_path(path)
+    keep_extras(pipeline, pipeline, network_of(pipeline))
     pipeline.save_pretrained(str(path), safe_serialization=True)
     found = {name: value for name in EXTRAS if (value := extra(pipeline, name)) is not None}
     if found.get("timestep_scale") == 1.0:

@@ -9,6 +9,7 @@ from torch import nn
 from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
 from vdu.diffusion.sampling import Sampler
+from vdu.models.pipelines import check_network
 
 __all__ = ["require_usable"]
 
@@ -51,11 +52,16 @@ def _try(denoiser: Any) -> None:
             output = denoiser.raw(x_t, torch.tensor([0.0, 0.5], device=device, dtype=torch.float32), condition)
     except (RuntimeError, IndexError) as error:
         raise InputError(_why(network, shape, str(error).strip().splitlines()[0])) from error
-    if tuple(output.shape[2:]) != shape[1:] or not bool(torch.isfinite(output).all()):
-        got = f"images of {tuple(output.shape[1:])}" if bool(torch.isfinite(output).all()) else "NaN or infinite values"
+    if not bool(torch.isfinite(output).all()):
+        check_network(network, "pipeline")
         raise InputError(
-            f"pipeline: its network gives {got} for images of {shape} at the first timesteps; expected finite ones of the same size. "
-            "Its configuration does not fit a discrete-time scheduler: use another model."
+            "pipeline: its network gives NaN or infinite values at the timesteps 0 and 0.5; expected finite ones. Its time embedding or "
+            "configuration does not fit a discrete-time scheduler (fourier takes the logarithm of 0): use another model."
+        )
+    if tuple(output.shape[1:]) not in {shape, (2 * shape[0], *shape[1:])}:
+        raise InputError(
+            f"pipeline: its network gives {tuple(output.shape[1:])} for images of {shape}; expected the same shape, or twice the channels "
+            "(a learned variance). Correct its configuration, or use another model."
         )
 
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from vdu.core.checks import hash_parameters
 from vdu.core.counter import EvaluationCounter
 from vdu.core.rng import derive_seed, isolated_global
 from vdu.core.types import Denoiser, Method, Tools
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
+from vdu.models.identity import weights_sha256
 from vdu.replay.auxiliary_models import FORGET_MODEL, cached_self_model, fine_tuned_copy, self_model_settings
 from vdu.replay.generated import SHARED_SEED, cached_samples, image_seeds
 from vdu.replay.noise_classifier import NoiseClassifier
@@ -210,7 +210,7 @@ def make_auxiliaries(
         steps = getattr(method, "self_model_steps", SELF_MODEL_STEPS)
         title = "self-trained model" if say else None
         copied, cost, made_now = cached_self_model(original, own, levels, steps, progress=title)
-        record["self_model"] = {"sha256": hash_parameters(copied.network.state_dict()), "made_now": made_now}
+        record["self_model"] = {"sha256": weights_sha256(copied.network), "made_now": made_now}
         counter.total += cost
         reused += 0 if made_now else cost
         tools["self_model"] = _frozen(copied, device)

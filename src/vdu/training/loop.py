@@ -27,6 +27,7 @@ from vdu.core.errors import DivergenceError, InputError
 from vdu.core.ranges import require_choice, require_fields
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed, isolated_global
+from vdu.core.surroundings import accelerate_variables_hidden, own_torch
 from vdu.core.types import Hooks, Losses
 from vdu.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from vdu.training.ema import ExponentialMovingAverage
@@ -130,6 +131,7 @@ class TrainResult:
                 value.copy_(self.ema[name])
 
 
+@own_torch()
 def train(
     network: nn.Module,
     objective: Objective,
@@ -296,14 +298,15 @@ def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", fo
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         AcceleratorState._reset_state()  # otherwise the first precision of a process could not be changed
     require_tracker(report_to, folder)
-    # without cpu=True, torchrun on a CPU starts independent processes
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available()
-        and "ACCELERATE_TORCH_DEVICE" not in os.environ,  # a device that was asked for
-        mixed_precision=mixed_precision,
-        log_with=None if report_to == "none" else report_to,
-        project_dir=folder / FOLDER if folder else None,
-    )
+    with accelerate_variables_hidden():  # they would divide the loss, compile the network, or wrap it
+        # without cpu=True, torchrun on a CPU starts independent processes
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available()
+            and "ACCELERATE_TORCH_DEVICE" not in os.environ,  # a device that was asked for
+            mixed_precision=mixed_precision,
+            log_with=None if report_to == "none" else report_to,
+            project_dir=folder / FOLDER if folder else None,
+        )
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:
         raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.rng import derive_seed
+from vdu.core.surroundings import undisturbed
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet
 from vdu.models.identity import identity as identity_of
@@ -17,6 +18,7 @@ from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, trai
 __all__ = ["fit"]
 
 
+@undisturbed()
 def fit(
     denoiser: Denoiser,
     images: ImageSet,

@@ -14,6 +14,7 @@ from vdu.core.paths import given_path
 from vdu.core.progress import Bar, bar
 from vdu.core.ranges import COUNT, require_kind
 from vdu.core.rng import derive_seed, draw_seed
+from vdu.core.surroundings import undisturbed
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity, weights_sha256
@@ -36,6 +37,7 @@ def load_posterior(path: Path | str) -> GaussianPosterior:
     return GaussianPosterior.load(path / FILE if path.is_dir() else path)
 
 
+@undisturbed()
 def fit_posterior(
     pipeline: Any,
     estimator: str,

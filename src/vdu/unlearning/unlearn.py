@@ -19,6 +19,7 @@ from vdu.core.former_names import former_names
 from vdu.core.paths import given_path
 from vdu.core.progress import expect, whole
 from vdu.core.ranges import require_flags
+from vdu.core.surroundings import undisturbed
 from vdu.data.forget_source import forgetting
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
@@ -32,6 +33,7 @@ __all__ = ["TrainingOptions", "UnlearnResult", "check_origin", "planned", "unlea
 
 
 @former_names(forget_classes="forget_class", forget_labels="forget_label")
+@undisturbed()
 def unlearn(
     pipeline: Any,
     method: Any = "auto",
