@@ -14,6 +14,7 @@ from vdu.core.records import sha256_bytes
 from vdu.data.forget_source import forget_images
 from vdu.models.pipelines import configuration_of
 from vdu.reporting.card import update_card, write_card
+from vdu.reporting.evidence_json import QUESTIONS
 from vdu.reporting.render import render_report
 
 
@@ -132,6 +133,14 @@ CHANGES = {
         edit("run.json", set_at("pipeline", "sha256", value="0" * 64)),
         {"unlearned model": "differs", "run.json": "differs"} | UNKNOWN_ANSWERS,
     ),
+    "no hashes": (
+        edit("evidence.json", set_at("provenance", "files", value={})),
+        {"the rest of evidence.json": "differs"},
+    ),
+    "no answers": (
+        edit("evidence.json", set_at("verdicts", value="all good")),
+        {f"answer: {question}": "differs" for question in QUESTIONS.values()},
+    ),
     "card, a figure": (
         replaced(CARD, "| class histogram, distance |", "| perfection |"),
         {"model card, figures": "differs"},
@@ -218,3 +227,9 @@ def test_a_hash_that_nothing_recomputes_is_listed(whole):
     listed = run(VerifySettings(run=whole))["not covered"]
     assert "the hash provenance.inputs.model.teacher_sha256" in listed
     assert listed.count("the hash ") == 1
+
+
+def test_an_evidence_file_that_is_no_object_is_refused(whole):
+    (whole / "evidence.json").write_text("[]", "utf-8")
+    with pytest.raises(InputError, match="expected an object"):
+        verify(whole)

@@ -116,7 +116,7 @@ def verify(folder: Path | str) -> tuple[Checked, ...]:
     metrics, evidence = (_optional(folder / name) for name in ("metrics.json", "evidence.json"))
     protocol = metrics.get("protocol") or {}
     forget = [(record["inputs"].get("forget") or {}).get("sha256"), (metrics.get("forget") or {}).get("sha256")]
-    files = tuple(_files(folder, evidence.get("provenance") or {}))
+    files = tuple(_files(folder, evidence))
     return (
         *_models(folder, record, protocol),
         _checked("forget set", forget, lambda: _forget_hash(folder, record)),
@@ -129,7 +129,12 @@ def verify(folder: Path | str) -> tuple[Checked, ...]:
 def _optional(path: Path) -> dict[str, Any]:
     from vdu.core.records import read_json
 
-    return read_json(path) if path.is_file() else {}
+    value = read_json(path) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{path}: got a JSON {type(value).__name__}, expected an object. Restore the file, or make it again."
+        )
+    return value
 
 
 def _checked(item: str, recorded: Sequence[str | None], compute: Callable[[], str]) -> Checked:
@@ -230,16 +235,16 @@ def _features(folder: Path, metrics: dict[str, Any], record: dict[str, Any]) -> 
         yield _checked("feature network", [protocol["features_weights_sha256"]], weights)
 
 
-def _files(folder: Path, provenance: dict[str, Any]) -> Iterator[Checked]:
+def _files(folder: Path, evidence: dict[str, Any]) -> Iterator[Checked]:
     from vdu.core.records import sha256_file
 
-    recorded = dict(provenance.get("files") or {})
-    if not recorded:
+    provenance = evidence.get("provenance")
+    provenance = provenance if isinstance(provenance, dict) else {}
+    if not evidence:
         yield Checked("files of the report", "not available", "there is no evidence.json; run `vdu report`")
-    if "page" in provenance:
-        recorded["report.html"] = provenance["page"]
-    for name, expected in recorded.items():
-        yield _checked(name, [expected], lambda name=name: sha256_file(folder / name))
+    for name, expected in {**(provenance.get("files") or {}), "report.html": provenance.get("page")}.items():
+        if expected is not None:
+            yield _checked(name, [expected], lambda name=name: sha256_file(folder / name))
 
 
 def _report(folder: Path, evidence: dict[str, Any], files: tuple[Checked, ...]) -> Iterator[Checked]:

@@ -35,9 +35,9 @@ def check_report(folder: Path, recorded: dict[str, Any]) -> Iterator[tuple[str, 
     Yields:
         A part of the report, "matches", "differs" or "not available", and the first difference or the reason.
     """
-    provenance = recorded.get("provenance") or {}
-    by, about = provenance.get("report") or {}, recorded.get("about") or {}
-    hidden = by["unwanted_images"] == "hidden" if by else "…/" in json.dumps(recorded, ensure_ascii=False)
+    provenance, about, verdicts = (_object(recorded, name) for name in ("provenance", "about", "verdicts"))
+    by = _object(provenance, "report")
+    hidden = by.get("unwanted_images") == "hidden" if by else "…/" in json.dumps(recorded, ensure_ascii=False)
     page, made = make_report(folder, hide_forgotten=hidden, by=about.get("by"))
     made, mine = json.loads(json.dumps(made)), by.get("vdu") == version("vdu")
     other = (
@@ -46,11 +46,8 @@ def check_report(folder: Path, recorded: dict[str, Any]) -> Iterator[tuple[str, 
     skipped = {"page"} | (set() if mine else _OTHERS)
     others = {*recorded, *made} - {"verdicts", "probe_verdicts"}
     parts = [
-        *(
-            (f"answer: {question}", recorded["verdicts"].get(name), made["verdicts"][name])
-            for name, question in QUESTIONS.items()
-        ),
-        ("answers of the single tests", recorded["probe_verdicts"], made["probe_verdicts"]),
+        *((f"answer: {question}", verdicts.get(name), made["verdicts"][name]) for name, question in QUESTIONS.items()),
+        ("answers of the single tests", recorded.get("probe_verdicts"), made["probe_verdicts"]),
         *(
             (item, *({key: each.get(key) for key in keys} for each in (recorded, made)))
             for item, keys in (("numbers", others & _NUMBERS), ("the rest of evidence.json", others - _NUMBERS))
@@ -66,6 +63,11 @@ def check_report(folder: Path, recorded: dict[str, Any]) -> Iterator[tuple[str, 
         yield "report.html, made again", "differs" if wrong else "matches", detail
     else:
         yield "sentences of evidence.json and of the page", "not available", other
+
+
+def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
+    found = value.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _page(folder: Path) -> str | None:
