@@ -146,6 +146,7 @@ def test_arguments_may_be_given_in_their_places_or_by_name(command, capsys):
         (["unlearn", "--images", "f"], ["Did you mean --forget?"]),
         (["unlearn", "--output", "x"], ["Did you mean --output-dir?"]),
         (["compare", "--device", "cpu"], ["no option --device here; vdu demo, vdu evaluate"]),
+        (["unlearn", "--gamma", "0.1"], ["Did you mean --option gamma=VALUE?"]),
         (["unlearn", "--frobnicate"], ["unknown option --frobnicate. vdu unlearn --help-all lists"]),
         (["sample", "m", "--device", "tpu"], ["--device: got 'tpu'; expected cpu, cuda, cuda:N"]),
         (["sample", "m", "--device", "cuda:1"], ["--device: got cuda:1, but PyTorch", "sees no CUDA device"]),
@@ -270,38 +271,6 @@ def test_list_shows_one_method_with_its_options(command, capsys):
     assert lines[0] == "vdu" and "    --option  gamma=0.1" in lines and "    --option  alpha_bar_range=0.0,1.0" in lines
     assert command("list", "vdi") == 2
     assert "method: got 'vdi'; expected one of auto, distillation" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("flags", "instead"),
-    [
-        (
-            ["--gamma", "0.1"],
-            "--gamma: got a setting of older versions, which is a method option now. Write --option gamma=0.1 in",
-        ),
-        (["--ewc=3"], "--option ewc=3 instead"),
-        (["--alpha-bar-max", "0.9"], "--option alpha_bar_range=0.0,0.9 instead"),
-        (["--alpha_bar_min", "0.1", "--alpha-bar-max=0.3"], "--option alpha_bar_range=0.1,0.3 instead"),
-        (
-            ["--weights", "elbo", "--schedule-steps", "500"],
-            "--option weights=elbo --option schedule=500,0.0001,0.02 instead",
-        ),
-        (["--beta-end", "0.04"], "--option schedule=1000,0.0001,0.04 instead"),
-    ],
-)
-def test_a_flag_of_older_versions_is_answered_with_what_to_write(flags, instead, command, capsys, tmp_path):
-    assert command("unlearn", "--pipeline", "p", "--forget", "f", "--output-dir", "o", *flags) == 2
-    assert instead in capsys.readouterr().err
-
-
-def test_a_setting_of_older_versions_in_a_file_too(command, capsys, tmp_path):
-    (tmp_path / "old.toml").write_text(
-        'pipeline = "p"\nforget = "f"\noutput_dir = "o"\ngamma = 0.1\nweights = "elbo"\n'
-    )
-    assert command("unlearn", "--config", tmp_path / "old.toml") == 2
-    said = capsys.readouterr().err
-    assert "old.toml: gamma, weights: got a setting" in said
-    assert 'Write option = ["gamma=0.1", "weights=elbo"] instead' in said
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -32,7 +32,7 @@ from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.report import ReportSettings
 from vdu.commands.sample import SampleSettings
 from vdu.commands.settings import Estimator, EvaluateSettings, PosteriorSettings
-from vdu.commands.unlearn import MOVED, UnlearnSettings, configuration, refuse_moved
+from vdu.commands.unlearn import UnlearnSettings, configuration
 from vdu.commands.verify import VerifySettings
 from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError
@@ -329,8 +329,6 @@ def _dispatch(tokens: list[str]) -> None:
         path = given_path(tokens[place + 1], "--config")
         tokens = tokens[:place] + tokens[place + 2 :]
         app.config = (Dict(_read_config(path, tokens[:1]), use_commands_as_keys=False, source=str(path)),)
-    if tokens[:1] == ["unlearn"]:
-        refuse_moved(_moved_flags(tokens))
     PAGE.everything = "--help-all" in tokens
     try:
         app(["--help" if token == "--help-all" else token for token in tokens])
@@ -359,17 +357,6 @@ def _option_names() -> dict[str, list[str]]:
     }
 
 
-def _moved_flags(tokens: list[str]) -> dict[str, str]:
-    """Flags of older versions among the arguments, and their values."""
-    found = {}
-    for place, token in enumerate(tokens):
-        flag, equals, value = token.partition("=")
-        name = flag.removeprefix("--").replace("-", "_")
-        if flag.startswith("--") and name in MOVED:
-            found[name] = value if equals else next(iter(tokens[place + 1 :]), "VALUE")
-    return found
-
-
 def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"--config {path}: no such file; write one with --dry-run > {path.name}.")
@@ -381,8 +368,6 @@ def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
         ) from None
     if not verb or verb[0] not in SETTINGS:
         raise InputError(f"--config: got {verb or 'no verb'}; expected the verb first: vdu VERB --config {path.name}.")
-    if verb[0] == "unlearn":
-        refuse_moved({name.replace("-", "_"): value for name, value in values.items()}, f"--config {path}")
     known = [item.name for item in fields(SETTINGS[verb[0]])]
     for name in values:
         if name.replace("-", "_") not in known:

@@ -1,5 +1,6 @@
 """``vdu evaluate``: measures forgetting, damage and recovery, of a run or of any two pipelines (``vdu.evaluation``)."""
 
+from dataclasses import fields
 from typing import Any
 
 from vdu.commands.settings import EvaluateSettings
@@ -28,12 +29,8 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     from vdu.reporting.code_texts import warning_text
 
     require_one_subject(settings.run, settings.before, settings.after, settings.forget)
-    options = EvaluationOptions(
-        sampler=settings.sampler(), forget_class=settings.forget_class, reference=settings.reference,
-        reference_split=settings.reference_split, features=settings.features, suite=settings.suite, retrained=settings.retrained,
-        data=settings.data, held_out=settings.held_out, n_images=settings.n_images, judge=settings.judge,
-        second_judge=settings.second_judge, n_judge_samples=settings.n_judge_samples, seed=settings.seed,
-    )  # fmt: skip
+    names = [item.name for item in fields(EvaluationOptions) if item.name != "sampler"]
+    options = EvaluationOptions(sampler=settings.sampler(), **{name: getattr(settings, name) for name in names})
     if settings.run is not None:
         if settings.output_dir is not None:
             raise InputError(

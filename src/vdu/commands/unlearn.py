@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vdu.methods.base import BaseMethod
     from vdu.unlearning.unlearn import TrainingOptions
 
-__all__ = ["MOVED", "UnlearnSettings", "as_options", "configuration", "make_method", "refuse_moved", "resolved", "run"]
+__all__ = ["MOVED", "UnlearnSettings", "as_options", "configuration", "make_method", "resolved", "run"]
 
 MOVED: Mapping[str, Any] = MappingProxyType({
     "gamma": 0.1,
@@ -173,30 +173,6 @@ def as_options(old: Mapping[str, Any]) -> tuple[str, ...]:
         if set(parts) & set(old):
             found.append(f"{name}={','.join(str(old.get(part, MOVED[part])) for part in parts)}")
     return tuple(found)
-
-
-def refuse_moved(given: Mapping[str, Any], source: str = "") -> None:
-    """Raise an error for settings that are method options now, with the replacement.
-
-    Args:
-        given: settings by name; only those of :data:`MOVED` are errors.
-        source: the TOML file that contains them; by default the command line.
-
-    Raises:
-        InputError: if there is such a setting.
-    """
-    old = {name: value for name, value in given.items() if name in MOVED}
-    if not old:
-        return
-    options = as_options(old)
-    flags = ", ".join(name if source else f"--{name.replace('_', '-')}" for name in old)
-    instead = (
-        f"option = {list(options)}".replace("'", '"') if source else " ".join(f"--option {each}" for each in options)
-    )
-    raise InputError(
-        f"{source}{': ' * bool(source)}{flags}: got a setting of older versions, which is a method option now. Write {instead} "
-        "instead (`vdu list METHOD` shows the options of a method)."
-    )
 
 
 def make_method(settings: UnlearnSettings) -> "BaseMethod":

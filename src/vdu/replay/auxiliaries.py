@@ -36,6 +36,7 @@ from vdu.training.batches import encoded, labels_for
 __all__ = ["Auxiliaries", "auxiliary_work", "make_auxiliaries", "needs_selection", "selection_work"]
 
 CLASSIFIER_WIDTH, SELF_MODEL_STEPS = 32, 100  # for methods that do not choose
+LEAST_SHARE = 0.025  # of a denoiser's time, which the smallest classifier takes on a CPU (width 16, 28×28)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def selection_work(
     """
     with isolated_global(0):
         share = _flops(NoiseClassifier(original.latent_shape, width=width), original)
-    step = 3 * 2 * BATCH_SIZE * share
+    step = 3 * 2 * BATCH_SIZE * max(share, LEAST_SHARE)
     halves: dict[str, tuple[float, float]] = {} if by_label else {"selection": (2 * SCORE_STEPS, step)}
     return halves | {"classifier of noised images": (STEPS, step)}
 
