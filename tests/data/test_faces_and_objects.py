@@ -80,7 +80,7 @@ def faces(tmp_path):
 
 
 def test_faces_are_trained_on_and_an_attribute_is_a_list(faces, tmp_path):
-    """The list as docs/your-own.md makes it."""
+    """The list that the command in docs/your-own.md makes, for a table of two attributes."""
     table = [line.split() for line in (faces / "list_attr_celeba.txt").read_text().splitlines()]
     at = table[1].index("Eyeglasses") + 1
     glasses = faces / "glasses.txt"
