@@ -44,14 +44,21 @@ def vdu_step(denoiser, optimizer, batch, method):
     optimizer.step()
 
 
-def make(pipeline, batch_size):
+def make(pipeline, batch_size, device="cpu"):
     """A denoiser, its optimiser, a batch and the prepared method."""
+    pipeline.unet.to(device)
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     posterior = fit_isotropic(dict(denoiser.network.named_parameters()), 1e-4)
     method = VDU(posterior, gamma=0.5).prepare(denoiser, Tools(n_forget=1000))
     shape = (batch_size, *denoiser.image_shape)
     index = torch.randint(1, 1000, (batch_size,))
-    batch = noised_batch(torch.randn(shape), index, torch.randn(shape), denoiser.schedule, denoiser.schedule)
+    batch = noised_batch(
+        torch.randn(shape, device=device),
+        index,
+        torch.randn(shape, device=device),
+        denoiser.schedule,
+        denoiser.schedule,
+    )
     return denoiser, torch.optim.Adam(denoiser.network.parameters(), lr=1e-6, fused=True), batch, method
 
 

@@ -262,6 +262,18 @@ def test_data_of_other_content_are_refused_and_a_damaged_file_too(tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
+def test_one_data_set_of_a_table_is_run_alone(table, tmp_path, capsys):
+    out = ("--scale", "paper", "--output-dir", tmp_path / "new", "--list-cells")
+    found = {}
+    for given in ((), ("--dataset", "mnist"), ("--dataset", "cifar10")):
+        assert call("table1", *out, *given) == 0
+        found[given[-1:]] = capsys.readouterr().out.splitlines()
+    assert sorted(found["mnist",] + found["cifar10",]) == sorted(found[()])
+    assert all("paper/cifar10/" in line for line in found["cifar10",]) and found["mnist",]
+    assert call("table1", *out, "--dataset", "cifar") == 2
+    assert "got 'cifar'; expected one that table1 runs at this scale: mnist, cifar10" in capsys.readouterr().err
+
+
 def test_an_output_that_cannot_be_written_is_refused_first(table, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert call(table, "--scale", "smoke", "--output-dir", tmp_path / "file") == 2

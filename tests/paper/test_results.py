@@ -8,8 +8,10 @@ from statistics import fmean
 import pytest
 
 from vdu.paper import reproduce
+from vdu.paper.aggregate import is_near
 from vdu.paper.class_tables import class_tables
 from vdu.paper.figures import draw_summary
+from vdu.paper.overview import overview
 from vdu.paper.reproduce import ReproduceSettings
 from vdu.paper.runs import Run
 from vdu.paper.summary import Line, Spread, Summary, summarise
@@ -53,6 +55,28 @@ def written(tmp_path_factory):
 )
 def test_the_committed_pages_are_those_that_the_code_writes(written, name):
     assert (written / name).read_text("utf-8") == (PAPER / "small" / name).read_text("utf-8")
+
+
+def test_the_reproduction_page_has_the_committed_numbers():
+    """The generated table as it is, and a line of it by hand, from the JSON files."""
+    page = (ROOT / "docs/reproduction.md").read_text("utf-8")
+    table = page.partition("<!-- overview -->\n\n")[2].partition("\n<!-- end")[0]
+    assert table == overview(PAPER)
+    assert len(table.splitlines()) == 2 + 12 + 8
+    rows = json.loads((PAPER / "small/table1.json").read_text("utf-8"))["rows"]
+    (at,) = [row["at"]["5000"] for row in rows if (row["forget"], row["row"]) == ("8", "vdu")]
+    ours = f"{at['pul']['value']:.1f}, {at['u_fid']['value']:.1f}"
+    assert f"| 1 | mnist 8 | VDU, γ = 0.1 | 68.96, 38.20 | {ours} |" in table
+
+
+def test_near_is_within_the_interval_or_the_tolerance():
+    table = load_table("table1", "paper")  # 10 points, a quarter
+    for metric, value, half, paper, near in (
+        ("pul", 50.0, 0.0, 60.0, True), ("pul", 50.0, 0.0, 60.1, False), ("pul", 50.0, 15.0, 64.0, True),
+        ("u_fid", 125.0, 1.0, 100.0, True), ("u_fid", 126.0, 0.5, 100.0, False), ("u_fid", 74.0, 26.0, 100.0, True),
+    ):  # fmt: skip
+        ours = {"value": value, "low": value - half, "high": value + half}
+        assert is_near(table, metric, ours, paper) == near, (metric, value)
 
 
 def test_the_cells_still_give_the_committed_numbers(written):

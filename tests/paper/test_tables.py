@@ -96,7 +96,8 @@ def test_the_early_stopped_training_is_the_papers():
     """Of the settings that shape the raw weights, only the number of steps and the precision differ."""
     network, paper = (dict(load_table("table1", scale).worlds["mnist"].pretrain) for scale in ("network", "paper"))
     for name in ("steps", "ema_decay", "checkpointing_steps", "mixed_precision"):
-        network.pop(name, None), paper.pop(name, None)
+        for options in (network, paper):
+            options.pop(name, None)
     assert network == paper
 
 

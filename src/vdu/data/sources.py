@@ -9,7 +9,7 @@
 ``cifar10:FOLDER``  the official binary batches; MD5 verified
 ``digits``        scikit-learn's 8 × 8 digits
 ``hf:NAME``       a Hugging Face data set, or a local folder read by its ``imagefolder``
-a folder          its images, recursively; labels if it holds class folders only
+a folder          its images, recursively; labels if it holds class folders only, or has the layout of tiny-imagenet-200
 a text file       image paths, one per line, relative to the file
 ================  =====================================================================================================
 
@@ -36,6 +36,7 @@ from vdu.data.folder import load_folder, load_list
 from vdu.data.huggingface import load_huggingface
 from vdu.data.idx import MNIST_MD5, SPLIT_FILES, load_idx_folder, read_idx
 from vdu.data.images import ImageSet
+from vdu.data.tiny_imagenet import is_tiny_imagenet, load_tiny_imagenet
 
 __all__ = ["MNIST_MIRRORS", "absolute", "fetch_mnist", "load_images", "place_of"]
 
@@ -95,7 +96,8 @@ def load_images(
             return fit_shape(_load_known(kind, place, split or "train", cache_folder(cache_dir)), shape, convert)
         path = given_path(spec, "images")
         if path.is_dir():
-            return load_folder(path, split, shape, convert)
+            load = load_tiny_imagenet if is_tiny_imagenet(path) else load_folder
+            return load(path, split, shape, convert)
         if path.is_file():
             return load_list(path, split, shape, convert)
     except OSError as error:

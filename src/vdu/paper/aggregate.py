@@ -20,7 +20,17 @@ from typing import Any
 
 from vdu.paper.tables import LABELS, Claim, Printed, Table, label_of
 
-__all__ = ["FEWEST_SEEDS", "aggregate", "compare", "differences", "find", "interval", "judge_claims", "mean_of"]
+__all__ = [
+    "FEWEST_SEEDS",
+    "aggregate",
+    "compare",
+    "differences",
+    "find",
+    "interval",
+    "is_near",
+    "judge_claims",
+    "mean_of",
+]
 
 Z = 1.96
 T = {
@@ -148,11 +158,25 @@ def _compare(table: Table, rows: Rows, printed: Printed) -> dict[str, Any]:
         if ours is not None and world is not None:
             differ = [] if world.network == table.network.get(printed.dataset) else ["network"]
             differ += [*world.differs, *(["features"] if metric == "u_fid" else [])]  # the judge's, never Inception's
-            tolerance = table.tolerances["pul"] if metric == "pul" else table.tolerances["u_fid"] * paper
-            near = ours["low"] <= paper <= ours["high"] or abs(ours["value"] - paper) <= tolerance
-            verdict = "agrees" if near else "disagrees"
+            verdict = "agrees" if is_near(table, metric, ours, paper) else "disagrees"
             entry[metric]["verdict"] = f"not comparable: {_and(differ)}" if differ else verdict
     return entry
+
+
+def is_near(table: Table, metric: str, ours: Mapping[str, float], paper: float) -> bool:
+    """Whether our interval holds the printed value, or ours is within the table's tolerance of it.
+
+    Args:
+        table: gives the tolerances.
+        metric: "pul" or "u_fid".
+        ours: value, low and high.
+        paper: the printed value.
+
+    Returns:
+        Whether they are near.
+    """
+    tolerance = table.tolerances["pul"] if metric == "pul" else table.tolerances["u_fid"] * paper
+    return ours["low"] <= paper <= ours["high"] or abs(ours["value"] - paper) <= tolerance
 
 
 def judge_claims(table: Table, rows: Rows) -> list[dict[str, Any]]:

@@ -93,14 +93,15 @@ class Making:
             options["model"] = spec["network"]
         settings = PretrainSettings(data=self.data, output_dir=stem, resume_from_checkpoint="latest", **options)
         made = pretrain.run(settings)
-        names, found = ["pipeline"], {"sha256": made["sha256"]}
-        if spec.get("weights") == "raw":
-            found = {"sha256": _save_raw(stem), "average": str((stem / "pipeline").relative_to(self.folder))}
-            names = ["raw", "pipeline"]
-        files = {f"{stem.name}/{name}/{WEIGHTS}": sha256_file(stem / name / WEIGHTS) for name in names}
-        evaluations = 3 * settings.steps * settings.batch_size
-        relative = str((stem / names[0]).relative_to(self.folder))
-        return {"pipeline": relative, **found, "files": files, "network_evaluations": evaluations}
+        kind = spec.get("weights", "pipeline")  # or raw or bf16
+        sha256 = made["sha256"] if kind == "pipeline" else _save_other(stem, kind)
+        found = {"pipeline": stem / kind, **({"average": stem / "pipeline"} if kind == "raw" else {})}
+        return {
+            **{name: str(path.relative_to(self.folder)) for name, path in found.items()},
+            "sha256": sha256,
+            "files": {f"{stem.name}/{path.name}/{WEIGHTS}": sha256_file(path / WEIGHTS) for path in found.values()},
+            "network_evaluations": 3 * settings.steps * settings.batch_size,
+        }
 
     def posterior(self, kind: str, done: Needs, stem: Path) -> dict[str, Any]:
         """A posterior's file."""
@@ -373,16 +374,20 @@ def _on_device(denoiser: PipelineDenoiser) -> PipelineDenoiser:
     return copied
 
 
-def _save_raw(run: Path) -> str:
-    """The raw weights of a training run's last step as the pipeline ``raw`` beside the averaged one; their hash."""
-    newest = latest_checkpoint(run / "checkpoints")
-    assert newest is not None, "a finished run has a checkpoint"
+def _save_other(run: Path, kind: str) -> str:
+    """A training run's raw weights of the last step, or its result in bf16, as another pipeline beside it; the weights' hash."""
     pipeline = load_pipeline(run / "pipeline")
     network = network_of(pipeline)
-    network.load_state_dict(load_weights(newest, network))
-    with atomic_folder(run / "raw") as temporary:
+    if kind == "raw":
+        newest = latest_checkpoint(run / "checkpoints")
+        assert newest is not None, "a finished run has a checkpoint"
+        network.load_state_dict(load_weights(newest, network))
+    else:
+        assert kind == "bf16", f"no weights are called {kind}"
+        network.bfloat16()
+    with atomic_folder(run / kind) as temporary:
         save_pipeline(pipeline, temporary)
-    return weights_sha256(network)
+    return weights_sha256(network_of(load_pipeline(run / kind)))
 
 
 def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:

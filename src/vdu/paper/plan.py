@@ -244,6 +244,7 @@ class PaperCells:
             "network": self.world.network,
             "data": self.world.data,
             **({} if start else self.world.pretrain),
+            **({"weights": self.world.weights} if self.world.weights and not start else {}),
             **options,
         }
         if start is not None:

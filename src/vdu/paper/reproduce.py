@@ -8,7 +8,7 @@ a number's interval does not overlap the committed one.
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,6 +41,7 @@ class ReproduceSettings:
             cores, days) or paper (the paper's networks; needs an accelerator).
         output_dir: the folder of all scales' cells; several processes and machines can share it.
         data: the source of the training data, if not the table's (for example mnist:FOLDER).
+        dataset: only the rows of this data set of the table (mnist or cifar10).
         list_cells: only list the cells and their state.
         only_done: write the table from the finished cells; rows without any are listed as not run. If none of a table of the paper
             is there, but its JSON file is, the page is written from that.
@@ -50,6 +51,7 @@ class ReproduceSettings:
     scale: Literal["smoke", "small", "network", "paper"] = "small"
     output_dir: Path = Path("vdu-paper")
     data: str | None = None
+    dataset: str | None = None
     list_cells: bool = False
     only_done: bool = False
 
@@ -70,6 +72,8 @@ def run(settings: ReproduceSettings) -> dict[str, Any]:
     _require_writable(settings.output_dir)
     store = CellStore(settings.output_dir)
     needs_data = settings.data is not None or not (settings.only_done or settings.list_cells)
+    if settings.dataset is not None:
+        tables = [_of_dataset(table, settings.dataset) for table in tables]
     plans = [plan(table, store.folder, settings.data, verify=needs_data) for table in tables]
     if settings.list_cells:
         cells = with_needs([cell for made in plans for cell in made.all]).values()
@@ -195,6 +199,17 @@ def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = 
             first = runs[0]
             made.checks[dataset] = cells.check(table.rows[first.rows[0]], first.forget[0])
     return made
+
+
+def _of_dataset(table: Table, dataset: str) -> Table:
+    """The table with the runs of one data set only."""
+    runs = tuple(each for each in table.runs if each.dataset == dataset)
+    if not runs:
+        known = dict.fromkeys(each.dataset for each in table.runs)
+        raise InputError(
+            f"--dataset: got {dataset!r}; expected one that {table.name} runs at this scale: {', '.join(known)}."
+        )
+    return replace(table, runs=runs)
 
 
 def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettings) -> dict[str, Any]:

@@ -134,6 +134,7 @@ class World:
     check: Mapping[str, int] | None = None
     differs: tuple[str, ...] = ()
     data_sha256: Mapping[str, str] | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
