@@ -81,9 +81,11 @@ def evaluate(
     folder = None if folder is None else given_path(folder, "folder")
     if own is not None and folder is not None:
         raise InputError(f"folder: got {folder} with a run, which is evaluated in its own folder. Leave it out.")
+    named = own is not None or not isinstance(forget_classes, tuple) or forget_classes
+    classes = forget_classes if named else getattr(run, "forget_classes", ())
     options = EvaluationOptions.from_python(
         sampler=sampler, judge=judge, second_judge=second_judge, reference=reference, reference_split=reference_split,
-        forget_classes=getattr(run, "forget_classes", ()) if own is None and isinstance(forget_classes, tuple) and not forget_classes else forget_classes, features=features,
+        forget_classes=classes, features=features,
         probes=probes, retrained=retrained, data=data, held_out=held_out, n_images=n_images, n_judge_samples=n_judge_samples,
         seed=seed,
     )  # fmt: skip
