@@ -1,10 +1,13 @@
 """Arguments of the wrong kind, for every public function: refused in our words, which never print an object."""
 
+import tomllib
+
 import numpy as np
 import pytest
 import torch
 
 import vdu
+from vdu.evaluation.options import EvaluationOptions
 
 IMAGES = vdu.ImageSet(torch.arange(2 * 64, dtype=torch.uint8).view(2, 1, 8, 8))
 NOTHING = vdu.GaussianPosterior(mean={}, variance={}, estimator="none")
@@ -115,3 +118,13 @@ def test_arrays_of_images_are_looked_at_by_their_kind(make_pipeline, given):
         make_pipeline(), "ascent", forget=given, steps=1, batch_size=2, learning_rate=1e-6, progress=None
     )
     assert made.training.steps == 1
+
+
+def test_numbers_of_numpy_are_numbers(make_pipeline, tmp_path):
+    """In a run folder, whose records hold Python's numbers only, and in the protocol of an evaluation."""
+    how = {"steps": np.int64(1), "batch_size": np.int32(2), "learning_rate": np.float32(1e-3), "seed": np.int64(3)}
+    vdu.unlearn(make_pipeline(), "ascent", forget=IMAGES, folder=tmp_path / "run", progress=None, **how)
+    config = tomllib.loads((tmp_path / "run" / "config.toml").read_text(encoding="utf-8"))
+    assert (config["steps"], config["batch_size"], config["seed"]) == (1, 2, 3)
+    options = EvaluationOptions.from_python(forget_classes=(), n_images=np.int64(24), seed=np.int64(5))
+    assert (options.protocol()["n_images"], options.protocol()["seed"]) == (24, 5)
