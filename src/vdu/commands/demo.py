@@ -72,7 +72,8 @@ def run(settings: DemoSettings) -> dict[str, Any]:
     from vdu.zoo.packaged import pipeline_folder
 
     began = time.perf_counter()
-    judge_place("mnist"), judge_place("mnist-lenet")  # refuses now what a folder of such a name would make ambiguous
+    for name in ("mnist", "mnist-lenet"):
+        judge_place(name)  # refuses now what a folder of such a name here makes ambiguous
     model, out, digit = pipeline_folder("mnist"), settings.output_dir / "run", str(settings.digit)
     suite = settings.suite or ("quick" if settings.full else "none")
     training: dict[str, Any] = {} if settings.full else dict(SHORT)
