@@ -288,7 +288,7 @@ def test_a_dry_run_names_the_method_that_auto_stands_for(command, capsys):
         (["sample", "--config", "nowhere.toml"], "nowhere.toml: no such file; write one with --dry-run"),
         (["unlearn", "m", "f", "--steps"], "requires an argument"),
         (["demo", "--stepz", "3"], "Did you mean --steps?"),
-        (["demo", "--steps", "many"], "unable to convert"),
+        (["demo", "--steps", "many"], "Got many; expected a whole number"),
         (["demo", "--n-images", "0"], "Got 0; expected at least 20, better 500 or more"),
         (["demo", "--digit", "12"], "expected a digit from 0 to 9"),
         (["demo", "some", "--seed", "1"], "Unused Tokens"),

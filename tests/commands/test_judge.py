@@ -152,3 +152,23 @@ def test_sets_that_teach_nothing_are_refused():
     none = mixed(digit=0, share=0.0, n_own=300)[1]
     with pytest.raises(InputError, match=r"of 225 generated samples match the forget images; expected at least 10"):
         train_forget_judge(forget, none, SCHEDULE, seed=0, score_steps=100, progress=False)
+
+
+def test_test_images_are_no_training_images(tmp_path, capsys):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for name, low in (("a", 0), ("b", 100)):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for i in range(4):
+                value = low + i + (50 if split == "test" and i else 0)  # the first of each class is in both splits
+                Image.new("L", (8, 8), value).save(tmp_path / "data" / split / name / f"{i}.png")
+    tested = run(JudgeSettings(data=str(tmp_path / "data"), output_dir=tmp_path / "run", epochs=1, batch_size=4))
+    assert tested["n_held_out"] == 6
+    assert "2 of 8 test images are training images, pixel by pixel; they are left out" in capsys.readouterr().err
+    (tmp_path / "twice").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "twice" / split).symlink_to(tmp_path / "data" / "train")
+    with pytest.raises(InputError, match="test images: all 8 .* are among the training images"):
+        run(JudgeSettings(data=str(tmp_path / "twice"), output_dir=tmp_path / "other", epochs=1, batch_size=4))
+    assert not (tmp_path / "other").exists()

@@ -186,3 +186,15 @@ def test_a_compiled_network_keeps_its_names_and_its_course(tiny, tmp_path, monke
     assert names[0] == names[1]
     with pytest.raises(InputError, match="was written with other settings"):
         pretrain.run(options(tmp_path / "b", **some, resume_from_checkpoint="latest"))
+
+
+def test_a_retrained_model_sees_no_copy_of_what_is_left_out(tmp_path, capsys):
+    from PIL import Image
+
+    for name, values in (("cats", (1, 2, 3)), ("dogs", (4, 2, 5))):
+        (tmp_path / name).mkdir()
+        for value in values:
+            Image.new("L", (8, 8), value).save(tmp_path / name / f"{value}.png")
+    kept = pretrain.training_images(str(tmp_path), ("cats",), None)
+    assert kept.images[:, 0, 0, 0].tolist() == [4, 5]
+    assert "1 of 3 training images are images to leave out" in capsys.readouterr().err

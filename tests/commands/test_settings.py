@@ -73,7 +73,8 @@ def test_every_number_of_every_verb_has_a_range(verb, name, text):
 @pytest.mark.parametrize(
     ("verb", "option", "wrong", "ends"),
     [
-        ("pretrain", "warmup-steps", ["-1"], ["0"]),
+        ("pretrain", "warmup-steps", ["-1", "0.5"], ["0", "1e3", "30.0"]),
+        ("pretrain", "steps", ["2.5", "x", "inf", "nan", "1e400"], ["12345678901"]),
         ("unlearn", "warmup-steps", ["-1"], ["0"]),
         ("unlearn", "eta", ["-0.1", "1.1", "nan"], ["0", "1"]),
         ("unlearn", "seed", ["9223372036854775808"], ["-1", "9223372036854775807"]),

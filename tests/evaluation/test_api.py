@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +16,7 @@ from vdu.commands.verify import verify
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
+from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.api import evaluate
 from vdu.evaluation.pair import unwanted_images
 from vdu.explore.open_run import open_run
@@ -48,7 +51,7 @@ def test_the_command_line_and_python_give_the_same_numbers(pair, pixel_judge, co
     assert (pul["n_original"], pul["n_unlearned"]) == (n_before, n_after)
     assert pul["value"] == pytest.approx(100 * (n_before - n_after) / n_before)
     ours, theirs = (read(pair / name / "metrics.json") for name in ("out", "cli"))
-    assert {**ours, "cost": 0, "date": 0} == {**theirs, "cost": 0, "date": 0}
+    assert {**ours, "cost": 0, "date": ""} == {**theirs, "cost": 0, "date": ""}
     images = {name: samples(pair / "out", name)["images"] for name in ("original", "unlearned")}
     assert not torch.equal(images["original"], images["unlearned"])
     objects = evaluate(before=make_pipeline(seed=0), after=make_pipeline(seed=1), forget=pair / "unwanted", **QUICK)
@@ -263,3 +266,40 @@ def test_former_names_keep_working(pair, pixel_judge):
     assert old.pul == evaluate(suite="none", **given).pul
     with pytest.raises(InputError, match="probes: is the former name of suite, and both are given"):
         evaluate(probes="none", suite="none", **given)
+
+
+@pytest.mark.parametrize(("role", "name"), [("reference", "reference images"), ("held_out", "held-out images")])
+def test_images_that_measure_are_none_of_the_forget_images(pair, pixel_judge, monkeypatch, capsys, role, name):
+    given = {
+        "before": pair / "before",
+        "after": pair / "after",
+        "forget": pair / "unwanted",
+        "folder": pair / "out",
+        **QUICK,
+    }
+    with pytest.raises(InputError, match=rf"{name}: all 6 .* are among the forget images"):
+        evaluate(**given, **{role: pair / "unwanted"})
+    assert not (pair / "out").exists()  # nothing was drawn before
+    mixed = pair / "mixed"
+    shutil.copytree(pair / "unwanted", mixed)
+    for i in range(30):
+        Image.fromarray(np.random.default_rng(i + 9).integers(256, size=(8, 8), dtype=np.uint8)).save(
+            mixed / f"new-{i}.png"
+        )
+    evaluate(**given, **{role: mixed})
+    assert f"6 of 36 {name} are forget images, pixel by pixel; they are left out" in capsys.readouterr().err
+
+
+def test_evidence_inside_what_it_reads_is_refused(pair):
+    given = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted"}
+    for inside in ("unwanted", "before", "after"):
+        with pytest.raises(InputError, match="lies in .*, which this run reads"):
+            evaluate(**given, folder=pair / inside / "out")
+        assert not (pair / inside / "out").exists()
+
+
+def test_a_sampler_that_a_model_cannot_do_is_refused_first(pair, capsys):
+    given = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted", "folder": pair / "out"}
+    with pytest.raises(InputError, match="steps: got 2000; the model's schedule has 1000"):
+        evaluate(**given, sampler=Sampler("ddpm", 2000))
+    assert not (pair / "out").exists() and capsys.readouterr().err == ""

@@ -45,7 +45,7 @@ class DemoSettings:
     """
 
     output_dir: OutputDir = Path("vdu-demo")
-    digit: Annotated[int, Parameter(validator=within(DIGIT))] = 8
+    digit: Annotated[int, within(DIGIT)] = 8
     full: Annotated[bool, Parameter(negative=())] = False
     n_images: ImageCount = N_IMAGES
     suite: Literal["quick", "full", "none"] | None = None

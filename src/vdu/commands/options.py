@@ -4,7 +4,8 @@ Every verb's settings are one frozen dataclass in the verb's own file, shared by
 files import PyTorch code inside their functions, so that ``vdu --help`` stays fast.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -37,25 +38,40 @@ __all__ = [
 ]
 
 
-def within(allowed: Range) -> Callable[[Any, float | None], None]:
-    """A range as a validator of the command line."""
+def within(allowed: Range) -> Parameter:
+    """A number of a range on the command line; 2.5 is no whole number and is not rounded to one."""
 
     def check(type_: Any, value: float | None) -> None:
         if value is not None and not allowed.holds(value):
             raise ValueError(f"Got {value}; expected {allowed.words}.")
 
-    return check
+    return Parameter(validator=check, converter=_whole if allowed.whole else None)
+
+
+def _whole(type_: Any, tokens: Sequence[Any]) -> int:
+    text = str(tokens[0].value)
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value.is_integer():
+        raise ValueError(f"Got {text}; expected a whole number.")
+    return int(value)
 
 
 # checked before a run folder is touched
-Count = Annotated[int, Parameter(validator=within(COUNT))]
-NotNegative = Annotated[int, Parameter(validator=within(NOT_NEGATIVE))]
-Seed = Annotated[int, Parameter(validator=within(SEED))]
-Rate = Annotated[float, Parameter(validator=within(POSITIVE))]
-Weight = Annotated[float, Parameter(validator=within(AT_LEAST_0))]
-Share = Annotated[float, Parameter(validator=within(FRACTION))]
-Unit = Annotated[float, Parameter(validator=within(UNIT))]
-ImageCount = Annotated[int, Parameter(validator=within(ENOUGH_IMAGES))]
+Count = Annotated[int, within(COUNT)]
+NotNegative = Annotated[int, within(NOT_NEGATIVE)]
+Seed = Annotated[int, within(SEED)]
+Rate = Annotated[float, within(POSITIVE)]
+Weight = Annotated[float, within(AT_LEAST_0)]
+Share = Annotated[float, within(FRACTION)]
+Unit = Annotated[float, within(UNIT)]
+ImageCount = Annotated[int, within(ENOUGH_IMAGES)]
 OutputDir = Annotated[Path, Parameter(alias="-o")]
 GivenFirst = Parameter(parse=False)  # the verb's first argument, not an option
 Tracker = Literal["none", "tensorboard", "wandb", "trackio"]

@@ -57,7 +57,7 @@ class UnlearnSettings(SamplerSettings):
         pipeline: the diffusers pipeline folder of the model; it is not changed.
         forget: the images to forget: an image folder, a list of files, or a data set (then with --forget-class).
         output_dir: the run folder.
-        forget_class: the classes to forget, if the images have labels.
+        forget_class: the classes to forget, by name or number, if the images have labels; the number 1 means a class named 1 or 01.
         forget_label: class-conditional models: the class to forget, by the model's name for it; repeat the option for several. Without
             --forget the images are drawn from the model under that label.
         convert: convert images of another size or mode to the model's; by default they cause an error.

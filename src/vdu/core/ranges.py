@@ -14,7 +14,7 @@ from vdu.core.errors import InputError, shown
 
 __all__ = [
     "AT_LEAST_0", "COUNT", "ENOUGH_IMAGES", "FRACTION", "NOT_NEGATIVE", "PORT", "POSITIVE", "RANGES", "SEED", "UNIT", "Range",
-    "require_choice", "require_fields", "require_flags", "require_kind", "require_ranges",
+    "plain_number", "require_choice", "require_fields", "require_flags", "require_kind", "require_ranges",
 ]  # fmt: skip
 
 
@@ -131,6 +131,13 @@ def require_ranges(values: Mapping[str, Any], ranges: Mapping[str, Range] = RANG
         value = values.get(name)
         if value is not None and not range_.holds(value):
             raise InputError(f"{name}: got {shown(value)}; expected {range_.words}.")
+
+
+def plain_number(value: Any) -> Any:
+    """A number of NumPy and the like as Python's own, which a record can hold; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def require_fields(record: Any) -> None:

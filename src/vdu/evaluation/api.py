@@ -91,11 +91,11 @@ def evaluate(
     folder = None if folder is None else given_path(folder, "folder")
     if own is not None and folder is not None:
         raise InputError(f"folder: got {folder} with a run, which is evaluated in its own folder. Leave it out.")
-    own_classes = getattr(run, "forget_classes", ()) if own is None else ()
-    named = own_classes if isinstance(forget_class, tuple) and not forget_class else forget_class
+    named = own is not None or not isinstance(forget_class, tuple) or forget_class
+    classes = forget_class if named else getattr(run, "forget_classes", ())
     options = EvaluationOptions.from_python(
         sampler=sampler, judge=judge, second_judge=second_judge, reference=reference, reference_split=reference_split,
-        forget_class=named, features=features,
+        forget_class=classes, features=features,
         suite=suite, retrained=retrained, data=data, held_out=held_out, n_images=n_images, n_judge_samples=n_judge_samples,
         seed=seed,
     )  # fmt: skip

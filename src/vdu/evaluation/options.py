@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import require_choice, require_fields, require_kind
+from vdu.core.ranges import plain_number, require_choice, require_fields, require_kind
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.suite import SUITES
@@ -108,5 +108,5 @@ class EvaluationOptions:
             raise InputError(
                 f"forget_class: got {shown(forget_class)}; expected the name of a class, or a list of names."
             )
-        known: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+        known: dict[str, Any] = {name: plain_number(value) for name, value in values.items() if value is not None}
         return cls(forget_class=tuple(map(str, names)), **known)

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
-
 from vdu.commands.options import GivenFirst, within
 from vdu.core.errors import InputError
 from vdu.core.ranges import PORT
@@ -40,7 +38,7 @@ class ExploreSettings:
 
     runs: Annotated[tuple[Path, ...], GivenFirst] = ()
     host: str = "127.0.0.1"
-    port: Annotated[int | None, Parameter(validator=within(PORT))] = None
+    port: Annotated[int | None, within(PORT)] = None
     browser: bool = False
 
 

@@ -200,7 +200,7 @@ def _sampler(data: ReportData) -> Sampler:
     values = {name: protocol[entry] for name, entry in known.items() if entry in protocol}
     try:
         return Sampler(**values)
-    except TypeError as error:
+    except (TypeError, InputError) as error:
         raise InputError(
             f"{data.run_dir / 'metrics.json'}: its protocol describes no sampler ({error}). Run `vdu evaluate` again."
         ) from None

@@ -12,7 +12,7 @@ import torch
 
 from vdu.core.class_names import class_index
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import SEED, require_choice, require_flags, require_ranges
+from vdu.core.ranges import SEED, plain_number, require_choice, require_flags, require_ranges
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.rng import generator as named_generator
 from vdu.core.runs import check_folder
@@ -178,7 +178,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     """
     options, generator = asked["options"], asked["generator"]
     known = TrainingOptions.__annotations__
-    training: Any = {name: value for name, value in options.items() if name in known}
+    training: Any = {name: plain_number(value) for name, value in options.items() if name in known}
     own = {name: value for name, value in options.items() if name not in known}
     retain, forget = (
         None if isinstance(asked[name], str) and not asked[name] else asked[name] for name in ("retain", "forget")

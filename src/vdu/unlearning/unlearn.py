@@ -67,7 +67,8 @@ def unlearn(
         forget: the images to forget: a folder, a list file or a named data set, an ``ImageSet``, a list of Pillow images or image
             files, uint8 pixels as a tensor [images, channels, height, width] or array, or a torch ``Dataset``
             (:func:`vdu.data.given.as_images`).
-        forget_class: the class or classes to forget, if the images have labels.
+        forget_class: the class or classes to forget, by name or number, if the images have labels
+            (:func:`vdu.core.class_names.class_index`).
         forget_label: classes of a class-conditional model to forget, by name or index; without ``forget`` the forget set is drawn
             from the model under these labels.
         retain: real images to keep, of the same kinds, for methods that use them; classes to forget are left out of labelled ones.
