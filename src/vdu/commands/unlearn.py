@@ -256,7 +256,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         settings.method,
         forget=settings.forget or None,
         forget_class=settings.forget_class,
-        forget_labels=settings.forget_label,
+        forget_label=settings.forget_label,
         retain=settings.retain,
         convert=settings.convert,
         n_own_samples=how.n_own_samples,

@@ -180,8 +180,10 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     known = TrainingOptions.__annotations__
     training: Any = {name: value for name, value in options.items() if name in known}
     own = {name: value for name, value in options.items() if name not in known}
-    retain, forget = (None if asked[name] == "" else asked[name] for name in ("retain", "forget"))
-    require_flags(asked, "convert", "force", "full_length", "overwrite", "resume")
+    retain, forget = (
+        None if isinstance(asked[name], str) and not asked[name] else asked[name] for name in ("retain", "forget")
+    )
+    require_flags(asked, "convert", "force", "full_length")
     chosen = choose(asked["method"], own, others=frozenset({*known, *asked}), retain=retain is not None)
     require_ranges({**training, "n_own_samples": asked["n_own_samples"]})
     default: TrainingDefaults = chosen.method.training
@@ -194,7 +196,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     shares = {role: chosen.method.batch_shares.get(role, 1.0) for role in sorted(chosen.method.needs)}
     require_divisible(batch_size, settings.gradient_accumulation_steps, shares)
     require_tracker(asked["report_to"], asked["folder"])
-    classes, labels = _listed(asked["forget_class"], "forget_class"), _listed(asked["forget_labels"], "forget_labels")
+    classes, labels = _listed(asked["forget_class"], "forget_class"), _listed(asked["forget_label"], "forget_label")
     _require_forget(forget, classes, labels)
     n_own, full_length, convert = (
         _given(asked["n_own_samples"], default.n_own_samples),
@@ -303,12 +305,12 @@ def _require_forget(forget: Any, classes: tuple[Any, ...], labels: tuple[Any, ..
     if forget is None and classes:
         raise InputError(
             "--forget-class: got no --forget; it names classes of given images. For a class of the model use --forget-label "
-            "(in Python forget_labels=…)."
+            "(in Python forget_label=…)."
         )
     if forget is None and not labels:
         raise InputError(
             "--forget is missing: give the images to forget (a folder, a list of files or a data set), or for a class-conditional model "
-            "the class to forget (--forget-label, in Python forget_labels=…)."
+            "the class to forget (--forget-label, in Python forget_label=…)."
         )
 
 
