@@ -38,7 +38,7 @@ def suite(monkeypatch):
 
 def run(pair):
     folders = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted"}
-    return evaluate(**folders, forget_classes="a", probes="quick", folder=pair / "evidence", **QUICK)
+    return evaluate(**folders, forget_class="a", suite="quick", folder=pair / "evidence", **QUICK)
 
 
 def metrics(pair):

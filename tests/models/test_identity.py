@@ -19,7 +19,7 @@ from vdu.diffusion.schedule import NoiseSchedule
 from vdu.evaluation.models import _opened
 from vdu.models import identity as room
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import configuration_sha256, identity, is_recorded_configuration, weights_sha256
+from vdu.models.identity import configuration_sha256, identity, is_recorded_configuration, trained_part, weights_sha256
 from vdu.models.pipelines import load_pipeline, save_pipeline
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.replay.generated import cached_samples
@@ -178,6 +178,15 @@ def test_two_models_do_not_share_their_cached_samples(make_pipeline, tmp_path, m
             denoiser(scaled(make_pipeline(), scale)), 2, Sampler("ddpm", 2, microbatch_size=2), progress=None
         )
     assert len(list((tmp_path / "own-samples").iterdir())) == 2
+
+
+def test_what_trains_counts_where_something_was_trained(make_pipeline):
+    every, part, other = make_pipeline(), make_pipeline(), make_pipeline()
+    part.unet.time_embedding.requires_grad_(False)
+    other.unet.mid_block.requires_grad_(False)
+    models = [denoiser(each) for each in (every, part, other)]
+    assert len({identity(each) for each in models}) == 1 and trained_part(models[0]) == ""
+    assert len({trained_part(each) for each in models}) == 3
 
 
 def test_the_packaged_cache_is_that_of_the_packaged_models(monkeypatch):

@@ -17,6 +17,7 @@ from vdu.models.identity import weights_sha256
 from vdu.models.pipelines import load_pipeline
 from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit
+from vdu.unlearning import default_posterior
 from vdu.unlearning.fit_posterior import fit_posterior
 from vdu.unlearning.unlearn import unlearn
 
@@ -114,6 +115,15 @@ def test_frozen_parts_stay_as_they_are_through_every_kind_of_training(make_pipel
     ).pipeline
     for name, value in made.unet.state_dict().items():
         assert torch.equal(value, before[name]) == name.startswith("time_embedding"), name
+
+
+def test_the_posterior_of_one_part_is_not_taken_from_the_cache_for_another(make_pipeline, monkeypatch):
+    monkeypatch.setattr(default_posterior, "N_SAMPLES", 2)
+    for part in ("time_embedding", "mid_block", "conv_in"):
+        pipeline = make_pipeline()
+        getattr(pipeline.unet, part).requires_grad_(False)
+        made = unlearn(pipeline, "vdu", forget=images(), steps=1, batch_size=4, progress=None)
+        assert not any(name.startswith(part) for name in made.plan.chosen.posterior.mean)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

@@ -25,7 +25,7 @@ from vdu.diffusion.sampling import SCHEDULERS, same_levels, scheduler_over
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.models.configuration import EXTRAS
 
-__all__ = ["configuration_sha256", "identity", "is_recorded_configuration", "weights_sha256"]
+__all__ = ["configuration_sha256", "identity", "is_recorded_configuration", "trained_part", "weights_sha256"]
 
 SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 ELSEWHERE = {"prediction_type", "timestep_spacing"}  # described as an own entry; always chosen by the sampler
@@ -54,6 +54,19 @@ def configuration_sha256(denoiser: Denoiser) -> str:
         64 hexadecimal digits.
     """
     return _digest(_described(denoiser, weights=False))
+
+
+def trained_part(denoiser: Denoiser) -> str:
+    """What a cache key of something that was trained, or differentiated, has besides the identity.
+
+    Args:
+        denoiser: the model.
+
+    Returns:
+        SHA-256 of the names of what trains; empty where everything does.
+    """
+    names, every = sorted(denoiser.trainable()), sorted(name for name, _ in denoiser.network.named_parameters())
+    return "" if names == every else _digest(names)
 
 
 def weights_sha256(network: nn.Module) -> str:

@@ -20,7 +20,7 @@ from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet
-from vdu.models.identity import identity
+from vdu.models.identity import identity, trained_part
 from vdu.training.loop import TrainSettings, make_accelerator
 from vdu.training.pretraining import fit
 
@@ -110,7 +110,8 @@ def cached_self_model(
         2, identity(original), own.sha256, alpha_bar_range, sorted(how.items()), _settings(how, seed),
         accelerator.device.type, accelerator.num_processes,  # results differ in their last bits
     )  # fmt: skip
-    path = cache_folder() / "self-models" / f"{sha256_bytes(repr(parts).encode())[:24]}.safetensors"
+    key = repr(parts) + trained_part(original)
+    path = cache_folder() / "self-models" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
     cached = read_cached(path, "the self-trained auxiliary model is")
     made_now = not all(gather_object([cached is not None]))  # all processes train, or none does
     if made_now:

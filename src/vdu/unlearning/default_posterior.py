@@ -17,7 +17,7 @@ from vdu.core.records import sha256_bytes
 from vdu.core.rng import generator
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import identity
+from vdu.models.identity import identity, trained_part
 from vdu.models.pipelines import replace_network
 from vdu.posterior.estimators import find_estimator, make_estimator
 from vdu.posterior.gaussian import GaussianPosterior
@@ -81,7 +81,10 @@ def with_posterior(plan: Plan, *, progress: bool) -> tuple[Plan, int]:
 
 def _fitted(plan: Plan, estimator: str, progress: bool) -> GaussianPosterior:
     device = make_accelerator().device
-    key = f"{identity(plan.original)} {estimator} {OPTIONS.get(estimator)} {N_SAMPLES} {SAMPLER} {device.type}"
+    key = (
+        f"{identity(plan.original)} {estimator} {OPTIONS.get(estimator)} {N_SAMPLES} {SAMPLER} {device.type}"
+        + trained_part(plan.original)
+    )
     path = cache_folder() / "posteriors" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
     if progress:
         size = f", as for {N_TRAIN:,} training images" if estimator == "fisher" else ""
