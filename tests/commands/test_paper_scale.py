@@ -1,4 +1,4 @@
-"""What ``--scale paper`` runs, on one step and one image of the real networks: it needs no accelerator to be right."""
+"""What ``--scale paper`` and ``network`` run, on one step and one image of the real networks: it needs no accelerator to be right."""
 
 from dataclasses import replace
 
@@ -13,6 +13,7 @@ from vdu.diffusion.sampling import sample
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.networks import new_pipeline
 from vdu.models.pipelines import load_pipeline
+from vdu.paper import making
 from vdu.paper.plan import PaperCells
 from vdu.paper.reproduce import plan
 from vdu.paper.row_options import unlearn_settings
@@ -28,12 +29,14 @@ def some_images(shape):
 
 
 @pytest.mark.parametrize("name", ["table1", "table2"])
-def test_every_cell_of_the_plan_has_its_own_name(name, tmp_path):
-    table = load_table(name, "paper")
+@pytest.mark.parametrize(
+    ("scale", "kinds", "fewest"), [("paper", {"mnist", "cifar10"}, 20), ("network", {"mnist"}, 10)]
+)
+def test_every_cell_of_the_plan_has_its_own_name(name, scale, kinds, fewest, tmp_path):
+    table = load_table(name, scale)
     cells = plan(table, tmp_path, verify=False).all
-    assert len({cell.id for cell in cells}) == len(cells) > 20
-    kinds = {cell.name.split("/")[1] for cell in cells}
-    assert kinds == {"mnist", "cifar10"}
+    assert len({cell.id for cell in cells}) == len(cells) > fewest
+    assert {cell.name.split("/")[1] for cell in cells} == kinds
     assert not any(tmp_path.iterdir())
 
 
@@ -43,10 +46,16 @@ def test_every_cell_of_the_plan_has_its_own_name(name, tmp_path):
 def test_the_paper_row_runs_on_the_paper_network(dataset, row, tmp_path, monkeypatch):
     table = load_table("table1", "paper")
     world, shape = table.worlds[dataset], SHAPES[dataset]
+    assert world.weights == "bf16"
     monkeypatch.setattr(pretrain, "training_images", lambda *_: some_images(shape))
     options = {**world.pretrain, "steps": 1, "batch_size": 2, "mixed_precision": "no"}
     made = pretrain.run(PretrainSettings(data="", output_dir=tmp_path / "run", model=world.network, **options))
-    pipeline = load_pipeline(made["pipeline"])
+    making._save_other(tmp_path / "run", "bf16")  # pyright: ignore[reportPrivateUsage]
+    pipeline, whole = load_pipeline(tmp_path / "run" / "bf16"), load_pipeline(made["pipeline"])
+    sizes = [(tmp_path / "run" / kind / making.WEIGHTS).stat().st_size for kind in ("bf16", "pipeline")]
+    assert sizes[0] == pytest.approx(sizes[1] / 2, rel=0.01)
+    for name, value in whole.unet.state_dict().items():  # float32 in memory, of the rounded value
+        assert torch.equal(pipeline.unet.state_dict()[name], value.bfloat16().float()), name
     fit_isotropic(dict(pipeline.unet.named_parameters()), 1e-4).save(tmp_path / "posterior.safetensors")
     settings = unlearn_settings({**table.rows[row].options, "posterior": tmp_path / "posterior.safetensors"})
     method = make_method(settings)
