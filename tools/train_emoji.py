@@ -201,7 +201,8 @@ class TextDenoiser(nn.Module):
             )
         )  # fmt: skip
         self.unet = UNet2DConditionModel(
-            sample_size=latent_size, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, layers_per_block=1, block_out_channels=(64, 96),
+            sample_size=latent_size, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, layers_per_block=1,
+            block_out_channels=(64, 96),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, norm_num_groups=16,
         )  # fmt: skip
