@@ -153,7 +153,7 @@ def train_vae(canvas: Canvas, run: Path, steps: int) -> None:
         first = to_float(canvas.images[::16][:48])
         rebuilt = vae.decode(vae.encode(first).latent_dist.mean).sample
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
-    save_file({"latents": latents * vae.config["scaling_factor"]}, run / "latents.safetensors")
+    save_file({"latents": (latents * vae.config["scaling_factor"]).contiguous()}, run / "latents.safetensors")
     vae.save_pretrained(run / "vae")
     save_sheet(
         torch.cat([pair for pair in zip(first.split(12), rebuilt.split(12), strict=True) for pair in pair]),
