@@ -48,6 +48,9 @@ ALIKE = 0.5  # two drawings of a set whose pixels differ by less than this on av
 def main(out: Path, size: int) -> None:
     """Fetch, check, render and describe all pictures."""
     groups = tomllib.loads((Path(__file__).parent / "emoji_names.toml").read_text("utf-8"))
+    names = [name for entry in groups.values() for name in entry["names"].split()]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        sys.exit(f"emoji_names.toml: in two groups: {', '.join(twice)}. Keep each name in one group.")
     lines = []
     for style, (package, version, licence, sha256) in SETS.items():
         icons = fetch(out / "packages", package, version, sha256)

@@ -4,6 +4,7 @@
     train_emoji.py vae CANVAS RUN [--steps N]                     RUN/vae and RUN/latents.safetensors
     train_emoji.py model CANVAS RUN VAE_RUN --steps N [--without GROUP]     RUN/checkpoints and RUN/pipeline
     train_emoji.py score CANVAS RUN OBJECT_JUDGE STYLE_JUDGE [--n N]        RUN/score.json and RUN/sheet.png
+    train_emoji.py package RUN OUT                                the pipeline with half-precision weights
 
 CANVAS is the folder of make_emoji_canvas.py, judges are folders of ``vdu judge``. Every command continues an interrupted
 run, and ``model`` a finished one if N is larger. The U-Net and the text encoder are trained together:
@@ -152,7 +153,7 @@ def train_vae(canvas: Canvas, run: Path, steps: int) -> None:
         first = to_float(canvas.images[::16][:48])
         rebuilt = vae.decode(vae.encode(first).latent_dist.mean).sample
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
-    save_file({"latents": latents * vae.config["scaling_factor"]}, run / "latents.safetensors")
+    save_file({"latents": (latents * vae.config["scaling_factor"]).contiguous()}, run / "latents.safetensors")
     vae.save_pretrained(run / "vae")
     save_sheet(
         torch.cat([pair for pair in zip(first.split(12), rebuilt.split(12), strict=True) for pair in pair]),
@@ -169,7 +170,9 @@ def make_tokenizer(canvas: Canvas) -> CLIPTokenizer:
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trained.normalizer = normalizers.Lowercase()
     trained.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        pre_tokenizers.Split(" ", "removed"),
+        pre_tokenizers.Punctuation(),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])  # fmt: skip
     words = sorted({word for line in canvas.lines for word in (line["name"], *line["words"])})
     characters = "a b c d e f g h i j k l m n o p q r s t u v w x y z 0 1 2 3 4 5 6 7 8 9 . , ' ! ? -"
@@ -198,7 +201,8 @@ class TextDenoiser(nn.Module):
             )
         )  # fmt: skip
         self.unet = UNet2DConditionModel(
-            sample_size=latent_size, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, layers_per_block=1, block_out_channels=(64, 96),
+            sample_size=latent_size, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, layers_per_block=1,
+            block_out_channels=(64, 96),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, norm_num_groups=16,
         )  # fmt: skip
@@ -309,6 +313,23 @@ def score(canvas: Canvas, run: Path, judges: dict[str, Path], n: int, guidance: 
     )
 
 
+def package(run: Path, out: Path) -> None:
+    """Write the pipeline with U-Net and autoencoder in half precision, and print its size.
+
+    The text encoder stays in float32: transformers loads it in the precision of its file, diffusers the other parts in float32,
+    and the pipeline does not run with both.
+    """
+    pipe = StableDiffusionPipeline.from_pretrained(run / "pipeline")
+    pipe.unet.half()
+    pipe.vae.half()
+    pipe.save_pretrained(out)
+    model = json.loads((out / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]
+    (out / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]), "utf-8")  # transformers 4 reads these two
+    merges = "".join(" ".join(pair) + "\n" for pair in model["merges"])
+    (out / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + merges, "utf-8")
+    print(f"{sum(file.stat().st_size for file in out.rglob('*') if file.is_file()) / 1e6:.2f} MB")
+
+
 def save_sheet(images: Tensor, file: Path, columns: int, zoom: int = 3) -> None:
     """A picture of images [n, 3, size, size] in [−1, 1], row by row."""
     size, rows = images.shape[-1], math.ceil(len(images) / columns)
@@ -324,9 +345,10 @@ def main() -> None:
     """Read the arguments and run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    vae, model, judged = (commands.add_parser(name) for name in ("vae", "model", "score"))
-    for each in (vae, model, judged):
-        each.add_argument("canvas", type=Path)
+    vae, model, judged, packed = (commands.add_parser(name) for name in ("vae", "model", "score", "package"))
+    for each in (vae, model, judged, packed):
+        if each is not packed:
+            each.add_argument("canvas", type=Path)
         each.add_argument("run", type=Path)
     vae.add_argument("--steps", type=int, default=2400)
     model.add_argument("vae_run", type=Path)
@@ -337,8 +359,10 @@ def main() -> None:
     judged.add_argument("--n", type=int, default=1000)
     judged.add_argument("--guidance", type=float, default=3.0)
     judged.add_argument("--sampling-steps", type=int, default=20)
+    packed.add_argument("out", type=Path)
     given = parser.parse_args()
-    torch.set_num_threads(1)
+    if given.command == "package":
+        return package(given.run, given.out)
     canvas = read_canvas(given.canvas)
     given.run.mkdir(parents=True, exist_ok=True)
     if given.command == "vae":
