@@ -7,9 +7,22 @@ from torch import Tensor
 from vdu.core.errors import InputError
 from vdu.diffusion.schedule import NoiseSchedule
 
-__all__ = ["read_prediction_type", "read_schedule", "read_shape", "scheduler_configuration", "unet_parts"]
+__all__ = [
+    "discrete_parts",
+    "is_a",
+    "read_prediction_type",
+    "read_schedule",
+    "read_shape",
+    "scheduler_configuration",
+    "unet_parts",
+]
 
 DISCRETE_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+def is_a(pipeline: Any, name: str) -> bool:
+    """Whether a pipeline is of a class, or a subclass, of this name; without importing it, since it may need transformers."""
+    return any(each.__name__ == name for each in type(pipeline).__mro__)
 
 
 def scheduler_configuration(scheduler: Any) -> dict[str, Any]:
@@ -86,4 +99,13 @@ def unet_parts(pipeline: Any) -> dict[str, Any]:
         "image_shape": read_shape(pipeline.unet.config),
         "scheduler_config": scheduler_configuration(pipeline.scheduler),
         "timestep_scale": float(getattr(pipeline, "timestep_scale", 1.0)),
+    }
+
+
+def discrete_parts(scheduler: Any) -> dict[str, Any]:
+    """What a discrete-time scheduler gives a denoiser of latents, by argument name; latents are clipped only where it asks for it."""
+    return {
+        "schedule": read_schedule(scheduler),
+        "prediction_type": read_prediction_type(scheduler),
+        "scheduler_config": {"clip_sample": False, **scheduler_configuration(scheduler)},  # DDPM's own default is True
     }

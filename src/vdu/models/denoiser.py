@@ -22,7 +22,15 @@ from vdu.core.types import Condition, NoisedBatch, column
 from vdu.diffusion.prediction import clean_of, noise_of
 from vdu.diffusion.schedule import NoiseSchedule
 
-__all__ = ["DenoiserAround", "PipelineDenoiser"]
+__all__ = ["DenoiserAround", "PipelineDenoiser", "on_device"]
+
+
+def on_device(condition: Condition | None, like: Tensor) -> dict[str, Tensor]:
+    """A condition on the device of a batch, its real numbers in the batch's dtype; empty for None."""
+    return {
+        name: value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
+        for name, value in (condition or {}).items()
+    }
 
 
 class _Predictions:
@@ -96,6 +104,11 @@ class PipelineDenoiser(_Predictions):
         """(): the model is unconditional."""
         return ()
 
+    @property
+    def takes_prompts(self) -> bool:
+        """False: the model knows no words."""
+        return False
+
     def trainable(self) -> dict[str, nn.Parameter]:
         """The trainable parameters: all that require a gradient, by name."""
         return {name: value for name, value in self.network.named_parameters() if value.requires_grad}
@@ -133,8 +146,7 @@ class PipelineDenoiser(_Predictions):
             The raw output, with its variance channels if it has them.
         """
         scaled = timestep if self.timestep_scale == 1.0 else timestep * self.timestep_scale  # never in half precision
-        further = {name: value.to(x_t.device) for name, value in (condition or {}).items()}
-        output = self.network(x_t, scaled, **further)
+        output = self.network(x_t, scaled, **on_device(condition, x_t))
         return output if isinstance(output, Tensor) else output.sample
 
     def with_network(self, network: nn.Module) -> Self:

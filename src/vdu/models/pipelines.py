@@ -1,7 +1,8 @@
 """Loading, checking, saving and hashing of diffusers pipeline folders.
 
 Further properties of a model are stored in ``vdu.json`` beside diffusers' files: ``timestep_scale`` (the factor on timesteps)
-and, for class-conditional models, ``class_names`` and ``null_class``.
+for class-conditional models ``class_names`` and ``null_class``, and for text-to-image models ``prompts``, which samples are drawn
+under.
 """
 
 import copy
@@ -10,6 +11,7 @@ import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,13 @@ __all__ = [
 ]
 
 EXTRA_FILE = "vdu.json"
-EXTRAS = ("timestep_scale", "class_names", "null_class")  # attributes of a pipeline that diffusers lacks
+EXTRAS = ("timestep_scale", "class_names", "null_class", "prompts")  # attributes of a pipeline that diffusers lacks
 HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
+LIBRARIES = (
+    "diffusers",
+    "transformers",
+    "stable_diffusion",
+)  # the last is diffusers' name for the place of a safety checker
 OWN_NETWORKS = ("vdu.models.ddpm_pytorch",)
 
 
@@ -64,11 +71,13 @@ def load_pipeline(path: Path | str) -> Any:
     parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
     refuse_parts(str(path), [name for name in parts if name not in PARTS])
     for library, _ in (index[name] for name in parts):
-        if library not in ("diffusers", *OWN_NETWORKS):  # older diffusers import whatever module is named there
+        if library not in (*LIBRARIES, *OWN_NETWORKS):  # older diffusers import whatever module is named there
             raise InputError(
-                f"{path / 'model_index.json'}: takes a part from {library!r}; expected diffusers or one of "
+                f"{path / 'model_index.json'}: takes a part from {library!r}; expected diffusers, transformers or one of "
                 f"{', '.join(OWN_NETWORKS)}, since other libraries may run code of their own."
             )
+        if library == "transformers" and find_spec(library) is None:
+            raise InputError(f"{path}: its text encoder needs transformers; install it with `pip install 'vdu[text]'`.")
         if library in OWN_NETWORKS:  # diffusers takes a class from a library that has been imported, and from no other
             import_module(library)
     shown = logging.is_progress_bar_enabled()
@@ -186,15 +195,18 @@ def _read_extra(path: Path) -> dict[str, Any]:
     scale = extra.get("timestep_scale", 1.0) if isinstance(extra, dict) else None
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1e9:
         raise InputError(f"{path}: timestep_scale is {scale!r}; expected a number above 0. Save the pipeline again.")
-    names, null_class = extra.get("class_names"), extra.get("null_class")
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) and name for name in names)):
-        raise InputError(f"{path}: class_names is {names!r}; expected a list of names. Save the pipeline again.")
+    null_class = extra.get("null_class")
+    lists = {name: extra[name] for name in ("class_names", "prompts") if extra.get(name) is not None}
+    for name, value in lists.items():
+        words = isinstance(value, list) and value and all(isinstance(each, str) for each in value)
+        if not words or (name == "class_names" and not all(value)):  # a prompt may be empty
+            raise InputError(f"{path}: {name} is {value!r}; expected a list of names. Save the pipeline again.")
     if null_class is not None and (not isinstance(null_class, int) or isinstance(null_class, bool) or null_class < 0):
         raise InputError(
             f"{path}: null_class is {null_class!r}; expected a class index or null. Save the pipeline again."
         )
     found: dict[str, Any] = {"timestep_scale": float(scale)} if "timestep_scale" in extra else {}
-    found |= {"class_names": tuple(names)} if names is not None else {}
+    found |= {name: tuple(value) for name, value in lists.items()}
     return found | ({"null_class": null_class} if null_class is not None else {})
 
 
@@ -254,7 +266,7 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
 
 
 def replace_network(pipeline: Any, network: nn.Module) -> Any:
-    """A new pipeline of the same kind around another network; the scheduler is copied, other networks are shared.
+    """A new pipeline of the same kind around another network; scheduler and tokenizers are copied, other networks are shared.
 
     Args:
         pipeline: the pipeline to copy.
@@ -269,8 +281,6 @@ def replace_network(pipeline: Any, network: nn.Module) -> Any:
         for name, part in pipeline.components.items()
         if name != changed
     }
-    made = type(pipeline)(**parts, **{changed: network})
-    for name in EXTRAS:
-        if hasattr(pipeline, name):
-            setattr(made, name, getattr(pipeline, name))
+    made = copy.copy(pipeline)  # keeps what is no part: whether a safety checker is required, names of classes
+    made.register_modules(**parts, **{changed: network})
     return made

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,7 +138,7 @@ def _batches(
     """
     makers: list[Callable[[int], dict[str, Tensor]]] = []
     shape, forget = denoiser.image_shape, sets.get("forget")
-    forget_labels: tuple[int, ...] = ()
+    forget_labels: tuple[Any, ...] = ()
     if denoiser.class_names and forget is not None:
         forget_labels = tuple(sorted(set(labels_for(denoiser, forget, torch.arange(len(forget)), "forget"))))
     sizes = {role: max(1, round(batch_size * method.batch_shares.get(role, 1.0))) for role in sorted(method.needs)}
