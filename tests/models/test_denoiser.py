@@ -114,7 +114,7 @@ def test_a_copy_has_weights_of_its_own(make_pipeline):
             "prediction_type 'flow' is unknown; expected one of epsilon, v_pred",
         ),
         (lambda make: make(sample_size=None), "no sample_size, so the image size is unknown; set it"),
-        (lambda make: object(), "got object, which lacks a unet or a scheduler"),
+        (lambda make: object(), r"got object, which lacks a network \(unet or transformer\) or a scheduler"),
         (
             lambda make: SimpleNamespace(unet=make().unet, scheduler=KarrasVeScheduler(), components={}),
             "has no alphas_cumprod",

@@ -231,6 +231,10 @@ class Denoiser(Protocol):
         """The raw output of the network, for diffusers' schedulers, which handle its prediction type."""
         ...
 
+    def step_options(self, steps: int) -> dict[str, Any]:
+        """Further arguments of the scheduler's ``set_timesteps`` for some number of steps."""
+        ...
+
     def with_network(self, network: nn.Module) -> Self:
         """The same adapter over another network of the same architecture (a copy, or one wrapped for training)."""
         ...

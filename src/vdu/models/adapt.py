@@ -9,15 +9,28 @@ from typing import Any
 from torch import nn
 
 from vdu.core.errors import InputError
-from vdu.models.adapters import class_conditional, stable_diffusion, unconditional
+from vdu.models.adapters import (
+    class_conditional,
+    dit,
+    flux,
+    latent_unconditional,
+    pixart,
+    sd3,
+    sdxl,
+    stable_diffusion,
+    unconditional,
+)
 from vdu.models.denoiser import PipelineDenoiser
 
 __all__ = ["FAMILIES", "NETWORKS", "PARTS", "adapt", "family_of", "refuse_parts"]
 
-FAMILIES = (stable_diffusion, unconditional, class_conditional)
+FAMILIES = (stable_diffusion, sdxl, sd3, flux, pixart, dit, latent_unconditional, unconditional, class_conditional)
 PARTS = frozenset().union(*(family.PARTS for family in FAMILIES))
 NETWORKS = tuple(dict.fromkeys(family.NETWORK for family in FAMILIES))
-KNOWN = "DDPMPipeline, DDIMPipeline, StableDiffusionPipeline"
+KNOWN = (
+    "DDPMPipeline, DDIMPipeline, LDMPipeline, DiTPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, "
+    "StableDiffusion3Pipeline, FluxPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline"
+)
 
 
 def adapt(pipeline: Any) -> PipelineDenoiser:
@@ -48,7 +61,7 @@ def family_of(pipeline: Any) -> Any:
     networks = [name for name in NETWORKS if isinstance(getattr(pipeline, name, None), nn.Module)]
     if not networks or getattr(pipeline, "scheduler", None) is None:
         raise InputError(
-            f"pipeline: got {type(pipeline).__name__}, which lacks a {' or '.join(NETWORKS)} or a scheduler; "
+            f"pipeline: got {type(pipeline).__name__}, which lacks a network ({' or '.join(NETWORKS)}) or a scheduler; "
             f"expected a diffusers pipeline of a known kind: {KNOWN}."
         )
     present = {name for name, part in pipeline.components.items() if part is not None}

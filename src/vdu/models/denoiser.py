@@ -134,6 +134,10 @@ class PipelineDenoiser(_Predictions):
         """None: the model is unconditional."""
         return None
 
+    def step_options(self, steps: int) -> dict[str, Any]:
+        """Further arguments of the scheduler's ``set_timesteps`` for some number of steps: none."""
+        return {}
+
     def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
         """The raw output of the network, for schedulers, which handle its prediction type.
 

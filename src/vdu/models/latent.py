@@ -108,13 +108,17 @@ def visiting(device: torch.device, *modules: nn.Module | None) -> Iterator[None]
                 module.to(dtype)
 
 
-def latent_parts(pipeline: Any, network: Any, autoencoder: Any) -> dict[str, Any]:
+def latent_parts(
+    pipeline: Any, network: Any, autoencoder: Any, *, channels: int | None = None, size: Any = None
+) -> dict[str, Any]:
     """Shapes and autoencoder of a latent pipeline, by argument name of :class:`LatentDenoiser`; the scale is the ``scaling_factor``.
 
     Args:
         pipeline: for messages.
         network: with ``sample_size`` (of latents) and ``in_channels`` in its configuration.
         autoencoder: with ``block_out_channels`` and ``scaling_factor`` in its configuration.
+        channels: of the latents, if the network's configuration has another number.
+        size: of the latents, if the network's configuration has none.
 
     Returns:
         The arguments.
@@ -122,17 +126,20 @@ def latent_parts(pipeline: Any, network: Any, autoencoder: Any) -> dict[str, Any
     Raises:
         InputError: if the network has no size, or its channels are not those of the latents.
     """
-    size, config = network.config.sample_size, autoencoder.config
+    config, size = autoencoder.config, size or network.config.sample_size
     if size is None:
         raise InputError(
             f"pipeline: the network of this {type(pipeline).__name__} has no sample_size in its configuration, so the size of its "
             "latents is unknown; set it and save again."
         )
-    channels = int(network.config.in_channels)
-    if channels != int(config.latent_channels):
+    channels, made = (
+        int(channels or network.config.in_channels),
+        int(config.get("vq_embed_dim") or config.latent_channels),
+    )
+    if channels != made:
         raise InputError(
             f"pipeline: the network of this {type(pipeline).__name__} takes {channels} channels and its autoencoder makes "
-            f"{config.latent_channels}; expected the same number. Inpainting, depth and editing models are not supported."
+            f"{made}; expected the same number. Inpainting, depth and editing models are not supported."
         )
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     factor = 2 ** (len(config.block_out_channels) - 1)

@@ -2,7 +2,7 @@
 
 Further properties of a model are stored in ``vdu.json`` beside diffusers' files: ``timestep_scale`` (the factor on timesteps)
 for class-conditional models ``class_names`` and ``null_class``, and for text-to-image models ``prompts``, which samples are drawn
-under.
+under, and ``image_size`` in pixels, where diffusers' configuration has none.
 """
 
 import copy
@@ -34,7 +34,13 @@ __all__ = [
 ]
 
 EXTRA_FILE = "vdu.json"
-EXTRAS = ("timestep_scale", "class_names", "null_class", "prompts")  # attributes of a pipeline that diffusers lacks
+EXTRAS = (
+    "timestep_scale",
+    "class_names",
+    "null_class",
+    "prompts",
+    "image_size",
+)  # attributes of a pipeline that diffusers lacks
 HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
 LIBRARIES = (
     "diffusers",
@@ -201,12 +207,13 @@ def _read_extra(path: Path) -> dict[str, Any]:
         words = isinstance(value, list) and value and all(isinstance(each, str) for each in value)
         if not words or (name == "class_names" and not all(value)):  # a prompt may be empty
             raise InputError(f"{path}: {name} is {value!r}; expected a list of names. Save the pipeline again.")
-    if null_class is not None and (not isinstance(null_class, int) or isinstance(null_class, bool) or null_class < 0):
-        raise InputError(
-            f"{path}: null_class is {null_class!r}; expected a class index or null. Save the pipeline again."
-        )
+    size = extra.get("image_size")
+    for name, value in (("null_class", null_class), ("image_size", size)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise InputError(f"{path}: {name} is {value!r}; expected a whole number or null. Save the pipeline again.")
     found: dict[str, Any] = {"timestep_scale": float(scale)} if "timestep_scale" in extra else {}
     found |= {name: tuple(value) for name, value in lists.items()}
+    found |= {"image_size": size} if size is not None else {}
     return found | ({"null_class": null_class} if null_class is not None else {})
 
 
