@@ -1,7 +1,7 @@
 """``FluxPipeline``: flow matching on latents in patches of 2×2, with a CLIP and a T5 text encoder.
 
-The condition is ``encoder_hidden_states``, ``pooled_projections`` and, for a distilled network (``guidance_embeds``), ``guidance``: the scale
-of guidance is an argument of such a network, 3.5 where nothing else is asked for. Other networks are guided by the empty prompt.
+The condition is ``encoder_hidden_states``, ``pooled_projections`` and, for a distilled network (``guidance_embeds``), ``guidance``: the
+scale of guidance is an argument of such a network, 3.5 where nothing else is asked for. Others are guided by the empty prompt.
 
 The network's configuration has no size of the image: it is the pipeline's default (1024 pixels), or ``image_size`` in ``vdu.json``.
 Latents are noised and sampled unpacked, [channels, height, width], and packed for the network alone. Its timesteps are s, not 1000 s.
