@@ -59,6 +59,8 @@ class UnlearnSettings(SamplerSettings):
         forget_class: the classes to forget, if the images have labels.
         forget_label: class-conditional models: the class to forget, by the model's name for it; repeat the option for several. Without
             --forget the images are drawn from the model under that label.
+        train: what trains: all, attention, cross-attention, cross-attention-kv, or lora:RANK, low-rank corrections of the attention layers
+            that are also written to lora/ as a file for diffusers.
         convert: convert images of another size or mode to the model's; by default they cause an error.
         method: auto (the one that measured best), or one of those that "vdu list" shows.
         option: NAME=VALUE, an option of the method, for example gamma=0.1 for vdu; "vdu list METHOD" shows them.
@@ -91,6 +93,7 @@ class UnlearnSettings(SamplerSettings):
     output_dir: OutputDir = Path("run")
     forget_class: tuple[str, ...] = ()
     forget_label: tuple[str, ...] = ()
+    train: str = "all"
     convert: bool = False
     method: Annotated[str, Parameter(validator=_known)] = "auto"
     option: tuple[str, ...] = ()
@@ -257,6 +260,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         forget_class=settings.forget_class,
         forget_labels=settings.forget_label,
         retain=settings.retain,
+        train=settings.train,
         convert=settings.convert,
         n_own_samples=how.n_own_samples,
         sampler=how.sampler(),

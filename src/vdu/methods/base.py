@@ -18,6 +18,7 @@ from vdu.core.types import Batch, Denoiser, Hooks, Losses, NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.methods.defaults import TrainingDefaults
 from vdu.posterior.gaussian import GaussianPosterior
+from vdu.posterior.low_rank import corrected_layers, low_rank_posterior
 
 __all__ = [
     "HIDDEN",
@@ -167,11 +168,22 @@ def drawn(batch: NoisedBatch, name: str) -> Tensor:
     return batch.draws[name]
 
 
-def matched(posterior: GaussianPosterior, denoiser: Denoiser) -> GaussianPosterior:
-    """The posterior on the model's device and in its dtype, after a check that its parameters match the model's."""
+def matched(posterior: GaussianPosterior, denoiser: Denoiser) -> Any:
+    """The posterior on the model's device and in its dtype, restricted to what trains, after a check that it matches the model.
+
+    Args:
+        posterior: of the original's weights.
+        denoiser: the model that trains.
+
+    Returns:
+        The posterior of what trains; of low-rank corrections a :class:`vdu.posterior.low_rank.LowRankPosterior`.
+    """
+    first, trainable = next(denoiser.network.parameters()), denoiser.trainable()
+    if corrected_layers(trainable):
+        return low_rank_posterior(posterior.to(first.device, first.dtype), denoiser.network)
     posterior.check_matches(dict(denoiser.network.named_parameters()))
-    first = next(denoiser.network.parameters())
-    return posterior.to(first.device, first.dtype)
+    frozen = set(posterior.mean) - set(trainable)
+    return (posterior.only(trainable) if frozen else posterior).to(first.device, first.dtype)
 
 
 def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:

@@ -8,8 +8,8 @@
     cross-attention-kv   of these the keys and values
     lora:RANK            low-rank corrections of the layers of ``attention``
 
-Weights that do not train are shared with the original, so a copy costs the memory of what trains alone, and the original is the same network
-with the corrections left out. Normalisations belong to no part: behind frozen layers PyTorch 2.13 crashes in their backward pass on a CPU.
+Weights that do not train are shared with the original, so a copy costs the memory of what trains alone, and the original is the same
+network with the corrections left out. Normalisations belong to no part: behind frozen layers PyTorch 2.13 crashes in their backward pass.
 
 A LoRA file is in diffusers' format: ``pytorch_lora_weights.safetensors`` with ``unet.NAME.lora_A.weight`` and so on.
 ``load_lora_weights`` reads it for Stable Diffusion 1.x to 3 and FLUX; diffusers has no LoRA for the other kinds, for which there is
@@ -20,7 +20,7 @@ import copy
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,28 @@ from torch.nn import functional
 from vdu.core.errors import InputError
 from vdu.core.rng import generator
 
-__all__ = ["LORA_FILE", "LowRank", "lora_rank", "low_rank_layers", "merged", "save_lora", "training_copy"]
+__all__ = [
+    "LORA_FILE",
+    "LowRank",
+    "check_train",
+    "lora_rank",
+    "low_rank_layers",
+    "merged",
+    "save_lora",
+    "sharing_copy",
+    "training_copy",
+    "without_corrections",
+]
 
 PARTS = ("all", "attention", "cross-attention", "cross-attention-kv")
 LORA_FILE = "pytorch_lora_weights.safetensors"
 OWN = ("to_q", "to_k", "to_v", "to_out.0")
-OF_WORDS = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")  # joint attention: image and words each have their own
+OF_WORDS = (
+    "add_q_proj",
+    "add_k_proj",
+    "add_v_proj",
+    "to_add_out",
+)  # joint attention: image and words each have their own
 
 
 class LowRank(nn.Linear):
@@ -61,10 +77,11 @@ class LowRank(nn.Linear):
         """
         bound = 1 / math.sqrt(layer.in_features)
         first = torch.rand(rank, layer.in_features, generator=source) * 2 * bound - bound
-        layer.__class__ = cls
-        layer.lora_A = nn.Parameter(first.to(layer.weight))
-        layer.lora_B = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))
-        layer.lora_scale = 1.0
+        made = cast("Any", layer)
+        made.__class__ = cls
+        made.lora_A = nn.Parameter(first.to(layer.weight))
+        made.lora_B = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))
+        made.lora_scale = 1.0
 
     def forward(self, input: Tensor) -> Tensor:
         """W x + b, without forming W."""
@@ -85,34 +102,46 @@ def training_copy(network: nn.Module, train: str, *, seed: int = 0) -> nn.Module
         seed: of the corrections' first values.
 
     Returns:
-        The copy; its trainable parameters are those that require a gradient.
-
-    Raises:
-        InputError: if the part is unknown or the network has none, or the rank is not between 1 and the layers' smaller side.
+        The copy; its trainable parameters are those that require a gradient. A part that the network lacks is refused
+        (:func:`check_train`).
     """
+    check_train(network, train)
     rank = lora_rank(train)
     if rank is None and train == "all":
         return copy.deepcopy(network)
     layers = _layers(network, "attention" if rank is not None else train)
-    if not layers:
+    if rank is None:
+        return _sharing(network, {id(value) for layer in layers.values() for value in layer.parameters()})
+    made = _sharing(network, set())
+    for name in layers:
+        LowRank.on(cast("nn.Linear", made.get_submodule(name)), rank, generator(seed, "lora", name))
+    return made
+
+
+def check_train(network: nn.Module, train: str) -> None:
+    """Raise an error for a part that a network does not have, before any work.
+
+    Args:
+        network: the network.
+        train: as for :func:`training_copy`.
+
+    Raises:
+        InputError: if the part is unknown or the network has none, or the rank is above the size of a layer.
+    """
+    rank = lora_rank(train)
+    layers = _layers(network, "attention" if rank is not None else train)
+    if not layers and train != "all":
         found = [part for part in PARTS if part == "all" or _layers(network, part)]
         raise InputError(
             f"train: got {train!r}, and this {type(network).__name__} has no such layers, so nothing would train; "
             f"expected one of {', '.join(found)}."
         )
-    if rank is None:
-        chosen = {id(value) for layer in layers.values() for value in layer.parameters()}
-        return _sharing(network, chosen)
     for name, layer in layers.items():
-        if rank > min(layer.weight.shape):
+        if rank is not None and rank > min(layer.weight.shape):
             raise InputError(
                 f"train: got rank {rank}, above the size of the layer {name} ({layer.out_features}×{layer.in_features}); "
                 f"expected at most {min(min(each.weight.shape) for each in layers.values())}."
             )
-    made = _sharing(network, set())
-    for name in layers:
-        LowRank.on(cast("nn.Linear", made.get_submodule(name)), rank, generator(seed, "lora", name))
-    return made
 
 
 def lora_rank(train: str) -> int | None:
@@ -140,24 +169,36 @@ def low_rank_layers(network: nn.Module) -> dict[str, LowRank]:
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, LowRank)}
 
 
+def without_corrections(network: nn.Module) -> nn.Module:
+    """The network that the corrections are added to: the same weights in the same memory, frozen."""
+    made = _sharing(network, set())
+    for layer in low_rank_layers(made).values():
+        del layer.lora_A, layer.lora_B, layer.lora_scale
+        cast("Any", layer).__class__ = nn.Linear
+    return made
+
+
 def merged(network: nn.Module) -> nn.Module:
-    """A network with plain layers in the place of corrected ones, W = W₀ + s B A; other weights share its memory.
+    """A network with plain layers in the place of corrected ones, W = W₀ + s B A.
 
     Args:
         network: unchanged.
 
     Returns:
-        The network itself if it has no corrections, else a copy.
+        A copy with memory of its own; the network itself if it has no corrections.
     """
     layers = low_rank_layers(network)
     if not layers:
         return network
-    made = _sharing(network, set())
-    for name, layer in low_rank_layers(made).items():
-        del layer.lora_A, layer.lora_B, layer.lora_scale
-        layer.__class__ = nn.Linear
-        layer.weight = nn.Parameter(layers[name].full().detach())
+    made = copy.deepcopy(without_corrections(network))
+    for name, layer in layers.items():
+        cast("nn.Linear", made.get_submodule(name)).weight.data = layer.full().detach()
     return made.requires_grad_(True)
+
+
+def sharing_copy(network: nn.Module) -> nn.Module:
+    """A copy with its own values of what trains; what is frozen shares the network's memory."""
+    return _sharing(network, {id(value) for value in network.parameters() if value.requires_grad})
 
 
 def save_lora(network: nn.Module, folder: Path, part: str) -> Path:
@@ -178,7 +219,9 @@ def save_lora(network: nn.Module, folder: Path, part: str) -> Path:
 
     layers = low_rank_layers(network)
     if not layers:
-        raise InputError("save_lora: the model was not trained with LoRA; expected train='lora:RANK'. Save its pipeline instead.")
+        raise InputError(
+            "save_lora: the model was not trained with LoRA; expected train='lora:RANK'. Save its pipeline instead."
+        )
     tensors = {}
     for name, layer in layers.items():  # diffusers takes s = 1 where a file has no alpha
         tensors[f"{part}.{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
@@ -200,7 +243,9 @@ def _layers(network: nn.Module, part: str) -> dict[str, nn.Linear]:
         if part == "cross-attention-kv":
             wanted = [each for each in of_words if each in {"to_k", "to_v", "add_k_proj", "add_v_proj"}]
         inside = dict(module.named_modules())
-        found |= {f"{name}.{each}": inside[each] for each in wanted if isinstance(inside.get(each), nn.Linear)}
+        for each in wanted:
+            layer = inside.get(each)
+            found |= {f"{name}.{each}": layer} if isinstance(layer, nn.Linear) else {}
     return found
 
 

@@ -86,10 +86,11 @@ def load_pipeline(path: Path | str) -> Any:
             raise InputError(f"{path}: its text encoder needs transformers; install it with `pip install 'vdu[text]'`.")
         if library in OWN_NETWORKS:  # diffusers takes a class from a library that has been imported, and from no other
             import_module(library)
+    absent = {name: None for name, part in index.items() if isinstance(part, list) and not part[0] and name in PARTS}
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        pipeline = DiffusionPipeline.from_pretrained(str(path), local_files_only=True, use_safetensors=True)
+        pipeline = DiffusionPipeline.from_pretrained(str(path), local_files_only=True, use_safetensors=True, **absent)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: diffusers cannot load this pipeline: {error} Only safetensors weights are read; "

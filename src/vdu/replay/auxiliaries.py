@@ -76,6 +76,7 @@ def make_auxiliaries(
     seed: int,
     device: torch.device | None = None,
     force: bool = False,
+    teacher: Denoiser | None = None,
     say: Any = None,
 ) -> Auxiliaries:
     """Make the auxiliary data and models of a method.
@@ -90,6 +91,7 @@ def make_auxiliaries(
         seed: seeds the classifiers and the forget model; all seeds share the generated samples and the self-trained model.
         device: where to draw samples and to place the result.
         force: see :func:`vdu.replay.selection.resemblance`.
+        teacher: the frozen original on the device, if there is one already; else it is a copy.
         say: called with progress messages; None is silent.
 
     Returns:
@@ -107,7 +109,7 @@ def make_auxiliaries(
     if "self_model" in wanted:  # before samples are drawn in vain
         original.schedule.within(levels, "self_improvement_range")
     if "teacher" in wanted:
-        tools["teacher"] = _frozen(original.copy(), device)
+        tools["teacher"] = teacher or _frozen(original.copy(), device)
     if "forget" in method.uses:
         tools["forget"] = encoded(original, forget.floats())
     if sorts:  # before samples are drawn in vain

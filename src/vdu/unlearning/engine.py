@@ -6,6 +6,7 @@
 Not guaranteed: that everything is forgotten, or that nothing else changed; :mod:`vdu.evaluation` measures both.
 """
 
+import copy
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vdu.core import progress as progress_bars
 from vdu.core.counter import EvaluationCounter
@@ -21,6 +22,7 @@ from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser, Method
 from vdu.data.images import ImageSet
+from vdu.models.lora import low_rank_layers, merged, sharing_copy, training_copy, without_corrections
 from vdu.models.pipelines import replace_network
 from vdu.replay.auxiliaries import make_auxiliaries
 from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
@@ -50,13 +52,13 @@ def carry_out(
     """
     began, seed = time.monotonic(), plan.run_seed
     original, method, images, settings = plan.original, plan.chosen.method, plan.forget, plan.training
-    denoiser = original.copy()
+    denoiser = original.with_network(training_copy(original.network, plan.train, seed=seed))
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
     denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
     progress_bars.expect(_work(plan))
     aids = make_auxiliaries(
         original, method, images, retain=plan.retain, n_own_samples=plan.n_own_samples, force=plan.force, sampler=plan.sampler,
-        seed=seed, device=accelerator.device, say=say if progress and accelerator.is_main_process else None,
+        seed=seed, device=accelerator.device, teacher=_teacher(denoiser), say=say if progress and accelerator.is_main_process else None,
     )  # fmt: skip
     # anew: what was trained for the aids had its own precision, and accelerate knows one for a process
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
@@ -70,6 +72,8 @@ def carry_out(
     identity = (
         f"unlearn 2 {seed} {images.sha256} {plan.weights_sha256} {plan.batch_size} {method.name} {method.identity}"
     )
+    if plan.train != "all":
+        identity += f" {plan.train}"
     if plan.retain is not None and "retain" in method.needs:
         identity += f" {plan.retain.sha256}"
     if aids.judged is not None:
@@ -78,7 +82,10 @@ def carry_out(
     main = accelerator.is_main_process
     picture = folder / "first-look.png" if folder is not None and main else None
     shown = say if progress and main else None
-    rule = ForgottenCheck(denoiser.copy(), aids, settings.steps, picture, shown) if stops else None
+    rule = None
+    if stops:
+        watched = denoiser.with_network(sharing_copy(denoiser.network))
+        rule = ForgottenCheck(watched, aids, settings.steps, picture, shown)
     tools = aids.tools
     others = [
         each
@@ -96,12 +103,26 @@ def carry_out(
             stopping = rule.look(result.steps, dict(denoiser.network.named_parameters()))
     evaluations = aids.evaluations + counter.total + round(small.total * aids.classifier_share)
     made = UnlearnResult(
-        replace_network(plan.pipeline, denoiser.network), result, evaluations, plan, aids, stopping,
-        seconds=time.monotonic() - began, folder=folder,
+        replace_network(plan.pipeline, _whole(denoiser.network, plan.train)), result, evaluations, plan, aids, stopping,
+        seconds=time.monotonic() - began, folder=folder, trained=denoiser.network,
     )  # fmt: skip
     if made.ending and progress and accelerator.is_main_process:
         say(made.ending)
     return made
+
+
+def _teacher(denoiser: Denoiser) -> Denoiser | None:
+    """The original, if what trains is a correction of it: the same weights in the same memory."""
+    if not low_rank_layers(denoiser.network):
+        return None
+    return denoiser.with_network(without_corrections(denoiser.network).eval())
+
+
+def _whole(network: nn.Module, train: str) -> nn.Module:
+    """The trained network with corrections merged, in memory of its own."""
+    if train == "all":
+        return network
+    return merged(network) if low_rank_layers(network) else copy.deepcopy(network).requires_grad_(True)
 
 
 def _work(plan: Plan) -> dict[str, tuple[float, float]]:

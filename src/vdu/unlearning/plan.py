@@ -20,6 +20,7 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.defaults import TrainingDefaults
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.lora import check_train
 from vdu.models.pipelines import configuration_of, find_pipeline, load_pipeline, network_of
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
@@ -74,6 +75,7 @@ class Plan:
         original: the same as a denoiser.
         source: the folder or Hub id of the pipeline; empty for an object.
         chosen: the method and its options.
+        train: what trains, see :mod:`vdu.models.lora`.
         forget: the forget set.
         forget_source: where it was loaded from; empty if it was drawn from the model or given as images.
         forget_class: the classes to forget among the given images.
@@ -96,6 +98,7 @@ class Plan:
     original: PipelineDenoiser
     source: str
     chosen: ChosenMethod
+    train: str
     forget: ImageSet
     forget_source: str
     forget_class: tuple[str, ...]
@@ -193,7 +196,9 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     _require_forget(forget, classes, labels)
     pipeline, source = _open(asked["pipeline"])
     original, convert = PipelineDenoiser.from_pipeline(pipeline), bool(asked["convert"])
+    check_train(original.network, asked["train"])
     plan = Plan(
+        train=asked["train"],
         pipeline=pipeline,
         original=original,
         source=source,

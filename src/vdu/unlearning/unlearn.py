@@ -32,6 +32,7 @@ def unlearn(
     forget_class: Any = (),
     forget_labels: Any = (),
     retain: Images | None = None,
+    train: str = "all",
     convert: bool = False,
     n_own_samples: int | None = None,
     sampler: Sampler | None = None,
@@ -63,6 +64,8 @@ def unlearn(
         retain: real images to keep, of the same kinds, for methods that use them; classes to forget are left out of labelled ones.
             None or "self" takes generated samples without those that resemble the forget set
             (:func:`vdu.replay.selection.resemblance`).
+        train: what trains: "all" weights, the "attention" layers, the "cross-attention" layers, "cross-attention-kv" (their keys and
+            values), or "lora:8", low-rank corrections of the attention layers, here of rank 8 (:mod:`vdu.models.lora`).
         convert: convert images of another size or mode to the model's; by default they are refused.
         n_own_samples: number of generated samples, for methods that use them; None takes the method's default.
         sampler: their sampler; likewise.
