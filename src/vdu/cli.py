@@ -4,6 +4,7 @@ Exit codes: 0 success; 2 bad input; 3 a reproduction or a hash that differs; 4 a
 other failure.
 """
 
+import io
 import json as json_module
 import sys
 import tomllib
@@ -24,7 +25,7 @@ from vdu.commands.import_checkpoint import Architecture, ImportSettings
 from vdu.commands.judge import JudgeSettings
 from vdu.commands.list_methods import ListSettings
 from vdu.commands.mistakes import meant, require_given, unknown_option, unknown_verb
-from vdu.commands.options import to_toml
+from vdu.commands.options import at_home, to_toml
 from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.report import ReportSettings
 from vdu.commands.sample import SampleSettings
@@ -33,6 +34,7 @@ from vdu.commands.unlearn import MOVED, UnlearnSettings, configuration, refuse_m
 from vdu.commands.verify import VerifySettings
 from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError
+from vdu.core.paths import given_path
 from vdu.core.progress import whole
 from vdu.core.runs import only_checks
 from vdu.explore.app import ExploreSettings
@@ -112,6 +114,7 @@ def _run(
     """Run a verb, or check and print its settings, and show how it ended."""
     from importlib import import_module
 
+    settings = at_home(settings)
     if dry_run:
         _check(name, settings)
         print(configuration(settings) if name == "unlearn" else to_toml(settings), end="")
@@ -398,6 +401,9 @@ def main(tokens: list[str] | None = None) -> None:
     Args:
         tokens: the arguments; by default those of the process.
     """
+    for stream in (sys.stdout, sys.stderr):  # what the terminal's encoding lacks is escaped, and no error
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_guarded(lambda: _dispatch(sys.argv[1:] if tokens is None else tokens)))
 
 
@@ -408,7 +414,7 @@ def _dispatch(tokens: list[str]) -> None:
         place = tokens.index("--config")
         if place + 1 == len(tokens):
             raise InputError("--config: got no file; expected a TOML file with the settings of this verb.")
-        path = Path(tokens[place + 1])
+        path = given_path(tokens[place + 1], "--config")
         tokens = tokens[:place] + tokens[place + 2 :]
         app.config = (Dict(_read_config(path, tokens[:1]), use_commands_as_keys=False, source=str(path)),)
     if tokens[:1] == ["unlearn"]:

@@ -41,10 +41,13 @@ def test_class_folders_become_labels(tmp_path):
 def test_split_folders_are_entered_and_not_taken_for_classes(tmp_path):
     save(tmp_path / "train/cat/1.png", noise(4, 4))
     save(tmp_path / "test/1.png", noise(4, 4))
-    assert load_images(str(tmp_path)).class_names == ("cat",)
+    assert load_images(str(tmp_path), split="train").class_names == ("cat",)
+    with pytest.raises(InputError, match=r"holds the splits test, train; expected one of them, such as .*/test"):
+        load_images(str(tmp_path))
     assert load_images(str(tmp_path), split="test").names == ("1.png",)
     (tmp_path / "test/1.png").unlink()
     (tmp_path / "test").rmdir()
+    assert load_images(str(tmp_path)).class_names == ("cat",)  # the only one
     with pytest.raises(InputError, match=r"holds the splits train, but not 'test'"):
         load_images(str(tmp_path), split="test")
     with pytest.raises(InputError, match=r"has no test split"):

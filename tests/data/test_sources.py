@@ -25,7 +25,7 @@ needs_datasets = pytest.mark.skipif(no_datasets, reason='needs the extra "vdu[da
         ("idx", {}, r"idx: needs a folder; expected mnist"),
         ("digits:there", {}, r"digits:there: takes no folder"),
         ("nonsense:there", {}, r"nonsense:there: no such source.*cifar10:FOLDER"),
-        ("", {}, r"no such source|holds no image"),
+        ("", {}, r"no such source|holds no image|images: got ''; expected a path"),
         ("digits", {"shape": (1, 28, 28)}, r"all 1442 images have .* \(1, 8, 8\), expected \(1, 28, 28\)"),
     ],
 )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from vdu.cli import main
 from vdu.core.records import read_json, sha256_file
@@ -43,6 +44,10 @@ posterior = "ensemble"
 label = "Amnesia"
 options = { method = "selective-amnesia", learning_rate = 1e-5, batch_size = 8, steps = 2 }
 posterior = "amnesia-fisher"
+[rows.apart]
+label = "VDU, independent members"
+options = { method = "vdu", gamma = 0.1, learning_rate = 1e-5, batch_size = 16, steps = 2 }
+posterior = "ensemble-independent"
 [[runs.smoke]]
 dataset = "digits"
 rows = ["gamma"]
@@ -51,7 +56,7 @@ seeds = [0, 1]
 n_images = 120
 [[runs.smoke]]
 dataset = "digits"
-rows = ["amnesia"]
+rows = ["amnesia", "apart"]
 forget = ["3"]
 seeds = [0]
 n_images = 80
@@ -60,8 +65,11 @@ original = "train"
 network = "small"
 data = "digits"
 pretrain = { steps = 80, batch_size = 32, learning_rate = 2e-3, warmup_steps = 10, ema_decay = 0.9 }
+average = ["3"]
 members = 2
-ensemble = "independent"
+ensemble = "finetuned"
+finetune = { steps = 10, batch_size = 32, learning_rate = 1e-3 }
+independent = { steps = 20 }
 retrained = ["3"]
 sampler = { scheduler = "ddpm", inference_steps = 6 }
 n_train = 1500
@@ -128,7 +136,14 @@ def test_the_page_has_every_printed_cell_with_a_verdict(done):
     assert made["claims"] == [
         {"text": "it forgets everything", "verdict": "undecided", "classes": {"digits 3": "undecided"}}
     ]
-    for label in ("*Original*", "*Filtered-oracle baseline*", "*Retrained model*", "VDU", "Amnesia"):
+    for label in (
+        "*Original*",
+        "*Filtered-oracle baseline*",
+        "*Retrained model*",
+        "*Original, averaged weights*",
+        "VDU",
+        "Amnesia",
+    ):
         assert f"| {label} |" in page
     rows = {row["row"]: row for row in made["rows"]}
     assert (
@@ -138,6 +153,22 @@ def test_the_page_has_every_printed_cell_with_a_verdict(done):
     )
     n_forget = int((load_images("digits").labels == 3).sum())
     assert rows["gamma"]["steps"] == math.ceil(0.1 * n_forget / 16)
+
+
+def test_rows_start_from_the_raw_weights_and_the_average_is_measured_beside_them(done):
+    (record,) = (read_json(done / name) for name in cells(done) if "models/original" in name)
+    run = done / "cells/smoke/digits/models" / record["cell"].rpartition("/")[2]
+    wanted = load_file(run / "checkpoints/checkpoint-80/model.safetensors")
+    raw, average = (
+        load_file(done / record["result"][name] / "unet/diffusion_pytorch_model.safetensors")
+        for name in ("pipeline", "average")
+    )
+    assert all(torch.equal(raw[name], value) for name, value in wanted.items())
+    assert any(not torch.equal(average[name], value) for name, value in wanted.items())
+    rows = {row["row"]: row["at"] for row in read_json(done / "smoke" / "tiny.json")["rows"]}
+    assert rows["average"]["120"]["u_fid"] != rows["original"]["120"]["u_fid"]
+    (member,) = (read_json(done / name) for name in cells(done) if "models/independent-1" in name)
+    assert (member["spec"]["steps"], member["spec"]["seed"], member["spec"]["batch_size"]) == (20, 1, 32)
 
 
 def test_a_row_says_how_much_of_its_time_was_unlearning(done):
@@ -240,8 +271,9 @@ def test_an_output_that_cannot_be_written_is_refused_first(table, tmp_path, caps
 def test_the_list_of_cells_makes_nothing(table, tmp_path, capsys):
     assert call(table, "--scale", "smoke", "--output-dir", tmp_path / "new", "--list-cells") == 0
     lines = capsys.readouterr().out.splitlines()
-    # 2 models + 1 without the class, 2 judges, 2 posteriors, 2 sets of samples, reference, 3 rows, retrained, check
-    assert len(lines) == 15 and all(": missing" in line for line in lines)
+    # the original and 1 without the class, 2 × 2 members, 2 judges, 3 posteriors, 2 sets of samples, reference, 4 rows, retrained,
+    # average, check
+    assert len(lines) == 21 and all(": missing" in line for line in lines)
     assert not (tmp_path / "new").exists()
 
 
@@ -257,7 +289,7 @@ def test_what_is_done_is_written_without_the_data(copy, table, monkeypatch):
     assert call(table, "--scale", "smoke", "--output-dir", copy, "--only-done") == 0
     assert cells(copy) == before
     made = read_json(copy / "smoke" / "tiny.json")
-    assert made["not_run"] == [["digits", "3", "gamma"]]
+    assert made["not_run"] == [["digits", "3", "gamma"], ["digits", "3", "apart"]]
     assert {row["row"] for row in made["rows"]} >= {"original", "retrained", "amnesia"}
 
 

@@ -9,7 +9,7 @@ import pytest
 from vdu.core.errors import InputError
 from vdu.paper.tables import load_table
 
-SCALES = ("smoke", "small", "paper")
+SCALES = ("smoke", "small", "network", "paper")
 PACKAGED = [(name, scale) for name in ("table1", "table2") for scale in SCALES]
 
 # The paper's Tables 1 and 2, typed a second time, line by line as they are printed.
@@ -69,7 +69,9 @@ def test_every_printed_number_is_run_at_the_papers_scale_alone(name, scale):
     wanted = {(each.dataset, each.forget, each.row) for each in table.printed}
     assert (wanted <= run) == (scale == "paper")
     same = {key for key, world in table.worlds.items() if world.network == table.network[key]}
-    assert same == ({"mnist", "cifar10"} if scale == "paper" else set())
+    assert same == {"paper": {"mnist", "cifar10"}, "network": {"mnist"}}.get(scale, set())
+    if scale == "network":  # all of MNIST's
+        assert {each for each in wanted if each[0] == "mnist"} <= run
     if scale == "paper":
         assert {(each.n_images, len(each.seeds) > 0) for each in table.runs} == {(5000, True)}
 
@@ -88,6 +90,14 @@ def test_the_papers_settings_are_those_of_the_paper(name, scale):
         assert name == "table2" or row.options["gamma"] == 0.1
         cifar = {"schedule_steps": 500, "beta_start": 2e-4, "beta_end": 0.04} if printed.dataset == "cifar10" else {}
         assert {key: value for key, value in row.options.items() if key.startswith(("schedule", "beta"))} == cifar
+
+
+def test_the_early_stopped_training_is_the_papers():
+    """Of the settings that shape the raw weights, only the number of steps and the precision differ."""
+    network, paper = (dict(load_table("table1", scale).worlds["mnist"].pretrain) for scale in ("network", "paper"))
+    for name in ("steps", "ema_decay", "checkpointing_steps", "mixed_precision"):
+        network.pop(name, None), paper.pop(name, None)
+    assert network == paper
 
 
 def test_reading_a_table_imports_no_torch():

@@ -32,7 +32,7 @@ def base():
 def of(base, mean=None, variance=None):
     mean = mean or {name: normal(*value.shape, seed=30) for name, value in base.items()}
     variance = variance or {name: normal(*value.shape, seed=40).exp() for name, value in base.items()}
-    return LowRankPosterior(GaussianPosterior(mean=mean, variance=variance, estimator="test"), base, SCALE)
+    return LowRankPosterior(mean=mean, variance=variance, estimator="test", base=base, scale=SCALE)
 
 
 def test_the_gradient_is_that_of_the_penalty(base):
@@ -51,8 +51,8 @@ def test_the_penalty_is_the_dense_sum(base):
     expected = 0.0
     for layer in SHAPES:
         weight = base[f"{layer}.weight"] + SCALE * named[f"{layer}.lora_B"] @ named[f"{layer}.lora_A"]
-        delta = weight - posterior.posterior.mean[f"{layer}.weight"]
-        expected += (delta**2 / (2 * posterior.posterior.variance[f"{layer}.weight"])).sum()
+        delta = weight - posterior.mean[f"{layer}.weight"]
+        expected += (delta**2 / (2 * posterior.variance[f"{layer}.weight"])).sum()
     torch.testing.assert_close(posterior.penalty(named), expected)
 
 
@@ -88,7 +88,7 @@ def gaussian(network, names):
 def test_it_takes_the_part_of_a_posterior_that_is_corrected():
     network = corrected()
     found = low_rank_posterior(gaussian(network, {"a.weight", "a.bias"}), network)
-    assert set(found.posterior.mean) == {"a.weight"}
+    assert set(found.mean) == {"a.weight"}
     assert found.base["a.weight"] is network["a"].weight
     with pytest.raises(InputError, match=r"does not cover 1 of the 1 weights that LoRA corrects \(first: a\.weight\)"):
         low_rank_posterior(gaussian(network, {"a.bias"}), network)

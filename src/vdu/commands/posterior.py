@@ -17,8 +17,9 @@ from vdu.core.rng import derive_seed
 from vdu.core.rng import generator as named_generator
 from vdu.core.runs import Run
 from vdu.data.images import ImageSet
-from vdu.data.sources import load_images
+from vdu.data.sources import load_images, place_of
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import identity as identity_of
 from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.estimators import find_estimator, make_estimator
@@ -52,17 +53,25 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     make_estimator(settings.estimator, **options)  # fails early on invalid settings
     takes = find_estimator(settings.estimator).takes
     _check_members(settings, takes)
+    if settings.data and takes != "fine-tuned members":
+        raise InputError(
+            f"--data: the estimator {settings.estimator} does not use images; leave it out, or use finetuned-ensemble."
+        )
     settings = replace(settings, pipeline=find_pipeline(settings.pipeline))
     pipeline = load_pipeline(settings.pipeline).to(make_accelerator().device)
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     sampler = settings.sampler()
+    images = load_images(settings.data, shape=denoiser.image_shape, split="train") if settings.data else None
     covered(denoiser, settings.name_filter)
     sampler.make(denoiser)  # both refuse now what the model's schedule cannot do
-    resume, keep = bool(settings.resume_from_checkpoint), (settings.pipeline, *settings.members, settings.data)
+    resume, keep = (
+        bool(settings.resume_from_checkpoint),
+        (settings.pipeline, *settings.members, settings.data and place_of(settings.data)),
+    )
     record = Run(settings.output_dir, "posterior", overwrite=settings.overwrite, resume=resume, keep=keep)
     model = {"path": str(settings.pipeline), "sha256": hash_parameters(network_of(pipeline).state_dict())}
     record.start(to_toml(settings), {"model": model})
-    file, identity = record.folder / STATE, _identity(settings, denoiser, model["sha256"])
+    file, identity = record.folder / STATE, _identity(settings, denoiser)
     with record.stage("own samples") as cost:
         state = read_state(
             file, identity
@@ -75,7 +84,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     with record.stage(settings.estimator) as cost:
         posterior = fit_posterior(
             pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), samples=x0,
-            members=MEMBERS[takes](settings, pipeline, samples, record.folder), state=state,
+            members=MEMBERS[takes](settings, pipeline, samples if images is None else images, record.folder), state=state,
             save=lambda reached: write_state(file, reached, identity), progress=bar, **options,
         )  # fmt: skip
         cost["network_evaluations"] = _evaluations(settings, takes, posterior)
@@ -119,13 +128,12 @@ def _check_members(settings: PosteriorSettings, takes: str) -> None:
         )
 
 
-def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser, model: str) -> str:
+def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser) -> str:
     """SHA-256 of everything that an estimation depends on; later processing may change on resume.
 
     Args:
         settings: of the run.
         denoiser: the model.
-        model: the hash of its weights.
 
     Returns:
         64 hexadecimal digits.
@@ -136,7 +144,7 @@ def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser, model: st
         mean="refuse",
     )  # fmt: skip
     device = next(denoiser.network.parameters()).device.type  # results differ by kind of device
-    return sha256_bytes(f"{model} {device} {to_toml(same)}".encode())
+    return sha256_bytes(f"{identity_of(denoiser)} {device} {to_toml(same)}".encode())
 
 
 def _no_members(settings: PosteriorSettings, pipeline: Any, samples: ImageSet, folder: Path) -> Iterable[Path]:
@@ -147,19 +155,18 @@ def _given_members(settings: PosteriorSettings, pipeline: Any, samples: ImageSet
     return settings.members
 
 
-def _finetuned_members(settings: PosteriorSettings, pipeline: Any, samples: ImageSet, folder: Path) -> Iterator[Path]:
+def _finetuned_members(settings: PosteriorSettings, pipeline: Any, images: ImageSet, folder: Path) -> Iterator[Path]:
     """K short fine-tunings of one checkpoint with different seeds; each is stored in members/ and not repeated.
 
     Args:
         settings: the posterior's settings.
         pipeline: the pre-trained pipeline.
-        samples: generated samples, trained on where no data is given.
+        images: to train on: generated samples where no data is given.
         folder: the run folder.
 
     Yields:
         Each member's pipeline folder.
     """
-    images = load_images(settings.data, shape=samples.shape) if settings.data else samples
     for k in range(settings.n_members):
         target = folder / "members" / str(k)
         if not (target / "pipeline").is_dir():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from vdu.commands.options import Count, GivenFirst, NotNegative, OutputDir, Rate, Share, Tracker, to_toml
+from vdu.commands.options import Count, GivenFirst, NotNegative, OutputDir, Rate, Seed, Share, Tracker, to_toml
 from vdu.core.errors import BusyError, InputError
 from vdu.core.runs import Run
 
@@ -67,7 +67,7 @@ class PretrainSettings:
     gradient_accumulation_steps: Count = 1
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     compile: bool = False
-    seed: int = 0
+    seed: Seed = 0
     checkpointing_steps: Count = 500
     checkpoints_total_limit: Count = 2
     resume_from_checkpoint: Literal["latest"] | None = None
@@ -92,12 +92,14 @@ def training_images(data: str, without: tuple[str, ...], shape: tuple[int, int, 
     """The images to train on, without the classes to leave out."""
     from vdu.data.sources import load_images
 
-    images = load_images(data, shape=shape)
+    images = load_images(data, shape=shape, split="train")
     if not without:
         return images
     from vdu.data.forget import split_by_class
+    from vdu.data.overlap import without_copies
 
-    return split_by_class(images, without)[1]
+    left_out, kept = split_by_class(images, without)
+    return without_copies(kept, left_out, "training images", "images to leave out") if len(kept) else kept
 
 
 def run(settings: PretrainSettings) -> dict[str, Any]:
@@ -118,6 +120,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
 
     from vdu.core.checks import hash_parameters
     from vdu.core.rng import derive_seed
+    from vdu.data.sources import place_of
     from vdu.models.denoiser import PipelineDenoiser
     from vdu.models.networks import new_pipeline
     from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
@@ -154,7 +157,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
     require_tracker(settings.report_to, settings.output_dir)
     resume = bool(settings.resume_from_checkpoint)
-    keep = (settings.from_pipeline, settings.data)
+    keep = (settings.from_pipeline, place_of(settings.data))
     record = Run(settings.output_dir, "pretrain", overwrite=settings.overwrite, resume=resume, keep=keep)
     inputs = {"data": {"description": images.description, "n_images": len(images), "sha256": images.sha256}}
     if settings.from_pipeline:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from vdu.commands.options import Count, GivenFirst, OutputDir, SamplerSettings, to_toml
+from vdu.commands.options import Count, GivenFirst, OutputDir, SamplerSettings, Seed, Weight, to_toml
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_file
 from vdu.core.runs import Run
@@ -30,8 +30,8 @@ class SampleSettings(SamplerSettings):
     output_dir: OutputDir = Path("samples")
     n_images: Count = 64
     label: tuple[str, ...] = ()
-    guidance_scale: float | None = None
-    seed: int = 0
+    guidance_scale: Weight | None = None
+    seed: Seed = 0
     overwrite: bool = False
 
 

@@ -4,7 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vdu.commands.options import Count, GivenFirst, ImageCount, OutputDir, Rate, SamplerSettings, Share, plain, to_toml
+from vdu.commands.options import (
+    Count,
+    GivenFirst,
+    ImageCount,
+    OutputDir,
+    Rate,
+    SamplerSettings,
+    Seed,
+    Share,
+    plain,
+    to_toml,
+)
 
 __all__ = ["Estimator", "EvaluateSettings", "PosteriorSettings", "plain", "to_toml"]
 
@@ -47,7 +58,7 @@ class PosteriorSettings(SamplerSettings):
     output_dir: OutputDir = Path("posterior")
     members: tuple[Path, ...] = ()
     data: str | None = None
-    n_train: int | None = None
+    n_train: Count | None = None
     n_samples: Count = 200
     draws_per_half: Count = 8
     timesteps_per_sample: Count = 50
@@ -60,7 +71,7 @@ class PosteriorSettings(SamplerSettings):
     calibrate: Share = 0.0
     mean: Literal["refuse", "recentre"] = "refuse"
     name_filter: str | None = None
-    seed: int = 0
+    seed: Seed = 0
     resume_from_checkpoint: Literal["latest"] | None = None
     overwrite: bool = False
 
@@ -111,7 +122,7 @@ class EvaluateSettings(SamplerSettings):
     held_out: str | None = None
     n_images: ImageCount = 1000
     n_judge_samples: Count = 1000
-    seed: int = 0
+    seed: Seed = 0
 
     def judges(self) -> dict[str, Any]:
         """The arguments of ``vdu.judges.judging.find_judges`` among these settings."""

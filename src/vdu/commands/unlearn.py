@@ -15,8 +15,10 @@ from vdu.commands.options import (
     OutputDir,
     Rate,
     SamplerSettings,
+    Seed,
     Share,
     Tracker,
+    Weight,
     to_toml,
 )
 from vdu.core.errors import InputError
@@ -59,6 +61,11 @@ class UnlearnSettings(SamplerSettings):
         forget_class: the classes to forget, if the images have labels.
         forget_label: class-conditional models: the class to forget, by the model's name for it; repeat the option for several. Without
             --forget the images are drawn from the model under that label.
+        forget_prompt: text-to-image models: a prompt to forget, or a text file with one on every line; repeat the option for several.
+            Without --forget the images are drawn from the model under them.
+        keep_prompts: prompts to keep, likewise; by default the model's own others, or a packaged neutral list.
+        instead: a prompt whose pictures take the place of the forgotten ones, for the method distillation; by default the empty prompt.
+        guidance_scale: scale of classifier-free guidance of generated samples, for models with conditions.
         train: what trains: all, attention, cross-attention, cross-attention-kv, or lora:RANK, low-rank corrections of the attention layers
             that are also written to lora/ as a file for diffusers.
         convert: convert images of another size or mode to the model's; by default they cause an error.
@@ -93,6 +100,10 @@ class UnlearnSettings(SamplerSettings):
     output_dir: OutputDir = Path("run")
     forget_class: tuple[str, ...] = ()
     forget_label: tuple[str, ...] = ()
+    forget_prompt: tuple[str, ...] = ()
+    keep_prompts: tuple[str, ...] = ()
+    instead: str | None = None
+    guidance_scale: Weight | None = None
     train: str = "all"
     convert: bool = False
     method: Annotated[str, Parameter(validator=_known)] = "auto"
@@ -113,7 +124,7 @@ class UnlearnSettings(SamplerSettings):
     gradient_accumulation_steps: Count = 1
     max_grad_norm: Rate | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    seed: int = 0
+    seed: Seed = 0
     checkpointing_steps: Count = 20
     checkpoints_total_limit: Count = 2
     resume_from_checkpoint: Literal["latest"] | None = None
@@ -259,11 +270,14 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         forget=settings.forget or None,
         forget_class=settings.forget_class,
         forget_labels=settings.forget_label,
+        forget_prompts=settings.forget_prompt,
+        keep_prompts=settings.keep_prompts,
+        instead=settings.instead,
         retain=settings.retain,
         train=settings.train,
         convert=settings.convert,
         n_own_samples=how.n_own_samples,
-        sampler=how.sampler(),
+        sampler=replace(how.sampler(), guidance_scale=settings.guidance_scale),
         full_length=settings.full_length,
         force=settings.force,
         seed=settings.seed,

@@ -146,6 +146,8 @@ class Tools:
             [batch]; x_vp as in :class:`NoisedBatch`.
         retained: S_r, generated samples of the original without those like the forget set, [n, …], in the model's own space.
         forget: the forget set, [n, …], in the model's own space.
+        substitute: the condition of a text-to-image model under which the teacher draws something else than a prompt to forget, of one
+            sample; None where nothing was asked to be forgotten in words.
     """
 
     n_forget: int
@@ -155,6 +157,7 @@ class Tools:
     classifier: Callable[[Tensor, Tensor], Tensor] | None = None
     retained: Tensor | None = None
     forget: Tensor | None = None
+    substitute: Condition | None = None
 
 
 @runtime_checkable

@@ -12,8 +12,8 @@ Not guaranteed: that a set fits into memory; that pixels are in any colour space
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -78,6 +78,7 @@ class ImageSet:
         names: a distinct name for each image (its path below the source), or None.
         class_names: name of class 0, 1, …, or None.
         description: where the images come from, for records and reports.
+        passed_over: files that were found beside the images and not read: kind → number.
 
     Raises:
         InputError: if dtypes, shapes, lengths or label ranges do not fit together.
@@ -88,6 +89,7 @@ class ImageSet:
     names: tuple[str, ...] | None = None
     class_names: tuple[str, ...] | None = None
     description: str = ""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, Tensor):

@@ -21,7 +21,7 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.models import open_model
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.pair import absolute_source, unwanted_images
+from vdu.evaluation.pair import unwanted_images
 from vdu.evaluation.recording import evaluate_pair
 from vdu.methods import registry
 from vdu.metrics.intervals import seeds_interval
@@ -60,7 +60,7 @@ class MethodRow:
         u_fid_high: upper end.
         n_kept_changed: retained images that changed class.
         n_kept: retained images of the original.
-        network_evaluations: of unlearning: forward 1, backward 2 per image.
+        network_evaluations: of unlearning: forward 1, backward 2 per image; those whose results came from a cache included.
         seconds: of unlearning, wall clock.
         note: why there are no numbers; empty where there are.
     """
@@ -231,7 +231,7 @@ def compare(
         )
     original = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
     before = open_model(original, "pipeline")
-    images, _ = unwanted_images(absolute_source(forget), before.denoiser.image_shape, options.forget_class)
+    images, _ = unwanted_images(forget, before.denoiser.image_shape, options.forget_class)
     names = _names(methods)
     job = _Job(original, images, options, training, f"{before.sha256} {before.configuration}")
     with tempfile.TemporaryDirectory() as place:

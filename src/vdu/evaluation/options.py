@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from vdu.core.errors import InputError
-from vdu.core.ranges import COUNT
+from vdu.core.errors import InputError, shown
+from vdu.core.ranges import require_choice, require_ranges
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.suite import SUITES
@@ -39,28 +40,30 @@ class EvaluationOptions:
     """
 
     sampler: Sampler = DEFAULT_SAMPLER
-    judge: str | None = None
-    second_judge: str | None = None
+    judge: Path | str | None = None
+    second_judge: Path | str | None = None
     forget_class: tuple[str, ...] = ()
     reference: Images | None = None
     reference_split: str = "train"
     features: str = "judge"
     suite: str = "quick"
     retrained: Any = None
-    data: str | None = None
-    held_out: str | None = None
+    data: Path | str | None = None
+    held_out: Path | str | None = None
     n_images: int = 1000
     n_judge_samples: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n_images", "n_judge_samples"):
-            if not COUNT.holds(getattr(self, name)):
-                raise InputError(f"{name}: got {getattr(self, name)}; expected {COUNT.words}.")
-        if self.suite not in SUITES:
-            raise InputError(f"probes: got {self.suite!r}; expected one of {', '.join(SUITES)}.")
-        if self.reference_split not in {"train", "test"}:
-            raise InputError(f"reference_split: got {self.reference_split!r}; expected 'train' or 'test'.")
+        require_ranges(vars(self))
+        require_choice("probes", self.suite, SUITES)
+        require_choice("reference_split", self.reference_split, ("train", "test"))
+        for name in ("judge", "second_judge", "data", "held_out", "features"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str | Path):
+                raise InputError(f"{name}: got {shown(value)}; expected a name or a path, as text.")
+        if not isinstance(self.sampler, Sampler):
+            raise InputError(f"sampler: got {shown(self.sampler)}; expected a vdu.Sampler.")
 
     def judges(self) -> dict[str, Any]:
         """The arguments of :func:`vdu.judges.judging.find_judges` among these options."""
@@ -81,6 +84,8 @@ class EvaluationOptions:
                 found[name] = (
                     value
                     if isinstance(value, str | int)
+                    else str(value)
+                    if isinstance(value, Path)
                     else getattr(value, "description", "") or "images given in Python"
                 )
         return found
@@ -97,12 +102,17 @@ class EvaluationOptions:
             **values: the other options; in-memory images stay what they are.
 
         Returns:
-            The options. Values that are out of range raise an ``InputError``.
+            The options.
+
+        Raises:
+            InputError: if a value is of another kind or out of range.
         """
-        names = (forget_classes,) if isinstance(forget_classes, str) else tuple(map(str, forget_classes))
-        known: dict[str, Any] = {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in values.items()
-            if value is not None
-        }
+        single = isinstance(forget_classes, str | Integral) and not isinstance(forget_classes, bool)
+        names = (forget_classes,) if single else forget_classes
+        if not isinstance(names, list | tuple) or not all(isinstance(each, str | Integral) for each in names):
+            raise InputError(
+                f"forget_classes: got {shown(forget_classes)}; expected the name of a class, or a list of names."
+            )
+        names = tuple(map(str, names))
+        known: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
         return cls(forget_class=names, suite=probes, **known)

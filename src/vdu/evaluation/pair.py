@@ -14,18 +14,21 @@ from typing import Any
 import tomli_w
 
 from vdu.core.errors import InputError
+from vdu.core.paths import given_path
 from vdu.core.records import read_json
-from vdu.core.runs import Run
+from vdu.core.runs import Run, require_apart
 from vdu.data.forget import split_by_class
-from vdu.data.forget_source import absolute, class_names, forget_images
+from vdu.data.forget_source import class_names, forget_images, record_of
 from vdu.data.given import Images, as_images, is_named
 from vdu.data.images import ImageSet
+from vdu.data.sources import absolute, place_of
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
 
-__all__ = ["absolute_source", "method_of", "open_folder", "require_one_subject", "unwanted_images"]
+__all__ = ["method_of", "open_folder", "require_one_subject", "unwanted_images"]
 
 VERB = "evaluate"
+GIVEN = "images given in Python"
 
 
 def require_one_subject(run: Any, before: Any, after: Any, forget: Any) -> None:
@@ -76,11 +79,9 @@ def unwanted_images(
     elif is_named(source):
         images = forget_images(source, shape)  # refuses several classes of which none is named
     record = {
-        "source": str(source) if is_named(source) else "images given in Python",
+        "source": absolute(source) if is_named(source) else GIVEN,
         "classes": list(classes),
-        "description": images.description,
-        "n_images": len(images),
-        "sha256": images.sha256,
+        **record_of(images),
     }
     return images, record
 
@@ -117,7 +118,10 @@ def open_folder(
     method = method_of(after)
     run = {"run": None if after.run is None else str(after.run), "method": method}
     inputs = {"model": before.to_json(), "unlearned": after.to_json() | run, "forget": forget}
-    folder = Path(folder)
+    folder = given_path(folder, "folder")
+    sources = (forget["source"], options.reference, options.held_out, options.data)
+    places = [place_of(each) for each in sources if is_named(each) and each != GIVEN]
+    require_apart(folder, [before.path, after.path, *places])
     resume = (folder / "run.json").is_file()
     if resume:
         _require_same(folder, inputs)
@@ -154,8 +158,3 @@ def _require_same(folder: Path, inputs: dict[str, Any]) -> None:
 
 def _hashes(record: Any) -> Any:
     return None if not isinstance(record, dict) else [record.get(name) for name in ("sha256", "configuration_sha256")]
-
-
-def absolute_source(source: Images) -> Images:
-    """A source of images whose path, if any, is absolute."""
-    return absolute(str(source)) if is_named(source) else source

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from vdu.core.errors import DivergenceError, InputError
 from vdu.core.types import Denoiser
 from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
+from vdu.data.overlap import without_copies
 from vdu.data.sources import load_images
 from vdu.probes import completion, inpainting, likelihood, membership, relearning, retrained, stochastic
 from vdu.probes.context import ProbeContext, not_run
@@ -54,7 +56,7 @@ EVALUATIONS = {"none": 0, "quick": 150_000, "full": 700_000}  # about, with thre
 
 
 def real_images(
-    data: str | None, held_out: str | None, names: list[str], shape: tuple[int, int, int]
+    data: Path | str | None, held_out: Path | str | None, names: list[str], forget: ImageSet
 ) -> tuple[ImageSet | None, ImageSet | None, ImageSet | None]:
     """The real images that there are besides the forget set.
 
@@ -62,7 +64,7 @@ def real_images(
         data: a labelled data set that the original was trained on.
         held_out: unwanted images that no model saw.
         names: the classes to be forgotten, as the data set calls them.
-        shape: channels, height and width of the model.
+        forget: the forget set, of the model's shape, of which no other set holds copies.
 
     Returns:
         ``forget_held_out``, ``retain`` and ``retain_held_out`` of a :class:`vdu.probes.context.ProbeContext`, each None if not known.
@@ -70,7 +72,7 @@ def real_images(
     Raises:
         InputError: if ``data`` has no labels of these classes.
     """
-    forget_held_out, retain, retain_held_out = None, None, None
+    shape, forget_held_out, retain, retain_held_out = forget.shape, None, None, None
     if data is not None:
         for split in ("train", "test"):
             images = load_images(data, shape=shape, split=split)
@@ -88,6 +90,12 @@ def real_images(
                 forget_held_out, retain_held_out = unwanted, rest
     if held_out is not None:
         forget_held_out = load_images(held_out, shape=shape)
+    if retain is not None and retain_held_out is not None:
+        retain = without_copies(retain, forget, "retained images", "forget images")
+        retain_held_out = without_copies(retain_held_out, retain, "held-out retained images", "retained images")
+        retain_held_out = without_copies(retain_held_out, forget, "held-out retained images", "forget images")
+    if forget_held_out is not None:
+        forget_held_out = without_copies(forget_held_out, forget, "held-out images", "forget images")
     return forget_held_out, retain, retain_held_out
 
 

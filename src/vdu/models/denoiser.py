@@ -81,8 +81,11 @@ class PipelineDenoiser(_Predictions):
     def from_pipeline(pipeline: Any) -> "PipelineDenoiser":
         """The denoiser of a diffusers pipeline, see :func:`vdu.models.adapt.adapt`."""
         from vdu.models.adapt import adapt
+        from vdu.models.usable import require_usable
 
-        return adapt(pipeline)
+        denoiser = adapt(pipeline)
+        require_usable(denoiser)
+        return denoiser
 
     @property
     def learned_variance(self) -> bool:

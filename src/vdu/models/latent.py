@@ -85,20 +85,19 @@ class LatentDenoiser(PipelineDenoiser):
 
 
 @contextmanager
-def visiting(device: torch.device, *modules: nn.Module | None) -> Iterator[None]:
-    """Move modules to a device and back again, for work between training steps; parts that are absent are left out.
+def visiting(device: torch.device, *modules: nn.Module) -> Iterator[None]:
+    """Move modules to a device and back again, for work between training steps.
 
     A half-precision autoencoder that overflows in it (``force_upcast``) works in float32.
     """
     before: list[tuple[nn.Module, torch.device, torch.dtype]] = []
     for module in modules:
-        if module is not None:
-            first = next(module.parameters())
-            before.append((module, first.device, first.dtype))
-            upcast = first.dtype == torch.float16 and getattr(getattr(module, "config", None), "force_upcast", False)
-            module.to(device)
-            if upcast:
-                module.to(torch.float32)
+        first = next(module.parameters())
+        before.append((module, first.device, first.dtype))
+        upcast = first.dtype == torch.float16 and getattr(getattr(module, "config", None), "force_upcast", False)
+        module.to(device)
+        if upcast:
+            module.to(torch.float32)
     try:
         yield
     finally:

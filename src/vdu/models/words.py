@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vdu.core.errors import InputError
 from vdu.core.types import Condition
@@ -20,6 +20,7 @@ from vdu.models.latent import LatentDenoiser, visiting
 
 __all__ = ["PromptEncoder", "TextDenoiser", "text_parts"]
 
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 REMEMBERED = 1024  # prompts; of Stable Diffusion 1.x 240 MB
 
 
@@ -34,6 +35,11 @@ class PromptEncoder:
 
     def __init__(self, pipeline: Any, encode: Callable[[Any, str | None, torch.device], dict[str, Tensor]]) -> None:
         self._pipeline, self._encode, self._known = pipeline, encode, {}
+        self._encoders = [part for name in ENCODERS if (part := pipeline.components.get(name)) is not None]
+
+    def described(self) -> list[nn.Module]:
+        """What determines the condition of a prompt: the text encoders."""
+        return self._encoders
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str | None], device: torch.device) -> Condition:
@@ -48,12 +54,7 @@ class PromptEncoder:
         """
         new = [each for each in dict.fromkeys(prompts) if each not in self._known]
         if new:
-            names = [
-                name
-                for name in ("text_encoder", "text_encoder_2", "text_encoder_3")
-                if name in self._pipeline.components
-            ]
-            with visiting(device, *(getattr(self._pipeline, name) for name in names)):
+            with visiting(device, *self._encoders):
                 made = {each: self._encode(self._pipeline, each, device) for each in new}
             self._known |= {each: {name: value.cpu() for name, value in found.items()} for each, found in made.items()}
         found = [self._known[each] for each in prompts]
@@ -118,7 +119,7 @@ class TextDenoiser(LatentDenoiser):
 
 def text_parts(pipeline: Any, encode: Callable[[Any, str | None, torch.device], dict[str, Tensor]]) -> dict[str, Any]:
     """What a text-to-image pipeline gives its denoiser about words, by argument name of :class:`TextDenoiser`."""
-    for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+    for name in ENCODERS:
         if pipeline.components.get(name) is not None:
             getattr(pipeline, name).eval()
     return {"words": PromptEncoder(pipeline, encode), "prompts": tuple(getattr(pipeline, "prompts", None) or ("",))}

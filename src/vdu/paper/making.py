@@ -22,7 +22,7 @@ from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.unlearn import make_method
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import DivergenceError, InputError
-from vdu.core.records import atomic_file, sha256_file
+from vdu.core.records import atomic_file, atomic_folder, sha256_file
 from vdu.core.rng import derive_seed, generator
 from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
@@ -33,7 +33,7 @@ from vdu.evaluation.references import split_at_random, without_forget
 from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.features import classify, extract_features
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import load_pipeline, network_of
+from vdu.models.pipelines import load_pipeline, network_of, save_pipeline
 from vdu.paper.row_options import unlearn_settings
 from vdu.paper.tables import Row, World
 from vdu.posterior.calibrate import mean_is_usable
@@ -42,6 +42,7 @@ from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.replay.generated import generate_samples
 from vdu.replay.selection import select_samples
+from vdu.training.checkpoint import latest_checkpoint, load_weights
 from vdu.training.loop import make_accelerator
 from vdu.unlearning.fit_posterior import fit_posterior
 from vdu.unlearning.unlearn import UnlearnResult, unlearn
@@ -49,7 +50,7 @@ from vdu.zoo.packaged import pipeline_folder
 
 __all__ = ["Making", "Needs"]
 
-WEIGHTS = "pipeline/unet/diffusion_pytorch_model.safetensors"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 SHOWN = 256  # images of a row that are stored for the figures
 Needs = Mapping[str, Any]
 
@@ -82,7 +83,9 @@ class Making:
 
     def model(self, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
         """Training, or fine-tuning of the model in ``done``."""
-        options: dict[str, Any] = {name: value for name, value in spec.items() if name not in {"data", "network"}}
+        options: dict[str, Any] = {
+            name: value for name, value in spec.items() if name not in {"data", "network", "weights"}
+        }
         options["without"] = tuple(spec.get("without", ()))
         if "start" in done:
             options["from_pipeline"] = self._path(done["start"]["pipeline"])
@@ -90,10 +93,14 @@ class Making:
             options["model"] = spec["network"]
         settings = PretrainSettings(data=self.data, output_dir=stem, resume_from_checkpoint="latest", **options)
         made = pretrain.run(settings)
-        relative = str((stem / "pipeline").relative_to(self.folder))
-        files = {f"{stem.name}/{WEIGHTS}": sha256_file(stem / WEIGHTS)}
+        names, found = ["pipeline"], {"sha256": made["sha256"]}
+        if spec.get("weights") == "raw":
+            found = {"sha256": _save_raw(stem), "average": str((stem / "pipeline").relative_to(self.folder))}
+            names = ["raw", "pipeline"]
+        files = {f"{stem.name}/{name}/{WEIGHTS}": sha256_file(stem / name / WEIGHTS) for name in names}
         evaluations = 3 * settings.steps * settings.batch_size
-        return {"pipeline": relative, "sha256": made["sha256"], "files": files, "network_evaluations": evaluations}
+        relative = str((stem / names[0]).relative_to(self.folder))
+        return {"pipeline": relative, **found, "files": files, "network_evaluations": evaluations}
 
     def posterior(self, kind: str, done: Needs, stem: Path) -> dict[str, Any]:
         """A posterior's file."""
@@ -239,9 +246,9 @@ class Making:
         drawn = 0 if kind == "isotropic" else self.world.n_fisher_samples * self.sampler.steps
         return drawn + int(done["posterior"].get("network_evaluations", 0))
 
-    def retrained_row(self, forget: str, done: Needs, stem: Path) -> dict[str, Any]:
-        """The retrained model, measured."""
-        return self._measured(self._open(done["model"]["pipeline"]), forget, self.sizes, done, stem)
+    def model_row(self, forget: str, which: str, done: Needs, stem: Path) -> dict[str, Any]:
+        """The "pipeline" or the "average" of the model in ``done``, measured."""
+        return self._measured(self._open(done["model"][which]), forget, self.sizes, done, stem)
 
     def _measured(self, pipeline: Any, forget: str, sizes: tuple[int, ...], done: Needs, stem: Path) -> dict[str, Any]:
         """Samples of a model from the original's noise, judged and compared, at every number of images."""
@@ -364,6 +371,18 @@ def _on_device(denoiser: PipelineDenoiser) -> PipelineDenoiser:
     copied = denoiser.copy()
     copied.network.to(make_accelerator().device)
     return copied
+
+
+def _save_raw(run: Path) -> str:
+    """The raw weights of a training run's last step as the pipeline ``raw`` beside the averaged one; their hash."""
+    newest = latest_checkpoint(run / "checkpoints")
+    assert newest is not None, "a finished run has a checkpoint"
+    pipeline = load_pipeline(run / "pipeline")
+    network = network_of(pipeline)
+    network.load_state_dict(load_weights(newest, network))
+    with atomic_folder(run / "raw") as temporary:
+        save_pipeline(pipeline, temporary)
+    return hash_parameters(network.state_dict())
 
 
 def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:

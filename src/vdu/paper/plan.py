@@ -34,7 +34,7 @@ __all__ = ["PaperCells"]
 # of what a leaderboard's cells measure; not of the aids that methods share, but for the self model (below): docs/leaderboard.md says
 # which rows ran with older ones
 BOARD_VERSION = 2
-POSTERIORS = ("ensemble", "ensemble-recentred", "fisher", "amnesia-fisher", "isotropic")
+POSTERIORS = ("ensemble", "ensemble-recentred", "ensemble-independent", "fisher", "amnesia-fisher", "isotropic")
 OLD_FLAGS = {"vdu", "ascent", "selective-amnesia"}
 """Methods whose rows give their options under the names of older versions: they are in the names of committed cells."""
 SPARE = 1.3  # number of the original's samples in multiples of N, so that N remain without the class
@@ -116,7 +116,7 @@ class PaperCells:
     def original(self) -> Cell:
         """The model to unlearn: packaged, given, or trained as member 0."""
         if self.world.original == "train":
-            return self._model("original", {"seed": 0})
+            return self._model("original", {"seed": 0, **({"weights": "raw"} if self.world.average else {})})
         return self._cell("models/original", {"pipeline": self.world.original}, self.making.given)
 
     def member(self, k: int) -> Cell:
@@ -130,8 +130,13 @@ class PaperCells:
         return self._model(f"without-{forget}", {"seed": 0, "without": [forget]})
 
     def posterior(self, kind: str) -> Cell:
-        """A posterior of the original's weights; kinds are those of ``vdu posterior`` and "ensemble-recentred"."""
+        """A posterior of the original's weights: those of ``vdu posterior``, "ensemble-recentred" and "ensemble-independent"."""
         needs: dict[str, Cell] = {"original": self.original()}
+        if kind == "ensemble-independent":
+            needs |= {
+                f"member-{k}": self._model(f"independent-{k}", {"seed": k, **self.world.independent})
+                for k in range(self.world.members)
+            }
         if kind in {"ensemble", "ensemble-recentred", "isotropic"}:
             needs |= {f"member-{k}": self.member(k) for k in range(self.world.members)}
         if kind != "isotropic":
@@ -177,15 +182,15 @@ class PaperCells:
             "forget": forget, "seed": seed, "n_images": n_images, "options": dict(row.options), "epochs": row.epochs,
             "max_steps": self.world.max_steps, "sizes": self._sizes_up_to(n_images), "data": self.world.data, **self._judges,
         }  # fmt: skip
-        if self.leaderboard:
-            method = str(row.options["method"])
+        method = str(row.options["method"])
+        spec |= {"leaderboard": BOARD_VERSION} if self.leaderboard else {}
+        if self.leaderboard or method not in OLD_FLAGS:
             spec |= {
-                "leaderboard": BOARD_VERSION,
                 "defaults": _training(method),
                 "method": _own_defaults(method),
                 **_self_model(row),
             }
-        name = f"{forget}/{row.options['method']}-seed-{seed}"
+        name = f"{forget}/{method}-seed-{seed}"
         return self._cell(name, spec, partial(self.making.row, row, spec), needs, title)
 
     def retrained_row(self, forget: str) -> Cell:
@@ -194,7 +199,18 @@ class PaperCells:
         needs["model"] = self.retrained(forget)
         spec = {"forget": forget, "sizes": self.sizes, **self._judges}
         spec |= {"leaderboard": BOARD_VERSION} if self.leaderboard else {}
-        return self._cell(f"{forget}/retrained", spec, partial(self.making.retrained_row, forget), needs)
+        return self._cell(f"{forget}/retrained", spec, partial(self.making.model_row, forget, "pipeline"), needs)
+
+    def average_row(self, forget: str) -> Cell:
+        """The average of the original's weights, measured like an unlearned model."""
+        needs = {
+            "original": self.original(),
+            "samples": self.samples(),
+            "model": self.original(),
+            **self._judge_cells(),
+        }
+        spec = {"forget": forget, "sizes": self.sizes, "weights": "average", **self._judges}
+        return self._cell(f"{forget}/average", spec, partial(self.making.model_row, forget, "average"), needs)
 
     def check(self, row: Row, forget: str) -> Cell:
         """Check that few sampling steps give the same result as many, on the original and on one unlearned model."""

@@ -37,7 +37,8 @@ class ReproduceSettings:
 
     Attributes:
         table: table1, table2, figures or leaderboard, or a TOML file of the same form.
-        scale: smoke (minutes), small (two CPU cores, hours) or paper (the paper's networks; needs an accelerator).
+        scale: smoke (minutes), small (two CPU cores, hours), network (the paper's MNIST network, trained for a few epochs; two CPU
+            cores, days) or paper (the paper's networks; needs an accelerator).
         output_dir: the folder of all scales' cells; several processes and machines can share it.
         data: the source of the training data, if not the table's (for example mnist:FOLDER).
         list_cells: only list the cells and their state.
@@ -46,7 +47,7 @@ class ReproduceSettings:
     """
 
     table: Annotated[str, GivenFirst] = "table1"
-    scale: Literal["smoke", "small", "paper"] = "small"
+    scale: Literal["smoke", "small", "network", "paper"] = "small"
     output_dir: Path = Path("vdu-paper")
     data: str | None = None
     list_cells: bool = False
@@ -95,6 +96,7 @@ class Plan:
         rows: (data set, class, row) → cells, one per seed.
         references: (data set, class) → cell.
         retrained: (data set, class) → cell.
+        averages: (data set, class) → cell of the original's averaged weights.
         checks: data set → cell.
         not_run: (data set, class, row) of rows without a finished cell, if only finished ones are used.
         worlds: data set → the plan of its cells.
@@ -105,12 +107,13 @@ class Plan:
         self.rows: dict[tuple[str, str, str], list[Cell]] = {}
         self.references: dict[tuple[str, str], Cell] = {}
         self.retrained: dict[tuple[str, str], Cell] = {}
+        self.averages: dict[tuple[str, str], Cell] = {}
         self.checks: dict[str, Cell] = {}
         self.not_run: list[tuple[str, str, str]] = []
 
     def keep_done(self, store: CellStore) -> None:
         """Drop the cells that have no result, and classes without references; ``not_run`` names the rows that lose all."""
-        for cells in (self.references, self.retrained, self.checks):
+        for cells in (self.references, self.retrained, self.averages, self.checks):
             for key in [key for key, cell in cells.items() if store.result(cell) is None]:
                 del cells[key]  # pyright: ignore[reportArgumentType]
         for key, cells in list(self.rows.items()):
@@ -120,7 +123,9 @@ class Plan:
             else:
                 del self.rows[key]
                 self.not_run.append(key)
-        self.retrained = {key: cell for key, cell in self.retrained.items() if key in self.references}
+        for cells in (self.retrained, self.averages):
+            for key in cells.keys() - self.references.keys():
+                del cells[key]
 
     def judge(self, dataset: str, store: CellStore) -> "Judge":
         """The judge of a data set, once its cells are done."""
@@ -129,10 +134,22 @@ class Plan:
         return self.worlds[dataset].making.judging(forget, done).judge
 
     @property
+    def measured_models(self) -> dict[tuple[str, str, str], list[Cell]]:
+        """(data set, class, retrained or average) → the cell, as in ``rows``."""
+        found = {"retrained": self.retrained, "average": self.averages}
+        return {(*key, name): [cell] for name, cells in found.items() for key, cell in cells.items()}
+
+    @property
     def all(self) -> list[Cell]:
         """Every cell, the most needed first."""
         rows = [cell for cells in self.rows.values() for cell in cells]
-        return [*self.references.values(), *rows, *self.retrained.values(), *self.checks.values()]
+        return [
+            *self.references.values(),
+            *rows,
+            *self.retrained.values(),
+            *self.averages.values(),
+            *self.checks.values(),
+        ]
 
 
 def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = True) -> Plan:
@@ -171,6 +188,9 @@ def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = 
         for forget in classes if table.leaderboard else table.worlds[dataset].retrained:
             if (dataset, forget) in made.references:
                 made.retrained[dataset, forget] = cells.retrained_row(forget)
+        for forget in table.worlds[dataset].average:
+            if (dataset, forget) in made.references and not table.leaderboard:
+                made.averages[dataset, forget] = cells.average_row(forget)
         if table.worlds[dataset].check and not table.leaderboard:  # table1 and table2 show it
             first = runs[0]
             made.checks[dataset] = cells.check(table.rows[first.rows[0]], first.forget[0])
@@ -240,8 +260,8 @@ def _results(table: Table, made: Plan, store: CellStore, settings: ReproduceSett
             measured[dataset, forget, name] = [
                 {"at": {n: value[name] for n, value in at.items()}, "status": "measured"}
             ]
-    for key, cell in made.retrained.items():
-        measured[*key, "retrained"] = [record(cell)["result"]]
+    for key, (cell,) in made.measured_models.items():
+        measured[key] = [record(cell)["result"]]
     for key, cells in made.rows.items():
         measured[key] = [record(cell)["result"] | {"seconds": record(cell)["seconds"]} for cell in cells]
     results = {

@@ -24,7 +24,7 @@ class Run:
         dataset: the data set.
         forget: the class to forget.
         method: the name of the method's row in the table's TOML file, or of a reference (original, filtered-original,
-            real-split, retrained).
+            real-split, retrained, average).
         label: the same in words.
         seed: of the unlearning run; references have none.
         n_images: images per model, all from the same noise.
@@ -94,7 +94,7 @@ def runs_of(table: Table, made: "Plan", store: CellStore) -> list[Run]:
                 count = {"n_before": at["n_original"], "n_left": at["n_original"] if name == "original" else None}
                 about = _about(table, dataset, forget, name) | _numbers(at[name]) | count
                 runs.append(Run(**about, n_images=int(n), cell=cell.id))
-    rows = {(*key, "retrained"): [cell] for key, cell in made.retrained.items()} | made.rows
+    rows = made.measured_models | made.rows
     for key, cells in rows.items():
         for cell in cells:
             runs += _of_cell(_about(table, *key), cell, _result(store, cell), _machine_of_cell(store, cell))

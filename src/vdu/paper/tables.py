@@ -39,7 +39,10 @@ REFERENCES = {
     "original": "Original",
     "filtered-original": "Filtered-oracle baseline",
 }
-LABELS = REFERENCES | {"retrained": "Retrained model"}  # rows that every table has
+LABELS = REFERENCES | {
+    "retrained": "Retrained model",
+    "average": "Original, averaged weights",
+}  # rows that every table has
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,8 @@ class World:
     judge: str
     second_judge: str
     finetune: Mapping[str, Any] = field(default_factory=dict)
+    independent: Mapping[str, Any] = field(default_factory=dict)
+    average: tuple[str, ...] = ()
     min_original: int = 50
     max_steps: int | None = None
     check: Mapping[str, int] | None = None
@@ -178,7 +183,7 @@ def load_table(name: str, scale: str) -> Table:
 
     Args:
         name: "table1", "table2", "leaderboard", or the path of a TOML file.
-        scale: "smoke", "small" or "paper".
+        scale: "smoke", "small", "network" or "paper".
 
     Returns:
         The table.

@@ -8,7 +8,7 @@ one σ² the penalty is s² tr((BᵀB)(AAᵀ)) / (2σ²).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +20,15 @@ from vdu.posterior.gaussian import GaussianPosterior
 __all__ = ["LowRankPosterior", "corrected_layers", "low_rank_posterior"]
 
 
-@dataclass(frozen=True)
-class LowRankPosterior:
-    """A posterior of corrected weights as a function of their factors.
+@dataclass(frozen=True, kw_only=True)
+class LowRankPosterior(GaussianPosterior):
+    """A posterior of corrected weights as a function of their factors; mean and variance are those of the weights W.
 
     Attributes:
-        posterior: of the weights W of the corrected layers, by name.
         base: W₀ by the same names, on the posterior's device.
         scale: s.
     """
 
-    posterior: GaussianPosterior
     base: NamedTensors = field(repr=False)
     scale: float = 1.0
 
@@ -43,7 +41,7 @@ class LowRankPosterior:
         Returns:
             A float64 scalar.
         """
-        return self.posterior.penalty({
+        return super().penalty({
             name: weight.double() + self.scale * parameters[b].double() @ parameters[a].double()
             for name, weight, a, b in self._layers()
         })
@@ -62,8 +60,8 @@ class LowRankPosterior:
         terms = []
         for name, weight, a, b in self._layers():
             A, B = parameters[a], parameters[b]
-            delta = weight + self.scale * B @ A - self.posterior.mean[name]
-            G = delta / self.posterior.variance[name]
+            delta = weight + self.scale * B @ A - self.mean[name]
+            G = delta / self.variance[name]
             terms.append(delta.mul_(G).sum(dtype=torch.float64))
             for factor, gradient in ((A, B.T @ G), (B, G @ A.T)):
                 gradient *= scale * self.scale
@@ -71,7 +69,7 @@ class LowRankPosterior:
         return torch.stack(terms).sum() / 2
 
     def _layers(self) -> list[tuple[str, Tensor, str, str]]:
-        layers = [(name, name.removesuffix(".weight")) for name in self.posterior.mean]
+        layers = [(name, name.removesuffix(".weight")) for name in self.mean]
         return [(name, self.base[name], f"{layer}.lora_A", f"{layer}.lora_B") for name, layer in layers]
 
 
@@ -114,4 +112,6 @@ def low_rank_posterior(posterior: GaussianPosterior, network: nn.Module) -> LowR
             "of them. Fit one for this model, without a name filter that leaves its attention out."
         )
     scale = float(getattr(network.get_submodule(layers[0]), "lora_scale", 1.0))
-    return LowRankPosterior(posterior.only(names), {name: named[name] for name in names}, scale)
+    part = posterior.only(names)
+    whole = {item.name: getattr(part, item.name) for item in fields(part)}
+    return LowRankPosterior(**whole, base={name: named[name] for name in names}, scale=scale)

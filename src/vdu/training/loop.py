@@ -33,7 +33,7 @@ from vdu.training.ema import ExponentialMovingAverage
 from vdu.training.log import StepLog
 from vdu.training.trackers import FOLDER, require_tracker, tracking
 
-__all__ = ["Objective", "TrainResult", "TrainSettings", "make_accelerator", "train"]
+__all__ = ["Objective", "TrainResult", "TrainSettings", "make_accelerator", "require_trainable", "train"]
 
 TensorBatch = Mapping[str, Tensor]
 
@@ -181,6 +181,7 @@ def train(
     # the network goes to the device before the optimiser sees its parameters
     model = accelerator.prepare_model(network)
     parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    require_trainable(network)
     # fused: one pass over memory and no temporary copies of the parameters
     optimizer = accelerator.prepare_optimizer(
         torch.optim.AdamW(parameters.values(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
@@ -261,6 +262,19 @@ def train(
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # mixed precision changes the network's forward in place
     network.eval()
     return TrainResult(start, ema.shadow if ema else None, log.last, stopped)
+
+
+def require_trainable(network: nn.Module) -> None:
+    """Refuse a network of which nothing trains.
+
+    Raises:
+        InputError: if every parameter is frozen.
+    """
+    if not any(value.requires_grad for value in network.parameters()):
+        raise InputError(
+            "network: every parameter is frozen (requires_grad is False), so nothing would be trained; expected at least one that is not. "
+            "Call pipeline.unet.requires_grad_(True), or unfreeze the part to train."
+        )
 
 
 def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", folder: Path | None = None) -> Any:

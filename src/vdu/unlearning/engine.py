@@ -22,11 +22,12 @@ from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser, Method
 from vdu.data.images import ImageSet
+from vdu.models.identity import identity as identity_of
 from vdu.models.lora import low_rank_layers, merged, sharing_copy, training_copy, without_corrections
 from vdu.models.pipelines import replace_network
 from vdu.replay.auxiliaries import make_auxiliaries
 from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
-from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, together
+from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, role_size, together
 from vdu.training.loop import make_accelerator, train
 from vdu.unlearning.objective import MethodObjective
 from vdu.unlearning.plan import Plan
@@ -58,7 +59,8 @@ def carry_out(
     progress_bars.expect(_work(plan))
     aids = make_auxiliaries(
         original, method, images, retain=plan.retain, n_own_samples=plan.n_own_samples, force=plan.force, sampler=plan.sampler,
-        seed=seed, device=accelerator.device, teacher=_teacher(denoiser), say=say if progress and accelerator.is_main_process else None,
+        seed=seed, device=accelerator.device, teacher=_teacher(denoiser), substitute=_substitute(plan),
+        say=say if progress and accelerator.is_main_process else None,
     )  # fmt: skip
     # anew: what was trained for the aids had its own precision, and accelerate knows one for a process
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
@@ -70,10 +72,12 @@ def carry_out(
     if ready.pool:
         make_batch = TargetPool(make_batch, ready, denoiser, ready.pool)
     identity = (
-        f"unlearn 2 {seed} {images.sha256} {plan.weights_sha256} {plan.batch_size} {method.name} {method.identity}"
+        f"unlearn 2 {seed} {images.sha256} {identity_of(original)} {plan.batch_size} {method.name} {method.identity}"
     )
     if plan.train != "all":
         identity += f" {plan.train}"
+    if plan.prompts:
+        identity += f" {sorted(plan.prompts.items())}"
     if plan.retain is not None and "retain" in method.needs:
         identity += f" {plan.retain.sha256}"
     if aids.judged is not None:
@@ -116,6 +120,11 @@ def _teacher(denoiser: Denoiser) -> Denoiser | None:
     if not low_rank_layers(denoiser.network):
         return None
     return denoiser.with_network(without_corrections(denoiser.network).eval())
+
+
+def _substitute(plan: Plan) -> Any:
+    """The condition of what takes the place of a prompt to forget; of the empty prompt by default."""
+    return plan.original.condition([plan.prompts.get("instead")]) if plan.prompts else None
 
 
 def _whole(network: nn.Module, train: str) -> nn.Module:
@@ -162,7 +171,7 @@ def _batches(
     forget_labels: tuple[Any, ...] = ()
     if denoiser.class_names and forget is not None:
         forget_labels = tuple(sorted(set(labels_for(denoiser, forget, torch.arange(len(forget)), "forget"))))
-    sizes = {role: max(1, round(batch_size * method.batch_shares.get(role, 1.0))) for role in sorted(method.needs)}
+    sizes = {role: role_size(batch_size, method.batch_shares.get(role, 1.0)) for role in sorted(method.needs)}
     for role, size in sizes.items():
         role_seed, draw_weights = derive_seed(seed, role), method.draw_weights(role)
         if role == "surrogate":

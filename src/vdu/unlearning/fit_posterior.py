@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vdu.core.checks import hash_parameters
+from vdu.core.paths import given_path
 from vdu.core.progress import Bar, bar
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import identity, weights_sha256
 from vdu.models.pipelines import load_pipeline, network_of
 from vdu.posterior.estimators import make_estimator
 from vdu.posterior.fit import Progress, Save, fit_samples, take_all
@@ -27,8 +28,9 @@ __all__ = ["FILE", "fit_posterior", "load_posterior", "progress_bar"]
 FILE = "posterior.safetensors"  # in the run folder of ``vdu posterior``
 
 
-def load_posterior(path: Path) -> GaussianPosterior:
+def load_posterior(path: Path | str) -> GaussianPosterior:
     """Load a posterior from its file or from the run folder of ``vdu posterior``."""
+    path = given_path(path, "posterior")
     return GaussianPosterior.load(path / FILE if path.is_dir() else path)
 
 
@@ -84,9 +86,8 @@ def fit_posterior(
         state = state or chosen.init(denoiser)
         others = map(_weights, islice(members, state.count, None))
         posterior = chosen.posterior(take_all(chosen, state, others, denoiser, save=save, progress=progress))
-    return replace(
-        posterior, sources={**posterior.sources, "pipeline": hash_parameters(network_of(pipeline).state_dict())}
-    )
+    own = {"pipeline": weights_sha256(denoiser.network), "model": identity(denoiser)}
+    return replace(posterior, sources={**posterior.sources, **own})
 
 
 def _weights(member: Any) -> dict[str, Tensor]:

@@ -9,12 +9,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vdu.core.checks import hash_parameters
 from vdu.core.runs import Run
 from vdu.data.forget_source import write_forget
+from vdu.data.sources import place_of
 from vdu.diffusion.schedule import kl_weights, weight_share
 from vdu.methods import registry
 from vdu.methods.vdu import VDU
+from vdu.models.identity import weights_sha256
 from vdu.models.lora import lora_rank
 from vdu.models.pipelines import configuration_of, network_of, save_pipeline
 from vdu.reporting.card import write_card
@@ -44,7 +45,12 @@ def carry_out_in(
         The result. A folder that holds anything else is refused (:class:`vdu.core.runs.Run`).
     """
     chosen, retain = plan.chosen, _path(plan.retain_source)
-    keep = (plan.source or None, plan.forget_source or None, chosen.posterior_path, retain)
+    keep = (
+        plan.source or None,
+        place_of(plan.forget_source) if plan.forget_source else None,
+        chosen.posterior_path,
+        retain,
+    )
     record = Run(folder, "unlearn", overwrite=overwrite, resume=resume, keep=keep)
     folder, inputs = record.folder, plan.inputs(str((record.folder / ORIGINAL).resolve()))
     inputs |= _posterior_input(plan, folder)
@@ -80,7 +86,7 @@ def carry_out_in(
             "sha256": plan.retain.sha256,
         }
     weights = {
-        "sha256": hash_parameters(network_of(made).state_dict()),
+        "sha256": weights_sha256(network_of(made)),
         "configuration_sha256": configuration_of(made),
         "weights": "raw" if result.training.ema is None else "ema",
     }
@@ -88,8 +94,8 @@ def carry_out_in(
     return replace(result, network_evaluations=result.network_evaluations + fitted, folder=folder)
 
 
-def _path(source: str | None) -> str | None:
-    return None if source == "self" else source
+def _path(source: str | None) -> Path | None:
+    return None if source in (None, "self") else place_of(source)
 
 
 def _posterior_input(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -146,7 +152,11 @@ def configuration(plan: Plan, folder: Path, *, overwrite: bool = False, resume: 
         "forget": plan.forget_source,
         "output_dir": str(folder),
         "forget_class": list(plan.forget_class),
-        "forget_label": list(plan.forget_label),
+        "forget_label": [] if plan.prompts else list(plan.forget_label),
+        "forget_prompt": list(plan.prompts.get("forget", ())),
+        "keep_prompts": list(plan.prompts.get("keep", ())),
+        "instead": plan.prompts.get("instead"),
+        "guidance_scale": sampler.guidance_scale,
         "train": plan.train,
         "convert": plan.convert,
         "method": name,

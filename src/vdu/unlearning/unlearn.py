@@ -5,6 +5,7 @@ cannot be used, and then carries it out (:mod:`vdu.unlearning.engine`), in a run
 (:mod:`vdu.unlearning.run_folder`).
 """
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 import torch
 
 from vdu.core.device import on_device
-from vdu.core.errors import InputError, shown
+from vdu.core.errors import InputError
+from vdu.core.paths import given_path
+from vdu.data.forget_source import forgetting
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.unlearning.default_posterior import with_posterior
-from vdu.unlearning.engine import carry_out
+from vdu.unlearning.engine import carry_out, say
 from vdu.unlearning.plan import TrainingOptions, check_origin, make_plan
 from vdu.unlearning.result import UnlearnResult
 from vdu.unlearning.run_folder import carry_out_in
@@ -31,6 +34,9 @@ def unlearn(
     forget: Images | None = None,
     forget_class: Any = (),
     forget_labels: Any = (),
+    forget_prompts: Any = (),
+    keep_prompts: Any = (),
+    instead: str | None = None,
     retain: Images | None = None,
     train: str = "all",
     convert: bool = False,
@@ -61,6 +67,10 @@ def unlearn(
         forget_class: the class or classes to forget, if the images have labels.
         forget_labels: classes of a class-conditional model to forget, by name or index; without ``forget`` the forget set is drawn
             from the model under these labels.
+        forget_prompts: text-to-image models: the prompt or prompts to forget, or a file with one on every line; without ``forget`` the
+            forget set is drawn from the model under them (:mod:`vdu.unlearning.prompts`).
+        keep_prompts: prompts to keep, likewise; by default the model's own others, or a packaged neutral list.
+        instead: a prompt whose pictures take the place of the forgotten ones, for the method distillation; None takes the empty prompt.
         retain: real images to keep, of the same kinds, for methods that use them; classes to forget are left out of labelled ones.
             None or "self" takes generated samples without those that resemble the forget set
             (:func:`vdu.replay.selection.resemblance`).
@@ -94,13 +104,13 @@ def unlearn(
         InputError: if the folder is no path, or missing where ``overwrite`` or ``resume`` needs one.
     """
     asked = dict(locals())
-    if folder is not None and not isinstance(folder, str | Path):
-        raise InputError(f"folder: got {shown(folder)}; expected the path of a run folder.")
     if folder is None and (overwrite or resume):
         raise InputError(f"{'resume' if resume else 'overwrite'}: got True without a folder; expected folder=….")
-    where, title = None if folder is None else Path(folder), progress or None
+    where, title = None if folder is None else given_path(folder, "folder"), progress or None
     with on_device(device):
         plan = make_plan(asked | {"folder": where})
+        if title is not None and os.environ.get("RANK", "0") == "0":
+            say(forgetting(plan.forget))
         if where is not None:
             return carry_out_in(where, plan, overwrite=overwrite, resume=resume, progress=title)
         plan, fitted = with_posterior(plan, progress=title is not None)
