@@ -232,3 +232,25 @@ def flux(distilled=True):
     )
     pipeline.image_size = 16
     return pipeline
+
+
+def with_safety_checker():
+    from diffusers import PNDMScheduler
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPVisionConfig
+
+    pipeline = stable_diffusion(scheduler=PNDMScheduler(skip_prk_steps=True, steps_offset=1))
+    vision = CLIPVisionConfig(
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        image_size=8,
+        patch_size=4,
+        projection_dim=8,
+    )
+    config = CLIPConfig(vision_config=vision.to_dict(), projection_dim=8)
+    checker = seeded(StableDiffusionSafetyChecker, 5, config=config)
+    pipeline.register_modules(safety_checker=checker, feature_extractor=CLIPImageProcessor(size=8, crop_size=8))
+    pipeline.register_to_config(requires_safety_checker=True)
+    return pipeline

@@ -24,6 +24,7 @@ from vdu.diffusion.schedule import batch_at
 from vdu.models.adapt import adapt, family_of
 from vdu.models.configuration import scheduler_configuration
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import identity
 from vdu.models.pipelines import load_pipeline, replace_network, save_pipeline
 from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit
@@ -292,6 +293,77 @@ def test_a_transformer_in_training_sees_the_labels_that_it_is_given():
     with torch.no_grad():
         seen = torch.cat([again.noise(batch) for _ in range(64)])
     assert torch.equal(seen, seen[:1].expand_as(seen))
+
+
+def test_parts_that_do_not_predict_survive(tmp_path):
+    """A safety checker with its images' preparation, and a scheduler that is not the one of the training."""
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline = tiny_pipelines.with_safety_checker()
+    made = replace_network(pipeline, adapt(pipeline).copy().network)
+    save_pipeline(made, tmp_path)
+    loaded = load_pipeline(tmp_path)
+    assert parts(loaded) == parts(pipeline) and parts(loaded)["scheduler"] == "PNDMScheduler"
+    assert loaded.config.requires_safety_checker and made.config.requires_safety_checker
+    before, after = weights(pipeline), weights(loaded)
+    assert before.keys() == after.keys() and any("safety_checker" in name for name in before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert adapt(loaded).scheduler_config["clip_sample"] is False  # PNDM has no such option, and DDIM's default is True
+
+
+def test_words_and_autoencoder_are_part_of_what_a_model_is():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline = tiny_pipelines.stable_diffusion()
+    first = identity(adapt(pipeline))
+    asked = adapt(pipeline)
+    asked.condition(["a cat"])
+    assert identity(asked) == first  # what was asked for does not count
+    found = {first}
+    for change in (pipeline.text_encoder, pipeline.vae, pipeline.unet):
+        next(change.parameters()).data += 1
+        found.add(identity(adapt(pipeline)))
+    pipeline.prompts = ("a dog",)
+    assert len(found | {identity(adapt(pipeline))}) == 5
+
+
+def test_a_prompt_is_encoded_once_and_alone(monkeypatch):
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline, asked = tiny_pipelines.stable_diffusion(), []
+    encode = pipeline.encode_prompt
+    monkeypatch.setattr(pipeline, "encode_prompt", lambda prompt, *rest: asked.append(prompt) or encode(prompt, *rest))
+    denoiser = adapt(pipeline)
+    both = denoiser.condition(["a cat", None, "a cat"])["encoder_hidden_states"]
+    assert asked == ["a cat", ""]
+    assert torch.equal(both[:1], denoiser.condition(["a cat"])["encoder_hidden_states"]) and asked == ["a cat", ""]
+    assert not both.requires_grad and denoiser.condition([]) == {}
+    with pytest.raises(InputError, match="prompt: got the index 1; expected a prompt, or an index from 0 to 0"):
+        denoiser.condition([1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"time_cond_proj_dim": 8},
+            "its unet has time_cond_proj_dim; expected a network of latents, timesteps and words alone",
+        ),
+        ({"in_channels": 9}, "takes 9 channels and its autoencoder makes 4; expected the same number. Inpainting"),
+        ({"sample_size": None}, "has no sample_size in its configuration"),
+    ],
+)
+def test_models_of_more_than_words_are_refused(change, message):
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    with pytest.raises(InputError, match=message):
+        adapt(tiny_pipelines.stable_diffusion(**change))
+
+
+def test_a_flow_model_is_drawn_by_eulers_method_or_with_new_noise_at_every_step():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    denoiser = adapt(tiny_pipelines.sd3())
+    drawn = [sample(denoiser, [3], replace(each, microbatch_size=1)) for each in (DDIM, DDPM, DDPM)]
+    assert torch.equal(drawn[1], drawn[2]) and not torch.allclose(drawn[0], drawn[1], atol=1e-3)
+    for wrong in (Sampler("dpm++", 4), Sampler("ddim", 4, eta=0.5)):
+        with pytest.raises(InputError, match="for a flow-matching model; expected ddim"):
+            sample(denoiser, [3], wrong)
 
 
 # class conditions

@@ -48,8 +48,8 @@ COMMON: Mapping[str, tuple[str, ...]] = {
     "sample": ("output-dir", "n-images", "label", "inference-steps", "seed", "overwrite"),
     "verify": (),
     "unlearn": (
-        "output-dir", "forget-class", "forget-label", "forget-prompt", "method", "option", "posterior", "retain", "train", "convert",
-        "steps", "seed", "overwrite", "resume-from-checkpoint",
+        "output-dir", "forget-class", "forget-label", "forget-prompt", "method", "option", "retain", "train", "steps", "seed",
+        "overwrite", "resume-from-checkpoint",
     ),
 }  # fmt: skip
 """The options that the first help page of a verb shows, in this order; all others are in :data:`GROUPS`, or in "Further"."""

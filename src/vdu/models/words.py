@@ -60,7 +60,7 @@ class PromptEncoder:
         found = [self._known[each] for each in prompts]
         for each in list(self._known)[: max(0, len(self._known) - REMEMBERED)]:
             del self._known[each]
-        return {name: torch.cat([each[name] for each in found]) for name in found[0]}
+        return {name: torch.cat([each[name] for each in found]) for name in found[0]} if found else {}
 
 
 @dataclass(frozen=True)

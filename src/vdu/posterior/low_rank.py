@@ -20,7 +20,7 @@ from vdu.posterior.gaussian import GaussianPosterior
 __all__ = ["LowRankPosterior", "corrected_layers", "low_rank_posterior"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LowRankPosterior(GaussianPosterior):
     """A posterior of corrected weights as a function of their factors; mean and variance are those of the weights W.
 
