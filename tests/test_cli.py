@@ -1,6 +1,7 @@
 """The command line itself: quick help, settings that survive TOML, JSON alone on standard output."""
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -365,3 +366,13 @@ def test_the_demo_hands_on_how_its_folder_is_to_be_treated(command, monkeypatch,
     ):
         assert command("demo", "--output-dir", tmp_path, *flags) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_what_the_terminal_cannot_write_is_escaped(tmp_path, encoding):
+    """Windows redirects in cp1252, and LC_ALL=C is ASCII: letters that are missing there are no error."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    for tokens, code in ((["list", "distillation"], 0), (["report", "отчёт"], 2)):
+        got = subprocess.run([sys.executable, "-m", "vdu", *tokens], capture_output=True, env=environment, cwd=tmp_path)
+        assert got.returncode == code and b"Traceback" not in got.stderr, got.stderr
+        assert (got.stdout if code == 0 else got.stderr).decode(encoding)

@@ -83,10 +83,10 @@ def test_nothing_to_keep_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"forget_prompts": "a cat"}, "this model is not asked in words; expected a text-to-image model"),
-        ({"keep_prompts": "a dog", "forget_labels": 1}, "got one without --forget-prompt"),
-        ({"forget_prompts": "a cat", "forget_labels": 1}, "--forget-prompt: got --forget-label too"),
-        ({"forget_prompts": "a cat", "instead": "a dog"}, "--instead: the method ascent draws nothing in its place"),
+        ({"forget_prompt": "a cat"}, "this model is not asked in words; expected a text-to-image model"),
+        ({"keep_prompts": "a dog", "forget_label": 1}, "got one without --forget-prompt"),
+        ({"forget_prompt": "a cat", "forget_label": 1}, "--forget-prompt: got --forget-label too"),
+        ({"forget_prompt": "a cat", "instead": "a dog"}, "--instead: the method ascent draws nothing in its place"),
     ],
 )
 def test_what_does_not_go_together_is_refused(make_pipeline, options, message):
@@ -108,7 +108,7 @@ def test_a_prompt_is_forgotten_with_low_rank_corrections(monkeypatch, tmp_path):
     pipeline = tiny_pipelines.stable_diffusion()
     pipeline.prompts = ("a cat on a mat", "a dog", "a tree")
     made = unlearn(
-        pipeline, "distillation", forget_prompts="cat", instead="a fox", train="lora:2", steps=2, batch_size=8, n_own_samples=60,
+        pipeline, "distillation", forget_prompt="cat", instead="a fox", train="lora:2", steps=2, batch_size=8, n_own_samples=60,
         sampler=Sampler("ddim", 2, microbatch_size=30, guidance_scale=2.0), full_length=True, learning_rate=1e-3, folder=tmp_path / "run",
         progress=None,
     )  # fmt: skip
@@ -135,7 +135,7 @@ def test_images_are_forgotten_under_their_prompt():
         pipeline,
         "ascent",
         forget=images,
-        forget_prompts="cat",
+        forget_prompt="cat",
         train="cross-attention-kv",
         steps=1,
         batch_size=4,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from vdu.commands.settings import EvaluateSettings
+from vdu.core.errors import InputError
 
 __all__ = ["run"]
 
@@ -16,8 +17,10 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     Returns:
         ``run`` (the folder), ``metrics`` (the path of metrics.json), and the key numbers under the names and in the form of
         metrics.json: ``n_images``, ``pul``, ``u_fid`` and ``forget_count`` (by row), ``feature_network``, ``judge``,
-        ``kept``, ``histogram``, ``warnings`` (sentences). Settings that do not fit together, and models, images or folders that
-        do not suit, raise an ``InputError``.
+        ``kept``, ``histogram``, ``warnings`` (sentences). Models, images or folders that do not suit raise an ``InputError``.
+
+    Raises:
+        InputError: if the settings do not fit together.
     """
     from vdu.evaluation.options import EvaluationOptions
     from vdu.evaluation.pair import require_one_subject
@@ -32,10 +35,16 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         second_judge=settings.second_judge, n_judge_samples=settings.n_judge_samples, seed=settings.seed,
     )  # fmt: skip
     if settings.run is not None:
+        if settings.output_dir is not None:
+            raise InputError(
+                f"--output-dir: got {settings.output_dir} with a run, which is evaluated in its own folder. Leave it out."
+            )
         found = evaluate_run(settings.run, options)
     else:
         assert settings.forget is not None
-        found = evaluate_pair(settings.before, settings.after, settings.forget, options, settings.output_dir)
+        found = evaluate_pair(
+            settings.before, settings.after, settings.forget, options, settings.output_dir or "evidence"
+        )
     evidence = found.evidence
     return {
         "run": str(found.folder),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.settings import PosteriorSettings, to_toml
+from vdu.core import progress
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_folder, sha256_bytes
@@ -30,13 +31,14 @@ from vdu.replay.generated import cached_samples
 from vdu.training.batches import encoded
 from vdu.training.loop import make_accelerator
 from vdu.training.pretraining import fit
-from vdu.unlearning.fit_posterior import FILE, fit_posterior, load_posterior, progress_bar
+from vdu.unlearning.fit_posterior import FILE, evaluations_per_sample, fit_posterior, load_posterior, progress_bar
 
 __all__ = ["load_posterior", "run"]
 
 STATE = "estimation.safetensors"  # state of an unfinished estimation
 
 
+@progress.whole("posterior")
 def run(settings: PosteriorSettings) -> dict[str, Any]:
     """Estimate a posterior and save it in a run folder.
 
@@ -50,7 +52,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         InputError: if the settings, the model or a stored state cannot be used, or the mean is not a working model.
     """
     options = _options(settings)
-    make_estimator(settings.estimator, **options)  # fails early on invalid settings
+    estimator = make_estimator(settings.estimator, **options)  # fails early on invalid settings
     takes = find_estimator(settings.estimator).takes
     _check_members(settings, takes)
     if settings.data and takes != "fine-tuned members":
@@ -71,6 +73,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     record = Run(settings.output_dir, "posterior", overwrite=settings.overwrite, resume=resume, keep=keep)
     model = {"path": str(settings.pipeline), "sha256": hash_parameters(network_of(pipeline).state_dict())}
     record.start(to_toml(settings), {"model": model})
+    progress.expect(_work(settings, takes, estimator))
     file, identity = record.folder / STATE, _identity(settings, denoiser)
     with record.stage("own samples") as cost:
         state = read_state(
@@ -183,7 +186,7 @@ def _finetune(settings: PosteriorSettings, member: Any, images: ImageSet, target
     target.mkdir(parents=True, exist_ok=True)
     fit(
         PipelineDenoiser.from_pipeline(member), images, how.training(), batch_size=how.batch_size, seed=how.seed,
-        folder=target, resume=True, progress="pretrain",
+        folder=target, resume=True, progress=f"fine-tuning, member {target.name}",
     )  # fmt: skip
     with atomic_folder(target / "pipeline") as temporary:
         save_pipeline(member, temporary)
@@ -195,6 +198,16 @@ MEMBERS: dict[str, Callable[..., Iterable[Path]]] = {
     "members": _given_members,
     "fine-tuned members": _finetuned_members,
 }
+
+
+def _work(settings: PosteriorSettings, takes: str, estimator: Any) -> dict[str, tuple[float, float]]:
+    """The stages, for the estimate of the time."""
+    stages: dict[str, tuple[float, float]] = {"generated samples": (settings.n_samples, settings.inference_steps)}
+    if takes == "samples":
+        stages[settings.estimator] = (settings.n_samples, evaluations_per_sample(estimator))
+    if takes == "fine-tuned members":
+        stages["fine-tuning"] = (settings.n_members * settings.finetune_steps, 3 * settings.finetune_batch_size)
+    return stages
 
 
 def _evaluations(settings: PosteriorSettings, takes: str, posterior: GaussianPosterior) -> int:

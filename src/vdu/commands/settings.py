@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from cyclopts import Parameter
+
 from vdu.commands.options import (
     Count,
     GivenFirst,
@@ -15,7 +17,7 @@ from vdu.commands.options import (
     Share,
     plain,
     to_toml,
-)
+)  # fmt: skip
 
 __all__ = ["Estimator", "EvaluateSettings", "PosteriorSettings", "plain", "to_toml"]
 
@@ -85,7 +87,7 @@ class EvaluateSettings(SamplerSettings):
         before: the original: a pipeline folder.
         after: the model to compare it with, whoever made it: a pipeline folder, or a run folder.
         forget: with --before and --after, the unwanted images: a folder, a list of files, or a data set (then with --forget-class).
-        output_dir: with --before and --after, the folder for the evidence.
+        output_dir: with --before and --after, the folder for the evidence; by default evidence.
         judge: folder of a trained judge ("vdu judge"), or mnist for the packaged one; by default a fallback classifier is
             trained on the forget set against the original's generated samples.
         second_judge: a judge of another architecture, as a check; it also filters the filtered-oracle baseline ("filtered original").
@@ -109,7 +111,7 @@ class EvaluateSettings(SamplerSettings):
     before: Path | None = None
     after: Path | None = None
     forget: str | None = None
-    output_dir: OutputDir = Path("evidence")
+    output_dir: Annotated[Path | None, Parameter(alias="-o")] = None
     judge: str | None = None
     second_judge: str | None = None
     forget_class: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 from vdu.commands.options import GivenFirst
 from vdu.core.errors import InputError
+from vdu.core.paths import given_path
 
 __all__ = ["NOT_COVERED", "Checked", "VerifySettings", "run", "verify"]
 
@@ -101,14 +102,17 @@ def verify(folder: Path | str) -> tuple[Checked, ...]:
         What was checked, models first.
 
     Raises:
-        InputError: if the folder holds no run of ``vdu unlearn``.
+        InputError: if the folder holds neither a run of ``vdu unlearn`` nor the evidence of two pipelines.
     """
     from vdu.core.records import read_json
 
-    folder = Path(folder)
+    folder = given_path(folder, "folder")
     record = read_json(folder / "run.json")
-    if not isinstance(record, dict) or record.get("verb") != "unlearn":
-        raise InputError(f"{folder}: run.json is not of a run of 'unlearn'. Give the --output-dir of vdu unlearn.")
+    if not isinstance(record, dict) or record.get("verb") not in {"unlearn", "evaluate"}:
+        raise InputError(
+            f"{folder}: run.json is not of a run of 'unlearn', nor of the evidence of two pipelines. Give the folder of a `vdu unlearn` "
+            "or `vdu evaluate`."
+        )
     metrics, evidence = (_optional(folder / name) for name in ("metrics.json", "evidence.json"))
     protocol = metrics.get("protocol") or {}
     forget = [(record["inputs"].get("forget") or {}).get("sha256"), (metrics.get("forget") or {}).get("sha256")]
@@ -146,7 +150,7 @@ def _models(folder: Path, record: dict[str, Any], protocol: dict[str, Any]) -> I
     inputs, made = record["inputs"], record.get("pipeline") or {}
     places = {
         "original": (inputs["model"].get("path"), inputs["model"]),
-        "unlearned": (folder / "pipeline", made),
+        "unlearned": (_unlearned(folder, record), made),
         "retrained": (protocol.get("retrained_path"), {}),
     }
     for name, (path, recorded) in places.items():
@@ -160,6 +164,11 @@ def _models(folder: Path, record: dict[str, Any], protocol: dict[str, Any]) -> I
     posterior = inputs.get("posterior")
     if posterior:
         yield _checked("posterior", [posterior.get("sha256")], lambda: _posterior(posterior["path"]))
+
+
+def _unlearned(folder: Path, record: dict[str, Any]) -> Path | str | None:
+    """The run's own pipeline; of two pipelines the second, wherever it is."""
+    return (record.get("pipeline") or {}).get("path") if record["verb"] == "evaluate" else folder / "pipeline"
 
 
 def _pipeline(path: Path | str | None) -> Any:
@@ -198,7 +207,7 @@ def _forget_hash(folder: Path, record: dict[str, Any]) -> str:
     from vdu.data.forget_source import current_forget
     from vdu.models.denoiser import PipelineDenoiser
 
-    shape = PipelineDenoiser.from_pipeline(_pipeline(folder / "pipeline")).image_shape
+    shape = PipelineDenoiser.from_pipeline(_pipeline(_unlearned(folder, record))).image_shape
     return current_forget(folder, shape).sha256
 
 

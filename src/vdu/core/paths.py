@@ -54,6 +54,6 @@ def require_text(text: str, name: str) -> None:
             pass
     printable = text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
     raise InputError(
-        f"{name}: got {printable!r}, which is not UTF-8 text, so that no record could hold it. Rename it, or give a link to it with "
+        f"{name}: got '{printable}', which is not UTF-8 text, so that no record could hold it. Rename it, or give a link to it with "
         "another name."
     )

@@ -5,7 +5,7 @@ Values outside raise an error and are never repaired: 0 means 0, never "the defa
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any, cast
@@ -14,7 +14,7 @@ from vdu.core.errors import InputError, shown
 
 __all__ = [
     "AT_LEAST_0", "COUNT", "ENOUGH_IMAGES", "FRACTION", "NOT_NEGATIVE", "PORT", "POSITIVE", "RANGES", "SEED", "UNIT", "Range",
-    "require_choice", "require_flags", "require_ranges",
+    "require_choice", "require_fields", "require_flags", "require_kind", "require_ranges",
 ]  # fmt: skip
 
 
@@ -131,6 +131,34 @@ def require_ranges(values: Mapping[str, Any], ranges: Mapping[str, Range] = RANG
         value = values.get(name)
         if value is not None and not range_.holds(value):
             raise InputError(f"{name}: got {shown(value)}; expected {range_.words}.")
+
+
+def require_fields(record: Any) -> None:
+    """Raise an error for a number of a dataclass that is out of the range of its name; None passes where its type allows it.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for item in fields(record):
+        value, range_ = getattr(record, item.name), RANGES.get(item.name)
+        if range_ is not None and not (value is None and "None" in str(item.type)) and not range_.holds(value):
+            raise InputError(f"{item.name}: got {shown(value)}; expected {range_.words}.")
+
+
+def require_kind(name: str, value: Any, kinds: Any, words: str) -> None:
+    """Raise an error for a value of another kind; None passes, as "not given".
+
+    Args:
+        name: the argument.
+        value: what was given.
+        kinds: a class, several, or a union.
+        words: the expectation.
+
+    Raises:
+        InputError: with the kind of what was given, never its content.
+    """
+    if value is not None and not isinstance(value, kinds):
+        raise InputError(f"{name}: got {shown(value)}; expected {words}.")
 
 
 def require_choice(name: str, value: Any, choices: Collection[str]) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 from vdu.core.cache import cache_folder
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path, require_text
-from vdu.core.ranges import COUNT
+from vdu.core.ranges import COUNT, require_flags, require_kind
 from vdu.data.cifar import fetch_cifar10, load_cifar10_folder
 from vdu.data.decode import fit_shape
 from vdu.data.digits import load_digits
@@ -84,6 +84,8 @@ def load_images(
         raise InputError(f"images: got {shown(spec)}; expected {_KINDS}.")
     if split is not None and (not isinstance(split, str) or split not in SPLIT_FILES):
         raise InputError(f"split: got {shown(split)}, expected 'train' or 'test'.")
+    require_flags({"convert": convert}, "convert")
+    require_kind("cache_dir", cache_dir, str | Path, "a path")
     _require_shape(shape, convert)
     kind, place = _parsed(spec)
     try:
@@ -181,6 +183,7 @@ def fetch_mnist(folder: Path, split: str, mirrors: Sequence[str] = MNIST_MIRRORS
             [f"{mirror}{name}.gz" for mirror in mirrors],
             lambda path, name=name, ndim=ndim: read_idx(path, ndim=ndim, md5=MNIST_MD5[name]),
             max_bytes=1 << 24,  # the largest is 9.9 MB
-            otherwise="put MNIST's four files into a folder and use mnist:FOLDER, or set VDU_MNIST to it.",
+            otherwise="use mnist-mini, the packaged part of it; or put MNIST's four files into a folder and use mnist:FOLDER, or "
+            "set VDU_MNIST to it.",
         )
     return folder

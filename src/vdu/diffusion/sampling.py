@@ -18,7 +18,7 @@ from torch import Tensor
 from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
 from vdu.core.progress import bar
-from vdu.core.ranges import require_choice, require_flags, require_ranges
+from vdu.core.ranges import require_choice, require_fields, require_flags
 from vdu.core.types import Denoiser
 from vdu.diffusion.schedule import NoiseSchedule
 
@@ -55,9 +55,7 @@ class Sampler:
     def __post_init__(self) -> None:
         require_choice("scheduler", self.scheduler, SCHEDULERS)
         require_choice("spacing", self.spacing, SPACINGS)
-        if None in (self.steps, self.eta, self.microbatch_size):
-            raise InputError("sampler: got None for steps, eta or microbatch_size; expected a number.")
-        require_ranges(vars(self))
+        require_fields(self)
         if self.clip_sample is not None:
             require_flags(vars(self), "clip_sample")
         if self.eta and self.scheduler != "ddim":

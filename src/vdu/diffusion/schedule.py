@@ -27,7 +27,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
+from vdu.core.ranges import COUNT, UNIT, require_choice
 from vdu.core.types import Condition, NoisedBatch
 
 __all__ = [
@@ -60,8 +61,11 @@ class NoiseSchedule:
     scaling: str = "variance-preserving"
 
     def __post_init__(self) -> None:
-        if self.scaling not in SCALINGS:
-            raise InputError(f"noise schedule: got scaling {self.scaling!r}; expected one of {', '.join(SCALINGS)}.")
+        require_choice("noise schedule: scaling", self.scaling, SCALINGS)
+        if not isinstance(self.alpha_bars, Tensor):
+            raise InputError(
+                f"noise schedule: got {shown(self.alpha_bars)}; expected ᾱ as a tensor of at least two numbers."
+            )
         alpha_bars = self.alpha_bars.detach().to("cpu", torch.float64)
         object.__setattr__(self, "alpha_bars", alpha_bars)
         listed = alpha_bars.ndim == 1 and len(alpha_bars) >= 2
@@ -87,10 +91,16 @@ class NoiseSchedule:
         Returns:
             The schedule.
 
+        Raises:
+            InputError: if an argument is no number, or out of its range.
+
         Examples:
             >>> round(float(NoiseSchedule.linear().alpha_bars[-1]), 8)
             4.036e-05
         """
+        if not (COUNT.holds(steps) and UNIT.holds(beta_start) and UNIT.holds(beta_end)):
+            got = ", ".join(map(shown, (steps, beta_start, beta_end)))
+            raise InputError(f"noise schedule: got {got}; expected a number of steps, and β at both ends, from 0 to 1.")
         return cls(torch.cumprod(1 - torch.linspace(beta_start, beta_end, steps, dtype=torch.float64), 0))
 
     @classmethod

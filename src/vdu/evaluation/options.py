@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import require_choice, require_ranges
+from vdu.core.ranges import require_choice, require_fields, require_kind
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.suite import SUITES
@@ -55,15 +55,13 @@ class EvaluationOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_ranges(vars(self))
-        require_choice("probes", self.suite, SUITES)
+        require_fields(self)
+        require_choice("suite", self.suite, SUITES)
         require_choice("reference_split", self.reference_split, ("train", "test"))
         for name in ("judge", "second_judge", "data", "held_out", "features"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str | Path):
-                raise InputError(f"{name}: got {shown(value)}; expected a name or a path, as text.")
-        if not isinstance(self.sampler, Sampler):
-            raise InputError(f"sampler: got {shown(self.sampler)}; expected a vdu.Sampler.")
+            require_kind(name, getattr(self, name), str | Path, "a name or a path")
+        require_kind("features", self.features, str, "a name")
+        require_kind("sampler", self.sampler, Sampler, "a vdu.Sampler")
 
     def judges(self) -> dict[str, Any]:
         """The arguments of :func:`vdu.judges.judging.find_judges` among these options."""
@@ -91,14 +89,11 @@ class EvaluationOptions:
         return found
 
     @classmethod
-    def from_python(
-        cls, *, forget_classes: str | Sequence[str], probes: str = "none", **values: Any
-    ) -> "EvaluationOptions":
+    def from_python(cls, *, forget_class: str | Sequence[str], **values: Any) -> "EvaluationOptions":
         """The options of a call in Python: paths become text, one class is a class, and None is the default.
 
         Args:
-            forget_classes: one name, or several.
-            probes: the suite.
+            forget_class: one name, or several.
             **values: the other options; in-memory images stay what they are.
 
         Returns:
@@ -107,12 +102,11 @@ class EvaluationOptions:
         Raises:
             InputError: if a value is of another kind or out of range.
         """
-        single = isinstance(forget_classes, str | Integral) and not isinstance(forget_classes, bool)
-        names = (forget_classes,) if single else forget_classes
+        single = isinstance(forget_class, str | Integral) and not isinstance(forget_class, bool)
+        names = (forget_class,) if single else forget_class
         if not isinstance(names, list | tuple) or not all(isinstance(each, str | Integral) for each in names):
             raise InputError(
-                f"forget_classes: got {shown(forget_classes)}; expected the name of a class, or a list of names."
+                f"forget_class: got {shown(forget_class)}; expected the name of a class, or a list of names."
             )
-        names = tuple(map(str, names))
         known: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-        return cls(forget_class=names, suite=probes, **known)
+        return cls(forget_class=tuple(map(str, names)), **known)

@@ -25,7 +25,7 @@ from vdu.data.sources import absolute, place_of
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
 
-__all__ = ["method_of", "open_folder", "require_one_subject", "unwanted_images"]
+__all__ = ["made_by", "method_of", "open_folder", "require_one_subject", "unwanted_images"]
 
 VERB = "evaluate"
 GIVEN = "images given in Python"
@@ -86,6 +86,23 @@ def unwanted_images(
     return images, record
 
 
+def made_by(result: Any) -> dict[str, Any] | None:
+    """What a result of ``vdu.unlearn`` says of how its pipeline was made.
+
+    Args:
+        result: the result, or a like object.
+
+    Returns:
+        ``method``, and the cost as a stage of ``run.json``; None if the result holds no cost.
+    """
+    evaluations, seconds = getattr(result, "network_evaluations", None), getattr(result, "seconds", None)
+    if evaluations is None or seconds is None:
+        return None
+    reused = getattr(getattr(result, "aids", None), "reused", 0)
+    cost = {"stage": "unlearn", "seconds": round(seconds, 3), "network_evaluations": evaluations, "reused": reused}
+    return {"method": getattr(getattr(result, "method", None), "name", None), "cost": cost}
+
+
 def method_of(model: OpenModel) -> str | None:
     """The method of the run that made a model; None if no run is known."""
     path = None if model.run is None else model.run / "config.toml"
@@ -98,7 +115,12 @@ def method_of(model: OpenModel) -> str | None:
 
 
 def open_folder(
-    folder: Path | str, before: OpenModel, after: OpenModel, forget: dict[str, Any], options: EvaluationOptions
+    folder: Path | str,
+    before: OpenModel,
+    after: OpenModel,
+    forget: dict[str, Any],
+    options: EvaluationOptions,
+    how: dict[str, Any] | None = None,
 ) -> Run:
     """Start the evidence folder of two models, or open the one that already holds theirs.
 
@@ -108,6 +130,7 @@ def open_folder(
         after: the other model.
         forget: the record of the forget set.
         options: of the evaluation.
+        how: the other model was made, see :func:`made_by`.
 
     Returns:
         The folder, locked for this process.
@@ -115,7 +138,7 @@ def open_folder(
     Raises:
         InputError: if the folder holds anything else.
     """
-    method = method_of(after)
+    method = how["method"] if how else method_of(after)
     run = {"run": None if after.run is None else str(after.run), "method": method}
     inputs = {"model": before.to_json(), "unlearned": after.to_json() | run, "forget": forget}
     folder = given_path(folder, "folder")

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from vdu.core import progress
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
 from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, write_json
@@ -30,7 +31,8 @@ from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import open_folder, unwanted_images
 from vdu.evaluation.records import EvidenceRecord, WarningRecord
 from vdu.evaluation.references import load_reference, reference_images
-from vdu.evaluation.suite import announce, not_yet_run, real_images, run_suite
+from vdu.evaluation.suite import DRAWN, announce, not_yet_run, real_images, run_suite
+from vdu.judges.fallback import require_enough
 from vdu.judges.judging import Judging, find_judges, given_judges
 from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
 from vdu.probes.context import ProbeContext
@@ -69,6 +71,7 @@ class _Subject:
     classes: list[str]
 
 
+@progress.whole("evaluate")
 def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any = None) -> Recorded:
     """Evaluate a run of ``vdu unlearn`` in place.
 
@@ -96,7 +99,15 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
     return found
 
 
-def evaluate_pair(before: Any, after: Any, forget: Images, options: EvaluationOptions, folder: Path | str) -> Recorded:
+@progress.whole("evaluate")
+def evaluate_pair(
+    before: Any,
+    after: Any,
+    forget: Images,
+    options: EvaluationOptions,
+    folder: Path | str,
+    how: dict[str, Any] | None = None,
+) -> Recorded:
     """Evaluate two pipelines, whoever made the second one.
 
     Args:
@@ -105,6 +116,7 @@ def evaluate_pair(before: Any, after: Any, forget: Images, options: EvaluationOp
         forget: what was to be forgotten: images, or where they are.
         options: what is measured.
         folder: where the evidence goes; new, empty, or the evidence of the same models.
+        how: the second one was made, see :func:`vdu.evaluation.pair.made_by`.
 
     Returns:
         The evidence. Models or images that cannot be compared raise an ``InputError``.
@@ -115,7 +127,9 @@ def evaluate_pair(before: Any, after: Any, forget: Images, options: EvaluationOp
     images, about = unwanted_images(forget, first.denoiser.image_shape, options.forget_class)
     subject = _Subject(first, second, retrained, images, list(options.forget_class))
     fixed = _fixed(options, subject)
-    record = open_folder(folder, first, second, about, options)
+    record = open_folder(folder, first, second, about, options, how)
+    if how:
+        record.add_stage(how["cost"])
     with record.stage("judge") as cost:
         judging = _judging(subject, options, cost)
     found = _measured(record, subject, judging, options, fixed)
@@ -145,6 +159,14 @@ def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
 
 
 def _judging(subject: _Subject, options: EvaluationOptions, cost: dict[str, Any]) -> Judging:
+    if options.judge is None:  # refused before a time is announced
+        require_enough("forget images", len(subject.forget))
+        require_enough("generated samples (--n-judge-samples)", options.n_judge_samples)
+    n_models = 2 if subject.retrained is None else 3
+    n_judge_samples = options.n_judge_samples if options.judge is None else 0
+    announce(
+        options.suite, subject.before.denoiser, options.sampler.steps, options.n_images, n_models, n_judge_samples
+    )  # fmt: skip
     found, drawn = find_judges(
         subject.before.denoiser, subject.forget, subject.classes, options.sampler, **options.judges()
     )
@@ -172,7 +194,7 @@ def _measured(
     """Measure, write the files, run the probes, write the files again."""
     before, after = subject.before.denoiser, subject.after.denoiser
     retrained = None if subject.retrained is None else subject.retrained.denoiser
-    announce(options.suite, before, options.sampler.steps, options.n_images, 2 if retrained is None else 3)
+    progress.reach(DRAWN)
     network = fixed.network or find_feature_network("judge", judging=judging)
     reference = None if fixed.reference is None else reference_images(fixed.reference, judging, subject.classes)
     counter = EvaluationCounter()

@@ -94,7 +94,9 @@ def filtered_original(
     while len(kept) < n_wanted:
         if n_drawn > 10 * n_wanted:
             raise InputError(
-                f"filtered original: only {len(kept)} of {n_drawn} samples are not of the forget class; expected a minority."
+                f"filtered original: only {len(kept)} of {n_drawn} samples are not of the forget class; expected one in ten or more. "
+                "Check --forget-class, and whether the judge suits this model (vdu sample shows its images); or give a model that "
+                "makes other images too."
             )
         n_more = max(int((n_wanted - len(kept)) * 1.2), sampler.microbatch_size)
         drawn = first_images(original, n_drawn + n_more, sampler, seed, "filtered original")

@@ -27,8 +27,9 @@ from vdu.data.overlap import without_copies
 from vdu.data.sources import load_images
 from vdu.probes import completion, inpainting, likelihood, membership, relearning, retrained, stochastic
 from vdu.probes.context import ProbeContext, not_run
+from vdu.replay.auxiliaries import selection_work
 
-__all__ = ["SUITES", "announce", "not_yet_run", "real_images", "run_suite"]
+__all__ = ["DRAWN", "SUITES", "announce", "not_yet_run", "real_images", "run_suite"]
 
 Probe = Callable[..., dict[str, Any]]
 SUITES: Mapping[str, Mapping[str, Probe]] = {
@@ -52,6 +53,7 @@ SUITES: Mapping[str, Mapping[str, Probe]] = {
         "retrained": retrained.probe,
     },
 }
+DRAWN = "images of the models"  # the stage before the probes
 EVALUATIONS = {"none": 0, "quick": 150_000, "full": 700_000}  # about, with three models and 20 sampling steps
 
 
@@ -99,7 +101,9 @@ def real_images(
     return forget_held_out, retain, retain_held_out
 
 
-def announce(suite: str, original: Denoiser, steps: int, n_images: int, n_models: int) -> None:
+def announce(
+    suite: str, original: Denoiser, steps: int, n_images: int, n_models: int, n_judge_samples: int = 0
+) -> None:
     """Say how long an evaluation will take, from the median time of three micro-batches.
 
     Args:
@@ -108,9 +112,16 @@ def announce(suite: str, original: Denoiser, steps: int, n_images: int, n_models
         steps: of the sampler.
         n_images: images drawn from each model.
         n_models: how many models are sampled.
+        n_judge_samples: images drawn to train a classifier; 0 if one is given.
     """
-    work = {"samples": (n_images * n_models, steps), "probes": (EVALUATIONS[suite], max(1.0, steps / 20))}
-    progress.expect(work, counted=True)
+    work: dict[str, tuple[float, float]] = {}
+    if n_judge_samples:
+        work = {"samples for the classifier": (n_judge_samples, steps), **selection_work(original)}
+        work["classifier of images"] = work.pop(
+            "classifier of noised images"
+        )  # alike in size; the fallback trains this one
+    work |= {DRAWN: (n_images * n_models, steps), "probes": (EVALUATIONS[suite], max(1.0, steps / 20))}
+    progress.expect(work)
     device = next(original.network.parameters()).device
     x_t, timestep = torch.zeros(50, *original.latent_shape, device=device), torch.full((50,), 1, device=device)
     condition = original.condition([0] * 50) if original.class_names else None
@@ -118,7 +129,12 @@ def announce(suite: str, original: Denoiser, steps: int, n_images: int, n_models
         original.raw(x_t, timestep, condition)  # the first call is slower
         times = [_seconds(lambda: original.raw(x_t, timestep, condition)) for _ in range(3)]
     about = sum(items * each for items, each in work.values()) * sorted(times)[1] / 50
-    print(f"evaluate: will take about {max(1, round(about / 60))} min", file=sys.stderr, flush=True)
+    drawn = (
+        f"; {n_judge_samples} images are for a classifier (--n-judge-samples), --judge needs none"
+        if n_judge_samples
+        else ""
+    )
+    print(f"evaluate: will take about {max(1, round(about / 60))} min{drawn}", file=sys.stderr, flush=True)
 
 
 def _seconds(call: Callable[[], Tensor]) -> float:

@@ -130,7 +130,9 @@ def find_judges(
         require_enough("forget images", len(forget))  # before samples are drawn
         require_enough("generated samples (--n-judge-samples)", n_samples)
         seed = derive_seed(seed, "judge")
-        samples, n_drawn = cached_samples(original, n_samples, sampler, seed=seed, progress="samples for a judge")
+        samples, n_drawn = cached_samples(
+            original, n_samples, sampler, seed=seed, progress="samples for the classifier"
+        )
         fallback, record = train_forget_judge(forget, samples, original.schedule, seed=seed)
         return Judging(fallback, record, "fallback", ("forget",)), n_drawn * sampler.steps
     return given, 0

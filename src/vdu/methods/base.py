@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import UNIT, Range, require_choice, require_flags, require_ranges
+from vdu.core.ranges import UNIT, Range, require_choice, require_flags, require_kind, require_ranges
 from vdu.core.records import sha256_bytes
 from vdu.core.types import Batch, Denoiser, Hooks, Losses, NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule
@@ -229,6 +229,8 @@ def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:
 def _require_kind(item: Field[Any], value: Any) -> None:
     """Raise an error for an option whose default is a number or a switch and whose value is none, and for what is no posterior."""
     default = item.default
+    if item.name == "schedule":
+        require_kind("schedule", value, NoiseSchedule, "a vdu.NoiseSchedule")
     if item.name == "posterior" and value is not None and not isinstance(value, GaussianPosterior):
         raise InputError(f"posterior: got {shown(value)}; expected a GaussianPosterior (vdu.fit_posterior makes one).")
     if isinstance(default, bool):

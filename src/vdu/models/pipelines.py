@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path
 from vdu.core.records import read_json, write_json
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
@@ -309,7 +309,14 @@ def configuration_of(pipeline: Any) -> str:
 
 
 def save_pipeline(pipeline: Any, path: Path | str) -> None:
-    """Save a pipeline in diffusers' layout (safetensors), with ``vdu.json`` beside it where diffusers has no field for something."""
+    """Save a pipeline in diffusers' layout (safetensors), with ``vdu.json`` beside it where diffusers has no field for something.
+
+    Raises:
+        InputError: if it is no pipeline, or the path is none.
+    """
+    if not hasattr(pipeline, "save_pretrained") or isinstance(pipeline, type):
+        raise InputError(f"pipeline: got {shown(pipeline)}; expected a diffusers pipeline.")
+    path = given_path(path)
     pipeline.save_pretrained(str(path), safe_serialization=True)
     found = {name: value for name in EXTRAS if (value := extra(pipeline, name)) is not None}
     if found.get("timestep_scale") == 1.0:

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vdu.core.records import atomic_file, read_json
+from vdu.core.records import atomic_file, passed_over, read_json
 from vdu.reporting.code_texts import source_text
 from vdu.reporting.findings.trust import not_tested
 from vdu.reporting.formatting import number
@@ -161,8 +161,10 @@ def _written_by(text: str) -> str | None:
 def _rows(inputs: dict[str, Any], method: str) -> dict[str, str]:
     """The rows of the card's first table that ``run.json`` and ``config.toml`` decide."""
     forget = inputs["forget"]
+    beside = passed_over(forget.get("passed_over", {}))
+    counted = f"{forget['n_images']} images{f'; {beside}' if beside else ''}, SHA-256 `{forget['sha256']}`"
     return {
-        "forgotten": f"{_inline(forget['description'])} ({forget['n_images']} images, SHA-256 `{forget['sha256']}`)",
+        "forgotten": f"{_inline(forget['description'])} ({counted})",
         "made from": f"weights with SHA-256 `{inputs['model']['sha256']}`",
         "method": method,
     }

@@ -42,7 +42,7 @@ from vdu.reporting.masthead import Masthead, masthead
 from vdu.reporting.probe_tables import probe_tables
 from vdu.reporting.provenance import provenance
 from vdu.reporting.result_sheet import overview, result_sheet
-from vdu.reporting.sample_sprites import COLUMNS, make_sprites, select_pairs
+from vdu.reporting.sample_sprites import COLUMNS, make_sprites, needs_cover, select_pairs
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 __all__ = ["answers", "environment", "make_report", "render_report", "template"]
 
 _SHOWN_FIRST = 24
-_PUBLIC = {"mnist", "mnist-mini", "cifar10", "digits"}  # forget sets that nobody need be spared
 
 
 def render_report(
@@ -191,7 +190,7 @@ def _context(
         "rows": asked_rows(data.metrics, about.method),
         "sheet": result_sheet(data, found, probes),
         "overview": overview(probes),
-        "covered": not hide_forgotten and _source(data) not in _PUBLIC,
+        "covered": not hide_forgotten and needs_cover(data),
         "answers": found,
         "doubt": retrained_doubt(data),
         "kept_kinds": len(data.classes) - len(data.forget_ids),
@@ -217,9 +216,3 @@ def _context(
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-
-
-def _source(data: ReportData) -> str | None:
-    """Where the forget set came from, as it was given."""
-    forget = (data.run.get("inputs") or {}).get("forget")
-    return forget.get("source") if isinstance(forget, dict) else None

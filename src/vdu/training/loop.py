@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import DivergenceError, InputError
-from vdu.core.ranges import require_ranges
+from vdu.core.ranges import require_choice, require_fields
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed, isolated_global
 from vdu.core.types import Hooks, Losses
@@ -87,16 +87,13 @@ class TrainSettings:
     checkpoints_total_limit: int | None = 2
 
     def __post_init__(self) -> None:
-        require_ranges(vars(self))
+        require_fields(self)
 
     def rate(self, step: int) -> float:
         """The learning rate of step ``step``, counted from 0.
 
         Returns:
-            Adam's step size.
-
-        Raises:
-            InputError: if the schedule is unknown.
+            Adam's step size. An unknown schedule raises an ``InputError``.
 
         Examples:
             >>> TrainSettings(steps=10, learning_rate=1.0, lr_schedule="linear").rate(5)
@@ -105,8 +102,7 @@ class TrainSettings:
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         done = step / self.steps
         decay = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
-        if self.lr_schedule not in decay:
-            raise InputError(f"lr_schedule: got {self.lr_schedule!r}; expected one of {', '.join(decay)}.")
+        require_choice("lr_schedule", self.lr_schedule, decay)
         return self.learning_rate * warmup * decay[self.lr_schedule]
 
 

@@ -1,6 +1,6 @@
 """A posterior over a pipeline's weights in one call, by any registered estimator."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path
 from vdu.core.progress import Bar, bar
+from vdu.core.ranges import COUNT, require_kind
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
@@ -23,7 +25,7 @@ from vdu.posterior.protocol import State
 from vdu.replay.generated import generate_samples
 from vdu.training.batches import encoded
 
-__all__ = ["FILE", "fit_posterior", "load_posterior", "progress_bar"]
+__all__ = ["FILE", "evaluations_per_sample", "fit_posterior", "load_posterior", "progress_bar"]
 
 FILE = "posterior.safetensors"  # in the run folder of ``vdu posterior``
 
@@ -67,9 +69,25 @@ def fit_posterior(
             :class:`vdu.posterior.isotropic.Isotropic`.
 
     Returns:
-        The posterior. The classes above state which arguments raise an error.
+        The posterior.
+
+    Raises:
+        InputError: if an argument is of another kind or out of its range; see the classes above for the options.
     """
     chosen = make_estimator(estimator, **options)
+    if not isinstance(generator, torch.Generator):
+        raise InputError(
+            f"generator: got {shown(generator)}; expected a torch.Generator, such as torch.Generator().manual_seed(0)."
+        )
+    require_kind("samples", samples, Tensor, "a tensor [images, channels, height, width] in [−1, 1]")
+    require_kind("sampler", sampler, Sampler, "a vdu.Sampler")
+    require_kind("state", state, State, "the state of the same, interrupted estimation")
+    if not COUNT.holds(n_samples):
+        raise InputError(f"n_samples: got {shown(n_samples)}; expected {COUNT.words}.")
+    if not isinstance(members, Iterable) or isinstance(members, str | bytes | Mapping):
+        raise InputError(
+            f"members: got {shown(members)}; expected pipelines or their folders, as a list or an iterator."
+        )
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     seed = draw_seed(generator)
     if chosen.takes == "samples":
@@ -93,6 +111,13 @@ def fit_posterior(
 def _weights(member: Any) -> dict[str, Tensor]:
     pipeline = load_pipeline(member) if isinstance(member, str | Path) else member
     return dict(network_of(pipeline).named_parameters())
+
+
+def evaluations_per_sample(estimator: Any) -> int:
+    """Network evaluations of a Fisher estimator for one generated sample: forward 1, backward 2."""
+    return 3 * (
+        2 * estimator.draws_per_half if hasattr(estimator, "draws_per_half") else estimator.timesteps_per_sample
+    )
 
 
 def progress_bar(title: str) -> Progress:

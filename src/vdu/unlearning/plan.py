@@ -87,7 +87,7 @@ class Plan:
         forget_source: where it was loaded from; empty if it was drawn from the model or given as images.
         forget_class: the classes to forget among the given images.
         forget_label: the classes of a class-conditional model to forget, or the prompts of a text-to-image model.
-        prompts: the arguments forget_prompts, keep_prompts and instead by name, as lists; {} without.
+        prompts: the arguments forget_prompt, keep_prompts and instead by name, as lists; {} without.
         convert: whether images of another size or mode were converted.
         retain: images to keep, or None.
         retain_source: where they were loaded from, "self" for generated samples; None without any.
@@ -186,8 +186,10 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     known = TrainingOptions.__annotations__
     training: Any = {name: value for name, value in options.items() if name in known}
     own = {name: value for name, value in options.items() if name not in known}
-    retain, forget = (None if asked[name] == "" else asked[name] for name in ("retain", "forget"))
-    require_flags(asked, "convert", "force", "full_length", "overwrite", "resume")
+    retain, forget = (
+        None if isinstance(asked[name], str) and not asked[name] else asked[name] for name in ("retain", "forget")
+    )
+    require_flags(asked, "convert", "force", "full_length")
     chosen = choose(asked["method"], own, others=frozenset({*known, *asked}), retain=retain is not None)
     require_ranges({**training, "n_own_samples": asked["n_own_samples"]})
     default: TrainingDefaults = chosen.method.training
@@ -200,7 +202,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     shares = {role: chosen.method.batch_shares.get(role, 1.0) for role in sorted(chosen.method.needs)}
     require_divisible(batch_size, settings.gradient_accumulation_steps, shares)
     require_tracker(asked["report_to"], asked["folder"])
-    classes, labels = _listed(asked["forget_class"], "forget_class"), _listed(asked["forget_labels"], "forget_labels")
+    classes, labels = _listed(asked["forget_class"], "forget_class"), _listed(asked["forget_label"], "forget_label")
     prompts = _prompts(asked, labels)
     _require_forget(forget, classes, labels or prompts)
     n_own, full_length, convert = (
@@ -323,9 +325,8 @@ def _prompts(asked: Mapping[str, Any], labels: tuple[Any, ...]) -> dict[str, Any
     Raises:
         InputError: if there is something to keep or to draw instead, and nothing to forget.
     """
-    given = {name: asked[f"{name}_prompts"] or None for name in ("forget", "keep")} | {
-        "instead": asked["instead"] or None
-    }
+    found = {"forget": asked["forget_prompt"], "keep": asked["keep_prompts"], "instead": asked["instead"]}
+    given = {name: value or None for name, value in found.items()}
     if given["forget"] is None and (given["keep"] is not None or given["instead"] is not None):
         raise InputError(
             "--keep-prompts and --instead: got one without --forget-prompt; expected what to forget in words as well."
@@ -334,9 +335,9 @@ def _prompts(asked: Mapping[str, Any], labels: tuple[Any, ...]) -> dict[str, Any
         raise InputError(
             "--forget-prompt: got --forget-label too; expected one of them. A text-to-image model takes prompts."
         )
-    for name in ("forget", "keep"):
+    for name, flag in (("forget", "--forget-prompt"), ("keep", "--keep-prompts")):
         if given[name] is not None:
-            given[name] = read_prompts(given[name], f"--{name}-prompt{'s' * (name == 'keep')}")
+            given[name] = read_prompts(given[name], flag)
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -344,13 +345,13 @@ def _require_forget(forget: Any, classes: tuple[Any, ...], labels: Any) -> None:
     if forget is None and classes:
         raise InputError(
             "--forget-class: got no --forget; it names classes of given images. For a class of the model use --forget-label "
-            "(in Python forget_labels=…)."
+            "(in Python forget_label=…)."
         )
     if forget is None and not labels:
         raise InputError(
             "--forget is missing: give the images to forget (a folder, a list of files or a data set), or for a class-conditional model "
-            "the class to forget (--forget-label, in Python forget_labels=…), or for a text-to-image model a prompt (--forget-prompt, in "
-            "Python forget_prompts=…)."
+            "the class to forget (--forget-label, in Python forget_label=…), or for a text-to-image model a prompt (--forget-prompt, in "
+            "Python forget_prompt=…)."
         )
 
 
