@@ -131,9 +131,11 @@ def test_arguments_may_be_given_in_their_places_or_by_name(command, capsys):
     [
         (
             ["unlearn"],
-            ["unlearn: MODEL and IMAGES (or --forget-label) are missing. Type: vdu unlearn MODEL IMAGES [-o run]"],
+            [
+                "unlearn: MODEL and IMAGES (or --forget-label, --forget-prompt) are missing. Type: vdu unlearn MODEL IMAGES [-o run]"
+            ],
         ),
-        (["unlearn", "m"], ["unlearn: IMAGES (or --forget-label) is missing."]),
+        (["unlearn", "m"], ["unlearn: IMAGES (or --forget-label, --forget-prompt) is missing."]),
         (["posterior"], ["ESTIMATOR and MODEL are missing"]),
         (["import", "ddpm-pytorch"], ["CHECKPOINT and OUTPUT_DIR are missing"]),
         (["report"], ["report: RUN is missing"]),

@@ -105,7 +105,7 @@ VERBS: Mapping[str, Verb] = {
             pipeline: the model: {MODEL}; it is not changed.
             forget: the images to forget: an image folder, a list of files, or a data set (then with --forget-class).
         """,
-        MAIN, {"pipeline": Path | None, "forget": str}, ("MODEL", "IMAGES (or --forget-label)"),
+        MAIN, {"pipeline": Path | None, "forget": str}, ("MODEL", "IMAGES (or --forget-label, --forget-prompt)"),
     ),
     "evaluate": Verb(
         EvaluateSettings,
@@ -241,7 +241,7 @@ def _registered(name: str, each: Verb, place: int) -> None:
         chosen = settings or each.settings()
         labels = dict(zip(each.required, given.values(), strict=False))
         if name == "unlearn":
-            labels[each.required[1]] = given["forget"] or chosen.forget_label
+            labels[each.required[1]] = given["forget"] or chosen.forget_label or chosen.forget_prompt
         require_given(name, **labels)
         _run(name, replace(chosen, **given), **how)
 

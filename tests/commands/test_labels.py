@@ -70,7 +70,7 @@ def test_a_label_is_forgotten_from_the_command_line(trained, tmp_path, command, 
     ("options", "message"),
     [
         (("--forget-label", "nine"), "forget label 'nine': unknown; the classes are: 0, 1, 2, 3"),
-        ((), "IMAGES (or --forget-label) is missing"),
+        ((), "IMAGES (or --forget-label, --forget-prompt) is missing"),
         (("--forget-label", "3", "--forget-class", "3"), "--forget-class: got no --forget"),
         (
             ("--forget", "digits", "--forget-class", "3", "--option", "gamma=0.1", "--option", "gamma=0.2"),

@@ -9,8 +9,10 @@ from safetensors.torch import load_file, save_file
 
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
-from vdu.explore.open_run import open_run
+from vdu.explore.open_run import Checkpoint, open_run
+from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.pipelines import load_pipeline
+from vdu.unlearning.unlearn import unlearn
 
 
 def test_the_checkpoints_are_the_original_those_in_between_and_the_end(opened):
@@ -39,6 +41,23 @@ def test_a_checkpoint_gives_its_own_weights(opened, finished_run):
     assert held.keys() <= read.keys() and all(torch.equal(read[name], value) for name, value in held.items())
     sums = [hash_parameters(each.network.state_dict()) for each in models]
     assert len(set(sums)) == 4 and sums[-1] == opened.checkpoints[-1].key
+
+
+def test_a_checkpoint_of_low_rank_corrections_is_added_to_the_original(opened, make_pipeline, tmp_path):
+    pipeline = make_pipeline()
+    made = unlearn(
+        pipeline, "ascent", forget=torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8), train="lora:2", steps=3, batch_size=4,
+        learning_rate=1e-2, checkpointing_steps=3, ema_decay=0, folder=tmp_path / "run", progress=None,
+    )  # fmt: skip
+    data = replace(opened.data, config=(tmp_path / "run" / "config.toml").read_text("utf-8"))
+    run = replace(
+        opened, data=data, averaged=False, original=PipelineDenoiser.from_pipeline(pipeline),
+        unlearned=PipelineDenoiser.from_pipeline(made.pipeline),
+    )  # fmt: skip
+    found = run.denoiser_at(Checkpoint("checkpoint-3", 3, "", tmp_path / "run" / "checkpoints" / "checkpoint-3"))
+    x_t, timestep = torch.randn(2, 1, 8, 8), torch.tensor([10, 500])
+    with torch.no_grad():
+        torch.testing.assert_close(found.raw(x_t, timestep), run.unlearned.raw(x_t, timestep), rtol=1e-4, atol=1e-5)
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -114,24 +114,24 @@ def test_a_copy_has_weights_of_its_own(make_pipeline):
             "prediction_type 'flow' is unknown; expected one of epsilon, v_pred",
         ),
         (lambda make: make(sample_size=None), "no sample_size, so the image size is unknown; set it"),
-        (lambda make: object(), "got object, which lacks a unet or a scheduler"),
+        (lambda make: object(), r"got object, which lacks a network \(unet or transformer\) or a scheduler"),
         (
             lambda make: SimpleNamespace(unet=make().unet, scheduler=KarrasVeScheduler(), components={}),
             "has no alphas_cumprod",
         ),
-        (lambda make: latent(make), "has vqvae; expected a model in pixel space"),
+        (
+            lambda make: SimpleNamespace(unet=make().unet, scheduler=DDIMScheduler(), components={"vocoder": 1}),
+            "has vocoder, which no known kind of pipeline has",
+        ),
+        (
+            lambda make: SimpleNamespace(unet=make().unet, scheduler=DDIMScheduler(), components={"safety_checker": 1}),
+            "SimpleNamespace is not supported; expected one of DDPMPipeline",
+        ),
     ],
 )
 def test_strange_pipelines_are_refused(make_pipeline, pipeline, message):
     with pytest.raises(InputError, match=message):
         PipelineDenoiser.from_pipeline(pipeline(make_pipeline))
-
-
-def latent(make):
-    from diffusers import LDMPipeline, VQModel
-
-    small = VQModel(block_out_channels=(8,), norm_num_groups=4, latent_channels=1, in_channels=1, out_channels=1)
-    return LDMPipeline(vqvae=small, unet=make().unet, scheduler=DDIMScheduler())
 
 
 def edit_json(path, **changes):
@@ -159,13 +159,9 @@ def cut_off(folder):
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:5000])
 
 
-def text_to_image(folder):
-    parts = {
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "safety_checker": [None, None],
-        "requires_safety_checker": True,
-    }
-    edit_json(folder / "model_index.json", _class_name="StableDiffusionPipeline", **parts)
+def text_to_sound(folder):
+    parts = {"vocoder": ["transformers", "SpeechT5HifiGan"], "safety_checker": [None, None]}
+    edit_json(folder / "model_index.json", _class_name="AudioLDMPipeline", **parts)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +173,7 @@ def text_to_image(folder):
         (without_first_weight, r"lacks 1 tensors of its network \(first: conv_in\.bias\)"),
         (pickled, r"Only safetensors weights are read; pickled weights \(\.bin\) must be converted"),
         (cut_off, "diffusers cannot load this pipeline"),
-        (text_to_image, "has text_encoder; expected a model in pixel space"),
+        (text_to_sound, "has vocoder, which no known kind of pipeline has; expected one of DDPMPipeline"),
         (
             lambda folder: edit_json(folder / "unet" / "config.json", block_out_channels=[12]),
             "cannot load this pipeline",
@@ -189,6 +185,14 @@ def test_damaged_and_strange_folders_are_refused(make_pipeline, tmp_path, damage
     make_pipeline().save_pretrained(tmp_path)
     damage(tmp_path)
     with pytest.raises(InputError, match=message):
+        load_pipeline(tmp_path)
+
+
+def test_a_missing_text_stack_is_named(make_pipeline, tmp_path, monkeypatch):
+    make_pipeline().save_pretrained(tmp_path)
+    edit_json(tmp_path / "model_index.json", text_encoder=["transformers", "CLIPTextModel"])
+    monkeypatch.setattr("vdu.models.pipelines.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs transformers; install it with `pip install 'vdu\[text\]'`"):
         load_pipeline(tmp_path)
 
 

@@ -126,5 +126,5 @@ def test_numbers_of_numpy_are_numbers(make_pipeline, tmp_path):
     vdu.unlearn(make_pipeline(), "ascent", forget=IMAGES, folder=tmp_path / "run", progress=None, **how)
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text(encoding="utf-8"))
     assert (config["steps"], config["batch_size"], config["seed"]) == (1, 2, 3)
-    options = EvaluationOptions.from_python(forget_classes=(), n_images=np.int64(24), seed=np.int64(5))
+    options = EvaluationOptions.from_python(forget_class=(), n_images=np.int64(24), seed=np.int64(5))
     assert (options.protocol()["n_images"], options.protocol()["seed"]) == (24, 5)

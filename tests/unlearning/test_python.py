@@ -272,7 +272,7 @@ def test_a_file_that_is_no_method_is_refused(tmp_path, registered, text, wanted,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pipeline": 3}, "pipeline: got int, which lacks a unet"),
+        ({"pipeline": 3}, "pipeline: got int, which lacks a network"),
         ({"pipeline": vdu.ImageSet}, "pipeline: got the class ImageSet; expected an object"),
         ({"pipeline": "nowhere"}, "nowhere: no model_index.json there|no such folder"),
         ({"method": 3}, "method: got 3; expected a name"),

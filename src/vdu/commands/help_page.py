@@ -49,7 +49,7 @@ COMMON: Mapping[str, tuple[str, ...]] = {
     "sample": ("output-dir", "n-images", "label", "inference-steps", "seed", "overwrite"),
     "verify": (),
     "unlearn": (
-        "output-dir", "forget-class", "forget-label", "method", "option", "posterior", "retain", "convert", "steps", "seed",
+        "output-dir", "forget-class", "forget-label", "forget-prompt", "method", "option", "retain", "train", "steps", "seed",
         "overwrite", "resume-from-checkpoint",
     ),
 }  # fmt: skip

@@ -18,6 +18,7 @@ from vdu.commands.options import (
     Seed,
     Share,
     Tracker,
+    Weight,
     to_toml,
 )
 from vdu.core.errors import InputError
@@ -60,6 +61,13 @@ class UnlearnSettings(SamplerSettings):
         forget_class: the classes to forget, by name or number, if the images have labels; the number 1 means a class named 1 or 01.
         forget_label: class-conditional models: the class to forget, by the model's name for it; repeat the option for several. Without
             --forget the images are drawn from the model under that label.
+        forget_prompt: text-to-image models: a prompt to forget, or a text file with one on every line; repeat the option for several.
+            Without --forget the images are drawn from the model under them.
+        keep_prompts: prompts to keep, likewise; by default the model's own others, or a packaged neutral list.
+        instead: a prompt whose pictures take the place of the forgotten ones, for the method distillation; by default the empty prompt.
+        guidance_scale: scale of classifier-free guidance of generated samples, for models with conditions.
+        train: what trains: all, attention, cross-attention, cross-attention-kv, or lora:RANK, low-rank corrections of the attention layers
+            that are also written to lora/ as a file for diffusers.
         convert: convert images of another size or mode to the model's; by default they cause an error.
         method: auto (the one that measured best), or one of those that "vdu list" shows.
         option: NAME=VALUE, an option of the method, for example gamma=0.1 for vdu; "vdu list METHOD" shows them.
@@ -92,6 +100,11 @@ class UnlearnSettings(SamplerSettings):
     output_dir: OutputDir = Path("run")
     forget_class: tuple[str, ...] = ()
     forget_label: tuple[str, ...] = ()
+    forget_prompt: tuple[str, ...] = ()
+    keep_prompts: tuple[str, ...] = ()
+    instead: str | None = None
+    guidance_scale: Weight | None = None
+    train: str = "all"
     convert: bool = False
     method: Annotated[str, Parameter(validator=_known)] = "auto"
     option: tuple[str, ...] = ()
@@ -233,10 +246,14 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         forget=settings.forget or None,
         forget_class=settings.forget_class,
         forget_label=settings.forget_label,
+        forget_prompt=settings.forget_prompt,
+        keep_prompts=settings.keep_prompts,
+        instead=settings.instead,
         retain=settings.retain,
+        train=settings.train,
         convert=settings.convert,
         n_own_samples=how.n_own_samples,
-        sampler=how.sampler(),
+        sampler=replace(how.sampler(), guidance_scale=settings.guidance_scale),
         full_length=settings.full_length,
         force=settings.force,
         seed=settings.seed,

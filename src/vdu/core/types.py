@@ -146,6 +146,8 @@ class Tools:
             [batch]; x_vp as in :class:`NoisedBatch`.
         retained: S_r, generated samples of the original without those like the forget set, [n, …], in the model's own space.
         forget: the forget set, [n, …], in the model's own space.
+        substitute: the condition of a text-to-image model under which the teacher draws something else than a prompt to forget, of one
+            sample; None where nothing was asked to be forgotten in words.
     """
 
     n_forget: int
@@ -155,6 +157,7 @@ class Tools:
     classifier: Callable[[Tensor, Tensor], Tensor] | None = None
     retained: Tensor | None = None
     forget: Tensor | None = None
+    substitute: Condition | None = None
 
 
 @runtime_checkable
@@ -170,7 +173,9 @@ class Denoiser(Protocol):
         image_shape: channels, height and width of an image in pixels.
         latent_shape: shape of one sample in the model's own space; that of the image for pixel models.
         is_latent: whether the model works in a latent space instead of pixels.
-        class_names: names of the classes that the model is conditioned on, or () for unconditional models.
+        class_names: names of the classes that the model is conditioned on, or the prompts that samples of a text-to-image model are
+            drawn under; () for unconditional models.
+        takes_prompts: whether any text is a condition, as for a text-to-image model.
     """
 
     @property
@@ -191,6 +196,8 @@ class Denoiser(Protocol):
     def is_latent(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
     @property
     def class_names(self) -> tuple[str, ...]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def takes_prompts(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The trainable parameters, by name; they define optimiser, average, checkpoints and posterior."""
@@ -205,7 +212,7 @@ class Denoiser(Protocol):
         ...
 
     def condition(self, labels: Sequence[int | str | None]) -> Condition | None:
-        """The condition of labels, one per sample; a label of None is the null condition.
+        """The condition of labels or prompts, one per sample: a name, an index into ``class_names``, or None, the null condition.
 
         Unconditional models return None for labels of None, and raise an error for any other.
         """
@@ -225,6 +232,10 @@ class Denoiser(Protocol):
 
     def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
         """The raw output of the network, for diffusers' schedulers, which handle its prediction type."""
+        ...
+
+    def step_options(self, steps: int) -> dict[str, Any]:
+        """Further arguments of the scheduler's ``set_timesteps`` for some number of steps."""
         ...
 
     def with_network(self, network: nn.Module) -> Self:

@@ -41,7 +41,8 @@ class Sampler:
         clip_sample: clip the predicted x0 to [−1, 1] at every step; None takes the pipeline's own setting.
         microbatch_size: images per network evaluation.
         guidance_scale: s of classifier-free guidance, ε̂(∅) + s (ε̂(c) − ε̂(∅)) (Ho & Salimans 2022, arXiv 2207.12598), on the
-            raw output of the network; None evaluates the network once, under the condition alone.
+            raw output of the network; None evaluates the network once, under the condition alone. A network that was distilled to
+            take s as an argument (FLUX) is evaluated once.
     """
 
     scheduler: str = "ddim"
@@ -78,6 +79,8 @@ class Sampler:
                 f"steps: got {self.steps}; the model's schedule has {len(denoiser.schedule)}. Use at most that many."
             )
         config = {**denoiser.scheduler_config, "timestep_spacing": self.spacing}
+        if denoiser.schedule.scaling == "flow":
+            return self._flow(denoiser)
         if self.clip_sample is not None:
             config["clip_sample"] = self.clip_sample
         if self.scheduler != "ddpm":
@@ -92,7 +95,21 @@ class Sampler:
                 f"({config.get('_class_name', 'scheduler')}) than the one it is trained with, so its samples would be wrong. Save the "
                 "pipeline with a DDPMScheduler whose options, or trained_betas, give the model's own schedule."
             )
-        scheduler.set_timesteps(self.steps)
+        scheduler.set_timesteps(self.steps, **denoiser.step_options(self.steps))
+        return scheduler
+
+    def _flow(self, denoiser: Denoiser) -> Any:
+        """Euler's method, which is what ddim is under flow matching; with ddpm every step draws its noise anew."""
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        if self.scheduler == "dpm++" or self.eta:
+            raise InputError(
+                f"sampler: got {self.scheduler} with eta {self.eta} for a flow-matching model; expected ddim (deterministic) or ddpm (it "
+                "draws the noise of every step anew), without eta."
+            )
+        config = {**denoiser.scheduler_config, "stochastic_sampling": self.scheduler == "ddpm"}
+        scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(config)
+        scheduler.set_timesteps(self.steps, **denoiser.step_options(self.steps))
         return scheduler
 
     def describe(self) -> dict[str, Any]:
@@ -211,7 +228,7 @@ def _microbatch(denoiser: Denoiser, seeds: list[int], labels: list[Any] | None, 
     x = x.to(first.device, first.dtype) * getattr(scheduler, "init_noise_sigma", 1.0)  # flow schedulers have none
     ask = _guided(denoiser, None if labels is None else labels + labels[-1:] * missing, sampler.guidance_scale)
     step_arguments: dict[str, Any] = {"generator": generators} if sampler.scheduler != "dpm++" else {}
-    if sampler.scheduler == "ddim":
+    if sampler.scheduler == "ddim" and denoiser.schedule.scaling != "flow":
         step_arguments["eta"] = sampler.eta
     keep_variance = sampler.scheduler == "ddpm" and denoiser.learned_variance
     scaled = getattr(scheduler, "scale_model_input", lambda x_t, t: x_t)
@@ -232,6 +249,9 @@ def _guided(denoiser: Denoiser, labels: list[Any] | None, scale: float | None) -
         raise InputError(
             "guidance_scale: got one for a model without conditions; expected a conditional model. Leave it out."
         )
+    if condition is not None and "guidance" in condition:  # a distilled network takes the scale itself
+        scaled = {**condition, "guidance": torch.full_like(condition["guidance"], scale)}
+        return lambda x_t, timestep: denoiser.raw(x_t, timestep, scaled)
     null = denoiser.condition([None] * len(labels))
 
     def ask(x_t: Tensor, timestep: Tensor) -> Tensor:

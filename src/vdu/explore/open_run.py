@@ -19,6 +19,7 @@ from vdu.core.records import read_json, sha256_file
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import is_recorded_configuration, weights_sha256
+from vdu.models.lora import lora_rank, training_copy
 from vdu.models.pipelines import load_pipeline
 from vdu.reporting.collect import ReportData, collect
 from vdu.reporting.masthead import masthead
@@ -96,7 +97,9 @@ class OpenRun:
         """
         if checkpoint.folder is None:
             return self.original if checkpoint.name == "original" else self.unlearned
-        network = copy.deepcopy(self.unlearned.network)
+        train = self.data.settings.get("train", "all")
+        corrected = lora_rank(train)  # a checkpoint holds the corrections alone
+        network = training_copy(self.original.network, train) if corrected else copy.deepcopy(self.unlearned.network)
         weights = load_weights(checkpoint.folder, network, average=self.averaged, partial=True)
         with torch.no_grad():
             for name, value in (*network.named_parameters(), *network.named_buffers()):

@@ -20,6 +20,7 @@ from vdu.core.types import Batch, Denoiser, Hooks, Losses, NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.methods.defaults import TrainingDefaults
 from vdu.posterior.gaussian import GaussianPosterior
+from vdu.posterior.low_rank import corrected_layers, low_rank_posterior
 
 __all__ = [
     "HIDDEN",
@@ -57,6 +58,7 @@ class Described(Hooks):
         training: its default training settings.
         stops: whether the stopping rule (:mod:`vdu.replay.stopping`) may end it early.
         strength: options whose larger values forget more.
+        substitutes: whether another prompt may take the place of one to forget (``--instead``).
         estimator: the estimator of the posterior that the method requires; None if it requires none.
         retain_options: options that apply if the user gives images to keep.
         pool: number of batches that repeat with the targets of :meth:`BaseMethod.targets`; 0 draws a new batch at every step.
@@ -73,6 +75,7 @@ class Described(Hooks):
     limits: Mapping[str, float] = MappingProxyType({"mse": 2.0})
     training: TrainingDefaults = TrainingDefaults()
     stops: bool = False
+    substitutes: bool = False
     strength: tuple[str, ...] = ()
     estimator: str | None = None
     retain_options: Mapping[str, str] = MappingProxyType({})
@@ -186,6 +189,23 @@ def matched(posterior: GaussianPosterior, denoiser: Denoiser) -> GaussianPosteri
     posterior.check_matches(dict(denoiser.network.named_parameters()))
     first = next(denoiser.network.parameters())
     return posterior.to(first.device, first.dtype)
+
+
+def of_what_trains(posterior: GaussianPosterior, denoiser: Denoiser) -> Any:
+    """:func:`matched`, restricted to what trains, for a method that adds the posterior's gradient.
+
+    Args:
+        posterior: of the original's weights.
+        denoiser: the model that trains.
+
+    Returns:
+        The posterior of what trains; of low-rank corrections a :class:`vdu.posterior.low_rank.LowRankPosterior`.
+    """
+    first, trainable = next(denoiser.network.parameters()), denoiser.trainable()
+    if corrected_layers(trainable):
+        return low_rank_posterior(posterior.to(first.device, first.dtype), denoiser.network)
+    found = matched(posterior, denoiser)
+    return found if set(found.mean) <= set(trainable) else found.only(trainable)
 
 
 def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:

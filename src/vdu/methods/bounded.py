@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from vdu.core.ranges import POSITIVE
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools
-from vdu.methods.base import HIDDEN, PRIVATE, BaseMethod, matched, mean_squared
+from vdu.methods.base import HIDDEN, PRIVATE, BaseMethod, mean_squared, of_what_trains
 from vdu.methods.registry import register
 from vdu.posterior.gaussian import GaussianPosterior
 
@@ -199,7 +199,7 @@ class BoundedPlasticity(PlasticityMethod):
             return ready
         levels = int((ready.draw_weights() > 0).sum())
         n = tools.n_forget * math.prod(denoiser.latent_shape) * levels
-        return replace(ready, posterior=matched(self.posterior, denoiser), _n=n)
+        return replace(ready, posterior=of_what_trains(self.posterior, denoiser), _n=n)
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The form over the forget images, and their plain mean squared error for the log and the guard."""

@@ -46,6 +46,7 @@ from vdu.core.types import Batch, Denoiser, Losses, Tools
 from vdu.methods.base import HIDDEN, PRIVATE, BaseMethod, matched, mean_squared
 from vdu.methods.registry import register
 from vdu.posterior.gaussian import GaussianPosterior
+from vdu.posterior.low_rank import corrected_layers
 
 __all__ = ["ConflictFree", "projected_sum"]
 
@@ -103,6 +104,10 @@ class ConflictFree(BaseMethod):
         if self.posterior is None:
             return ready
         parameters = dict(denoiser.network.named_parameters())
+        if corrected_layers(parameters):
+            raise InputError(
+                f"{self.name}: its posterior is of weights, and low-rank corrections train; expected train='all' or a part of the weights."
+            )
         posterior = matched(self.posterior, denoiser).with_mean(parameters)
         # summed in float64: millions of variances of all sizes
         total = sum(float(value.sum(dtype=torch.float64)) for value in posterior.variance.values())

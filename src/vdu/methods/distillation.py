@@ -164,6 +164,7 @@ class RetainDistillation(BaseMethod):
     summary = "Distils the score that the model would have without the forget set, estimated from its own samples."
     training = replace(CHOSEN, steps=600, ema_decay=0.995)
     stops = True
+    substitutes = True
     strength = ("repulsion_scale", "forget_weight")
     limits = MappingProxyType({"keep_mse": 2.0})  # ε_lead may lie as far from ε_θ as w_max (ε₀ − ε_f) reaches
     needs = frozenset({"forget", "own_forget", "retain"})
@@ -248,6 +249,11 @@ class RetainDistillation(BaseMethod):
             assert tools.retained is not None
             return retrack_target(batch, tools.retained)
         assert tools.teacher is not None
+        if (
+            tools.substitute is not None
+        ):  # nearly all mass under the prompt is unwanted: what the teacher draws under another
+            rows = {name: value.expand(len(batch.x0), *value.shape[1:]) for name, value in tools.substitute.items()}
+            return tools.teacher.noise(replace(batch, condition=rows))
         original = tools.teacher.noise(batch)
         if self.lead == "gradient":
             return original + self._repulsion(self.repulsion_scale, batch, original)

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from vdu.core.errors import InputError
 from vdu.core.ranges import AT_LEAST_0
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools
-from vdu.methods.base import HIDDEN, BaseMethod, matched
+from vdu.methods.base import HIDDEN, BaseMethod, of_what_trains
 from vdu.methods.registry import register
 from vdu.methods.vdu import PAPER
 from vdu.posterior.gaussian import GaussianPosterior
@@ -103,7 +103,7 @@ class SelectiveAmnesia(BaseMethod):
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Check that the posterior matches the model."""
-        return replace(super().prepare(denoiser, tools), posterior=matched(self._penalty(), denoiser))
+        return replace(super().prepare(denoiser, tools), posterior=of_what_trains(self._penalty(), denoiser))
 
     def _penalty(self) -> GaussianPosterior:
         assert self.posterior is not None  # __post_init__ refuses it

@@ -32,7 +32,7 @@ from vdu.core.errors import InputError
 from vdu.core.ranges import UNIT
 from vdu.core.types import Batch, Denoiser, Losses, Tools
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights
-from vdu.methods.base import HIDDEN, BaseMethod, matched
+from vdu.methods.base import HIDDEN, BaseMethod, of_what_trains
 from vdu.methods.defaults import TrainingDefaults
 from vdu.methods.registry import register
 from vdu.posterior.gaussian import GaussianPosterior
@@ -109,7 +109,7 @@ class VDU(BaseMethod):
         """Check that the posterior matches the model."""
         posterior = self.posterior
         ready = super().prepare(denoiser, tools)
-        return ready if posterior is None else replace(ready, posterior=matched(posterior, denoiser))
+        return ready if posterior is None else replace(ready, posterior=of_what_trains(posterior, denoiser))
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The plasticity term, and the plain mean squared error for the log and the guard."""

@@ -9,21 +9,35 @@ from typing import Any
 from torch import nn
 
 from vdu.core.errors import InputError
-from vdu.models.adapters import class_conditional, unconditional
+from vdu.models.adapters import (
+    class_conditional,
+    dit,
+    flux,
+    latent_unconditional,
+    pixart,
+    sd3,
+    sdxl,
+    stable_diffusion,
+    unconditional,
+)
 from vdu.models.denoiser import PipelineDenoiser
 
 __all__ = ["FAMILIES", "NETWORKS", "PARTS", "adapt", "family_of", "refuse_parts"]
 
-FAMILIES = (unconditional, class_conditional)
+FAMILIES = (stable_diffusion, sdxl, sd3, flux, pixart, dit, latent_unconditional, unconditional, class_conditional)
 PARTS = frozenset().union(*(family.PARTS for family in FAMILIES))
 NETWORKS = tuple(dict.fromkeys(family.NETWORK for family in FAMILIES))
+KNOWN = (
+    "DDPMPipeline, DDIMPipeline, LDMPipeline, DiTPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline, "
+    "StableDiffusion3Pipeline, FluxPipeline, PixArtAlphaPipeline, PixArtSigmaPipeline"
+)
 
 
 def adapt(pipeline: Any) -> PipelineDenoiser:
     """Wrap a diffusers pipeline in the adapter that methods, samplers and probes use.
 
     Args:
-        pipeline: a pipeline of a known family: unconditional or class-conditional, in pixel space.
+        pipeline: a pipeline of a known family.
 
     Returns:
         The denoiser; its network is the pipeline's own object, not a copy. A pipeline of another kind is refused
@@ -47,8 +61,8 @@ def family_of(pipeline: Any) -> Any:
     networks = [name for name in NETWORKS if isinstance(getattr(pipeline, name, None), nn.Module)]
     if not networks or getattr(pipeline, "scheduler", None) is None:
         raise InputError(
-            f"pipeline: got {type(pipeline).__name__}, which lacks a {' or '.join(NETWORKS)} or a scheduler; "
-            "expected an unconditional diffusers pipeline such as DDPMPipeline or DDIMPipeline."
+            f"pipeline: got {type(pipeline).__name__}, which lacks a network ({' or '.join(NETWORKS)}) or a scheduler; "
+            f"expected a diffusers pipeline of a known kind: {KNOWN}."
         )
     present = {name for name, part in pipeline.components.items() if part is not None}
     refuse_parts("pipeline", sorted(present - PARTS))
@@ -56,10 +70,12 @@ def family_of(pipeline: Any) -> Any:
         if family.PARTS >= present and family.NETWORK in networks and family.matches(pipeline):
             return family
     kind = getattr(getattr(pipeline, networks[0]).config, "class_embed_type", None)
-    raise InputError(
-        f"pipeline: its network is conditioned through class_embed_type {kind!r}; expected an unconditional network, or one with "
-        "num_class_embeds and no class_embed_type. Other conditions are not supported yet."
-    )
+    if kind is not None:
+        raise InputError(
+            f"pipeline: its network is conditioned through class_embed_type {kind!r}; expected an unconditional network, or one with "
+            "num_class_embeds and no class_embed_type. Other conditions are not supported yet."
+        )
+    raise InputError(f"pipeline: {type(pipeline).__name__} is not supported; expected one of {KNOWN}.")
 
 
 def refuse_parts(where: str, others: list[str]) -> None:
@@ -70,6 +86,5 @@ def refuse_parts(where: str, others: list[str]) -> None:
     """
     if others:
         raise InputError(
-            f"{where}: has {', '.join(others)}; expected a model in pixel space (unet and scheduler only). "
-            "Latent and text-to-image pipelines are not supported yet."
+            f"{where}: has {', '.join(others)}, which no known kind of pipeline has; expected one of {KNOWN}."
         )

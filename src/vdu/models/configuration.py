@@ -4,7 +4,7 @@ diffusers has no field for ``timestep_scale``, ``class_names`` and ``null_class`
 network's configuration, which every ``save_pretrained`` writes: so they come back however the model was saved.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,12 @@ from vdu.diffusion.sampling import levels_of
 from vdu.diffusion.schedule import NoiseSchedule
 
 __all__ = [
-    "EXTRAS", "extra", "keep_extras", "quiet_diffusers", "read_prediction_type", "read_schedule", "read_shape", "refuse_unknown_options",
-    "scheduler_configuration", "unet_parts",
+    "EXTRAS", "discrete_parts", "extra", "is_a", "keep_extras", "quiet_diffusers", "read_prediction_type", "read_schedule", "read_shape",
+    "refuse_unknown_options", "scheduler_configuration", "unet_parts",
 ]  # fmt: skip
 
 DISCRETE_TYPES = ("epsilon", "v_prediction", "sample")
-EXTRAS = ("timestep_scale", "class_names", "null_class")  # what diffusers lacks
+EXTRAS = ("timestep_scale", "class_names", "null_class", "prompts", "image_size")  # what diffusers lacks
 RENAMED = {"predict_epsilon": "prediction_type, which is epsilon where it was true, and sample where it was false"}
 
 
@@ -36,8 +36,9 @@ def extra(pipeline: Any, name: str) -> Any:
     """
     found = getattr(pipeline, name, None)
     for part in getattr(pipeline, "components", {}).values() if found is None else ():
-        if isinstance(part, nn.Module) and found is None:
-            found = getattr(part, "config", {}).get(name)
+        config = getattr(part, "config", None)
+        if isinstance(part, nn.Module) and isinstance(config, Mapping) and found is None:  # transformers' are none
+            found = config.get(name)
     return found
 
 
@@ -76,6 +77,11 @@ def quiet_diffusers() -> Iterator[None]:
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
+
+
+def is_a(pipeline: Any, name: str) -> bool:
+    """Whether a pipeline is of a class, or a subclass, of this name; without importing it, since it may need transformers."""
+    return any(each.__name__ == name for each in type(pipeline).__mro__)
 
 
 def scheduler_configuration(scheduler: Any) -> dict[str, Any]:
@@ -181,4 +187,13 @@ def unet_parts(pipeline: Any) -> dict[str, Any]:
         "image_shape": read_shape(pipeline.unet.config),
         "scheduler_config": scheduler_configuration(pipeline.scheduler),
         "timestep_scale": 1.0 if scale is None else float(scale),
+    }
+
+
+def discrete_parts(scheduler: Any) -> dict[str, Any]:
+    """What a discrete-time scheduler gives a denoiser of latents, by argument name; latents are clipped only where it asks for it."""
+    return {
+        "schedule": read_schedule(scheduler),
+        "prediction_type": read_prediction_type(scheduler),
+        "scheduler_config": {"clip_sample": False, **scheduler_configuration(scheduler)},  # DDPM's own default is True
     }

@@ -23,7 +23,15 @@ from vdu.core.types import Condition, NoisedBatch, column
 from vdu.diffusion.prediction import clean_of, noise_of
 from vdu.diffusion.schedule import NoiseSchedule
 
-__all__ = ["DenoiserAround", "PipelineDenoiser"]
+__all__ = ["DenoiserAround", "PipelineDenoiser", "on_device"]
+
+
+def on_device(condition: Condition | None, like: Tensor) -> dict[str, Tensor]:
+    """A condition on the device of a batch, its real numbers in the batch's dtype; empty for None."""
+    return {
+        name: value.to(like.device, like.dtype if value.is_floating_point() else value.dtype)
+        for name, value in (condition or {}).items()
+    }
 
 
 class _Predictions:
@@ -78,8 +86,7 @@ class PipelineDenoiser(_Predictions):
         from vdu.models.usable import require_usable
 
         denoiser = adapt(pipeline)
-        if not denoiser.is_latent:
-            require_usable(denoiser)
+        require_usable(denoiser)
         return denoiser
 
     @property
@@ -101,6 +108,11 @@ class PipelineDenoiser(_Predictions):
     def class_names(self) -> tuple[str, ...]:
         """(): the model is unconditional."""
         return ()
+
+    @property
+    def takes_prompts(self) -> bool:
+        """False: the model knows no words."""
+        return False
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The trainable parameters: all that require a gradient, by name."""
@@ -127,6 +139,10 @@ class PipelineDenoiser(_Predictions):
         """None: the model is unconditional."""
         return None
 
+    def step_options(self, steps: int) -> dict[str, Any]:
+        """Further arguments of the scheduler's ``set_timesteps`` for some number of steps: none."""
+        return {}
+
     def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
         """The raw output of the network, for schedulers, which handle its prediction type.
 
@@ -139,8 +155,7 @@ class PipelineDenoiser(_Predictions):
             The raw output, with its variance channels if it has them.
         """
         scaled = timestep if self.timestep_scale == 1.0 else timestep * self.timestep_scale  # never in half precision
-        further = {name: value.to(x_t.device) for name, value in (condition or {}).items()}
-        output = self.network(x_t, scaled, **further)
+        output = self.network(x_t, scaled, **on_device(condition, x_t))
         return output if isinstance(output, Tensor) else output.sample
 
     def with_network(self, network: nn.Module) -> Self:

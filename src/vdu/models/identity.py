@@ -131,9 +131,12 @@ def _described(model: Any, weights: bool = True) -> dict[str, Any]:
 
 def _plain(value: Any, weights: bool = True) -> Any:
     """A value as JSON has it: numbers as floats, arrays as lists, modules and tensors as hashes."""
+    if hasattr(value, "described"):  # what encodes words
+        return _plain(value.described(), weights)
     if isinstance(value, nn.Module):
         value = getattr(value, "_orig_mod", value)
-        options = _options(getattr(value, "config", {}), _defaults(type(value)))
+        config = getattr(value, "config", {})  # transformers' is no mapping
+        options = _options(config if isinstance(config, Mapping) else {}, _defaults(type(value)))
         return {"options": options} | ({"weights": weights_sha256(value)} if weights else {})
     if isinstance(value, Tensor):
         return hash_parameters({"": value})

@@ -1,8 +1,9 @@
 """Loading, checking, saving and hashing of diffusers pipeline folders.
 
 Further properties of a model are stored in ``vdu.json`` beside diffusers' files, and in the network's configuration, which a plain
-``save_pretrained`` writes too: ``timestep_scale`` (the factor on timesteps) and, for class-conditional models, ``class_names`` and
-``null_class``.
+``save_pretrained`` writes too: ``timestep_scale`` (the factor on timesteps), for class-conditional models ``class_names`` and
+``null_class``, and for text-to-image models ``prompts``, which samples are drawn under, and ``image_size`` in pixels, where diffusers'
+configuration has none.
 """
 
 import copy
@@ -10,6 +11,7 @@ import inspect
 import re
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,11 @@ __all__ = [
 
 EXTRA_FILE = "vdu.json"
 HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
+LIBRARIES = (
+    "diffusers",
+    "transformers",
+    "stable_diffusion",
+)  # the last is diffusers' name for the place of a safety checker
 OWN_NETWORKS = ("vdu.models.ddpm_pytorch",)
 
 
@@ -56,11 +63,12 @@ def load_pipeline(path: Path | str) -> Any:
     path = find_pipeline(path)
     index = _read_index(path / "model_index.json")  # looked at first: other kinds need libraries that may be missing
     parts = {name: part for name, part in index.items() if isinstance(part, list) and part[0]}
+    absent = {name: None for name, part in index.items() if isinstance(part, list) and not part[0] and name in PARTS}
     with quiet_diffusers():
         try:
             networks = {name: _load_network(path, name, *parts[name]) for name in NETWORKS if name in parts}
             pipeline = DiffusionPipeline.from_pretrained(
-                str(path), local_files_only=True, use_safetensors=True, **networks
+                str(path), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, **networks, **absent
             )
         except InputError:
             raise
@@ -110,11 +118,13 @@ def _read_index(path: Path) -> dict[str, Any]:
     parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
     refuse_parts(str(path.parent), [name for name in parts if name not in PARTS])
     for library, _ in (index[name] for name in parts):
-        if library not in ("diffusers", *OWN_NETWORKS):  # older diffusers import whatever module is named there
+        if library not in (*LIBRARIES, *OWN_NETWORKS):  # older diffusers import whatever module is named there
             raise InputError(
-                f"{path}: takes a part from {library!r}; expected diffusers or one of {', '.join(OWN_NETWORKS)}, since other libraries "
-                "may run code of their own."
+                f"{path}: takes a part from {library!r}; expected diffusers, transformers or one of {', '.join(OWN_NETWORKS)}, since other "
+                "libraries may run code of their own."
             )
+        if library == "transformers" and find_spec(library) is None:
+            raise InputError(f"{path}: its text encoder needs transformers; install it with `pip install 'vdu[text]'`.")
         if library in OWN_NETWORKS:  # diffusers takes a class from a library that has been imported, and from no other
             import_module(library)
     return index
@@ -257,15 +267,19 @@ def _read_extra(path: Path) -> dict[str, Any]:
     scale = held.get("timestep_scale", 1.0) if isinstance(held, dict) else None
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1e9:
         raise InputError(f"{path}: timestep_scale is {scale!r}; expected a number above 0. Save the pipeline again.")
-    names, null_class = held.get("class_names"), held.get("null_class")
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) and name for name in names)):
-        raise InputError(f"{path}: class_names is {names!r}; expected a list of names. Save the pipeline again.")
-    if null_class is not None and (not isinstance(null_class, int) or isinstance(null_class, bool) or null_class < 0):
-        raise InputError(
-            f"{path}: null_class is {null_class!r}; expected a class index or null. Save the pipeline again."
-        )
+    null_class = held.get("null_class")
+    lists = {name: held[name] for name in ("class_names", "prompts") if held.get(name) is not None}
+    for name, value in lists.items():
+        words = isinstance(value, list) and value and all(isinstance(each, str) for each in value)
+        if not words or (name == "class_names" and not all(value)):  # a prompt may be empty
+            raise InputError(f"{path}: {name} is {value!r}; expected a list of names. Save the pipeline again.")
+    size = held.get("image_size")
+    for name, value in (("null_class", null_class), ("image_size", size)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise InputError(f"{path}: {name} is {value!r}; expected a whole number or null. Save the pipeline again.")
     found: dict[str, Any] = {"timestep_scale": float(scale)} if "timestep_scale" in held else {}
-    found |= {"class_names": tuple(names)} if names is not None else {}
+    found |= {name: tuple(value) for name, value in lists.items()}
+    found |= {"image_size": size} if size is not None else {}
     return found | ({"null_class": null_class} if null_class is not None else {})
 
 
@@ -318,7 +332,7 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
 
 
 def replace_network(pipeline: Any, network: nn.Module) -> Any:
-    """A new pipeline of the same kind around another network; the scheduler is copied, other networks are shared.
+    """A new pipeline of the same kind around another network; scheduler and tokenizers are copied, other networks are shared.
 
     Args:
         pipeline: the pipeline to copy.
@@ -333,6 +347,7 @@ def replace_network(pipeline: Any, network: nn.Module) -> Any:
         for name, part in pipeline.components.items()
         if name != changed
     }
+    made = copy.copy(pipeline)  # keeps what is no part, such as whether a safety checker is required
     with quiet_diffusers():
-        made = type(pipeline)(**parts, **{changed: network})
+        made.register_modules(**parts, **{changed: network})
     return keep_extras(made, pipeline, network)

@@ -1,4 +1,4 @@
-"""Refuses a pixel-space model that no verb could use, before any work."""
+"""Refuses a model that no verb could use, before any work."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -15,7 +15,7 @@ __all__ = ["require_usable"]
 
 
 def require_usable(denoiser: Any) -> None:
-    """Refuse a pixel-space model that cannot be used, before any work: by its weights, its schedule, and a try on two images.
+    """Refuse a model that cannot be used, before any work: by its weights, its schedule, and a try on two images.
 
     Args:
         denoiser: the model.
@@ -43,7 +43,7 @@ def require_usable(denoiser: Any) -> None:
 @torch.no_grad()
 def _try(denoiser: Any) -> None:
     """Two images at a whole and a fractional timestep through the network."""
-    network, shape = denoiser.network, denoiser.image_shape
+    network, shape = denoiser.network, denoiser.latent_shape
     device = next(network.parameters()).device
     condition = denoiser.condition([0, 0]) if denoiser.class_names else None
     try:

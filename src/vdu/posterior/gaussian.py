@@ -197,6 +197,19 @@ class GaussianPosterior:
         copies = {name: tensor.detach().to(self.mean[name], copy=True) for name, tensor in chosen.items()}
         return replace(self, mean=copies)
 
+    def only(self, names: Iterable[str]) -> Self:
+        """The same posterior of fewer parameters.
+
+        Args:
+            names: of those to keep; all are covered.
+
+        Returns:
+            A new posterior that shares the tensors.
+        """
+        chosen = set(names)
+        mean, variance = ({name: each[name] for name in each if name in chosen} for each in (self.mean, self.variance))
+        return replace(self, mean=mean, variance=variance)
+
     def scaled(self, temperature: float) -> Self:
         """The posterior with variance τσ²; τ is multiplied into the record.
 

@@ -136,6 +136,8 @@ def make_auxiliaries(
     seed: int,
     device: torch.device | None = None,
     force: bool = False,
+    teacher: Denoiser | None = None,
+    substitute: Any = None,
     say: Any = None,
 ) -> Auxiliaries:
     """Make the auxiliary data and models of a method.
@@ -150,6 +152,8 @@ def make_auxiliaries(
         seed: seeds the classifiers and the forget model; all seeds share the generated samples and the self-trained model.
         device: where to draw samples and to place the result.
         force: see :func:`vdu.replay.selection.resemblance`.
+        teacher: the frozen original on the device, if there is one already; else it is a copy.
+        substitute: see :class:`vdu.core.types.Tools`.
         say: called with progress messages; None is silent and shows no bars either.
 
     Returns:
@@ -158,7 +162,7 @@ def make_auxiliaries(
     counter = EvaluationCounter()
     wanted = set(method.needs) | set(method.uses)
     sets: dict[str, ImageSet | None] = {"forget": forget, "retain": retain, "own_forget": None}
-    tools: dict[str, Any] = {"n_forget": len(forget)}
+    tools: dict[str, Any] = {"n_forget": len(forget), "substitute": substitute}
     record: dict[str, Any] = {}
     judged, seeds, own, reused = None, (), None, 0
     sorts = needs_selection(method, retain is not None)
@@ -167,7 +171,7 @@ def make_auxiliaries(
     if "self_model" in wanted:  # before samples are drawn in vain
         original.schedule.within(levels, "self_improvement_range")
     if "teacher" in wanted:
-        tools["teacher"] = _frozen(original.copy(), device)
+        tools["teacher"] = teacher or _frozen(original.copy(), device)
     if "forget" in method.uses:
         tools["forget"] = encoded(original, forget.floats())
     if sorts:  # before samples are drawn in vain
@@ -229,7 +233,10 @@ def _forget_labels(original: Denoiser, forget: ImageSet) -> tuple[int, ...]:
     """The model's classes that occur in the forget set; empty for an unconditional model."""
     if not original.class_names:
         return ()
-    return tuple(sorted(set(labels_for(original, forget, torch.arange(len(forget)), "forget"))))
+    found = set(labels_for(original, forget, torch.arange(len(forget)), "forget"))
+    if original.takes_prompts:  # captions of images may be other words
+        found = {original.class_names.index(each) for each in found if each in original.class_names}
+    return tuple(sorted(found))
 
 
 def _on(original: Denoiser, device: torch.device | None) -> Denoiser:

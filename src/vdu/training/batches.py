@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -176,7 +177,7 @@ class UniformImages:
     draw_weights: Tensor
     seed: int
     denoiser: Denoiser
-    labels: tuple[int, ...] = ()
+    labels: tuple[Any, ...] = ()
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Tensors ``role.x0``, ``role.noise`` and ``role.index`` of one step."""
@@ -208,21 +209,23 @@ def encoded(denoiser: Denoiser, images: Tensor) -> Tensor:
     return denoiser.encode(images.to(first.device)).cpu()
 
 
-def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) -> list[int]:
-    """The model's class of each image, matched by name if both have names.
+def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) -> list[Any]:
+    """The model's class of each image, matched by name if both have names; for a text-to-image model its caption.
 
     Args:
-        denoiser: a class-conditional model.
-        images: with labels.
+        denoiser: a class-conditional or text-to-image model.
+        images: with labels; their class names are the captions of a text-to-image model.
         chosen: indices of the images, [n], int64.
         what: name of the images in messages.
 
     Returns:
-        One class index of the model per chosen image.
+        One class index of the model per chosen image. For a text-to-image model one caption each, or None for images without labels.
 
     Raises:
         InputError: if the images have no labels, or a class that the model lacks.
     """
+    if denoiser.takes_prompts:
+        return _captions(images, chosen, what)
     if images.labels is None:
         raise InputError(
             f"{what}: the model is class-conditional, and these images have no labels; expected labelled images (class folders, or a "
@@ -238,6 +241,16 @@ def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) 
             f"{what}: images of class {unknown[0]!r}, which the model lacks; its classes are {', '.join(names[:20])}."
         )
     return [names.index(images.class_names[label]) for label in labels]
+
+
+def _captions(images: ImageSet, chosen: Tensor, what: str) -> list[str | None]:
+    if images.labels is None:
+        return [None] * len(chosen)
+    if images.class_names is None:
+        raise InputError(
+            f"{what}: the images have labels without names; expected captions, since the model is asked in words."
+        )
+    return [images.class_names[label] for label in images.labels[chosen].tolist()]
 
 
 def _noised(role: str, x0: Tensor, draw_weights: Tensor, source: torch.Generator) -> dict[str, Tensor]:

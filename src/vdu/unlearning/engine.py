@@ -6,13 +6,15 @@
 Not guaranteed: that everything is forgotten, or that nothing else changed; :mod:`vdu.evaluation` measures both.
 """
 
+import copy
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
@@ -20,6 +22,7 @@ from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser, Method
 from vdu.data.images import ImageSet
 from vdu.models.identity import identity as identity_of
+from vdu.models.lora import low_rank_layers, merged, sharing_copy, training_copy, without_corrections
 from vdu.models.pipelines import replace_network
 from vdu.replay.auxiliaries import auxiliary_work, make_auxiliaries
 from vdu.replay.stopping import LOOKS, MOST, ForgottenCheck, Stopping, can_stop
@@ -49,12 +52,13 @@ def carry_out(
     """
     began, seed = time.monotonic(), plan.run_seed
     original, method, images, settings = plan.original, plan.chosen.method, plan.forget, plan.training
-    denoiser = original.copy()
+    denoiser = original.with_network(training_copy(original.network, plan.train, seed=seed))
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
     denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
     aids = make_auxiliaries(
         original, method, images, retain=plan.retain, n_own_samples=plan.n_own_samples, force=plan.force, sampler=plan.sampler,
-        seed=seed, device=accelerator.device, say=say if progress and accelerator.is_main_process else None,
+        seed=seed, device=accelerator.device, teacher=_teacher(denoiser), substitute=_substitute(plan),
+        say=say if progress and accelerator.is_main_process else None,
     )  # fmt: skip
     # anew: what was trained for the aids had its own precision, and accelerate knows one for a process
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
@@ -68,6 +72,10 @@ def carry_out(
     identity = (
         f"unlearn 2 {seed} {images.sha256} {identity_of(original)} {plan.batch_size} {method.name} {method.identity}"
     )
+    if plan.train != "all":
+        identity += f" {plan.train}"
+    if plan.prompts:
+        identity += f" {sorted(plan.prompts.items())}"
     if plan.retain is not None and "retain" in method.needs:
         identity += f" {plan.retain.sha256}"
     if aids.judged is not None:
@@ -76,7 +84,10 @@ def carry_out(
     main = accelerator.is_main_process
     picture = folder / "first-look.png" if folder is not None and main else None
     shown = say if progress and main else None
-    rule = ForgottenCheck(denoiser.copy(), aids, settings.steps, picture, shown) if stops else None
+    rule = None
+    if stops:
+        watched = denoiser.with_network(sharing_copy(denoiser.network))
+        rule = ForgottenCheck(watched, aids, settings.steps, picture, shown)
     tools = aids.tools
     others = [
         each
@@ -94,12 +105,31 @@ def carry_out(
             stopping = rule.look(result.steps, dict(denoiser.network.named_parameters()))
     evaluations = aids.evaluations + counter.total + round(small.total * aids.classifier_share)
     made = UnlearnResult(
-        replace_network(plan.pipeline, denoiser.network), result, evaluations, plan, aids, stopping,
-        seconds=time.monotonic() - began, folder=folder,
+        replace_network(plan.pipeline, _whole(denoiser.network, plan.train)), result, evaluations, plan, aids, stopping,
+        seconds=time.monotonic() - began, folder=folder, trained=denoiser.network,
     )  # fmt: skip
     if made.ending and progress and accelerator.is_main_process:
         say(made.ending)
     return made
+
+
+def _teacher(denoiser: Denoiser) -> Denoiser | None:
+    """The original, if what trains is a correction of it: the same weights in the same memory."""
+    if not low_rank_layers(denoiser.network):
+        return None
+    return denoiser.with_network(without_corrections(denoiser.network).eval())
+
+
+def _substitute(plan: Plan) -> Any:
+    """The condition of what takes the place of a prompt to forget; of the empty prompt by default."""
+    return plan.original.condition([plan.prompts.get("instead")]) if plan.prompts else None
+
+
+def _whole(network: nn.Module, train: str) -> nn.Module:
+    """The trained network with corrections merged, in memory of its own."""
+    if train == "all":
+        return network
+    return merged(network) if low_rank_layers(network) else copy.deepcopy(network).requires_grad_(True)
 
 
 def work(plan: Plan) -> dict[str, tuple[float, float]]:
@@ -149,7 +179,7 @@ def _batches(
     """
     makers: list[Callable[[int], dict[str, Tensor]]] = []
     shape, forget = denoiser.image_shape, sets.get("forget")
-    forget_labels: tuple[int, ...] = ()
+    forget_labels: tuple[Any, ...] = ()
     if denoiser.class_names and forget is not None:
         forget_labels = tuple(sorted(set(labels_for(denoiser, forget, torch.arange(len(forget)), "forget"))))
     sizes = {role: role_size(batch_size, method.batch_shares.get(role, 1.0)) for role in sorted(method.needs)}

@@ -26,6 +26,7 @@ from vdu.diffusion.sampling import Sampler
 from vdu.methods.defaults import TrainingDefaults
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import configuration_sha256, identity, weights_sha256
+from vdu.models.lora import check_train
 from vdu.models.pipelines import check_network, find_pipeline, load_pipeline, network_of
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
@@ -35,6 +36,7 @@ from vdu.training.loop import TrainSettings, require_trainable
 from vdu.training.trackers import require_tracker
 from vdu.unlearning.chosen_method import ChosenMethod, choose
 from vdu.unlearning.labels import forget_set_of_labels, label_indices
+from vdu.unlearning.prompts import read_prompts, with_prompts
 
 __all__ = ["Plan", "TrainingOptions", "check_origin", "make_plan"]
 
@@ -80,10 +82,12 @@ class Plan:
         original: the same as a denoiser.
         source: the folder or Hub id of the pipeline; empty for an object.
         chosen: the method and its options.
+        train: what trains, see :mod:`vdu.models.lora`.
         forget: the forget set.
         forget_source: where it was loaded from; empty if it was drawn from the model or given as images.
         forget_class: the classes to forget among the given images.
-        forget_label: the classes of a class-conditional model to forget.
+        forget_label: the classes of a class-conditional model to forget, or the prompts of a text-to-image model.
+        prompts: the arguments forget_prompt, keep_prompts and instead by name, as lists; {} without.
         convert: whether images of another size or mode were converted.
         retain: images to keep, or None.
         retain_source: where they were loaded from, "self" for generated samples; None without any.
@@ -102,10 +106,12 @@ class Plan:
     original: PipelineDenoiser
     source: str
     chosen: ChosenMethod
+    train: str
     forget: ImageSet
     forget_source: str
     forget_class: tuple[str, ...]
     forget_label: tuple[str, ...]
+    prompts: dict[str, Any]
     convert: bool
     retain: ImageSet | None
     retain_source: str | None
@@ -197,7 +203,8 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     require_divisible(batch_size, settings.gradient_accumulation_steps, shares)
     require_tracker(asked["report_to"], asked["folder"])
     classes, labels = _listed(asked["forget_class"], "forget_class"), _listed(asked["forget_label"], "forget_label")
-    _require_forget(forget, classes, labels)
+    prompts = _prompts(asked, labels)
+    _require_forget(forget, classes, labels or prompts)
     n_own, full_length, convert = (
         _given(asked["n_own_samples"], default.n_own_samples),
         asked["full_length"],
@@ -208,6 +215,12 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     original = PipelineDenoiser.from_pipeline(pipeline)
     check_network(original.network, "pipeline")
     require_trainable(original.network)
+    check_train(original.network, asked["train"])
+    if prompts:
+        if prompts.get("instead") and not chosen.method.substitutes:
+            raise InputError(f"--instead: the method {chosen.method.name} draws nothing in its place; leave it out.")
+        original, all_named = with_prompts(original, prompts["forget"], prompts.get("keep"), prompts.get("instead"))
+        labels = all_named if forget is None else prompts["forget"]
     if selects or (labels and forget is None):
         sampler.make(original)  # refuses what the model's schedule cannot do
     if asked["folder"] is not None:
@@ -219,6 +232,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         else as_images(retain, name="retain", shape=original.image_shape, convert=convert)
     )
     plan = Plan(
+        train=asked["train"],
         pipeline=pipeline,
         original=original,
         source=source,
@@ -226,6 +240,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         forget=_forget_set(original, forget, classes, labels, convert, sampler, label_seed),
         forget_source=absolute(forget) if is_named(forget) else "",
         forget_class=tuple(map(str, classes)),
+        prompts=prompts,
         forget_label=tuple(original.class_names[class_index(each, original.class_names)] for each in labels),
         convert=convert,
         retain=None,
@@ -301,7 +316,32 @@ def _listed(given: Any, name: str) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def _require_forget(forget: Any, classes: tuple[Any, ...], labels: tuple[Any, ...]) -> None:
+def _prompts(asked: Mapping[str, Any], labels: tuple[Any, ...]) -> dict[str, Any]:
+    """What is said in words: "forget", "keep" and "instead".
+
+    Returns:
+        Prompts by name; {} without any.
+
+    Raises:
+        InputError: if there is something to keep or to draw instead, and nothing to forget.
+    """
+    found = {"forget": asked["forget_prompt"], "keep": asked["keep_prompts"], "instead": asked["instead"]}
+    given = {name: value or None for name, value in found.items()}
+    if given["forget"] is None and (given["keep"] is not None or given["instead"] is not None):
+        raise InputError(
+            "--keep-prompts and --instead: got one without --forget-prompt; expected what to forget in words as well."
+        )
+    if given["forget"] is not None and labels:
+        raise InputError(
+            "--forget-prompt: got --forget-label too; expected one of them. A text-to-image model takes prompts."
+        )
+    for name, flag in (("forget", "--forget-prompt"), ("keep", "--keep-prompts")):
+        if given[name] is not None:
+            given[name] = read_prompts(given[name], flag)
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _require_forget(forget: Any, classes: tuple[Any, ...], labels: Any) -> None:
     if forget is None and classes:
         raise InputError(
             "--forget-class: got no --forget; it names classes of given images. For a class of the model use --forget-label "
@@ -310,7 +350,8 @@ def _require_forget(forget: Any, classes: tuple[Any, ...], labels: tuple[Any, ..
     if forget is None and not labels:
         raise InputError(
             "--forget is missing: give the images to forget (a folder, a list of files or a data set), or for a class-conditional model "
-            "the class to forget (--forget-label, in Python forget_label=…)."
+            "the class to forget (--forget-label, in Python forget_label=…), or for a text-to-image model a prompt (--forget-prompt, in "
+            "Python forget_prompt=…)."
         )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from vdu.core.errors import InputError, shown
 from vdu.data.images import ImageSet
+from vdu.models.adapt import family_of
+from vdu.models.lora import save_lora
 from vdu.models.pipelines import save_pipeline
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.stopping import Stopping
@@ -32,6 +34,7 @@ class UnlearnResult:
         stopping: outcome of the stopping rule, or None without a rule.
         seconds: duration.
         folder: the run folder, or None.
+        trained: the network as it was trained, with low-rank corrections if there are any.
     """
 
     pipeline: Any
@@ -42,6 +45,7 @@ class UnlearnResult:
     stopping: Stopping | None = None
     seconds: float = 0.0
     folder: Path | None = None
+    trained: Any = None
 
     @property
     def method(self) -> Any:
@@ -101,6 +105,17 @@ class UnlearnResult:
             shutil.copyfile(card, Path(folder) / "README.md")
         else:
             write_card(Path(folder), self.plan.inputs(), self.method.name, self.plan.told())
+
+    def save_lora(self, folder: Path | str) -> Path:
+        """Save the low-rank corrections alone, for ``load_lora_weights`` of the original pipeline in plain diffusers.
+
+        Args:
+            folder: where; made if needed.
+
+        Returns:
+            The file. A model that was not trained with LoRA is refused (:func:`vdu.models.lora.save_lora`).
+        """
+        return save_lora(self.trained, Path(folder), family_of(self.pipeline).NETWORK)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the new pipeline with its model card to the Hugging Face Hub; nothing else of the run.

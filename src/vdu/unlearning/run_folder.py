@@ -1,7 +1,8 @@
 """An unlearning in a run folder: settings, record, log, checkpoints, the new pipeline with its card, for evaluation and report.
 
 What was given as an object is stored, so that ``vdu evaluate`` finds it: the original in ``original/``, forget images in
-``forget.safetensors``, a posterior in ``posterior.safetensors``. Only ``pipeline/`` is meant to leave the house.
+``forget.safetensors``, a posterior in ``posterior.safetensors``. Only ``pipeline/`` and, after LoRA, ``lora/`` are
+meant to leave the house; the pipeline has the corrections merged.
 """
 
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ from vdu.diffusion.schedule import kl_weights, weight_share
 from vdu.methods import registry
 from vdu.methods.vdu import VDU
 from vdu.models.identity import weights_sha256
+from vdu.models.lora import lora_rank
 from vdu.models.pipelines import configuration_of, network_of, save_pipeline
 from vdu.reporting.card import write_card
 from vdu.unlearning.default_posterior import with_posterior
@@ -70,6 +72,9 @@ def carry_out_in(
     with record.replacing("pipeline") as temporary:
         save_pipeline(made, temporary)
         write_card(temporary, inputs, method.name, plan.told())
+    if lora_rank(plan.train):
+        with record.replacing("lora") as temporary:
+            result.save_lora(temporary)
     extras: dict[str, Any] = {}
     if isinstance(method, VDU) and method.schedule is not None:
         extras["weight_share"] = weight_share(kl_weights(method.schedule, method.weights))
@@ -147,7 +152,12 @@ def configuration(plan: Plan, folder: Path, *, overwrite: bool = False, resume: 
         "forget": plan.forget_source,
         "output_dir": str(folder),
         "forget_class": list(plan.forget_class),
-        "forget_label": list(plan.forget_label),
+        "forget_label": [] if plan.prompts else list(plan.forget_label),
+        "forget_prompt": list(plan.prompts.get("forget", ())),
+        "keep_prompts": list(plan.prompts.get("keep", ())),
+        "instead": plan.prompts.get("instead"),
+        "guidance_scale": sampler.guidance_scale,
+        "train": plan.train,
         "convert": plan.convert,
         "method": name,
         "option": list(chosen.options),

@@ -1,0 +1,53 @@
+"""``DiTPipeline``: an autoencoder and a transformer with an embedding per class (Peebles & Xie 2023, arXiv 2212.09748).
+
+The null class is the last embedding. The classes have the names of the pipeline's ``id2label`` (of several names of a class the first
+in alphabetical order), else "0", "1", ….
+
+diffusers' network replaces a tenth of its labels at random while it trains. Labels are dropped here where a training asks for it
+(``label_dropout``), so that student and teacher see the same ones; the network's own dropping is turned off.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from vdu.models.adapters.class_conditional import ClassConditionalDenoiser
+from vdu.models.configuration import discrete_parts, is_a
+from vdu.models.latent import LatentDenoiser, latent_parts
+
+__all__ = ["NETWORK", "PARTS", "DiTDenoiser", "adapt", "matches"]
+
+PARTS = frozenset({"transformer", "vae", "scheduler"})
+NETWORK = "transformer"
+
+
+@dataclass(frozen=True)
+class DiTDenoiser(ClassConditionalDenoiser, LatentDenoiser):
+    """A class-conditional transformer as a denoiser of latents."""
+
+
+def matches(pipeline: Any) -> bool:
+    """Whether it is a ``DiTPipeline``."""
+    return is_a(pipeline, "DiTPipeline")
+
+
+def adapt(pipeline: Any) -> DiTDenoiser:
+    """The pipeline's network itself, not a copy, as a denoiser; its dropping of labels is turned off, and its names are made to last."""
+    for module in pipeline.transformer.modules():
+        if hasattr(module, "dropout_prob"):  # diffusers' LabelEmbedding
+            module.dropout_prob = 0.0
+    n_classes = int(pipeline.transformer.config.num_embeds_ada_norm)
+    names, called = list(map(str, range(n_classes))), defaultdict(list)
+    for name, index in sorted(pipeline.labels.items(), key=lambda item: item[0].lower()):
+        called[str(index)].append(name)
+    for index, synonyms in called.items():
+        names[int(index)] = synonyms[0]
+    if called:  # diffusers reads them from model_index.json and does not write them there
+        pipeline.register_to_config(id2label={index: ", ".join(synonyms) for index, synonyms in called.items()})
+    return DiTDenoiser(
+        network=pipeline.transformer,
+        **discrete_parts(pipeline.scheduler),
+        **latent_parts(pipeline, pipeline.transformer, pipeline.vae),
+        names=tuple(getattr(pipeline, "class_names", None) or names),
+        null_class=n_classes,
+    )

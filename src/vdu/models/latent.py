@@ -1,0 +1,163 @@
+"""Models that work in the latent space of an autoencoder.
+
+    z = scale · (E(x) − shift)        x = D(z / scale + shift)
+
+E(x) is the mode of the autoencoder's posterior (the nearest code of the codebook is taken when a vector-quantised z is decoded).
+A pipeline family says what its scale and shift are, since pipelines read different fields of the autoencoder's configuration.
+
+The autoencoder is no part of the network: it does not train, and it is on the network's device only while it works.
+
+Not guaranteed: that decoding undoes encoding. The loss is the autoencoder's own.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vdu.core.errors import InputError
+from vdu.models.denoiser import PipelineDenoiser
+
+__all__ = ["LatentDenoiser", "latent_parts", "visiting"]
+
+AT_ONCE = 16  # images that pass the autoencoder together
+
+
+@dataclass(frozen=True)
+class LatentDenoiser(PipelineDenoiser):
+    """A denoiser of latents.
+
+    Attributes:
+        autoencoder: a diffusers autoencoder.
+        latent_size: channels, height, width of a latent.
+        scale: factor of the latents, a number or [channels, 1, 1].
+        shift: what is subtracted from the autoencoder's latents, likewise.
+    """
+
+    autoencoder: Any = None
+    latent_size: tuple[int, ...] = ()
+    scale: Tensor | float = 1.0
+    shift: Tensor | float = 0.0
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Channels, height, width of a latent."""
+        return self.latent_size
+
+    @property
+    def is_latent(self) -> bool:
+        """True."""
+        return True
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of images, the mode of the autoencoder's posterior.
+
+        Args:
+            images: [n, channels, height, width], in [−1, 1].
+
+        Returns:
+            [n, *latent_shape], on the device and in the dtype of the images.
+        """
+        with visiting(images.device, self.autoencoder):
+            found = [_latents(self.autoencoder, some.to(_dtype(self.autoencoder))) for some in images.split(AT_ONCE)]
+        return (torch.cat(found).to(images) - _on(self.shift, images)) * _on(self.scale, images)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images of latents.
+
+        Args:
+            latents: [n, *latent_shape].
+
+        Returns:
+            [n, channels, height, width], not clipped, on the device and in the dtype of the latents.
+        """
+        codes = latents / _on(self.scale, latents) + _on(self.shift, latents)
+        with visiting(latents.device, self.autoencoder):
+            images = [
+                self.autoencoder.decode(some.to(_dtype(self.autoencoder))).sample for some in codes.split(AT_ONCE)
+            ]
+        return torch.cat(images).to(latents)
+
+
+@contextmanager
+def visiting(device: torch.device, *modules: nn.Module) -> Iterator[None]:
+    """Move modules to a device and back again, for work between training steps.
+
+    A half-precision autoencoder that overflows in it (``force_upcast``) works in float32.
+    """
+    before: list[tuple[nn.Module, torch.device, torch.dtype]] = []
+    for module in modules:
+        first = next(module.parameters())
+        before.append((module, first.device, first.dtype))
+        upcast = first.dtype == torch.float16 and getattr(getattr(module, "config", None), "force_upcast", False)
+        module.to(device)
+        if upcast:
+            module.to(torch.float32)
+    try:
+        yield
+    finally:
+        for module, home, dtype in before:
+            module.to(home)
+            if next(module.parameters()).dtype != dtype:
+                module.to(dtype)
+
+
+def latent_parts(
+    pipeline: Any, network: Any, autoencoder: Any, *, channels: int | None = None, size: Any = None
+) -> dict[str, Any]:
+    """Shapes and autoencoder of a latent pipeline, by argument name of :class:`LatentDenoiser`; the scale is the ``scaling_factor``.
+
+    Args:
+        pipeline: for messages.
+        network: with ``sample_size`` (of latents) and ``in_channels`` in its configuration.
+        autoencoder: with ``block_out_channels`` and ``scaling_factor`` in its configuration.
+        channels: of the latents, if the network's configuration has another number.
+        size: of the latents, if the network's configuration has none.
+
+    Returns:
+        The arguments.
+
+    Raises:
+        InputError: if the network has no size, or its channels are not those of the latents.
+    """
+    config, size = autoencoder.config, size or network.config.sample_size
+    if size is None:
+        raise InputError(
+            f"pipeline: the network of this {type(pipeline).__name__} has no sample_size in its configuration, so the size of its "
+            "latents is unknown; set it and save again."
+        )
+    channels, made = (
+        int(channels or network.config.in_channels),
+        int(config.get("vq_embed_dim") or config.latent_channels),
+    )
+    if channels != made:
+        raise InputError(
+            f"pipeline: the network of this {type(pipeline).__name__} takes {channels} channels and its autoencoder makes "
+            f"{made}; expected the same number. Inpainting, depth and editing models are not supported."
+        )
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    factor = 2 ** (len(config.block_out_channels) - 1)
+    return {
+        "autoencoder": autoencoder.eval(),
+        "latent_size": (channels, int(height), int(width)),
+        "image_shape": (int(config.in_channels), factor * int(height), factor * int(width)),
+        "scale": float(config.scaling_factor),
+    }
+
+
+def _latents(autoencoder: Any, images: Tensor) -> Tensor:
+    found = autoencoder.encode(images)
+    return found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latents
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
+
+
+def _on(value: Tensor | float, like: Tensor) -> Tensor | float:
+    return value.to(like) if isinstance(value, Tensor) else value

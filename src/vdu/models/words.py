@@ -1,0 +1,125 @@
+"""Models that are conditioned on words: prompts to tensors, each prompt once.
+
+A prompt is encoded by the pipeline's own ``encode_prompt``, alone in its batch, so that its bits do not depend on its neighbours. The
+tensors of the latest prompts are kept on the CPU. The text encoders do not train; they are on the network's device only while they work.
+
+Samples are drawn under the model's *prompts* (``prompts`` in ``vdu.json``, or the empty prompt): they stand where a class-conditional
+model has its classes. Any other prompt can be asked for by its text, and captions of images are prompts too.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vdu.core.errors import InputError
+from vdu.core.types import Condition
+from vdu.models.latent import LatentDenoiser, visiting
+
+__all__ = ["PromptEncoder", "TextDenoiser", "text_parts"]
+
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+REMEMBERED = 1024  # prompts; of Stable Diffusion 1.x 240 MB
+
+
+class PromptEncoder:
+    """From prompts to the further arguments of a network.
+
+    Args:
+        pipeline: has the text encoders.
+        encode: (pipeline, prompt, device) → tensors of that prompt, each [1, …], by argument name; the prompt None is the null
+            condition of guidance.
+    """
+
+    def __init__(self, pipeline: Any, encode: Callable[[Any, str | None, torch.device], dict[str, Tensor]]) -> None:
+        self._pipeline, self._encode, self._known = pipeline, encode, {}
+        self._encoders = [part for name in ENCODERS if (part := pipeline.components.get(name)) is not None]
+
+    def described(self) -> list[nn.Module]:
+        """What determines the condition of a prompt: the text encoders."""
+        return self._encoders
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str | None], device: torch.device) -> Condition:
+        """The condition of some prompts.
+
+        Args:
+            prompts: one per sample; None is the null condition.
+            device: for the text encoders, while they work.
+
+        Returns:
+            Tensors by argument name, each [len(prompts), …], on the CPU.
+        """
+        new = [each for each in dict.fromkeys(prompts) if each not in self._known]
+        if new:
+            with visiting(device, *self._encoders):
+                made = {each: self._encode(self._pipeline, each, device) for each in new}
+            self._known |= {each: {name: value.cpu() for name, value in found.items()} for each, found in made.items()}
+        found = [self._known[each] for each in prompts]
+        for each in list(self._known)[: max(0, len(self._known) - REMEMBERED)]:
+            del self._known[each]
+        return {name: torch.cat([each[name] for each in found]) for name in found[0]} if found else {}
+
+
+@dataclass(frozen=True)
+class TextDenoiser(LatentDenoiser):
+    """A text-to-image model as a denoiser of latents.
+
+    Attributes:
+        words: encodes prompts.
+        prompts: what samples are drawn under where nothing else is asked for.
+    """
+
+    words: Any = None
+    prompts: tuple[str, ...] = ("",)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The prompts that samples are drawn under."""
+        return self.prompts
+
+    @property
+    def takes_prompts(self) -> bool:
+        """True: any text is a condition."""
+        return True
+
+    def condition(self, labels: Sequence[int | str | None]) -> Condition | None:
+        """The condition of prompts.
+
+        Args:
+            labels: one per sample: a prompt, the index of one of ``prompts``, or None for the null condition.
+
+        Returns:
+            The network's further arguments, by name, each [batch, …].
+
+        Raises:
+            InputError: if an index is out of range.
+        """
+        wrong = [each for each in labels if isinstance(each, int) and not 0 <= each < len(self.prompts)]
+        if wrong:
+            raise InputError(
+                f"prompt: got the index {wrong[0]}; expected a prompt, or an index from 0 to {len(self.prompts) - 1}."
+            )
+        asked = [self.prompts[each] if isinstance(each, int) else each for each in labels]
+        return self.words(asked, next(self.network.parameters()).device)
+
+    def labels_of(self, seeds: Sequence[int]) -> list[int] | None:
+        """Seed modulo the number of prompts.
+
+        Args:
+            seeds: one per sample.
+
+        Returns:
+            The index of a prompt per sample.
+        """
+        return [int(seed) % len(self.prompts) for seed in seeds]
+
+
+def text_parts(pipeline: Any, encode: Callable[[Any, str | None, torch.device], dict[str, Tensor]]) -> dict[str, Any]:
+    """What a text-to-image pipeline gives its denoiser about words, by argument name of :class:`TextDenoiser`."""
+    for name in ENCODERS:
+        if pipeline.components.get(name) is not None:
+            getattr(pipeline, name).eval()
+    return {"words": PromptEncoder(pipeline, encode), "prompts": tuple(getattr(pipeline, "prompts", None) or ("",))}

@@ -1,0 +1,133 @@
+"""Forgetting what a prompt names, in a text-to-image model.
+
+    forget    the given prompts, and those of the model's own prompts that name one of them as a whole word or phrase
+    keep      the given prompts; else the model's own others (``prompts`` in ``vdu.json``); else a packaged neutral list
+
+The model's samples are drawn under both, each prompt as often as the others. From there on a prompt is what a class is to a
+class-conditional model. The forget target is the original's prediction under another prompt ("instead"), or the empty one.
+
+Not guaranteed: that no kept prompt means the concept in other words.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from vdu.core.errors import InputError, shown
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.words import TextDenoiser
+
+__all__ = ["names", "read_prompts", "with_prompts"]
+
+
+def read_prompts(given: Any, what: str) -> tuple[str, ...]:
+    """Prompts from a list or a file.
+
+    Args:
+        given: a prompt, a list of prompts, or the path of a UTF-8 file with a prompt on every line; empty lines do not count.
+        what: name of the argument, for messages.
+
+    Returns:
+        The prompts, each once, in order.
+
+    Raises:
+        InputError: if there are none, one is no text, or the file cannot be read.
+    """
+    listed = [given] if isinstance(given, str | Path) else given
+    if not isinstance(listed, Sequence) or not all(isinstance(each, str | Path) for each in listed):
+        raise InputError(
+            f"{what}: got {shown(given)}; expected a prompt, a list of prompts, or a file with one on every line."
+        )
+    found = [line for each in listed for line in (_lines(Path(each), what) if _is_file(each) else [str(each).strip()])]
+    found = [prompt for prompt in dict.fromkeys(found) if prompt]
+    if not found:
+        raise InputError(f"{what}: got no prompt; expected at least one.")
+    return tuple(found)
+
+
+def names(prompt: str, concept: str) -> bool:
+    """Whether a prompt names a concept, as a whole word or phrase, in whatever case.
+
+    Args:
+        prompt: the prompt.
+        concept: a word or phrase.
+
+    Returns:
+        Whether it does.
+
+    Examples:
+        >>> names("Cat face, noto style", "cat"), names("a caterpillar", "cat")
+        (True, False)
+    """
+    return re.search(rf"(?<!\w){re.escape(concept)}(?!\w)", prompt, re.IGNORECASE) is not None
+
+
+def with_prompts(
+    original: PipelineDenoiser, forget: Any, keep: Any = None, instead: str | None = None
+) -> tuple[PipelineDenoiser, tuple[str, ...]]:
+    """A model whose samples are drawn under the prompts to forget and to keep.
+
+    Args:
+        original: a text-to-image model.
+        forget: the prompts to forget (:func:`read_prompts`).
+        keep: the prompts to keep, likewise; None takes the model's own or the packaged list.
+        instead: what to draw in the place of the concept, or None.
+
+    Returns:
+        The model, and all prompts to forget.
+
+    Raises:
+        InputError: if the model is not asked in words, a prompt is both to be forgotten and to be kept, or no prompt is left to keep.
+    """
+    concepts = read_prompts(forget, "--forget-prompt")
+    if not isinstance(original, TextDenoiser):
+        raise InputError(
+            f"--forget-prompt: got {concepts[0]!r}, and this model is not asked in words; expected a text-to-image model. Use "
+            "--forget-label for a class, or --forget for images."
+        )
+    if instead is not None and any(instead.strip().lower() == each.lower() for each in concepts):
+        raise InputError(f"--instead: got {instead!r}, which is the prompt to forget; expected another one, or none.")
+
+    def unwanted(prompt: str) -> bool:
+        return any(names(prompt, concept) for concept in concepts)
+
+    own = tuple(prompt for prompt in original.prompts if prompt)
+    if keep is not None:
+        kept = read_prompts(keep, "--keep-prompts")
+        both = [prompt for prompt in kept if unwanted(prompt)]
+        if both:
+            raise InputError(
+                f"--keep-prompts: {both[0]!r} names what is to be forgotten; expected other prompts. Leave it out."
+            )
+    else:
+        kept = tuple(prompt for prompt in own or read_prompts(_neutral(), "--keep-prompts") if not unwanted(prompt))
+    if not kept:
+        raise InputError("--keep-prompts: every prompt of the model names what is to be forgotten; give some to keep.")
+    forgotten = tuple(dict.fromkeys([*concepts, *(prompt for prompt in own if unwanted(prompt))]))
+    return replace(original, prompts=(*kept, *forgotten)), forgotten
+
+
+def _neutral() -> list[str]:
+    return files("vdu.unlearning").joinpath("neutral_prompts.txt").read_text("utf-8").splitlines()
+
+
+def _is_file(given: str | Path) -> bool:
+    if isinstance(given, Path):
+        return True
+    return given.endswith(".txt") or ("\n" not in given and len(given) < 256 and Path(given).is_file())
+
+
+def _lines(path: Path, what: str) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{what}: {path} is not UTF-8 text ({error.reason}); expected a prompt on every line."
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{what}: {path} cannot be read ({error.strerror}); expected a file with a prompt on every line."
+        ) from None

@@ -1,0 +1,147 @@
+"""What is to be forgotten in words: prompts, what is kept, and what takes their place."""
+
+import pytest
+import torch
+from torch import nn
+
+import tiny_pipelines
+from vdu.core.errors import InputError
+from vdu.data.images import ImageSet
+from vdu.diffusion.sampling import Sampler
+from vdu.diffusion.schedule import NoiseSchedule
+from vdu.models.words import TextDenoiser
+from vdu.replay import auxiliaries, auxiliary_models
+from vdu.replay.selection import resemblance
+from vdu.unlearning import engine
+from vdu.unlearning.prompts import read_prompts, with_prompts
+from vdu.unlearning.unlearn import unlearn
+
+
+def model(*prompts):
+    return TextDenoiser(nn.Identity(), NoiseSchedule.linear(), "epsilon", (3, 16, 16), {}, prompts=prompts or ("",))
+
+
+def test_prompts_come_from_a_list_or_a_file(tmp_path):
+    file = tmp_path / "words"
+    file.write_text("\ufeffa dog\n\n  ein Löwe \na dog\n", "utf-8")
+    assert read_prompts("a cat", "x") == ("a cat",)
+    assert read_prompts(["a cat", str(file)], "x") == ("a cat", "a dog", "ein Löwe")
+    assert read_prompts(file, "x") == ("a dog", "ein Löwe")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("", "x: got no prompt; expected at least one"),
+        ([], "x: got no prompt"),
+        (3, "x: got 3; expected a prompt, a list of prompts, or a file"),
+        ("missing.txt", r"x: missing\.txt cannot be read \(No such file or directory\)"),
+        ("empty.txt", "x: got no prompt"),
+        ("latin.txt", r"x: latin\.txt is not UTF-8 text"),
+    ],
+)
+def test_prompts_that_cannot_be_read_are_refused(tmp_path, monkeypatch, given, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "latin.txt").write_bytes("Löwe".encode("latin-1"))
+    with pytest.raises(InputError, match=message):
+        read_prompts(given, "x")
+
+
+def test_own_prompts_that_name_the_concept_are_forgotten_with_it():
+    own = model("Cat face, noto style", "a dog", "a caterpillar", "two cats")
+    changed, forgotten = with_prompts(own, "cat")
+    assert forgotten == ("cat", "Cat face, noto style")
+    assert changed.prompts == ("a dog", "a caterpillar", "two cats", *forgotten)
+    changed, forgotten = with_prompts(own, ["cat", "two cats"], keep=["a tree"])
+    assert changed.prompts == ("a tree", "cat", "two cats", "Cat face, noto style")
+
+
+def test_a_model_without_prompts_keeps_the_packaged_ones():
+    changed, forgotten = with_prompts(model(), "dog")
+    assert forgotten == ("dog",) and len(changed.prompts) > 50
+    assert not any("dog" in prompt for prompt in changed.prompts[:-1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"keep": ["a Cat on a mat"]}, "'a Cat on a mat' names what is to be forgotten"),
+        ({"instead": "CAT"}, "--instead: got 'CAT', which is the prompt to forget"),
+    ],
+)
+def test_contradictions_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        with_prompts(model("a dog"), "cat", **arguments)
+
+
+def test_nothing_to_keep_is_refused():
+    with pytest.raises(InputError, match="every prompt of the model names what is to be forgotten"):
+        with_prompts(model("a cat", "cat"), "cat")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"forget_prompt": "a cat"}, "this model is not asked in words; expected a text-to-image model"),
+        ({"keep_prompts": "a dog", "forget_label": 1}, "got one without --forget-prompt"),
+        ({"forget_prompt": "a cat", "forget_label": 1}, "--forget-prompt: got --forget-label too"),
+        ({"forget_prompt": "a cat", "instead": "a dog"}, "--instead: the method ascent draws nothing in its place"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(make_pipeline, options, message):
+    with pytest.raises(InputError, match=message):
+        unlearn(make_pipeline(num_class_embeds=3), "ascent", progress=None, **options)
+
+
+def test_a_prompt_is_forgotten_with_low_rank_corrections(monkeypatch, tmp_path):
+    """Distillation: the teacher's answer to another prompt is the target, and what is kept is drawn under the other prompts."""
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    short = {"steps": 2, "batch_size": 4, "learning_rate": 1e-4}
+    monkeypatch.setattr(auxiliary_models, "self_model_settings", lambda steps: short)
+    monkeypatch.setattr(
+        auxiliaries, "resemblance", lambda *given, **options: resemblance(*given, **options | {"steps": 5})
+    )
+    asked = []
+    make = engine.make_auxiliaries
+    monkeypatch.setattr(engine, "make_auxiliaries", lambda *args, **named: asked.append(named) or make(*args, **named))
+    pipeline = tiny_pipelines.stable_diffusion()
+    pipeline.prompts = ("a cat on a mat", "a dog", "a tree")
+    made = unlearn(
+        pipeline, "distillation", forget_prompt="cat", instead="a fox", train="lora:2", steps=2, batch_size=8, n_own_samples=60,
+        sampler=Sampler("ddim", 2, microbatch_size=30, guidance_scale=2.0), full_length=True, learning_rate=1e-3, folder=tmp_path / "run",
+        progress=None,
+    )  # fmt: skip
+    assert made.plan.original.prompts == ("a dog", "a tree", "cat", "a cat on a mat")
+    assert {made.forget.class_names[label] for label in made.forget.labels.tolist()} == {"cat", "a cat on a mat"}
+    retained = made.aids.sets["retain"]
+    assert {retained.class_names[label] for label in retained.labels.tolist()} == {"a dog", "a tree"}
+    expected = made.plan.original.condition(["a fox"])["encoder_hidden_states"]
+    assert torch.equal(asked[0]["substitute"]["encoder_hidden_states"], expected)
+    tools = made.aids.tools
+    assert tools.teacher.network is asked[0]["teacher"].network  # the same network with the corrections left out
+    before, after = pipeline.unet.state_dict(), made.pipeline.unet.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(".attn" in name for name in moved)
+    assert (tmp_path / "run" / "lora" / "pytorch_lora_weights.safetensors").is_file()
+    assert 'forget_prompt = [\n    "cat",\n]' in (tmp_path / "run" / "config.toml").read_text()
+
+
+def test_images_are_forgotten_under_their_prompt():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline = tiny_pipelines.stable_diffusion()
+    images = ImageSet(torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8))
+    made = unlearn(
+        pipeline,
+        "ascent",
+        forget=images,
+        forget_prompt="cat",
+        train="cross-attention-kv",
+        steps=1,
+        batch_size=4,
+        progress=None,
+    )
+    assert made.forget_classes == ("cat",)
+    before, after = pipeline.unet.state_dict(), made.pipeline.unet.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all("attn2.to_k" in name or "attn2.to_v" in name for name in moved)
