@@ -25,7 +25,7 @@ digits, test = vdu.load_images("mnist-mini"), vdu.load_images("mnist-mini", spli
 table = vdu.compare(
     pipeline_folder("mnist"),
     forget=digits.select(digits.labels == digits.class_names.index(given.digit)),
-    forget_classes=given.digit,
+    forget_class=given.digit,
     methods=given.methods,
     seeds=given.seeds,
     judge="mnist",

@@ -16,7 +16,8 @@ from diffusers import DDPMPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from vdu.core.records import sha256_file
+from vdu.core.records import read_json, sha256_file
+from vdu.data.sources import load_images
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.training import loop
 from vdu.training.batches import NoisyImages
@@ -76,7 +77,7 @@ def refused(unlearn, desk, capsys):
         capsys.readouterr()
         assert unlearn(**changes) == 2
         said = capsys.readouterr()
-        assert said.out == "" and said.err.startswith("vdu: ") and "Traceback" not in said.err
+        assert said.out == "" and said.err.startswith(("vdu: ", "unlearn: forgetting ")) and "Traceback" not in said.err
         for text in texts:
             assert text in said.err
         assert contents(desk) == before
@@ -170,7 +171,7 @@ def test_a_folder_that_holds_a_run(desk, refused, unlearn):
     refused("already holds files. Use --overwrite to start anew, --resume-from-checkpoint latest")
     refused("was written with other settings, data or model", resume_from_checkpoint="latest", seed=1)
     refused("newest checkpoint has 6 steps", resume_from_checkpoint="latest", steps=4)
-    refused("expected a number in [0, 1]", option="gamma=2", overwrite=True)
+    refused("expected a number from 0 to 1", option="gamma=2", overwrite=True)
     refused("which 3 gradient accumulation steps do not divide", gradient_accumulation_steps=3, overwrite=True)
     refused("holds files but no run.json, so it is not a run folder", output_dir=desk / "unwanted", overwrite=True)
     refused("is a file; expected a folder", output_dir=desk / "posterior.safetensors", overwrite=True)
@@ -325,3 +326,75 @@ def test_kill_9_at_any_moment_and_on_with_the_same_bits(desk, command):
         truth = contents(desk / "truth" / name)
         assert {path: value for path, value in contents(desk / "run" / name).items() if path in truth} == truth
     assert log.read_bytes() == (desk / "truth" / "log.jsonl").read_bytes()
+
+
+# images of two roles, and folders that are input and output
+
+
+def picture(value: int, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), value).save(path)
+
+
+def test_a_run_inside_what_it_reads_is_refused(desk, refused):
+    for inside in (desk / "unwanted", desk / "model"):
+        refused("lies in", "which this run reads", output_dir=inside / "run")
+
+
+def test_forget_images_among_those_to_keep_are_left_out_and_said(desk, refused, unlearn, capsys):
+    (desk / "all").mkdir()
+    for path in (desk / "unwanted").iterdir():
+        (desk / "all" / path.name).write_bytes(path.read_bytes())
+    how = {"method": "finetune", "posterior": None, "steps": 1}
+    refused("retained images: all 6", "are among the forget images", retain=desk / "all", **how)
+    refused("retained images: all 6", retain=desk / "unwanted", **how)
+    for value in (1, 2, 3):
+        picture(value, desk / "all" / f"other-{value}.png")
+    assert unlearn(retain=desk / "all", **how) == 0
+    assert "6 of 9 retained images are forget images, pixel by pixel; they are left out" in capsys.readouterr().err
+    kept = read_json(desk / "run" / "run.json")["retain"]
+    for path in (desk / "unwanted").iterdir():
+        (desk / "all" / path.name).unlink()
+    assert kept["sha256"] == load_images(desk / "all").sha256
+
+
+def test_what_is_forgotten_is_said_and_recorded(desk, unlearn, capsys):
+    (desk / "unwanted" / ".DS_Store").write_bytes(b"\0")
+    (desk / "unwanted" / "notes.txt").write_text("unwanted", encoding="utf-8")
+    (desk / "unwanted" / "twice.png").write_bytes((desk / "unwanted" / "0.png").read_bytes())
+    assert unlearn(steps=1) == 0
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line == f"unlearn: forgetting 7 images (6 distinct): {desk}/unwanted; 2 files passed over (1 hidden, 1 text)"
+    assert read_json(desk / "run" / "run.json")["inputs"]["forget"]["passed_over"] == {"hidden": 1, "text": 1}
+    card = (desk / "run" / "pipeline" / "README.md").read_text(encoding="utf-8")
+    assert "(7 images; 2 files passed over (1 hidden, 1 text), SHA-256" in card
+
+
+def test_folders_of_numbers_and_of_splits(desk, refused, unlearn):
+    for name in ("01", "02", "03"):
+        for value in range(4):
+            picture(40 * int(name) + value, desk / "numbers" / name / f"{value}.png")
+    assert unlearn(forget=desk / "numbers", forget_class="1", steps=1) == 0
+    assert read_json(desk / "run" / "run.json")["inputs"]["forget"]["classes"] == ["01"]
+    (desk / "numbers" / "01").rename(desk / "numbers" / "train")
+    (desk / "numbers" / "02").rename(desk / "numbers" / "test")
+    (desk / "numbers" / "03").rename(desk / "numbers" / "val")
+    refused("holds the splits test, train, val; expected one of them", forget=desk / "numbers", overwrite=True)
+
+
+def test_a_latin_1_name_is_refused_in_words(desk, refused):
+    name = os.fsdecode(b"unw\xe4nted")
+    (desk / "unwanted").rename(desk / name)
+    refused("not UTF-8 text", r"unw\udce4nted", forget=desk / name)
+    refused("not UTF-8 text", forget=desk / "unwanted", output_dir=desk / os.fsdecode(b"r\xfcn"))
+
+
+def test_a_batch_that_does_not_split_is_refused_before_anything_is_drawn(desk, refused, monkeypatch):
+    """12 of 32 images of distillation are forget images; the sizes that the message names do split."""
+    how = {"method": "distillation", "posterior": None, "batch_size": 32, "force": True}
+    refused("got 32 (12 forget images, 12 own_forget images)", "choose 64", gradient_accumulation_steps=8, **how)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    refused(
+        "4 gradient accumulation steps × 2 processes do not divide; choose 64", gradient_accumulation_steps=4, **how
+    )

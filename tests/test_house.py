@@ -19,7 +19,7 @@ ALLOWED = {
     "posterior": {"core", "diffusion"},
     "methods": {"core", "diffusion", "posterior"},
     "metrics": {"core", "data"},
-    "training": {"core", "data", "diffusion"},
+    "training": {"core", "data", "diffusion", "models"},  # models: the identity of what is trained
     "zoo": {"core"},
     "replay": {"core", "data", "diffusion", "models", "training"},
     # report: a new pipeline is saved with its model card, from the command line and from Python alike
@@ -47,8 +47,9 @@ ALLOWED = {
 }  # fmt: skip
 CORE = {
     "errors": set(),
+    "paths": {"errors"},
     "records": {"errors"},
-    "runs": {"errors", "records"},
+    "runs": {"errors", "paths", "records"},
 }  # inside core: no third-party library, and only these
 TORCH = {"torch", "torchvision", "torchmetrics", "diffusers", "accelerate", "transformers"}
 HEAVY = TORCH | {"numpy", "sklearn", "matplotlib", "scipy", "PIL", "datasets", "jinja2"}

@@ -33,8 +33,11 @@ from unittest import mock
 
 import numpy as np
 
+import vdu
+
 __all__ = ["FORMATS", "Outcome", "make_inputs", "run_format", "run_guarded"]
 
+PACKAGE = Path(vdu.__file__).parent
 Reader = Callable[[Path, bytes, random.Random], Any]
 ODD_NUMBERS = [0, 1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1]
 ODD_VALUES: list[Any] = [
@@ -620,7 +623,7 @@ def run_format(name: str, inputs: Path, n: int, seed: int, keep: Path | None = N
                 (
                     f"{Path(frame.filename).name}:{frame.lineno}"
                     for frame in reversed(where)
-                    if "/vdu/" in frame.filename
+                    if Path(frame.filename).is_relative_to(PACKAGE)
                 ),
                 "",
             )

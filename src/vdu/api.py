@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdu.core.errors import InputError, did_you_mean, shown
+from vdu.core.paths import given_path
+from vdu.core.ranges import require_flags, require_kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,12 +47,18 @@ def sample(
     opened = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
     denoiser = opened if isinstance(opened, PipelineDenoiser) else PipelineDenoiser.from_pipeline(opened)
     chosen = range(seeds) if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0 else seeds
-    if not isinstance(chosen, Sequence) or isinstance(chosen, str) or not all(_is_index(each) for each in chosen):
+    if (
+        not isinstance(chosen, Sequence)
+        or isinstance(chosen, str | bytes)
+        or not all(_is_index(each) for each in chosen)
+    ):
         raise InputError(
             f"seeds: got {shown(seeds)}; expected a number of images, at least 1, or one integer per image."
         )
     if sampler is not None and not isinstance(sampler, Sampler):
         raise InputError(f"sampler: got {shown(sampler)}; expected a vdu.Sampler.")
+    if labels is not None and (not isinstance(labels, Sequence) or isinstance(labels, str | bytes)):
+        raise InputError(f"labels: got {shown(labels)}; expected one class per image, as a list.")
     return sample(denoiser, chosen, sampler or Sampler(), labels=labels, progress=progress)
 
 
@@ -73,8 +81,7 @@ def report(folder: Path | str, **settings: Any) -> Path:
     """
     from vdu.commands.report import ReportSettings, run
 
-    if not isinstance(folder, str | Path):
-        raise InputError(f"folder: got {shown(folder)}; expected the path of a run folder.")
+    folder = given_path(folder, "folder")
     known = [item.name for item in fields(ReportSettings) if item.name != "run"]
     for name in settings:
         if name not in known:
@@ -82,6 +89,8 @@ def report(folder: Path | str, **settings: Any) -> Path:
             raise InputError(
                 f"report: got an unexpected keyword argument {name!r}; expected some of {', '.join(known)}.{hint}"
             )
-    if isinstance(settings.get("output"), str):
-        settings["output"] = Path(settings["output"])
-    return Path(run(ReportSettings(run=Path(folder), **settings))["report"])
+    if settings.get("output") is not None:
+        settings["output"] = given_path(settings["output"], "output")
+    require_kind("by", settings.get("by"), str, "a name")
+    require_flags({"hide_forgotten": False} | settings, "hide_forgotten")
+    return Path(run(ReportSettings(run=folder, **settings))["report"])

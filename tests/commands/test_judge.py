@@ -71,7 +71,7 @@ def test_unusable_data_and_settings_are_refused(tmp_path):
 
         Image.new("L", (8, 8)).save(tmp_path / "a.png")
         run(JudgeSettings(data=str(tmp_path / "list.txt"), output_dir=tmp_path / "run"))
-    with pytest.raises(InputError, match="got 0 epochs"):
+    with pytest.raises(InputError, match="epochs: got 0; expected at least 1"):
         run(JudgeSettings(data="digits", output_dir=tmp_path / "run", epochs=0))
 
 

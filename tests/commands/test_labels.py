@@ -69,7 +69,7 @@ def test_a_label_is_forgotten_from_the_command_line(trained, tmp_path, command, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--forget-label", "nine"), "got 'nine'; expected a class of the model"),
+        (("--forget-label", "nine"), "forget label 'nine': unknown; the classes are: 0, 1, 2, 3"),
         ((), "IMAGES (or --forget-label) is missing"),
         (("--forget-label", "3", "--forget-class", "3"), "--forget-class: got no --forget"),
         (

@@ -167,7 +167,7 @@ def test_a_strong_penalty_holds_the_weights_back(model):
 @pytest.mark.parametrize(
     ("retain", "message"),
     [
-        (None, "resemblance: got 6 forget images; expected at least 40"),  # own samples would be sorted
+        (None, "unlearn: got 6 forget images; expected at least 40"),  # own samples would be sorted
         (some_images(shape=(1, 4, 4)), r"all 6 images have channels, height, width \(1, 4, 4\), expected \(1, 8, 8\)"),
         (some_images(n=0), "retain: got no images; expected at least one"),
     ],

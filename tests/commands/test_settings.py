@@ -1,6 +1,13 @@
 """Values that a verb refuses before it does anything, and the ends that it takes; with --dry-run, so that nothing is made."""
 
+from pathlib import Path
+from typing import get_type_hints
+
 import pytest
+
+from vdu.cli import SETTINGS
+from vdu.commands.compare import CompareSettings
+from vdu.commands.options import at_home
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -47,3 +54,40 @@ def test_names_in_a_file_may_have_dashes_or_underscores(command, capsys, tmp_pat
         (tmp_path / "c.toml").write_text(f"{name} = 5\n", encoding="utf-8")
         code, said = resolved(command, capsys, "pretrain", "--config", tmp_path / "c.toml")
         assert code == 0 and "batch_size = 5\n" in said.out
+
+
+def numbers():
+    """Every number among the settings of every verb."""
+    for verb, kind in SETTINGS.items():
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            text = str(hint)
+            if "int" in text.replace("Literal", "").split("|")[0] or "float" in text:
+                yield verb, name, text
+
+
+@pytest.mark.parametrize(("verb", "name", "text"), list(numbers()), ids=lambda each: str(each)[:20])
+def test_every_number_of_every_verb_has_a_range(verb, name, text):
+    assert "validator" in text and "validator=None" not in text, f"{verb} --{name} takes any number"
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "wrong", "ends"),
+    [
+        ("pretrain", "warmup-steps", ["-1"], ["0"]),
+        ("unlearn", "warmup-steps", ["-1"], ["0"]),
+        ("unlearn", "eta", ["-0.1", "1.1", "nan"], ["0", "1"]),
+        ("unlearn", "seed", ["9223372036854775808"], ["-1", "9223372036854775807"]),
+        ("posterior", "n-train", ["0", "-5"], ["1"]),
+        ("posterior", "variance", ["0", "nan"], ["1e-9"]),
+    ],
+)
+def test_numbers_that_had_no_range(command, capsys, verb, option, wrong, ends):
+    test_a_value_outside_its_range_is_refused_and_its_ends_are_taken(command, capsys, verb, option, wrong, ends)
+
+
+def test_a_tilde_is_expanded_in_every_path(command, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, said = resolved(command, capsys, "unlearn", "--posterior=~/p")
+    assert code == 0 and f'posterior = "{tmp_path}/p"' in said.out
+    runs = at_home(CompareSettings(runs=(Path("~/a"), Path("b")), output=Path("~/c.html")))
+    assert (runs.runs, runs.output) == ((tmp_path / "a", Path("b")), tmp_path / "c.html")

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from vdu.core.checks import hash_parameters
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.records import sha256_file
 from vdu.core.types import Losses
-from vdu.data.forget_source import absolute, forget_images, reload_forget
+from vdu.data.forget_source import forget_images, reload_forget
 from vdu.data.images import ImageSet
+from vdu.data.sources import absolute
 from vdu.methods.base import BaseMethod, mean_squared
 from vdu.methods.defaults import TrainingDefaults
 from vdu.methods.vdu import VDU, gradient_ascent
@@ -328,8 +330,11 @@ def test_a_posterior_made_for_other_weights_is_refused(model, make_pipeline, tmp
 
 def test_a_source_keeps_its_meaning_in_another_folder(monkeypatch, tmp_path):
     (tmp_path / "images").mkdir()
-    (tmp_path / "digits").mkdir()
     monkeypatch.chdir(tmp_path)
     assert absolute("images") == str(tmp_path / "images")
     assert absolute("mnist:images") == f"mnist:{tmp_path / 'images'}"
     assert [absolute(name) for name in ("digits", "hf:nobody/nothing")] == ["digits", "hf:nobody/nothing"]
+    (tmp_path / "digits").mkdir()
+    assert absolute("./digits") == absolute(Path("digits")) == str(tmp_path / "digits")
+    with pytest.raises(InputError, match="digits: is a file or folder here and the name of a data set. Write ./digits"):
+        absolute("digits")

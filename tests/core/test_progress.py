@@ -48,15 +48,27 @@ def test_the_time_left_is_work_left_at_the_speed_so_far(clock):
 
 def test_what_was_skipped_counts_as_done_but_not_as_speed(clock):
     with progress.whole("evaluate") as verb:
-        progress.expect({"samples": (100, 20), "probes": (6000, 1)}, counted=True)
+        progress.expect({"both models": (100, 20), "probes": (6000, 1)})
         progress.reach("probes")  # all samples came from the cache
         assert verb.left() is None
         clock[0] = 10.0
         progress.advance(600)
         assert (verb.done, verb.left()) == (2600, pytest.approx(90))
-        with progress.bar("samples of the retrained model", 5, "image") as shown:
-            shown.update(5)  # counted by its evaluations, not twice
+        with progress.bar("original", 5, "image") as shown:
+            shown.update(5)  # no stage: counted by its evaluations, not twice
         assert verb.done == 2600
+
+
+def test_a_stage_counts_by_its_items_and_what_is_between_stages_by_its_evaluations(clock):
+    with progress.whole("evaluate") as verb:
+        progress.expect({"samples for a judge": (100, 20), "both models": (50, 20)})
+        with progress.bar("samples for a judge", 100, "image") as shown:
+            progress.advance(1000)  # the same images
+            shown.update(50)
+            assert verb.done == 1000
+        progress.reach("both models")
+        progress.advance(400)
+        assert verb.done == 2400
 
 
 def test_a_stage_that_ends_early_says_so_and_one_that_fails_does_not(capsys):

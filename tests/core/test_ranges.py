@@ -3,7 +3,18 @@ import math
 import pytest
 
 from vdu.core.errors import InputError
-from vdu.core.ranges import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, TRAINING, require_ranges
+from vdu.core.ranges import (
+    AT_LEAST_0,
+    COUNT,
+    FRACTION,
+    NOT_NEGATIVE,
+    PORT,
+    POSITIVE,
+    RANGES,
+    SEED,
+    UNIT,
+    require_ranges,
+)
 from vdu.training.loop import TrainSettings
 
 
@@ -14,6 +25,10 @@ from vdu.training.loop import TrainSettings
         (POSITIVE, (1e-12, 3.0, 3), ("1", 0, 0.0, -1e-9, math.inf, math.nan)),
         (NOT_NEGATIVE, (0, 5), (-1, 0.5, -1e-9, math.inf, math.nan)),
         (FRACTION, (0, 0.0, 0.999), (1, 1.0, -0.1, math.nan)),
+        (UNIT, (0, 1, 0.5), (1 + 1e-12, -1e-12, math.nan, "1")),
+        (AT_LEAST_0, (0, 3.5, 10**400), (-1e-12, math.inf, math.nan, False)),
+        (SEED, (0, -1, 2**63 - 1, -(2**63)), (2**63, -(2**63) - 1, 0.5, "0", True)),
+        (PORT, (1, 65535), (0, 65536, 80.5)),
     ],
 )
 def test_the_ends_of_the_ranges(allowed, inside, outside):
@@ -22,7 +37,7 @@ def test_the_ends_of_the_ranges(allowed, inside, outside):
 
 
 def test_none_is_a_default_and_zero_is_a_zero():
-    require_ranges(dict.fromkeys(TRAINING))
+    require_ranges(dict.fromkeys(RANGES))
     require_ranges({"a_name_without_a_range": -1})
     with pytest.raises(InputError, match="steps: got 0; expected at least 1"):
         require_ranges({"steps": 0})

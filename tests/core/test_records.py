@@ -149,3 +149,10 @@ def test_a_record_names_the_accelerator(monkeypatch):
     assert environment()["hardware"]["accelerator"] == "a card"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "accelerator" not in environment()["hardware"]
+
+
+def test_a_name_that_is_no_utf8_is_escaped_and_read_back(tmp_path):
+    name = os.fsdecode(b"unw\xe4nted")
+    write_json(tmp_path / "a.json", {"path": name, "word": "кошки"})
+    assert (tmp_path / "a.json").read_bytes().decode("utf-8").count(r"\udce4") == 1
+    assert read_json(tmp_path / "a.json") == {"path": name, "word": "кошки"}

@@ -86,6 +86,8 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "vdu"
     assert cache_folder(tmp_path / "mine") == tmp_path / "mine"
+    monkeypatch.setenv("VDU_CACHE", "~/elsewhere")
+    assert cache_folder() == tmp_path / "home" / "elsewhere"
 
 
 def test_mnist_comes_from_mirrors_into_the_cache(mirror, tmp_path, monkeypatch):

@@ -41,10 +41,13 @@ def test_class_folders_become_labels(tmp_path):
 def test_split_folders_are_entered_and_not_taken_for_classes(tmp_path):
     save(tmp_path / "train/cat/1.png", noise(4, 4))
     save(tmp_path / "test/1.png", noise(4, 4))
-    assert load_images(str(tmp_path)).class_names == ("cat",)
+    assert load_images(str(tmp_path), split="train").class_names == ("cat",)
+    with pytest.raises(InputError, match=r"holds the splits test, train; expected one of them, such as .*/test"):
+        load_images(str(tmp_path))
     assert load_images(str(tmp_path), split="test").names == ("1.png",)
     (tmp_path / "test/1.png").unlink()
     (tmp_path / "test").rmdir()
+    assert load_images(str(tmp_path)).class_names == ("cat",)  # the only one
     with pytest.raises(InputError, match=r"holds the splits train, but not 'test'"):
         load_images(str(tmp_path), split="test")
     with pytest.raises(InputError, match=r"has no test split"):
@@ -182,3 +185,71 @@ def test_one_image_is_no_list(tmp_path):
     save(tmp_path / "a.png", noise(3, 3))
     with pytest.raises(InputError, match=r"is one image; expected a folder"):
         load_images(str(tmp_path / "a.png"))
+
+
+def test_files_are_images_by_their_content_and_the_rest_is_counted(tmp_path):
+    """Whatever the names: a hash, a second suffix, a dot at the end, none that anybody knows."""
+    names = ("0.png", "1.png.txt", "d41d8cd98f00b204", "img.dat", "photo.", "v.jfif")
+    for name in names:
+        save(tmp_path / "any.png", noise(4, 4))
+        (tmp_path / "any.png").rename(tmp_path / name)
+    (tmp_path / "0.txt").write_text("BMW and P1 are words", encoding="utf-8")
+    (tmp_path / "utf16.txt").write_text("a caption", encoding="utf-16")
+    for name in ("Thumbs.db", "desktop.ini", ".hidden.png", "._0.png"):
+        (tmp_path / name).write_bytes(b"\0" * 9)
+    found = load_images(str(tmp_path))
+    assert found.names == tuple(sorted(names))
+    assert found.passed_over == {"hidden": 2, "of the operating system": 2, "text": 2}
+    assert found.select([0]).passed_over == found.passed_over
+
+
+@pytest.mark.parametrize("name", ["scan", "scan.txt", "scan.json"])
+def test_what_is_named_like_a_text_and_holds_none_stops_the_load(tmp_path, name):
+    save(tmp_path / "a.png", noise(2, 2))
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic\0\0")  # a photograph of a kind that cannot be read
+    with pytest.raises(InputError, match=rf"1 of 2 files are of a kind that cannot be read:\n  {name}"):
+        load_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("cut", [10, 40])
+def test_a_cut_image_under_another_name_is_missed_by_nobody(tmp_path, cut):
+    save(tmp_path / "a.png", noise(9, 9))
+    (tmp_path / "b.txt").write_bytes((tmp_path / "a.png").read_bytes()[:cut])
+    with pytest.raises(InputError, match=r"1 of 2 images cannot be used:\n  b.txt"):
+        load_images(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("array", "colour", "shown"),
+    [
+        (np.stack([np.full((2, 2), 7, np.uint8)] * 3, -1), (7, 7, 7), [255]),
+        (np.array([[0, 9], [9, 9]], np.uint8), 9, [0, 255]),
+        (np.array([[0, 257 * 9], [0, 0]], np.uint16), 0, [9, 255]),
+    ],
+)
+def test_a_transparent_colour_is_refused_like_an_alpha_channel(tmp_path, array, colour, shown):
+    Image.fromarray(array).save(tmp_path / "a.png", transparency=colour)
+    shape = (3 if array.ndim == 3 else 1, 2, 2)
+    with pytest.raises(InputError, match=r"a.png: mode .* with a transparent colour, expected 8-bit grey \(L\) or RGB"):
+        load_images(str(tmp_path), shape=shape)
+    assert load_images(str(tmp_path), shape=shape, convert=True).images.unique().tolist() == shown
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "test", "val"), ("Train", "TEST"), ("training", "testing"), ("dev", "eval")]
+)
+def test_splits_are_asked_about_also_beside_a_readme(tmp_path, names):
+    for name in names:
+        save(tmp_path / name / "1.png", noise(3, 3))
+    (tmp_path / "README.md").write_text("splits", encoding="utf-8")
+    with pytest.raises(InputError, match=rf"holds the splits {', '.join(sorted(names))}; expected one of them"):
+        load_images(str(tmp_path))
+    assert len(load_images(str(tmp_path / names[0]))) == 1
+
+
+def test_folders_that_are_no_splits_are_classes(tmp_path):
+    for name in ("train", "tram"):
+        save(tmp_path / name / "1.png", noise(3, 3))
+    assert load_images(str(tmp_path)).class_names == ("train", "tram")
+    save(tmp_path / "2.png", noise(3, 3))  # an image beside them: all of it is one set
+    assert load_images(str(tmp_path)).class_names is None

@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import lzma
 import os
 import struct
 from pathlib import Path
@@ -25,7 +26,7 @@ def write(folder: Path, images: bytes = IMAGES, labels: bytes = LABELS, split: s
     return folder
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress])
 def test_reads_what_struct_wrote(tmp_path, pack):
     path = tmp_path / "any-name"
     path.write_bytes(pack(IMAGES))
@@ -48,6 +49,9 @@ DAMAGED = {
     "gzip of cut": (gzip.compress(IMAGES[:-1]), r"got only 39 bytes"),
     "gzip of too long": (gzip.compress(IMAGES + bytes(9)), r"got more than 40 bytes"),
     "gzip of lying header": (gzip.compress(HUGE), r"announces \d{29} bytes"),
+    "xz cut": (lzma.compress(IMAGES)[:-9], r"cannot be read as an IDX file"),
+    "xz garbage": (b"\xfd7garbage", r"cannot be read as an IDX file"),
+    "xz of lying header": (lzma.compress(HUGE), r"announces \d{29} bytes"),
     "gzip bad sum": (gzip.compress(IMAGES)[:-8] + bytes(8), r"CRC check failed"),
 }
 
@@ -75,6 +79,13 @@ def test_a_gzip_bomb_is_read_no_further_than_its_header_announces(tmp_path, monk
     with pytest.raises(InputError, match=r"more than 40 bytes"):
         read_idx(path, ndim=3)
     assert sum(map(len, taken)) == len(IMAGES) + 1
+
+
+def test_a_python_without_lzma_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(lzma.compress(IMAGES))
+    monkeypatch.setattr(idx, "lzma", None)
+    with pytest.raises(InputError, match=r"compressed by xz, for which this Python has no lzma module"):
+        read_idx(tmp_path / "file", ndim=3)
 
 
 def test_wrong_sum_and_missing_file_say_what_to_do(tmp_path):

@@ -25,7 +25,7 @@ needs_datasets = pytest.mark.skipif(no_datasets, reason='needs the extra "vdu[da
         ("idx", {}, r"idx: needs a folder; expected mnist"),
         ("digits:there", {}, r"digits:there: takes no folder"),
         ("nonsense:there", {}, r"nonsense:there: no such source.*cifar10:FOLDER"),
-        ("", {}, r"no such source|holds no image"),
+        ("", {}, r"no such source|holds no image|images: got ''; expected a path"),
         ("digits", {"shape": (1, 28, 28)}, r"all 1442 images have .* \(1, 8, 8\), expected \(1, 28, 28\)"),
     ],
 )
@@ -112,3 +112,20 @@ def test_metadata_gives_labels_and_names_or_is_refused(pets):
 def test_a_row_without_an_image_is_an_input_error():
     with pytest.raises(InputError, match=r"no image in this row"):
         huggingface._open(None)
+
+
+@pytest.mark.parametrize("name", ["mnist", "mnist-mini", "digits", "cifar10", "idx:x", "mnist:x", "hf:x"])
+def test_a_name_of_a_data_set_and_of_a_folder_here_is_not_guessed(tmp_path, monkeypatch, name):
+    from pathlib import Path
+
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    Image.new("L", (8, 8), 7).save(Path(name) / "a.png")
+    with pytest.raises(
+        InputError, match=rf"{name}: is a file or folder here and the name of a data set\. Write \./{name}"
+    ):
+        load_images(name)
+    for spec in (f"./{name}", Path(name), str(tmp_path / name)):
+        assert load_images(spec).images.unique().tolist() == [7]

@@ -84,7 +84,7 @@ def test_one_level_is_what_a_schedule_would_give(own):
 
 
 def test_an_unknown_scaling_is_refused():
-    with pytest.raises(InputError, match="got scaling 'edm'; expected one of variance-preserving, flow"):
+    with pytest.raises(InputError, match="scaling: got 'edm'; expected one of variance-preserving, flow"):
         NoiseSchedule(torch.tensor([0.9, 0.5]), "edm")
 
 

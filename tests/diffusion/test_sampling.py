@@ -181,9 +181,9 @@ def test_more_steps_than_the_schedule_has_are_refused(make_pipeline):
     ("options", "message"),
     [
         ({"scheduler": "euler"}, "scheduler: got 'euler'; expected one of ddpm, ddim, dpm"),
-        ({"steps": 0}, "expected steps ≥ 1"),
-        ({"microbatch_size": 0}, "microbatch_size ≥ 1"),
-        ({"eta": 1.5}, r"eta within \[0, 1\]"),
+        ({"steps": 0}, "steps: got 0; expected at least 1"),
+        ({"microbatch_size": 0}, "microbatch_size: got 0; expected at least 1"),
+        ({"eta": 1.5}, r"eta: got 1.5; expected a number from 0 to 1"),
         ({"scheduler": "ddpm", "eta": 0.5}, "only ddim has an eta"),
     ],
 )

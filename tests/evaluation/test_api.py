@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tests.evaluation.conftest import QUICK, counted
 
 import vdu
+from vdu.commands.verify import verify
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
@@ -47,7 +48,7 @@ def test_the_command_line_and_python_give_the_same_numbers(pair, pixel_judge, co
     assert (pul["n_original"], pul["n_unlearned"]) == (n_before, n_after)
     assert pul["value"] == pytest.approx(100 * (n_before - n_after) / n_before)
     ours, theirs = (read(pair / name / "metrics.json") for name in ("out", "cli"))
-    assert {**ours, "cost": 0} == {**theirs, "cost": 0}
+    assert {**ours, "cost": 0, "date": 0} == {**theirs, "cost": 0, "date": 0}
     images = {name: samples(pair / "out", name)["images"] for name in ("original", "unlearned")}
     assert not torch.equal(images["original"], images["unlearned"])
     objects = evaluate(before=make_pipeline(seed=0), after=make_pipeline(seed=1), forget=pair / "unwanted", **QUICK)
@@ -78,6 +79,8 @@ def test_the_other_verbs_read_the_folder(pair, evidence, command):
     opened = open_run(pair / "out")
     assert [each.name for each in opened.checkpoints] == ["original", "final"]
     assert read_runs([pair / "out"])[0].metrics["n_images"] == 24
+    unlike = {each.item: each.answer for each in verify(pair / "out") if each.answer != "matches"}
+    assert unlike == {"feature network": "not available"}  # the toy judge is in no folder
 
 
 def test_the_evidence_object(evidence, tmp_path):
@@ -165,7 +168,7 @@ def test_refusals_are_the_same_on_the_command_line_and_in_python(pair, command, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"probes": "some"}, "probes: got 'some'; expected one of none, quick, full"),
+        ({"suite": "some"}, "suite: got 'some'; expected one of none, quick, full"),
         ({"n_images": 0}, "n_images: got 0; expected at least 1"),
         ({"judge": "mnist"}, r"judge mnist: expects images of shape \(1, 28, 28\)"),
         ({"reference_split": "all"}, "reference_split: got 'all'"),
@@ -196,7 +199,7 @@ def test_a_result_is_its_folder_or_its_two_pipelines(pair, pixel_judge, make_pip
     Result.original = None
     with pytest.raises(InputError, match="a result without a run folder"):
         evaluate(Result())
-    with pytest.raises(InputError, match="got DDPMPipeline; expected a run folder or a result"):
+    with pytest.raises(InputError, match="got a DDPMPipeline; expected a run folder or a result"):
         evaluate(make_pipeline())
     with pytest.raises(InputError, match="with a run, which is evaluated in its own folder"):
         evaluate(pair / "before", folder=pair / "elsewhere")
@@ -240,3 +243,23 @@ def test_a_result_of_unlearning_brings_what_its_evaluation_needs(pair, pixel_jud
     assert found.folder == where or folder is None
     given = vdu.evaluate(before=original, after=result.pipeline, forget=images, **QUICK)
     assert (found.pul, found.u_fid) == (given.pul, given.u_fid)
+
+
+def test_the_cost_and_the_method_of_a_result_in_memory_are_part_of_the_evidence(pair, pixel_judge):
+    result = vdu.unlearn(pair / "before", "ascent", forget=pair / "unwanted", steps=2, batch_size=4, progress=None)
+    evidence = evaluate(result, folder=pair / "new", device="cpu", **QUICK)
+    assert evidence.pul.n_images == QUICK["n_images"]
+    assert read(pair / "new" / "metrics.json")["cost"][0] == {
+        "stage": "unlearn", "seconds": round(result.seconds, 3), "network_evaluations": result.network_evaluations, "reused": 0,
+    }  # fmt: skip
+    assert [stage["stage"] for stage in read(pair / "new" / "run.json")["stages"]] == ["unlearn", "judge", "evaluate"]
+    assert 'method = "ascent"' in (pair / "new" / "config.toml").read_text()
+
+
+def test_former_names_keep_working(pair, pixel_judge):
+    given = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted", **QUICK}
+    with pytest.warns(DeprecationWarning, match="evaluate: probes is called suite now"):
+        old = evaluate(probes="none", **given)
+    assert old.pul == evaluate(suite="none", **given).pul
+    with pytest.raises(InputError, match="probes: is the former name of suite, and both are given"):
+        evaluate(probes="none", suite="none", **given)

@@ -17,7 +17,14 @@ from vdu.evaluation import references
 from vdu.evaluation.compare import compare, corrected, predict
 from vdu.evaluation.measure import measure
 from vdu.evaluation.records import Comparison, PULRecord
-from vdu.evaluation.references import filtered_original, first_images, reference_images, split_at_random, without_forget
+from vdu.evaluation.references import (
+    filtered_original,
+    first_images,
+    load_reference,
+    reference_images,
+    split_at_random,
+    without_forget,
+)
 from vdu.judges.judging import Judging
 from vdu.metrics.feature_networks import FeatureNetwork
 from vdu.metrics.features import Predictions
@@ -267,14 +274,17 @@ def test_a_reference_loses_the_forget_classes_by_label_or_by_the_judge(monkeypat
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     stored = ImageSet(images(6, 4).images, labels, None, CLASSES, "labelled")
     monkeypatch.setattr(references, "load_images", lambda source, shape, split: stored)
-    by_label = reference_images("data", "test", judging("a"), ["a"], (1, 2, 2))
-    assert by_label is not None and by_label.description == "labelled without a (by label)"
+    forget = ImageSet(stored.images[:1] ^ 255)
+    loaded = load_reference("data", "test", forget)
+    assert loaded is stored
+    by_label = reference_images(loaded, judging("a"), ["a"])
+    assert by_label.description == "labelled without a (by label)"
     assert torch.equal(by_label.images, stored.images[labels != 0])
     stored = ImageSet(stored.images, description="unlabelled")
-    by_judge = reference_images("data", "test", judging("a"), ["a"], (1, 2, 2))
-    assert by_judge is not None and by_judge.description == "unlabelled without forget images (by the judge)"
+    by_judge = reference_images(stored, judging("a"), ["a"])
+    assert by_judge.description == "unlabelled without forget images (by the judge)"
     assert torch.equal(by_judge.images, stored.images[torch.from_numpy(class_of(stored) != 0)])
-    assert reference_images(None, "test", judging("a"), ["a"], (1, 2, 2)) is None
+    assert load_reference(None, "test", forget) is None
 
 
 def test_no_set_becomes_floating_point_as_a_whole(monkeypatch):

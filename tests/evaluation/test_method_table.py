@@ -40,6 +40,27 @@ def test_a_row_is_unlearning_and_evaluating_by_hand(pair, pixel_judge):
     assert replace(found.rows[3], method="ascent", seconds=row.seconds) == row
 
 
+def test_all_methods_are_checked_before_the_first_runs_and_rows_show_options(pair, pixel_judge, monkeypatch):
+    done = []
+    monkeypatch.setattr(method_table, "unlearn", lambda *_, **__: done.append(1))
+    with pytest.raises(InputError, match="--retain: got .*, but the method ascent does not use retained images"):
+        compare(
+            pair / "before", methods=["finetune", "ascent"], forget=pair / "unwanted", retain=pair / "unwanted", **QUICK
+        )
+    assert done == []
+
+    def diverge(*_, **__):
+        raise DivergenceError("step 1: the loss is NaN")
+
+    monkeypatch.setattr(method_table, "unlearn", diverge)
+    methods = ["ascent", vdu.RetainDistillation(forget_weight=0.5)]
+    with monkeypatch.context() as patch:
+        patch.setattr("vdu.unlearning.plan.require_enough", lambda *_: None)
+        found = compare(pair / "before", methods=methods, forget=pair / "unwanted", **QUICK)
+    assert [row.options for row in found.rows] == ["", "forget_weight=0.5"]
+    assert "| distillation | forget_weight=0.5 | 0 |" in found.to_markdown()
+
+
 def test_a_finished_row_is_not_computed_again(pair, pixel_judge, monkeypatch):
     given = {"forget": pair / "unwanted", "folder": pair / "table", **QUICK, **SHORT}
     done, real = [], method_table.unlearn
@@ -70,7 +91,7 @@ def test_a_run_that_diverges_is_a_row_without_numbers(pair, pixel_judge, monkeyp
     [
         ({"methods": []}, "expected a list of one or more methods"),
         ({"methods": "auto"}, "expected a list"),
-        ({"seeds": 0}, "at least one seed"),
+        ({"seeds": 0}, "seeds: got 0; expected at least 1"),
         ({"methods": ["distilation"]}, "Did you mean 'distillation'"),
         ({"methods": ["ascent"], "stepz": 3}, "stepz"),
     ],
@@ -95,7 +116,7 @@ def test_three_seeds_make_one_row_with_an_interval_over_seeds(n, n_rows):
 def test_the_table_as_text_and_as_a_page(tmp_path):
     found = table(ROW, replace(ROW, method="<b>|x"))
     lines = found.to_markdown().splitlines()
-    assert lines[2] == "| m | 0 | 4 of 10 | 60.0 [50.0, 70.0] | 5.0 [4.0, 6.0] | 3 of 30 | 100 | 2 |"
+    assert lines[2] == "| m | – | 0 | 4 of 10 | 60.0 [50.0, 70.0] | 5.0 [4.0, 6.0] | 3 of 30 | 100 | 2 |"
     assert lines[3].startswith(r"| <b>\|x |")
     page = found.to_html(tmp_path / "table.html").read_text("utf-8")
     assert "&lt;b&gt;|x" in page and "<b>" not in page

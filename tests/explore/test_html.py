@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from vdu.explore.curve_html import curve_table, draw_curves
 from vdu.explore.film import Frame
-from vdu.explore.html import data_uri, draw_answers, draw_chosen, draw_film, draw_pairs
+from vdu.explore.html import covers, data_uri, draw_answers, draw_chosen, draw_film, draw_pairs
 from vdu.explore.open_run import Checkpoint
 from vdu.explore.tradeoff import Curve, Point
 from vdu.reporting.findings.answer import Answer
@@ -71,6 +72,29 @@ def test_the_chosen_pair_is_the_stored_one(opened):
     assert (shown(html)[0] == opened.data.original.images[17, ..., 0]).all()
     assert (shown(html)[1] == opened.data.unlearned.images[17, ..., 0]).all()
     assert shown(draw_chosen(opened.data, seed + 1)) == []
+
+
+def test_unwanted_images_are_covered_unless_the_forget_set_is_packaged(opened):
+    """Exactly the images that the judge calls an 8, of a run on somebody's own folder; none of the packaged digits."""
+    data = opened.data
+    rows = range(len(data.original.seeds))
+    inputs = data.run["inputs"] | {"forget": data.run["inputs"]["forget"] | {"source": "/home/me/unwanted"}}
+    private = replace(data, run=data.run | {"inputs": inputs})
+    expected = [[int(each.judge_class[i]) == 8 for each in (data.original, data.unlearned)] for i in rows]
+    assert any(map(any, expected))
+    for i, pair in enumerate(expected):
+        for html in (draw_pairs(private, [i]), draw_chosen(private, int(data.original.seeds[i]))):
+            marks = ["vdu-covered" in tag for tag in re.findall(r"<img[^>]*>", html)]
+            assert marks == pair
+    assert covers(private, None) == (True, True)  # nobody judged it
+    assert covers(replace(private, forget_ids=()), 0) == (True, True)
+    assert "vdu-covered" not in draw_pairs(data, rows) and covers(data, None) == (False, False)
+
+
+def test_a_covered_row_of_a_film(opened):
+    frames = (Frame(1, 2, 5, *[np.zeros((4, 4, 1), np.uint8)] * 2),) * 2
+    html = draw_film(1, [frames], frames[0], stored=True, covered=(True, False))
+    assert re.findall(r'class="(vdu-film[^"]*)"', html) == ["vdu-film vdu-covered", "vdu-film"]
 
 
 def test_answers_are_escaped_and_lead_to_the_report():

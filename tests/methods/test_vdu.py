@@ -302,7 +302,7 @@ def test_t_1_is_never_drawn_and_all_others_alike():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gamma": 1.5}, r"gamma: got 1.5; expected a number in \[0, 1\]"),
+        ({"gamma": 1.5}, r"gamma: got 1.5; expected a number from 0 to 1"),
         ({"gamma": -0.1}, r"gamma: got -0.1; expected"),
         ({"gamma": float("nan")}, "gamma: got nan; expected"),
         ({"gamma": 0.1}, r"posterior: none given with gamma = 0.1; give one, or gamma = 0 \(gradient ascent\)"),

@@ -253,8 +253,8 @@ def test_name_filter(linear):
     ("changes", "message"),
     [
         ({}, r"amnesia-fisher: got timesteps_per_sample 50, batch_size 100; expected 1 to 8 \(the steps of"),
-        ({"timesteps_per_sample": 0}, "got timesteps_per_sample 0"),
-        ({"timesteps_per_sample": 4, "batch_size": 0}, "batch_size 0; expected"),
+        ({"timesteps_per_sample": 0}, "timesteps_per_sample: got 0"),
+        ({"timesteps_per_sample": 4, "batch_size": 0}, "batch_size: got 0; expected"),
         ({"timesteps_per_sample": 4, "samples": X[0]}, r"samples: got \(1, 2, 2\) torch.float64; expected floating"),
         ({"timesteps_per_sample": 4, "samples": X * float("nan")}, "samples: hold NaN"),
         ({"timesteps_per_sample": 4, "generator": None}, "generator: got NoneType"),

@@ -32,6 +32,12 @@ def picture(mode: str, size: tuple[int, int], kind: str) -> bytes:
     return content.getvalue()
 
 
+def transparent() -> bytes:
+    content = io.BytesIO()
+    Image.new("L", (8, 8), 3).save(content, "PNG", transparency=3)
+    return content.getvalue()
+
+
 FITS, CONVERTS, BROKEN, PASSED_OVER, STRANGER = "fits", "converts", "broken", "passed over", "stranger"
 # ending, content, what it is to a model of 1×8×8
 CONTENTS = {
@@ -50,8 +56,16 @@ CONTENTS = {
     "text": (".jpeg", b"not a picture", BROKEN),
     "caption": (".txt", b"a cat", PASSED_OVER),
     "table": (".csv", b"a,b", PASSED_OVER),
+    "bare text": ("", b"P5 BMW GIF", PASSED_OVER),
     "archive": (".zip", b"PK", STRANGER),
     "program": (".exe", b"MZ", STRANGER),
+    "bare program": ("", b"MZ\0\0", STRANGER),
+    "no suffix": ("", picture("L", (8, 8), "PNG"), FITS),
+    "two suffixes": (".png.txt", picture("L", (8, 8), "PNG"), FITS),
+    "another suffix": (".dat", picture("L", (8, 8), "JPEG"), FITS),
+    "a dot": (".", picture("RGB", (8, 8), "PNG"), CONVERTS),
+    "cut under another name": (".json", picture("L", (8, 8), "PNG")[:30], BROKEN),
+    "transparent colour": (".png", transparent(), CONVERTS),
 }
 NAMES = st.text(st.sampled_from("aé猫🐈 '%[]*~$&;-_ß\u202e" + string.ascii_letters), min_size=1, max_size=12).filter(
     lambda name: name.strip() and not name.startswith("__MACOSX")
@@ -76,6 +90,8 @@ def test_a_folder_is_read_whole_or_refused_with_all_its_culprits(tmp_path, files
     if linked:  # a link to an image is followed, to nothing or to a folder not
         (root / "link to an image.png").symlink_to(target)
         kinds["link to an image.png"] = FITS
+    passed_over = list(kinds.values()).count(PASSED_OVER)
+    hidden = sum(hidden for _, hidden in files.values())
     good = {FITS, CONVERTS} if convert else {FITS}
     images = sorted(name for name, kind in kinds.items() if kind in {FITS, CONVERTS, BROKEN})
     strangers = [name for name, kind in kinds.items() if kind == STRANGER]
@@ -88,6 +104,7 @@ def test_a_folder_is_read_whole_or_refused_with_all_its_culprits(tmp_path, files
     else:
         found = load_images(str(root), shape=SHAPE, convert=convert)
         assert list(found.names or ()) == images and found.shape == SHAPE
+        assert found.passed_over == {kind: n for kind, n in (("hidden", hidden), ("text", passed_over)) if n}
 
 
 @pytest.mark.parametrize("target", ["nowhere.png", "."])

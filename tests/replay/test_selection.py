@@ -130,7 +130,7 @@ def test_the_zones_are_quantiles_of_the_forget_set_and_nobody_is_scored_by_who_s
 
     seen = []
 
-    def fit(self, positives, negatives, levels, steps, seed):
+    def fit(self, positives, negatives, levels, steps, seed, title):
         seen.append({int(image[0, 0, 0]) for image in negatives.images})
         return len(seen) - 1
 

@@ -64,6 +64,23 @@ def schema_of(kind: Any, found: dict[str, Any]) -> dict[str, Any]:
     return {"type": plain, **{names[type(each)]: each.value for each in limits}}
 
 
+def a_line_each(schema: dict[str, Any]) -> str:
+    """The schema as JSON with a line for each property and each definition."""
+
+    def text(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    parts = []
+    for key, value in schema.items():
+        inside = (
+            ",\n".join(f"  {text(name)}: {text(each)}" for name, each in value.items())
+            if isinstance(value, dict)
+            else ""
+        )
+        parts.append(f" {text(key)}: " + (f"{{\n{inside}\n }}" if inside else text(value)))
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
 def test_the_published_schema_is_that_of_the_types():
     assert json.loads(PUBLISHED.read_text("utf-8")) == written_schema()
 
@@ -180,4 +197,4 @@ def test_the_first_wrong_place_is_named(value, message):
 
 
 if __name__ == "__main__":
-    PUBLISHED.write_text(json.dumps(written_schema(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    PUBLISHED.write_text(a_line_each(written_schema()), "utf-8")

@@ -7,11 +7,14 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from vdu.commands.verify import verify
+from vdu.commands.verify import VerifySettings, run, verify
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
+from vdu.core.records import sha256_bytes
 from vdu.data.forget_source import forget_images
 from vdu.models.pipelines import configuration_of
+from vdu.reporting.card import update_card, write_card
+from vdu.reporting.evidence_json import QUESTIONS
 from vdu.reporting.render import render_report
 
 
@@ -28,17 +31,23 @@ def whole(run_dir, make_pipeline, tmp_path):
     for i in range(3):
         Image.fromarray(np.full((8, 8), 20 * i, np.uint8)).save(images / f"{i}.png")
     record = json.loads((run_dir / "run.json").read_text("utf-8"))
+    forget = {"description": "grey squares", "classes": ["7"], "n_images": 3}
+    forget |= {"sha256": forget_images(str(images), (1, 8, 8)).sha256}
     record["inputs"] = {
         "model": {"path": str(models["original"]), "sha256": sha256["original"]},
-        "forget": {"source": str(images), "sha256": forget_images(str(images), (1, 8, 8)).sha256},
+        "forget": {"source": str(images), **forget},
     }
     configuration = configuration_of(made["unlearned"])
     record["pipeline"] = {"sha256": sha256["unlearned"], "configuration_sha256": configuration}
     (run_dir / "run.json").write_text(json.dumps(record), "utf-8")
     metrics = json.loads((run_dir / "metrics.json").read_text("utf-8"))
-    metrics["protocol"] |= {"retrained_path": str(models["retrained"]), "retrained_sha256": sha256["retrained"]}
+    metrics["protocol"] |= {"retrained_path": str(models["retrained"])}
+    metrics["protocol"] |= {f"{name}_sha256": each for name, each in sha256.items()}
+    metrics["forget"] = forget
     (run_dir / "metrics.json").write_text(json.dumps(metrics), "utf-8")
     (run_dir / "config.toml").write_text(f'method = "vdu"\nforget = "{images}"\n', "utf-8")
+    write_card(run_dir / "pipeline", record["inputs"], "vdu", {"steps": 300})
+    update_card(run_dir, metrics)
     render_report(run_dir)
     return run_dir
 
@@ -57,7 +66,96 @@ def spoil_configuration(folder):
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"beta_end": 0.019}), "utf-8")
 
 
+def edit(name, change):
+    """Change a JSON file of the run, as somebody with an editor would."""
+
+    def spoil(run):
+        value = json.loads((run / name).read_text("utf-8"))
+        change(value)
+        (run / name).write_text(json.dumps(value, indent=2), "utf-8")
+
+    return spoil
+
+
+def replaced(name, old, new):
+    def spoil(run):
+        text = (run / name).read_text("utf-8")
+        assert old in text
+        (run / name).write_text(text.replace(old, new), "utf-8")
+
+    return spoil
+
+
+def set_at(*place, value):
+    def change(found):
+        for key in place[:-1]:
+            found = found[key]
+        assert found[place[-1]] != value
+        found[place[-1]] = value
+
+    return change
+
+
+CARD = "pipeline/README.md"
+UNKNOWN_ANSWERS = {"answers and numbers of evidence.json": "not available"}  # made from other files than are there
 CHANGES = {
+    "a better level": (
+        edit("evidence.json", set_at("verdicts", "gone", "level", value="fact")),
+        {"answer: Is it gone?": "differs"},
+    ),
+    "a better sentence": (
+        edit("evidence.json", set_at("verdicts", "rest", "answer", value="Intact")),
+        {"answer: Is the rest intact?": "differs"},
+    ),
+    "a left out limit": (
+        edit("evidence.json", set_at("verdicts", "trust", "limits", value=[])),
+        {"answer: Can I trust this page?": "differs"},
+    ),
+    "a better number": (
+        edit("evidence.json", set_at("metrics", "rows", 3, "pul", "value", value=99.9)),
+        {"numbers": "differs"},
+    ),
+    "a probe that did not run": (
+        edit("evidence.json", set_at("probe_verdicts", "relearning", "level", value="good")),
+        {"answers of the single tests": "differs"},
+    ),
+    "another author": (
+        edit("evidence.json", set_at("about", "steps", value=1)),
+        {"the rest of evidence.json": "differs"},
+    ),
+    "another page with its hash": (
+        lambda run: edit("evidence.json", set_at("provenance", "page", value=sha256_bytes(b"good")))(
+            (run / "report.html").write_bytes(b"good") and run
+        ),
+        {"report.html, made again": "differs"},
+    ),
+    "numbers of another model": (
+        edit("run.json", set_at("pipeline", "sha256", value="0" * 64)),
+        {"unlearned model": "differs", "run.json": "differs"} | UNKNOWN_ANSWERS,
+    ),
+    "no hashes": (
+        edit("evidence.json", set_at("provenance", "files", value={})),
+        {"the rest of evidence.json": "differs"},
+    ),
+    "no answers": (
+        edit("evidence.json", set_at("verdicts", value="all good")),
+        {f"answer: {question}": "differs" for question in QUESTIONS.values()},
+    ),
+    "card, a figure": (
+        replaced(CARD, "| class histogram, distance |", "| perfection |"),
+        {"model card, figures": "differs"},
+    ),
+    "card, PUL": (
+        replaced(CARD, "| PUL, gone | ", "| PUL, gone | 1"),
+        {"model card, PUL and u-FID": "differs", "model card, figures": "differs"},
+    ),
+    "card, result": (
+        replaced(CARD, "- type: pul\n      value: ", "- type: pul\n      value: 1"),
+        {"model card, results in its head": "differs"},
+    ),
+    "card, forget set": (replaced(CARD, "grey squares", "nothing"), {"model card, forgotten": "differs"}),
+    "card, a person's words": (replaced(CARD, "# Unlearned: 7", "# Unlearned: 7\n\nHello."), {}),
+    "no card": (lambda run: (run / CARD).unlink(), {}),
     "nothing": (lambda run: None, {}),
     "original": (lambda run: spoil_weights(run.parent / "original"), {"original model": "differs"}),
     "retrained": (lambda run: spoil_weights(run.parent / "retrained"), {"retrained model": "differs"}),
@@ -65,15 +163,18 @@ CHANGES = {
     "configuration": (lambda run: spoil_configuration(run / "pipeline"), {"unlearned model, configuration": "differs"}),
     "an image less": (lambda run: (run.parent / "images/2.png").unlink(), {"forget set": "differs"}),
     "no images": (lambda run: (run.parent / "images").rename(run.parent / "away"), {"forget set": "not available"}),
-    "page": (lambda run: (run / "report.html").write_text("good", "utf-8"), {"report.html": "differs"}),
-    "log": (lambda run: (run / "log.jsonl").write_text("", "utf-8"), {"log.jsonl": "differs"}),
+    "page": (
+        lambda run: (run / "report.html").write_text("good", "utf-8"),
+        {"report.html": "differs", "report.html, made again": "differs"},
+    ),
+    "log": (lambda run: (run / "log.jsonl").write_text("", "utf-8"), {"log.jsonl": "differs"} | UNKNOWN_ANSWERS),
     "no samples": (
         lambda run: (run / "samples/original.safetensors").unlink(),
-        {"samples/original.safetensors": "not available"},
+        {"samples/original.safetensors": "not available"} | UNKNOWN_ANSWERS,
     ),
     "no report": (
         lambda run: (run / "evidence.json").unlink(),
-        {"files of the report": "not available"},
+        {"files of the report": "not available"} | UNKNOWN_ANSWERS,
     ),
 }
 
@@ -97,3 +198,38 @@ def test_a_folder_of_another_verb_is_refused(run_dir):
     (run_dir / "run.json").write_text('{"verb": "pretrain"}', "utf-8")
     with pytest.raises(InputError, match="not of a run of 'unlearn'"):
         verify(run_dir)
+
+
+def test_another_version_compares_levels_and_numbers_but_no_sentences(whole):
+    """Before reports named their version, they had neither it nor the paired tests."""
+    path = whole / "evidence.json"
+    old = json.loads(path.read_text("utf-8"))
+    del old["provenance"]["report"], old["class_shifts"]
+    old["verdicts"]["gone"]["answer"] = "In other words"
+    path.write_text(json.dumps(old), "utf-8")
+    sentences = {"sentences of evidence.json and of the page": "not available"}
+    assert not_matching(whole) == sentences
+    old["verdicts"]["gone"]["code"] = "other"
+    path.write_text(json.dumps(old), "utf-8")
+    assert not_matching(whole) == sentences | {"answer: Is it gone?": "differs"}
+
+
+def test_a_report_that_hides_paths_and_images_is_made_again_alike(whole):
+    render_report(whole, hide_forgotten=True, by="Anna Muster")
+    assert not_matching(whole) == {}
+
+
+def test_a_hash_that_nothing_recomputes_is_listed(whole):
+    record = json.loads((whole / "run.json").read_text("utf-8"))
+    record["inputs"]["model"]["teacher_sha256"] = "f0" * 32
+    (whole / "run.json").write_text(json.dumps(record), "utf-8")
+    render_report(whole)
+    listed = run(VerifySettings(run=whole))["not covered"]
+    assert "the hash provenance.inputs.model.teacher_sha256" in listed
+    assert listed.count("the hash ") == 1
+
+
+def test_an_evidence_file_that_is_no_object_is_refused(whole):
+    (whole / "evidence.json").write_text("[]", "utf-8")
+    with pytest.raises(InputError, match="expected an object"):
+        verify(whole)

@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 
 import pytest
@@ -9,7 +10,7 @@ from toys import PIXELS
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.training.batches import NoisyImages, UniformImages, deal, unflatten
+from vdu.training.batches import NoisyImages, UniformImages, deal, require_divisible, unflatten
 
 
 def images(n=5):
@@ -99,3 +100,28 @@ def test_nothing_to_deal_is_refused(n, size):
         InputError, match=f"forget: got {n} images and a batch size of {size}; expected at least one of each"
     ):
         NoisyImages("forget", images(n), size, torch.ones(3), seed=0, denoiser=PIXELS)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    batch=st.integers(1, 200),
+    steps=st.integers(1, 12),
+    processes=st.integers(1, 4),
+    shares=st.dictionaries(st.sampled_from(["forget", "own"]), st.sampled_from([0.25, 0.375, 0.5, 1.0])),
+)
+def test_a_batch_splits_or_the_sizes_that_are_named_do(batch, steps, processes, shares):
+    """Against the sizes of all roles, counted one by one."""
+
+    def splits(size: int) -> bool:
+        sizes = [size, *(max(1, round(size * share)) for share in shares.values())]
+        return all(each % (steps * processes) == 0 for each in sizes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORLD_SIZE", str(processes))
+        if splits(batch):
+            require_divisible(batch, steps, shares)
+            return
+        with pytest.raises(InputError, match=rf"batch_size: got {batch}.* do not divide; choose ") as refused:
+            require_divisible(batch, steps, shares)
+        named = re.search(r"choose ([\d or]+),", str(refused.value))
+        assert named is not None and all(splits(int(size)) for size in named[1].split(" or "))

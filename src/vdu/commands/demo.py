@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from vdu.commands.options import Count, ImageCount, OutputDir
+from vdu.commands.options import Count, ImageCount, OutputDir, Seed, within
+from vdu.core.ranges import Range
 
 __all__ = ["N_IMAGES", "RETRAINED", "DemoSettings", "run"]
 
@@ -22,9 +23,7 @@ SHORT: dict[str, Any] = {
 QUICK_EVALUATIONS, FULL_EVALUATIONS = 65_000, 445_000  # of the digit 8; for the estimate
 
 
-def _digit(type_: Any, value: int) -> None:
-    if not 0 <= value <= 9:
-        raise ValueError(f"Got {value}; expected a digit from 0 to 9.")
+DIGIT = Range("a digit from 0 to 9", 0, high=9, below=False, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +45,12 @@ class DemoSettings:
     """
 
     output_dir: OutputDir = Path("vdu-demo")
-    digit: Annotated[int, Parameter(validator=_digit)] = 8
+    digit: Annotated[int, Parameter(validator=within(DIGIT))] = 8
     full: Annotated[bool, Parameter(negative=())] = False
     n_images: ImageCount = N_IMAGES
     suite: Literal["quick", "full", "none"] | None = None
     steps: Count | None = None
-    seed: int = 0
+    seed: Seed = 0
     overwrite: bool = False
     resume_from_checkpoint: Literal["latest"] | None = None
 
@@ -67,34 +66,34 @@ def run(settings: DemoSettings) -> dict[str, Any]:
     """
     from vdu.commands import evaluate, report, unlearn
     from vdu.commands.settings import EvaluateSettings
-    from vdu.core.progress import whole
     from vdu.core.records import read_json
+    from vdu.judges.judging import judge_place
     from vdu.zoo.packaged import pipeline_folder
 
     began = time.perf_counter()
+    for name in ("mnist", "mnist-lenet"):
+        judge_place(name)  # refuses now what a folder of such a name would make ambiguous
     model, out, digit = pipeline_folder("mnist"), settings.output_dir / "run", str(settings.digit)
     suite = settings.suite or ("quick" if settings.full else "none")
     training: dict[str, Any] = {} if settings.full else dict(SHORT)
-    training |= {"steps": settings.steps} if settings.steps else {}
+    training |= {} if settings.steps is None else {"steps": settings.steps}
     _say(f"vdu demo: about {_minutes(model, FULL_EVALUATIONS if settings.full else QUICK_EVALUATIONS)} on this machine")
     _say(f"1/3 forget the digit {digit}, using images of it and generated samples → {out}")
-    with whole("forget"):
-        unlearn.run(
-            unlearn.UnlearnSettings(
-                pipeline=model, forget="mnist-mini", forget_class=(digit,), output_dir=out, seed=settings.seed,
-                overwrite=settings.overwrite, resume_from_checkpoint=settings.resume_from_checkpoint, **training,
-            )
-        )  # fmt: skip
+    unlearn.run(
+        unlearn.UnlearnSettings(
+            pipeline=model, forget="mnist-mini", forget_class=(digit,), output_dir=out, seed=settings.seed,
+            overwrite=settings.overwrite, resume_from_checkpoint=settings.resume_from_checkpoint, **training,
+        )
+    )  # fmt: skip
     probes = "" if suite == "none" else ", and try to bring the digit back"
     _say(f"2/3 draw {settings.n_images} images from both models, from the same noise, and judge them{probes}")
-    with whole("evaluate"):
-        result = evaluate.run(
-            EvaluateSettings(
-                run=out, judge="mnist", second_judge="mnist-lenet", reference="mnist-mini", reference_split="test",
-                data="mnist-mini", suite=suite, n_images=settings.n_images, seed=settings.seed, **SAMPLER,
-                retrained=pipeline_folder(RETRAINED[digit]) if digit in RETRAINED else None,
-            )
-        )  # fmt: skip
+    result = evaluate.run(
+        EvaluateSettings(
+            run=out, judge="mnist", second_judge="mnist-lenet", reference="mnist-mini", reference_split="test",
+            data="mnist-mini", suite=suite, n_images=settings.n_images, seed=settings.seed, **SAMPLER,
+            retrained=pipeline_folder(RETRAINED[digit]) if digit in RETRAINED else None,
+        )
+    )  # fmt: skip
     _say("3/3 evidence report")
     page = report.run(report.ReportSettings(run=out))["report"]
     stages = read_json(out / "run.json")["stages"]

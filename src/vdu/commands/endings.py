@@ -154,6 +154,14 @@ def _compare(settings: Any, result: Result) -> tuple[list[str], str]:
     return [result["table"]], f"open {_page(result['page'])}"
 
 
+def _list(settings: Any, result: Result) -> tuple[list[str], str]:
+    from vdu.commands.list_methods import details, table
+
+    if settings.method is not None:
+        return [details(settings.method, result[settings.method])], ""
+    return [table(result)], _command("list", "METHOD") + " (its options)"
+
+
 def _values(settings: Any, result: Result) -> tuple[list[str], str]:
     return [f"{name}: {value}" for name, value in result.items()], ""
 
@@ -164,6 +172,7 @@ _WORDS: Mapping[str, Callable[[Any, Result], tuple[list[str], str]]] = {
     "evaluate": _evaluate,
     "import": _import,
     "judge": _judge,
+    "list": _list,
     "posterior": _posterior,
     "pretrain": _pretrain,
     "report": _report,

@@ -1,8 +1,10 @@
 """``vdu evaluate``: measures forgetting, damage and recovery, of a run or of any two pipelines (``vdu.evaluation``)."""
 
+from dataclasses import fields
 from typing import Any
 
 from vdu.commands.settings import EvaluateSettings
+from vdu.core.errors import InputError
 
 __all__ = ["run"]
 
@@ -16,8 +18,10 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     Returns:
         ``run`` (the folder), ``metrics`` (the path of metrics.json), and the key numbers under the names and in the form of
         metrics.json: ``n_images``, ``pul``, ``u_fid`` and ``forget_count`` (by row), ``feature_network``, ``judge``,
-        ``kept``, ``histogram``, ``warnings`` (sentences). Settings that do not fit together, and models, images or folders that
-        do not suit, raise an ``InputError``.
+        ``kept``, ``histogram``, ``warnings`` (sentences). Models, images or folders that do not suit raise an ``InputError``.
+
+    Raises:
+        InputError: if the settings do not fit together.
     """
     from vdu.evaluation.options import EvaluationOptions
     from vdu.evaluation.pair import require_one_subject
@@ -25,17 +29,19 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     from vdu.reporting.code_texts import warning_text
 
     require_one_subject(settings.run, settings.before, settings.after, settings.forget)
-    options = EvaluationOptions(
-        sampler=settings.sampler(), forget_class=settings.forget_class, reference=settings.reference,
-        reference_split=settings.reference_split, features=settings.features, suite=settings.suite, retrained=settings.retrained,
-        data=settings.data, held_out=settings.held_out, n_images=settings.n_images, judge=settings.judge,
-        second_judge=settings.second_judge, n_judge_samples=settings.n_judge_samples, seed=settings.seed,
-    )  # fmt: skip
+    names = [item.name for item in fields(EvaluationOptions) if item.name != "sampler"]
+    options = EvaluationOptions(sampler=settings.sampler(), **{name: getattr(settings, name) for name in names})
     if settings.run is not None:
+        if settings.output_dir is not None:
+            raise InputError(
+                f"--output-dir: got {settings.output_dir} with a run, which is evaluated in its own folder. Leave it out."
+            )
         found = evaluate_run(settings.run, options)
     else:
         assert settings.forget is not None
-        found = evaluate_pair(settings.before, settings.after, settings.forget, options, settings.output_dir)
+        found = evaluate_pair(
+            settings.before, settings.after, settings.forget, options, settings.output_dir or "evidence"
+        )
     evidence = found.evidence
     return {
         "run": str(found.folder),

@@ -30,7 +30,8 @@ COMMON: Mapping[str, tuple[str, ...]] = {
     "compare": ("output", "force"),
     "demo": ("output-dir", "digit", "full", "n-images", "suite", "seed", "overwrite"),
     "evaluate": (
-        "before", "after", "forget", "output-dir", "judge", "reference", "retrained", "data", "forget-class", "suite", "n-images", "seed",
+        "before", "after", "forget", "output-dir", "judge", "reference", "retrained", "data", "forget-class", "suite", "n-images",
+        "n-judge-samples",
     ),
     "explore": ("port", "host", "browser"),
     "import": ("schedule", "diffusion-steps"),

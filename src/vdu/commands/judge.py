@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from vdu.commands.options import Count, GivenFirst, OutputDir, Rate, Tracker, plain, to_toml
+from vdu.commands.options import Count, GivenFirst, NotNegative, OutputDir, Rate, Seed, Tracker, Weight, plain, to_toml
 from vdu.core.errors import InputError
+from vdu.core.ranges import require_ranges
 from vdu.core.runs import Run
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ class JudgeSettings:
     epochs: Count = 6
     batch_size: Count = 128
     learning_rate: Rate = 2e-3
-    weight_decay: float = 0.01
-    shift_pixels: int | None = None
-    seed: int = 0
+    weight_decay: Weight = 0.01
+    shift_pixels: NotNegative | None = None
+    seed: Seed = 0
     checkpointing_steps: Count = 500
     resume_from_checkpoint: Literal["latest"] | None = None
     overwrite: bool = False
@@ -75,9 +76,11 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
         InputError: if the images have no labels or no test split, or the output folder is taken.
     """
     from vdu.core.rng import derive_seed, isolated_global
-    from vdu.data.sources import load_images
+    from vdu.data.overlap import without_copies
+    from vdu.data.sources import load_images, place_of
     from vdu.judges.classifier import Judge, save_judge
     from vdu.judges.training import ClassificationObjective, LabelledImages, default_shift, provenance
+    from vdu.training.batches import require_divisible
     from vdu.training.loop import make_accelerator, train
     from vdu.training.trackers import require_tracker
 
@@ -87,11 +90,15 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
             f"{images.description}: has no labels; expected labelled images. Put them into class folders below the "
             "folders train and test."
         )
+    held_out = without_copies(held_out, images, "test images", "training images")
+    require_divisible(settings.batch_size, 1)
     with isolated_global(derive_seed(settings.seed, "weights")):
         judge = Judge(settings.architecture, images.shape, _class_names(images, held_out))
     require_tracker(settings.report_to, settings.output_dir)
     resume = bool(settings.resume_from_checkpoint)
-    record = Run(settings.output_dir, "judge", overwrite=settings.overwrite, resume=resume, keep=(settings.data,))
+    record = Run(
+        settings.output_dir, "judge", overwrite=settings.overwrite, resume=resume, keep=(place_of(settings.data),)
+    )
     inputs = {"data": provenance(images), "held_out": provenance(held_out)}
     record.start(to_toml(settings), inputs)
     shift = default_shift(images.shape) if settings.shift_pixels is None else settings.shift_pixels
@@ -127,10 +134,7 @@ def _how(settings: JudgeSettings, n_images: int) -> "TrainSettings":
     from vdu.core.rng import derive_seed
     from vdu.training.loop import TrainSettings
 
-    if min(settings.epochs, settings.batch_size) < 1:
-        raise InputError(
-            f"judge: got {settings.epochs} epochs of batches of {settings.batch_size}; expected at least 1."
-        )
+    require_ranges(vars(settings))  # also where the settings were made in Python
     steps = math.ceil(settings.epochs * n_images / settings.batch_size)
     return TrainSettings(
         steps=steps,

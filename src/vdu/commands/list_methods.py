@@ -1,5 +1,6 @@
 """``vdu list``: the methods in a table, or one of them with its options."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,7 @@ _WORDS = {
     "self_model": "an auxiliary model fine-tuned on generated samples",
 }
 _NOTE = """
-The program makes all of it but a posterior (vdu posterior); --retain gives images of your own to keep.
-next: vdu list METHOD (its options)"""
+The program makes all of it but a posterior (vdu posterior); --retain gives images of your own to keep."""
 _SHORT = {
     "forget": "",
     "retain": "images to keep",
@@ -100,7 +100,7 @@ def _short(needs: list[str], estimator: str | None) -> list[str]:
     return [each for each in dict.fromkeys(words) if each]
 
 
-def table(found: dict[str, Any]) -> str:
+def table(found: Mapping[str, Any]) -> str:
     """The methods as a table of text.
 
     Args:

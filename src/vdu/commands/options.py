@@ -5,13 +5,14 @@ files import PyTorch code inside their functions, so that ``vdu --help`` stays f
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from vdu.core.ranges import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, Range
+from vdu.core.paths import given_path
+from vdu.core.ranges import AT_LEAST_0, COUNT, ENOUGH_IMAGES, FRACTION, NOT_NEGATIVE, POSITIVE, SEED, UNIT, Range
 
 if TYPE_CHECKING:
     from vdu.diffusion.sampling import Sampler
@@ -24,16 +25,21 @@ __all__ = [
     "OutputDir",
     "Rate",
     "SamplerSettings",
+    "Seed",
     "Share",
     "Tracker",
+    "Unit",
+    "Weight",
+    "at_home",
     "plain",
     "to_toml",
+    "within",
 ]
 
-FEWEST_IMAGES = 20  # below, the interval of PUL covers nearly everything
 
+def within(allowed: Range) -> Callable[[Any, float | None], None]:
+    """A range as a validator of the command line."""
 
-def _within(allowed: Range) -> Callable[[Any, float | None], None]:
     def check(type_: Any, value: float | None) -> None:
         if value is not None and not allowed.holds(value):
             raise ValueError(f"Got {value}; expected {allowed.words}.")
@@ -41,20 +47,15 @@ def _within(allowed: Range) -> Callable[[Any, float | None], None]:
     return check
 
 
-def _enough_images(type_: Any, value: int) -> None:
-    if value < FEWEST_IMAGES:
-        raise ValueError(
-            f"Got {value}; expected at least {FEWEST_IMAGES}, better 500 or more: with fewer images from each model nothing can be "
-            "concluded about forgetting."
-        )
-
-
 # checked before a run folder is touched
-Count = Annotated[int, Parameter(validator=_within(COUNT))]
-NotNegative = Annotated[int, Parameter(validator=_within(NOT_NEGATIVE))]
-Rate = Annotated[float, Parameter(validator=_within(POSITIVE))]
-Share = Annotated[float, Parameter(validator=_within(FRACTION))]
-ImageCount = Annotated[int, Parameter(validator=_enough_images)]
+Count = Annotated[int, Parameter(validator=within(COUNT))]
+NotNegative = Annotated[int, Parameter(validator=within(NOT_NEGATIVE))]
+Seed = Annotated[int, Parameter(validator=within(SEED))]
+Rate = Annotated[float, Parameter(validator=within(POSITIVE))]
+Weight = Annotated[float, Parameter(validator=within(AT_LEAST_0))]
+Share = Annotated[float, Parameter(validator=within(FRACTION))]
+Unit = Annotated[float, Parameter(validator=within(UNIT))]
+ImageCount = Annotated[int, Parameter(validator=within(ENOUGH_IMAGES))]
 OutputDir = Annotated[Path, Parameter(alias="-o")]
 GivenFirst = Parameter(parse=False)  # the verb's first argument, not an option
 Tracker = Literal["none", "tensorboard", "wandb", "trackio"]
@@ -75,7 +76,7 @@ class SamplerSettings:
         "ddpm"  # with so few steps, deterministic DDIM has twice the u-FID on mnist-small
     )
     inference_steps: Count = 20
-    eta: float = 0.0
+    eta: Unit = 0.0
     microbatch_size: Count = 50
 
     def sampler(self) -> "Sampler":
@@ -83,6 +84,19 @@ class SamplerSettings:
         from vdu.diffusion.sampling import Sampler
 
         return Sampler(self.scheduler, self.inference_steps, eta=self.eta, microbatch_size=self.microbatch_size)
+
+
+def at_home(settings: Any) -> Any:
+    """Settings with ~ expanded in every path, which no shell does in ``--option=~/x`` or in a file."""
+
+    def expanded(name: str, value: Any) -> Any:
+        if isinstance(value, Path):
+            return given_path(value, f"--{name.replace('_', '-')}")
+        return tuple(expanded(name, each) for each in value) if isinstance(value, tuple) else value
+
+    return replace(
+        settings, **{item.name: expanded(item.name, getattr(settings, item.name)) for item in fields(settings)}
+    )
 
 
 def plain(settings: Any) -> dict[str, Any]:

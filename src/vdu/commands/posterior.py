@@ -10,15 +10,17 @@ from torch import Tensor
 
 from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.settings import PosteriorSettings, to_toml
-from vdu.core.checks import hash_parameters
+from vdu.core import progress
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_folder, sha256_bytes
 from vdu.core.rng import derive_seed
 from vdu.core.rng import generator as named_generator
 from vdu.core.runs import Run
 from vdu.data.images import ImageSet
-from vdu.data.sources import load_images
+from vdu.data.sources import load_images, place_of
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import identity as identity_of
+from vdu.models.identity import weights_sha256
 from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.estimators import find_estimator, make_estimator
@@ -29,13 +31,14 @@ from vdu.replay.generated import cached_samples
 from vdu.training.batches import encoded
 from vdu.training.loop import make_accelerator
 from vdu.training.pretraining import fit
-from vdu.unlearning.fit_posterior import FILE, fit_posterior, load_posterior, progress_bar
+from vdu.unlearning.fit_posterior import FILE, evaluations_per_sample, fit_posterior, load_posterior, progress_bar
 
 __all__ = ["load_posterior", "run"]
 
 STATE = "estimation.safetensors"  # state of an unfinished estimation
 
 
+@progress.whole("posterior")
 def run(settings: PosteriorSettings) -> dict[str, Any]:
     """Estimate a posterior and save it in a run folder.
 
@@ -49,20 +52,29 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         InputError: if the settings, the model or a stored state cannot be used, or the mean is not a working model.
     """
     options = _options(settings)
-    make_estimator(settings.estimator, **options)  # fails early on invalid settings
+    estimator = make_estimator(settings.estimator, **options)  # fails early on invalid settings
     takes = find_estimator(settings.estimator).takes
     _check_members(settings, takes)
+    if settings.data and takes != "fine-tuned members":
+        raise InputError(
+            f"--data: the estimator {settings.estimator} does not use images; leave it out, or use finetuned-ensemble."
+        )
     settings = replace(settings, pipeline=find_pipeline(settings.pipeline))
     pipeline = load_pipeline(settings.pipeline).to(make_accelerator().device)
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     sampler = settings.sampler()
+    images = load_images(settings.data, shape=denoiser.image_shape, split="train") if settings.data else None
     covered(denoiser, settings.name_filter)
     sampler.make(denoiser)  # both refuse now what the model's schedule cannot do
-    resume, keep = bool(settings.resume_from_checkpoint), (settings.pipeline, *settings.members, settings.data)
+    resume, keep = (
+        bool(settings.resume_from_checkpoint),
+        (settings.pipeline, *settings.members, settings.data and place_of(settings.data)),
+    )
     record = Run(settings.output_dir, "posterior", overwrite=settings.overwrite, resume=resume, keep=keep)
-    model = {"path": str(settings.pipeline), "sha256": hash_parameters(network_of(pipeline).state_dict())}
+    model = {"path": str(settings.pipeline), "sha256": weights_sha256(network_of(pipeline))}
     record.start(to_toml(settings), {"model": model})
-    file, identity = record.folder / STATE, _identity(settings, denoiser, model["sha256"])
+    progress.expect(_work(settings, takes, estimator))
+    file, identity = record.folder / STATE, _identity(settings, denoiser)
     with record.stage("own samples") as cost:
         state = read_state(
             file, identity
@@ -75,7 +87,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     with record.stage(settings.estimator) as cost:
         posterior = fit_posterior(
             pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), samples=x0,
-            members=MEMBERS[takes](settings, pipeline, samples, record.folder), state=state,
+            members=MEMBERS[takes](settings, pipeline, samples if images is None else images, record.folder), state=state,
             save=lambda reached: write_state(file, reached, identity), progress=bar, **options,
         )  # fmt: skip
         cost["network_evaluations"] = _evaluations(settings, takes, posterior)
@@ -119,13 +131,12 @@ def _check_members(settings: PosteriorSettings, takes: str) -> None:
         )
 
 
-def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser, model: str) -> str:
+def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser) -> str:
     """SHA-256 of everything that an estimation depends on; later processing may change on resume.
 
     Args:
         settings: of the run.
         denoiser: the model.
-        model: the hash of its weights.
 
     Returns:
         64 hexadecimal digits.
@@ -136,7 +147,7 @@ def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser, model: st
         mean="refuse",
     )  # fmt: skip
     device = next(denoiser.network.parameters()).device.type  # results differ by kind of device
-    return sha256_bytes(f"{model} {device} {to_toml(same)}".encode())
+    return sha256_bytes(f"{identity_of(denoiser)} {device} {to_toml(same)}".encode())
 
 
 def _no_members(settings: PosteriorSettings, pipeline: Any, samples: ImageSet, folder: Path) -> Iterable[Path]:
@@ -147,19 +158,18 @@ def _given_members(settings: PosteriorSettings, pipeline: Any, samples: ImageSet
     return settings.members
 
 
-def _finetuned_members(settings: PosteriorSettings, pipeline: Any, samples: ImageSet, folder: Path) -> Iterator[Path]:
+def _finetuned_members(settings: PosteriorSettings, pipeline: Any, images: ImageSet, folder: Path) -> Iterator[Path]:
     """K short fine-tunings of one checkpoint with different seeds; each is stored in members/ and not repeated.
 
     Args:
         settings: the posterior's settings.
         pipeline: the pre-trained pipeline.
-        samples: generated samples, trained on where no data is given.
+        images: to train on: generated samples where no data is given.
         folder: the run folder.
 
     Yields:
         Each member's pipeline folder.
     """
-    images = load_images(settings.data, shape=samples.shape) if settings.data else samples
     for k in range(settings.n_members):
         target = folder / "members" / str(k)
         if not (target / "pipeline").is_dir():
@@ -176,7 +186,7 @@ def _finetune(settings: PosteriorSettings, member: Any, images: ImageSet, target
     target.mkdir(parents=True, exist_ok=True)
     fit(
         PipelineDenoiser.from_pipeline(member), images, how.training(), batch_size=how.batch_size, seed=how.seed,
-        folder=target, resume=True, progress="pretrain",
+        folder=target, resume=True, progress=f"fine-tuning, member {target.name}",
     )  # fmt: skip
     with atomic_folder(target / "pipeline") as temporary:
         save_pipeline(member, temporary)
@@ -188,6 +198,16 @@ MEMBERS: dict[str, Callable[..., Iterable[Path]]] = {
     "members": _given_members,
     "fine-tuned members": _finetuned_members,
 }
+
+
+def _work(settings: PosteriorSettings, takes: str, estimator: Any) -> dict[str, tuple[float, float]]:
+    """The stages, for the estimate of the time."""
+    stages: dict[str, tuple[float, float]] = {"generated samples": (settings.n_samples, settings.inference_steps)}
+    if takes == "samples":
+        stages[settings.estimator] = (settings.n_samples, evaluations_per_sample(estimator))
+    if takes == "fine-tuned members":
+        stages["fine-tuning"] = (settings.n_members * settings.finetune_steps, 3 * settings.finetune_batch_size)
+    return stages
 
 
 def _evaluations(settings: PosteriorSettings, takes: str, posterior: GaussianPosterior) -> int:

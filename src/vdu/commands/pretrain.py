@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from vdu.commands.options import Count, GivenFirst, NotNegative, OutputDir, Rate, Share, Tracker, to_toml
+from vdu.commands.options import Count, GivenFirst, NotNegative, OutputDir, Rate, Seed, Share, Tracker, to_toml
 from vdu.core.errors import BusyError, InputError
 from vdu.core.runs import Run
 
@@ -67,7 +67,7 @@ class PretrainSettings:
     gradient_accumulation_steps: Count = 1
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     compile: bool = False
-    seed: int = 0
+    seed: Seed = 0
     checkpointing_steps: Count = 500
     checkpoints_total_limit: Count = 2
     resume_from_checkpoint: Literal["latest"] | None = None
@@ -92,12 +92,14 @@ def training_images(data: str, without: tuple[str, ...], shape: tuple[int, int, 
     """The images to train on, without the classes to leave out."""
     from vdu.data.sources import load_images
 
-    images = load_images(data, shape=shape)
+    images = load_images(data, shape=shape, split="train")
     if not without:
         return images
     from vdu.data.forget import split_by_class
+    from vdu.data.overlap import without_copies
 
-    return split_by_class(images, without)[1]
+    left_out, kept = split_by_class(images, without)
+    return without_copies(kept, left_out, "training images", "images to leave out") if len(kept) else kept
 
 
 def run(settings: PretrainSettings) -> dict[str, Any]:
@@ -116,9 +118,10 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         return _run_members(settings)
     import torch
 
-    from vdu.core.checks import hash_parameters
     from vdu.core.rng import derive_seed
+    from vdu.data.sources import place_of
     from vdu.models.denoiser import PipelineDenoiser
+    from vdu.models.identity import weights_sha256
     from vdu.models.networks import new_pipeline
     from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
     from vdu.training.batches import condition_of, require_divisible
@@ -154,13 +157,13 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
     require_tracker(settings.report_to, settings.output_dir)
     resume = bool(settings.resume_from_checkpoint)
-    keep = (settings.from_pipeline, settings.data)
+    keep = (settings.from_pipeline, place_of(settings.data))
     record = Run(settings.output_dir, "pretrain", overwrite=settings.overwrite, resume=resume, keep=keep)
     inputs = {"data": {"description": images.description, "n_images": len(images), "sha256": images.sha256}}
     if settings.from_pipeline:
         inputs["model"] = {
             "path": str(settings.from_pipeline),
-            "sha256": hash_parameters(network_of(pipeline).state_dict()),
+            "sha256": weights_sha256(network_of(pipeline)),
         }
     record.start(to_toml(settings), inputs)
     with record.stage("pretrain") as cost:
@@ -173,7 +176,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     with record.replacing("pipeline") as temporary:
         save_pipeline(pipeline, temporary)
     weights = {
-        "sha256": hash_parameters(network_of(pipeline).state_dict()),
+        "sha256": weights_sha256(network_of(pipeline)),
         "weights": "ema" if settings.ema_decay else "raw",
     }
     record.finish(pipeline=weights)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from vdu.commands.options import Count, GivenFirst, OutputDir, SamplerSettings, to_toml
+from vdu.commands.options import Count, GivenFirst, OutputDir, SamplerSettings, Seed, Weight, to_toml
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_file
 from vdu.core.runs import Run
@@ -30,8 +30,8 @@ class SampleSettings(SamplerSettings):
     output_dir: OutputDir = Path("samples")
     n_images: Count = 64
     label: tuple[str, ...] = ()
-    guidance_scale: float | None = None
-    seed: int = 0
+    guidance_scale: Weight | None = None
+    seed: Seed = 0
     overwrite: bool = False
 
 
@@ -50,11 +50,11 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     import torch
     from safetensors.torch import save_file
 
-    from vdu.core.checks import hash_parameters
     from vdu.data.images import to_uint8
     from vdu.data.pictures import save_grid, save_pngs
     from vdu.diffusion.sampling import sample
     from vdu.models.denoiser import PipelineDenoiser
+    from vdu.models.identity import weights_sha256
     from vdu.models.pipelines import find_pipeline, load_pipeline, network_of
     from vdu.replay.generated import image_seeds
     from vdu.training.loop import make_accelerator
@@ -78,7 +78,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
         record = Run(settings.output_dir, "sample", overwrite=settings.overwrite, keep=(settings.pipeline,))
         record.start(
             to_toml(settings),
-            {"model": {"path": str(settings.pipeline), "sha256": hash_parameters(network_of(pipeline).state_dict())}},
+            {"model": {"path": str(settings.pipeline), "sha256": weights_sha256(network_of(pipeline))}},
         )
     seeds = image_seeds(settings.seed, settings.n_images)
     images = to_uint8(sample(denoiser, seeds, sampler, labels=labels, accelerator=accelerator, progress="sample"))

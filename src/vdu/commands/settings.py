@@ -4,7 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vdu.commands.options import Count, GivenFirst, ImageCount, OutputDir, Rate, SamplerSettings, Share, plain, to_toml
+from cyclopts import Parameter
+
+from vdu.commands.options import (
+    Count,
+    GivenFirst,
+    ImageCount,
+    OutputDir,
+    Rate,
+    SamplerSettings,
+    Seed,
+    Share,
+    plain,
+    to_toml,
+)  # fmt: skip
 
 __all__ = ["Estimator", "EvaluateSettings", "PosteriorSettings", "plain", "to_toml"]
 
@@ -47,7 +60,7 @@ class PosteriorSettings(SamplerSettings):
     output_dir: OutputDir = Path("posterior")
     members: tuple[Path, ...] = ()
     data: str | None = None
-    n_train: int | None = None
+    n_train: Count | None = None
     n_samples: Count = 200
     draws_per_half: Count = 8
     timesteps_per_sample: Count = 50
@@ -60,7 +73,7 @@ class PosteriorSettings(SamplerSettings):
     calibrate: Share = 0.0
     mean: Literal["refuse", "recentre"] = "refuse"
     name_filter: str | None = None
-    seed: int = 0
+    seed: Seed = 0
     resume_from_checkpoint: Literal["latest"] | None = None
     overwrite: bool = False
 
@@ -74,7 +87,7 @@ class EvaluateSettings(SamplerSettings):
         before: the original: a pipeline folder.
         after: the model to compare it with, whoever made it: a pipeline folder, or a run folder.
         forget: with --before and --after, the unwanted images: a folder, a list of files, or a data set (then with --forget-class).
-        output_dir: with --before and --after, the folder for the evidence.
+        output_dir: with --before and --after, the folder for the evidence; by default evidence.
         judge: folder of a trained judge ("vdu judge"), or mnist for the packaged one; by default a fallback classifier is
             trained on the forget set against the original's generated samples.
         second_judge: a judge of another architecture, as a check; it also filters the filtered-oracle baseline ("filtered original").
@@ -98,7 +111,7 @@ class EvaluateSettings(SamplerSettings):
     before: Path | None = None
     after: Path | None = None
     forget: str | None = None
-    output_dir: OutputDir = Path("evidence")
+    output_dir: Annotated[Path | None, Parameter(alias="-o")] = None
     judge: str | None = None
     second_judge: str | None = None
     forget_class: tuple[str, ...] = ()
@@ -111,7 +124,7 @@ class EvaluateSettings(SamplerSettings):
     held_out: str | None = None
     n_images: ImageCount = 1000
     n_judge_samples: Count = 1000
-    seed: int = 0
+    seed: Seed = 0
 
     def judges(self) -> dict[str, Any]:
         """The arguments of ``vdu.judges.judging.find_judges`` among these settings."""

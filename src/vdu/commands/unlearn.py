@@ -15,6 +15,7 @@ from vdu.commands.options import (
     OutputDir,
     Rate,
     SamplerSettings,
+    Seed,
     Share,
     Tracker,
     to_toml,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from vdu.methods.base import BaseMethod
     from vdu.unlearning.unlearn import TrainingOptions
 
-__all__ = ["MOVED", "UnlearnSettings", "as_options", "configuration", "make_method", "refuse_moved", "resolved", "run"]
+__all__ = ["MOVED", "UnlearnSettings", "as_options", "configuration", "make_method", "resolved", "run"]
 
 MOVED: Mapping[str, Any] = MappingProxyType({
     "gamma": 0.1,
@@ -110,7 +111,7 @@ class UnlearnSettings(SamplerSettings):
     gradient_accumulation_steps: Count = 1
     max_grad_norm: Rate | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    seed: int = 0
+    seed: Seed = 0
     checkpointing_steps: Count = 20
     checkpoints_total_limit: Count = 2
     resume_from_checkpoint: Literal["latest"] | None = None
@@ -174,30 +175,6 @@ def as_options(old: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def refuse_moved(given: Mapping[str, Any], source: str = "") -> None:
-    """Raise an error for settings that are method options now, with the replacement.
-
-    Args:
-        given: settings by name; only those of :data:`MOVED` are errors.
-        source: the TOML file that contains them; by default the command line.
-
-    Raises:
-        InputError: if there is such a setting.
-    """
-    old = {name: value for name, value in given.items() if name in MOVED}
-    if not old:
-        return
-    options = as_options(old)
-    flags = ", ".join(name if source else f"--{name.replace('_', '-')}" for name in old)
-    instead = (
-        f"option = {list(options)}".replace("'", '"') if source else " ".join(f"--option {each}" for each in options)
-    )
-    raise InputError(
-        f"{source}{': ' * bool(source)}{flags}: got a setting of older versions, which is a method option now. Write {instead} "
-        "instead (`vdu list METHOD` shows the options of a method)."
-    )
-
-
 def make_method(settings: UnlearnSettings) -> "BaseMethod":
     """The method that the settings select.
 
@@ -245,7 +222,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         A summary: the new pipeline's folder and the last step's terms. Settings that do not fit together, and an output folder
         that is not empty, raise an error.
     """
-    from vdu.core.checks import hash_parameters
+    from vdu.models.identity import weights_sha256
     from vdu.models.pipelines import network_of
     from vdu.unlearning.unlearn import unlearn
 
@@ -255,7 +232,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
         settings.method,
         forget=settings.forget or None,
         forget_class=settings.forget_class,
-        forget_labels=settings.forget_label,
+        forget_label=settings.forget_label,
         retain=settings.retain,
         convert=settings.convert,
         n_own_samples=how.n_own_samples,
@@ -273,7 +250,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     last = result.training.last
     return {
         "pipeline": str(settings.output_dir / "pipeline"),
-        "sha256": hash_parameters(network_of(result.pipeline).state_dict()),
+        "sha256": weights_sha256(network_of(result.pipeline)),
         **({"ending": result.ending} if result.ending else {}),
         **last.get("terms", {}),
         **last.get("observed", {}),

@@ -1,29 +1,40 @@
-"""``vdu verify``: recomputes every hash that a report prints, and compares.
+"""``vdu verify``: recomputes every hash that a report prints, makes the report again from the run's records, and compares.
 
 What is checked, against ``run.json``, ``metrics.json`` and ``evidence.json``: the forget set where its source is still there, the
-original, the unlearned and the retrained model with their configurations, the posterior, the files that the report was made from,
-and the page itself.
+original, the unlearned and the retrained model with their configurations, the posterior, the classifier that gives the features, the
+files that the report was made from, the counts of the stored samples, the answers and numbers of ``evidence.json``, the page, and
+the model card. What is not covered is listed (:data:`NOT_COVERED`, and every hash that was not recomputed).
 
 Not guaranteed: that the records are genuine. Whoever can change a model can change the hash beside it; keep a copy of
 ``evidence.json``, or of its hash, elsewhere.
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from vdu.commands.options import GivenFirst
 from vdu.core.errors import InputError
+from vdu.core.paths import given_path
 
-__all__ = ["Checked", "VerifySettings", "run", "verify"]
+__all__ = ["NOT_COVERED", "Checked", "VerifySettings", "run", "verify"]
 
 DIFFERS = 3  # exit code
+NOT_COVERED = (
+    "that the samples come from these models, and what the classifier says of them (`vdu evaluate` draws and judges them again)",
+    "the distances, intervals and tests in metrics.json, which were computed from images and models",
+    "dates, times, costs, machine and command, as the run recorded them",
+    "the model card's settings and what a person wrote into it",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings:
-    """Recompute the hashes of a run's report and compare; exit code 3 if one differs.
+    """Recompute the hashes, answers and numbers of a run's report and compare; exit code 3 if one differs.
 
     Attributes:
         run: the run folder, after "vdu report".
@@ -34,17 +45,19 @@ class VerifySettings:
 
 @dataclass(frozen=True)
 class Checked:
-    """A hash that was recomputed.
+    """Something that was recomputed.
 
     Attributes:
-        item: what was hashed.
+        item: what.
         answer: "matches", "differs" or "not available".
-        detail: both hashes where they differ, or why the item is not available.
+        detail: both values where they differ, or why the item is not available.
+        hashes: the hashes that were compared with.
     """
 
     item: str
-    answer: Literal["matches", "differs", "not available"]
+    answer: str
     detail: str = ""
+    hashes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.answer + (f" ({self.detail})" if self.detail else "")
@@ -57,15 +70,30 @@ def run(settings: VerifySettings) -> dict[str, Any]:
         settings: see :class:`VerifySettings`.
 
     Returns:
-        An answer for each item, and ``exit_code`` 3 if one differs.
+        An answer for each item, what is not covered, and ``exit_code`` 3 if one differs.
     """
     found = verify(settings.run)
     differs = any(each.answer == "differs" for each in found)
-    return {each.item: str(each) for each in found} | ({"exit_code": DIFFERS} if differs else {})
+    covered = {each for checked in found for each in checked.hashes}
+    unchecked = [f"the hash {name}" for name, each in _hashes(settings.run) if each not in covered]
+    return (
+        {each.item: str(each) for each in found}
+        | {"not covered": "; ".join((*NOT_COVERED, *unchecked))}
+        | ({"exit_code": DIFFERS} if differs else {})
+    )
+
+
+def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
+    """Every SHA-256 in ``evidence.json``, with its place."""
+    from vdu.reporting.formatting import flat
+
+    for name, value in flat(_optional(folder / "evidence.json")):
+        if re.fullmatch(r"[0-9a-f]{64}", value):
+            yield name, value
 
 
 def verify(folder: Path | str) -> tuple[Checked, ...]:
-    """Recompute the hashes of a run's report.
+    """Recompute the hashes of a run's report, and make it again.
 
     Args:
         folder: the run folder.
@@ -74,58 +102,78 @@ def verify(folder: Path | str) -> tuple[Checked, ...]:
         What was checked, models first.
 
     Raises:
-        InputError: if the folder holds no run of ``vdu unlearn``.
+        InputError: if the folder holds neither a run of ``vdu unlearn`` nor the evidence of two pipelines.
     """
     from vdu.core.records import read_json
 
-    folder = Path(folder)
+    folder = given_path(folder, "folder")
     record = read_json(folder / "run.json")
-    if not isinstance(record, dict) or record.get("verb") != "unlearn":
-        raise InputError(f"{folder}: run.json is not of a run of 'unlearn'. Give the --output-dir of vdu unlearn.")
-    optional = {name: _optional(folder / name) for name in ("metrics.json", "evidence.json")}
-    protocol = optional["metrics.json"].get("protocol") or {}
+    if not isinstance(record, dict) or record.get("verb") not in {"unlearn", "evaluate"}:
+        raise InputError(
+            f"{folder}: run.json is not of a run of 'unlearn', nor of the evidence of two pipelines. Give the folder of a `vdu unlearn` "
+            "or `vdu evaluate`."
+        )
+    metrics, evidence = (_optional(folder / name) for name in ("metrics.json", "evidence.json"))
+    protocol = metrics.get("protocol") or {}
+    forget = [(record["inputs"].get("forget") or {}).get("sha256"), (metrics.get("forget") or {}).get("sha256")]
+    files = tuple(_files(folder, evidence))
     return (
         *_models(folder, record, protocol),
-        _checked("forget set", record["inputs"]["forget"]["sha256"], lambda: _forget_hash(folder, record)),
-        *_files(folder, optional["evidence.json"].get("provenance") or {}),
+        _checked("forget set", forget, lambda: _forget_hash(folder, record)),
+        *_features(folder, metrics, record),
+        *files,
+        *(_report(folder, evidence, files) if metrics else ()),
     )
 
 
 def _optional(path: Path) -> dict[str, Any]:
     from vdu.core.records import read_json
 
-    return read_json(path) if path.is_file() else {}
+    value = read_json(path) if path.is_file() else {}
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{path}: got a JSON {type(value).__name__}, expected an object. Restore the file, or make it again."
+        )
+    return value
 
 
-def _checked(item: str, expected: str | None, compute: Callable[[], str]) -> Checked:
-    """Compare; what cannot be read is not available."""
-    if expected is None:
+def _checked(item: str, recorded: Sequence[str | None], compute: Callable[[], str]) -> Checked:
+    """Compare with every hash that was recorded; what cannot be read is not available."""
+    hashes = tuple(dict.fromkeys(each for each in recorded if each is not None))
+    if not hashes:
         return Checked(item, "not available", "the run recorded no hash")
     try:
         got = compute()
     except (InputError, OSError) as error:
-        return Checked(item, "not available", str(error))
-    return Checked(item, "matches") if got == expected else Checked(item, "differs", f"recorded {expected}, now {got}")
+        return Checked(item, "not available", str(error), hashes)
+    if set(hashes) == {got}:
+        return Checked(item, "matches", hashes=hashes)
+    return Checked(item, "differs", f"recorded {' and '.join(hashes)}, now {got}", hashes)
 
 
 def _models(folder: Path, record: dict[str, Any], protocol: dict[str, Any]) -> Iterator[Checked]:
-    inputs = record["inputs"]
+    inputs, made = record["inputs"], record.get("pipeline") or {}
     places = {
-        "original model": (inputs["model"].get("path"), inputs["model"]),
-        "unlearned model": (folder / "pipeline", record.get("pipeline") or {}),
-        "retrained model": (protocol.get("retrained_path"), {"sha256": protocol.get("retrained_sha256")}),
+        "original": (inputs["model"].get("path"), inputs["model"]),
+        "unlearned": (_unlearned(folder, record), made),
+        "retrained": (protocol.get("retrained_path"), {}),
     }
-    for item, (path, recorded) in places.items():
-        if item == "retrained model" and recorded["sha256"] is None:
+    for name, (path, recorded) in places.items():
+        sha256 = [recorded.get("sha256"), protocol.get(f"{name}_sha256")]
+        if name == "retrained" and sha256[1] is None:
             continue
-        yield _checked(item, recorded.get("sha256"), lambda path=path: _weights(path))
-        if "configuration_sha256" in recorded:
-            yield _checked(
-                f"{item}, configuration", recorded["configuration_sha256"], lambda path=path: _configuration(path)
-            )
+        yield _checked(f"{name} model", sha256, lambda path=path: _weights(path))
+        known = recorded.get("configuration_sha256")
+        if known is not None:
+            yield _checked(f"{name} model, configuration", [known], partial(_configuration, path, known))
     posterior = inputs.get("posterior")
     if posterior:
-        yield _checked("posterior", posterior.get("sha256"), lambda: _posterior(posterior["path"]))
+        yield _checked("posterior", [posterior.get("sha256")], lambda: _posterior(posterior["path"]))
+
+
+def _unlearned(folder: Path, record: dict[str, Any]) -> Path | str | None:
+    """The run's own pipeline; of two pipelines the second, wherever it is."""
+    return (record.get("pipeline") or {}).get("path") if record["verb"] == "evaluate" else folder / "pipeline"
 
 
 def _pipeline(path: Path | str | None) -> Any:
@@ -137,16 +185,20 @@ def _pipeline(path: Path | str | None) -> Any:
 
 
 def _weights(path: Path | str | None) -> str:
-    from vdu.core.checks import hash_parameters
+    from vdu.models.identity import weights_sha256
     from vdu.models.pipelines import network_of
 
-    return hash_parameters(network_of(_pipeline(path)).state_dict())
+    return weights_sha256(network_of(_pipeline(path)))
 
 
-def _configuration(path: Path | str | None) -> str:
-    from vdu.models.pipelines import configuration_of
+def _configuration(path: Path | str | None, recorded: str) -> str:
+    """The hash of a model's configuration; the recorded one where an earlier version recorded it in its own way."""
+    from vdu.models.denoiser import PipelineDenoiser
+    from vdu.models.identity import configuration_sha256, is_recorded_configuration
 
-    return configuration_of(_pipeline(path))
+    pipeline = _pipeline(path)
+    denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    return recorded if is_recorded_configuration(pipeline, denoiser, recorded) else configuration_sha256(denoiser)
 
 
 def _posterior(path: str) -> str:
@@ -160,17 +212,64 @@ def _forget_hash(folder: Path, record: dict[str, Any]) -> str:
     from vdu.data.forget_source import current_forget
     from vdu.models.denoiser import PipelineDenoiser
 
-    shape = PipelineDenoiser.from_pipeline(_pipeline(folder / "pipeline")).image_shape
+    shape = PipelineDenoiser.from_pipeline(_pipeline(_unlearned(folder, record))).image_shape
     return current_forget(folder, shape).sha256
 
 
-def _files(folder: Path, provenance: dict[str, Any]) -> Iterator[Checked]:
+def _features(folder: Path, metrics: dict[str, Any], record: dict[str, Any]) -> Iterator[Checked]:
+    """The classifier whose features give u-FID, where it was given by its folder or name."""
+    from vdu.judges.judging import given_judges
+    from vdu.models.denoiser import PipelineDenoiser
+
+    protocol = metrics.get("protocol") or {}
+
+    def weights() -> str:
+        if protocol.get("features") != "judge" or protocol.get("judge") is None:
+            raise InputError(f"u-FID is on the features of {metrics.get('feature_network')}, which is in no folder")
+        original = PipelineDenoiser.from_pipeline(_pipeline(record["inputs"]["model"].get("path")))
+        judging = given_judges(original, metrics["forget"]["classes"] or [], judge=protocol["judge"], second_judge=None)
+        assert judging is not None
+        return judging.record["weights_sha256"]
+
+    if "features_weights_sha256" in protocol:
+        yield _checked("feature network", [protocol["features_weights_sha256"]], weights)
+
+
+def _files(folder: Path, evidence: dict[str, Any]) -> Iterator[Checked]:
     from vdu.core.records import sha256_file
 
-    recorded = dict(provenance.get("files") or {})
-    if not recorded:
+    provenance = evidence.get("provenance")
+    provenance = provenance if isinstance(provenance, dict) else {}
+    if not evidence:
         yield Checked("files of the report", "not available", "there is no evidence.json; run `vdu report`")
-    if "page" in provenance:
-        recorded["report.html"] = provenance["page"]
-    for name, expected in recorded.items():
-        yield _checked(name, expected, lambda name=name: sha256_file(folder / name))
+    for name, expected in {**(provenance.get("files") or {}), "report.html": provenance.get("page")}.items():
+        if expected is not None:
+            yield _checked(name, [expected], lambda name=name: sha256_file(folder / name))
+
+
+def _report(folder: Path, evidence: dict[str, Any], files: tuple[Checked, ...]) -> Iterator[Checked]:
+    """The stored samples' counts, the report made again, and the model card."""
+    from vdu.reporting.card import check_card
+    from vdu.reporting.collect import collect
+    from vdu.reporting.recheck import check_report
+
+    changed = [each.item for each in files if each.answer != "matches" and each.item != "report.html"]
+    if evidence and not changed:
+        against = collect(folder).contradictions
+        yield Checked("counts of the samples", "differs" if against else "matches", " ".join(against))
+        yield from (Checked(*each) for each in check_report(folder, evidence))
+    else:
+        what = "answers and numbers of evidence.json"
+        yield Checked(what, "not available", f"{', '.join(changed) or 'evidence.json'} is not what they were made from")
+    if (folder / "pipeline/README.md").is_file():
+        for item, stated, expected in check_card(folder):
+            if stated is None:
+                yield Checked(item, "not available", "the card does not state it, or another version of vdu wrote it")
+            else:
+                detail = "" if stated == expected else f"stated {_first_other(stated, expected)}"
+                yield Checked(item, "differs" if detail else "matches", detail)
+
+
+def _first_other(stated: str, expected: str) -> str:
+    pairs = zip_longest(stated.splitlines(), expected.splitlines(), fillvalue="")
+    return next(f"{old!r}, expected {new!r}" for old, new in pairs if old != new)

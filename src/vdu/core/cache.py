@@ -1,12 +1,17 @@
-"""A cache of tensors that are computed once per model; their checksums are verified on reading.
+"""The one folder for downloads and for tensors that are computed once per model; checksums are verified on reading.
 
-The cache is $VDU_CACHE, or vdu/ in $XDG_CACHE_HOME, or ~/.cache/vdu; delete it at any time. Results for the packaged models that the
-demo needs are part of the package (``vdu/zoo/cache``, made by ``tools/make_demo_cache.py``).
+It is $VDU_CACHE, or vdu/ in $XDG_CACHE_HOME, or ~/.cache/vdu; delete it at any time. Models of the Hugging Face Hub are in the Hub's own
+cache. Results for the packaged models that the demo needs are part of the package (``vdu/zoo/cache``, made by
+``tools/make_demo_cache.py``).
 """
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -14,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vdu.core.checks import hash_parameters
+from vdu.core.paths import given_path, home_cache
 from vdu.core.records import atomic_file
 
 __all__ = ["PACKAGED", "cache_folder", "read_cached", "write_cached"]
@@ -28,10 +34,28 @@ def cache_folder(given: Path | str | None = None) -> Path:
         given: a folder of the caller's choice.
 
     Returns:
-        That folder, else ``$VDU_CACHE``, else ``$XDG_CACHE_HOME/vdu``, else ``~/.cache/vdu``; it need not exist.
+        That folder, else ``$VDU_CACHE``, else ``$XDG_CACHE_HOME/vdu``, else ``~/.cache/vdu``; it need not exist. Without a home
+        folder, one that lasts as long as this process.
     """
-    chosen = given or os.environ.get("VDU_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vdu"
+    if given is not None:
+        return given_path(given, "cache_dir")
+    if own := os.environ.get("VDU_CACHE"):
+        return given_path(own, "VDU_CACHE")
+    general = os.environ.get("XDG_CACHE_HOME")
+    base = given_path(general, "XDG_CACHE_HOME") if general else home_cache()
+    return _until_the_end() if base is None else base / "vdu"
+
+
+@cache
+def _until_the_end() -> Path:
+    """A folder that is removed when this process ends, for a user without a home folder."""
+    folder = tempfile.mkdtemp(prefix="vdu-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    print(
+        "vdu: this user has no home folder, so nothing is cached for later; VDU_CACHE names a folder for it.",
+        file=sys.stderr,
+    )
+    return Path(folder)
 
 
 def read_cached(path: Path, what: str) -> dict[str, Tensor] | None:

@@ -30,7 +30,7 @@ def on_device(name: Any) -> Iterator[None]:
     if name is None:
         yield
         return
-    name = name if isinstance(name, str) or not hasattr(name, "type") else str(name)
+    name = str(name) if type(name).__name__ == "device" else name
     _require(name)
     states = _states()
     chosen = [dict(state) for state in states]

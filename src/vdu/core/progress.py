@@ -7,9 +7,11 @@ in a log file for example, there is one line per 30 seconds and none for shorter
         expect({"generated samples": (1500, 20), "unlearn": (600, 288)})    # title → items, network evaluations of each
         with bar("unlearn", 600, "step") as steps: steps.update()
 
-    time left = work left / (work done by bars / time since ``expect``)
+    time left = work left / (work done / time since ``expect``)
 
-Not guaranteed: the estimate. Stages without a bar count as no work, and a stage that was skipped counts as done when a later one begins.
+A bar counts by its items if a stage's title begins its own. Outside such bars the network evaluations themselves count (:func:`advance`).
+
+Not guaranteed: the estimate. A stage that was skipped counts as done when a later one begins.
 """
 
 import sys
@@ -41,7 +43,7 @@ class Whole:
         self.title, self.total, self.done, self.measured = title, 0.0, 0.0, 0.0
         self.began = time.monotonic()
         self.stages: dict[str, tuple[float, float]] = {}  # title → work before it, work of one item
-        self.counted = False  # by evaluations, not by bars
+        self.by_items = False  # a bar of one of the stages is open
 
     def add(self, work: float) -> None:
         """Count some work that was done now."""
@@ -78,10 +80,12 @@ class Bar:
     def __init__(self, title: str, total: int, unit: str, initial: int, shown: bool) -> None:
         self.title, self.total, self.unit, self.n, self.shown = title, total, unit, initial, shown
         self._numbers = ""
-        self._stage = next((each for each in _state.stages(False) if title.startswith(each)), None) if shown else None
+        stages = getattr(_state.now, "stages", {}) if shown else {}
+        self._stage = next((each for each in stages if title.startswith(each)), None)
         if self._stage is not None:
-            before, each = _state.now.stages[self._stage]
+            before, each = stages[self._stage]
             _state.now.reach(before + initial * each)
+            _state.now.by_items = True
         self._tqdm: Any = None
         if shown and _terminal():
             from tqdm import tqdm
@@ -120,6 +124,8 @@ class Bar:
 
     def close(self) -> None:
         """Remove the bar."""
+        if self._stage is not None:
+            _state.now.by_items = False
         if self._tqdm is not None:
             self._tqdm.close()
 
@@ -142,9 +148,6 @@ class _State:
     def known(self) -> bool:
         """Whether there is a verb and its work is known."""
         return self.now is not None and self.now.total > 0
-
-    def stages(self, counted: bool) -> Mapping[str, tuple[float, float]]:
-        return self.now.stages if self.now is not None and self.now.counted == counted else {}
 
 
 _state = _State()
@@ -201,12 +204,11 @@ def whole(title: str) -> Iterator[Whole]:
         _state.now = before
 
 
-def expect(stages: Mapping[str, tuple[float, float]], *, counted: bool = False) -> None:
+def expect(stages: Mapping[str, tuple[float, float]]) -> None:
     """State the work that is to come, in its order; without a :func:`whole` nothing happens.
 
     Args:
-        stages: first words of a bar's title → number of items, network evaluations of each.
-        counted: the work is counted by :func:`advance` and :func:`reach`, not by the bars of these titles.
+        stages: title of a stage, which begins the titles of its bars if it has any → number of items, network evaluations of each.
     """
     if _state.now is None:
         return
@@ -215,18 +217,18 @@ def expect(stages: Mapping[str, tuple[float, float]], *, counted: bool = False) 
         places[title] = (work, each)
         work += items * each
     _state.now.stages, _state.now.total, _state.now.began = places, work, time.monotonic()
-    _state.now.done, _state.now.measured, _state.now.counted = 0.0, 0.0, counted
+    _state.now.done, _state.now.measured = 0.0, 0.0
 
 
 def advance(work: float) -> None:
-    """Count network evaluations, where they are counted."""
-    if _state.stages(True):
+    """Count network evaluations, unless a bar counts its items instead."""
+    if _state.known() and not _state.now.by_items:
         _state.now.add(work)
 
 
 def reach(title: str) -> None:
     """Count all stages before one as done."""
-    if title in _state.stages(True):
+    if _state.known() and title in _state.now.stages:
         _state.now.reach(_state.now.stages[title][0])
 
 

@@ -1,29 +1,33 @@
-"""The valid ranges of user-supplied numbers, declared once for the command line and for Python. Standard library only.
+"""The valid values of settings, declared once for the command line and for Python. Standard library only.
 
-Values outside a range raise an error and are never repaired: 0 means 0, never "the default".
+Values outside raise an error and are never repaired: 0 means 0, never "the default".
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from vdu.core.errors import InputError, shown
 
-__all__ = ["COUNT", "FRACTION", "NOT_NEGATIVE", "POSITIVE", "TRAINING", "Range", "require_ranges"]
+__all__ = [
+    "AT_LEAST_0", "COUNT", "ENOUGH_IMAGES", "FRACTION", "NOT_NEGATIVE", "PORT", "POSITIVE", "RANGES", "SEED", "UNIT", "Range",
+    "require_choice", "require_fields", "require_flags", "require_kind", "require_ranges",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers from ``low`` to below ``high``.
+    """The finite numbers from ``low`` to ``high``.
 
     Attributes:
         words: the expectation, for messages.
         low: the smallest number.
         above: whether ``low`` itself is outside.
-        high: the numbers are below this.
+        high: the largest number.
+        below: whether ``high`` itself is outside; infinity always is.
         whole: whether only integers count.
     """
 
@@ -31,6 +35,7 @@ class Range:
     low: float
     above: bool = False
     high: float = math.inf
+    below: bool = True
     whole: bool = False
 
     def holds(self, value: Any) -> bool:
@@ -48,41 +53,130 @@ class Range:
         """
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
-        value = float(value)
-        return (self.low < value if self.above else self.low <= value) and value < self.high
+        value = cast(Any, value)
+        inside = (self.low < value if self.above else self.low <= value) and value != math.inf
+        return inside and (value < self.high if self.below else value <= self.high)
 
 
 COUNT = Range("at least 1", 1, whole=True)
 POSITIVE = Range("a number above 0", 0, above=True)
 NOT_NEGATIVE = Range("0 or more", 0, whole=True)
+AT_LEAST_0 = Range("a finite number, 0 or more", 0)
 FRACTION = Range("a number from 0 to below 1", 0, high=1)
+UNIT = Range("a number from 0 to 1", 0, high=1, below=False)
+SEED = Range("an integer of at most 64 bits", -(2**63), high=2**63, whole=True)
+PORT = Range("a port from 1 to 65535", 1, high=65535, below=False, whole=True)
+ENOUGH_IMAGES = Range(
+    "at least 20, better 500 or more: with fewer images from each model nothing can be concluded about forgetting",
+    20,
+    whole=True,
+)
 
-TRAINING: Mapping[str, Range] = MappingProxyType({
+RANGES: Mapping[str, Range] = MappingProxyType({
+    # training
     "steps": COUNT,
     "batch_size": COUNT,
     "learning_rate": POSITIVE,
     "warmup_steps": NOT_NEGATIVE,
-    "weight_decay": Range("0 or more", 0),
+    "weight_decay": AT_LEAST_0,
     "ema_decay": FRACTION,
+    "ema_ramp": COUNT,
     "gradient_accumulation_steps": COUNT,
     "max_grad_norm": POSITIVE,
     "checkpointing_steps": COUNT,
     "checkpoints_total_limit": COUNT,
+    "epochs": COUNT,
+    "shift_pixels": NOT_NEGATIVE,
+    "seed": SEED,
+    # sampling and generated samples
+    "inference_steps": COUNT,
+    "microbatch_size": COUNT,
+    "eta": UNIT,
+    "guidance_scale": AT_LEAST_0,
     "n_own_samples": COUNT,
-})
-"""The ranges of the training settings, by name."""
+    "n_samples": COUNT,
+    # posteriors
+    "n_train": COUNT,
+    "draws_per_half": COUNT,
+    "timesteps_per_sample": COUNT,
+    "prior_precision": POSITIVE,
+    "relative_floor": AT_LEAST_0,
+    "variance": POSITIVE,
+    "shrinkage": AT_LEAST_0,
+    "floor": Range("a number between 0 and 1", 0, above=True, high=1),
+    "n_members": COUNT,
+    "finetune_steps": COUNT,
+    "finetune_learning_rate": POSITIVE,
+    "finetune_batch_size": COUNT,
+    "calibrate": FRACTION,
+    # evaluation
+    "n_images": COUNT,
+    "n_judge_samples": COUNT,
+    "seeds": COUNT,
+})  # fmt: skip
+"""The ranges of settings by name, wherever they occur. A method declares those of its own options (``Method.ranges``)."""
 
 
-def require_ranges(values: Mapping[str, Any]) -> None:
-    """Raise an error for training settings that are out of range.
+def require_ranges(values: Mapping[str, Any], ranges: Mapping[str, Range] = RANGES) -> None:
+    """Raise an error for settings that are out of range.
 
     Args:
         values: settings by name; None stands for the default, and names without a range pass.
+        ranges: by name.
 
     Raises:
         InputError: naming the first.
     """
-    for name, range_ in TRAINING.items():
+    for name, range_ in ranges.items():
         value = values.get(name)
         if value is not None and not range_.holds(value):
             raise InputError(f"{name}: got {shown(value)}; expected {range_.words}.")
+
+
+def require_fields(record: Any) -> None:
+    """Raise an error for a number of a dataclass that is out of the range of its name; None passes where its type allows it.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for item in fields(record):
+        value, range_ = getattr(record, item.name), RANGES.get(item.name)
+        if range_ is not None and not (value is None and "None" in str(item.type)) and not range_.holds(value):
+            raise InputError(f"{item.name}: got {shown(value)}; expected {range_.words}.")
+
+
+def require_kind(name: str, value: Any, kinds: Any, words: str) -> None:
+    """Raise an error for a value of another kind; None passes, as "not given".
+
+    Args:
+        name: the argument.
+        value: what was given.
+        kinds: a class, several, or a union.
+        words: the expectation.
+
+    Raises:
+        InputError: with the kind of what was given, never its content.
+    """
+    if value is not None and not isinstance(value, kinds):
+        raise InputError(f"{name}: got {shown(value)}; expected {words}.")
+
+
+def require_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raise an error for anything but one of some words.
+
+    Raises:
+        InputError: with the words.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(f"{name}: got {shown(value)}; expected one of {', '.join(choices)}.")
+
+
+def require_flags(values: Mapping[str, Any], *names: str) -> None:
+    """Raise an error for switches that are neither on nor off.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for name in names:
+        if not isinstance(values[name], bool):
+            raise InputError(f"{name}: got {shown(values[name])}; expected True or False.")

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -29,6 +29,7 @@ __all__ = [
     "environment",
     "is_leftover",
     "now",
+    "passed_over",
     "read_json",
     "sha256_bytes",
     "sha256_file",
@@ -206,10 +207,10 @@ def sweep(paths: Iterable[Path], *, alone: bool = False) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write JSON atomically (UTF-8, two spaces, NaN refused)."""
+    """Write JSON atomically (UTF-8, two spaces, NaN refused); the half characters of names that are no UTF-8 are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8", "backslashreplace"))  # outside ASCII JSON's escapes are Python's
 
 
 def read_json(path: Path | str) -> Any:
@@ -243,6 +244,19 @@ def sha256_file(path: Path | str) -> str:
     """SHA-256 of a file's content, read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def passed_over(counts: Mapping[str, int]) -> str:
+    """Files beside a set of images that were not read, as words; empty for none.
+
+    Args:
+        counts: kind → number.
+
+    Returns:
+        For example "3 files passed over (2 hidden, 1 text)".
+    """
+    n, kinds = sum(counts.values()), ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    return f"{n} file{'s' * (n != 1)} passed over ({kinds})" if n else ""
 
 
 def now() -> str:

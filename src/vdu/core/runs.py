@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import BusyError, InputError
+from vdu.core.paths import given_path
 from vdu.core.records import (
     FORMAT_VERSION,
     atomic_file,
@@ -30,7 +31,7 @@ from vdu.core.records import (
     write_json,
 )
 
-__all__ = ["Run", "only_checks"]
+__all__ = ["Run", "check_folder", "only_checks", "require_apart"]
 
 _CHECKING = ContextVar("checking", default=False)
 
@@ -66,6 +67,79 @@ def _require_version(path: Path, record: Any) -> None:
         )
 
 
+def check_folder(
+    folder: Path | str,
+    verb: str,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    keep: Iterable[Path | str | None] = (),
+) -> bool:
+    """Check an output folder without touching it, before anything expensive.
+
+    Args:
+        folder: the run folder.
+        verb: the command that is to own it.
+        overwrite: as for :class:`Run`, like the following.
+        resume: likewise.
+        keep: likewise.
+
+    Returns:
+        Whether it holds files.
+
+    Raises:
+        InputError: if the folder cannot be used so, or lies inside one of the folders that the run reads.
+    """
+    folder, kept = given_path(folder, "--output-dir"), [Path(path) for path in keep if path]
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; expected a folder for the run's output.")
+    require_apart(folder, kept)
+    if not folder.exists() or all(path.name == ".lock" or is_leftover(path) for path in folder.iterdir()):
+        return False
+    if resume:
+        _require_resumable(folder, verb)
+        return True
+    if not overwrite:
+        raise InputError(
+            f"{folder}: already holds files. Use --overwrite to start anew, "
+            "--resume-from-checkpoint latest to continue, or another --output-dir."
+        )
+    if not (folder / "run.json").exists():
+        raise InputError(
+            f"{folder}: holds files but no run.json, so it is not a run folder; --overwrite does not delete it."
+        )
+    lost = [str(path) for path in kept if path.resolve().is_relative_to(folder.resolve())]
+    if lost:
+        raise InputError(
+            f"{folder}: --overwrite would delete {', '.join(lost)}, which this run reads. Use another --output-dir."
+        )
+    return True
+
+
+def require_apart(folder: Path, inputs: Iterable[Path | None]) -> None:
+    """Raise an error for an output folder inside a folder that is read: what is written would be read as input next time.
+
+    Raises:
+        InputError: naming the input.
+    """
+    here = folder.resolve()
+    for path in inputs:
+        if path is not None and path.is_dir() and here != path.resolve() and here.is_relative_to(path.resolve()):
+            raise InputError(
+                f"{folder}: lies in {path}, which this run reads, so that its files would be among the input next time. Use another "
+                "--output-dir."
+            )
+
+
+def _require_resumable(folder: Path, verb: str) -> None:
+    path = folder / "run.json"
+    record = read_json(path) if path.exists() else None
+    if not isinstance(record, dict) or record.get("verb") != verb:
+        got = f"a run of {record.get('verb')!r}" if isinstance(record, dict) else "files but no run of this package"
+        raise InputError(f"{folder}: holds {got}; expected a run of {verb!r} to continue. Use another --output-dir.")
+    _require_version(path, record)
+
+
 class Run:
     """A run folder and its record.
 
@@ -76,12 +150,13 @@ class Run:
         verb: the command that owns it, for example ``"unlearn"``.
         overwrite: start anew in a folder that already holds a run.
         resume: continue the run that the folder holds.
-        keep: paths that the run reads; ``overwrite`` does not delete them but fails.
+        keep: paths that the run reads; ``overwrite`` does not delete them but fails, and the run may not lie inside them.
         reopen: the run is finished and is added to; used by :meth:`reopen`.
 
     Raises:
         InputError: if the folder holds a run (or anything else) and neither ``overwrite`` nor ``resume`` is given,
-            if it is not a run of this verb that can be resumed, or if another process is writing it.
+            if it is not a run of this verb that can be resumed, if it lies in a folder that the run reads, or if another process
+            is writing it.
     """
 
     def __init__(
@@ -94,7 +169,7 @@ class Run:
         keep: Iterable[Path | str | None] = (),
         reopen: bool = False,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = given_path(folder, "--output-dir")
         self.verb = verb
         self.active = int(os.environ.get("RANK", "0")) == 0
         self._stages: list[dict[str, Any]] = []
@@ -102,44 +177,17 @@ class Run:
         self._lock_file: Any = None
         if not self.active:
             return
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"{self.folder}: is a file; expected a folder for the run's output.")
-        if self.folder.exists() and not all(
-            path.name == ".lock" or is_leftover(path) for path in self.folder.iterdir()
-        ):
-            self._check_resumable() if resume else self._clear(overwrite, keep)
-        elif resume and not _CHECKING.get():
+        held = check_folder(self.folder, verb, overwrite=overwrite, resume=resume, keep=() if reopen else keep)
+        if held and not resume:
+            self._clear()
+        elif resume and not held and not _CHECKING.get():
             print(f"vdu: {self.folder}: nothing to continue; starting a new run.", file=sys.stderr)
         if _CHECKING.get() and not reopen:
             raise _ChecksPassed
         self._lock()
         sweep(filter(is_leftover, self.folder.rglob("*")), alone=True)
 
-    def _check_resumable(self) -> None:
-        path = self.folder / "run.json"
-        record = read_json(path) if path.exists() else None
-        if not isinstance(record, dict) or record.get("verb") != self.verb:
-            got = f"a run of {record.get('verb')!r}" if isinstance(record, dict) else "files but no run of this package"
-            raise InputError(
-                f"{self.folder}: holds {got}; expected a run of {self.verb!r} to continue. Use another --output-dir."
-            )
-        _require_version(path, record)
-
-    def _clear(self, overwrite: bool, keep: Iterable[Path | str | None]) -> None:
-        if not overwrite:
-            raise InputError(
-                f"{self.folder}: already holds files. Use --overwrite to start anew, "
-                "--resume-from-checkpoint latest to continue, or another --output-dir."
-            )
-        if not (self.folder / "run.json").exists():
-            raise InputError(
-                f"{self.folder}: holds files but no run.json, so it is not a run folder; --overwrite does not delete it."
-            )
-        lost = [str(path) for path in keep if path and Path(path).resolve().is_relative_to(self.folder.resolve())]
-        if lost:
-            raise InputError(
-                f"{self.folder}: --overwrite would delete {', '.join(lost)}, which this run reads. Use another --output-dir."
-            )
+    def _clear(self) -> None:
         if _CHECKING.get():
             return
         self._lock()
@@ -236,9 +284,10 @@ class Run:
         Raises:
             InputError: if there is no finished run of that verb in this format.
         """
-        path = Path(folder) / "run.json"
+        folder = given_path(folder, "run")
+        path = folder / "run.json"
         advice = f"Give the folder that `vdu {verb}` wrote (its -o)."
-        if not Path(folder).is_dir():
+        if not folder.is_dir():
             raise InputError(f"{folder}: no such run folder. {advice}")
         if not path.is_file():
             raise InputError(f"{path}: no such file, so {folder} is not a run folder. {advice}")
@@ -286,6 +335,10 @@ class Run:
         record["seconds"] = round(time.monotonic() - began, 3)
         self._stages[:] = [other for other in self._stages if other["stage"] != name] + [record]
         self._write()
+
+    def add_stage(self, record: dict[str, Any]) -> None:
+        """Add the record of a stage that ran elsewhere, before the others."""
+        self._stages[:] = [record, *(other for other in self._stages if other["stage"] != record["stage"])]
 
     def _end_of_checks(self) -> None:
         if _CHECKING.get():

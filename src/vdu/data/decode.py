@@ -1,8 +1,9 @@
 """Image files to pixels: strictly as they are, or optionally converted to one shape.
 
-Strict: 8-bit grey (mode L) gives one channel, 8-bit RGB three; any other mode is an error. Converted: transparent
-pixels over white, 16-bit grey divided by 257, any other mode as Pillow does; then resized (bicubic with antialiasing)
-until the image covers the shape, and cropped at the centre. An EXIF orientation is applied in both cases.
+Strict: 8-bit grey (mode L) gives one channel, 8-bit RGB three; any other mode is an error, and so is a transparent colour
+(the tRNS chunk of a PNG). Converted: transparent pixels over white, 16-bit grey divided by 257, any other mode as Pillow does;
+then resized (bicubic with antialiasing) until the image covers the shape, and cropped at the centre. An EXIF orientation is
+applied in both cases.
 
 Only the formats of ``FORMATS`` are opened, whatever a file's name: Pillow passes others, such as EPS, to external programs.
 An image of the wrong size, or of more than 2²⁶ pixels, is rejected by its header, before memory is allocated.
@@ -25,13 +26,14 @@ from torch import Tensor
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 
-__all__ = ["FORMATS", "Shape", "complaint", "decode_all", "fit_shape", "open_image", "to_pixels"]
+__all__ = ["FORMATS", "Shape", "complaint", "decode_all", "fit_shape", "is_image", "is_text", "open_image", "to_pixels"]
 
 Shape = tuple[int, int, int]
 _CHANNELS = {"L": 1, "RGB": 3}
 _MODES = {1: "L", 3: "RGB"}
 _LISTED = 10
 _MOST_PIXELS = 1 << 26  # a photograph of 67 megapixels
+_SHORT_SIGNATURES = {"BMP", "PPM"}  # two letters, with which a text may begin
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 
@@ -46,6 +48,30 @@ def open_image(source: Path | BinaryIO) -> Image.Image:
     """
     Image.init()
     return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])  # older versions lack AVIF
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its content, whatever its name; a cut one counts where its first bytes are unmistakable."""
+    try:
+        with open_image(path):
+            return True
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # Pillow's readers raise many kinds of errors
+        head = _head(path, 16)
+        signed = (Image.OPEN[name][1] for name in FORMATS if name in Image.OPEN and name not in _SHORT_SIGNATURES)
+        return any(accept is not None and accept(head) is True for accept in signed)
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file looks like text: no zero byte at its beginning, or the mark of UTF-16."""
+    head = _head(path, 1 << 12)
+    return b"\0" not in head or head.startswith((b"\xff\xfe", b"\xfe\xff"))
+
+
+def _head(path: Path, n_bytes: int) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(n_bytes)
 
 
 def to_pixels(image: Image.Image, shape: Shape | None, convert: bool = False) -> np.ndarray:
@@ -68,8 +94,9 @@ def to_pixels(image: Image.Image, shape: Shape | None, convert: bool = False) ->
     image = ImageOps.exif_transpose(image)
     if convert and shape is not None:
         image = _converted(image, shape)
-    if image.mode not in _CHANNELS:
-        raise InputError(f"mode {image.mode}, expected 8-bit grey (L) or RGB")
+    transparent = " with a transparent colour" if "transparency" in image.info else ""
+    if image.mode not in _CHANNELS or transparent:
+        raise InputError(f"mode {image.mode}{transparent}, expected 8-bit grey (L) or RGB")
     got = (_CHANNELS[image.mode], image.height, image.width)
     if shape is not None and got != tuple(shape):
         raise InputError(f"channels, height, width {got}, expected {tuple(shape)}")
@@ -98,7 +125,9 @@ def _require_size(image: Image.Image, shape: Shape | None) -> None:
 def _converted(image: Image.Image, shape: Shape) -> Image.Image:
     channels, height, width = shape
     if image.mode.startswith("I;16"):  # Pillow's own conversion to L clips at 255: nearly white
-        image = Image.fromarray(np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8))
+        levels = np.asarray(image).astype(np.float64)
+        clear = image.info.get("transparency")  # one level, where there is a tRNS chunk
+        image = Image.fromarray(np.where(levels == clear, 255, np.rint(levels / 257)).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise InputError(f"mode {image.mode} has no known range: save it with 8 bits")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

@@ -1,13 +1,16 @@
 """Images in a folder, or listed in a text file; sorted by name, so that a set has one order everywhere.
 
-A folder that holds only folders is a set of classes: the first folder on an image's path is its class. A folder that
-holds only splits (train, test, val, validation) is entered at the requested split. Hidden files, and companions such
-as captions, are ignored; any other file that is not an image is an error, so that no forget image is missed.
+A folder that holds only folders is a set of classes: the first folder on an image's path is its class. A folder whose only folders
+are splits (train, test, val and the like) is entered at the requested split; without a request several splits are an error.
+
+Files are taken by their content, whatever their names. Hidden files, those of the operating system (Thumbs.db) and texts (captions,
+tables) are passed over and counted; any other file that is not an image is an error, so that no forget image is missed.
 
 Not guaranteed: that two links to one file are noticed.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -17,7 +20,8 @@ import torch
 from PIL import Image
 
 from vdu.core.errors import InputError
-from vdu.data.decode import Shape, complaint, decode_all, open_image
+from vdu.core.paths import require_text
+from vdu.data.decode import Shape, complaint, decode_all, is_image, is_text, open_image
 from vdu.data.images import ImageSet
 
 __all__ = ["load_folder", "load_list"]
@@ -26,15 +30,16 @@ _IMAGES = {
     ".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 }  # fmt: skip
 _COMPANIONS = {"", ".csv", ".json", ".jsonl", ".md", ".txt", ".toml", ".yaml", ".yml"}
-_SPLITS = {"train", "test", "val", "valid", "validation"}
+_SYSTEM = {"desktop.ini", "thumbs.db"}
+_SPLITS = {"dev", "eval", "test", "testing", "train", "training", "val", "valid", "validation"}
 
 
-def load_folder(root: Path, split: str, shape: Shape | None, convert: bool) -> ImageSet:
+def load_folder(root: Path, split: str | None, shape: Shape | None, convert: bool) -> ImageSet:
     """Load all images of a folder.
 
     Args:
         root: the folder.
-        split: "train" or "test"; a folder without splits is all "train".
+        split: "train" or "test"; a folder without splits is all "train". None takes all of such a folder, or its only split.
         shape: channels, height and width of every image; None means those of the first.
         convert: see ``vdu.data.decode``.
 
@@ -45,7 +50,7 @@ def load_folder(root: Path, split: str, shape: Shape | None, convert: bool) -> I
         InputError: if it holds no images, no such split, files of an unknown kind, or images that do not fit.
     """
     root = _enter_split(root, split)
-    names = _image_names(root)
+    names, passed_over = _image_names(root)
     if not names:
         raise InputError(
             f"{root}: holds no image files ({' '.join(sorted(_IMAGES))}). For data in one file: mnist:FOLDER, "
@@ -53,15 +58,15 @@ def load_folder(root: Path, split: str, shape: Shape | None, convert: bool) -> I
         )
     labels, class_names = _labels(root, names)
     images = decode_all(str(root), names, [_opener(root / name) for name in names], shape, convert)
-    return ImageSet(images, labels, tuple(names), class_names, str(root))
+    return ImageSet(images, labels, tuple(names), class_names, str(root), passed_over)
 
 
-def load_list(file: Path, split: str, shape: Shape | None, convert: bool) -> ImageSet:
+def load_list(file: Path, split: str | None, shape: Shape | None, convert: bool) -> ImageSet:
     """Load the images listed in a text file.
 
     Args:
         file: UTF-8, one path per line, relative to the file's folder or absolute; empty lines are ignored.
-        split: must be "train": a list has no splits.
+        split: must be "train" or None: a list has no splits.
         shape: channels, height and width of every image; None means those of the first.
         convert: see ``vdu.data.decode``.
 
@@ -72,7 +77,7 @@ def load_list(file: Path, split: str, shape: Shape | None, convert: bool) -> Ima
         InputError: if the file is not such a list, has duplicates, or names files that are missing or do not fit.
     """
     _only_train(file, split)
-    if file.suffix.lower() in _IMAGES:
+    if file.suffix.lower() in _IMAGES or is_image(file):
         raise InputError(f"{file}: is one image; expected a folder, or a text file with one image path per line.")
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
@@ -98,8 +103,8 @@ def _opener(path: Path) -> Callable[[], Image.Image]:
     return partial(open_image, path)
 
 
-def _only_train(place: Path, split: str) -> None:
-    if split != "train":
+def _only_train(place: Path, split: str | None) -> None:
+    if split not in (None, "train"):
         raise InputError(f"{place}: has no {split} split. Put the images into {place}/{split}, or ask for 'train'.")
 
 
@@ -107,28 +112,44 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
 
 
-def _enter_split(root: Path, split: str) -> Path:
+def _enter_split(root: Path, split: str | None) -> Path:
     held = _visible(root)
-    if held and all(path.is_dir() and path.name in _SPLITS for path in held):
-        if root / split not in held:
-            raise InputError(f"{root}: holds the splits {', '.join(p.name for p in held)}, but not {split!r}.")
-        return root / split
-    _only_train(root, split)
-    return root
+    folders = [path for path in held if path.is_dir()]
+    only_splits = bool(folders) and all(path.name.lower() in _SPLITS for path in folders)
+    if not only_splits or any(path.suffix.lower() in _IMAGES or is_image(path) for path in held if path.is_file()):
+        _only_train(root, split)
+        return root
+    names, wanted = ", ".join(path.name for path in folders), [path for path in folders if path.name.lower() == split]
+    if split is None and len(folders) > 1:
+        raise InputError(
+            f"{root}: holds the splits {names}; expected one of them, such as {folders[0]}. For the images of all, put them into one "
+            "folder without splits."
+        )
+    if split is not None and not wanted:
+        raise InputError(f"{root}: holds the splits {names}, but not {split!r}.")
+    return wanted[0] if wanted else folders[0]
 
 
-def _image_names(root: Path) -> list[str]:
-    names, strangers = [], []
+def _image_names(root: Path) -> tuple[list[str], Counter[str]]:
+    """The paths of the images below a folder, and how many files of what kind were passed over."""
+    names, strangers, passed_over = [], [], Counter[str]()
     stack = [root]
     while stack:
-        for path in _visible(stack.pop()):
-            suffix = path.suffix.lower()
+        folder = stack.pop()
+        held = _visible(folder)
+        passed_over["hidden"] += sum(1 for _ in folder.iterdir()) - len(held)
+        for path in held:
+            suffix = path.suffix.lower().rstrip(".")
             name = path.relative_to(root).as_posix()
             if path.is_dir() and not path.is_symlink():
                 stack.append(path)
-            elif path.is_file() and suffix in _IMAGES:
+            elif path.is_file() and (suffix in _IMAGES or is_image(path)):
                 names.append(name)
-            elif path.is_symlink() or suffix not in _COMPANIONS:
+            elif path.is_file() and path.name.lower() in _SYSTEM:
+                passed_over["of the operating system"] += 1
+            elif path.is_file() and suffix in _COMPANIONS and is_text(path):
+                passed_over["text"] += 1
+            else:
                 strangers.append(name)
     if strangers:
         hint = "Convert them to PNG or remove them; a link to a folder, or to nothing, is not followed."
@@ -136,7 +157,7 @@ def _image_names(root: Path) -> list[str]:
         raise InputError(
             complaint(str(root), sorted(strangers), total, "files are of a kind that cannot be read", hint)
         )
-    return sorted(names)
+    return sorted(names), +passed_over
 
 
 def _labels(root: Path, names: Sequence[str]) -> tuple[torch.Tensor | None, tuple[str, ...] | None]:
@@ -144,6 +165,8 @@ def _labels(root: Path, names: Sequence[str]) -> tuple[torch.Tensor | None, tupl
         return None, None
     firsts = [name.split("/", 1)[0] for name in names]
     class_names = sorted(set(firsts))
+    for name in class_names:
+        require_text(name, "the name of a class folder")
     empty = sorted({path.name for path in _visible(root) if path.is_dir()} - set(class_names))
     if empty:
         raise InputError(f"{root}: the class folders {', '.join(empty)} hold no images. Fill or remove them.")

@@ -9,28 +9,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vdu.core.errors import InputError
-from vdu.core.records import atomic_file, read_json
+from vdu.core.records import atomic_file, passed_over, read_json
 from vdu.data.forget import split_by_class
 from vdu.data.given import Images, as_images, is_named
 from vdu.data.images import ImageSet
+from vdu.data.overlap import n_distinct
 
-__all__ = ["absolute", "class_names", "current_forget", "forget_images", "reload_forget", "write_forget"]
+__all__ = ["class_names", "current_forget", "forget_images", "forgetting", "record_of", "reload_forget", "write_forget"]
 
 STORED = (
     "forget.safetensors"  # stored in the run folder: drawn from the model, with an assigned label, or given in Python
 )
 
 
-def absolute(source: str) -> str:
-    """A source of images with its path, if any, made absolute."""
-    from vdu.data.sources import NAMES
-
-    kind, colon, place = source.rpartition(":")
-    return source if source in NAMES or not Path(place).exists() else f"{kind}{colon}{Path(place).resolve()}"
-
-
 def forget_images(
-    source: Images, shape: tuple[int, int, int], *, classes: Sequence[str] = (), convert: bool = False
+    source: Images, shape: tuple[int, int, int], *, classes: Sequence[Any] = (), convert: bool = False
 ) -> ImageSet:
     """Load the images to forget and check them against the model's size.
 
@@ -60,6 +53,20 @@ def forget_images(
             "(in Python forget_class=…), or give forget images only."
         )
     return images
+
+
+def forgetting(images: ImageSet) -> str:
+    """What is forgotten, in a line: how many images of what, and how many files beside them were not read."""
+    n, distinct = len(images), n_distinct(images)
+    twice = f" ({distinct} distinct)" if distinct < n else ""
+    skipped = passed_over(images.passed_over)
+    return f"forgetting {n} image{'s' * (n != 1)}{twice}: {images.description}{f'; {skipped}' if skipped else ''}"
+
+
+def record_of(images: ImageSet) -> dict[str, Any]:
+    """What ``run.json`` holds of a forget set, besides its source and its classes."""
+    found = {"description": images.description, "n_images": len(images), "sha256": images.sha256}
+    return found | ({"passed_over": dict(images.passed_over)} if images.passed_over else {})
 
 
 def class_names(images: ImageSet) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from vdu.core.errors import InputError, shown
+from vdu.core.paths import given_path
 from vdu.data.decode import Shape, decode_all, fit_shape, open_image
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
@@ -34,7 +35,7 @@ _KINDS = (
 )
 
 
-def is_named(given: Any) -> bool:
+def is_named(given: Any) -> TypeGuard[str | Path]:
     """Whether images are given by a name or a path, which can be recorded and loaded again."""
     return isinstance(given, str | Path)
 
@@ -58,7 +59,7 @@ def as_images(given: Any, *, name: str, shape: Shape | None = None, convert: boo
         InputError: if the images are of no such kind, or do not fit. Messages never print an image.
     """
     if is_named(given):
-        return load_images(str(given), shape=shape, convert=convert)
+        return load_images(given, shape=shape, convert=convert)
     if isinstance(given, ImageSet):
         found = given
     elif isinstance(given, Tensor | np.ndarray):
@@ -104,7 +105,7 @@ def _from_list(given: Sequence[Any], name: str, shape: Shape | None, convert: bo
     if given and all(isinstance(each, Image.Image) for each in given):
         return ImageSet(_decoded(given, name, shape, convert))
     if given and all(is_named(each) for each in given):
-        paths = [Path(each).expanduser() for each in given]
+        paths = [given_path(each, name) for each in given]
         missing = [str(path) for path in paths if not path.is_file()]
         if missing:
             raise InputError(f"{name}: {len(missing)} of {len(paths)} files do not exist, first {missing[0]}.")

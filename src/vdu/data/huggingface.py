@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from vdu.core.errors import InputError
+from vdu.core.paths import given_path
 from vdu.data.decode import Shape, decode_all, open_image
 from vdu.data.images import ImageSet
 
@@ -42,7 +43,8 @@ def load_huggingface(name: str, split: str, shape: Shape | None, convert: bool) 
         datasets: Any = import_module("datasets")
     except ImportError as error:
         raise InputError('hf: needs the library "datasets". Install it with: pip install "vdu[datasets]"') from error
-    folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else None
+    path = given_path(name, "images")
+    folder = path if path.is_dir() else None
     try:
         if folder:
             data = datasets.load_dataset("imagefolder", data_dir=str(folder), split=split)

@@ -1,9 +1,9 @@
-"""The IDX format of MNIST: a big-endian header, then unsigned bytes; plain or gzip-compressed.
+"""The IDX format of MNIST: a big-endian header, then unsigned bytes; plain, or compressed by gzip or (the packaged files) xz.
 
     0x00 0x00 0x08 d │ d sizes, uint32 big-endian │ product of the sizes, bytes
 
 A header is checked against the file: a plain file must have exactly the announced length, a
-compressed one must be able to hold it (deflate shrinks at most 1032-fold), and no more than the announced length plus
+compressed one must be able to hold it (deflate shrinks at most 1032-fold, xz 8192-fold), and no more than the announced length plus
 one byte is ever decompressed. MD5 sums are those of the uncompressed files, since mirrors compress differently.
 
 Not guaranteed: other element types than unsigned byte, which raise an error.
@@ -24,6 +24,11 @@ import torch
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 
+try:
+    import lzma
+except ImportError:  # a Python that was built without liblzma
+    lzma = None
+
 __all__ = ["MNIST_MD5", "SPLIT_FILES", "find_idx", "load_idx_folder", "read_idx"]
 
 # Of the uncompressed files. The name is also that of the file on the mirrors, less ".gz".
@@ -37,7 +42,9 @@ SPLIT_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-_MAX_DEFLATE_RATIO = 1032  # zlib's technical details: the limit of the deflate format
+_GZIP, _XZ = b"\x1f\x8b", b"\xfd7"  # first bytes
+_RATIOS = {_GZIP: 1032, _XZ: 8192}  # largest compression: zlib's technical details; a bound of ours
+_UNREADABLE = (OSError, EOFError, zlib.error) if lzma is None else (OSError, EOFError, zlib.error, lzma.LZMAError)
 _BLOCK = 1 << 20
 
 
@@ -45,7 +52,7 @@ def read_idx(path: Path | str, *, ndim: int, md5: str | None = None) -> np.ndarr
     """Read one IDX file.
 
     Args:
-        path: the file, plain or gzip (distinguished by content, not by name).
+        path: the file, plain, gzip or xz (distinguished by content, not by name).
         ndim: the number of dimensions it must have: 3 for images, 1 for labels.
         md5: MD5 of the uncompressed file that it must have; None checks none.
 
@@ -58,11 +65,10 @@ def read_idx(path: Path | str, *, ndim: int, md5: str | None = None) -> np.ndarr
     path = Path(path)
     try:
         with open(path, "rb") as raw:
-            compressed = raw.read(2) == b"\x1f\x8b"
+            first = raw.read(2)
             raw.seek(0)
-            size = path.stat().st_size
-            content = _read_checked(cast(BinaryIO, gzip.open(raw)) if compressed else raw, path, ndim, size, compressed)
-    except (OSError, EOFError, zlib.error) as error:
+            content = _read_checked(_opened(raw, first, path), path, ndim, path.stat().st_size, _RATIOS.get(first, 1))
+    except _UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as an IDX file ({error}). Fetch or decompress it again.") from error
     if md5 is not None and (got := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
         raise InputError(
@@ -73,14 +79,24 @@ def read_idx(path: Path | str, *, ndim: int, md5: str | None = None) -> np.ndarr
     return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape)
 
 
-def _read_checked(file: BinaryIO, path: Path, ndim: int, size: int, compressed: bool) -> bytearray:
+def _opened(raw: BinaryIO, first: bytes, path: Path) -> BinaryIO:
+    """The file uncompressed, by its first bytes."""
+    if first == _XZ and lzma is None:
+        raise InputError(
+            f"{path}: is compressed by xz, for which this Python has no lzma module. Use a Python that has it."
+        )
+    if first == _XZ and lzma is not None:
+        return cast(BinaryIO, lzma.open(raw))
+    return cast(BinaryIO, gzip.open(raw)) if first == _GZIP else raw
+
+
+def _read_checked(file: BinaryIO, path: Path, ndim: int, size: int, ratio: int) -> bytearray:
     header = file.read(4 + 4 * ndim)
     magic = bytes([0, 0, 8, ndim])
     if header[:4] != magic or len(header) < 4 + 4 * ndim:
         raise InputError(f"{path}: starts with {header[:4].hex() or 'nothing'}, expected an IDX header {magic.hex()}.")
     expected = len(header) + math.prod(struct.unpack_from(f">{ndim}I", header, 4))
-    possible = size * _MAX_DEFLATE_RATIO if compressed else size
-    if expected > possible or (not compressed and expected != size):
+    if expected > size * ratio or (ratio == 1 and expected != size):
         raise InputError(_wrong_length(path, f"a file of {size} bytes", expected))
     content = bytearray(header)
     while len(content) <= expected and (block := file.read(min(_BLOCK, expected + 1 - len(content)))):
@@ -109,7 +125,7 @@ def find_idx(folder: Path, name: str) -> Path:
         InputError: if the folder or the file is missing.
     """
     dotted = name.replace("-idx", ".idx")
-    candidates = [folder / f"{stem}{suffix}" for stem in (name, dotted) for suffix in (".gz", "")]
+    candidates = [folder / f"{stem}{suffix}" for stem in (name, dotted) for suffix in (".gz", ".xz", "")]
     for candidate in candidates:
         if candidate.is_file():
             return candidate

@@ -12,8 +12,8 @@ Not guaranteed: that a set fits into memory; that pixels are in any colour space
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vdu.core.checks import require_finite
 from vdu.core.errors import InputError, shown
+from vdu.core.ranges import require_kind
 
 __all__ = ["ImageSet", "to_float", "to_uint8"]
 
@@ -78,6 +79,7 @@ class ImageSet:
         names: a distinct name for each image (its path below the source), or None.
         class_names: name of class 0, 1, …, or None.
         description: where the images come from, for records and reports.
+        passed_over: files that were found beside the images and not read: kind → number.
 
     Raises:
         InputError: if dtypes, shapes, lengths or label ranges do not fit together.
@@ -88,6 +90,7 @@ class ImageSet:
     names: tuple[str, ...] | None = None
     class_names: tuple[str, ...] | None = None
     description: str = ""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, Tensor):
@@ -97,6 +100,15 @@ class ImageSet:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             got = f"{self.images.dtype} {list(self.images.shape)}"
             raise InputError(f"images: got {got}, expected torch.uint8 [images, channels, height, width].")
+        require_kind("labels", self.labels, Tensor, "a torch.int64 tensor [images]")
+        require_kind("description", self.description, str, "text")
+        require_kind("passed_over", self.passed_over, Mapping, "numbers of files by kind")
+        for name in ("names", "class_names"):
+            words = getattr(self, name)
+            if words is not None and not (
+                isinstance(words, tuple | list) and all(isinstance(each, str) for each in words)
+            ):
+                raise InputError(f"{name}: got {shown(words)}; expected names, as a tuple of texts.")
         if self.labels is not None:
             _check_labels(self.labels, len(self), self.class_names)
         if self.names is not None and (len(self.names), len(set(self.names))) != (len(self), len(self)):

@@ -13,6 +13,7 @@ a folder          its images, recursively; labels if it holds class folders only
 a text file       image paths, one per line, relative to the file
 ================  =====================================================================================================
 
+Nothing is guessed: a name that is also that of a file or folder here is refused; ``./mnist``, or a ``Path``, is the folder.
 Nothing is converted unless ``convert`` asks for it: an image of the wrong size or colour mode stops the load.
 
 Not guaranteed: that two files with the same pixels are noticed.
@@ -21,9 +22,12 @@ Not guaranteed: that two files with the same pixels are noticed.
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vdu.core.cache import cache_folder
 from vdu.core.errors import InputError, shown
+from vdu.core.paths import given_path, require_text
+from vdu.core.ranges import COUNT, require_flags, require_kind
 from vdu.data.cifar import fetch_cifar10, load_cifar10_folder
 from vdu.data.decode import fit_shape
 from vdu.data.digits import load_digits
@@ -34,13 +38,13 @@ from vdu.data.idx import MNIST_MD5, SPLIT_FILES, load_idx_folder, read_idx
 from vdu.data.images import ImageSet
 from vdu.data.tiny_imagenet import is_tiny_imagenet, load_tiny_imagenet
 
-__all__ = ["MNIST_MIRRORS", "NAMES", "fetch_mnist", "load_images"]
+__all__ = ["MNIST_MIRRORS", "absolute", "fetch_mnist", "load_images", "place_of"]
 
 MNIST_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
-NAMES = ("mnist", "mnist-mini", "idx", "cifar10", "digits")
+_NAMES = ("mnist", "mnist-mini", "idx", "cifar10", "digits")
 _MINI_FOLDER = Path(__file__).parent / "mnist_mini"  # made by tools/make_mnist_mini.py
 _MINI_MD5 = MNIST_MD5 | {
     "train-images-idx3-ubyte": "d2442bc08bd5ff7a07250f72c4d51549",
@@ -56,7 +60,7 @@ def load_images(
     spec: str | Path,
     *,
     shape: tuple[int, int, int] | None = None,
-    split: str = "train",
+    split: str | None = None,
     convert: bool = False,
     cache_dir: Path | str | None = None,
 ) -> ImageSet:
@@ -65,10 +69,11 @@ def load_images(
     Args:
         spec: which ones, see the table above.
         shape: channels (1 or 3), height and width that every image must have; None means those of the first image.
-        split: "train" or "test", where the source has both.
+        split: "train" or "test", where the source has both; None means "train" for a named data set, and refuses a folder that
+            holds several splits.
         convert: make images of another size or mode fit ``shape``: to grey or RGB, resized (bicubic with antialiasing)
             until the image covers the shape, and the centre kept.
-        cache_dir: where fetched files live; None means ``$XDG_CACHE_HOME/vdu`` or ``~/.cache/vdu``.
+        cache_dir: where fetched files live; None means the cache (:func:`vdu.core.cache.cache_folder`).
 
     Returns:
         The images, in the source's order; those of folders and lists sorted by name.
@@ -78,24 +83,18 @@ def load_images(
     """
     if not isinstance(spec, str | Path):
         raise InputError(f"images: got {shown(spec)}; expected {_KINDS}.")
-    spec = str(spec)
-    if split not in SPLIT_FILES:
-        raise InputError(f"split: got {split!r}, expected 'train' or 'test'.")
-    if shape is not None and (len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1):
-        raise InputError(f"shape: got {shape}, expected channels (1 or 3), height and width.")
-    if convert and shape is None:
-        raise InputError("convert: needs the shape to convert to. Give channels, height and width.")
-    kind, colon, place = spec.partition(":")
-    if colon and not place:
-        raise InputError(f"{spec}: nothing after the colon; expected {_KINDS}.")
-    if spec == "idx" or (colon and kind in ("digits", "mnist-mini")):
-        raise InputError(f"{spec}: {'needs a folder' if spec == 'idx' else 'takes no folder'}; expected {_KINDS}.")
+    if split is not None and (not isinstance(split, str) or split not in SPLIT_FILES):
+        raise InputError(f"split: got {shown(split)}, expected 'train' or 'test'.")
+    require_flags({"convert": convert}, "convert")
+    require_kind("cache_dir", cache_dir, str | Path, "a path")
+    _require_shape(shape, convert)
+    kind, place = _parsed(spec)
     try:
-        if kind == "hf" and colon:
-            return load_huggingface(place, split, shape, convert)
-        if kind in NAMES:
-            return fit_shape(_load_known(kind, place, split, cache_folder(cache_dir)), shape, convert)
-        path = Path(spec).expanduser()
+        if kind == "hf":
+            return load_huggingface(place, split or "train", shape, convert)
+        if kind:
+            return fit_shape(_load_known(kind, place, split or "train", cache_folder(cache_dir)), shape, convert)
+        path = given_path(spec, "images")
         if path.is_dir():
             load = load_tiny_imagenet if is_tiny_imagenet(path) else load_folder
             return load(path, split, shape, convert)
@@ -106,6 +105,56 @@ def load_images(
     raise InputError(f"{spec}: no such source, folder or file; expected {_KINDS}.")
 
 
+def place_of(spec: str | Path) -> Path | None:
+    """The folder or file that a source reads, absolute; None for a data set that is packaged or fetched."""
+    _, place = _parsed(spec)
+    path = given_path(place, "images") if place else None
+    return path.resolve() if path is not None and path.exists() else None
+
+
+def absolute(spec: str | Path) -> str:
+    """A source with its path, if any, made absolute, so that it means the same in another folder."""
+    kind, _ = _parsed(spec)
+    place = place_of(spec)
+    return str(spec) if place is None else f"{kind}:{place}" if kind else str(place)
+
+
+def _parsed(spec: str | Path) -> tuple[str, str]:
+    """What a source means.
+
+    Returns:
+        Its kind (empty for a folder or a list), and its place (empty for a packaged or fetched data set).
+
+    Raises:
+        InputError: if the text cannot be read so, or stands for a data set and for a file or folder here.
+    """
+    text = str(spec)
+    require_text(text, "images")
+    kind, colon, place = text.partition(":")
+    here = os.path.exists(text)
+    if not (kind in _NAMES or (kind == "hf" and colon)) or (isinstance(spec, Path) and here):
+        return "", text
+    if here:
+        raise InputError(
+            f"{text}: is a file or folder here and the name of a data set. Write ./{text} for the one here (in Python also a Path); for "
+            "the data set rename the other, or work in another folder."
+        )
+    if colon and not place:
+        raise InputError(f"{text}: nothing after the colon; expected {_KINDS}.")
+    if text == "idx" or (colon and kind in ("digits", "mnist-mini")):
+        raise InputError(f"{text}: {'needs a folder' if text == 'idx' else 'takes no folder'}; expected {_KINDS}.")
+    return kind, place
+
+
+def _require_shape(shape: Any, convert: bool) -> None:
+    whole = isinstance(shape, Sequence) and len(shape) == 3 and all(COUNT.holds(each) for each in shape)
+    if shape is not None and not (whole and shape[0] in (1, 3)):
+        got = tuple(shape) if whole else shown(shape)
+        raise InputError(f"shape: got {got}, expected channels (1 or 3), height and width.")
+    if convert and shape is None:
+        raise InputError("convert: needs the shape to convert to. Give channels, height and width.")
+
+
 def _load_known(kind: str, place: str, split: str, cache: Path) -> ImageSet:
     if kind == "digits":
         return load_digits(split)
@@ -113,10 +162,10 @@ def _load_known(kind: str, place: str, split: str, cache: Path) -> ImageSet:
         images = load_idx_folder(_MINI_FOLDER, split, _MINI_MD5)
         return images.select(range(len(images)), f"MNIST mini ({split})")
     if kind == "cifar10":
-        return load_cifar10_folder(Path(place).expanduser() if place else fetch_cifar10(cache / "cifar10"), split)
+        return load_cifar10_folder(given_path(place) if place else fetch_cifar10(cache / "cifar10"), split)
     if kind == "mnist" and not place:
         place = os.environ.get("VDU_MNIST") or str(fetch_mnist(cache / "mnist", split))
-    return load_idx_folder(Path(place).expanduser(), split, MNIST_MD5 if kind == "mnist" else None)
+    return load_idx_folder(given_path(place), split, MNIST_MD5 if kind == "mnist" else None)
 
 
 def fetch_mnist(folder: Path, split: str, mirrors: Sequence[str] = MNIST_MIRRORS) -> Path:
@@ -136,6 +185,7 @@ def fetch_mnist(folder: Path, split: str, mirrors: Sequence[str] = MNIST_MIRRORS
             [f"{mirror}{name}.gz" for mirror in mirrors],
             lambda path, name=name, ndim=ndim: read_idx(path, ndim=ndim, md5=MNIST_MD5[name]),
             max_bytes=1 << 24,  # the largest is 9.9 MB
-            otherwise="put MNIST's four files into a folder and use mnist:FOLDER, or set VDU_MNIST to it.",
+            otherwise="use mnist-mini, the packaged part of it; or put MNIST's four files into a folder and use mnist:FOLDER, or "
+            "set VDU_MNIST to it.",
         )
     return folder

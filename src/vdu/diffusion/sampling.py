@@ -8,8 +8,7 @@ on however many processes.
 Not guaranteed: equal bits on other machines, PyTorch versions or devices.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,11 +16,16 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.modes import evaluating
 from vdu.core.progress import bar
+from vdu.core.ranges import require_choice, require_fields, require_flags
+from vdu.core.surroundings import own_torch
 from vdu.core.types import Denoiser
+from vdu.diffusion.schedule import NoiseSchedule
 
-__all__ = ["SCHEDULERS", "Sampler", "sample"]
+__all__ = ["SCHEDULERS", "Sampler", "levels_of", "same_levels", "sample", "scheduler_over"]
 
+SPACINGS = ("leading", "linspace", "trailing")
 SCHEDULERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler"}
 
 
@@ -49,14 +53,11 @@ class Sampler:
     guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if self.scheduler not in SCHEDULERS:
-            raise InputError(f"scheduler: got {self.scheduler!r}; expected one of {', '.join(SCHEDULERS)}.")
-        if self.steps < 1 or self.microbatch_size < 1 or not 0 <= self.eta <= 1:
-            raise InputError(f"sampler: got {self}; expected steps ≥ 1, microbatch_size ≥ 1 and eta within [0, 1].")
-        if self.guidance_scale is not None and not 0 <= self.guidance_scale < float("inf"):
-            raise InputError(
-                f"guidance_scale: got {self.guidance_scale}; expected a finite number ≥ 0, 1 being no guidance."
-            )
+        require_choice("scheduler", self.scheduler, SCHEDULERS)
+        require_choice("spacing", self.spacing, SPACINGS)
+        require_fields(self)
+        if self.clip_sample is not None:
+            require_flags(vars(self), "clip_sample")
         if self.eta and self.scheduler != "ddim":
             raise InputError(f"eta: got {self.eta} with scheduler {self.scheduler!r}; only ddim has an eta.")
 
@@ -70,10 +71,8 @@ class Sampler:
             The scheduler, with its timesteps set.
 
         Raises:
-            InputError: if there are more steps than the model's schedule has.
+            InputError: if there are more steps than the model's schedule has, or diffusers gives the sampler another schedule.
         """
-        import diffusers
-
         if self.steps > len(denoiser.schedule):
             raise InputError(
                 f"steps: got {self.steps}; the model's schedule has {len(denoiser.schedule)}. Use at most that many."
@@ -86,7 +85,13 @@ class Sampler:
         if self.scheduler == "dpm++":
             # a pipeline's own variant may be stochastic, and would then draw from the global stream
             config |= {"algorithm_type": "dpmsolver++", "solver_order": 2}
-        scheduler = getattr(diffusers, SCHEDULERS[self.scheduler]).from_config(config)
+        scheduler = scheduler_over(denoiser.schedule, SCHEDULERS[self.scheduler], config)
+        if hasattr(scheduler, "alphas_cumprod") and not same_levels(scheduler, denoiser.schedule):
+            raise InputError(
+                f"sampler: diffusers' {SCHEDULERS[self.scheduler]} makes another noise schedule of this model's configuration "
+                f"({config.get('_class_name', 'scheduler')}) than the one it is trained with, so its samples would be wrong. Save the "
+                "pipeline with a DDPMScheduler whose options, or trained_betas, give the model's own schedule."
+            )
         scheduler.set_timesteps(self.steps)
         return scheduler
 
@@ -95,6 +100,57 @@ class Sampler:
         return {name: value for name, value in asdict(self).items() if name != "guidance_scale" or value is not None}
 
 
+def levels_of(scheduler: Any) -> Tensor | None:
+    """ᾱ of a diffusers scheduler.
+
+    Args:
+        scheduler: any.
+
+    Returns:
+        ᾱ, [T], float64, ending in the exact 0 of zero terminal signal-to-noise ratio where some classes store 2⁻²⁴ for it; None
+        for a scheduler without ``alphas_cumprod``.
+    """
+    found = getattr(scheduler, "alphas_cumprod", None)
+    if not isinstance(found, Tensor):
+        return None
+    levels = found.detach().to("cpu", torch.float64, copy=True)
+    if scheduler.config.get("rescale_betas_zero_snr") and len(levels) and levels[-1] == 2.0**-24:
+        levels[-1] = 0.0
+    return levels
+
+
+def same_levels(scheduler: Any, schedule: NoiseSchedule) -> bool:
+    """Whether a diffusers scheduler has the noise levels of a schedule, within the precision of float32."""
+    levels = levels_of(scheduler)
+    return (
+        levels is not None
+        and len(levels) == len(schedule)
+        and bool(((levels - schedule.alpha_bars).abs() < 1e-6).all())
+    )
+
+
+def scheduler_over(schedule: NoiseSchedule, kind: str, config: Mapping[str, Any]) -> Any:
+    """A diffusers scheduler made of a configuration; by its betas where the class does not know the schedule's name.
+
+    Args:
+        schedule: the model's own.
+        kind: name of the class.
+        config: of the pipeline's own scheduler.
+
+    Returns:
+        The scheduler.
+    """
+    import diffusers
+
+    made = getattr(diffusers, kind)
+    try:
+        return made.from_config(config)
+    except NotImplementedError:  # beta_schedule sigmoid under DDIM, for example
+        betas = {"trained_betas": schedule.betas.float().tolist(), "rescale_betas_zero_snr": False}
+        return made.from_config({**config, **betas})
+
+
+@own_torch()
 def sample(
     denoiser: Denoiser,
     seeds: Sequence[int],
@@ -129,7 +185,7 @@ def sample(
     mine: dict[int, Tensor] = {}
     silent = progress is None or rank > 0
     with (
-        _evaluating(denoiser),
+        evaluating(denoiser.network),
         bar(progress or "", len(seeds), "image", shown=not silent) as shown,
     ):
         for number, start in enumerate(starts):
@@ -143,16 +199,6 @@ def sample(
         mine = dict(gather_object(list(mine.items())))
     images = [mine[start] for start in starts]
     return torch.cat(images) if images else torch.empty(0, *denoiser.image_shape)
-
-
-@contextmanager
-def _evaluating(denoiser: Denoiser) -> Iterator[None]:
-    was_training = denoiser.network.training
-    denoiser.network.eval()
-    try:
-        yield
-    finally:
-        denoiser.network.train(was_training)
 
 
 @torch.no_grad()

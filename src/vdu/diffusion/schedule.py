@@ -27,7 +27,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
+from vdu.core.ranges import COUNT, UNIT, require_choice
 from vdu.core.types import Condition, NoisedBatch
 
 __all__ = [
@@ -60,8 +61,11 @@ class NoiseSchedule:
     scaling: str = "variance-preserving"
 
     def __post_init__(self) -> None:
-        if self.scaling not in SCALINGS:
-            raise InputError(f"noise schedule: got scaling {self.scaling!r}; expected one of {', '.join(SCALINGS)}.")
+        require_choice("noise schedule: scaling", self.scaling, SCALINGS)
+        if not isinstance(self.alpha_bars, Tensor):
+            raise InputError(
+                f"noise schedule: got {shown(self.alpha_bars)}; expected ᾱ as a tensor of at least two numbers."
+            )
         alpha_bars = self.alpha_bars.detach().to("cpu", torch.float64)
         object.__setattr__(self, "alpha_bars", alpha_bars)
         listed = alpha_bars.ndim == 1 and len(alpha_bars) >= 2
@@ -87,16 +91,22 @@ class NoiseSchedule:
         Returns:
             The schedule.
 
+        Raises:
+            InputError: if an argument is no number, or out of its range.
+
         Examples:
             >>> round(float(NoiseSchedule.linear().alpha_bars[-1]), 8)
             4.036e-05
         """
-        return cls(torch.cumprod(1 - torch.linspace(beta_start, beta_end, steps, dtype=torch.float64), 0))
+        if not (COUNT.holds(steps) and UNIT.holds(beta_start) and UNIT.holds(beta_end)):
+            got = ", ".join(map(shown, (steps, beta_start, beta_end)))
+            raise InputError(f"noise schedule: got {got}; expected a number of steps, and β at both ends, from 0 to 1.")
+        return cls(torch.cumprod(1 - torch.linspace(beta_start, beta_end, steps, dtype=torch.float64, device="cpu"), 0))
 
     @classmethod
     def cosine(cls, steps: int = 1000, max_beta: float = 0.999) -> Self:
         """The squared-cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672, Eq. 17), β capped at ``max_beta``."""
-        t = torch.arange(steps + 1, dtype=torch.float64) / steps
+        t = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
         f = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
         return cls(torch.cumprod(1 - (1 - f[1:] / f[:-1]).clamp(max=max_beta), 0))
 
@@ -112,7 +122,7 @@ class NoiseSchedule:
             >>> [round(float(each), 6) for each in sigma], round(float(alpha[0] + sigma[0]), 6)
             ([0.25, 0.5, 0.75], 1.0)
         """
-        s = torch.arange(1, steps + 1, dtype=torch.float64) / (steps + 1)
+        s = torch.arange(1, steps + 1, dtype=torch.float64, device="cpu") / (steps + 1)
         s = shift * s / (1 + (shift - 1) * s)
         return cls((1 - s) ** 2 / ((1 - s) ** 2 + s**2), "flow")
 
@@ -177,7 +187,7 @@ class NoiseSchedule:
     @cached_property
     def previous_alpha_bars(self) -> Tensor:
         """ᾱ_{t−1}, with ᾱ_0 = 1, [T], float64."""
-        return torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bars[:-1]])
+        return torch.cat([torch.ones(1, dtype=torch.float64, device="cpu"), self.alpha_bars[:-1]])
 
     @cached_property
     def log_snr(self) -> Tensor:

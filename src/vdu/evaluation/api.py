@@ -1,35 +1,44 @@
 """Evaluation in Python: evidence for a run or for any two pipelines, and methods side by side.
 
-    evidence = vdu.evaluate(before=pipe, after=other, forget="unwanted/", judge="mnist", forget_classes="8")
+    evidence = vdu.evaluate(before=pipe, after=other, forget="unwanted/", judge="mnist", forget_class="8")
     evidence.gone.level, evidence.pul.value, evidence.to_html("report.html")
 
 Not guaranteed: what :mod:`vdu.evaluation.measure` does not guarantee.
 """
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vdu.core.errors import InputError
+import torch
+
+from vdu.core.device import on_device
+from vdu.core.errors import InputError, shown
+from vdu.core.former_names import former_names
+from vdu.core.paths import given_path
+from vdu.core.surroundings import undisturbed
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.evidence import Evidence
 from vdu.evaluation.method_table import MethodRow, MethodTable, compare
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.pair import require_one_subject
+from vdu.evaluation.pair import made_by, require_one_subject
 from vdu.evaluation.recording import evaluate_pair, evaluate_run
 
 __all__ = ["Evidence", "MethodRow", "MethodTable", "compare", "evaluate"]
 
 
+@former_names(forget_classes="forget_class", probes="suite")
+@undisturbed()
 def evaluate(
     run: Any = None,
     *,
     before: Any = None,
     after: Any = None,
     forget: Any = None,
-    forget_classes: str | Sequence[str] = (),
+    forget_class: str | Sequence[str] = (),
     judge: Path | str | None = None,
     second_judge: Path | str | None = None,
     reference: Any = None,
@@ -38,11 +47,12 @@ def evaluate(
     data: str | None = None,
     held_out: Path | str | None = None,
     features: str = "judge",
-    probes: str = "none",
+    suite: str = "none",
     sampler: Sampler | None = None,
     n_images: int = 1000,
     n_judge_samples: int = 1000,
     seed: int = 0,
+    device: str | torch.device | None = None,
     folder: Path | str | None = None,
 ) -> Evidence:
     """Evaluate a run, or any two pipelines, from the same noise.
@@ -53,7 +63,7 @@ def evaluate(
         before: the original: a pipeline or its folder. Networks move to the accelerator, if there is one.
         after: the other model, whoever made it, likewise; or a run folder, whose pipeline is meant.
         forget: the unwanted images, or where they are (:func:`vdu.load_images`).
-        forget_classes: names of the unwanted classes, as labelled images and a given judge call them; those of the run by default.
+        forget_class: names of the unwanted classes, as labelled images and a given judge call them; those of the run by default.
         judge: folder of a trained judge, or the name of a packaged one ("mnist"); None trains a fallback classifier.
         second_judge: a judge of another architecture, as a check.
         reference: real images to compare with, or where they are; None compares with the filtered original.
@@ -62,11 +72,12 @@ def evaluate(
         data: the original's labelled training data set, for measurements by probes.
         held_out: held-out images of the forget class, for the same.
         features: network whose features give u-FID: "judge", "inception" or "efficientnet-lite0".
-        probes: attempts to bring it back: "none", "quick" (minutes) or "full".
+        suite: of probes, attempts to bring it back: "none", "quick" (minutes) or "full".
         sampler: the sampling protocol; None takes DDPM with 20 steps, as the command line does.
         n_images: images from each model, at least 1; with a few hundred the intervals are wide.
         n_judge_samples: generated samples that train a fallback classifier.
         seed: image i starts from noise drawn from (seed, i), for both models.
+        device: "cpu", "cuda", "cuda:1" and so on, or "mps"; by default CUDA if there is any, else the CPU.
         folder: where the evidence goes, if not into a run folder; None keeps it as long as the returned object.
 
     Returns:
@@ -77,25 +88,38 @@ def evaluate(
     """
     require_one_subject(run, before, after, forget)
     own = run if run is None or isinstance(run, str | Path) else _run_folder(run)  # a folder to evaluate in place
+    folder = None if folder is None else given_path(folder, "folder")
     if own is not None and folder is not None:
         raise InputError(f"folder: got {folder} with a run, which is evaluated in its own folder. Leave it out.")
+    own_classes = getattr(run, "forget_classes", ()) if own is None else ()
+    named = own_classes if isinstance(forget_class, tuple) and not forget_class else forget_class
     options = EvaluationOptions.from_python(
         sampler=sampler, judge=judge, second_judge=second_judge, reference=reference, reference_split=reference_split,
-        forget_classes=forget_classes or (getattr(run, "forget_classes", ()) if own is None else ()), features=features,
-        probes=probes, retrained=retrained, data=data, held_out=held_out, n_images=n_images, n_judge_samples=n_judge_samples,
+        forget_class=named, features=features,
+        suite=suite, retrained=retrained, data=data, held_out=held_out, n_images=n_images, n_judge_samples=n_judge_samples,
         seed=seed,
     )  # fmt: skip
-    if own is not None:
-        return Evidence.read(evaluate_run(own, options, getattr(run, "original", None)))
-    if run is not None:
-        before, after, forget = (getattr(run, name) for name in ("original", "pipeline", "forget"))
-    if folder is not None:
-        return Evidence.read(evaluate_pair(before, after, forget, options, folder))
+    with on_device(device):
+        if own is not None:
+            return Evidence.read(evaluate_run(own, options, getattr(run, "original", None)))
+        if run is not None:
+            before, after, forget = (getattr(run, name) for name in ("original", "pipeline", "forget"))
+        how = None if run is None else made_by(run)
+        if folder is not None:
+            return Evidence.read(evaluate_pair(before, after, forget, options, folder, how))
+        return _temporary(before, after, forget, options, how)
+
+
+def _temporary(before: Any, after: Any, forget: Any, options: EvaluationOptions, how: Any) -> Evidence:
+    """The evidence of two pipelines in a folder that lasts as long as the evidence."""
     place = Path(tempfile.mkdtemp(prefix="vdu-"))
     try:
-        return Evidence.read(evaluate_pair(before, after, forget, options, place), temporary=True)
+        return Evidence.read(evaluate_pair(before, after, forget, options, place, how), temporary=True)
     except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
+        if (place / "metrics.json").is_file():  # interrupted in a probe: the rest was measured
+            print(f"vdu: what was measured is in {place}; vdu.report reads it.", file=sys.stderr, flush=True)
+        else:
+            shutil.rmtree(place, ignore_errors=True)
         raise
 
 
@@ -103,7 +127,7 @@ def _run_folder(result: Any) -> Path | None:
     """The run folder of a result of ``unlearn``; None if it has none, and its two pipelines are compared instead."""
     if not hasattr(result, "pipeline"):
         raise InputError(
-            f"evaluate: got {type(result).__name__}; expected a run folder or a result of vdu.unlearn. Give two pipelines as before=… "
+            f"evaluate: got {shown(result)}; expected a run folder or a result of vdu.unlearn. Give two pipelines as before=… "
             "and after=…, with forget=…."
         )
     folder = getattr(result, "folder", None)

@@ -15,24 +15,34 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from vdu.core.errors import DivergenceError, InputError
+import torch
+
+from vdu.core.device import on_device
+from vdu.core.errors import DivergenceError, InputError, shown
+from vdu.core.former_names import former_names
+from vdu.core.paths import given_path
+from vdu.core.ranges import COUNT
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
+from vdu.core.runs import require_apart
+from vdu.data.given import is_named
 from vdu.data.images import ImageSet
+from vdu.data.sources import place_of
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.models import open_model
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.pair import absolute_source, unwanted_images
+from vdu.evaluation.pair import made_by, unwanted_images
 from vdu.evaluation.recording import evaluate_pair
 from vdu.methods import registry
 from vdu.metrics.intervals import seeds_interval
 from vdu.models.pipelines import load_pipeline
-from vdu.unlearning.unlearn import unlearn
+from vdu.unlearning.unlearn import planned, unlearn
 
 __all__ = ["MethodRow", "MethodTable", "compare"]
 
 FEWEST_SEEDS = 3  # for an interval over seeds
 COLUMNS = {
     "method": "method",
+    "options": "options",
     "seeds": "seeds",
     "left": "left of",
     "pul": "PUL, %",
@@ -60,9 +70,10 @@ class MethodRow:
         u_fid_high: upper end.
         n_kept_changed: retained images that changed class.
         n_kept: retained images of the original.
-        network_evaluations: of unlearning: forward 1, backward 2 per image.
+        network_evaluations: of unlearning: forward 1, backward 2 per image; those whose results came from a cache included.
         seconds: of unlearning, wall clock.
         note: why there are no numbers; empty where there are.
+        options: of the method, NAME=VALUE, where they differ from its defaults.
     """
 
     method: str
@@ -80,6 +91,7 @@ class MethodRow:
     network_evaluations: float | None = None
     seconds: float | None = None
     note: str = ""
+    options: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -173,6 +185,7 @@ STYLE = (
 )
 
 
+@former_names(forget_classes="forget_class")
 def compare(
     pipeline: Any,
     *,
@@ -180,7 +193,7 @@ def compare(
     methods: Sequence[Any] = ("auto",),
     seeds: int = 1,
     folder: Path | str | None = None,
-    forget_classes: str | Sequence[str] = (),
+    forget_class: str | Sequence[str] = (),
     judge: Path | str | None = None,
     second_judge: Path | str | None = None,
     reference: Any = None,
@@ -191,6 +204,7 @@ def compare(
     n_images: int = 1000,
     n_judge_samples: int = 1000,
     seed: int = 0,
+    device: str | torch.device | None = None,
     **training: Any,
 ) -> MethodTable:
     """Unlearn the same images by several methods, and evaluate all results alike.
@@ -201,7 +215,7 @@ def compare(
         methods: names ("vdu list" shows them), classes or objects, as for :func:`vdu.unlearn`.
         seeds: unlearning runs of each method, with the seeds 0, 1, …; three or more give intervals over seeds.
         folder: keeps the evidence and the row of every finished run; called again, only what is missing is computed.
-        forget_classes: as for :func:`vdu.evaluation.api.evaluate`, like the following options.
+        forget_class: as for :func:`vdu.evaluation.api.evaluate`, like the following options.
         judge: the judge; None trains a fallback classifier.
         second_judge: a judge of another architecture.
         reference: real images to compare with.
@@ -212,32 +226,41 @@ def compare(
         n_images: images from each model.
         n_judge_samples: generated samples that train a fallback classifier.
         seed: of the evaluation, the same for all.
+        device: as for :func:`vdu.unlearn`.
         **training: options of :func:`vdu.unlearn`, the same for all methods, such as ``steps``.
 
     Returns:
         The table. A run that diverges has a row without numbers.
 
     Raises:
-        InputError: if there is no method, or the folder holds another comparison.
+        InputError: if there is no method, the folder holds another comparison, or a method cannot use what is given; the last is found
+            before the first run.
     """
     options = EvaluationOptions.from_python(
-        sampler=sampler, judge=judge, second_judge=second_judge, forget_classes=forget_classes, reference=reference,
+        sampler=sampler, judge=judge, second_judge=second_judge, forget_class=forget_class, reference=reference,
         reference_split=reference_split, features=features, retrained=retrained, n_images=n_images,
         n_judge_samples=n_judge_samples, seed=seed,
     )  # fmt: skip
-    if isinstance(methods, str) or not methods or seeds < 1:
-        raise InputError(
-            f"compare: got methods={methods!r} and seeds={seeds}; expected a list of one or more methods, and at least one seed."
-        )
-    original = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
-    before = open_model(original, "pipeline")
-    images, _ = unwanted_images(absolute_source(forget), before.denoiser.image_shape, options.forget_class)
-    names = _names(methods)
-    job = _Job(original, images, options, training, f"{before.sha256} {before.configuration}")
-    with tempfile.TemporaryDirectory() as place:
-        where = Path(place if folder is None else folder)
-        runs = [_row(job, method, name, each, where / f"{name}-{each}") for method, name in zip(methods, names, strict=True)
-                for each in range(seeds)]  # fmt: skip
+    if not isinstance(methods, list | tuple) or not methods:
+        raise InputError(f"methods: got {shown(methods)}; expected a list of one or more methods.")
+    if not COUNT.holds(seeds):
+        raise InputError(f"seeds: got {shown(seeds)}; expected {COUNT.words}.")
+    where = None if folder is None else given_path(folder, "folder")
+    if where is not None:
+        require_apart(where, [place_of(each) for each in (forget, options.reference) if is_named(each)])
+    with on_device(device), tempfile.TemporaryDirectory() as place:
+        original = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
+        before = open_model(original, "pipeline")
+        images, _ = unwanted_images(forget, before.denoiser.image_shape, options.forget_class)
+        job = _Job(original, images, options, training, f"{before.sha256} {before.configuration}")
+        names = _names(methods)
+        chosen = [planned(original, method, forget=images, **training).chosen for method in methods]  # refuses now
+        texts = [", ".join(each.options) for each in chosen]
+        where = where or Path(place)
+        runs = [
+            _row(job, method, name, text, each, where / f"{name}-{each}")
+            for method, name, text in zip(methods, names, texts, strict=True) for each in range(seeds)
+        ]  # fmt: skip
     network = next((row.feature_network for row in runs if row.feature_network), features)
     return MethodTable(tuple(row.row for row in runs), n_images, network)
 
@@ -262,8 +285,19 @@ class _Finished:
 
 
 def _name(method: Any) -> str:
-    """The name of a method that is given by name, as a class or as an object."""
-    return registry.get(method).name if isinstance(method, str) else str(getattr(method, "name", type(method).__name__))
+    """The name of a method that is given by name, as a class or as an object.
+
+    Returns:
+        The name.
+
+    Raises:
+        InputError: if it is nothing of that kind.
+    """
+    if not isinstance(method, str) and not isinstance(getattr(method, "name", None), str):
+        raise InputError(
+            f"methods: got {shown(method)}; expected names, classes or objects that inherit from vdu.Method."
+        )
+    return registry.get(method).name if isinstance(method, str) else method.name
 
 
 def _names(methods: Sequence[Any]) -> list[str]:
@@ -273,7 +307,7 @@ def _names(methods: Sequence[Any]) -> list[str]:
     return [name if number == 1 else f"{name} ({number})" for name, number in zip(names, numbers, strict=True)]
 
 
-def _row(job: _Job, method: Any, name: str, seed: int, folder: Path) -> _Finished:
+def _row(job: _Job, method: Any, name: str, texts: str, seed: int, folder: Path) -> _Finished:
     """The row of one run, read where it is finished, else computed and kept."""
     options = "" if isinstance(method, str | type) else method.identity  # of the method
     described = (
@@ -289,22 +323,26 @@ def _row(job: _Job, method: Any, name: str, seed: int, folder: Path) -> _Finishe
                 "delete it."
             )
         row = kept["row"] | {"seeds": tuple(kept["row"]["seeds"])}
-        return _Finished(MethodRow(**row), kept["feature_network"])
+        return _Finished(MethodRow(**row | {"options": texts}), kept["feature_network"])
     shutil.rmtree(folder / "evidence", ignore_errors=True)  # of a run that was interrupted before its row
     began, network = time.monotonic(), ""
     try:
         result = unlearn(job.pipeline, method, forget=job.forget, seed=seed, **job.training)
     except DivergenceError as error:
-        row = MethodRow(name, (seed,), seconds=round(time.monotonic() - began, 3), note=f"diverged: {error}")
+        row = MethodRow(
+            name, (seed,), seconds=round(time.monotonic() - began, 3), note=f"diverged: {error}", options=texts
+        )
     else:
         seconds = round(time.monotonic() - began, 3)
-        evidence = evaluate_pair(job.pipeline, result.pipeline, job.forget, job.options, folder / "evidence").evidence
+        evidence = evaluate_pair(
+            job.pipeline, result.pipeline, job.forget, job.options, folder / "evidence", made_by(result)
+        ).evidence
         pul, distances, kept = evidence.pul, evidence.row("unlearned").distances, evidence.kept
         assert distances is not None
         u_fid, network = distances.u_fid, evidence.feature_network
         row = MethodRow(
             name, (seed,), pul.n_unlearned, pul.n_original, pul.value, pul.low, pul.high, u_fid.value, u_fid.low, u_fid.high,
-            kept.n_changed, kept.n_kept, result.network_evaluations, seconds,
+            kept.n_changed, kept.n_kept, result.network_evaluations, seconds, options=texts,
         )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, {"identity": identity, "feature_network": network, "row": asdict(row)})
@@ -321,7 +359,8 @@ def _mean(runs: Sequence[MethodRow]) -> MethodRow:
         for name in ("n_left", "n_kept_changed", "network_evaluations", "seconds")
     }
     return MethodRow(
-        method=first.method, seeds=tuple(row.seeds[0] for row in runs), n_original=first.n_original, n_kept=first.n_kept,
+        method=first.method, options=first.options, seeds=tuple(row.seeds[0] for row in runs), n_original=first.n_original,
+        n_kept=first.n_kept,
         pul=pul[0], pul_low=pul[1], pul_high=pul[2], u_fid=u_fid[0], u_fid_low=u_fid[1], u_fid_high=u_fid[2], **means,
     )  # fmt: skip
 
@@ -331,9 +370,10 @@ def _cells(row: MethodRow) -> list[str]:
     seeds = ", ".join(map(str, row.seeds))
     seconds = "–" if row.seconds is None else f"{row.seconds:.0f}"
     if row.pul is None:
-        return [row.method, seeds, row.note, "–", "–", "–", "–", seconds]
+        return [row.method, row.options or "–", seeds, row.note, "–", "–", "–", "–", seconds]
     return [
         row.method,
+        row.options or "–",
         seeds,
         f"{round(row.n_left or 0, 1):g} of {row.n_original}",
         f"{row.pul:.1f} [{row.pul_low:.1f}, {row.pul_high:.1f}]",

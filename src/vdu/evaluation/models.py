@@ -4,12 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
+from vdu.core.paths import given_path
 from vdu.core.records import read_json
 from vdu.core.runs import Run
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import check_network, configuration_of, find_pipeline, load_pipeline, network_of
+from vdu.models.identity import configuration_sha256, is_recorded_configuration, weights_sha256
+from vdu.models.pipelines import check_network, find_pipeline, load_pipeline, network_of
 from vdu.training.loop import make_accelerator
 
 __all__ = ["OpenModel", "open_model", "open_models", "open_retrained", "require_comparable"]
@@ -22,13 +23,15 @@ class OpenModel:
     """A model and where it comes from.
 
     Attributes:
-        denoiser: the model.
+        pipeline: the model as it was opened.
+        denoiser: the same, for probes and samplers.
         sha256: of its weights.
-        configuration: SHA-256 of its network's and scheduler's configuration.
+        configuration: SHA-256 of all else that it is (:mod:`vdu.models.identity`).
         path: the pipeline's folder, absolute; None for a pipeline that was given as an object.
         run: the finished run of ``vdu unlearn`` that made it, or None.
     """
 
+    pipeline: Any
     denoiser: PipelineDenoiser
     sha256: str
     configuration: str
@@ -43,6 +46,13 @@ class OpenModel:
             "configuration_sha256": self.configuration,
             "class_names": list(self.denoiser.class_names),
         }
+
+    def is_recorded(self, record: Any) -> bool:
+        """Whether a record of ``run.json`` is of this model: its weights, and its configuration if one was recorded."""
+        record = record if isinstance(record, dict) else {}
+        recorded = record.get("configuration_sha256", self.configuration)
+        same = self.sha256 == record.get("sha256")
+        return same and is_recorded_configuration(self.pipeline, self.denoiser, recorded)
 
 
 def open_model(source: Any, name: str) -> OpenModel:
@@ -60,7 +70,7 @@ def open_model(source: Any, name: str) -> OpenModel:
     """
     path, run, pipeline = None, None, source
     if isinstance(source, str | Path):
-        path = Path(source).expanduser()
+        path = given_path(source, name)
         path = (path if path.exists() else find_pipeline(source)).resolve()  # a model of the Hub, or no folder
         inside = path / "pipeline"
         if not (path / "model_index.json").is_file() and (inside / "model_index.json").is_file():
@@ -157,14 +167,12 @@ def _opened(pipeline: Any, path: Path | None, unchecked: str | None = None) -> O
     if unchecked is not None:
         check_network(network, unchecked)
     network.to(make_accelerator().device)
-    return OpenModel(denoiser, hash_parameters(network.state_dict()), configuration_of(pipeline), path)
+    return OpenModel(pipeline, denoiser, weights_sha256(network), configuration_sha256(denoiser), path)
 
 
 def _require_recorded(model: OpenModel, record: Any, path: Path | str, what: str, advice: str) -> None:
-    """Refuse a model that has not the weights, and the configuration if one was recorded, of a run's record."""
-    record = record if isinstance(record, dict) else {}
-    same = model.sha256 == record.get("sha256")
-    if not (same and record.get("configuration_sha256", model.configuration) == model.configuration):
+    """Refuse a model that is not the one of a run's record."""
+    if not model.is_recorded(record):
         raise InputError(
             f"{path}: is not {what} (the hash of its weights or configuration differs from run.json). {advice}."
         )

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from vdu.core.errors import InputError
-from vdu.core.ranges import COUNT
+from vdu.core.errors import InputError, shown
+from vdu.core.ranges import require_choice, require_fields, require_kind
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.suite import SUITES
@@ -39,28 +40,28 @@ class EvaluationOptions:
     """
 
     sampler: Sampler = DEFAULT_SAMPLER
-    judge: str | None = None
-    second_judge: str | None = None
+    judge: Path | str | None = None
+    second_judge: Path | str | None = None
     forget_class: tuple[str, ...] = ()
     reference: Images | None = None
     reference_split: str = "train"
     features: str = "judge"
     suite: str = "quick"
     retrained: Any = None
-    data: str | None = None
-    held_out: str | None = None
+    data: Path | str | None = None
+    held_out: Path | str | None = None
     n_images: int = 1000
     n_judge_samples: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n_images", "n_judge_samples"):
-            if not COUNT.holds(getattr(self, name)):
-                raise InputError(f"{name}: got {getattr(self, name)}; expected {COUNT.words}.")
-        if self.suite not in SUITES:
-            raise InputError(f"probes: got {self.suite!r}; expected one of {', '.join(SUITES)}.")
-        if self.reference_split not in {"train", "test"}:
-            raise InputError(f"reference_split: got {self.reference_split!r}; expected 'train' or 'test'.")
+        require_fields(self)
+        require_choice("suite", self.suite, SUITES)
+        require_choice("reference_split", self.reference_split, ("train", "test"))
+        for name in ("judge", "second_judge", "data", "held_out", "features"):
+            require_kind(name, getattr(self, name), str | Path, "a name or a path")
+        require_kind("features", self.features, str, "a name")
+        require_kind("sampler", self.sampler, Sampler, "a vdu.Sampler")
 
     def judges(self) -> dict[str, Any]:
         """The arguments of :func:`vdu.judges.judging.find_judges` among these options."""
@@ -81,28 +82,31 @@ class EvaluationOptions:
                 found[name] = (
                     value
                     if isinstance(value, str | int)
+                    else str(value)
+                    if isinstance(value, Path)
                     else getattr(value, "description", "") or "images given in Python"
                 )
         return found
 
     @classmethod
-    def from_python(
-        cls, *, forget_classes: str | Sequence[str], probes: str = "none", **values: Any
-    ) -> "EvaluationOptions":
+    def from_python(cls, *, forget_class: str | Sequence[str], **values: Any) -> "EvaluationOptions":
         """The options of a call in Python: paths become text, one class is a class, and None is the default.
 
         Args:
-            forget_classes: one name, or several.
-            probes: the suite.
+            forget_class: one name, or several.
             **values: the other options; in-memory images stay what they are.
 
         Returns:
-            The options. Values that are out of range raise an ``InputError``.
+            The options.
+
+        Raises:
+            InputError: if a value is of another kind or out of range.
         """
-        names = (forget_classes,) if isinstance(forget_classes, str) else tuple(map(str, forget_classes))
-        known: dict[str, Any] = {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in values.items()
-            if value is not None
-        }
-        return cls(forget_class=names, suite=probes, **known)
+        single = isinstance(forget_class, str | Integral) and not isinstance(forget_class, bool)
+        names = (forget_class,) if single else forget_class
+        if not isinstance(names, list | tuple) or not all(isinstance(each, str | Integral) for each in names):
+            raise InputError(
+                f"forget_class: got {shown(forget_class)}; expected the name of a class, or a list of names."
+            )
+        known: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+        return cls(forget_class=tuple(map(str, names)), **known)

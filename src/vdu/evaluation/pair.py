@@ -14,18 +14,21 @@ from typing import Any
 import tomli_w
 
 from vdu.core.errors import InputError
+from vdu.core.paths import given_path
 from vdu.core.records import read_json
-from vdu.core.runs import Run
+from vdu.core.runs import Run, require_apart
 from vdu.data.forget import split_by_class
-from vdu.data.forget_source import absolute, class_names, forget_images
+from vdu.data.forget_source import class_names, forget_images, record_of
 from vdu.data.given import Images, as_images, is_named
 from vdu.data.images import ImageSet
+from vdu.data.sources import absolute, place_of
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
 
-__all__ = ["absolute_source", "method_of", "open_folder", "require_one_subject", "unwanted_images"]
+__all__ = ["made_by", "method_of", "open_folder", "require_one_subject", "unwanted_images"]
 
 VERB = "evaluate"
+GIVEN = "images given in Python"
 
 
 def require_one_subject(run: Any, before: Any, after: Any, forget: Any) -> None:
@@ -76,13 +79,28 @@ def unwanted_images(
     elif is_named(source):
         images = forget_images(source, shape)  # refuses several classes of which none is named
     record = {
-        "source": str(source) if is_named(source) else "images given in Python",
+        "source": absolute(source) if is_named(source) else GIVEN,
         "classes": list(classes),
-        "description": images.description,
-        "n_images": len(images),
-        "sha256": images.sha256,
+        **record_of(images),
     }
     return images, record
+
+
+def made_by(result: Any) -> dict[str, Any] | None:
+    """What a result of ``vdu.unlearn`` says of how its pipeline was made.
+
+    Args:
+        result: the result, or a like object.
+
+    Returns:
+        ``method``, and the cost as a stage of ``run.json``; None if the result holds no cost.
+    """
+    evaluations, seconds = getattr(result, "network_evaluations", None), getattr(result, "seconds", None)
+    if evaluations is None or seconds is None:
+        return None
+    reused = getattr(getattr(result, "aids", None), "reused", 0)
+    cost = {"stage": "unlearn", "seconds": round(seconds, 3), "network_evaluations": evaluations, "reused": reused}
+    return {"method": getattr(getattr(result, "method", None), "name", None), "cost": cost}
 
 
 def method_of(model: OpenModel) -> str | None:
@@ -97,7 +115,12 @@ def method_of(model: OpenModel) -> str | None:
 
 
 def open_folder(
-    folder: Path | str, before: OpenModel, after: OpenModel, forget: dict[str, Any], options: EvaluationOptions
+    folder: Path | str,
+    before: OpenModel,
+    after: OpenModel,
+    forget: dict[str, Any],
+    options: EvaluationOptions,
+    how: dict[str, Any] | None = None,
 ) -> Run:
     """Start the evidence folder of two models, or open the one that already holds theirs.
 
@@ -107,6 +130,7 @@ def open_folder(
         after: the other model.
         forget: the record of the forget set.
         options: of the evaluation.
+        how: the other model was made, see :func:`made_by`.
 
     Returns:
         The folder, locked for this process.
@@ -114,13 +138,16 @@ def open_folder(
     Raises:
         InputError: if the folder holds anything else.
     """
-    method = method_of(after)
+    method = how["method"] if how else method_of(after)
     run = {"run": None if after.run is None else str(after.run), "method": method}
     inputs = {"model": before.to_json(), "unlearned": after.to_json() | run, "forget": forget}
-    folder = Path(folder)
+    folder = given_path(folder, "folder")
+    sources = (forget["source"], options.reference, options.held_out, options.data)
+    places = [place_of(each) for each in sources if is_named(each) and each != GIVEN]
+    require_apart(folder, [before.path, after.path, *places])
     resume = (folder / "run.json").is_file()
     if resume:
-        _require_same(folder, inputs)
+        _require_same(folder, before, after, forget)
     elif folder.is_dir() and any(each.name != ".lock" for each in folder.iterdir()):
         raise InputError(
             f"{folder}: holds files but no evidence of ours. Give another folder (-o, in Python folder=…)."
@@ -133,7 +160,7 @@ def open_folder(
     return record
 
 
-def _require_same(folder: Path, inputs: dict[str, Any]) -> None:
+def _require_same(folder: Path, before: OpenModel, after: OpenModel, forget: dict[str, Any]) -> None:
     """Refuse a folder that holds a finished record of anything but these models and images."""
     record = read_json(folder / "run.json")
     record = record if isinstance(record, dict) else {}
@@ -144,18 +171,13 @@ def _require_same(folder: Path, inputs: dict[str, Any]) -> None:
             f"{folder}: holds a run of {verb!r}; expected a new folder, or the evidence of these two models. Give another one (-o, in "
             "Python folder=…)."
         )
-    differ = [name for name in inputs if _hashes(old.get(name)) != _hashes(inputs[name])]
-    if record.get("finished") and differ:
-        what = " and ".join({"model": "before", "unlearned": "after", "forget": "forget"}[name] for name in differ)
+    same = {
+        "before": before.is_recorded(old.get("model")),
+        "after": after.is_recorded(old.get("unlearned")),
+        "forget": isinstance(old.get("forget"), dict) and old["forget"].get("sha256") == forget["sha256"],
+    }
+    if record.get("finished") and not all(same.values()):
+        what = " and ".join(name for name, equal in same.items() if not equal)
         raise InputError(
             f"{folder}: holds the evidence of other inputs ({what} differs). Give another folder (-o, in Python folder=…), or delete it."
         )
-
-
-def _hashes(record: Any) -> Any:
-    return None if not isinstance(record, dict) else [record.get(name) for name in ("sha256", "configuration_sha256")]
-
-
-def absolute_source(source: Images) -> Images:
-    """A source of images whose path, if any, is absolute."""
-    return absolute(str(source)) if is_named(source) else source

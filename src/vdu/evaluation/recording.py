@@ -1,7 +1,7 @@
 """An evaluation in a folder: of a run of ``vdu unlearn`` in place, or of two pipelines in a folder of their own.
 
-``metrics.json`` is written after the samples are measured and again after the probes, so that a failing probe loses
-nothing. Probes that did not run are listed as not run.
+``metrics.json`` is written after the samples are measured and again after every probe, so that a failing or interrupted probe
+loses nothing. Probes that did not run are listed as not run.
 
 Not guaranteed: what :mod:`vdu.evaluation.measure` does not guarantee.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from vdu.core import progress
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
 from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, write_json
@@ -27,10 +28,11 @@ from vdu.data.images import ImageSet
 from vdu.evaluation.measure import Measurement, measure
 from vdu.evaluation.models import OpenModel, open_model, open_models, open_retrained, require_comparable
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.pair import absolute_source, open_folder, unwanted_images
+from vdu.evaluation.pair import open_folder, unwanted_images
 from vdu.evaluation.records import EvidenceRecord, WarningRecord
-from vdu.evaluation.references import reference_images
-from vdu.evaluation.suite import announce, not_yet_run, real_images, run_suite
+from vdu.evaluation.references import load_reference, reference_images
+from vdu.evaluation.suite import DRAWN, announce, not_yet_run, real_images, run_suite
+from vdu.judges.fallback import require_enough
 from vdu.judges.judging import Judging, find_judges, given_judges
 from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
 from vdu.probes.context import ProbeContext
@@ -39,6 +41,8 @@ from vdu.reporting.card import update_card
 from vdu.reporting.code_texts import warning_text
 
 __all__ = ["Recorded", "evaluate_pair", "evaluate_run"]
+
+PACKAGE = Path(__file__).parents[1]  # whose warnings are part of the record
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class _Subject:
     classes: list[str]
 
 
+@progress.whole("evaluate")
 def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any = None) -> Recorded:
     """Evaluate a run of ``vdu unlearn`` in place.
 
@@ -83,19 +88,26 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
     before, after = open_models(record, original)
     retrained = open_retrained(options.retrained, before, after)
     classes = list(options.forget_class) or forgotten
-    fixed = _fixed(options, before, classes)
+    subject = _Subject(before, after, retrained, reload_forget(record.folder, before.denoiser.image_shape), classes)
+    fixed = _fixed(options, subject)
     record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
     with record.stage("judge") as cost:
-        forget = reload_forget(record.folder, before.denoiser.image_shape)
-        subject = _Subject(before, after, retrained, forget, classes)
         judging = _judging(subject, options, cost)
     _check_names(options, judging, forgotten)
-    found = _measured(record, subject, judging, options, *fixed)
+    found = _measured(record, subject, judging, options, fixed)
     record.close()
     return found
 
 
-def evaluate_pair(before: Any, after: Any, forget: Images, options: EvaluationOptions, folder: Path | str) -> Recorded:
+@progress.whole("evaluate")
+def evaluate_pair(
+    before: Any,
+    after: Any,
+    forget: Images,
+    options: EvaluationOptions,
+    folder: Path | str,
+    how: dict[str, Any] | None = None,
+) -> Recorded:
     """Evaluate two pipelines, whoever made the second one.
 
     Args:
@@ -104,6 +116,7 @@ def evaluate_pair(before: Any, after: Any, forget: Images, options: EvaluationOp
         forget: what was to be forgotten: images, or where they are.
         options: what is measured.
         folder: where the evidence goes; new, empty, or the evidence of the same models.
+        how: the second one was made, see :func:`vdu.evaluation.pair.made_by`.
 
     Returns:
         The evidence. Models or images that cannot be compared raise an ``InputError``.
@@ -111,27 +124,49 @@ def evaluate_pair(before: Any, after: Any, forget: Images, options: EvaluationOp
     first, second = open_model(before, "before"), open_model(after, "after")
     require_comparable(first, second)
     retrained = open_retrained(options.retrained, first, second)
-    images, about = unwanted_images(absolute_source(forget), first.denoiser.image_shape, options.forget_class)
+    images, about = unwanted_images(forget, first.denoiser.image_shape, options.forget_class)
     subject = _Subject(first, second, retrained, images, list(options.forget_class))
-    fixed = _fixed(options, first, subject.classes)
-    record = open_folder(folder, first, second, about, options)
+    fixed = _fixed(options, subject)
+    record = open_folder(folder, first, second, about, options, how)
+    if how:
+        record.add_stage(how["cost"])
     with record.stage("judge") as cost:
         judging = _judging(subject, options, cost)
-    found = _measured(record, subject, judging, options, *fixed)
+    found = _measured(record, subject, judging, options, fixed)
     record.finish(origin="compared", pipeline=second.to_json() | {"weights": "raw"})
     return found
 
 
-def _fixed(
-    options: EvaluationOptions, before: OpenModel, classes: list[str]
-) -> tuple[tuple[ImageSet | None, ImageSet | None, ImageSet | None], FeatureNetwork | None]:
-    """What can fail before anything is drawn: given judges, the real images, and a feature network that is not the judge."""
-    given_judges(before.denoiser, classes, judge=options.judge, second_judge=options.second_judge)
-    real = real_images(options.data, options.held_out, classes, before.denoiser.image_shape)
-    return real, None if options.features == "judge" else find_feature_network(options.features)
+@dataclass(frozen=True, eq=False)
+class _Fixed:
+    """What is there before anything is drawn: the real images besides the forget set, and a feature network that is not the judge."""
+
+    real: tuple[ImageSet | None, ImageSet | None, ImageSet | None]
+    reference: ImageSet | None
+    network: FeatureNetwork | None
+
+
+def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
+    """All that can fail before anything is drawn."""
+    before, classes = subject.before.denoiser, subject.classes
+    for each in (subject.before, subject.after, subject.retrained):
+        if each is not None:
+            options.sampler.make(each.denoiser)
+    given_judges(before, classes, judge=options.judge, second_judge=options.second_judge)
+    real = real_images(options.data, options.held_out, classes, subject.forget)
+    reference = load_reference(options.reference, options.reference_split, subject.forget)
+    return _Fixed(real, reference, None if options.features == "judge" else find_feature_network(options.features))
 
 
 def _judging(subject: _Subject, options: EvaluationOptions, cost: dict[str, Any]) -> Judging:
+    if options.judge is None:  # refused before a time is announced
+        require_enough("forget images", len(subject.forget))
+        require_enough("generated samples (--n-judge-samples)", options.n_judge_samples)
+    n_models = 2 if subject.retrained is None else 3
+    n_judge_samples = options.n_judge_samples if options.judge is None else 0
+    announce(
+        options.suite, subject.before.denoiser, options.sampler.steps, options.n_images, n_models, n_judge_samples
+    )  # fmt: skip
     found, drawn = find_judges(
         subject.before.denoiser, subject.forget, subject.classes, options.sampler, **options.judges()
     )
@@ -154,17 +189,14 @@ def _measured(
     subject: _Subject,
     judging: Judging,
     options: EvaluationOptions,
-    real: tuple[ImageSet | None, ImageSet | None, ImageSet | None],
-    network: FeatureNetwork | None,
+    fixed: _Fixed,
 ) -> Recorded:
     """Measure, write the files, run the probes, write the files again."""
     before, after = subject.before.denoiser, subject.after.denoiser
     retrained = None if subject.retrained is None else subject.retrained.denoiser
-    announce(options.suite, before, options.sampler.steps, options.n_images, 2 if retrained is None else 3)
-    network = network or find_feature_network("judge", judging=judging)
-    reference = reference_images(
-        options.reference, options.reference_split, judging, subject.classes, before.image_shape
-    )
+    progress.reach(DRAWN)
+    network = fixed.network or find_feature_network("judge", judging=judging)
+    reference = None if fixed.reference is None else reference_images(fixed.reference, judging, subject.classes)
     counter = EvaluationCounter()
     models = [each.network for each in (before, after, retrained) if each is not None]
     with warnings.catch_warnings(record=True) as caught, counter.watching(*models):
@@ -183,11 +215,14 @@ def _measured(
         if options.suite != "none":
             with record.stage("probes") as cost:
                 context = ProbeContext(
-                    before, after, retrained, subject.forget, *real, is_forget=judging.finds_forget, sampler=options.sampler,
+                    before, after, retrained, subject.forget, *fixed.real, is_forget=judging.finds_forget, sampler=options.sampler,
                     seed=derive_seed(options.seed, "probes"),
                 )  # fmt: skip
                 n_before = counter.total
-                probes = run_suite(options.suite, context, network.extract, counter)
+                probes = run_suite(
+                    options.suite, context, network.extract, counter,
+                    keep=lambda found: _save(record, about, evidence, caught, found),
+                )  # fmt: skip
                 cost["network_evaluations"] = counter.total - n_before
     metrics = _save(record, about, evidence, caught, probes)
     for each in metrics["warnings"]:
@@ -211,7 +246,7 @@ def _about_models(subject: _Subject) -> tuple[WarningRecord, ...]:
 def _about(record: Run, subject: _Subject, options: EvaluationOptions, network: FeatureNetwork) -> dict[str, Any]:
     """The metadata of the numbers: format, suite, forget set and protocol."""
     inputs = record.record["inputs"]
-    forget = {name: inputs["forget"][name] for name in ("description", "n_images", "sha256")}
+    forget = {name: value for name, value in inputs["forget"].items() if name not in ("source", "classes")}
     protocol = {**options.protocol()}
     protocol |= {f"features_{name}": value for name, value in network.describe().items()}
     protocol |= {"original_sha256": subject.before.sha256, "unlearned_sha256": subject.after.sha256}
@@ -236,7 +271,7 @@ def _save(
     probes: dict[str, Any],
 ) -> dict[str, Any]:
     """Write ``metrics.json`` and the model card of a run, and return the former."""
-    texts = sorted({str(each.message) for each in caught if "vdu" in Path(each.filename).parts})
+    texts = sorted({str(each.message) for each in caught if Path(each.filename).is_relative_to(PACKAGE)})
     found = (*evidence.warnings, *(WarningRecord("python_warning", {"message": text}) for text in texts))
     metrics = about | evidence.to_json()
     metrics |= {"cost": _cost(record), "warnings": [each.to_json() for each in found], "probes": probes}

@@ -4,6 +4,8 @@ The *filtered original* is perfect forgetting without damage, and free: the orig
 judge predicts forget. It is a row of every table, and the reference where there are no real images.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -11,14 +13,23 @@ from vdu.core.errors import InputError
 from vdu.core.rng import generator
 from vdu.core.types import Denoiser
 from vdu.data.forget import split_by_class
-from vdu.data.given import Images, as_images, is_named
+from vdu.data.given import Images, as_images
 from vdu.data.images import ImageSet
+from vdu.data.overlap import without_copies
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
 from vdu.judges.judging import Judging
 from vdu.replay.generated import cached_samples
 
-__all__ = ["Source", "filtered_original", "first_images", "reference_images", "split_at_random", "without_forget"]
+__all__ = [
+    "Source",
+    "filtered_original",
+    "first_images",
+    "load_reference",
+    "reference_images",
+    "split_at_random",
+    "without_forget",
+]
 
 Source = Denoiser | ImageSet  # a model, or images that it drew
 
@@ -83,7 +94,9 @@ def filtered_original(
     while len(kept) < n_wanted:
         if n_drawn > 10 * n_wanted:
             raise InputError(
-                f"filtered original: only {len(kept)} of {n_drawn} samples are not of the forget class; expected a minority."
+                f"filtered original: only {len(kept)} of {n_drawn} samples are not of the forget class; expected one in ten or more. "
+                "Check --forget-class, and whether the judge suits this model (vdu sample shows its images); or give a model that "
+                "makes other images too."
             )
         n_more = max(int((n_wanted - len(kept)) * 1.2), sampler.microbatch_size)
         drawn = first_images(original, n_drawn + n_more, sampler, seed, "filtered original")
@@ -109,17 +122,13 @@ def split_at_random(features: Tensor, n_images: int, seed: int) -> tuple[Tensor,
     return features[order[:n_first]], features[order[n_first:]]
 
 
-def reference_images(
-    source: Images | None, split: str, judging: Judging, names: list[str], shape: tuple[int, int, int]
-) -> ImageSet | None:
-    """Real images without the forget classes: removed by label where there are labels, else by the judge.
+def load_reference(source: Images | None, split: str, forget: ImageSet) -> ImageSet | None:
+    """Load the reference, before anything is drawn; copies of forget images are left out.
 
     Args:
         source: images, or where they are (:func:`vdu.data.given.as_images`); None for no reference.
         split: which part of a data set.
-        judging: the judge, where the images have no labels of these classes.
-        names: the classes to leave out, if they have names.
-        shape: channels, height and width of the model.
+        forget: the forget set, of the model's shape.
 
     Returns:
         The images, or None if no reference is given.
@@ -127,10 +136,24 @@ def reference_images(
     if source is None:
         return None
     images = (
-        load_images(str(source), shape=shape, split=split)
-        if is_named(source)
-        else as_images(source, name="reference", shape=shape)
+        load_images(source, shape=forget.shape, split=split)
+        if isinstance(source, str | Path)
+        else as_images(source, name="reference", shape=forget.shape)
     )
+    return without_copies(images, forget, "reference images", "forget images")
+
+
+def reference_images(images: ImageSet, judging: Judging, names: list[str]) -> ImageSet:
+    """Real images without the forget classes: removed by label where there are labels, else by the judge.
+
+    Args:
+        images: the reference.
+        judging: the judge, where the images have no labels of these classes.
+        names: the classes to leave out, if they have names.
+
+    Returns:
+        The images.
+    """
     known = () if images.labels is None or images.class_names is None else images.class_names
     if names and set(names) <= set(known):
         kept = split_by_class(images, names)[1]

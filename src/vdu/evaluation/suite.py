@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +23,13 @@ from vdu.core.errors import DivergenceError, InputError
 from vdu.core.types import Denoiser
 from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
+from vdu.data.overlap import without_copies
 from vdu.data.sources import load_images
 from vdu.probes import completion, inpainting, likelihood, membership, relearning, retrained, stochastic
 from vdu.probes.context import ProbeContext, not_run
+from vdu.replay.auxiliaries import selection_work
 
-__all__ = ["SUITES", "announce", "not_yet_run", "real_images", "run_suite"]
+__all__ = ["DRAWN", "SUITES", "announce", "not_yet_run", "real_images", "run_suite"]
 
 Probe = Callable[..., dict[str, Any]]
 SUITES: Mapping[str, Mapping[str, Probe]] = {
@@ -50,11 +53,12 @@ SUITES: Mapping[str, Mapping[str, Probe]] = {
         "retrained": retrained.probe,
     },
 }
+DRAWN = "images of the models"  # the stage before the probes
 EVALUATIONS = {"none": 0, "quick": 150_000, "full": 700_000}  # about, with three models and 20 sampling steps
 
 
 def real_images(
-    data: str | None, held_out: str | None, names: list[str], shape: tuple[int, int, int]
+    data: Path | str | None, held_out: Path | str | None, names: list[str], forget: ImageSet
 ) -> tuple[ImageSet | None, ImageSet | None, ImageSet | None]:
     """The real images that there are besides the forget set.
 
@@ -62,7 +66,7 @@ def real_images(
         data: a labelled data set that the original was trained on.
         held_out: unwanted images that no model saw.
         names: the classes to be forgotten, as the data set calls them.
-        shape: channels, height and width of the model.
+        forget: the forget set, of the model's shape, of which no other set holds copies.
 
     Returns:
         ``forget_held_out``, ``retain`` and ``retain_held_out`` of a :class:`vdu.probes.context.ProbeContext`, each None if not known.
@@ -70,7 +74,7 @@ def real_images(
     Raises:
         InputError: if ``data`` has no labels of these classes.
     """
-    forget_held_out, retain, retain_held_out = None, None, None
+    shape, forget_held_out, retain, retain_held_out = forget.shape, None, None, None
     if data is not None:
         for split in ("train", "test"):
             images = load_images(data, shape=shape, split=split)
@@ -88,10 +92,18 @@ def real_images(
                 forget_held_out, retain_held_out = unwanted, rest
     if held_out is not None:
         forget_held_out = load_images(held_out, shape=shape)
+    if retain is not None and retain_held_out is not None:
+        retain = without_copies(retain, forget, "retained images", "forget images")
+        retain_held_out = without_copies(retain_held_out, retain, "held-out retained images", "retained images")
+        retain_held_out = without_copies(retain_held_out, forget, "held-out retained images", "forget images")
+    if forget_held_out is not None:
+        forget_held_out = without_copies(forget_held_out, forget, "held-out images", "forget images")
     return forget_held_out, retain, retain_held_out
 
 
-def announce(suite: str, original: Denoiser, steps: int, n_images: int, n_models: int) -> None:
+def announce(
+    suite: str, original: Denoiser, steps: int, n_images: int, n_models: int, n_judge_samples: int = 0
+) -> None:
     """Say how long an evaluation will take, from the median time of three micro-batches.
 
     Args:
@@ -100,9 +112,16 @@ def announce(suite: str, original: Denoiser, steps: int, n_images: int, n_models
         steps: of the sampler.
         n_images: images drawn from each model.
         n_models: how many models are sampled.
+        n_judge_samples: images drawn to train a classifier; 0 if one is given.
     """
-    work = {"samples": (n_images * n_models, steps), "probes": (EVALUATIONS[suite], max(1.0, steps / 20))}
-    progress.expect(work, counted=True)
+    work: dict[str, tuple[float, float]] = {}
+    if n_judge_samples:
+        work = {"samples for the classifier": (n_judge_samples, steps), **selection_work(original)}
+        work["classifier of images"] = work.pop(
+            "classifier of noised images"
+        )  # alike in size; the fallback trains this one
+    work |= {DRAWN: (n_images * n_models, steps), "probes": (EVALUATIONS[suite], max(1.0, steps / 20))}
+    progress.expect(work)
     device = next(original.network.parameters()).device
     x_t, timestep = torch.zeros(50, *original.latent_shape, device=device), torch.full((50,), 1, device=device)
     condition = original.condition([0] * 50) if original.class_names else None
@@ -110,7 +129,12 @@ def announce(suite: str, original: Denoiser, steps: int, n_images: int, n_models
         original.raw(x_t, timestep, condition)  # the first call is slower
         times = [_seconds(lambda: original.raw(x_t, timestep, condition)) for _ in range(3)]
     about = sum(items * each for items, each in work.values()) * sorted(times)[1] / 50
-    print(f"evaluate: will take about {max(1, round(about / 60))} min", file=sys.stderr, flush=True)
+    drawn = (
+        f"; {n_judge_samples} images are for a classifier (--n-judge-samples), --judge needs none"
+        if n_judge_samples
+        else ""
+    )
+    print(f"evaluate: will take about {max(1, round(about / 60))} min{drawn}", file=sys.stderr, flush=True)
 
 
 def _seconds(call: Callable[[], Tensor]) -> float:
@@ -126,21 +150,29 @@ def not_yet_run(suite: str) -> dict[str, Any]:
 
 
 def run_suite(
-    suite: str, context: ProbeContext, features: Callable[[ImageSet], Tensor], counter: EvaluationCounter
+    suite: str,
+    context: ProbeContext,
+    features: Callable[[ImageSet], Tensor],
+    counter: EvaluationCounter,
+    keep: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any]:
-    """Run the probes of a suite, one after the other.
+    """Run the probes of a suite, one after the other; what one has measured is kept before the next begins.
 
     Args:
         suite: "none", "quick" or "full".
         context: models, images and the judge's predictions.
         features: of images, for the distance between sample sets.
         counter: counts the evaluations of the context's models and their copies.
+        keep: called after every probe with the results of all; those that are still to run are reported as not run.
 
     Returns:
-        Results by name, each with the network evaluations that it took. A probe whose fine-tuning diverges is reported as
-        not run, with the error.
+        Results by name, each with the network evaluations that it took. A probe that fails, whatever the error, is reported as not
+        run, with the error.
+
+    Raises:
+        KeyboardInterrupt: again, once it is kept that the suite was interrupted.
     """
-    found = {}
+    found = not_yet_run(suite)
     progress.reach("probes")
     for name, probe in SUITES[suite].items():
         print(f"evaluate: probe {name}", file=sys.stderr, flush=True)
@@ -151,5 +183,15 @@ def run_suite(
             result = probe(context)
         except DivergenceError as error:
             result = not_run("diverged", error=str(error))
+        except KeyboardInterrupt:
+            keep(found | {name: not_run("interrupted")})
+            raise
+        except Exception as error:  # whatever it is: the evidence that there is must not be lost
+            text = " ".join(str(error).split())
+            result = not_run(
+                "failed", error=text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+            )
+            print(f"vdu: warning: probe {name} failed: {result['error']}", file=sys.stderr, flush=True)
         found[name] = result | {"network_evaluations": counter.total - before}
+        keep(found)
     return found

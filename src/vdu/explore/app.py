@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from vdu.commands.options import GivenFirst
+from cyclopts import Parameter
+
+from vdu.commands.options import GivenFirst, within
 from vdu.core.errors import InputError
+from vdu.core.ranges import PORT
 from vdu.explore.access import Guard, host_names
 
 __all__ = ["ExploreSettings", "run", "serve"]
@@ -37,7 +40,7 @@ class ExploreSettings:
 
     runs: Annotated[tuple[Path, ...], GivenFirst] = ()
     host: str = "127.0.0.1"
-    port: int | None = None
+    port: Annotated[int | None, Parameter(validator=within(PORT))] = None
     browser: bool = False
 
 

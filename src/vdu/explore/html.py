@@ -17,11 +17,12 @@ from vdu.explore.film import Frame
 from vdu.explore.sample_pairs import place_of_seed
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer
+from vdu.reporting.sample_sprites import needs_cover
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["data_uri", "draw_answers", "draw_chosen", "draw_film", "draw_pairs"]
+__all__ = ["covers", "data_uri", "draw_answers", "draw_chosen", "draw_film", "draw_pairs"]
 
 NAMES = ("original", "unlearned")
 _SMALL_SIDE = 96
@@ -64,17 +65,40 @@ def draw_pairs(data: ReportData, rows: Sequence[int]) -> str:
 
 
 def _pair(data: ReportData, i: int) -> Markup:
-    before, after = _calls(data, i)
+    calls = _calls(data, i)
+    sides = zip(NAMES, (data.original, data.unlearned), calls, covers(data, i), strict=True)
+    images = Markup("").join(
+        Markup('<img class="{}" src="{}" alt="{}: {}">').format(
+            "vdu-covered" if cover else "", data_uri(side.images[i], _SMALL_SIDE), name, call
+        )
+        for name, side, call, cover in sides
+    )
     seed, of_class = int(data.original.seeds[i]), int(data.unlearned.judge_class[i]) in data.forget_ids
     return Markup(
-        '<button type="button" class="vdu-pair{}" data-seed="{}" title="#{}, seed {}: {} → {}"><span class="vdu-two">'
-        '<img src="{}" alt="original: {}"><img src="{}" alt="unlearned: {}"></span>'
+        '<button type="button" class="vdu-pair{}" data-seed="{}" title="#{}, seed {}: {} → {}"><span class="vdu-two">{}</span>'
         '<span class="vdu-calls"><b>{} → {}</b><span>#{}</span></span></button>'
     ).format(
-        " vdu-forget" if of_class else "", seed, i + 1, seed, before, after,
-        data_uri(data.original.images[i], _SMALL_SIDE), before, data_uri(data.unlearned.images[i], _SMALL_SIDE), after,
+        " vdu-forget" if of_class else "", seed, i + 1, seed, *calls, images,
         data.classes[data.original.judge_class[i]], data.classes[data.unlearned.judge_class[i]], i + 1,
     )  # fmt: skip
+
+
+def covers(data: ReportData, i: int | None) -> tuple[bool, bool]:
+    """Which images of a pair stay covered until the reader uncovers them.
+
+    Args:
+        data: the run.
+        i: row of the sample files; None for a noise whose images nobody judged.
+
+    Returns:
+        Of the original and of the unlearned model: unwanted ones, and where that is not known, all.
+    """
+    known = i is not None and bool(data.forget_ids)
+    first, second = (
+        needs_cover(data) and not (known and int(each.judge_class[i]) not in data.forget_ids)
+        for each in (data.original, data.unlearned)
+    )
+    return first, second
 
 
 def draw_chosen(data: ReportData, seed: int) -> str:
@@ -105,15 +129,22 @@ def _large(data: ReportData, i: int) -> Markup:
     return Markup('<div class="vdu-sides">{}</div>').format(
         Markup("").join(
             Markup(
-                '<figure><figcaption>{}</figcaption><img class="vdu-big" src="{}" alt="{}: {}">'
+                '<figure><figcaption>{}</figcaption><img class="vdu-big{}" src="{}" alt="{}: {}">'
                 '<p title="class and confidence by the classifier">{}</p></figure>'
-            ).format(name, data_uri(image), name, call, call)
-            for name, image, call in zip(NAMES, images, _calls(data, i), strict=True)
+            ).format(name, " vdu-covered" if cover else "", data_uri(image), name, call, call)
+            for name, image, call, cover in zip(NAMES, images, _calls(data, i), covers(data, i), strict=True)
         )
     )
 
 
-def draw_film(seed: int, strip: Sequence[tuple[Frame, Frame]], now: Frame, *, stored: bool) -> str:
+def draw_film(
+    seed: int,
+    strip: Sequence[tuple[Frame, Frame]],
+    now: Frame,
+    *,
+    stored: bool,
+    covered: tuple[bool, bool] = (False, False),
+) -> str:
     """The moments of a denoising so far, a row for each model; each moment with the clean guess x̂0 and the noisy image x_t.
 
     Args:
@@ -121,6 +152,7 @@ def draw_film(seed: int, strip: Sequence[tuple[Frame, Frame]], now: Frame, *, st
         strip: the moments to show.
         now: the latest moment.
         stored: whether the run has the final images of this noise.
+        covered: whose row is covered until the reader uncovers it, see :func:`covers`.
 
     Returns:
         HTML.
@@ -130,8 +162,9 @@ def draw_film(seed: int, strip: Sequence[tuple[Frame, Frame]], now: Frame, *, st
         '<img class="vdu-noisy" src="{2}" alt="{3}, noisy image at step {0}"></span>'
     )
     rows = Markup("").join(
-        Markup('<span class="vdu-name">{}</span><div class="vdu-film">{}</div>').format(
+        Markup('<span class="vdu-name">{}</span><div class="vdu-film{}">{}</div>').format(
             name,
+            " vdu-covered" if covered[side] else "",
             Markup("").join(
                 moment.format(
                     frame.step, data_uri(frame.expected, _SMALL_SIDE), data_uri(frame.noisy, _SMALL_SIDE), name

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from vdu.commands.settings import EvaluateSettings
-from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.records import read_json, sha256_file
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import configuration_of, load_pipeline, network_of
+from vdu.models.identity import is_recorded_configuration, weights_sha256
+from vdu.models.pipelines import load_pipeline
 from vdu.reporting.collect import ReportData, collect
 from vdu.reporting.masthead import masthead
 from vdu.training.checkpoint import list_checkpoints, load_weights
@@ -184,15 +184,14 @@ def _place(path: str | None, where: Path, name: str) -> Path:
 
 def _model(path: Path, expected: str | None, recorded: dict[str, Any], name: str) -> PipelineDenoiser:
     pipeline = load_pipeline(path)
-    configuration = configuration_of(pipeline)
-    if hash_parameters(network_of(pipeline).state_dict()) != expected or configuration != recorded.get(
-        "configuration_sha256", configuration
-    ):
+    denoiser, configuration = PipelineDenoiser.from_pipeline(pipeline), recorded.get("configuration_sha256")
+    same = configuration is None or is_recorded_configuration(pipeline, denoiser, configuration)
+    if weights_sha256(denoiser.network) != expected or not same:
         raise InputError(
             f"{path}: is not {name} that metrics.json speaks of (its hash differs). Put that one back, or run "
             "`vdu evaluate` again."
         )
-    return PipelineDenoiser.from_pipeline(pipeline)
+    return denoiser
 
 
 def _sampler(data: ReportData) -> Sampler:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from vdu.core.errors import InputError
 from vdu.explore.curve_html import curve_table, draw_curves
 from vdu.explore.film import Frame, side_by_side
-from vdu.explore.html import draw_answers, draw_chosen, draw_film, draw_pairs
+from vdu.explore.html import covers, draw_answers, draw_chosen, draw_film, draw_pairs
 from vdu.explore.open_run import OpenRun
 from vdu.explore.sample_pairs import find_seed, forget_name, group_names, place_of_seed, select_pairs
 from vdu.explore.tradeoff import has_curve, known_curve, measure_checkpoints, seconds_per_checkpoint
@@ -26,6 +26,7 @@ from vdu.reporting.evidence_json import QUESTIONS
 from vdu.reporting.formatting import duration
 from vdu.reporting.render import answers
 from vdu.reporting.run_comparison import differences, read_runs
+from vdu.reporting.sample_sprites import needs_cover
 
 __all__ = ["CSS", "Page", "build", "report_file"]
 
@@ -60,11 +61,15 @@ class Page:
         self.curves = {title: known_curve(run) for title, run in zip(self.titles, runs, strict=True) if has_curve(run)}
 
     def heading(self, place: int) -> str:
-        """The run's title, what was forgotten, and how to use the page."""
+        """The run's title, what was forgotten, how to use the page, and the switch that uncovers unwanted images."""
+        data = self.runs[place].data
+        uncover = Markup(
+            '<p><label><input type="checkbox" id="vdu-uncover" autocomplete="off"> Show the unwanted images</label></p>'
+        )
         return Markup(
             "<h1>{}</h1><p>To be forgotten: <b>{}</b>. Each pair starts from the same noise: left the original, right the unlearned "
-            "model. Click a pair to see its film<span>; the keys ← and → step through the pairs</span>.</p>"
-        ).format(self.titles[place], forget_name(self.runs[place].data))
+            "model. Click a pair to see its film<span>; the keys ← and → step through the pairs</span>.</p>{}"
+        ).format(self.titles[place], forget_name(data), uncover if needs_cover(data) else "")
 
     def answers(self, place: int) -> str:
         """The five answers of the report, its warnings, and the link to it."""
@@ -135,7 +140,8 @@ class Page:
             HTML of the film so far.
         """
         run, seed = self.runs[place], int(text)
-        stored = place_of_seed(run.data, seed) is not None
+        row = place_of_seed(run.data, seed)
+        about: dict[str, Any] = {"stored": row is not None, "covered": covers(run.data, row)}
         strip: list[tuple[Frame, Frame]] = []
         with closing(side_by_side(run.original, run.unlearned, seed, run.sampler)) as moments:
             for frames in moments:
@@ -143,7 +149,7 @@ class Page:
                 if now.finished or _among(now.step, now.steps, FILM_FRAMES):
                     strip.append(frames)
                 if now.finished or _among(now.step, now.steps, MOST_UPDATES):
-                    yield draw_film(seed, strip, now, stored=stored)
+                    yield draw_film(seed, strip, now, **about)
 
     def curve(self, place: int, checkpoint: str) -> tuple[str, str]:
         """The trade-off with one checkpoint highlighted.

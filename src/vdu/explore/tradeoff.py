@@ -24,7 +24,7 @@ from vdu.data.forget_source import reload_forget
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import sample
 from vdu.evaluation.compare import distances, paired_pul
-from vdu.evaluation.references import filtered_original, reference_images
+from vdu.evaluation.references import filtered_original, load_reference, reference_images
 from vdu.explore.open_run import Checkpoint, OpenRun
 from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
@@ -142,14 +142,20 @@ def measure_checkpoints(run: OpenRun) -> Generator[Curve, None, None]:
 def _bench(run: OpenRun) -> _Bench:
     settings, shape, stored = run.settings, run.original.image_shape, _images(run)
     classes = list(settings.forget_class) or run.data.run["inputs"]["forget"]["classes"]
-    # a given judge does not use the forget set, which may have been deleted
-    forget = reload_forget(run.folder, shape) if settings.judge is None else stored.select(range(0))
+    try:
+        forget = reload_forget(run.folder, shape)
+    except InputError:  # a given judge does not use the forget set, which may have been deleted
+        if settings.judge is None:
+            raise
+        forget = stored.select(range(0))
     judging, _ = find_judges(run.original, forget, classes, run.sampler, **settings.judges())
     _require_same_judge(run, judging)
     network = find_feature_network(settings.features, judging=judging)
     seed, n = derive_seed(settings.seed, "evaluate"), len(stored)
-    reference = reference_images(settings.reference, settings.reference_split, judging, classes, shape)
-    if reference is None:
+    real = load_reference(settings.reference, settings.reference_split, forget)
+    if real is not None:
+        reference = reference_images(real, judging, classes)
+    else:
         others = filtered_original(run.original, stored, judging, 2 * n, run.sampler, seed)
         reference = others.select(range(n, len(others)))
     return _Bench(judging, network, network.extract(reference), classify(judging.judge, stored), seed)

@@ -39,7 +39,7 @@ __all__ = ["require_enough", "train_forget_judge"]
 
 CLASSES = ("other", "forget")
 HELD_OUT_SHARE = 0.25
-require_enough = partial(require_images, where="forget judge", advice="a judge that was trained elsewhere")
+require_enough = partial(require_images, where="evaluate", advice="a judge that was trained elsewhere")
 
 
 def train_forget_judge(
@@ -82,18 +82,24 @@ def train_forget_judge(
     require_enough("forget images", len(forget))
     require_enough("generated samples", len(own_samples))
     zones = select_samples(
-        forget, own_samples, schedule, seed=derive_seed(seed, "zones"), score_steps=score_steps, force=True
+        forget,
+        own_samples,
+        schedule,
+        seed=derive_seed(seed, "zones"),
+        score_steps=score_steps,
+        force=True,
+        progress=progress,
     )
     seen, held_out = _hold_out(len(own_samples), seed)
     like, unlike = (own_samples.select(seen[mask[seen]]) for mask in (zones.forget, zones.kept))
     if len(like) < FEWEST_LIKE_FORGET:
         raise InputError(
-            f"forget judge: {len(like)} of {len(seen)} generated samples match the forget images; expected at least "
+            f"evaluate: {len(like)} of {len(seen)} generated samples match the forget images; expected at least "
             f"{FEWEST_LIKE_FORGET} for training. Draw more (--n-judge-samples), or give a judge that was trained "
             "elsewhere (--judge). If the model generates no such images (check with vdu sample), there is nothing to judge."
         )
     judge = _fit(
-        unlike, like, architecture, derive_seed(seed, "judge"), "judge" if progress else None,
+        unlike, like, architecture, derive_seed(seed, "judge"), "classifier of images" if progress else None,
         steps=steps, batch_size=batch_size, learning_rate=learning_rate, noise=noise,
     )  # fmt: skip
     threshold = _threshold(zones.share, len(own_samples))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.paths import given_path
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet
@@ -18,7 +19,7 @@ from vdu.metrics.features import classify
 from vdu.metrics.pul import pul_ceiling
 from vdu.replay.generated import cached_samples
 
-__all__ = ["Judging", "find_judges", "given_judges"]
+__all__ = ["Judging", "find_judges", "given_judges", "judge_place"]
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,8 @@ def find_judges(
     forget_names: list[str],
     sampler: Sampler,
     *,
-    judge: str | None = None,
-    second_judge: str | None = None,
+    judge: Path | str | None = None,
+    second_judge: Path | str | None = None,
     n_samples: int = 1000,
     seed: int = 0,
 ) -> tuple[Judging, int]:
@@ -129,14 +130,16 @@ def find_judges(
         require_enough("forget images", len(forget))  # before samples are drawn
         require_enough("generated samples (--n-judge-samples)", n_samples)
         seed = derive_seed(seed, "judge")
-        samples, n_drawn = cached_samples(original, n_samples, sampler, seed=seed, progress="samples for a judge")
+        samples, n_drawn = cached_samples(
+            original, n_samples, sampler, seed=seed, progress="samples for the classifier"
+        )
         fallback, record = train_forget_judge(forget, samples, original.schedule, seed=seed)
         return Judging(fallback, record, "fallback", ("forget",)), n_drawn * sampler.steps
     return given, 0
 
 
 def given_judges(
-    original: Denoiser, forget_names: list[str], *, judge: str | None, second_judge: str | None
+    original: Denoiser, forget_names: list[str], *, judge: Path | str | None, second_judge: Path | str | None
 ) -> Judging | None:
     """Load the given judges.
 
@@ -157,8 +160,7 @@ def given_judges(
     if judge is None:
         return None
     first, record = _load(judge, original, forget_names)
-    source: JudgeSource = "given" if Path(judge).is_dir() else "zoo"
-    judging = Judging(first, record, source, tuple(forget_names))
+    judging = Judging(first, record, judge_place(judge)[1], tuple(forget_names))
     if second_judge is None:
         return judging
     second, second_record = _load(second_judge, original, forget_names)
@@ -169,10 +171,33 @@ def given_judges(
     return replace(judging, second=second, second_record=second_record)
 
 
-def _load(where: str, original: Denoiser, forget_names: list[str]) -> tuple[Judge, dict[str, Any]]:
-    from vdu.zoo.packaged import judge_folder
+def judge_place(where: Path | str) -> tuple[Path, JudgeSource]:
+    """The folder of a judge, and whether it was given or is packaged.
 
-    judge, record = load_judge(Path(where) if Path(where).is_dir() else judge_folder(where))
+    Args:
+        where: a folder, or the name of a packaged judge.
+
+    Returns:
+        The folder, and its origin.
+
+    Raises:
+        InputError: if the name is that of a packaged judge and of a folder here, or of neither.
+    """
+    from vdu.zoo.packaged import JUDGES, judge_folder
+
+    path = given_path(where, "judge")
+    if not path.is_dir():
+        return judge_folder(str(where)), "zoo"
+    if isinstance(where, str) and where in JUDGES:
+        raise InputError(
+            f"judge: {where} is a folder here and the name of a packaged judge. Write ./{where} for the folder; for the packaged judge "
+            "rename the folder, or work in another one."
+        )
+    return path, "given"
+
+
+def _load(where: Path | str, original: Denoiser, forget_names: list[str]) -> tuple[Judge, dict[str, Any]]:
+    judge, record = load_judge(judge_place(where)[0])
     if tuple(judge.sample_shape) != tuple(original.image_shape):
         raise InputError(
             f"judge {where}: expects images of shape {tuple(judge.sample_shape)}, the model generates {tuple(original.image_shape)}. "

@@ -30,15 +30,16 @@ Nor is it guaranteed that δ and η suit a model: the defaults are starting poin
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from vdu.core.errors import InputError
+from vdu.core.ranges import AT_LEAST_0, POSITIVE
 from vdu.core.types import Batch, Denoiser, Losses, Tools
 from vdu.diffusion.schedule import check_weights, kl_weights
-from vdu.methods.base import PRIVATE, mean_squared, require_positive
+from vdu.methods.base import PRIVATE, mean_squared
 from vdu.methods.bounded import PlasticityMethod
 from vdu.methods.registry import register
 
@@ -80,13 +81,8 @@ class FunctionAnchor(PlasticityMethod):
     summary = "Forgets under a bound on how far the predictions on retained images may move from the original's."
     needs = frozenset({"forget", "retain"})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(delta=self.delta, gamma_rate=self.gamma_rate)
-        if not 0 <= self.gamma < float("inf"):
-            raise InputError(f"gamma: got {self.gamma}; expected a finite number ≥ 0.")
-        if self.weights not in {"uniform", "elbo"}:
-            raise InputError(f"weights: got {self.weights!r}; expected 'uniform' or 'elbo'.")
+    ranges = MappingProxyType({"delta": POSITIVE, "gamma": AT_LEAST_0, "gamma_rate": POSITIVE})
+    choices = MappingProxyType({"weights": ("uniform", "elbo")})
 
     @property
     def uses(self) -> frozenset[str]:

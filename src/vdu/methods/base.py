@@ -4,15 +4,17 @@ A method is a frozen dataclass: its fields are its options (and its identity), `
 attributes (:class:`Described`). ``docs/adding-a-method.md`` shows how to write one.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
+from vdu.core.ranges import UNIT, Range, require_choice, require_flags, require_kind, require_ranges
 from vdu.core.records import sha256_bytes
 from vdu.core.types import Batch, Denoiser, Hooks, Losses, NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule
@@ -28,10 +30,11 @@ __all__ = [
     "drawn",
     "matched",
     "mean_squared",
-    "require_positive",
     "require_range",
 ]
 
+ANY = Range("a finite number", -math.inf, above=True)
+WHOLE = Range("a whole number", -math.inf, whole=True)
 HIDDEN = MappingProxyType({"option": False})
 """Metadata of a field that is not an option of the command line."""
 PRIVATE = MappingProxyType({"option": False, "identity": False})
@@ -56,6 +59,8 @@ class Described(Hooks):
         estimator: the estimator of the posterior that the method requires; None if it requires none.
         retain_options: options that apply if the user gives images to keep.
         pool: number of batches that repeat with the targets of :meth:`BaseMethod.targets`; 0 draws a new batch at every step.
+        ranges: of its own options that are numbers, in addition to those of the classes it inherits from.
+        choices: the words that its own options may be, likewise.
     """
 
     name: str = ""
@@ -71,6 +76,8 @@ class Described(Hooks):
     estimator: str | None = None
     retain_options: Mapping[str, str] = MappingProxyType({})
     pool: int = 0
+    ranges: Mapping[str, Range] = MappingProxyType({})
+    choices: Mapping[str, Collection[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -89,6 +96,12 @@ class BaseMethod(Described):
 
     def __post_init__(self) -> None:
         require_range("alpha_bar_range", self.alpha_bar_range)
+        for kind in type(self).__mro__:
+            require_ranges(vars(self), vars(kind).get("ranges", {}))
+            for name, words in vars(kind).get("choices", {}).items():
+                require_choice(name, getattr(self, name), words)
+        for item in fields(self):
+            _require_kind(item, getattr(self, item.name))
 
     @property
     def identity(self) -> str:
@@ -180,19 +193,32 @@ def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:
     Raises:
         InputError: unless it is two numbers with 0 ≤ smallest ≤ largest ≤ 1.
     """
-    if len(alpha_bar_range) != 2 or not 0 <= alpha_bar_range[0] <= alpha_bar_range[1] <= 1:
-        raise InputError(f"{name}: got {alpha_bar_range}; expected two numbers, 0 ≤ smallest ᾱ ≤ largest ᾱ ≤ 1.")
+    two = (
+        isinstance(alpha_bar_range, tuple | list)
+        and len(alpha_bar_range) == 2
+        and all(map(UNIT.holds, alpha_bar_range))
+    )
+    if not two or alpha_bar_range[0] > alpha_bar_range[1]:
+        numbers = isinstance(alpha_bar_range, tuple | list) and all(
+            isinstance(each, int | float) for each in alpha_bar_range
+        )
+        got = alpha_bar_range if numbers else shown(alpha_bar_range)
+        raise InputError(f"{name}: got {got}; expected two numbers, 0 ≤ smallest ᾱ ≤ largest ᾱ ≤ 1.")
 
 
-def require_positive(**values: float) -> None:
-    """Raise an error for settings that are not finite numbers above 0.
-
-    Raises:
-        InputError: naming the first.
-    """
-    for name, value in values.items():
-        if not 0 < value < float("inf"):
-            raise InputError(f"{name}: got {value}; expected a finite number above 0.")
+def _require_kind(item: Field[Any], value: Any) -> None:
+    """Raise an error for an option whose default is a number or a switch and whose value is none, and for what is no posterior."""
+    default = item.default
+    if item.name == "schedule":
+        require_kind("schedule", value, NoiseSchedule, "a vdu.NoiseSchedule")
+    if item.name == "posterior" and value is not None and not isinstance(value, GaussianPosterior):
+        raise InputError(f"posterior: got {shown(value)}; expected a GaussianPosterior (vdu.fit_posterior makes one).")
+    if isinstance(default, bool):
+        require_flags({item.name: value}, item.name)
+    elif isinstance(default, int | float):
+        require_ranges(
+            {item.name: math.nan if value is None else value}, {item.name: WHOLE if isinstance(default, int) else ANY}
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -32,14 +32,15 @@ dropout, which the loop enables.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from vdu.core.errors import InputError
+from vdu.core.ranges import POSITIVE
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools
-from vdu.methods.base import HIDDEN, PRIVATE, BaseMethod, matched, mean_squared, require_positive
+from vdu.methods.base import HIDDEN, PRIVATE, BaseMethod, matched, mean_squared
 from vdu.methods.registry import register
 from vdu.posterior.gaussian import GaussianPosterior
 
@@ -135,11 +136,8 @@ class PlasticityMethod(BaseMethod):
     kappa: float = 10.0
     margin: float = 1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.form not in FORMS:
-            raise InputError(f"form: got {self.form!r}; expected one of {', '.join(FORMS)}.")
-        require_positive(beta=self.beta, kappa=self.kappa, margin=self.margin)
+    ranges = MappingProxyType({"beta": POSITIVE, "kappa": POSITIVE, "margin": POSITIVE})
+    choices = MappingProxyType({"form": tuple(FORMS)})
 
     @property
     def uses(self) -> frozenset[str]:
@@ -192,9 +190,7 @@ class BoundedPlasticity(PlasticityMethod):
     summary = "Raises the forget images' error by a loss whose gradient vanishes once they are denoised badly enough."
     needs = frozenset({"forget"})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(stability=self.stability)
+    ranges = MappingProxyType({"stability": POSITIVE})
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Check that the posterior matches the model, and count the terms of the paper's sum."""

@@ -41,8 +41,9 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
+from vdu.core.ranges import POSITIVE
 from vdu.core.types import Batch, Denoiser, Losses, Tools
-from vdu.methods.base import HIDDEN, PRIVATE, BaseMethod, matched, mean_squared, require_positive
+from vdu.methods.base import HIDDEN, PRIVATE, BaseMethod, matched, mean_squared
 from vdu.methods.registry import register
 from vdu.posterior.gaussian import GaussianPosterior
 
@@ -86,9 +87,10 @@ class ConflictFree(BaseMethod):
     per_term = True
     limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
 
+    ranges = MappingProxyType({"forget_share": POSITIVE, "radius": POSITIVE})
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(forget_share=self.forget_share, **({} if self.radius is None else {"radius": self.radius}))
         wanted = self.precondition or self.radius is not None
         if wanted and self.posterior is None:
             raise InputError("posterior: none given with precondition or radius; give one, or leave both out.")

@@ -50,10 +50,11 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.ranges import AT_LEAST_0, COUNT, NOT_NEGATIVE, POSITIVE, Range
 from vdu.core.rng import generator
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools, column
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.methods.base import PRIVATE, BaseMethod, mean_squared, require_positive, require_range
+from vdu.methods.base import PRIVATE, BaseMethod, mean_squared, require_range
 from vdu.methods.registry import register
 from vdu.methods.retrack import CHOSEN, retrack_target
 
@@ -168,18 +169,18 @@ class RetainDistillation(BaseMethod):
     needs = frozenset({"forget", "own_forget", "retain"})
     batch_shares = MappingProxyType({"forget": 0.375, "own_forget": 0.375})
 
+    ranges = MappingProxyType({
+        "forget_weight": POSITIVE,
+        **dict.fromkeys(("repulsion_scale", "keep_scale", "gradient_length", "self_improvement"), AT_LEAST_0),
+        "pool_size": NOT_NEGATIVE,
+        "classifier_width": Range("a whole number, at least 8", 8, whole=True),
+        "self_model_steps": COUNT,
+    })  # fmt: skip
+    choices = MappingProxyType({"lead": tuple(LEADS)})
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(forget_weight=self.forget_weight)
-        for name in ("repulsion_scale", "keep_scale", "gradient_length", "self_improvement"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"{name}: got {getattr(self, name)}; expected a finite number ≥ 0.")
-        for name, least in (("pool_size", 0), ("classifier_width", 8), ("self_model_steps", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: got {getattr(self, name)}; expected a whole number, at least {least}.")
         require_range("self_improvement_range", self.self_improvement_range)
-        if self.lead not in LEADS:
-            raise InputError(f"lead: got {self.lead!r}; expected one of {', '.join(LEADS)}.")
 
     @property
     def uses(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -44,9 +44,9 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from vdu.core.errors import InputError
+from vdu.core.ranges import NOT_NEGATIVE, POSITIVE
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, column
-from vdu.methods.base import BaseMethod, drawn, mean_squared, require_positive
+from vdu.methods.base import BaseMethod, drawn, mean_squared
 from vdu.methods.registry import register
 
 __all__ = ["TARGETS", "EraseDiff", "wrong_target"]
@@ -82,13 +82,10 @@ class EraseDiff(BaseMethod):
     summary = "Trains the forget images towards a wrong target, as a constraint on minimising the retain loss."
     needs = frozenset({"forget", "retain"})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.target not in TARGETS:
-            raise InputError(f"target: got {self.target!r}; expected one of {', '.join(TARGETS)}.")
-        if self.inner_steps < 0:
-            raise InputError(f"inner_steps: got {self.inner_steps}; expected 0 (no inner loop) or more.")
-        require_positive(weight=self.weight, eta=self.eta, inner_learning_rate=self.inner_learning_rate)
+    ranges = MappingProxyType(
+        {"weight": POSITIVE, "eta": POSITIVE, "inner_steps": NOT_NEGATIVE, "inner_learning_rate": POSITIVE}
+    )  # fmt: skip
+    choices = MappingProxyType({"target": tuple(TARGETS)})
 
     @property
     def draws(self) -> Mapping[str, Mapping[str, str]]:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -19,11 +19,13 @@ same average image, and a copy fine-tuned for too long memorises its training im
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
+from vdu.core.ranges import POSITIVE
 from vdu.core.types import Batch, Denoiser, Losses
-from vdu.methods.base import BaseMethod, require_positive
+from vdu.methods.base import BaseMethod
 from vdu.methods.registry import register
 
 __all__ = ["ESD"]
@@ -48,9 +50,7 @@ class ESD(BaseMethod):
     needs = frozenset({"forget"})
     uses = frozenset({"teacher", "forget_model"})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(guidance=self.guidance)
+    ranges = MappingProxyType({"guidance": POSITIVE})
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The distance from the target, and the forget images' plain mean squared error for the log and the guard."""

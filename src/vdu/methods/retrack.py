@@ -17,12 +17,14 @@ space); the use of generated samples in place of retained data is ours. Optimal 
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from vdu.core.ranges import POSITIVE
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch
-from vdu.methods.base import BaseMethod, mean_squared, require_positive
+from vdu.methods.base import BaseMethod, mean_squared
 from vdu.methods.defaults import TrainingDefaults
 from vdu.methods.registry import register
 
@@ -79,9 +81,7 @@ class Retrack(BaseMethod):
     needs = frozenset({"forget", "retain"})
     uses = frozenset({"teacher", "retained"})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(forget_weight=self.forget_weight)
+    ranges = MappingProxyType({"forget_weight": POSITIVE})
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The formula; the plain errors of both sets are monitored."""

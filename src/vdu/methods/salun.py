@@ -35,10 +35,11 @@ from torch import Tensor, nn
 
 from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
+from vdu.core.ranges import AT_LEAST_0, COUNT, POSITIVE, SEED, Range
 from vdu.core.rng import generator
 from vdu.core.types import Batch, Denoiser, Losses, NamedTensors, Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.methods.base import PRIVATE, BaseMethod, mean_squared, require_positive
+from vdu.methods.base import PRIVATE, BaseMethod, mean_squared
 from vdu.methods.registry import register
 from vdu.posterior.denoising import gradients, only_gradients_of
 
@@ -77,15 +78,13 @@ class SalUn(BaseMethod):
     uses = frozenset({"forget"})
     limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.alpha < float("inf"):
-            raise InputError(f"alpha: got {self.alpha}; expected a finite number ≥ 0 (published: 1e-3).")
-        if not 0 < self.salient_share <= 1:
-            raise InputError(f"salient_share: got {self.salient_share}; expected a number in (0, 1] (published: 0.5).")
-        if self.mask_batch_size < 1:
-            raise InputError(f"mask_batch_size: got {self.mask_batch_size}; expected at least 1.")
-        require_positive(mask_clip_norm=self.mask_clip_norm)
+    ranges = MappingProxyType({
+        "alpha": AT_LEAST_0,
+        "salient_share": Range("a number above 0, up to 1 (published: 0.5)", 0, above=True, high=1, below=False),
+        "mask_batch_size": COUNT,
+        "mask_clip_norm": POSITIVE,
+        "mask_seed": SEED,
+    })  # fmt: skip
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Compute the mask at the original weights, and store these weights."""

@@ -27,7 +27,6 @@ Source: Heng & Soh 2023, "Selective Amnesia: A Continual Learning Approach to Fo
 arXiv 2305.10120.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -36,6 +35,7 @@ from typing import Self
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
+from vdu.core.ranges import AT_LEAST_0
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools
 from vdu.methods.base import HIDDEN, BaseMethod, matched
 from vdu.methods.registry import register
@@ -73,6 +73,9 @@ class SelectiveAmnesia(BaseMethod):
     estimator = "amnesia-fisher"
     retain_options = MappingProxyType({"replay": "self"})
 
+    ranges = MappingProxyType({"ewc": AT_LEAST_0, "replay_weight": AT_LEAST_0})
+    choices = MappingProxyType({"replay": ("none", "self")})
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.posterior, GaussianPosterior):
@@ -80,12 +83,6 @@ class SelectiveAmnesia(BaseMethod):
                 f"posterior: got {type(self.posterior).__name__}; expected a GaussianPosterior, "
                 "for example of fit_amnesia_fisher (`vdu posterior amnesia-fisher`)."
             )
-        if self.replay not in {"none", "self"}:
-            raise InputError(f"replay: got {self.replay!r}; expected 'none' or 'self'.")
-        for name in ("ewc", "replay_weight"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise InputError(f"{name}: got {value}; expected a finite number ≥ 0 (published: ewc 10, replay 1).")
 
     @property
     def needs(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]

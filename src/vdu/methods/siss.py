@@ -38,8 +38,9 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.ranges import POSITIVE, Range
 from vdu.core.types import Batch, Denoiser, Losses, column
-from vdu.methods.base import BaseMethod, drawn, require_positive
+from vdu.methods.base import BaseMethod, drawn
 from vdu.methods.registry import register
 
 __all__ = ["SISS", "mixture_weights"]
@@ -68,14 +69,12 @@ class SISS(BaseMethod):
     draws = MappingProxyType({"forget": MappingProxyType({"choice": "image"})})
     limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.mixture < 1:
-            raise InputError(
-                f"mixture: got {self.mixture}; expected a number within (0, 1), the fraction of forget images (published: 0.5). "
-                "At 0 or 1 one of the weights is unbounded."
-            )
-        require_positive(forget_share=self.forget_share)
+    ranges = MappingProxyType({
+        "mixture": Range(  # at 0 or 1 one of the weights is unbounded
+            "a number between 0 and 1, the fraction of forget images (published: 0.5)", 0, above=True, high=1
+        ),
+        "forget_share": POSITIVE,
+    })  # fmt: skip
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """−L_a and L_x; the observed errors are L_a and L_x themselves."""

@@ -22,12 +22,14 @@ twice over.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
+from vdu.core.ranges import UNIT
 from vdu.core.types import Batch, Denoiser, Losses, Tools
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights
 from vdu.methods.base import HIDDEN, BaseMethod, matched
@@ -68,12 +70,11 @@ class VDU(BaseMethod):
     training = PAPER
     estimator = "fisher"
 
+    ranges = MappingProxyType({"gamma": UNIT})
+    choices = MappingProxyType({"weights": ("paper", "elbo", "uniform")})
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.gamma <= 1:
-            raise InputError(
-                f"gamma: got {self.gamma}; expected a number in [0, 1] (the paper tries 0.1, 0.3, 0.6 and 0.8)."
-            )
         if self.gamma > 0 and self.posterior is None:
             raise InputError(
                 f"posterior: none given with gamma = {self.gamma}; give one, or gamma = 0 (gradient ascent)."

@@ -30,6 +30,7 @@ from torch.nn import functional
 from vdu.core.cache import cache_folder
 from vdu.core.checks import first_differences, hash_parameters
 from vdu.core.errors import InputError
+from vdu.core.paths import given_path, home_cache
 from vdu.core.records import sha256_file
 from vdu.data.download import fetch
 from vdu.data.images import ImageSet, to_uint8
@@ -110,10 +111,15 @@ class InceptionSource:
     @property
     def folders(self) -> tuple[Path, ...]:
         """Folders to search, in order: PyTorch's hub caches, then this package's, the target of downloads."""
-        home = Path.home() / ".cache"
-        general = Path(os.environ.get("XDG_CACHE_HOME") or home)
-        torch_home = Path(os.environ.get("TORCH_HOME") or general / "torch").expanduser()
-        hubs = [torch_home, home / "torch"]
+        given, general, home = os.environ.get("TORCH_HOME"), os.environ.get("XDG_CACHE_HOME"), home_cache()
+        hubs = (
+            [given_path(given, "TORCH_HOME")]
+            if given
+            else [given_path(general, "XDG_CACHE_HOME") / "torch"]
+            if general
+            else []
+        )
+        hubs += [] if home is None else [home / "torch"]
         return tuple(dict.fromkeys([*(hub / "hub" / "checkpoints" for hub in hubs), self.own_folder]))
 
     @property
@@ -140,7 +146,7 @@ def find_feature_network(name: str, *, judging: Any = None, inception: Inception
     if name == "judge":
         return _judge(judging)
     if kind == "inception" and (place or not colon):
-        return _inception(Path(place).expanduser() if place else None, inception or InceptionSource())
+        return _inception(given_path(place, "features") if place else None, inception or InceptionSource())
     if name == "efficientnet-lite0":
         return _lite0()
     raise InputError(f"features: got {name!r}; expected one of {', '.join(FEATURE_NETWORKS)}.")
@@ -169,7 +175,7 @@ def _inception(given: Path | None, source: InceptionSource) -> FeatureNetwork:
 
 def _find_inception(source: InceptionSource) -> Path:
     if variable := os.environ.get(_VARIABLE):
-        path = Path(variable).expanduser()
+        path = given_path(variable, _VARIABLE)
         if not path.is_file():
             raise InputError(
                 f"{_VARIABLE} is {variable}: no such file. Correct the variable or unset it.\nOtherwise: {_ways_out(source)}"

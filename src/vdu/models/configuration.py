@@ -1,20 +1,112 @@
-"""Reads the configurations of a pipeline's scheduler and network, for the adapters."""
+"""Reads the configurations of a pipeline's scheduler and network, for the adapters, and refuses what cannot be used.
 
+diffusers has no field for ``timestep_scale``, ``class_names`` and ``null_class``. They are attributes of the pipeline, and entries of its
+network's configuration, which every ``save_pretrained`` writes: so they come back however the model was saved.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import nn
 
 from vdu.core.errors import InputError
+from vdu.diffusion.sampling import levels_of
 from vdu.diffusion.schedule import NoiseSchedule
 
-__all__ = ["read_prediction_type", "read_schedule", "read_shape", "scheduler_configuration", "unet_parts"]
+__all__ = [
+    "EXTRAS", "extra", "keep_extras", "quiet_diffusers", "read_prediction_type", "read_schedule", "read_shape", "refuse_unknown_options",
+    "scheduler_configuration", "unet_parts",
+]  # fmt: skip
 
 DISCRETE_TYPES = ("epsilon", "v_prediction", "sample")
+EXTRAS = ("timestep_scale", "class_names", "null_class")  # what diffusers lacks
+RENAMED = {"predict_epsilon": "prediction_type, which is epsilon where it was true, and sample where it was false"}
+
+
+def extra(pipeline: Any, name: str) -> Any:
+    """One of ``EXTRAS``.
+
+    Args:
+        pipeline: has it as an attribute, or in the configuration of its network.
+        name: which.
+
+    Returns:
+        Its value; None if the pipeline has none.
+    """
+    found = getattr(pipeline, name, None)
+    for part in getattr(pipeline, "components", {}).values() if found is None else ():
+        if isinstance(part, nn.Module) and found is None:
+            found = getattr(part, "config", {}).get(name)
+    return found
+
+
+def keep_extras(pipeline: Any, source: Any, network: Any) -> Any:
+    """Give a pipeline the further properties of another, and its network's configuration too.
+
+    Args:
+        pipeline: changed in place.
+        source: whose properties they are; the pipeline itself, to record those that were set on it.
+        network: the pipeline's network.
+
+    Returns:
+        The pipeline.
+    """
+    found = {name: value for name in EXTRAS if (value := extra(source, name)) is not None}
+    for name, value in found.items():
+        setattr(pipeline, name, tuple(value) if isinstance(value, list) else value)
+    had = getattr(network, "config", {})
+    known = {name: value for name, value in found.items() if name in had or (name, value) != ("timestep_scale", 1.0)}
+    if known and hasattr(network, "register_to_config"):
+        network.register_to_config(**known)
+    return pipeline
+
+
+@contextmanager
+def quiet_diffusers() -> Iterator[None]:
+    """Silence diffusers' warnings and bars inside the block: what it warns about is an error here, or none of the user's business."""
+    from diffusers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
 
 
 def scheduler_configuration(scheduler: Any) -> dict[str, Any]:
     """A scheduler's configuration without the list of defaults, whose entries diffusers' ``from_config`` would ignore."""
     return {name: value for name, value in scheduler.config.items() if name != "_use_default_values"}
+
+
+def refuse_unknown_options(part: Any, where: str) -> None:
+    """Refuse a part whose configuration has an option that its class does not know, and that diffusers therefore drops.
+
+    Args:
+        part: a network or scheduler of diffusers.
+        where: what the message calls it.
+
+    Raises:
+        InputError: naming the options.
+    """
+    import diffusers
+
+    part = getattr(part, "_orig_mod", part)  # of torch.compile
+    if not hasattr(part, "extract_init_dict"):  # a network of one's own, without a configuration
+        return
+    with quiet_diffusers():
+        unknown = sorted(set(type(part).extract_init_dict(dict(part.config))[1]) - set(EXTRAS))
+    if unknown:
+        hints = [f"{name} is now {RENAMED[name]}." for name in unknown if name in RENAMED]
+        advice = "Install the version of diffusers that wrote it, or remove the option if it has no effect."
+        raise InputError(
+            f"{where}: its configuration has {', '.join(unknown)}, which {type(part).__name__} of diffusers {diffusers.__version__} does "
+            f"not know and would ignore; expected known options. {' '.join(hints) or advice}"
+        )
 
 
 def read_schedule(scheduler: Any) -> NoiseSchedule:
@@ -29,8 +121,8 @@ def read_schedule(scheduler: Any) -> NoiseSchedule:
     Raises:
         InputError: if the scheduler does not provide it.
     """
-    alpha_bars = getattr(scheduler, "alphas_cumprod", None)
-    if not isinstance(alpha_bars, Tensor):
+    alpha_bars = levels_of(scheduler)
+    if alpha_bars is None:
         raise InputError(
             f"pipeline: its scheduler {type(scheduler).__name__} has no alphas_cumprod, so its noise schedule is unknown; "
             "expected a discrete-time scheduler (DDPM, DDIM, DPM-Solver++ …). Save the pipeline with the scheduler it was trained with."
@@ -79,11 +171,14 @@ def read_shape(config: Any) -> tuple[int, int, int]:
 
 def unet_parts(pipeline: Any) -> dict[str, Any]:
     """What a pixel-space pipeline of a U-Net and a discrete-time scheduler gives its denoiser, by argument name."""
+    scale, schedule = extra(pipeline, "timestep_scale"), read_schedule(pipeline.scheduler)
+    refuse_unknown_options(pipeline.scheduler, "pipeline's scheduler")
+    refuse_unknown_options(pipeline.unet, "pipeline's unet")
     return {
         "network": pipeline.unet,
-        "schedule": read_schedule(pipeline.scheduler),
+        "schedule": schedule,
         "prediction_type": read_prediction_type(pipeline.scheduler),
         "image_shape": read_shape(pipeline.unet.config),
         "scheduler_config": scheduler_configuration(pipeline.scheduler),
-        "timestep_scale": float(getattr(pipeline, "timestep_scale", 1.0)),
+        "timestep_scale": 1.0 if scale is None else float(scale),
     }

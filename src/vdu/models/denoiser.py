@@ -18,6 +18,7 @@ from typing import Any, Self, cast
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
+from vdu.core.surroundings import own_torch
 from vdu.core.types import Condition, NoisedBatch, column
 from vdu.diffusion.prediction import clean_of, noise_of
 from vdu.diffusion.schedule import NoiseSchedule
@@ -70,11 +71,16 @@ class PipelineDenoiser(_Predictions):
     timestep_scale: float = 1.0
 
     @staticmethod
+    @own_torch()
     def from_pipeline(pipeline: Any) -> "PipelineDenoiser":
         """The denoiser of a diffusers pipeline, see :func:`vdu.models.adapt.adapt`."""
         from vdu.models.adapt import adapt
+        from vdu.models.usable import require_usable
 
-        return adapt(pipeline)
+        denoiser = adapt(pipeline)
+        if not denoiser.is_latent:
+            require_usable(denoiser)
+        return denoiser
 
     @property
     def learned_variance(self) -> bool:

@@ -1,27 +1,182 @@
-"""The identity of a model as one hash, for cache keys and for checks that a record belongs to this model."""
+"""What a model is: the one description behind cache keys, checks on resume, and checks that a record belongs to a model.
+
+Everything counts that determines a model's samples: weights, the network's options, ᾱ, the prediction type, the factor on timesteps,
+classes and null class, and the scheduler's sampling options. Arrays count by value. An option at its default does not count, so that a
+version of diffusers with one more option describes the same model in the same words; the device does not count.
+
+ᾱ is described by the scheduler's own options where diffusers gives it from them, and by its values elsewhere: the last bits of a computed
+ᾱ differ between machines, and a run may be evaluated on another one than it was made on.
+"""
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
 
 from vdu.core.checks import hash_parameters
 from vdu.core.records import sha256_bytes
 from vdu.core.types import Denoiser
-from vdu.models.pipelines import hash_configuration
+from vdu.diffusion.sampling import SCHEDULERS, same_levels, scheduler_over
+from vdu.diffusion.schedule import NoiseSchedule
+from vdu.models.configuration import EXTRAS
 
-__all__ = ["identity"]
+__all__ = ["configuration_sha256", "identity", "is_recorded_configuration", "weights_sha256"]
+
+SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
+ELSEWHERE = {"prediction_type", "timestep_spacing"}  # described as an own entry; always chosen by the sampler
+_known: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 
 
 def identity(denoiser: Denoiser) -> str:
-    """SHA-256 of the weights and of everything else that determines a model's samples.
+    """SHA-256 of everything that determines a model's samples.
 
     Args:
-        denoiser: the model; its weights are read once.
+        denoiser: the model; its weights are hashed once, and again only after they have changed.
 
     Returns:
-        64 hexadecimal digits. Weights, network and scheduler configuration, what timesteps are multiplied by, and the classes count;
-        the device does not.
+        64 hexadecimal digits.
     """
-    parts = (
-        hash_parameters(denoiser.network.state_dict()),
-        hash_configuration(getattr(denoiser.network, "config", {}), denoiser.scheduler_config),
-        float(getattr(denoiser, "timestep_scale", 1.0)),
-        tuple(denoiser.class_names),
-    )
-    return sha256_bytes(repr(parts).encode())
+    return _digest(_described(denoiser))
+
+
+def configuration_sha256(denoiser: Denoiser) -> str:
+    """The identity without the values of the weights: the same weights under another schedule make other images.
+
+    Args:
+        denoiser: the model.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return _digest(_described(denoiser, weights=False))
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """SHA-256 of a network's weights and buffers (:func:`vdu.core.checks.hash_parameters` of its state).
+
+    Args:
+        network: hashed once in a process, and again only after a tensor has changed; that is seen from the sum of its bytes as
+            64-bit integers, which costs a tenth of the hash.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    network = getattr(network, "_orig_mod", network)  # of torch.compile
+    tensors = network.state_dict()
+    stamp = [(name, tuple(value.shape), value.dtype, _sum(value)) for name, value in tensors.items()]
+    known = _known.get(network)
+    if known is None or known[0] != stamp:
+        known = _known[network] = (stamp, hash_parameters(tensors))
+    return known[1]
+
+
+def is_recorded_configuration(pipeline: Any, denoiser: Denoiser, recorded: str) -> bool:
+    """Whether a record's hash of a configuration is that of a model.
+
+    Args:
+        pipeline: the model as a pipeline.
+        denoiser: the same as a denoiser.
+        recorded: from a record of this version, or of an earlier one, which hashed all options.
+
+    Returns:
+        Whether it is.
+    """
+    return recorded in {configuration_sha256(denoiser), *_earlier(denoiser.network, pipeline.scheduler)}
+
+
+def _sum(tensor: Tensor) -> tuple[Any, ...]:
+    """The sum of a tensor's bytes as integers, and its version, which PyTorch raises with every change in place."""
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    whole = flat[: len(flat) // 8 * 8]
+    aligned = whole.clone() if whole.data_ptr() % 8 else whole
+    version = None if tensor.is_inference() else tensor._version
+    return version, int(aligned.view(torch.int64).sum()), flat[len(whole) :].tolist()
+
+
+def _digest(described: Any) -> str:
+    return sha256_bytes(json.dumps(described, sort_keys=True, allow_nan=True).encode())
+
+
+def _described(model: Any, weights: bool = True) -> dict[str, Any]:
+    """The fields of a denoiser by value; those at their defaults are left out."""
+    found: dict[str, Any] = {}
+    for item in fields(model):
+        value = getattr(model, item.name)
+        if item.name == "schedule":
+            found[item.name] = _schedule(value, model.scheduler_config)
+        elif item.name == "scheduler_config":
+            found[item.name] = _options(value, _sampling_defaults())
+        elif item.default is MISSING or _plain(value, weights) != _plain(item.default, weights):
+            found[item.name] = _plain(value, weights)
+    return found | ({} if "scheduler_config" in found else {"wrapper": type(model).__name__})
+
+
+def _plain(value: Any, weights: bool = True) -> Any:
+    """A value as JSON has it: numbers as floats, arrays as lists, modules and tensors as hashes."""
+    if isinstance(value, nn.Module):
+        value = getattr(value, "_orig_mod", value)
+        options = _options(getattr(value, "config", {}), _defaults(type(value)))
+        return {"options": options} | ({"weights": weights_sha256(value)} if weights else {})
+    if isinstance(value, Tensor):
+        return hash_parameters({"": value})
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float):
+        return float(value)
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist(), weights)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each, weights) for name, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(each, weights) for each in (value if isinstance(value, list | tuple) else sorted(value))]
+    return _described(value, weights) if is_dataclass(value) else f"{type(value).__module__}.{type(value).__name__}"
+
+
+def _options(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are known and not at their default, by value."""
+    known = {name: _plain(config[name]) for name in defaults if name in config}
+    return {name: value for name, value in known.items() if value != _plain(defaults[name])}
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    parameters = inspect.signature(kind.__init__).parameters.values()
+    return {each.name: None if each.default is each.empty else each.default for each in parameters}
+
+
+def _sampling_defaults() -> dict[str, Any]:
+    """The options of the schedulers that draw, with their defaults, but for those that define ᾱ."""
+    import diffusers
+
+    found: dict[str, Any] = {}
+    for kind in SCHEDULERS.values():
+        found = _defaults(getattr(diffusers, kind)) | found
+    return {name: value for name, value in found.items() if name not in ELSEWHERE.union(SCHEDULE)}
+
+
+def _schedule(schedule: NoiseSchedule, config: Mapping[str, Any]) -> Any:
+    import diffusers
+
+    if same_levels(scheduler_over(schedule, "DDPMScheduler", config), schedule):
+        known = _defaults(diffusers.DDPMScheduler)
+        return _options(config, {name: known[name] for name in SCHEDULE})
+    return {"scaling": schedule.scaling, "alpha_bars": schedule.alpha_bars.tolist()}
+
+
+def _earlier(network: Any, scheduler: Any) -> Iterator[str]:
+    """Hashes of all options, as earlier versions recorded them: with those that diffusers filled in, and without."""
+    for filled in (True, False):
+        parts = {
+            name: {
+                key: value
+                for key, value in config.items()
+                if not key.startswith("_") and key not in EXTRAS
+                and (filled or key not in config.get("_use_default_values", ()))
+            }
+            for name, config in (("unet", getattr(network, "config", {})), ("scheduler", scheduler.config))
+        }  # fmt: skip
+        yield sha256_bytes(json.dumps(parts, sort_keys=True, default=str).encode())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdu.core.errors import InputError
 from vdu.core.rng import isolated_global
+from vdu.models.configuration import keep_extras
 from vdu.models.paper_networks import ddpm_pytorch_pipeline, improved_diffusion_pipeline
 
 if TYPE_CHECKING:
@@ -96,4 +97,4 @@ def new_pipeline(
     pipeline: Any = DDPMPipeline(unet=unet, scheduler=DDPMScheduler(num_train_timesteps=1000))
     if class_names:
         pipeline.class_names, pipeline.null_class = tuple(class_names), len(class_names)
-    return pipeline
+    return keep_extras(pipeline, pipeline, unet)

@@ -19,6 +19,7 @@ from torch import nn
 
 from vdu.core.errors import InputError
 from vdu.core.rng import isolated_global
+from vdu.models.configuration import keep_extras
 
 __all__ = ["PUBLISHED_SCHEDULES", "ddpm_pytorch_pipeline", "improved_diffusion_pipeline"]
 
@@ -93,7 +94,7 @@ def improved_diffusion_pipeline(sample_shape: tuple[int, int, int] = (3, 32, 32)
     )
     pipeline = DDPMPipeline(unet=unet.eval(), scheduler=scheduler)
     pipeline.timestep_scale = 1000 / steps  # pyright: ignore[reportAttributeAccessIssue]
-    return pipeline
+    return keep_extras(pipeline, pipeline, unet)
 
 
 def _require_shape(model: str, got: tuple[int, int, int], expected: tuple[int, int, int]) -> None:

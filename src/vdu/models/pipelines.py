@@ -1,14 +1,14 @@
 """Loading, checking, saving and hashing of diffusers pipeline folders.
 
-Further properties of a model are stored in ``vdu.json`` beside diffusers' files: ``timestep_scale`` (the factor on timesteps)
-and, for class-conditional models, ``class_names`` and ``null_class``.
+Further properties of a model are stored in ``vdu.json`` beside diffusers' files, and in the network's configuration, which a plain
+``save_pretrained`` writes too: ``timestep_scale`` (the factor on timesteps) and, for class-conditional models, ``class_names`` and
+``null_class``.
 """
 
 import copy
-import json
+import inspect
 import re
 import sys
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from vdu.core.errors import InputError
-from vdu.core.records import read_json, sha256_bytes, write_json
+from vdu.core.errors import InputError, shown
+from vdu.core.paths import given_path
+from vdu.core.records import read_json, write_json
+from vdu.core.surroundings import own_torch
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
+from vdu.models.configuration import EXTRAS, extra, keep_extras, quiet_diffusers, refuse_unknown_options
 
 __all__ = [
     "check_network",
     "configuration_of",
     "find_pipeline",
-    "hash_configuration",
     "load_pipeline",
     "network_of",
     "replace_network",
@@ -32,11 +34,11 @@ __all__ = [
 ]
 
 EXTRA_FILE = "vdu.json"
-EXTRAS = ("timestep_scale", "class_names", "null_class")  # attributes of a pipeline that diffusers lacks
 HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
 OWN_NETWORKS = ("vdu.models.ddpm_pytorch",)
 
 
+@own_torch()
 def load_pipeline(path: Path | str) -> Any:
     """Load a diffusers pipeline folder that plain diffusers (or this package) saved.
 
@@ -50,45 +52,114 @@ def load_pipeline(path: Path | str) -> Any:
         InputError: if the folder is not a pipeline, needs pickled weights, or holds NaN or infinite weights.
     """
     from diffusers import DiffusionPipeline
-    from diffusers.utils import logging
 
     path = find_pipeline(path)
-    index = read_json(path / "model_index.json")  # looked at first: other kinds need libraries that may be missing
-    kinds = [part for part in index.values() if isinstance(part, list)] if isinstance(index, dict) else [[]]
-    if not all(
-        len(part) == 2 and all(each is None or (isinstance(each, str) and each) for each in part) for part in kinds
-    ):
-        raise InputError(
-            f"{path / 'model_index.json'}: holds no parts as [library, class]; save or download the pipeline again."
-        )
-    parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
-    refuse_parts(str(path), [name for name in parts if name not in PARTS])
-    for library, _ in (index[name] for name in parts):
-        if library not in ("diffusers", *OWN_NETWORKS):  # older diffusers import whatever module is named there
-            raise InputError(
-                f"{path / 'model_index.json'}: takes a part from {library!r}; expected diffusers or one of "
-                f"{', '.join(OWN_NETWORKS)}, since other libraries may run code of their own."
+    index = _read_index(path / "model_index.json")  # looked at first: other kinds need libraries that may be missing
+    parts = {name: part for name, part in index.items() if isinstance(part, list) and part[0]}
+    with quiet_diffusers():
+        try:
+            networks = {name: _load_network(path, name, *parts[name]) for name in NETWORKS if name in parts}
+            pipeline = DiffusionPipeline.from_pretrained(
+                str(path), local_files_only=True, use_safetensors=True, **networks
             )
-        if library in OWN_NETWORKS:  # diffusers takes a class from a library that has been imported, and from no other
-            import_module(library)
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        pipeline = DiffusionPipeline.from_pretrained(str(path), local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # each class of diffusers has errors of its own
+            raise InputError(
+                f"{path}: diffusers cannot load this pipeline: {error} Save or download the pipeline again."
+            ) from error
+    unknown = sorted(
+        name
+        for name in set(index) - set(inspect.signature(type(pipeline).__init__).parameters)
+        if not name.startswith("_") and name not in EXTRAS and index[name] != [None, None]
+    )
+    if unknown:
         raise InputError(
-            f"{path}: diffusers cannot load this pipeline: {error} Only safetensors weights are read; "
-            "pickled weights (.bin) must be converted first (pipeline.save_pretrained(..., safe_serialization=True))."
-        ) from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+            f"{path / 'model_index.json'}: has {', '.join(unknown)}, which {type(pipeline).__name__} does not know and diffusers would "
+            "ignore. Remove the entry if it has no effect."
+        )
+    refuse_unknown_options(pipeline.scheduler, f"{path}: scheduler")
+    for name, network in networks.items():
+        refuse_unknown_options(network, f"{path}: {name}")
     if (path / EXTRA_FILE).is_file():
         for name, value in _read_extra(path / EXTRA_FILE).items():
             setattr(pipeline, name, value)
     for name in NETWORKS:
         check_network(getattr(pipeline, name, None), str(path))
-    return pipeline
+    return keep_extras(pipeline, pipeline, next(iter(networks.values()), None))
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """The content of ``model_index.json``, which names the parts as [library, class]."""
+    index = read_json(path)
+    kinds = (
+        [part for name, part in index.items() if isinstance(part, list) and name != "_class_name"]
+        if isinstance(index, dict)
+        else [[]]
+    )
+    if not all(
+        len(part) == 2 and all(each is None or (isinstance(each, str) and each) for each in part) for part in kinds
+    ):
+        raise InputError(f"{path}: holds no parts as [library, class]; save or download the pipeline again.")
+    own = index.get("_class_name")
+    if isinstance(own, list):
+        raise InputError(
+            f"{path}: names a pipeline class of its own ({'.'.join(map(str, own))}), whose code is not run; expected a class of diffusers. "
+            'If the model is a unet and a scheduler, write "DDPMPipeline" as its _class_name.'
+        )
+    parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
+    refuse_parts(str(path.parent), [name for name in parts if name not in PARTS])
+    for library, _ in (index[name] for name in parts):
+        if library not in ("diffusers", *OWN_NETWORKS):  # older diffusers import whatever module is named there
+            raise InputError(
+                f"{path}: takes a part from {library!r}; expected diffusers or one of {', '.join(OWN_NETWORKS)}, since other libraries "
+                "may run code of their own."
+            )
+        if library in OWN_NETWORKS:  # diffusers takes a class from a library that has been imported, and from no other
+            import_module(library)
+    return index
+
+
+def _load_network(path: Path, name: str, library: str, kind: str) -> nn.Module:
+    """A network with all of its tensors, and no others; diffusers only warns of these."""
+    folder = path / name if (path / name).is_dir() else path  # google's first models have no folders
+    _require_weights(folder)
+    network, info = getattr(import_module(library), kind).from_pretrained(
+        str(folder), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
+    )
+    if info["unexpected_keys"]:
+        some = sorted(info["unexpected_keys"])
+        raise InputError(
+            f"{folder}: its weights have {len(some)} tensors that its config.json has no place for (first: {', '.join(some[:3])}); "
+            "expected weights and configuration of one model. Restore the config.json that the model was trained with."
+        )
+    return network
+
+
+def _require_weights(folder: Path) -> None:
+    """Refuse a folder without safetensors weights under diffusers' name, by what is there instead."""
+    stem = "diffusion_pytorch_model"
+    if (folder / f"{stem}.safetensors").is_file() or (folder / f"{stem}.safetensors.index.json").is_file():
+        return
+    variants = sorted({each.name.split(".")[1] for each in folder.glob(f"{stem}.*.safetensors*")})
+    if variants:
+        raise InputError(
+            f"{folder}: holds only the variant {' and '.join(variants)} of the weights; expected {stem}.safetensors. In Python: "
+            f'DiffusionPipeline.from_pretrained("{folder.parent}", variant="{variants[0]}", torch_dtype=torch.float32)'
+            '.save_pretrained("my-model").'
+        )
+    if any(folder.glob("*.bin")):
+        raise InputError(
+            f"{folder}: holds pickled weights (.bin) alone. Only safetensors weights are read; pickled weights (.bin) must be converted "
+            "first (pipeline.save_pretrained(..., safe_serialization=True))."
+        )
+    if folder.is_dir():
+        there = sorted(each.name for each in folder.iterdir() if each.name != "config.json")
+        others = f", but {', '.join(there[:3])}" if there else ""
+        raise InputError(
+            f"{folder}: holds no {stem}.safetensors{others}; expected the weights under that "
+            "name. Save or download the pipeline again."
+        )
 
 
 def find_pipeline(source: Path | str) -> Path:
@@ -104,7 +175,7 @@ def find_pipeline(source: Path | str) -> Path:
     Raises:
         InputError: if there is no pipeline; it names what was found and what to type.
     """
-    path = Path(source).expanduser()
+    path = given_path(source, "pipeline")
     if (path / "model_index.json").is_file():
         return path
     if (path / "pipeline" / "model_index.json").is_file():
@@ -182,18 +253,18 @@ def network_of(pipeline: Any) -> nn.Module:
 
 def _read_extra(path: Path) -> dict[str, Any]:
     """The checked content of ``vdu.json``."""
-    extra = read_json(path)
-    scale = extra.get("timestep_scale", 1.0) if isinstance(extra, dict) else None
+    held = read_json(path)
+    scale = held.get("timestep_scale", 1.0) if isinstance(held, dict) else None
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1e9:
         raise InputError(f"{path}: timestep_scale is {scale!r}; expected a number above 0. Save the pipeline again.")
-    names, null_class = extra.get("class_names"), extra.get("null_class")
+    names, null_class = held.get("class_names"), held.get("null_class")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) and name for name in names)):
         raise InputError(f"{path}: class_names is {names!r}; expected a list of names. Save the pipeline again.")
     if null_class is not None and (not isinstance(null_class, int) or isinstance(null_class, bool) or null_class < 0):
         raise InputError(
             f"{path}: null_class is {null_class!r}; expected a class index or null. Save the pipeline again."
         )
-    found: dict[str, Any] = {"timestep_scale": float(scale)} if "timestep_scale" in extra else {}
+    found: dict[str, Any] = {"timestep_scale": float(scale)} if "timestep_scale" in held else {}
     found |= {"class_names": tuple(names)} if names is not None else {}
     return found | ({"null_class": null_class} if null_class is not None else {})
 
@@ -220,37 +291,30 @@ def check_network(network: nn.Module | None, where: str) -> None:
         )
 
 
-def hash_configuration(unet_config: Mapping[str, Any], scheduler_config: Mapping[str, Any]) -> str:
-    """SHA-256 of a pipeline's configuration: the same weights under another schedule generate other images.
-
-    Args:
-        unet_config: the network's configuration; entries with a leading underscore (paths, versions) do not count.
-        scheduler_config: the scheduler's, likewise.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    parts = {
-        name: {key: value for key, value in config.items() if not key.startswith("_")}
-        for name, config in (("unet", unet_config), ("scheduler", scheduler_config))
-    }
-    return sha256_bytes(json.dumps(parts, sort_keys=True, default=str).encode())
-
-
 def configuration_of(pipeline: Any) -> str:
-    """:func:`hash_configuration` of a pipeline's network and scheduler."""
-    network: Any = network_of(pipeline)
-    return hash_configuration(network.config, pipeline.scheduler.config)
+    """:func:`vdu.models.identity.configuration_sha256` of a pipeline."""
+    from vdu.models.adapt import adapt
+    from vdu.models.identity import configuration_sha256
+
+    return configuration_sha256(adapt(pipeline))
 
 
 def save_pipeline(pipeline: Any, path: Path | str) -> None:
-    """Save a pipeline in diffusers' layout (safetensors), with ``vdu.json`` beside it where diffusers has no field for something."""
+    """Save a pipeline in diffusers' layout (safetensors), with ``vdu.json`` beside it where diffusers has no field for something.
+
+    Raises:
+        InputError: if it is no pipeline, or the path is none.
+    """
+    if not hasattr(pipeline, "save_pretrained") or isinstance(pipeline, type):
+        raise InputError(f"pipeline: got {shown(pipeline)}; expected a diffusers pipeline.")
+    path = given_path(path)
+    keep_extras(pipeline, pipeline, network_of(pipeline))
     pipeline.save_pretrained(str(path), safe_serialization=True)
-    extra = {name: getattr(pipeline, name) for name in EXTRAS if getattr(pipeline, name, None) is not None}
-    if extra.get("timestep_scale") == 1.0:
-        del extra["timestep_scale"]
-    if extra:
-        write_json(Path(path) / EXTRA_FILE, extra)
+    found = {name: value for name in EXTRAS if (value := extra(pipeline, name)) is not None}
+    if found.get("timestep_scale") == 1.0:
+        del found["timestep_scale"]
+    if found:
+        write_json(Path(path) / EXTRA_FILE, found)
 
 
 def replace_network(pipeline: Any, network: nn.Module) -> Any:
@@ -269,8 +333,6 @@ def replace_network(pipeline: Any, network: nn.Module) -> Any:
         for name, part in pipeline.components.items()
         if name != changed
     }
-    made = type(pipeline)(**parts, **{changed: network})
-    for name in EXTRAS:
-        if hasattr(pipeline, name):
-            setattr(made, name, getattr(pipeline, name))
-    return made
+    with quiet_diffusers():
+        made = type(pipeline)(**parts, **{changed: network})
+    return keep_extras(made, pipeline, network)

@@ -20,7 +20,6 @@ from vdu.commands import pretrain
 from vdu.commands.judge import JudgeSettings
 from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.unlearn import make_method
-from vdu.core.checks import hash_parameters
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.records import atomic_file, atomic_folder, sha256_file
 from vdu.core.rng import derive_seed, generator
@@ -33,6 +32,7 @@ from vdu.evaluation.references import split_at_random, without_forget
 from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.features import classify, extract_features
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import weights_sha256
 from vdu.models.pipelines import load_pipeline, network_of, save_pipeline
 from vdu.paper.row_options import unlearn_settings
 from vdu.paper.tables import Row, World
@@ -79,7 +79,7 @@ class Making:
     def given(self, done: Needs, stem: Path) -> dict[str, Any]:
         """A packaged or given pipeline: where it is, and the hash of its weights."""
         where = self.world.original
-        return {"pipeline": where, "sha256": hash_parameters(network_of(self._open(where)).state_dict())}
+        return {"pipeline": where, "sha256": weights_sha256(network_of(self._open(where)))}
 
     def model(self, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
         """Training, or fine-tuning of the model in ``done``."""
@@ -387,7 +387,7 @@ def _save_other(run: Path, kind: str) -> str:
         network.bfloat16()
     with atomic_folder(run / kind) as temporary:
         save_pipeline(pipeline, temporary)
-    return hash_parameters(network_of(load_pipeline(run / kind)).state_dict())
+    return weights_sha256(network_of(load_pipeline(run / kind)))
 
 
 def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:

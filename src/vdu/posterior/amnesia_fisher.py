@@ -32,6 +32,7 @@ from torch import Tensor
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
+from vdu.core.ranges import require_fields
 from vdu.core.types import Denoiser
 from vdu.diffusion.schedule import noised_batch
 from vdu.posterior.denoising import check_samples, gradients, only_gradients_of
@@ -65,6 +66,9 @@ class AmnesiaFisher:
     timesteps_per_sample: int | None = 50
     batch_size: int = 100
     name_filter: str | None = None
+
+    def __post_init__(self) -> None:
+        require_fields(self)
 
     def init(
         self, denoiser: Denoiser, *, n_items: int | None = None, generator: torch.Generator | None = None

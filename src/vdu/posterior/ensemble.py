@@ -25,6 +25,7 @@ from torch import Tensor
 
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
+from vdu.core.ranges import require_fields
 from vdu.core.types import Denoiser, NamedTensors
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.moments import StreamingMoments
@@ -60,10 +61,7 @@ class Ensemble:
     name_filter: str | None = None
 
     def __post_init__(self) -> None:
-        if not (self.shrinkage >= 0 and 0 < self.floor < 1):
-            raise InputError(
-                f"ensemble: got shrinkage {self.shrinkage} and floor {self.floor}; expected ≥ 0 and within (0, 1)."
-            )
+        require_fields(self)
 
     def init(
         self,

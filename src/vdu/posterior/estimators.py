@@ -4,6 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from vdu.core.errors import InputError
+from vdu.core.ranges import require_choice
 from vdu.posterior.amnesia_fisher import AmnesiaFisher
 from vdu.posterior.ensemble import Ensemble, FinetunedEnsemble
 from vdu.posterior.fisher import Fisher
@@ -24,13 +25,9 @@ def find_estimator(name: str) -> Any:
         name: for example ``"fisher"``.
 
     Returns:
-        The class.
-
-    Raises:
-        InputError: if there is none.
+        The class. An unknown name raises an ``InputError``.
     """
-    if name not in ESTIMATORS:
-        raise InputError(f"estimator: got {name!r}; expected one of {', '.join(ESTIMATORS)}.")
+    require_choice("estimator", name, ESTIMATORS)
     return ESTIMATORS[name]
 
 

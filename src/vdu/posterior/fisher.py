@@ -31,6 +31,7 @@ from torch import Tensor
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
+from vdu.core.ranges import require_choice, require_fields, require_kind
 from vdu.core.types import Denoiser, NamedTensors
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights
 from vdu.posterior.denoising import check_samples, draw, gradients, only_gradients_of, sample_loss
@@ -80,12 +81,9 @@ class Fisher:
                 "fisher: n_train (--n-train) is missing; give the size of the set that the model was trained on (for MNIST "
                 "60000)."
             )
-        sizes = self.n_train >= 1 and self.draws_per_half >= 1 and self.relative_floor >= 0
-        if not (sizes and (self.prior_precision is None or self.prior_precision > 0)):
-            raise InputError(
-                f"fisher: got n_train {self.n_train}, draws_per_half {self.draws_per_half}, relative_floor "
-                f"{self.relative_floor}, prior_precision {self.prior_precision}; expected ≥ 1, ≥ 1, ≥ 0 and > 0 (or None)."
-            )
+        require_fields(self)
+        require_choice("weights", self.weights, ("elbo", "paper", "uniform"))
+        require_kind("schedule", self.schedule, NoiseSchedule, "a vdu.NoiseSchedule")
         check_weights(self._levels[1])
 
     @cached_property

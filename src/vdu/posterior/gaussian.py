@@ -23,7 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.checks import hash_parameters, require_finite
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
+from vdu.core.paths import given_path
+from vdu.core.ranges import require_kind
 from vdu.core.records import sha256_bytes
 from vdu.core.types import NamedTensors
 from vdu.posterior.names import require_same, require_usable_variance, select_names
@@ -85,6 +87,13 @@ class GaussianPosterior:
     extras: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for kind in ("mean", "variance"):
+            tensors = getattr(self, kind)
+            if not isinstance(tensors, Mapping) or not all(isinstance(each, Tensor) for each in tensors.values()):
+                raise InputError(
+                    f"posterior {kind}: got {shown(tensors)}; expected tensors by the names of the parameters."
+                )
+        require_kind("estimator", self.estimator, str, "a name")
         require_same("posterior variance", self.variance, self.mean)
         for kind in ("mean", "variance"):
             tensors = getattr(self, kind)
@@ -257,7 +266,9 @@ class GaussianPosterior:
         Returns:
             The posterior.
         """
-        return cls(**read_posterior(path, {item.name for item in fields(cls)} - {"mean", "variance"}))
+        return cls(
+            **read_posterior(given_path(path, "posterior"), {item.name for item in fields(cls)} - {"mean", "variance"})
+        )
 
     def _record(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("mean", "variance")}

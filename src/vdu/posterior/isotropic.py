@@ -12,6 +12,7 @@ import torch
 
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
+from vdu.core.ranges import require_fields
 from vdu.core.types import Denoiser, NamedTensors
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.names import covered, select_names
@@ -40,8 +41,7 @@ class Isotropic:
     name_filter: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.variance > 0:
-            raise InputError(f"isotropic variance: got {self.variance}; expected a positive number, for example 1e-4.")
+        require_fields(self)
 
     def init(
         self, denoiser: Denoiser, *, n_items: int | None = None, generator: torch.Generator | None = None

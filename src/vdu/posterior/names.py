@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vdu.core.checks import first_differences
 from vdu.core.errors import InputError
+from vdu.core.ranges import require_kind
 from vdu.core.types import Denoiser, NamedTensors
 
 __all__ = ["covered", "require_same", "require_usable_variance", "select_names"]
@@ -57,6 +58,7 @@ def select_names(named: NamedTensors, name_filter: str | None) -> dict[str, Tens
         >>> list(select_names({"up.attn.q": torch.zeros(1), "conv": torch.zeros(1)}, "attn"))
         ['up.attn.q']
     """
+    require_kind("name_filter", name_filter, str, "a regular expression, as text")
     try:
         pattern = re.compile(name_filter or "")
     except re.error as error:

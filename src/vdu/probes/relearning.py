@@ -87,7 +87,8 @@ def fine_tune(
         One point per step: ``step``, ``forget_count``, ``n_images``, ``low``, ``high``.
     """
     tuned = model.copy()
-    tuned.network.requires_grad_(True)
+    if not tuned.trainable():  # loaded for inference
+        tuned.network.requires_grad_(True)
     points: list[dict[str, Any]] = []
 
     def count(done: int, weights: Mapping[str, Tensor]) -> None:

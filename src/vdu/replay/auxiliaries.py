@@ -13,20 +13,30 @@ from typing import Any
 
 import torch
 
-from vdu.core.checks import hash_parameters
 from vdu.core.counter import EvaluationCounter
-from vdu.core.rng import derive_seed
+from vdu.core.rng import derive_seed, isolated_global
 from vdu.core.types import Denoiser, Method, Tools
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
-from vdu.replay.auxiliary_models import FORGET_MODEL, cached_self_model, fine_tuned_copy
+from vdu.models.identity import weights_sha256
+from vdu.replay.auxiliary_models import FORGET_MODEL, cached_self_model, fine_tuned_copy, self_model_settings
 from vdu.replay.generated import SHARED_SEED, cached_samples, image_seeds
-from vdu.replay.selection import FEWEST_LIKE_FORGET, Resemblance, require_enough, resemblance
+from vdu.replay.noise_classifier import NoiseClassifier
+from vdu.replay.selection import (
+    BATCH_SIZE,
+    FEWEST_LIKE_FORGET,
+    SCORE_STEPS,
+    STEPS,
+    Resemblance,
+    require_enough,
+    resemblance,
+)
 from vdu.training.batches import encoded, labels_for
 
-__all__ = ["Auxiliaries", "make_auxiliaries", "needs_selection"]
+__all__ = ["Auxiliaries", "auxiliary_work", "make_auxiliaries", "needs_selection", "selection_work"]
 
 CLASSIFIER_WIDTH, SELF_MODEL_STEPS = 32, 100  # for methods that do not choose
+LEAST_SHARE = 0.025  # of a denoiser's time, which the smallest classifier takes on a CPU (width 16, 28×28)
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,56 @@ def needs_selection(method: Method, has_retain: bool) -> bool:
     return bool(wanted & {"own_forget", "classifier", "retained"}) or ("retain" in wanted and not has_retain)
 
 
+def auxiliary_work(
+    original: Denoiser, method: Method, *, has_retain: bool, n_own_samples: int, sampler: Sampler
+) -> dict[str, tuple[float, float]]:
+    """The stages of :func:`make_auxiliaries`, for :func:`vdu.core.progress.expect`.
+
+    Args:
+        original: the model.
+        method: as for :func:`make_auxiliaries`.
+        has_retain: whether there are real images to keep.
+        n_own_samples: number of generated samples.
+        sampler: their sampler.
+
+    Returns:
+        Title of the progress bar → number of items, network evaluations of each.
+    """
+    wanted, sorts = set(method.needs) | set(method.uses), needs_selection(method, has_retain)
+    stages: dict[str, tuple[float, float]] = {}
+    if sorts or "self_model" in wanted:
+        stages["generated samples"] = (n_own_samples, sampler.steps)
+    if sorts:
+        width = getattr(method, "classifier_width", CLASSIFIER_WIDTH)
+        stages |= selection_work(original, width, by_label=bool(original.class_names))
+    if "self_model" in wanted:
+        how = self_model_settings(getattr(method, "self_model_steps", SELF_MODEL_STEPS))
+        stages["self-trained model"] = (how["steps"], 3 * how["batch_size"])
+    if "forget_model" in wanted:
+        stages["forget model"] = (FORGET_MODEL["steps"], 3 * FORGET_MODEL["batch_size"])
+    return stages
+
+
+def selection_work(
+    original: Denoiser, width: int = CLASSIFIER_WIDTH, *, by_label: bool = False
+) -> dict[str, tuple[float, float]]:
+    """The stages of :func:`vdu.replay.selection.resemblance`, likewise.
+
+    Args:
+        original: the model.
+        width: of the classifiers.
+        by_label: whether the model's labels select the samples.
+
+    Returns:
+        Title → number of steps, network evaluations of each.
+    """
+    with isolated_global(0):
+        share = _flops(NoiseClassifier(original.latent_shape, width=width), original)
+    step = 3 * 2 * BATCH_SIZE * max(share, LEAST_SHARE)
+    halves: dict[str, tuple[float, float]] = {} if by_label else {"selection": (2 * SCORE_STEPS, step)}
+    return halves | {"classifier of noised images": (STEPS, step)}
+
+
 def make_auxiliaries(
     original: Denoiser,
     method: Method,
@@ -90,7 +150,7 @@ def make_auxiliaries(
         seed: seeds the classifiers and the forget model; all seeds share the generated samples and the self-trained model.
         device: where to draw samples and to place the result.
         force: see :func:`vdu.replay.selection.resemblance`.
-        say: called with progress messages; None is silent.
+        say: called with progress messages; None is silent and shows no bars either.
 
     Returns:
         The auxiliary sets and tools.
@@ -116,7 +176,7 @@ def make_auxiliaries(
     if sorts or "self_model" in wanted:
         tell(f"{n_own_samples} generated samples of the original model (drawn once, then cached)")
         drawing = tools.get("teacher") or _on(original, device)
-        own, n_drawn = cached_samples(drawing, n_own_samples, sampler)
+        own, n_drawn = cached_samples(drawing, n_own_samples, sampler, progress="generated samples" if say else None)
         record["own_samples"] = {"n": len(own), "n_drawn_now": n_drawn, "sampler": sampler.describe()}
         counter.total += len(own) * sampler.steps  # counted on a cache hit, too
         reused += (len(own) - n_drawn) * sampler.steps
@@ -125,13 +185,14 @@ def make_auxiliaries(
         tell("selecting the samples that match the forget set")
         judged = resemblance(
             forget, own, original, forget_labels=_forget_labels(original, forget), seed=derive_seed(seed, "resemblance"), force=force,
-            width=getattr(method, "classifier_width", CLASSIFIER_WIDTH),
+            width=getattr(method, "classifier_width", CLASSIFIER_WIDTH), progress=say is not None,
         )  # fmt: skip
         share = _flops(judged.classifier, original)
         counter.total += round(judged.evaluations * share)
         record["resemblance"] = judged.describe() | {"classifier_flops_share": share}
         tell(
-            f"about {judged.share:.1%} match; of {len(own)}: {int(judged.forget.sum())} positive, {int(judged.kept.sum())} negative"
+            f"{int(judged.forget.sum())} of the {len(own)} generated samples match the forget set, {int(judged.kept.sum())} do not and "
+            "serve as images to keep; the rest is in between and not used"
         )
         kept, like = (
             own.select(judged.kept, f"{int(judged.kept.sum())} generated samples unlike the forget set"),
@@ -148,15 +209,18 @@ def make_auxiliaries(
         assert own is not None
         tell("the self-trained auxiliary model (trained once, then cached)")
         steps = getattr(method, "self_model_steps", SELF_MODEL_STEPS)
-        copied, cost, made_now = cached_self_model(original, own, levels, steps)
-        record["self_model"] = {"sha256": hash_parameters(copied.network.state_dict()), "made_now": made_now}
+        title = "self-trained model" if say else None
+        copied, cost, made_now = cached_self_model(original, own, levels, steps, progress=title)
+        record["self_model"] = {"sha256": weights_sha256(copied.network), "made_now": made_now}
         counter.total += cost
         reused += 0 if made_now else cost
         tools["self_model"] = _frozen(copied, device)
     if "forget_model" in wanted:
         tell("fine-tuning the auxiliary forget model on the forget set")
         with counter.watching(original.network):  # its copy counts too
-            copied = fine_tuned_copy(original, forget, FORGET_MODEL, seed=derive_seed(seed, "forget_model"))
+            copied = fine_tuned_copy(
+                original, forget, FORGET_MODEL, seed=derive_seed(seed, "forget_model"), progress="forget model" if say else None
+            )  # fmt: skip
         tools["forget_model"] = _frozen(copied, device)
     return Auxiliaries(sets, Tools(**tools), record, counter.total, reused, seeds, judged, sampler)
 

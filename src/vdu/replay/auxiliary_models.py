@@ -54,6 +54,7 @@ def fine_tuned_copy(
     *,
     seed: int,
     alpha_bar_range: tuple[float, float] = (0.0, 1.0),
+    progress: str | None = None,
 ) -> Denoiser:
     """The original after a short fine-tuning.
 
@@ -63,19 +64,27 @@ def fine_tuned_copy(
         how: steps, batch_size and learning_rate, which decays linearly.
         seed: seeds everything.
         alpha_bar_range: only noise levels with ᾱ in this range are trained on.
+        progress: title of the progress bar; None shows none.
 
     Returns:
         The copy, on the device of the original.
     """
     denoiser, device = original.copy(), next(original.network.parameters()).device
     settings = _settings(how, seed)
-    fit(denoiser, images, settings, batch_size=how["batch_size"], seed=seed, alpha_bar_range=alpha_bar_range)
+    fit(
+        denoiser, images, settings, batch_size=how["batch_size"], seed=seed, alpha_bar_range=alpha_bar_range, progress=progress
+    )  # fmt: skip
     denoiser.network.to(device)
     return denoiser
 
 
 def cached_self_model(
-    original: Denoiser, own: ImageSet, alpha_bar_range: tuple[float, float], steps: int
+    original: Denoiser,
+    own: ImageSet,
+    alpha_bar_range: tuple[float, float],
+    steps: int,
+    *,
+    progress: str | None = None,
 ) -> tuple[Denoiser, int, bool]:
     """ε_s, trained once per model, generated samples and range of noise levels, and then cached.
 
@@ -87,6 +96,7 @@ def cached_self_model(
         own: its generated samples.
         alpha_bar_range: the noise levels at which the auxiliary model is used.
         steps: optimiser steps.
+        progress: title of the progress bar; None shows none.
 
     Returns:
         The model, its training cost in network evaluations (reported even on a cache hit), and whether it was trained in
@@ -104,7 +114,7 @@ def cached_self_model(
     cached = read_cached(path, "the self-trained auxiliary model is")
     made_now = not all(gather_object([cached is not None]))  # all processes train, or none does
     if made_now:
-        trained = fine_tuned_copy(original, own, how, seed=seed, alpha_bar_range=alpha_bar_range)
+        trained = fine_tuned_copy(original, own, how, seed=seed, alpha_bar_range=alpha_bar_range, progress=progress)
         cached = _difference(original, trained)
         write_cached(path, cached, "this self-trained auxiliary model is")
     assert cached is not None

@@ -41,7 +41,10 @@ from vdu.training.batches import deal, encoded
 from vdu.training.loop import Objective, TrainSettings, train
 
 __all__ = [
+    "BATCH_SIZE",
     "FEWEST_LIKE_FORGET",
+    "SCORE_STEPS",
+    "STEPS",
     "Resemblance",
     "Selection",
     "mean_scores",
@@ -52,9 +55,10 @@ __all__ = [
 ]
 
 require_enough = partial(
-    require_images, where="resemblance", advice="use a method that needs forget images only (vdu, ascent)"
+    require_images, where="unlearn", advice="use a method that needs forget images only (vdu, ascent)"
 )
 FEWEST_LIKE_FORGET = 10  # fewest positives for a set of their own
+SCORE_STEPS, STEPS, BATCH_SIZE = 300, 1500, 64  # of each of the two scoring classifiers, and of the last one
 LIKE_FORGET, KEPT, COUNTED = 0.10, 0.05, 0.05  # quantiles of the forget set's scores
 SCORED_AT = (0.98, 0.9, 0.66)  # ᾱ
 SCORE_RANGE = (0.078, 1.0)  # ᾱ at which the scoring classifiers are trained
@@ -123,12 +127,13 @@ def resemblance(
     *,
     forget_labels: Collection[int] = (),
     seed: int,
-    score_steps: int = 300,
-    steps: int = 1500,
-    batch_size: int = 64,
+    score_steps: int = SCORE_STEPS,
+    steps: int = STEPS,
+    batch_size: int = BATCH_SIZE,
     learning_rate: float = 2e-3,
     width: int = 32,
     force: bool = False,
+    progress: bool = False,
 ) -> Resemblance:
     """Select positives and negatives among generated samples and train the noise-level classifier.
 
@@ -144,6 +149,7 @@ def resemblance(
         learning_rate: Adam's peak step size.
         width: of the classifiers, see :class:`vdu.replay.noise_classifier.NoiseClassifier`.
         force: continue if the model generates almost none, or almost only, images like the forget set.
+        progress: show progress bars on standard error.
 
     Returns:
         The selection and the classifier.
@@ -153,12 +159,13 @@ def resemblance(
     schedule = denoiser.schedule
     zones = select_by_label(own, forget_labels) if forget_labels else select_samples(
         forget, own, schedule, seed=seed, score_steps=score_steps, batch_size=batch_size, learning_rate=learning_rate, width=width,
-        force=force,
+        force=force, progress=progress,
     )  # fmt: skip
     positives = [forget, own.select(zones.forget)] if bool(zones.forget.any()) else [forget]
     everywhere = torch.ones(len(schedule), dtype=torch.float64)
     fit = _Fit(schedule, batch_size, learning_rate, width, denoiser)
-    classifier = fit(positives, own.select(zones.kept), everywhere, steps, derive_seed(seed, "classifier"))
+    title = "classifier of noised images" if progress else None
+    classifier = fit(positives, own.select(zones.kept), everywhere, steps, derive_seed(seed, "classifier"), title)
     n = len(own)
     corrected = PriorCorrected(classifier, (zones.share * n + 1) / (n + 2)).requires_grad_(False).eval()
     evaluations = zones.evaluations + 3 * 2 * batch_size * steps
@@ -171,11 +178,12 @@ def select_samples(
     schedule: NoiseSchedule,
     *,
     seed: int,
-    score_steps: int = 300,
-    batch_size: int = 64,
+    score_steps: int = SCORE_STEPS,
+    batch_size: int = BATCH_SIZE,
     learning_rate: float = 2e-3,
     width: int = 32,
     force: bool = False,
+    progress: bool = False,
 ) -> Selection:
     """Split generated samples into positives, negatives and unlabelled ones (steps 1 to 3).
 
@@ -189,6 +197,7 @@ def select_samples(
         learning_rate: Adam's peak step size.
         width: of the classifiers, see :class:`vdu.replay.noise_classifier.NoiseClassifier`.
         force: see :func:`resemblance`.
+        progress: show progress bars on standard error.
 
     Returns:
         The selection.
@@ -200,7 +209,7 @@ def select_samples(
     require_enough("generated samples", len(own))
     if forget.shape != own.shape:
         raise InputError(
-            f"resemblance: forget images have shape {forget.shape}, generated samples {own.shape}; expected equal shapes. "
+            f"selection: forget images have shape {forget.shape}, generated samples {own.shape}; expected equal shapes. "
             "Load the forget images in the model's shape."
         )
     low, high = SCORE_RANGE
@@ -210,7 +219,8 @@ def select_samples(
     own_parts, forget_parts = _halves(len(own), seed, "own"), _halves(len(forget), seed, "forget")
     for k in (0, 1):
         sets = (forget.select(forget_parts[k]), own.select(own_parts[k]))
-        scorer = fit([sets[0]], sets[1], levels, score_steps, derive_seed(seed, "score", k))
+        title = f"selection, half {k + 1} of 2" if progress else None
+        scorer = fit([sets[0]], sets[1], levels, score_steps, derive_seed(seed, "score", k), title)
         for scores, images, parts in ((of_own, own, own_parts), (of_forget, forget, forget_parts)):
             rest = parts[1 - k]
             scores[rest] = mean_scores(scorer, images, rest, derive_seed(seed, "noise", k))
@@ -314,9 +324,9 @@ class _Fit:
     denoiser: Denoiser | None = None  # the classifier uses its latent space; None: pixels
 
     def __call__(
-        self, positives: list[ImageSet], negatives: ImageSet, levels: Tensor, steps: int, seed: int
+        self, positives: list[ImageSet], negatives: ImageSet, levels: Tensor, steps: int, seed: int, title: str | None
     ) -> NoiseClassifier:
-        """Train a classifier on equally many positives and negatives, at noise levels drawn from ``levels``."""
+        """Train a classifier on equally many positives and negatives, at noise levels drawn from ``levels``, under a bar's title."""
         with isolated_global(derive_seed(seed, "weights")):
             shape = negatives.shape if self.denoiser is None else self.denoiser.latent_shape
             classifier = NoiseClassifier(shape, width=self.width)
@@ -345,7 +355,7 @@ class _Fit:
             steps=steps, learning_rate=self.learning_rate, lr_schedule="cosine", warmup_steps=max(1, steps // 10),
             weight_decay=0.01, seed=derive_seed(seed, "training"),
         )  # fmt: skip
-        train(classifier, _NoisyCrossEntropy(), make_batch, how)
+        train(classifier, _NoisyCrossEntropy(), make_batch, how, progress=title)
         return classifier.cpu()
 
 

@@ -10,7 +10,7 @@ settle later than the forgotten ones (docs/dev/methods-log.md, 19). The threshol
 scores about the same: the packaged model retrained without eights leaves 12 of 132 seeds (``benchmarks/tune_distillation.py``), some
 misclassified and some that resemble the forget set by chance.
 
-With a run folder, the rule also leaves a first picture after a third of the steps: ten of these samples as the original drew them,
+With a run folder, the rule also leaves a first picture after a fifth of the steps: ten of these samples as the original drew them,
 above the same noise under the present weights.
 
 Not guaranteed: that images from other noise are forgotten as well; that an independent judge agrees.
@@ -19,7 +19,7 @@ Not guaranteed: that images from other noise are forgotten as well; that an inde
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +29,7 @@ from torch import Tensor
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_uint8
 from vdu.data.pictures import save_grid
-from vdu.diffusion.sampling import sample
+from vdu.diffusion.sampling import Sampler, sample
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.selection import mean_scores
 
@@ -37,7 +37,7 @@ __all__ = ["ForgottenCheck", "Stopping", "can_stop"]
 
 FEWEST, MOST, SHARE = 10, 128, 0.10
 LOOKS = (2 / 3, 7 / 9, 8 / 9)  # the last evaluation is after the last step
-FIRST_PICTURE, N_SHOWN = 1 / 3, 10
+FIRST_PICTURE, N_SHOWN = 1 / 5, 10
 
 
 @dataclass(frozen=True)
@@ -125,24 +125,25 @@ class ForgottenCheck:
     def remaining(self, weights: Mapping[str, Tensor]) -> int:
         """Number of samples that still match the forget set under given weights."""
         assert self.aids.judged is not None
-        drawn = self._draw(weights, len(self.seeds))
+        assert self.aids.sampler is not None
+        drawn = self._draw(weights, len(self.seeds), self.aids.sampler)
         classifier = copy.deepcopy(self.aids.judged.classifier).cpu()  # the method's classifier stays on its device
         return int((mean_scores(classifier, drawn, torch.arange(len(drawn)), 0, self.denoiser) >= 0).sum())
 
-    def _draw(self, weights: Mapping[str, Tensor], n_images: int) -> ImageSet:
+    def _draw(self, weights: Mapping[str, Tensor], n_images: int, sampler: Sampler) -> ImageSet:
         """The first of the seeds under given weights."""
-        assert self.aids.sampler is not None
         with torch.no_grad():
             for name, value in self.denoiser.network.named_parameters():
                 if name in weights:
                     value.copy_(weights[name])
-        return ImageSet(to_uint8(sample(self.denoiser, self.seeds[:n_images], self.aids.sampler)))
+        return ImageSet(to_uint8(sample(self.denoiser, self.seeds[:n_images], sampler)))
 
     def _show(self, step: int, weights: Mapping[str, Tensor]) -> None:
         before = self.aids.sets.get("own_forget")
-        if self.picture is None or before is None:
+        if self.picture is None or before is None or self.aids.sampler is None:
             return
-        after = self._draw(weights, N_SHOWN).images
+        small = replace(self.aids.sampler, microbatch_size=N_SHOWN)  # no padding: nothing is measured on a picture
+        after = self._draw(weights, N_SHOWN, small).images
         save_grid(torch.cat([before.images[: len(after)], after]), self.picture, columns=len(after), scale=2)
         if self.say is not None:
             self.say(f"first look after {step} of at most {self.steps} steps, before above after → {self.picture}")

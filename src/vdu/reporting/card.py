@@ -7,10 +7,12 @@ NOT guaranteed: that figures say enough to ship a model. The evidence report say
 """
 
 import re
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vdu.core.records import atomic_file, read_json
+from vdu.core.records import atomic_file, passed_over, read_json
 from vdu.reporting.code_texts import source_text
 from vdu.reporting.findings.trust import not_tested
 from vdu.reporting.formatting import number
@@ -18,7 +20,7 @@ from vdu.reporting.legacy import current_metrics
 from vdu.reporting.run_comparison import FIGURES as HEADLINES
 from vdu.reporting.run_comparison import ComparedRun, figures
 
-__all__ = ["update_card", "write_card"]
+__all__ = ["check_card", "update_card", "write_card"]
 
 TAGS = ["diffusion", "machine-unlearning", "vdu"]
 TEXT = """
@@ -30,9 +32,7 @@ report of the run for how far it went and what was not tested.
 
 | | |
 |---|---|
-| forgotten | {forgotten} ({n_images} images, SHA-256 `{forget_sha256}`) |
-| made from | weights with SHA-256 `{model_sha256}` |
-| method | {method} |
+{rows}
 | settings | {settings} |
 
 Loads in plain diffusers: `DiffusionPipeline.from_pretrained(...)`.
@@ -40,10 +40,12 @@ Loads in plain diffusers: `DiffusionPipeline.from_pretrained(...)`.
 TITLE = "Unlearned: "
 TASK = "unconditional-image-generation"
 START, END = "<!-- vdu: figures, written by vdu evaluate -->", "<!-- vdu: end of figures -->"
+_BLOCK = re.compile(rf"\n*{re.escape(START)}.*?{re.escape(END)}\n*", flags=re.DOTALL)
 FIGURES = """{start}
 ## Figures
 
 From {n} images of the model before and {n} after, from the same noise; 95 % intervals in brackets. Judge: {judge}.
+Written by vdu {version}.
 
 | figure | this model |
 |---|---|
@@ -76,15 +78,10 @@ def write_card(folder: Path, inputs: dict[str, Any], method: str, settings: dict
     data = ModelCardData(
         library_name="diffusers", tags=[*_tags(inputs), method], **_known_of_base(inputs["model"]["path"])
     )
-    forget = inputs["forget"]
     text = TEXT.format(
-        title=_inline(_title(forget)),
+        title=_inline(_title(inputs["forget"])),
         kind="A class-conditional" if _is_conditional(inputs) else "An unconditional",
-        forgotten=_inline(forget["description"]),
-        n_images=forget["n_images"],
-        forget_sha256=forget["sha256"],
-        model_sha256=inputs["model"]["sha256"],
-        method=method,
+        rows="\n".join(f"| {name} | {value} |" for name, value in _rows(inputs, method).items()),
         settings=_inline(", ".join(f"{name} {value}" for name, value in settings.items() if _told(value))),
     )
     _write(folder / "README.md", data, text)
@@ -120,9 +117,57 @@ def update_card(run_folder: Path | str, metrics: dict[str, Any]) -> Path:
     data.eval_results = _results(metrics)
     heading = re.compile(rf"^# {TITLE}.*$", flags=re.MULTILINE)
     text = heading.sub(lambda _: f"# {_inline(title)}", card.text, count=1)
-    kept = re.sub(rf"\n*{re.escape(START)}.*?{re.escape(END)}\n*", "\n", text, count=1, flags=re.DOTALL)
+    kept = _BLOCK.sub("\n", text, count=1)
     _write(path, data, kept.rstrip() + "\n\n" + _figures(folder, record, metrics))
     return path
+
+
+def check_card(run_folder: Path | str) -> Iterator[tuple[str, str | None, str]]:
+    """Compare what the card of a run's pipeline states with ``run.json`` and ``metrics.json``.
+
+    Args:
+        run_folder: the folder of ``vdu unlearn``.
+
+    Yields:
+        Parts of the card, each as its name, what the card states (None where it does not) and what it should state.
+    """
+    from huggingface_hub import ModelCard
+
+    folder = Path(run_folder)
+    card = ModelCard((folder / "pipeline/README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    record, metrics = read_json(folder / "run.json"), current_metrics(read_json(folder / "metrics.json"))
+    for name, expected in _rows(record["inputs"], _as_recorded(folder / "config.toml")[0]).items():
+        stated = re.search(rf"^\| {name} \| (.*) \|$", card.text, flags=re.MULTILINE)
+        yield f"model card, {name}", stated and stated[1], expected
+    data: Any = card.data
+    results = [
+        {each.metric_type: each.metric_value for each in found or ()}
+        for found in (data.eval_results, _results(metrics))
+    ]
+    yield "model card, results in its head", str(results[0]) if results[0] else None, str(results[1])
+    block, expected = _BLOCK.search(card.text), _figures(folder, record, metrics)
+    text = "" if block is None else block[0]
+    headline = [text_of.text for name in ("pul", "u_fid") if (text_of := HEADLINES[name][1](metrics)) is not None]
+    stated = ", ".join(each for each in headline if f"| {each} |" in text)
+    yield "model card, PUL and u-FID", stated if text else None, ", ".join(headline)
+    yield "model card, figures", text.strip() if _written_by(text) == _written_by(expected) else None, expected.strip()
+
+
+def _written_by(text: str) -> str | None:
+    found = re.search(r"Written by vdu (\S+)\.$", text, flags=re.MULTILINE)
+    return found and found[1]
+
+
+def _rows(inputs: dict[str, Any], method: str) -> dict[str, str]:
+    """The rows of the card's first table that ``run.json`` and ``config.toml`` decide."""
+    forget = inputs["forget"]
+    beside = passed_over(forget.get("passed_over", {}))
+    counted = f"{forget['n_images']} images{f'; {beside}' if beside else ''}, SHA-256 `{forget['sha256']}`"
+    return {
+        "forgotten": f"{_inline(forget['description'])} ({counted})",
+        "made from": f"weights with SHA-256 `{inputs['model']['sha256']}`",
+        "method": method,
+    }
 
 
 def _is_conditional(inputs: dict[str, Any]) -> bool:
@@ -217,6 +262,7 @@ def _figures(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> s
     return FIGURES.format(
         start=START,
         end=END,
+        version=version("vdu"),
         n=f"{metrics['n_images']:,}",
         judge=_inline(
             f"{judge['name']} ({source_text(judge)}), which errs on {number(100 * judge['held_out_error'])} % of "

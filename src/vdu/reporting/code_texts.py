@@ -61,6 +61,8 @@ _NOT_RUN = {
     "latent_model": "This is a latent model; the measure is defined on pixels.",
     "no_retrained_model": "No retrained model was given. Train one without the class and name it (`--retrained`).",
     "diverged": "It diverged: {error}",
+    "failed": "It failed: {error}",
+    "interrupted": "The evaluation was interrupted. Run `vdu evaluate` again.",
 }
 _KEYS = {
     "learning_rate_is": "learning rate",

@@ -12,12 +12,14 @@ NOT guaranteed: certification of anything; ``approximate`` is always true and ``
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 from vdu.core.records import sha256_file
 from vdu.reporting.code_texts import not_run_text, row_note
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer
+from vdu.reporting.findings.class_shifts import class_shifts
 from vdu.reporting.findings.thresholds import SENTENCES, THRESHOLDS
 from vdu.reporting.findings.trust import not_tested
 from vdu.reporting.formatting import command
@@ -43,7 +45,9 @@ def evidence(
     about: Masthead,
     answers: Mapping[str, Answer],
     probe_answers: Mapping[str, Answer],
+    *,
     page: str,
+    hide_forgotten: bool,
 ) -> dict[str, Any]:
     """Everything that the report says, as plain JSON.
 
@@ -53,6 +57,7 @@ def evidence(
         answers: the five answers.
         probe_answers: what each probe says by itself.
         page: SHA-256 of the page.
+        hide_forgotten: whether the page hides unwanted images.
 
     Returns:
         The content of ``evidence.json``, checked against its schema.
@@ -67,6 +72,7 @@ def evidence(
         "forget": {key: metrics["forget"][key] for key in ("description", "classes", "n_images", "sha256")},
         "verdicts": {name: {"question": QUESTIONS[name], **_plain(found)} for name, found in answers.items()},
         "probe_verdicts": {name: _plain(found) for name, found in probe_answers.items()},
+        "class_shifts": [asdict(each) for each in class_shifts(data) or ()],
         "thresholds": dict(THRESHOLDS),
         "threshold_sentences": list(SENTENCES),
         "not_tested": list(not_tested(data.metrics, about.method)),
@@ -85,6 +91,7 @@ def evidence(
             "unlearned_sha256": (run.get("pipeline") or {}).get("sha256"),
             "files": {name: sha256_file(data.run_dir / name) for name in READ_FILES},
             "page": page,
+            "report": {"vdu": version("vdu"), "unwanted_images": "hidden" if hide_forgotten else "shown"},
         },
     }
     check_evidence(value)

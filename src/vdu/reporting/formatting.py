@@ -12,6 +12,7 @@ __all__ = [
     "flat",
     "interval",
     "number",
+    "p_value",
     "percent",
     "percent_interval",
     "plural",
@@ -39,6 +40,11 @@ def number(value: float) -> str:
     else:
         text = f"{value:#.3g}"
     return text.replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """A p-value with two digits: ``0.00143 → "0.0014"``; below 0.0001 ``"<0.0001"``."""
+    return "<0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def percent(value: float, digits: int = 1) -> str:

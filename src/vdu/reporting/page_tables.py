@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from vdu.reporting.charts import class_bars, line_chart, share_bar
 from vdu.reporting.collect import ReportData
-from vdu.reporting.findings.cost import cost_split
+from vdu.reporting.findings.class_shifts import class_shifts, retrained_counts
+from vdu.reporting.findings.cost import cost_split, spent
 from vdu.reporting.flow_chart import Fate, flow
 
 __all__ = ["cost", "curves", "extra_columns", "flips", "group_totals", "histogram"]
@@ -32,7 +33,8 @@ def group_totals(data: ReportData) -> tuple[int, int]:
 
 def histogram(data: ReportData) -> dict[str, Any]:
     """Return rows of the class table; beyond 30 classes, the forgotten ones and those furthest from the expectation."""
-    histogram = data.metrics["histogram"]
+    histogram, retrained = data.metrics["histogram"], retrained_counts(data)
+    shifts = {each.name: each for each in class_shifts(data) or ()}
     columns = (histogram["original"], histogram["unlearned"], histogram["expected"])
     largest = max((max(column, default=0) for column in columns), default=0)
     rows = [
@@ -41,15 +43,18 @@ def histogram(data: ReportData) -> dict[str, Any]:
             "before": b,
             "after": a,
             "expected": e,
+            "retrained": None if retrained is None else retrained[i],
+            "shift": shifts.get(name),
             "forget": i in data.forget_ids,
             "bars": class_bars(b, a, e, largest),
         }
         for i, (name, b, a, e) in enumerate(zip(histogram["classes"], *columns, strict=True))
     ]
+    common = {"retrained": retrained is not None, "paired": bool(shifts)}
     if len(rows) > _MAX_CLASSES:
         ranked = sorted(rows, key=lambda row: (not row["forget"], -abs(row["after"] - row["expected"])))[:_MAX_CLASSES]
-        return {"rows": ranked, "left_out": len(rows) - len(ranked)}
-    return {"rows": rows, "left_out": 0}
+        return common | {"rows": ranked, "left_out": len(rows) - len(ranked)}
+    return common | {"rows": rows, "left_out": 0}
 
 
 def flips(data: ReportData) -> dict[str, Any]:
@@ -82,7 +87,7 @@ def cost(data: ReportData) -> dict[str, Any]:
     stages = data.metrics["cost"]
     seconds = sum(stage["seconds"] for stage in stages)
     measuring = cost_split(data.metrics)[1]
-    counted = [stage["network_evaluations"] for stage in stages if stage["network_evaluations"] is not None]
+    counted = [count for stage in stages if (count := spent(stage)) is not None]
     return {
         "stages": [
             {
@@ -90,10 +95,12 @@ def cost(data: ReportData) -> dict[str, Any]:
                 "share": 100 * stage["seconds"] / (seconds or 1),
                 "bar": share_bar(stage["seconds"] / (seconds or 1), "f-before" if stage in measuring else "f-after"),
                 "measures": stage in measuring,
+                "spent": spent(stage),
             }
             for stage in stages
         ],
         "seconds": seconds,
         "network_evaluations": sum(counted),
+        "reused": sum(stage.get("reused", 0) for stage in stages),
         "complete": len(counted) == len(stages),
     }

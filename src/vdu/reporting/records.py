@@ -316,11 +316,15 @@ class Forget(TypedDict):
 
 
 class Stage(TypedDict):
-    """Wall-clock seconds and network evaluations (a forward pass of one image 1, a backward pass 2) of a stage."""
+    """Wall-clock seconds and network evaluations (a forward pass of one image 1, a backward pass 2) of a stage.
+
+    ``reused``: those of them that an earlier run had spent, whose results came from the cache.
+    """
 
     stage: str
     seconds: Duration
     network_evaluations: Count | None
+    reused: NotRequired[Count]
 
 
 class Warned(TypedDict):
@@ -396,6 +400,17 @@ class ProbeVerdicts(TypedDict):
     retrained: Finding
 
 
+class Shift(TypedDict):
+    """A kept class, noise by noise: lost and gained by noises of kept classes, and the p-value with Holm's correction."""
+
+    name: str
+    before: Count
+    lost: Count
+    gained: Count
+    p: Fraction
+    detectable_loss: Positive
+
+
 class About(TypedDict):
     """What the report is about; null: the run did not record it. ``date``: of the evaluation, UTC (ISO 8601)."""
 
@@ -410,6 +425,13 @@ class About(TypedDict):
     vdu: str | None
 
 
+class Made(TypedDict):
+    """How the report was made: the version of vdu that wrote it, and whether the unwanted images are in it."""
+
+    vdu: str
+    unwanted_images: Literal["shown", "hidden"]
+
+
 class Provenance(TypedDict):
     """Where all of it came from; ``files``: SHA-256 of the files that this was made from; ``page``: of report.html."""
 
@@ -420,6 +442,7 @@ class Provenance(TypedDict):
     unlearned_sha256: str | None
     files: dict[str, Sha256]
     page: NotRequired[Sha256]
+    report: NotRequired[Made]
 
 
 Evidence = closed(
@@ -434,6 +457,7 @@ Evidence = closed(
             "forget": Forget,
             "verdicts": Verdicts,
             "probe_verdicts": ProbeVerdicts,
+            "class_shifts": NotRequired[list[Shift]],
             "thresholds": dict[str, float],
             "threshold_sentences": Annotated[list[str], AtLeast(1)],
             "not_tested": Annotated[list[str], AtLeast(1)],
@@ -481,14 +505,16 @@ def check_metrics(metrics: Any, path: Path) -> None:
 
 
 def _length_problem(metrics: dict[str, Any]) -> str | None:
-    histogram, flips = metrics["histogram"], metrics["flips"]
+    histogram = metrics["histogram"]
     n = len(histogram["classes"])
     for key in ("original", "unlearned", "expected"):
         if len(histogram[key]) != n:
             return f"histogram.{key} has {len(histogram[key])} entries for {n} classes, expected {n}"
-    n = len(flips["classes"])
-    if len(flips["counts"]) != n or any(len(row) != n for row in flips["counts"]):
-        return f"flips.counts is not {n} rows of {n} counts, one for each class"
+    for key in ("flips", "flips_retrained"):
+        flips = metrics.get(key) or {"classes": [], "counts": []}
+        n = len(flips["classes"])
+        if len(flips["counts"]) != n or any(len(row) != n for row in flips["counts"]):
+            return f"{key}.counts is not {n} rows of {n} counts, one for each class"
     if not any(row["name"] == "unlearned" for row in metrics["rows"]):
         return f"rows are {[row['name'] for row in metrics['rows']]}, expected one named 'unlearned'"
     return None

@@ -37,20 +37,19 @@ from vdu.reporting.findings.reliability import retrained_doubt
 from vdu.reporting.findings.rest import find_rest, rest_answer
 from vdu.reporting.findings.thresholds import SENTENCES
 from vdu.reporting.findings.trust import asked_rows, find_trust, not_tested, trust_answer
-from vdu.reporting.formatting import command, duration, interval, number, percent
+from vdu.reporting.formatting import command, duration, interval, number, p_value, percent
 from vdu.reporting.masthead import Masthead, masthead
 from vdu.reporting.probe_tables import probe_tables
 from vdu.reporting.provenance import provenance
 from vdu.reporting.result_sheet import overview, result_sheet
-from vdu.reporting.sample_sprites import COLUMNS, make_sprites, select_pairs
+from vdu.reporting.sample_sprites import COLUMNS, make_sprites, needs_cover, select_pairs
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["answers", "environment", "render_report", "template"]
+__all__ = ["answers", "environment", "make_report", "render_report", "template"]
 
 _SHOWN_FIRST = 24
-_PUBLIC = {"mnist", "mnist-mini", "cifar10", "digits"}  # forget sets that nobody need be spared
 
 
 def render_report(
@@ -71,25 +70,42 @@ def render_report(
     Raises:
         InputError: if the run folder is incomplete or of another format, or if the output's name is a folder.
     """
-    data = collect(run_dir)
-    path = Path(output) if output is not None else data.run_dir / "report.html"
+    folder = Path(run_dir)
+    path = Path(output) if output is not None else folder / "report.html"
     if path.is_dir():
         raise InputError(
             f"{path}: is a folder; expected the name of the page to write, for example {path / 'report.html'}."
         )
+    page, machine = make_report(folder, hide_forgotten=hide_forgotten, by=by)  # refuses before anything is written
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(page)
+    write_json(path.with_name("evidence.json"), machine)
+    return path
+
+
+def make_report(
+    run_dir: Path | str, *, hide_forgotten: bool = False, by: str | None = None
+) -> tuple[bytes, dict[str, Any]]:
+    """The evidence report of a run, not written anywhere.
+
+    Args:
+        run_dir: the run folder.
+        hide_forgotten: as for :func:`render_report`.
+        by: likewise.
+
+    Returns:
+        The page, and the content of ``evidence.json``. The same run folder and version of vdu give the same bytes.
+    """
+    data = collect(run_dir)
     doubt = retrained_doubt(data)
     if doubt:
         data = replace(data, warnings=(*data.warnings, doubt))
     shown = _without_paths(data) if hide_forgotten else data
     found, probes = answers(shown), attempt_answers(shown) | inside_answers(shown)
     about = masthead(shown, by)
-    page = environment().get_template("report.html.j2").render(_context(shown, about, found, probes, hide_forgotten))
-    sha256 = sha256_bytes(page.encode())
-    machine = evidence(shown, about, found, probes, sha256)  # refuses before anything is written
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(page.encode())
-    write_json(path.with_name("evidence.json"), machine)
-    return path
+    context = _context(shown, about, found, probes, hide_forgotten)
+    page = environment().get_template("report.html.j2").render(context).encode()
+    return page, evidence(shown, about, found, probes, page=sha256_bytes(page), hide_forgotten=hide_forgotten)
 
 
 def template(name: str) -> str:
@@ -111,6 +127,7 @@ def environment() -> "Environment":
     )
     made.filters.update(
         number=number,
+        p_value=p_value,
         percent=percent,
         interval=interval,
         duration=duration,
@@ -173,7 +190,7 @@ def _context(
         "rows": asked_rows(data.metrics, about.method),
         "sheet": result_sheet(data, found, probes),
         "overview": overview(probes),
-        "covered": not hide_forgotten and _source(data) not in _PUBLIC,
+        "covered": not hide_forgotten and needs_cover(data),
         "answers": found,
         "doubt": retrained_doubt(data),
         "kept_kinds": len(data.classes) - len(data.forget_ids),
@@ -199,9 +216,3 @@ def _context(
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-
-
-def _source(data: ReportData) -> str | None:
-    """Where the forget set came from, as it was given."""
-    forget = (data.run.get("inputs") or {}).get("forget")
-    return forget.get("source") if isinstance(forget, dict) else None

@@ -175,6 +175,10 @@ def _bare(value: float | None) -> Figure | None:
     return None if value is None else Figure(value, None, None, number(value))
 
 
+def _number(count: int | None) -> Figure | None:
+    return None if count is None else Figure(count, None, None, f"{count:,}")
+
+
 def _counted(row: dict[str, Any] | None) -> Figure | None:
     if row is None:
         return None
@@ -184,6 +188,14 @@ def _counted(row: dict[str, Any] | None) -> Figure | None:
 def _histogram(metrics: dict[str, Any]) -> Figure | None:
     h = metrics["histogram"]
     return _plain({"value": h["distance"], "low": h["distance_low"], "high": h["distance_high"]})
+
+
+def _chance(histogram: dict[str, Any]) -> Figure | None:
+    """The distance of two independent sets of images of one model: its mean and its 95 % point."""
+    if "chance" not in histogram:
+        return None
+    mean, most = histogram["chance"], histogram["chance_high"]
+    return Figure(mean, None, most, f"{number(mean)}, up to {number(most)}")
 
 
 def _relearned(metrics: dict[str, Any], what: str) -> Figure | None:
@@ -258,12 +270,19 @@ def _evaluations(found: CostFinding) -> Figure:
 FIGURES: dict[str, tuple[str, Callable[[dict[str, Any]], Figure | None]]] = {
     "pul": ("PUL, gone", lambda m: _in_percent(_row(m, "unlearned").get("pul"))),
     "pul_second_judge": ("PUL by the second judge", lambda m: _in_percent((m["judge"]["second"] or {}).get("pul"))),
+    "unwanted": ("unwanted images", lambda m: _number(_row(m, "unlearned").get("forget_count"))),
+    "unwanted_retrained": (
+        "unwanted images, retrained (target)",
+        lambda m: _number(_row(m, "retrained").get("forget_count")),
+    ),
     "u_fid": ("u-FID, lower is better", lambda m: _plain(_row(m, "unlearned").get("u_fid"))),
     "u_fid_filtered_original": (
         "u-FID, filtered original",
         lambda m: _plain(_row(m, "filtered_original").get("u_fid")),
     ),
+    "u_fid_retrained": ("u-FID, retrained (target)", lambda m: _plain(_row(m, "retrained").get("u_fid"))),
     "histogram_distance": ("class histogram, distance", _histogram),
+    "histogram_chance": ("class histogram, independent samples", lambda m: _chance(m["histogram"])),
     "precision": ("precision", lambda m: _bare(_row(m, "unlearned").get("precision"))),
     "recall": ("recall", lambda m: _bare(_row(m, "unlearned").get("recall"))),
     "density": ("density", lambda m: _bare(_row(m, "unlearned").get("density"))),
@@ -281,6 +300,7 @@ FIGURES: dict[str, tuple[str, Callable[[dict[str, Any]], Figure | None]]] = {
     "distance_to_retrained": ("samples to retrained, u-FID", _to_retrained),
     "seconds": ("time to forget", lambda m: _seconds(find_cost(m))),
     "network_evaluations": ("network evaluations to forget", lambda m: _evaluations(find_cost(m))),
+    "reused_evaluations": ("reused from an earlier run", lambda m: _number(find_cost(m).reused or None)),
 }
 
 

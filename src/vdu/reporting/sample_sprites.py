@@ -18,9 +18,10 @@ from vdu.reporting.collect import ReportData
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Pair", "Sprites", "hide", "make_sprites", "select_pairs"]
+__all__ = ["Pair", "Sprites", "hide", "make_sprites", "needs_cover", "select_pairs"]
 
 COLUMNS = 12
+_PUBLIC = {"mnist", "mnist-mini", "cifar10", "digits"}  # forget sets that nobody need be spared
 _MAX_PAIRS, _MAX_SIDE = 120, 96
 _SCREEN, _NARROW_SCREEN = 96, 84  # most screen pixels for one picture
 _PIXEL_BUDGET = 3_000_000  # bytes before PNG, both sprites: 4/3 of it as base64 leaves 1 MB of the 5 MB for the page
@@ -74,6 +75,12 @@ class Sprites:
     narrow_zoom: int
     rows: int
     shrunk: bool
+
+
+def needs_cover(data: ReportData) -> bool:
+    """Whether unwanted images are covered until a reader uncovers them: unless the forget set is a packaged or public data set."""
+    forget = (data.run.get("inputs") or {}).get("forget")
+    return not isinstance(forget, dict) or forget.get("source") not in _PUBLIC
 
 
 def select_pairs(data: ReportData) -> list[Pair]:

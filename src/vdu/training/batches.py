@@ -9,9 +9,11 @@ indices of step k come from (seed, "noise", k), and further draws of a method fr
 the whole step, so that it does not depend on the number of processes or micro-batches.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -31,6 +33,7 @@ __all__ = [
     "encoded",
     "labels_for",
     "require_divisible",
+    "role_size",
     "together",
     "unflatten",
 ]
@@ -62,20 +65,49 @@ def deal(n: int, batch_size: int, seed: int, step: int) -> Tensor:
     return torch.cat(parts)
 
 
-def require_divisible(batch_size: int, parts: int) -> None:
-    """Raise an error for a batch size that does not split into micro-batches, before a run folder is touched.
+def role_size(batch_size: int, share: float) -> int:
+    """Images of a role per step, at least one.
 
     Args:
-        batch_size: images per step.
-        parts: gradient accumulation steps.
+        batch_size: the setting.
+        share: of the role (``Method.batch_shares``), 1 for most.
+
+    Returns:
+        Their number.
+    """
+    return max(1, round(batch_size * share))
+
+
+def require_divisible(batch_size: int, accumulation: int, shares: Mapping[str, float] = MappingProxyType({})) -> None:
+    """Raise an error for a batch size that does not split into micro-batches, before anything is made.
+
+    Args:
+        batch_size: images per step, over all processes.
+        accumulation: gradient accumulation steps.
+        shares: of the roles whose batches are smaller: name → fraction.
 
     Raises:
-        InputError: if the parts would not be equal.
+        InputError: if the parts would not be equal, with the nearest sizes that would do.
     """
-    if batch_size % parts:
-        raise InputError(
-            f"batch_size: got {batch_size}, which {parts} gradient accumulation steps do not divide; choose a multiple of {parts}."
-        )
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    parts, all_shares = accumulation * processes, {"": 1.0, **shares}
+
+    def fits(size: int) -> bool:
+        return all(role_size(size, share) % parts == 0 for share in all_shares.values())
+
+    if fits(batch_size):
+        return
+    lower, higher = range(batch_size - 1, 0, -1), range(batch_size + 1, batch_size + 64 * parts)
+    found = [next(filter(fits, sizes), None) for sizes in (lower, higher)]
+    near = " or ".join(str(size) for size in found if size is not None) or f"a multiple of {parts}"
+    sizes = ", ".join(
+        f"{role_size(batch_size, share)} {name} images" for name, share in all_shares.items() if name and share != 1
+    )
+    over = f"{accumulation} gradient accumulation steps" + (f" × {processes} processes" if processes > 1 else "")
+    raise InputError(
+        f"batch_size: got {batch_size}{f' ({sizes})' if sizes else ''}, which {over} do not divide; choose {near}, or another number of "
+        "steps (--gradient-accumulation-steps)."
+    )
 
 
 @dataclass(frozen=True)

@@ -24,16 +24,17 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import DivergenceError, InputError
-from vdu.core.ranges import require_ranges
+from vdu.core.ranges import require_choice, require_fields
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed, isolated_global
+from vdu.core.surroundings import accelerate_variables_hidden, own_torch
 from vdu.core.types import Hooks, Losses
 from vdu.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from vdu.training.ema import ExponentialMovingAverage
 from vdu.training.log import StepLog
 from vdu.training.trackers import FOLDER, require_tracker, tracking
 
-__all__ = ["Objective", "TrainResult", "TrainSettings", "make_accelerator", "train"]
+__all__ = ["Objective", "TrainResult", "TrainSettings", "make_accelerator", "require_trainable", "train"]
 
 TensorBatch = Mapping[str, Tensor]
 
@@ -87,16 +88,13 @@ class TrainSettings:
     checkpoints_total_limit: int | None = 2
 
     def __post_init__(self) -> None:
-        require_ranges(vars(self))
+        require_fields(self)
 
     def rate(self, step: int) -> float:
         """The learning rate of step ``step``, counted from 0.
 
         Returns:
-            Adam's step size.
-
-        Raises:
-            InputError: if the schedule is unknown.
+            Adam's step size. An unknown schedule raises an ``InputError``.
 
         Examples:
             >>> TrainSettings(steps=10, learning_rate=1.0, lr_schedule="linear").rate(5)
@@ -105,8 +103,7 @@ class TrainSettings:
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         done = step / self.steps
         decay = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
-        if self.lr_schedule not in decay:
-            raise InputError(f"lr_schedule: got {self.lr_schedule!r}; expected one of {', '.join(decay)}.")
+        require_choice("lr_schedule", self.lr_schedule, decay)
         return self.learning_rate * warmup * decay[self.lr_schedule]
 
 
@@ -134,6 +131,7 @@ class TrainResult:
                 value.copy_(self.ema[name])
 
 
+@own_torch()
 def train(
     network: nn.Module,
     objective: Objective,
@@ -181,6 +179,7 @@ def train(
     # the network goes to the device before the optimiser sees its parameters
     model = accelerator.prepare_model(network)
     parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    require_trainable(network)
     # fused: one pass over memory and no temporary copies of the parameters
     optimizer = accelerator.prepare_optimizer(
         torch.optim.AdamW(parameters.values(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
@@ -263,6 +262,19 @@ def train(
     return TrainResult(start, ema.shadow if ema else None, log.last, stopped)
 
 
+def require_trainable(network: nn.Module) -> None:
+    """Refuse a network of which nothing trains.
+
+    Raises:
+        InputError: if every parameter is frozen.
+    """
+    if not any(value.requires_grad for value in network.parameters()):
+        raise InputError(
+            "network: every parameter is frozen (requires_grad is False), so nothing would be trained; expected at least one that is not. "
+            "Call pipeline.unet.requires_grad_(True), or unfreeze the part to train."
+        )
+
+
 def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", folder: Path | None = None) -> Any:
     """An ``accelerate.Accelerator`` on CUDA if there is one, else on the CPU (also under ``torchrun``, with gloo).
 
@@ -286,14 +298,15 @@ def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", fo
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != mixed_precision:
         AcceleratorState._reset_state()  # otherwise the first precision of a process could not be changed
     require_tracker(report_to, folder)
-    # without cpu=True, torchrun on a CPU starts independent processes
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available()
-        and "ACCELERATE_TORCH_DEVICE" not in os.environ,  # a device that was asked for
-        mixed_precision=mixed_precision,
-        log_with=None if report_to == "none" else report_to,
-        project_dir=folder / FOLDER if folder else None,
-    )
+    with accelerate_variables_hidden():  # they would divide the loss, compile the network, or wrap it
+        # without cpu=True, torchrun on a CPU starts independent processes
+        accelerator = Accelerator(
+            cpu=not torch.cuda.is_available()
+            and "ACCELERATE_TORCH_DEVICE" not in os.environ,  # a device that was asked for
+            mixed_precision=mixed_precision,
+            log_with=None if report_to == "none" else report_to,
+            project_dir=folder / FOLDER if folder else None,
+        )
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:
         raise InputError(

@@ -6,10 +6,11 @@ L(θ) = E ‖ε − ε_θ(x_t, t)‖² / d,  t uniform over 1 … T      (Ho et 
 from pathlib import Path
 from typing import Any
 
-from vdu.core.checks import hash_parameters
 from vdu.core.rng import derive_seed
+from vdu.core.surroundings import undisturbed
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet
+from vdu.models.identity import identity as identity_of
 from vdu.training.batches import NoisyImages
 from vdu.training.denoising import DenoisingObjective
 from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, train
@@ -17,6 +18,7 @@ from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, trai
 __all__ = ["fit"]
 
 
+@undisturbed()
 def fit(
     denoiser: Denoiser,
     images: ImageSet,
@@ -54,7 +56,7 @@ def fit(
     network = denoiser.network
     levels = denoiser.schedule.within(alpha_bar_range).double()
     make_batch = NoisyImages("data", images, batch_size, levels, derive_seed(seed, "batches"), denoiser, label_dropout)
-    identity = f"{images.sha256} {hash_parameters(network.state_dict())} {batch_size}"
+    identity = f"{images.sha256} {identity_of(denoiser)} {batch_size}"
     if denoiser.class_names:
         identity += f" label dropout {label_dropout}"
     if compile_network:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError, shown
+from vdu.core.paths import given_path
 from vdu.methods import registry
 from vdu.methods.base import BaseMethod
 from vdu.methods.options import checked, differing, option_text, options_of
@@ -97,7 +98,8 @@ def _posterior(given: Any) -> tuple[GaussianPosterior | None, Path | None]:
         raise InputError(
             f"posterior: got {shown(given)}; expected a GaussianPosterior, or the file or run folder of `vdu posterior`."
         )
-    return load_posterior(Path(given)), Path(given)
+    path = given_path(given, "posterior")
+    return load_posterior(path), path
 
 
 def _require_known(

@@ -19,21 +19,37 @@ from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity
 from vdu.models.pipelines import replace_network
-from vdu.posterior.estimators import find_estimator
+from vdu.posterior.estimators import find_estimator, make_estimator
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.generated import cached_samples
 from vdu.training.batches import encoded
 from vdu.training.loop import make_accelerator
 from vdu.unlearning.engine import say
-from vdu.unlearning.fit_posterior import fit_posterior, progress_bar
+from vdu.unlearning.fit_posterior import evaluations_per_sample, fit_posterior, progress_bar
 from vdu.unlearning.plan import Plan
 
-__all__ = ["with_posterior"]
+__all__ = ["posterior_work", "with_posterior"]
 
 N_SAMPLES = 200
 N_TRAIN = 60_000
 SAMPLER = Sampler("ddpm", steps=20)
 OPTIONS: dict[str, dict[str, Any]] = {"fisher": {"n_train": N_TRAIN}}
+
+
+def posterior_work(plan: Plan) -> dict[str, tuple[float, float]]:
+    """The stages of :func:`with_posterior`, for :func:`vdu.core.progress.expect`.
+
+    Args:
+        plan: the plan.
+
+    Returns:
+        Title of the progress bar → number of items, network evaluations of each.
+    """
+    name = plan.chosen.fits
+    if name is None or find_estimator(name).takes != "samples":
+        return {}
+    estimator = make_estimator(name, **OPTIONS.get(name, {}))
+    return {"generated samples": (N_SAMPLES, SAMPLER.steps), name: (N_SAMPLES, evaluations_per_sample(estimator))}
 
 
 def with_posterior(plan: Plan, *, progress: bool) -> tuple[Plan, int]:

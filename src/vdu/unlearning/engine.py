@@ -14,23 +14,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vdu.core import progress as progress_bars
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser, Method
 from vdu.data.images import ImageSet
+from vdu.models.identity import identity as identity_of
 from vdu.models.pipelines import replace_network
-from vdu.replay.auxiliaries import make_auxiliaries
-from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
-from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, together
+from vdu.replay.auxiliaries import auxiliary_work, make_auxiliaries
+from vdu.replay.stopping import LOOKS, MOST, ForgottenCheck, Stopping, can_stop
+from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, role_size, together
 from vdu.training.loop import make_accelerator, train
 from vdu.unlearning.objective import MethodObjective
 from vdu.unlearning.plan import Plan
 from vdu.unlearning.result import UnlearnResult
 from vdu.unlearning.target_pool import TargetPool
 
-__all__ = ["carry_out", "say"]
+__all__ = ["carry_out", "say", "work"]
 
 
 def carry_out(
@@ -52,7 +52,6 @@ def carry_out(
     denoiser = original.copy()
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
     denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
-    progress_bars.expect(_work(plan))
     aids = make_auxiliaries(
         original, method, images, retain=plan.retain, n_own_samples=plan.n_own_samples, force=plan.force, sampler=plan.sampler,
         seed=seed, device=accelerator.device, say=say if progress and accelerator.is_main_process else None,
@@ -67,7 +66,7 @@ def carry_out(
     if ready.pool:
         make_batch = TargetPool(make_batch, ready, denoiser, ready.pool)
     identity = (
-        f"unlearn 2 {seed} {images.sha256} {plan.weights_sha256} {plan.batch_size} {method.name} {method.identity}"
+        f"unlearn 2 {seed} {images.sha256} {identity_of(original)} {plan.batch_size} {method.name} {method.identity}"
     )
     if plan.retain is not None and "retain" in method.needs:
         identity += f" {plan.retain.sha256}"
@@ -103,13 +102,26 @@ def carry_out(
     return made
 
 
-def _work(plan: Plan) -> dict[str, tuple[float, float]]:
-    """About how many network evaluations the stages take, for the estimate of the time."""
-    method = plan.chosen.method
-    draws = {"own_forget", "retain", "classifier", "self_model"} & (set(method.needs) | set(method.uses))
-    stages = {"generated samples": (float(plan.n_own_samples), float(plan.sampler.steps))} if draws else {}
-    shares = sum(method.batch_shares.get(role, 1.0) for role in method.needs)
-    return stages | {"unlearn": (float(plan.training.steps), 3.0 * plan.batch_size * shares)}
+def work(plan: Plan) -> dict[str, tuple[float, float]]:
+    """About how many network evaluations the stages of :func:`carry_out` take, for :func:`vdu.core.progress.expect`.
+
+    Args:
+        plan: what, and how.
+
+    Returns:
+        Title of the progress bar → number of items, network evaluations of each.
+    """
+    method, steps = plan.chosen.method, plan.training.steps
+    stages = auxiliary_work(
+        plan.original, method, has_retain=plan.retain is not None, n_own_samples=plan.n_own_samples, sampler=plan.sampler
+    )  # fmt: skip
+    images = plan.batch_size * sum(method.batch_shares.get(role, 1.0) for role in method.needs)
+    frozen = len(
+        {"teacher", "self_model", "forget_model"} & set(method.uses)
+    )  # evaluated until a pool of targets is full
+    step = images * (3 + frozen * min(1.0, (method.pool or steps) / steps))
+    looks = (len(LOOKS) + 1) * MOST * plan.sampler.steps if method.stops and not plan.full_length else 0
+    return stages | {"unlearn": (steps, step + looks / steps)}
 
 
 def say(text: str) -> None:
@@ -140,7 +152,7 @@ def _batches(
     forget_labels: tuple[int, ...] = ()
     if denoiser.class_names and forget is not None:
         forget_labels = tuple(sorted(set(labels_for(denoiser, forget, torch.arange(len(forget)), "forget"))))
-    sizes = {role: max(1, round(batch_size * method.batch_shares.get(role, 1.0))) for role in sorted(method.needs)}
+    sizes = {role: role_size(batch_size, method.batch_shares.get(role, 1.0)) for role in sorted(method.needs)}
     for role, size in sizes.items():
         role_seed, draw_weights = derive_seed(seed, role), method.draw_weights(role)
         if role == "surrogate":

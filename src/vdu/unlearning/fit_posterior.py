@@ -1,6 +1,6 @@
 """A posterior over a pipeline's weights in one call, by any registered estimator."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vdu.core.checks import hash_parameters
+from vdu.core.errors import InputError, shown
+from vdu.core.paths import given_path
 from vdu.core.progress import Bar, bar
+from vdu.core.ranges import COUNT, require_kind
 from vdu.core.rng import derive_seed, draw_seed
+from vdu.core.surroundings import undisturbed
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import identity, weights_sha256
 from vdu.models.pipelines import load_pipeline, network_of
 from vdu.posterior.estimators import make_estimator
 from vdu.posterior.fit import Progress, Save, fit_samples, take_all
@@ -22,16 +26,18 @@ from vdu.posterior.protocol import State
 from vdu.replay.generated import generate_samples
 from vdu.training.batches import encoded
 
-__all__ = ["FILE", "fit_posterior", "load_posterior", "progress_bar"]
+__all__ = ["FILE", "evaluations_per_sample", "fit_posterior", "load_posterior", "progress_bar"]
 
 FILE = "posterior.safetensors"  # in the run folder of ``vdu posterior``
 
 
-def load_posterior(path: Path) -> GaussianPosterior:
+def load_posterior(path: Path | str) -> GaussianPosterior:
     """Load a posterior from its file or from the run folder of ``vdu posterior``."""
+    path = given_path(path, "posterior")
     return GaussianPosterior.load(path / FILE if path.is_dir() else path)
 
 
+@undisturbed()
 def fit_posterior(
     pipeline: Any,
     estimator: str,
@@ -65,9 +71,25 @@ def fit_posterior(
             :class:`vdu.posterior.isotropic.Isotropic`.
 
     Returns:
-        The posterior. The classes above state which arguments raise an error.
+        The posterior.
+
+    Raises:
+        InputError: if an argument is of another kind or out of its range; see the classes above for the options.
     """
     chosen = make_estimator(estimator, **options)
+    if not isinstance(generator, torch.Generator):
+        raise InputError(
+            f"generator: got {shown(generator)}; expected a torch.Generator, such as torch.Generator().manual_seed(0)."
+        )
+    require_kind("samples", samples, Tensor, "a tensor [images, channels, height, width] in [−1, 1]")
+    require_kind("sampler", sampler, Sampler, "a vdu.Sampler")
+    require_kind("state", state, State, "the state of the same, interrupted estimation")
+    if not COUNT.holds(n_samples):
+        raise InputError(f"n_samples: got {shown(n_samples)}; expected {COUNT.words}.")
+    if not isinstance(members, Iterable) or isinstance(members, str | bytes | Mapping):
+        raise InputError(
+            f"members: got {shown(members)}; expected pipelines or their folders, as a list or an iterator."
+        )
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     seed = draw_seed(generator)
     if chosen.takes == "samples":
@@ -84,14 +106,20 @@ def fit_posterior(
         state = state or chosen.init(denoiser)
         others = map(_weights, islice(members, state.count, None))
         posterior = chosen.posterior(take_all(chosen, state, others, denoiser, save=save, progress=progress))
-    return replace(
-        posterior, sources={**posterior.sources, "pipeline": hash_parameters(network_of(pipeline).state_dict())}
-    )
+    own = {"pipeline": weights_sha256(denoiser.network), "model": identity(denoiser)}
+    return replace(posterior, sources={**posterior.sources, **own})
 
 
 def _weights(member: Any) -> dict[str, Tensor]:
     pipeline = load_pipeline(member) if isinstance(member, str | Path) else member
     return dict(network_of(pipeline).named_parameters())
+
+
+def evaluations_per_sample(estimator: Any) -> int:
+    """Network evaluations of a Fisher estimator for one generated sample: forward 1, backward 2."""
+    return 3 * (
+        2 * estimator.draws_per_half if hasattr(estimator, "draws_per_half") else estimator.timesteps_per_sample
+    )
 
 
 def progress_bar(title: str) -> Progress:

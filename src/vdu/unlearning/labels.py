@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from vdu.core.class_names import class_index
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser
@@ -14,9 +15,34 @@ from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.replay.generated import image_seeds
 
-__all__ = ["forget_set_of_labels"]
+__all__ = ["N_DRAWN", "forget_set_of_labels", "label_indices"]
 
 N_DRAWN = 256
+
+
+def label_indices(denoiser: Denoiser, labels: Sequence[int | str]) -> list[int]:
+    """The classes of a model that are meant, before anything is drawn.
+
+    Args:
+        denoiser: the original, class-conditional.
+        labels: classes to forget, by name or number (:func:`vdu.core.class_names.class_index`).
+
+    Returns:
+        Their indices, in order.
+
+    Raises:
+        InputError: if the model is unconditional, a label is unknown, or all classes are to be forgotten.
+    """
+    names = denoiser.class_names
+    if not names:
+        raise InputError(
+            f"forget label: got {labels[0]!r}, but this model is unconditional; expected a class-conditional model. Give images to "
+            "forget instead."
+        )
+    index = sorted({class_index(label, names, "forget label") for label in labels})
+    if len(index) == len(names):
+        raise InputError("forget label: all classes of the model are to be forgotten; expected at least one to keep.")
+    return index
 
 
 def forget_set_of_labels(
@@ -33,7 +59,7 @@ def forget_set_of_labels(
 
     Args:
         denoiser: the original, class-conditional.
-        labels: classes to forget, by name or index.
+        labels: classes to forget, by name or number.
         images: unlabelled images of a single class; None draws them from the original.
         sampler: the sampler for drawn images.
         seed: seeds them.
@@ -44,20 +70,9 @@ def forget_set_of_labels(
         Images with the model's classes as labels.
 
     Raises:
-        InputError: if the model is unconditional, a label is unknown, all classes are to be forgotten, or images are given for several
-            labels.
+        InputError: as by :func:`label_indices`, or if images are given for several labels.
     """
-    names = denoiser.class_names
-    if not names:
-        raise InputError(
-            f"forget label: got {labels[0]!r}, but this model is unconditional; expected a class-conditional model. Give images to "
-            "forget instead."
-        )
-    found = denoiser.condition(list(labels))
-    assert found is not None
-    index = sorted({int(each) for each in next(iter(found.values()))})
-    if len(index) == len(names):
-        raise InputError("forget label: all classes of the model are to be forgotten; expected at least one to keep.")
+    names, index = denoiser.class_names, label_indices(denoiser, labels)
     words = ", ".join(names[each] for each in index)
     if images is not None:
         if len(index) > 1:

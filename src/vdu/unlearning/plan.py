@@ -1,34 +1,40 @@
 """Everything that a user gave to an unlearning, checked and loaded before anything is trained or written."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 
-from vdu.core.checks import hash_parameters
+from vdu.core.class_names import class_index
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import require_ranges
+from vdu.core.ranges import SEED, require_choice, require_flags, require_ranges
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.rng import generator as named_generator
+from vdu.core.runs import check_folder
 from vdu.data.forget import split_by_class
-from vdu.data.forget_source import absolute, class_names, forget_images
+from vdu.data.forget_source import class_names, forget_images, record_of
 from vdu.data.given import as_images, is_named
 from vdu.data.images import ImageSet
+from vdu.data.overlap import without_copies
+from vdu.data.sources import absolute, place_of
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.defaults import TrainingDefaults
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import configuration_of, find_pipeline, load_pipeline, network_of
+from vdu.models.identity import configuration_sha256, identity, weights_sha256
+from vdu.models.pipelines import check_network, find_pipeline, load_pipeline, network_of
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.selection import require_enough
 from vdu.training.batches import condition_of, require_divisible
-from vdu.training.loop import TrainSettings
+from vdu.training.loop import TrainSettings, require_trainable
 from vdu.training.trackers import require_tracker
 from vdu.unlearning.chosen_method import ChosenMethod, choose
-from vdu.unlearning.labels import forget_set_of_labels
+from vdu.unlearning.labels import forget_set_of_labels, label_indices
 
 __all__ = ["Plan", "TrainingOptions", "check_origin", "make_plan"]
 
@@ -116,7 +122,7 @@ class Plan:
     @cached_property
     def weights_sha256(self) -> str:
         """SHA-256 of the original's weights."""
-        return hash_parameters(self.original.network.state_dict())
+        return weights_sha256(self.original.network)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -137,15 +143,13 @@ class Plan:
             "model": {
                 "path": self.source or model_path,
                 "sha256": self.weights_sha256,
-                "configuration_sha256": configuration_of(self.pipeline),
+                "configuration_sha256": configuration_sha256(self.original),
                 "class_names": list(getattr(self.pipeline, "class_names", None) or ()),
             },
             "forget": {
                 "source": self.forget_source or ("the model itself" if self.forget_label else "images given in Python"),
                 "classes": list(self.classes),
-                "description": self.forget.description,
-                "n_images": len(self.forget),
-                "sha256": self.forget.sha256,
+                **record_of(self.forget),
             },
         }
 
@@ -176,47 +180,68 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     known = TrainingOptions.__annotations__
     training: Any = {name: value for name, value in options.items() if name in known}
     own = {name: value for name, value in options.items() if name not in known}
-    retain = asked["retain"] or None if isinstance(asked["retain"], str) else asked["retain"]
+    retain, forget = (
+        None if isinstance(asked[name], str) and not asked[name] else asked[name] for name in ("retain", "forget")
+    )
+    require_flags(asked, "convert", "force", "full_length")
     chosen = choose(asked["method"], own, others=frozenset({*known, *asked}), retain=retain is not None)
     require_ranges({**training, "n_own_samples": asked["n_own_samples"]})
     default: TrainingDefaults = chosen.method.training
-    sampler = asked["sampler"] or Sampler(scheduler=default.scheduler, steps=default.inference_steps)
+    sampler = _given(asked["sampler"], Sampler(scheduler=default.scheduler, steps=default.inference_steps))
     if not isinstance(sampler, Sampler):
         raise InputError(f"sampler: got {shown(sampler)}; expected a vdu.Sampler.")
     batch_size = _given(training.get("batch_size"), default.batch_size)
     label_seed, run_seed = _seeds(asked["seed"], generator)
     settings = _train_settings(training, default, derive_seed(run_seed, "training"))
-    require_divisible(batch_size, settings.gradient_accumulation_steps)
+    shares = {role: chosen.method.batch_shares.get(role, 1.0) for role in sorted(chosen.method.needs)}
+    require_divisible(batch_size, settings.gradient_accumulation_steps, shares)
     require_tracker(asked["report_to"], asked["folder"])
-    classes, labels = _listed(asked["forget_class"], "forget_class"), _listed(asked["forget_labels"], "forget_labels")
-    forget = asked["forget"] or None if isinstance(asked["forget"], str) else asked["forget"]
+    classes, labels = _listed(asked["forget_class"], "forget_class"), _listed(asked["forget_label"], "forget_label")
     _require_forget(forget, classes, labels)
+    n_own, full_length, convert = (
+        _given(asked["n_own_samples"], default.n_own_samples),
+        asked["full_length"],
+        asked["convert"],
+    )
+    selects = _require_method(chosen.method, retain, full_length, n_own)
     pipeline, source = _open(asked["pipeline"])
-    original, convert = PipelineDenoiser.from_pipeline(pipeline), bool(asked["convert"])
+    original = PipelineDenoiser.from_pipeline(pipeline)
+    check_network(original.network, "pipeline")
+    require_trainable(original.network)
+    if selects or (labels and forget is None):
+        sampler.make(original)  # refuses what the model's schedule cannot do
+    if asked["folder"] is not None:
+        keep = (source or None, _place(forget), chosen.posterior_path, None if _is_self(retain) else _place(retain))
+        check_folder(asked["folder"], "unlearn", overwrite=asked["overwrite"], resume=asked["resume"], keep=keep)
+    images = (
+        None
+        if retain is None or _is_self(retain)
+        else as_images(retain, name="retain", shape=original.image_shape, convert=convert)
+    )
     plan = Plan(
         pipeline=pipeline,
         original=original,
         source=source,
         chosen=chosen,
         forget=_forget_set(original, forget, classes, labels, convert, sampler, label_seed),
-        forget_source=absolute(str(forget)) if is_named(forget) else "",
+        forget_source=absolute(forget) if is_named(forget) else "",
         forget_class=tuple(map(str, classes)),
-        forget_label=tuple(each if isinstance(each, str) else original.class_names[each] for each in labels),
+        forget_label=tuple(original.class_names[class_index(each, original.class_names)] for each in labels),
         convert=convert,
         retain=None,
-        retain_source=None,
+        retain_source="self" if _is_self(retain) else absolute(retain) if is_named(retain) else None,
         sampler=sampler,
-        n_own_samples=_given(asked["n_own_samples"], default.n_own_samples),
+        n_own_samples=n_own,
         batch_size=batch_size,
         training=settings,
-        force=bool(asked["force"]),
-        full_length=bool(asked["full_length"]),
-        seed=asked["seed"] if generator is None else None,
+        force=asked["force"],
+        full_length=full_length,
+        seed=int(asked["seed"]) if generator is None else None,
         run_seed=run_seed,
         report_to=asked["report_to"],
     )
-    _require_fitting(plan, retain)
-    return _with_retain(plan, retain)
+    _require_fitting(plan, selects)
+    return plan if images is None else _with_retain(plan, images)
 
 
 def _seeds(seed: Any, generator: Any) -> tuple[int, int]:
@@ -228,8 +253,9 @@ def _seeds(seed: Any, generator: Any) -> tuple[int, int]:
     Raises:
         InputError: if they are of another kind, or both are given.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise InputError(f"seed: got {shown(seed)}; expected an integer.")
+    if not SEED.holds(seed):
+        raise InputError(f"seed: got {shown(seed)}; expected {SEED.words}.")
+    seed = int(seed)
     if generator is None:
         return seed, draw_seed(named_generator(seed, "unlearn"))
     if not isinstance(generator, torch.Generator):
@@ -246,17 +272,16 @@ def _given(value: Any, default: Any) -> Any:
 
 def _train_settings(training: TrainingOptions, default: TrainingDefaults, seed: int) -> TrainSettings:
     """The settings of the loop: the given ones, and the method's defaults for the rest."""
-    precision = training.get("mixed_precision", "no")
-    if precision not in ("no", "fp16", "bf16"):
-        raise InputError(f"mixed_precision: got {shown(precision)}; expected one of no, fp16, bf16.")
+    precision = _given(training.get("mixed_precision"), "no")
+    require_choice("mixed_precision", precision, ("no", "fp16", "bf16"))
     settings = TrainSettings(
         steps=_given(training.get("steps"), default.steps),
         learning_rate=_given(training.get("learning_rate"), default.learning_rate),
-        lr_schedule=training.get("lr_schedule", "constant"),
+        lr_schedule=_given(training.get("lr_schedule"), "constant"),
         warmup_steps=_given(training.get("warmup_steps"), default.warmup_steps),
         ema_decay=_given(training.get("ema_decay"), default.ema_decay) or None,
         ema_ramp=EMA_RAMP,
-        gradient_accumulation_steps=training.get("gradient_accumulation_steps", 1),
+        gradient_accumulation_steps=_given(training.get("gradient_accumulation_steps"), 1),
         max_grad_norm=_given(training.get("max_grad_norm"), default.max_grad_norm),
         mixed_precision=precision,
         seed=seed,
@@ -269,8 +294,9 @@ def _train_settings(training: TrainingOptions, default: TrainingDefaults, seed: 
 
 def _listed(given: Any, name: str) -> tuple[Any, ...]:
     """One class or several, by name or index, as a tuple."""
-    found = (given,) if isinstance(given, str | int) else given
-    if not isinstance(found, Sequence) or not all(isinstance(each, str | int) for each in found):
+    found = (given,) if isinstance(given, str | Integral) else given
+    single = isinstance(found, Sequence) and not isinstance(found, bytes)
+    if not single or not all(isinstance(each, str | Integral) and not isinstance(each, bool) for each in found):
         raise InputError(f"{name}: got {shown(given)}; expected the name or index of a class, or a list of them.")
     return tuple(found)
 
@@ -279,12 +305,12 @@ def _require_forget(forget: Any, classes: tuple[Any, ...], labels: tuple[Any, ..
     if forget is None and classes:
         raise InputError(
             "--forget-class: got no --forget; it names classes of given images. For a class of the model use --forget-label "
-            "(in Python forget_labels=…)."
+            "(in Python forget_label=…)."
         )
     if forget is None and not labels:
         raise InputError(
             "--forget is missing: give the images to forget (a folder, a list of files or a data set), or for a class-conditional model "
-            "the class to forget (--forget-label, in Python forget_labels=…)."
+            "the class to forget (--forget-label, in Python forget_label=…)."
         )
 
 
@@ -308,6 +334,8 @@ def _forget_set(
     seed: int,
 ) -> ImageSet:
     """The forget set as images, from images or labels."""
+    if labels:
+        label_indices(original, labels)  # refuses unknown ones before images are loaded or drawn
     images = None
     if given is not None:
         images = forget_images(given, original.image_shape, classes=classes, convert=convert)
@@ -321,63 +349,97 @@ def _forget_set(
     return forget_set_of_labels(original, labels, images, sampler=sampler, seed=seed, progress="forget set")
 
 
-def _require_fitting(plan: Plan, retain: Any) -> None:
-    """Raise an error if the parts of a plan do not go together.
+def _place(images: Any) -> Path | None:
+    """The folder or file that images are read from, if any."""
+    return place_of(images) if is_named(images) else None
+
+
+def _require_method(method: Any, retain: Any, full_length: bool, n_own_samples: int) -> bool:
+    """Raise an error for arguments that the method does not use, or that do not suffice for it.
+
+    Returns:
+        Whether the method takes generated samples, sorted by their resemblance to the forget set.
 
     Raises:
         InputError: naming the first.
     """
-    method, posterior = plan.chosen.method, plan.chosen.posterior
-    if isinstance(posterior, GaussianPosterior):
-        posterior.check_matches(dict(network_of(plan.pipeline).named_parameters()))
-        check_origin(posterior, plan.weights_sha256)
     if retain is not None and "retain" not in method.needs:
         raise InputError(
             f"--retain: got {retain if is_named(retain) else shown(retain)}, but the method {method.name} does not use retained images. "
             "Leave it out, or use a method that does (vdu list)."
         )
-    if plan.full_length and not method.stops:
+    if full_length and not method.stops:
         raise InputError(
             f"--full-length: the method {method.name} has no stopping rule and always takes all its steps; leave the option out "
             "(`vdu list METHOD` shows whether a method has a stopping rule)."
         )
-    if needs_selection(method, retain is not None and not _is_self(retain)):
+    selects = needs_selection(method, retain is not None and not _is_self(retain))
+    if selects:
+        require_enough("generated samples (--n-own-samples)", n_own_samples)
+    return selects
+
+
+def _require_fitting(plan: Plan, selects: bool) -> None:
+    """Raise an error if the posterior or the forget set do not fit the model or the method."""
+    posterior = plan.chosen.posterior
+    if isinstance(posterior, GaussianPosterior):
+        posterior.check_matches(dict(network_of(plan.pipeline).named_parameters()))
+        check_origin(posterior, plan.original)
+    if selects:
         require_enough("forget images", len(plan.forget))
-        require_enough("generated samples (--n-own-samples)", plan.n_own_samples)
-        plan.sampler.make(plan.original)
     condition_of(plan.original, plan.forget, torch.arange(len(plan.forget)), "--forget")
 
 
 def _is_self(retain: Any) -> bool:
-    return isinstance(retain, str) and retain == "self"
-
-
-def _with_retain(plan: Plan, retain: Any) -> Plan:
-    """The plan with the images to keep; of labelled ones the classes to forget are left out.
+    """Whether generated samples are asked for.
 
     Returns:
-        The plan.
+        Whether the argument is "self".
+
+    Raises:
+        InputError: if there is a folder of that name, which may be meant.
     """
-    if retain is None or _is_self(retain):
-        return replace(plan, retain_source=retain)
-    images = as_images(retain, name="retain", shape=plan.forget.shape, convert=plan.convert)
+    asked = isinstance(retain, str) and retain == "self"
+    if asked and os.path.exists("self"):
+        raise InputError(
+            "--retain: got self, which stands for generated samples and is a file or folder here. Write ./self for the one here, or leave "
+            "the option out for generated samples."
+        )
+    return asked
+
+
+def _with_retain(plan: Plan, images: ImageSet) -> Plan:
+    """The plan with the images to keep; classes to forget are left out of labelled ones, and copies of forget images."""
     unwanted = class_names(plan.forget) if plan.forget.class_names else list(plan.forget_class)
     shared = [name for name in unwanted if images.class_names and name in class_names(images)]
     if shared:
         images = split_by_class(images, shared)[1]
+    if len(images):
+        images = without_copies(images, plan.forget, "retained images", "forget images")
     condition_of(plan.original, images, torch.arange(len(images)), "--retain")
-    return replace(plan, retain=images, retain_source=str(retain) if is_named(retain) else None)
+    return replace(plan, retain=images)
 
 
-def check_origin(posterior: GaussianPosterior, sha256: str) -> None:
-    """Raise an error for a posterior that was estimated for other weights, even of the same architecture.
+def check_origin(posterior: GaussianPosterior, original: PipelineDenoiser) -> None:
+    """Raise an error for a posterior that was estimated for another model, even of the same architecture.
+
+    Args:
+        posterior: records the identity of its model; those of earlier versions the hash of its weights alone.
+        original: the model.
 
     Raises:
-        InputError: if the posterior's record names another pipeline.
+        InputError: if the posterior's record names another.
     """
-    made_for = posterior.sources.get("pipeline")
-    if made_for not in {None, sha256}:
-        raise InputError(
-            f"posterior: was fitted to the model with SHA-256 {str(made_for)[:12]}…, this one has {sha256[:12]}…; expected the same "
-            "weights. Fit one for this model with `vdu posterior`."
-        )
+    sources = posterior.sources
+    known = {"model": identity, "pipeline": lambda model: weights_sha256(model.network)}
+    for name, hashed in known.items():
+        if sources.get(name) is not None and sources[name] != hashed(original):
+            what = (
+                "the same weights"
+                if name == "pipeline" or sources.get("pipeline") != weights_sha256(original.network)
+                else ("the same noise schedule, prediction type and options too")
+            )
+            raise InputError(
+                f"posterior: was fitted to the model with SHA-256 {str(sources[name])[:12]}…, this one has "
+                f"{hashed(original)[:12]}…; expected {what}. Fit one for this model with `vdu posterior`."
+            )

@@ -8,12 +8,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vdu.core.checks import hash_parameters
 from vdu.core.runs import Run
 from vdu.data.forget_source import write_forget
+from vdu.data.sources import place_of
 from vdu.diffusion.schedule import kl_weights, weight_share
 from vdu.methods import registry
 from vdu.methods.vdu import VDU
+from vdu.models.identity import weights_sha256
 from vdu.models.pipelines import configuration_of, network_of, save_pipeline
 from vdu.reporting.card import write_card
 from vdu.unlearning.default_posterior import with_posterior
@@ -42,7 +43,12 @@ def carry_out_in(
         The result. A folder that holds anything else is refused (:class:`vdu.core.runs.Run`).
     """
     chosen, retain = plan.chosen, _path(plan.retain_source)
-    keep = (plan.source or None, plan.forget_source or None, chosen.posterior_path, retain)
+    keep = (
+        plan.source or None,
+        place_of(plan.forget_source) if plan.forget_source else None,
+        chosen.posterior_path,
+        retain,
+    )
     record = Run(folder, "unlearn", overwrite=overwrite, resume=resume, keep=keep)
     folder, inputs = record.folder, plan.inputs(str((record.folder / ORIGINAL).resolve()))
     inputs |= _posterior_input(plan, folder)
@@ -75,7 +81,7 @@ def carry_out_in(
             "sha256": plan.retain.sha256,
         }
     weights = {
-        "sha256": hash_parameters(network_of(made).state_dict()),
+        "sha256": weights_sha256(network_of(made)),
         "configuration_sha256": configuration_of(made),
         "weights": "raw" if result.training.ema is None else "ema",
     }
@@ -83,8 +89,8 @@ def carry_out_in(
     return replace(result, network_evaluations=result.network_evaluations + fitted, folder=folder)
 
 
-def _path(source: str | None) -> str | None:
-    return None if source == "self" else source
+def _path(source: str | None) -> Path | None:
+    return None if source in (None, "self") else place_of(source)
 
 
 def _posterior_input(plan: Plan, folder: Path) -> dict[str, Any]:

@@ -5,32 +5,42 @@ cannot be used, and then carries it out (:mod:`vdu.unlearning.engine`), in a run
 (:mod:`vdu.unlearning.run_folder`).
 """
 
+import os
 from dataclasses import replace
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vdu.core.device import on_device
-from vdu.core.errors import InputError, shown
+from vdu.core.errors import InputError
+from vdu.core.former_names import former_names
+from vdu.core.paths import given_path
+from vdu.core.progress import expect, whole
+from vdu.core.ranges import require_flags
+from vdu.core.surroundings import undisturbed
+from vdu.data.forget_source import forgetting
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
-from vdu.unlearning.default_posterior import with_posterior
-from vdu.unlearning.engine import carry_out
-from vdu.unlearning.plan import TrainingOptions, check_origin, make_plan
+from vdu.unlearning.default_posterior import posterior_work, with_posterior
+from vdu.unlearning.engine import carry_out, say, work
+from vdu.unlearning.plan import Plan, TrainingOptions, check_origin, make_plan
 from vdu.unlearning.result import UnlearnResult
 from vdu.unlearning.run_folder import carry_out_in
 
-__all__ = ["TrainingOptions", "UnlearnResult", "check_origin", "unlearn"]
+__all__ = ["TrainingOptions", "UnlearnResult", "check_origin", "planned", "unlearn"]
 
 
+@former_names(forget_classes="forget_class", forget_labels="forget_label")
+@undisturbed()
 def unlearn(
     pipeline: Any,
     method: Any = "auto",
     *,
     forget: Images | None = None,
     forget_class: Any = (),
-    forget_labels: Any = (),
+    forget_label: Any = (),
     retain: Images | None = None,
     convert: bool = False,
     n_own_samples: int | None = None,
@@ -58,7 +68,7 @@ def unlearn(
             files, uint8 pixels as a tensor [images, channels, height, width] or array, or a torch ``Dataset``
             (:func:`vdu.data.given.as_images`).
         forget_class: the class or classes to forget, if the images have labels.
-        forget_labels: classes of a class-conditional model to forget, by name or index; without ``forget`` the forget set is drawn
+        forget_label: classes of a class-conditional model to forget, by name or index; without ``forget`` the forget set is drawn
             from the model under these labels.
         retain: real images to keep, of the same kinds, for methods that use them; classes to forget are left out of labelled ones.
             None or "self" takes generated samples without those that resemble the forget set
@@ -91,15 +101,34 @@ def unlearn(
         InputError: if the folder is no path, or missing where ``overwrite`` or ``resume`` needs one.
     """
     asked = dict(locals())
-    if folder is not None and not isinstance(folder, str | Path):
-        raise InputError(f"folder: got {shown(folder)}; expected the path of a run folder.")
+    require_flags(asked, "overwrite", "resume")
     if folder is None and (overwrite or resume):
         raise InputError(f"{'resume' if resume else 'overwrite'}: got True without a folder; expected folder=….")
-    where, title = None if folder is None else Path(folder), progress or None
-    with on_device(device):
+    where, title = None if folder is None else given_path(folder, "folder"), progress or None
+    with on_device(device), whole("unlearn"):
         plan = make_plan(asked | {"folder": where})
+        expect(posterior_work(plan) | work(plan))
+        if title is not None and os.environ.get("RANK", "0") == "0":
+            say(forgetting(plan.forget))
         if where is not None:
             return carry_out_in(where, plan, overwrite=overwrite, resume=resume, progress=title)
         plan, fitted = with_posterior(plan, progress=title is not None)
         result = carry_out(plan, progress=title)
         return replace(result, network_evaluations=result.network_evaluations + fitted)
+
+
+def planned(pipeline: Any, method: Any = "auto", **given: Any) -> Plan:
+    """Everything that :func:`unlearn` checks before it trains anything.
+
+    Args:
+        pipeline: as for :func:`unlearn`, like the others.
+        method: likewise.
+        **given: its keywords.
+
+    Returns:
+        What would be carried out. Whatever cannot be used raises an ``InputError``.
+    """
+    named = signature(unlearn).parameters
+    asked = {name: each.default for name, each in named.items() if each.kind is not Parameter.VAR_KEYWORD}
+    own = {name: value for name, value in given.items() if name not in asked}
+    return make_plan(asked | given | {"pipeline": pipeline, "method": method, "options": own})

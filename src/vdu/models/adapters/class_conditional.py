@@ -16,7 +16,7 @@ import torch
 
 from vdu.core.errors import InputError
 from vdu.core.types import Condition
-from vdu.models.configuration import unet_parts
+from vdu.models.configuration import extra, unet_parts
 from vdu.models.denoiser import PipelineDenoiser
 
 __all__ = ["NETWORK", "PARTS", "ClassConditionalDenoiser", "adapt", "matches"]
@@ -102,9 +102,9 @@ def adapt(pipeline: Any) -> ClassConditionalDenoiser:
         InputError: if the recorded class names do not fit the network.
     """
     n_embeddings = int(pipeline.unet.config.num_class_embeds)
-    null_class = getattr(pipeline, "null_class", None)
+    null_class = extra(pipeline, "null_class")
     n_classes = n_embeddings - (null_class is not None)
-    names = tuple(getattr(pipeline, "class_names", None) or map(str, range(n_classes)))
+    names = tuple(extra(pipeline, "class_names") or map(str, range(n_classes)))
     if len(names) != n_classes or len(set(names)) != n_classes or null_class not in {None, n_classes}:
         raise InputError(
             f"pipeline: its network embeds {n_embeddings} classes, and vdu.json names {len(names)} with the null class {null_class}; "

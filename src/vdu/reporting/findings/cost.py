@@ -1,6 +1,7 @@
 """The fourth answer: what did it cost?
 
-Cost is a fact and has no level. Stages that measure (judge, evaluate, probes) are counted apart from those that forget.
+Cost is a fact and has no level. Stages that measure (judge, evaluate, probes) are counted apart from those that forget, and what
+an earlier run had spent, whose results came from the cache, apart from what this run spent.
 
 NOT guaranteed: the cost of training the original, and of other attempts.
 """
@@ -12,7 +13,7 @@ from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer
 from vdu.reporting.formatting import duration
 
-__all__ = ["CostFinding", "cost_answer", "cost_split", "find_cost"]
+__all__ = ["CostFinding", "cost_answer", "cost_split", "find_cost", "spent"]
 
 _MEASURING = ("judge", "evaluate", "probe")
 
@@ -23,13 +24,16 @@ class CostFinding:
 
     Attributes:
         seconds: wall-clock time of the stages that forget.
-        network_evaluations: theirs, as far as counted (a forward pass of one image is 1, a backward pass 2).
+        network_evaluations: those that this run spent in them, as far as counted (a forward pass of one image is 1, a backward
+            pass 2).
+        reused: those that an earlier run had spent.
         complete: every stage counted its evaluations.
         measuring_seconds: wall-clock time of the stages that measure.
     """
 
     seconds: float
     network_evaluations: int
+    reused: int
     complete: bool
     measuring_seconds: float
 
@@ -41,13 +45,20 @@ def cost_split(metrics: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict
     return [stage for stage in stages if stage not in measuring], measuring
 
 
+def spent(stage: dict[str, Any]) -> int | None:
+    """The network evaluations that this run spent in a stage; None where they were not counted."""
+    count = stage["network_evaluations"]
+    return None if count is None else count - stage.get("reused", 0)
+
+
 def find_cost(metrics: dict[str, Any]) -> CostFinding:
     """What did it cost? Time and network evaluations, those of measuring apart."""
     making, measuring = cost_split(metrics)
-    counts = [stage["network_evaluations"] for stage in making]
+    counts = [spent(stage) for stage in making]
     return CostFinding(
         seconds=sum(stage["seconds"] for stage in making),
         network_evaluations=sum(count for count in counts if count is not None),
+        reused=sum(stage.get("reused", 0) for stage in making),
         complete=None not in counts,
         measuring_seconds=sum(stage["seconds"] for stage in measuring),
     )
@@ -64,10 +75,16 @@ def cost_answer(data: ReportData, found: CostFinding) -> Answer:
     hardware = (data.run.get("environment") or {}).get("hardware") or {}
     machine = f"{hardware.get('accelerator') or hardware.get('cpu') or 'an unknown machine'}"
     cores = f", {hardware['cpu_cores']} cores" if hardware.get("cpu_cores") else ""
+    reused = (
+        f" The results of another {found.reused:,} evaluations came from the cache: an earlier run had spent them."
+        if found.reused
+        else ""
+    )
     text = (
         f"Forgetting took {duration(found.seconds)} and {passes} (a forward pass of one image is 1, a backward pass 2), on "
-        f"{machine}{cores}. Measuring took another {duration(found.measuring_seconds)}."
+        f"{machine}{cores}.{reused} Measuring took another {duration(found.measuring_seconds)}."
     )
-    figure = f"{passes}; measuring took another {duration(found.measuring_seconds)}"
+    more = f", {found.reused:,} more reused" if found.reused else ""
+    figure = f"{passes}{more}; measuring took another {duration(found.measuring_seconds)}"
     limit = f"On {machine}{cores}; training the original, and any other attempts, are not in it."
     return Answer("fact", "cost", f"{duration(found.seconds)} to forget", figure, text, (limit,))

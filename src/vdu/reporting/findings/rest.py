@@ -2,11 +2,13 @@
 
 u-FID of the unlearned model against that of the filtered original (what is left of the original when its unwanted images are
 thrown away): intervals apart → worse, and damaged from 2 × on; intervals overlap and the unlearned one ends below 2 × the
-filtered value → no damage detected, or, where the histogram of the kept classes is further from the expected one than chance
-explains, the classes have shifted; otherwise undecided. A kept class with ≥ 20 expected images of which fewer than half are left
-is damage too. Two findings keep the answer from green: kept images that are less likely than in a retrained model, paired by
-> 0.02 bits/dim; and predictions on noisy kept images that are, at some noise level, at least twice as far from the retrained
-model's as the original's are, intervals apart.
+filtered value → no damage detected; otherwise undecided. A kept class with ≥ 20 expected images of which fewer than half are left
+is damage too, and so is one that has become rarer by the paired test of :mod:`vdu.reporting.findings.class_shifts`. Where classes
+have only become more frequent, the mix has shifted; without pairs it has where the histogram of the kept classes is further from
+the expected one than chance explains between independent samples. Three findings keep the answer from green: kept images that are
+less likely than in a retrained model, paired by > 0.02 bits/dim; predictions on noisy kept images that are, at some noise level, at
+least twice as far from the retrained model's as the original's are, intervals apart; and so few images that no class could have
+been seen to go.
 
 The flips count the kept images: of the noises from which the original made one, how many give another class now.
 With a fallback classifier that also gives the features of u-FID, the rest is unknown at best.
@@ -20,12 +22,13 @@ from typing import Any
 from vdu.reporting.code_texts import images_text
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer, Reason
+from vdu.reporting.findings.class_shifts import ClassShift, class_shifts, retrained_counts
 from vdu.reporting.findings.reliability import is_fallback
 from vdu.reporting.findings.thresholds import THRESHOLDS
-from vdu.reporting.formatting import number, percent, value_interval
+from vdu.reporting.formatting import number, p_value, percent, value_interval
 from vdu.reporting.rates import Rate, measured, wilson
 
-__all__ = ["Rest", "RestFinding", "find_rest", "largest_shift", "rest_answer"]
+__all__ = ["Rest", "RestFinding", "find_rest", "rest_answer"]
 
 
 class Rest(Reason):
@@ -35,10 +38,12 @@ class Rest(Reason):
     STARVED = "classes_missing", "bad", "Damaged: kept classes are missing"
     DAMAGED = "damaged", "bad", "Damaged"
     WORSE = "worse", "mixed", "Measurably worse"
+    CLASS_FELL = "class_fell", "mixed", "Damage detected: "
     NOT_EXCLUDED = "damage_not_excluded", "unknown", "Damage cannot be excluded"
     SHIFTED = "classes_shifted", "mixed", "Quality kept, but the mix of classes has shifted"
     NO_DAMAGE = "no_damage", "good", "No damage detected"
     ONE_KEPT_CLASS = "one_kept_class", "unknown", "No damage seen, but kept classes are not told apart"
+    UNSEEN = "class_losses_unseen", "unknown", "No damage seen, but there are too few images to see a class go"
     LESS_LIKELY = "less_likely", "mixed", "Quality kept, but kept images are less likely"
     PREDICTIONS_MOVED = "predictions_moved", "mixed", "Quality kept, but predictions on kept images moved"
 
@@ -52,7 +57,9 @@ class RestFinding:
         unlearned: u-FID of the unlearned model with its interval, or None.
         floor: that of the filtered original, or None.
         starved: kept classes that lost more than half: (name, images counted, images expected), the worst first.
-        shifted: the class histogram is further from the expected one than chance explains.
+        shifts: the paired test of every kept class, or None without pairs.
+        shifted: a kept class has become rarer or more frequent; without pairs, the class histogram is further from the
+            expected one than chance explains.
         worse_likelihood: the largest paired difference in bits/dim by which kept images became less likely than in the
             retrained model, or None.
         moved: the largest factor by which predictions on kept images went away from the retrained model's, with its noise
@@ -65,49 +72,66 @@ class RestFinding:
     unlearned: dict[str, float] | None
     floor: dict[str, float] | None
     starved: tuple[tuple[str, int, float], ...]
+    shifts: tuple[ClassShift, ...] | None
     shifted: bool
     worse_likelihood: dict[str, Any] | None
     moved: tuple[float, float] | None
     changed: Rate | None
     changed_retrained: Rate | None
 
+    @property
+    def fallen(self) -> list[ClassShift]:
+        """The classes that have become rarer, the clearest first."""
+        return sorted((each for each in self.shifts or () if each.fell), key=lambda each: each.p)
+
 
 def find_rest(data: ReportData) -> RestFinding:
-    """Is everything else intact? From u-FID against the filtered original, starved classes and likelihood."""
+    """Is everything else intact? From u-FID against the filtered original, the kept classes and likelihood."""
     unlearned, floor = ((data.row(name) or {}).get("u_fid") for name in ("unlearned", "filtered_original"))
-    histogram = data.metrics["histogram"]
+    shifts = class_shifts(data)
     found = RestFinding(
         reason=Rest.NOT_MEASURED,
         unlearned=unlearned,
         floor=floor,
         starved=_starved(data),
-        shifted=histogram["distance"] > histogram["chance_high"],
+        shifts=shifts,
+        shifted=_beyond_chance(data) if shifts is None else any(each.fell or each.rose for each in shifts),
         worse_likelihood=_less_likely(data),
         moved=_moved(data),
         changed=_changed(data, data.metrics["flips"]),
         changed_retrained=_changed(data, data.metrics.get("flips_retrained")),
     )
     if unlearned is None or floor is None:
-        return replace(found, reason=Rest.STARVED) if found.starved else found
-    reason = _reason(unlearned, floor, bool(found.starved), found.shifted)
+        alone = Rest.STARVED if found.starved else Rest.CLASS_FELL if found.fallen else Rest.NOT_MEASURED
+        return replace(found, reason=alone)
+    reason = _reason(found, unlearned, floor)
     if _one_kept_class(data) and reason in {Rest.NO_DAMAGE, Rest.SHIFTED}:
         reason = Rest.ONE_KEPT_CLASS
     if reason is Rest.NO_DAMAGE and found.worse_likelihood is not None:
         reason = Rest.LESS_LIKELY
     if reason is Rest.NO_DAMAGE and found.moved is not None:
         reason = Rest.PREDICTIONS_MOVED
+    if reason is Rest.NO_DAMAGE and shifts is not None and all(each.detectable_loss > each.before for each in shifts):
+        reason = Rest.UNSEEN
     return replace(found, reason=reason)
 
 
-def _reason(unlearned: dict[str, float], floor: dict[str, float], starved: bool, shifted: bool) -> Rest:
+def _beyond_chance(data: ReportData) -> bool:
+    histogram = data.metrics["histogram"]
+    return histogram["distance"] > histogram["chance_high"]
+
+
+def _reason(found: RestFinding, unlearned: dict[str, float], floor: dict[str, float]) -> Rest:
     factor = THRESHOLDS["damage_factor"]
     if unlearned["low"] > floor["high"]:
-        return Rest.DAMAGED if starved or unlearned["value"] >= factor * floor["value"] else Rest.WORSE
-    if starved:
+        return Rest.DAMAGED if found.starved or unlearned["value"] >= factor * floor["value"] else Rest.WORSE
+    if found.starved:
         return Rest.STARVED
+    if found.fallen:
+        return Rest.CLASS_FELL
     if unlearned["high"] > factor * floor["value"]:
         return Rest.NOT_EXCLUDED
-    return Rest.SHIFTED if shifted else Rest.NO_DAMAGE
+    return Rest.SHIFTED if found.shifted else Rest.NO_DAMAGE
 
 
 def _starved(data: ReportData) -> tuple[tuple[str, int, float], ...]:
@@ -136,12 +160,13 @@ def _changed(data: ReportData, flips: dict[str, Any] | None) -> Rate | None:
     return wilson(total - sum(flips["counts"][i][i] for i in kept), total) if names and total else None
 
 
-def largest_shift(data: ReportData) -> tuple[str, int, float] | None:
-    """The kept class whose count is furthest from the expected one: name, images made, images expected."""
+def _largest_shift(data: ReportData) -> str | None:
+    """The kept class whose count is furthest from the expected one."""
     histogram = data.metrics["histogram"]
-    columns = zip(histogram["classes"], histogram["unlearned"], histogram["expected"], strict=True)
-    kept = [row for i, row in enumerate(columns) if i not in data.forget_ids]
-    return max(kept, key=lambda row: abs(row[1] - row[2])) if data.forget_ids and len(kept) > 1 else None
+    kept = [i for i in range(len(data.classes)) if i not in data.forget_ids]
+    if not data.forget_ids or len(kept) < 2:
+        return None
+    return data.classes[max(kept, key=lambda i: abs(histogram["unlearned"][i] - histogram["expected"][i]))]
 
 
 def _moved(data: ReportData) -> tuple[float, float] | None:
@@ -171,39 +196,85 @@ def _less_likely(data: ReportData) -> dict[str, Any] | None:
 
 def rest_answer(data: ReportData, found: RestFinding) -> Answer:
     """The finding in sentences."""
-    limits = _limits(data, found)
+    limits, title = _limits(data, found), _title(data, found)
     if found.unlearned is None or found.floor is None:
         missing = "the filtered original, the row to compare with"
         text = f"This run has no u-FID for {'the unlearned model' if found.unlearned is None else missing}."
-        return Answer.of(found.reason, "distance to the reference not known", text, limits)
+        answer = Answer.of(found.reason, "distance to the reference not known", text + _class_text(data, found), limits)
+        return replace(answer, title=title) if found.fallen else answer
     ours, theirs, reference = value_interval(found.unlearned), value_interval(found.floor), _reference(data)
     figure = f"distance to {reference} (u-FID) {ours}; of the original without its unwanted images {theirs}"
     text = (
         f"The distance to {reference} (u-FID) is {ours}, against {theirs} for the filtered original: the original with its "
         "unwanted images thrown away. Lower is better."
     )
-    if found.shifted:
-        histogram = data.metrics["histogram"]
-        text += (
-            f" The histogram of the kept classes is {histogram['distance']:.3f} from the expected one; chance explains "
-            f"{histogram['chance_high']:.3f}."
-        )
+    text += _class_text(data, found)
     if (worse := found.worse_likelihood) is not None:
         more = f"{value_interval(worse)} bits/dim"
         figure = f"kept images cost {more} more than in the retrained model; {figure}"
         text += f" Image by image, {images_text(worse['images'])} cost {more} more than in the retrained model."
     if found.moved is not None:
         factor, level = found.moved
-        figure = (
-            f"at noise level ᾱ = {number(level)} they are {factor:.1f} × as far from the retrained model's; {figure}"
-        )
+        figure = f"at noise level ᾱ = {number(level)} the predictions are {factor:.1f} × as far from the retrained model's; {figure}"
         text += (
             f" On noisy kept images (ᾱ = {number(level)}) the predictions are {factor:.1f} times as far from the retrained model's "
             "as the original's are."
         )
-    if (shift := largest_shift(data)) is not None:
-        figure = f"most changed: “{shift[0]}”, {shift[1]:,} made, {shift[2]:,.1f} expected; {figure}"
-    return replace(Answer.of(found.reason, figure, text, limits), title=found.reason.title + _flipped(found))
+    figure = "; ".join([*_class_figures(data, found), figure])
+    return Answer(found.reason.level, found.reason.code, title, figure, text, limits)
+
+
+def _title(data: ReportData, found: RestFinding) -> str:
+    title, flipped = found.reason.title, _flipped(found)
+    if found.reason is Rest.NO_DAMAGE:
+        title += f" at {data.metrics['n_images']:,} images"
+    if found.reason is Rest.CLASS_FELL:
+        title += f"“{found.fallen[0].name}” became rarer"
+    return title + (("; " if ":" in title else ": ") + flipped if flipped else "")
+
+
+def _class_figures(data: ReportData, found: RestFinding) -> list[str]:
+    """The class that decides, or the most changed one, and what the test could not have seen."""
+    shown, histogram = found.fallen[0].name if found.fallen else _largest_shift(data), data.metrics["histogram"]
+    if shown is None:
+        return []
+    i = data.classes.index(shown)
+    figure = f"“{shown}”: {histogram['unlearned'][i]:,} made, {histogram['expected'][i]:,.1f} expected"
+    if (beside := retrained_counts(data)) is not None:
+        figure += f", {beside[i]:,} by the retrained model"
+    if found.fallen:
+        worst = found.fallen[0]
+        return [
+            f"{figure}; {worst.lost:,} starting noises lost it, {worst.gained:,} gained it (p = {p_value(worst.p)})"
+        ]
+    least = _least(found)
+    return [f"most changed {figure}", *([f"smallest detectable loss of a class: {least}"] if least else [])]
+
+
+def _least(found: RestFinding) -> str:
+    """The smallest net loss that the paired test could have seen, over the classes."""
+    losses = sorted({each.detectable_loss for each in found.shifts or ()})
+    ends = [f"{losses[0]:,}", f"{losses[-1]:,}"] if losses else []
+    return " to ".join(dict.fromkeys(ends)) + " images" if losses else ""
+
+
+def _class_text(data: ReportData, found: RestFinding) -> str:
+    if found.shifts is None:
+        histogram = data.metrics["histogram"]
+        return (
+            f" The histogram of the kept classes is {histogram['distance']:.3f} from the expected one; chance explains "
+            f"{histogram['chance_high']:.3f}."
+            if found.shifted
+            else ""
+        )
+    risen = [each for each in found.shifts if each.rose]
+    parts = [
+        f"“{each.name}” became {word} ({each.lost:,} lost, {each.gained:,} gained, p = {p_value(each.p)})"
+        for word, group in (("rarer", found.fallen), ("more frequent", risen))
+        for each in group
+    ]
+    changes = "; ".join(parts) or "no kept class became measurably rarer or more frequent"
+    return f" Starting noise by starting noise, {changes}."
 
 
 def _flipped(found: RestFinding) -> str:
@@ -212,7 +283,7 @@ def _flipped(found: RestFinding) -> str:
     count, total, beside = found.changed.count, found.changed.total, found.changed_retrained
     share = percent(100 * count / total, 0)
     never = f"; in a model that never saw it {beside.count:,}" if beside else ""
-    return f": {count:,} of the {total:,} other images ({share}{never}) became another class"
+    return f"{count:,} of the {total:,} other images ({share}{never}) became another class"
 
 
 def _reference(data: ReportData) -> str:
@@ -234,6 +305,11 @@ def _limits(data: ReportData, found: RestFinding) -> tuple[str, ...]:
     ]
     if len(found.starved) > 3:
         limits.append(f"{len(found.starved) - 3} more kept classes lost more than half; see the class histogram.")
+    if found.shifts is not None and not found.fallen:
+        limits.append(
+            f"The smallest net loss of a class that would be noticed at {metrics['n_images']:,} images is {_least(found)}, by class "
+            f"(exact sign test with Holm's correction over {len(found.shifts)} kept classes)."
+        )
     histogram, least = metrics["histogram"], THRESHOLDS["starved_expected_images"]
     names = zip(histogram["classes"], histogram["expected"], strict=True)
     kept = [(name, want) for i, (name, want) in enumerate(names) if i not in data.forget_ids]

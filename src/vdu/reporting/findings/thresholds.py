@@ -20,6 +20,7 @@ THRESHOLDS = MappingProxyType({
     "moved_factor": 2.0,
     "starved_expected_images": 20.0,
     "starved_share": 0.5,
+    "class_shift_p": 0.05,
     "lead_margin_share": 0.25,
     "return_share_of_original": 0.5,
     "early_handed_share": 0.25,
@@ -55,8 +56,10 @@ SENTENCES = (
     f"it does, and the value is {_T['damage_factor']:.0f} × as large or more; or a kept class of "
     f"{_T['starved_expected_images']:.0f} or more expected images lost over half.",
     f"No damage detected: the intervals overlap, and the unlearned one ends at {_T['damage_factor']:.0f} × the "
-    "filtered value or below. The mix of classes has shifted: so they do, but the distance of the kept classes' "
-    "histogram from the expected one is above the 95 % point of chance.",
+    "filtered value or below. A class has become rarer or more frequent: of the noises that gave a kept class, more gave it before "
+    f"than now, or fewer (exact sign test of the changed pairs, p < {_T['class_shift_p']:g} with Holm's correction over the kept "
+    "classes). A rarer one is damage; of more frequent ones alone, the mix of classes has shifted. Without pairs, it has where the "
+    "distance of the kept classes' histogram from the expected one is above the 95 % point of chance.",
     f"Kept images are less likely: image by image they cost more bits/dim than in the retrained model, by an interval that "
     f"starts above {_T['rest_likelihood_bits']:.2f}. Predictions moved: at some noise level those on kept images are "
     f"{_T['moved_factor']:.0f} × as far from the retrained model's as the original's are, intervals apart. Either keeps the "

@@ -1,0 +1,63 @@
+"""What a user means by a class: its name, a number, or a place in the list. Standard library only.
+
+    1. a text that is the name of a class                       → that class
+    2. a number, as text or int, that is the value of one name  → that class ("1" and 1 mean "01" among 01, 02, 03)
+    3. a number, where no name has a digit in it                → the class at that place, counted from 0
+
+Nothing else is guessed: a number among names such as class_1, class_2, class_10 is refused, and so is one that two names share.
+"""
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+from vdu.core.errors import InputError, did_you_mean, shown
+
+__all__ = ["class_index"]
+
+_LISTED = 20
+
+
+def class_index(wanted: Any, names: Sequence[str], what: str = "class") -> int:
+    """The place of a class.
+
+    Args:
+        wanted: its name, or a number (see above).
+        names: of all classes, in order.
+        what: subject of the message.
+
+    Returns:
+        An index in 0 … len(names) − 1.
+
+    Raises:
+        InputError: if no class is meant, or more than one.
+
+    Examples:
+        >>> class_index(1, ["01", "02", "03"]), class_index("10", ["1", "10", "2"]), class_index(1, ["cat", "dog"])
+        (0, 1, 1)
+    """
+    if not isinstance(wanted, str | Integral) or isinstance(wanted, bool):
+        raise InputError(f"{what}: got {shown(wanted)}; expected the name or the number of a class.")
+    if isinstance(wanted, str) and wanted in names:
+        return names.index(wanted)
+    value, got = _value(str(wanted)), shown(wanted if isinstance(wanted, str) else int(wanted))
+    if value is not None:
+        same = [i for i, name in enumerate(names) if _value(name) == value]
+        if len(same) == 1:
+            return same[0]
+        if same:
+            raise InputError(
+                f"{what} {got}: means {' and '.join(names[i] for i in same)}; expected the name of one class, as text."
+            )
+    places = not any(character.isdigit() for name in names for character in name)
+    if places and value is not None and len(value) < 10 and int(value) < len(names):
+        return int(value)
+    listed = [f"{i} = {name}" if places else name for i, name in enumerate(names[:_LISTED])]
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    hint = did_you_mean(wanted, names) if isinstance(wanted, str) else ""
+    raise InputError(f"{what} {got}: unknown; the classes are: {', '.join(listed)}{more}.{hint}")
+
+
+def _value(text: str) -> str | None:
+    """The value of a number without its leading zeros; None for anything else."""
+    return (text.lstrip("0") or "0") if text.isascii() and text.isdigit() else None

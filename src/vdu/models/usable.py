@@ -1,0 +1,87 @@
+"""Refuses a pixel-space model that no verb could use, before any work."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from vdu.core.errors import InputError
+from vdu.core.modes import evaluating
+from vdu.diffusion.sampling import Sampler
+from vdu.models.pipelines import check_network
+
+__all__ = ["require_usable"]
+
+
+def require_usable(denoiser: Any) -> None:
+    """Refuse a pixel-space model that cannot be used, before any work: by its weights, its schedule, and a try on two images.
+
+    Args:
+        denoiser: the model.
+
+    Raises:
+        InputError: if its weights are not loaded or not float32, no sampler follows its schedule, or its network fails on its own images.
+    """
+    weights = dict(denoiser.network.named_parameters())
+    absent = [name for name, value in weights.items() if value.is_meta]
+    if absent:
+        raise InputError(
+            f"pipeline: {len(absent)} tensors of its network are on the meta device, so without values (first: {absent[0]}); expected "
+            "loaded weights. Load the pipeline with from_pretrained, without offloading."
+        )
+    others = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()} - {"float32"})
+    if others:
+        raise InputError(
+            f"pipeline: its network has weights in {', '.join(others)}; expected float32. Load it with torch_dtype=torch.float32, or "
+            "convert it with pipeline.to(torch.float32); mixed_precision trains in less."
+        )
+    Sampler("ddpm", steps=1).make(denoiser)  # refuses a schedule that no sampler follows
+    _try(denoiser)
+
+
+@torch.no_grad()
+def _try(denoiser: Any) -> None:
+    """Two images at a whole and a fractional timestep through the network."""
+    network, shape = denoiser.network, denoiser.image_shape
+    device = next(network.parameters()).device
+    condition = denoiser.condition([0, 0]) if denoiser.class_names else None
+    try:
+        with evaluating(network), _eager(network):
+            x_t = torch.zeros(2, *shape, device=device, dtype=torch.float32)
+            output = denoiser.raw(x_t, torch.tensor([0.0, 0.5], device=device, dtype=torch.float32), condition)
+    except (RuntimeError, IndexError) as error:
+        raise InputError(_why(network, shape, str(error).strip().splitlines()[0])) from error
+    if not bool(torch.isfinite(output).all()):
+        check_network(network, "pipeline")
+        raise InputError(
+            "pipeline: its network gives NaN or infinite values at the timesteps 0 and 0.5; expected finite ones. Its time embedding or "
+            "configuration does not fit a discrete-time scheduler (fourier takes the logarithm of 0): use another model."
+        )
+    if tuple(output.shape[1:]) not in {shape, (2 * shape[0], *shape[1:])}:
+        raise InputError(
+            f"pipeline: its network gives {tuple(output.shape[1:])} for images of {shape}; expected the same shape, or twice the channels "
+            "(a learned variance). Correct its configuration, or use another model."
+        )
+
+
+def _eager(network: nn.Module) -> Any:
+    """Do not compile a network that was asked to be compiled, for two images."""
+    compiled = hasattr(network, "_orig_mod") or any(part._compiled_call_impl is not None for part in network.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+def _why(network: Any, shape: tuple[int, ...], error: str) -> str:
+    """Why a network may fail on its own images."""
+    config, advice = getattr(network, "config", {}), "Correct its configuration, or use another model."
+    factor = 2 ** (len(config.get("block_out_channels", (0,))) - 1)
+    if config.get("time_embedding_type") == "learned":
+        return (
+            "pipeline: its network looks timesteps up in a table (time_embedding_type learned), so it takes whole ones only; noise levels "
+            "between them occur here. Expected a network with a computed time embedding (positional). Use another model."
+        )
+    if any(side % factor for side in shape[1:]):
+        advice = (
+            f"Its halvings need sides divisible by {factor}: set its sample_size to such a size, and train it at that."
+        )
+    return f"pipeline: its network fails on images of its own size {shape} ({error}); expected an output. {advice}"

@@ -1,0 +1,71 @@
+"""Sets that must not share images, against a comparison of every pair."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vdu.core.errors import InputError
+from vdu.data.images import ImageSet
+from vdu.data.overlap import n_distinct, shared, without_copies
+
+
+def images_of(values) -> ImageSet:
+    """One image of 1×2×2 per number, equal for equal numbers."""
+    pixels = torch.tensor(list(values), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
+    return ImageSet(pixels, description="ours")
+
+
+SETS = st.lists(st.integers(0, 9), min_size=1, max_size=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ours=SETS, theirs=SETS)
+def test_copies_are_those_that_a_comparison_of_all_pairs_finds(ours, theirs):
+    one, other = images_of(ours), images_of(theirs)
+    expected = [value in theirs for value in ours]
+    assert shared(one, other).tolist() == expected
+    assert n_distinct(one) == len(set(ours))
+    if all(expected):
+        with pytest.raises(InputError, match=rf"retained images: all {len(ours)} \(ours\) are among the forget images"):
+            without_copies(one, other, "retained images", "forget images")
+        return
+    kept = without_copies(one, other, "retained images", "forget images")
+    assert kept.images[:, 0, 0, 0].tolist() == [value for value in ours if value not in theirs]
+    assert (kept is one) == (not any(expected))
+
+
+def test_what_is_left_out_is_said_and_described(capsys):
+    kept = without_copies(images_of([1, 2, 3, 3]), images_of([3]), "retained images", "forget images")
+    assert (
+        capsys.readouterr().err == "vdu: 2 of 4 retained images are forget images, pixel by pixel; they are left out.\n"
+    )
+    assert kept.description == "ours without 2 of the forget images"
+
+
+def test_the_same_bytes_in_another_shape_are_another_image():
+    flat = ImageSet(torch.zeros(1, 1, 1, 4, dtype=torch.uint8))
+    assert shared(flat, ImageSet(torch.zeros(1, 1, 2, 2, dtype=torch.uint8))).tolist() == [False]
+
+
+def test_near_copies_are_kept_with_a_warning(capsys):
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (6, 4, 4), dtype=np.uint8)
+    pictures = [Image.fromarray(each).resize((32, 32), Image.Resampling.BICUBIC) for each in coarse]
+
+    def again(picture):
+        content = io.BytesIO()
+        picture.save(content, "JPEG", quality=90)
+        return Image.open(content)
+
+    def as_set(each):
+        return ImageSet(torch.from_numpy(np.stack([np.asarray(picture) for picture in each])[:, None]))
+
+    ours = as_set([again(pictures[0]), again(pictures[1]), *pictures[4:]])
+    kept = without_copies(ours, as_set(pictures[:4]), "held-out images", "forget images")
+    assert kept is ours
+    assert "warning: 2 of 4 held-out images look like copies of forget images" in capsys.readouterr().err
