@@ -342,11 +342,12 @@ def test_a_probe_that_fails_loses_nothing_that_was_measured(labelled, run, comma
         raise InputError("probe: got a failure; expected none.")
 
     monkeypatch.setattr(suite, "SUITES", {"quick": {"likelihood": failing}})
-    assert command("evaluate", run, "--judge", labelled / "cnn" / "judge", "--n-images", 40, *QUICK) == 2
+    assert command("evaluate", run, "--judge", labelled / "cnn" / "judge", "--n-images", 40, *QUICK) == 0
     metrics = read(run / "metrics.json")
     assert rows(run)["unlearned"]["pul"]["n_original"] > 0
     assert metrics["probes"]["likelihood"]["status"] == "not run"
-    assert [stage["stage"] for stage in metrics["cost"]] == ["unlearn", "judge", "evaluate"]
+    assert metrics["probes"]["likelihood"]["error"] == "probe: got a failure; expected none."
+    assert [stage["stage"] for stage in metrics["cost"]] == ["unlearn", "judge", "evaluate", "probes"]
     assert len(load_file(run / "samples" / "unlearned.safetensors")["images"]) == 40
 
 

@@ -99,6 +99,7 @@ def test_compare_methods_prints_a_row_for_each(start, methods):
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in (head, *rows)]
     assert cells[0] == [
         "method",
+        "options",
         "seeds",
         "left of",
         "PUL, %",

@@ -12,7 +12,6 @@ from torch import Tensor
 from vdu.core.errors import InputError
 from vdu.core.rng import generator
 from vdu.core.types import Denoiser
-from vdu.data.forget import split_by_class
 from vdu.data.given import Images, as_images
 from vdu.data.images import ImageSet
 from vdu.data.overlap import without_copies
@@ -156,6 +155,9 @@ def reference_images(images: ImageSet, judging: Judging, names: list[str]) -> Im
     """
     known = () if images.labels is None or images.class_names is None else images.class_names
     if names and set(names) <= set(known):
-        kept = split_by_class(images, names)[1]
-        return kept.select(range(len(kept)), f"{images.description} without {', '.join(names)} (by label)")
+        assert images.labels is not None
+        left_out = torch.isin(
+            images.labels, torch.tensor([known.index(name) for name in names])
+        )  # perhaps none: all were copies
+        return images.select(~left_out, f"{images.description} without {', '.join(names)} (by label)")
     return images.select(~judging.finds_forget(images), f"{images.description} without forget images (by the judge)")
