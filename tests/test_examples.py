@@ -109,5 +109,5 @@ def test_compare_methods_prints_a_row_for_each(start, methods):
         "seconds",
     ]
     assert [row[0] for row in cells[1:]] == methods
-    assert [row[6] for row in cells[1:]] == [EVALUATIONS[name] for name in methods]
+    assert [row[7] for row in cells[1:]] == [EVALUATIONS[name] for name in methods]
     assert page == "page: comparison/comparison.html"

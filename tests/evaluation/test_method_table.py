@@ -140,3 +140,10 @@ def test_a_data_frame_has_the_rows():
     frame = table(ROW).to_pandas()
     assert isinstance(frame, pandas.DataFrame)
     assert json.loads(frame.to_json(orient="records"))[0]["n_left"] == 4
+
+
+def test_a_comparison_makes_no_attempt_to_bring_it_back(pair, pixel_judge):
+    compare(pair / "before", methods=["ascent"], forget=pair / "unwanted", folder=pair / "table", **QUICK, **SHORT)
+    (metrics,) = (pair / "table").rglob("metrics.json")
+    found = json.loads(metrics.read_text())
+    assert (found["suite"], found["probes"]) == ("none", {})

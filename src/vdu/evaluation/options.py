@@ -46,7 +46,7 @@ class EvaluationOptions:
     reference: Images | None = None
     reference_split: str = "train"
     features: str = "judge"
-    suite: str = "quick"
+    suite: str = "none"
     retrained: Any = None
     data: Path | str | None = None
     held_out: Path | str | None = None

@@ -4,6 +4,7 @@ diffusers has no field for ``timestep_scale``, ``class_names`` and ``null_class`
 network's configuration, which every ``save_pretrained`` writes: so they come back however the model was saved.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -72,7 +73,9 @@ def quiet_diffusers() -> Iterator[None]:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # options that are called differently in later versions
+            yield
     finally:
         logging.set_verbosity(level)
         if shown:
