@@ -11,10 +11,11 @@ from typing import Any
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer, Level
 from vdu.reporting.findings.attempts import Attempt, AttemptFinding, find_attempts, place_text
+from vdu.reporting.findings.class_shifts import retrained_counts
 from vdu.reporting.findings.gone import find_gone
 from vdu.reporting.findings.inside import Inside, find_inside
 from vdu.reporting.findings.reliability import retrained_doubted, retrained_left
-from vdu.reporting.findings.rest import find_rest
+from vdu.reporting.findings.rest import RestFinding, distance_reason, find_rest
 from vdu.reporting.formatting import interval, number
 from vdu.reporting.rates import measured
 
@@ -92,7 +93,7 @@ def result_sheet(data: ReportData, answers: Mapping[str, Answer], probes: Mappin
         Rows for the samples, then one for each of ``TESTS``.
     """
     attempts, inside = find_attempts(data), find_inside(data)
-    rows = [_gone(data, answers["gone"]), *_rest(data, answers["rest"])]
+    rows = [_gone(data, answers["gone"]), *_rest(data)]
     for name, test in TESTS.items():
         found = probes[name]
         numbers = _attempt(data, attempts[name]) if name in attempts else _inside(data, name, inside[name])
@@ -115,14 +116,16 @@ def _gone(data: ReportData, found: Answer) -> SheetRow:
     )
 
 
-def _rest(data: ReportData, found: Answer) -> list[SheetRow]:
+def _rest(data: ReportData) -> list[SheetRow]:
     rest, retrained = find_rest(data), data.row("retrained") or {}
     target = None if retrained_doubted(data) else retrained.get("u_fid")
+    distance = distance_reason(data, rest)
     rows = [
         SheetRow(
             "rest", "Distance to the reference (u-FID)", "before: without its unwanted images", _value(rest.floor),
-            _value(rest.unlearned), _value(target), _ends(rest.unlearned), found.level, found.title.split(":")[0],
-        )
+            _value(rest.unlearned), _value(target), _ends(rest.unlearned), distance.level, distance.title.split(":")[0],
+        ),
+        *_class_row(data, rest),
     ]  # fmt: skip
     if (changed := rest.changed) is not None:
         beside = "" if rest.changed_retrained is None else f"{rest.changed_retrained.count:,}"
@@ -132,6 +135,28 @@ def _rest(data: ReportData, found: Answer) -> list[SheetRow]:
                      "fact", "A count; no verdict")
         )  # fmt: skip
     return rows
+
+
+def _class_row(data: ReportData, rest: RestFinding) -> list[SheetRow]:
+    """The kept class that changed most clearly, by the paired test."""
+    if not rest.shifts:
+        return []
+    shift = min(rest.shifts, key=lambda each: each.p)
+    i, beside = data.classes.index(shift.name), retrained_counts(data)
+    histogram = data.metrics["histogram"]
+    if shift.fell or shift.rose:
+        level, word = "mixed", "Became rarer" if shift.fell else "Became more frequent"
+    elif shift.detectable_loss > shift.before:
+        level, word = "unknown", "Too few images to see a change"
+    else:
+        level, word = "good", "No measurable change"
+    return [
+        SheetRow(
+            "rest", f"Images of “{shift.name}”", "the kept class that changed most clearly; before: expected",
+            f"{histogram['expected'][i]:,.1f}", f"{histogram['unlearned'][i]:,}", "" if beside is None else f"{beside[i]:,}",
+            "", level, word,
+        )
+    ]  # fmt: skip
 
 
 def _attempt(data: ReportData, found: AttemptFinding) -> tuple[str, str, str, str, str]:

@@ -28,7 +28,7 @@ from vdu.reporting.findings.thresholds import THRESHOLDS
 from vdu.reporting.formatting import number, p_value, percent, value_interval
 from vdu.reporting.rates import Rate, measured, wilson
 
-__all__ = ["Rest", "RestFinding", "find_rest", "rest_answer"]
+__all__ = ["Rest", "RestFinding", "distance_reason", "find_rest", "rest_answer"]
 
 
 class Rest(Reason):
@@ -132,6 +132,14 @@ def _reason(found: RestFinding, unlearned: dict[str, float], floor: dict[str, fl
     if unlearned["high"] > factor * floor["value"]:
         return Rest.NOT_EXCLUDED
     return Rest.SHIFTED if found.shifted else Rest.NO_DAMAGE
+
+
+def distance_reason(data: ReportData, found: RestFinding) -> Rest:
+    """What the distance alone says, whatever became of single classes."""
+    if found.unlearned is None or found.floor is None:
+        return Rest.NOT_MEASURED
+    reason = _reason(replace(found, starved=(), shifts=None, shifted=False), found.unlearned, found.floor)
+    return Rest.ONE_KEPT_CLASS if reason is Rest.NO_DAMAGE and _one_kept_class(data) else reason
 
 
 def _starved(data: ReportData) -> tuple[tuple[str, int, float], ...]:
