@@ -241,6 +241,9 @@ def test_a_dry_run_checks_as_a_run_does_and_writes_nothing(command, capsys, make
     (tmp_path / "out" / "run.json").write_text("{}")
     assert command(*tokens, "--overwrite", "--dry-run") == 0
     assert (tmp_path / "out" / "mine.txt").read_text() == "kept"
+    capsys.readouterr()
+    assert command("unlearn", "org/model", tmp_path, "--dry-run") == 0
+    assert "org/model is not on this machine, so only the settings were checked" in capsys.readouterr().err
 
 
 def test_list_shows_every_method(command, capsys):

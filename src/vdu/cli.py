@@ -301,7 +301,11 @@ def _module(name: str) -> Any:
 
 
 def _check(name: str, settings: Any) -> None:
-    """Check settings and inputs as the verb does before its first expensive step."""
+    """Check settings and inputs as the verb does before its first expensive step; a model elsewhere is not fetched for it."""
+    model = getattr(settings, "pipeline", None)
+    if model is not None and not Path(model).exists():
+        print(f"vdu: the model {model} is not on this machine, so only the settings were checked.", file=sys.stderr)
+        return
     if name in {"evaluate", "judge", "posterior", "pretrain", "sample", "unlearn"}:  # those that work in a run folder
         with only_checks():
             _module(name).run(settings)
