@@ -1,10 +1,9 @@
 """Everything that a user gave to an unlearning, checked and loaded before anything is trained or written."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,7 +16,7 @@ from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.rng import generator as named_generator
 from vdu.core.runs import check_folder
 from vdu.data.forget import split_by_class
-from vdu.data.forget_source import class_names, forget_images, record_of
+from vdu.data.forget_source import class_names, record_of
 from vdu.data.given import as_images, is_named
 from vdu.data.images import ImageSet
 from vdu.data.overlap import without_copies
@@ -35,8 +34,8 @@ from vdu.training.batches import condition_of, require_divisible
 from vdu.training.loop import TrainSettings, require_trainable
 from vdu.training.trackers import require_tracker
 from vdu.unlearning.chosen_method import ChosenMethod, choose
-from vdu.unlearning.labels import forget_set_of_labels, label_indices
-from vdu.unlearning.prompts import read_prompts, with_prompts
+from vdu.unlearning.prompts import with_prompts
+from vdu.unlearning.unwanted import forget_set, listed, prompts_of, require_forget
 
 __all__ = ["Plan", "TrainingOptions", "check_origin", "make_plan"]
 
@@ -202,9 +201,9 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     shares = {role: chosen.method.batch_shares.get(role, 1.0) for role in sorted(chosen.method.needs)}
     require_divisible(batch_size, settings.gradient_accumulation_steps, shares)
     require_tracker(asked["report_to"], asked["folder"])
-    classes, labels = _listed(asked["forget_class"], "forget_class"), _listed(asked["forget_label"], "forget_label")
-    prompts = _prompts(asked, labels)
-    _require_forget(forget, classes, labels or prompts)
+    classes, labels = listed(asked["forget_class"], "forget_class"), listed(asked["forget_label"], "forget_label")
+    prompts = prompts_of(asked, labels)
+    require_forget(forget, classes, labels or prompts)
     n_own, full_length, convert = (
         _given(asked["n_own_samples"], default.n_own_samples),
         asked["full_length"],
@@ -237,7 +236,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         original=original,
         source=source,
         chosen=chosen,
-        forget=_forget_set(original, forget, classes, labels, convert, sampler, label_seed),
+        forget=forget_set(original, forget, classes, labels, convert, sampler, label_seed),
         forget_source=absolute(forget) if is_named(forget) else "",
         forget_class=tuple(map(str, classes)),
         prompts=prompts,
@@ -307,54 +306,6 @@ def _train_settings(training: TrainingOptions, default: TrainingDefaults, seed: 
     return settings
 
 
-def _listed(given: Any, name: str) -> tuple[Any, ...]:
-    """One class or several, by name or index, as a tuple."""
-    found = (given,) if isinstance(given, str | Integral) else given
-    single = isinstance(found, Sequence) and not isinstance(found, bytes)
-    if not single or not all(isinstance(each, str | Integral) and not isinstance(each, bool) for each in found):
-        raise InputError(f"{name}: got {shown(given)}; expected the name or index of a class, or a list of them.")
-    return tuple(found)
-
-
-def _prompts(asked: Mapping[str, Any], labels: tuple[Any, ...]) -> dict[str, Any]:
-    """What is said in words: "forget", "keep" and "instead".
-
-    Returns:
-        Prompts by name; {} without any.
-
-    Raises:
-        InputError: if there is something to keep or to draw instead, and nothing to forget.
-    """
-    found = {"forget": asked["forget_prompt"], "keep": asked["keep_prompts"], "instead": asked["instead"]}
-    given = {name: value or None for name, value in found.items()}
-    if given["forget"] is None and (given["keep"] is not None or given["instead"] is not None):
-        raise InputError(
-            "--keep-prompts and --instead: got one without --forget-prompt; expected what to forget in words as well."
-        )
-    if given["forget"] is not None and labels:
-        raise InputError(
-            "--forget-prompt: got --forget-label too; expected one of them. A text-to-image model takes prompts."
-        )
-    for name, flag in (("forget", "--forget-prompt"), ("keep", "--keep-prompts")):
-        if given[name] is not None:
-            given[name] = read_prompts(given[name], flag)
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _require_forget(forget: Any, classes: tuple[Any, ...], labels: Any) -> None:
-    if forget is None and classes:
-        raise InputError(
-            "--forget-class: got no --forget; it names classes of given images. For a class of the model use --forget-label "
-            "(in Python forget_label=…)."
-        )
-    if forget is None and not labels:
-        raise InputError(
-            "--forget is missing: give the images to forget (a folder, a list of files or a data set), or for a class-conditional model "
-            "the class to forget (--forget-label, in Python forget_label=…), or for a text-to-image model a prompt (--forget-prompt, in "
-            "Python forget_prompt=…)."
-        )
-
-
 def _open(given: Any) -> tuple[Any, str]:
     """The pipeline, and where it was loaded from (empty for an object)."""
     if not isinstance(given, str | Path):
@@ -363,31 +314,6 @@ def _open(given: Any) -> tuple[Any, str]:
         return given, ""
     path = find_pipeline(given)
     return load_pipeline(path), str(path.resolve())
-
-
-def _forget_set(
-    original: PipelineDenoiser,
-    given: Any,
-    classes: tuple[Any, ...],
-    labels: tuple[Any, ...],
-    convert: bool,
-    sampler: Sampler,
-    seed: int,
-) -> ImageSet:
-    """The forget set as images, from images or labels."""
-    if labels:
-        label_indices(original, labels)  # refuses unknown ones before images are loaded or drawn
-    images = None
-    if given is not None:
-        images = forget_images(given, original.image_shape, classes=classes, convert=convert)
-    if not labels:
-        assert images is not None
-        return images
-    if images is not None and images.labels is not None:
-        raise InputError(
-            "--forget-label: the images have labels of their own; leave it out, or give images without labels."
-        )
-    return forget_set_of_labels(original, labels, images, sampler=sampler, seed=seed, progress="forget set")
 
 
 def _place(images: Any) -> Path | None:
