@@ -6,7 +6,9 @@ import pytest
 from diffusers import DDPMPipeline
 
 from vdu.core.checks import hash_parameters
+from vdu.core.errors import InputError
 from vdu.judges.classifier import load_judge
+from vdu.zoo import packaged
 from vdu.zoo.packaged import PIPELINES, judge_folder, pipeline_folder
 
 
@@ -23,3 +25,9 @@ def test_a_packaged_judge_is_of_its_architecture_and_knows_digits(name, architec
     judge, record = load_judge(judge_folder(name))
     assert judge.architecture == architecture and judge.class_names == tuple("0123456789")
     assert record["held_out_error"] < 0.01
+
+
+def test_what_a_wheel_leaves_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(packaged, "HERE", tmp_path)
+    with pytest.raises(InputError, match="'mnist-small' is not part of the installed package; it is in a clone"):
+        pipeline_folder("mnist-small")

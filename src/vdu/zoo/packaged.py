@@ -2,7 +2,7 @@
 
     mnist               unconditional DDPM of 28×28 digits, 0.69 M parameters, linear schedule, T = 1000; 17 epochs
     mnist-without-8     the same, trained alike from scratch on images of the other nine digits: the target of unlearning
-    mnist-small         the same network after 4.8 epochs, for the paper's tables at the small scale
+    mnist-small         the same network after 4.8 epochs, for the paper's tables at the small scale; in a clone only
 
 and judges: mnist, of the ten digits (architecture cnn), and mnist-lenet, of another architecture, as a second judge.
 
@@ -36,4 +36,9 @@ def _folder(kind: str, name: str, known: dict[str, str]) -> Path:
         raise InputError(
             f"{kind}: got {name!r}, which is neither a folder nor packaged; packaged are {', '.join(known)}."
         )
-    return HERE / known[name]
+    folder = HERE / known[name]
+    if not folder.is_dir():
+        raise InputError(
+            f"{kind}: {name!r} is not part of the installed package; it is in a clone of the repository (pip install -e .)."
+        )
+    return folder
