@@ -75,7 +75,8 @@ class UnlearnSettings(SamplerSettings):
         retain: images to keep, for methods that can use them: a data set, folder or list (the classes to forget are left out
             of labelled images), or self (generated samples without those that resemble the forget set).
         n_own_samples: number of generated samples, drawn with the sampler below, for methods that use them.
-        force: continue if the model generates almost none, or almost only, images like the forget set.
+        force: continue if the model generates almost none, or almost only, images like the forget set, or does not draw a prompt to
+            forget.
         full_length: take all steps, even if the stopping rule is met earlier.
         steps: maximum number of optimiser steps; a method with a stopping rule may stop early. The default depends on the
             method, as for the options below and the sampler.

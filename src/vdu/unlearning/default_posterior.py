@@ -27,7 +27,7 @@ from vdu.replay.generated import cached_samples
 from vdu.training.loop import make_accelerator
 from vdu.unlearning.engine import say
 from vdu.unlearning.fit_posterior import evaluations_per_sample, fit_posterior, progress_bar, with_labels
-from vdu.unlearning.plan import Plan
+from vdu.unlearning.plan import Plan, on_accelerator
 
 __all__ = ["posterior_work", "with_posterior"]
 
@@ -98,10 +98,8 @@ def _fitted(plan: Plan, estimator: str, progress: bool) -> GaussianPosterior:
             return GaussianPosterior.load(path)
         except InputError as error:
             say(f"{error} It is fitted again.")
-    pipeline, denoiser = plan.pipeline, plan.original
-    if next(denoiser.network.parameters()).device.type != device.type:
-        denoiser = denoiser.with_network(denoiser.copy().network.to(device))
-        pipeline = replace_network(pipeline, denoiser.network)
+    denoiser = on_accelerator(plan.original)
+    pipeline = plan.pipeline if denoiser is plan.original else replace_network(plan.pipeline, denoiser.network)
     images, _ = cached_samples(denoiser, N_SAMPLES, SAMPLER, progress="generated samples" if progress else None)
     samples, labels = with_labels(denoiser, images)
     posterior = fit_posterior(
