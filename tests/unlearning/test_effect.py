@@ -77,7 +77,7 @@ def test_a_prompt_without_effect_is_refused_and_forced():
             "forget": images(shape=(3, 16, 16)),
             "forget_prompt": "cat",
             "train": "attention",
-                "learning_rate": 1e-3,
+            "learning_rate": 1e-3,
             "steps": 1,
             "batch_size": 4,
         },

@@ -119,8 +119,8 @@ def wanted(pipeline, joint=False):
 def run(pipeline, method, train, *, joint=False, **options):
     sampled = {"n_own_samples": 60, "sampler": SAMPLER}
     return unlearn(
-        pipeline, method, train=train, steps=2, batch_size=8, learning_rate=1e-4, force=True, progress=None,
-        **wanted(pipeline, joint), **sampled | options,
+        pipeline, method, train=train, steps=2, batch_size=8, force=True, progress=None,
+        **wanted(pipeline, joint), **{"learning_rate": 1e-4} | sampled | options,
     )  # fmt: skip
 
 
@@ -173,6 +173,38 @@ def test_classes_and_prompts_are_forgotten_jointly(make, name, method):
     retained = made.aids.sets["retain"]
     if retained is not None:
         assert {retained.class_names[label] for label in retained.labels.tolist()} == {adapt(pipeline).class_names[2]}
+
+
+def drawn(pipeline, prompt):
+    return pipeline(
+        prompt, num_inference_steps=3, generator=torch.Generator().manual_seed(0), guidance_scale=2.0, output_type="pt"
+    ).images
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "StableDiffusionPipeline",
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in ("StableDiffusionXLPipeline", "StableDiffusion3Pipeline")
+        ),
+    ],
+)
+def test_corrections_are_merged_in_the_pipeline_and_fit_the_original(make, tmp_path, name):
+    """Both draw the same images in plain diffusers, and others than the original."""
+    pytest.importorskip("peft", reason="diffusers loads a LoRA file with peft")
+    pipeline = make(name)
+    pipeline.save_pretrained(tmp_path / "original")
+    run(pipeline, "ascent", "lora:2", folder=tmp_path / "run", learning_rate=3e-2)
+    original, merged = (type(pipeline).from_pretrained(tmp_path / each) for each in ("original", "run/pipeline"))
+    assert not any("lora" in key for key in tensors(merged))
+    for each in (original, merged):
+        each.set_progress_bar_config(disable=True)
+    before, expected = drawn(original, "a cat"), drawn(merged, "a cat")
+    original.load_lora_weights(tmp_path / "run" / "lora")
+    torch.testing.assert_close(drawn(original, "a cat"), expected, rtol=0, atol=1e-4)
+    assert float((before - expected).abs().max()) > 1e-2
 
 
 def test_members_of_a_text_to_image_model_are_tuned_under_prompts(make, tmp_path):

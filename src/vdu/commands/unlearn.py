@@ -67,7 +67,7 @@ class UnlearnSettings(SamplerSettings):
         instead: a prompt whose pictures take the place of the forgotten ones, for the method distillation; by default the empty prompt.
         guidance_scale: scale of classifier-free guidance of generated samples, for models with conditions.
         train: what trains: all, attention, cross-attention, cross-attention-kv, or lora:RANK, low-rank corrections of the attention layers
-            that are also written to lora/ as a file for diffusers.
+            that are merged in pipeline/ and also written alone to lora/, as a file for diffusers.
         convert: convert images of another size or mode to the model's; by default they cause an error.
         method: auto (the one that measured best), or one of those that "vdu list" shows.
         option: NAME=VALUE, an option of the method, for example gamma=0.1 for vdu; "vdu list METHOD" shows them.
