@@ -8,6 +8,7 @@ from vdu.commands.settings import PosteriorSettings
 from vdu.core.errors import InputError
 from vdu.posterior.estimators import ESTIMATORS
 from vdu.posterior.gaussian import GaussianPosterior
+from vdu.unlearning.fine_tuned_members import FILE
 
 CASES = {
     "fisher": {"n_train": 50, "draws_per_half": 1},
@@ -136,4 +137,4 @@ def test_only_what_trains_is_estimated(make_pipeline, settings, tmp_path, estima
         for name in covered
     )
     if estimator == "finetuned-ensemble":
-        assert set(load_file(tmp_path / "out" / "members" / "0" / verb.MEMBER)) == set(covered)
+        assert set(load_file(tmp_path / "out" / "members" / "0" / FILE)) == set(covered)

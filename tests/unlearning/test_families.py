@@ -19,6 +19,7 @@ from vdu.models.pipelines import load_pipeline, network_of, save_pipeline
 from vdu.replay import auxiliaries, auxiliary_models
 from vdu.replay.selection import resemblance
 from vdu.unlearning import default_posterior
+from vdu.unlearning.fine_tuned_members import FILE
 from vdu.unlearning.fit_posterior import fit_posterior, load_posterior
 from vdu.unlearning.labels import forget_set_of_labels
 from vdu.unlearning.unlearn import unlearn
@@ -217,7 +218,7 @@ def test_members_of_a_text_to_image_model_are_tuned_under_prompts(make, tmp_path
             n_samples=3, n_members=2, finetune_steps=1, finetune_batch_size=2, inference_steps=2, mean="recentre",
         )
     )  # fmt: skip
-    covered = load_file(tmp_path / "out" / "members" / "1" / posterior.MEMBER)
+    covered = load_file(tmp_path / "out" / "members" / "1" / FILE)
     assert covered and all("attn2.to_k" in name or "attn2.to_v" in name for name in covered)
     found = load_posterior(tmp_path / "out")
     assert set(found.mean) == set(covered)
@@ -227,13 +228,17 @@ def test_members_of_a_text_to_image_model_are_tuned_under_prompts(make, tmp_path
         run(pipeline, **method, train="attention")
 
 
-@pytest.mark.parametrize("estimator", ["fisher", "isotropic", "amnesia-fisher"])
+@pytest.mark.parametrize("estimator", ["fisher", "isotropic", "amnesia-fisher", "finetuned-ensemble"])
 @pytest.mark.parametrize(
     "name", [each if i in {2, 4, 5} else pytest.param(each, marks=pytest.mark.slow) for i, each in enumerate(FAMILIES)]
 )
 def test_a_posterior_of_every_kind_covers_what_trains(make, name, estimator):
     pipeline = make(name)
-    options = {"fisher": {"n_train": 9, "draws_per_half": 1}, "amnesia-fisher": {"timesteps_per_sample": 2}}
+    options = {
+        "fisher": {"n_train": 9, "draws_per_half": 1},
+        "amnesia-fisher": {"timesteps_per_sample": 2},
+        "finetuned-ensemble": {"n_members": 2, "finetune_steps": 1, "finetune_batch_size": 2},
+    }
     found = fit_posterior(
         pipeline, estimator, generator=generator(0, "x"), n_samples=3, sampler=SAMPLER, train="attention",
         **options.get(estimator, {}),

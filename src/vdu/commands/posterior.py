@@ -1,36 +1,32 @@
 """``vdu posterior``: mean and variance of the pre-trained weights, by one of the registered estimators."""
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.settings import PosteriorSettings, to_toml
 from vdu.core import progress
 from vdu.core.errors import InputError
-from vdu.core.records import atomic_file, sha256_bytes
-from vdu.core.rng import derive_seed
+from vdu.core.records import sha256_bytes
 from vdu.core.rng import generator as named_generator
 from vdu.core.runs import Run
-from vdu.data.images import ImageSet
 from vdu.data.sources import load_images, place_of
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity as identity_of
 from vdu.models.identity import weights_sha256
-from vdu.models.lora import sharing_copy, trained_weights
+from vdu.models.lora import trained_weights
 from vdu.models.pipelines import find_pipeline, load_pipeline, network_of
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
+from vdu.posterior.ensemble import FinetunedEnsemble
 from vdu.posterior.estimators import find_estimator, make_estimator
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.names import covered
 from vdu.posterior.state_file import read_state, write_state
 from vdu.replay.generated import cached_samples
 from vdu.training.loop import make_accelerator
-from vdu.training.pretraining import fit
+from vdu.unlearning.fine_tuned_members import fine_tuned_members
 from vdu.unlearning.fit_posterior import (
     FILE,
     evaluations_per_sample,
@@ -44,7 +40,6 @@ from vdu.unlearning.prompts import sampled
 __all__ = ["load_posterior", "run"]
 
 STATE = "estimation.safetensors"  # state of an unfinished estimation
-MEMBER = "weights.safetensors"  # of a fine-tuned member, what trains alone
 
 
 @progress.whole("posterior")
@@ -93,11 +88,14 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         # counted on a cache hit, too
         cost["network_evaluations"] = settings.n_samples * settings.inference_steps
     x0, labels = with_labels(denoiser, images)
+    members: Any = settings.members
+    if isinstance(estimator, FinetunedEnsemble):
+        members = fine_tuned_members(estimator, denoiser, data or images, seed=settings.seed, folder=record.folder)
     bar = progress_bar(settings.estimator) if takes == "samples" else None
     with record.stage(settings.estimator) as cost:
         posterior = fit_posterior(
             pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), samples=x0, labels=labels,
-            train=settings.train, members=MEMBERS[takes](settings, denoiser, data or images, record.folder), state=state,
+            train=settings.train, members=members, state=state,
             save=lambda reached: write_state(file, reached, identity), progress=bar, **options,
         )  # fmt: skip
         cost["network_evaluations"] = _evaluations(settings, takes, posterior)
@@ -159,59 +157,6 @@ def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser) -> str:
     )  # fmt: skip
     device = next(denoiser.network.parameters()).device.type  # results differ by kind of device
     return sha256_bytes(f"{identity_of(denoiser)} {device} {to_toml(same)}".encode())
-
-
-def _no_members(settings: PosteriorSettings, denoiser: PipelineDenoiser, images: ImageSet, folder: Path) -> Any:
-    return ()
-
-
-def _given_members(settings: PosteriorSettings, denoiser: PipelineDenoiser, images: ImageSet, folder: Path) -> Any:
-    return settings.members
-
-
-def _finetuned_members(
-    settings: PosteriorSettings, denoiser: PipelineDenoiser, images: ImageSet, folder: Path
-) -> Iterator[dict[str, Tensor]]:
-    """K short fine-tunings of one checkpoint with different seeds; each is stored in members/ and not repeated.
-
-    Args:
-        settings: the posterior's settings.
-        denoiser: the pre-trained model, with gradients for what trains.
-        images: to train on, with their labels: generated samples where no data is given.
-        folder: the run folder.
-
-    Yields:
-        Each member's weights, by name; those that train alone.
-    """
-    for k in range(settings.n_members):
-        target = folder / "members" / str(k)
-        if not (target / MEMBER).is_file():
-            member = denoiser.with_network(sharing_copy(denoiser.network))
-            _finetune(settings, member, images, target, derive_seed(settings.seed, "member", k))
-        yield load_file(target / MEMBER)
-
-
-def _finetune(settings: PosteriorSettings, member: PipelineDenoiser, images: ImageSet, target: Path, seed: int) -> None:
-    how = PretrainSettings(
-        data="", output_dir=target, steps=settings.finetune_steps, batch_size=settings.finetune_batch_size,
-        learning_rate=settings.finetune_learning_rate, lr_schedule="constant", warmup_steps=0, ema_decay=0.0, seed=seed,
-        checkpointing_steps=max(settings.finetune_steps // 4, 1),
-    )  # fmt: skip
-    target.mkdir(parents=True, exist_ok=True)
-    fit(
-        member, images, how.training(), batch_size=how.batch_size, seed=how.seed,
-        folder=target, resume=True, progress=f"fine-tuning, member {target.name}",
-    )  # fmt: skip
-    with atomic_file(target / MEMBER) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in member.trainable().items()}, temporary)
-
-
-MEMBERS: dict[str, Callable[..., Iterable[Any]]] = {
-    "samples": _no_members,
-    "nothing": _no_members,
-    "members": _given_members,
-    "fine-tuned members": _finetuned_members,
-}
 
 
 def _work(settings: PosteriorSettings, takes: str, estimator: Any) -> dict[str, tuple[float, float]]:

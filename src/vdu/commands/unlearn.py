@@ -219,9 +219,10 @@ def _method_options(settings: UnlearnSettings) -> dict[str, Any]:
     options = read_options(kind, settings.option)
     if kind.estimator and not settings.posterior:
         n_train = " --n-train N" if kind.estimator == "fisher" else ""
+        part = "" if settings.train == "all" else f" --train {settings.train}"
         raise InputError(
             f"--posterior is missing, which the method {kind.name} needs; fit one with "
-            f"`vdu posterior {kind.estimator} --pipeline {settings.pipeline}{n_train} --output-dir OUT` (no training data needed)."
+            f"`vdu posterior {kind.estimator} --pipeline {settings.pipeline}{n_train}{part} --output-dir OUT` (no training data needed)."
         )
     return {**options, "posterior": settings.posterior}
 

@@ -149,10 +149,22 @@ class Ensemble:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetunedEnsemble(Ensemble):
-    """The estimator for networks fine-tuned from one checkpoint with different seeds, which share one basin."""
+    """The estimator for networks fine-tuned from one checkpoint with different seeds, which share one basin.
+
+    Args:
+        n_members: K, the number of fine-tunings.
+        finetune_steps: optimiser steps of each.
+        finetune_learning_rate: Adam's step size.
+        finetune_batch_size: images per step.
+    """
 
     name: ClassVar[str] = "finetuned-ensemble"
     takes: ClassVar[Takes] = "fine-tuned members"
+
+    n_members: int = 5
+    finetune_steps: int = 200
+    finetune_learning_rate: float = 1e-4
+    finetune_batch_size: int = 64
 
 
 def fit_ensemble(members: Iterable[NamedTensors], **options: Any) -> GaussianPosterior:

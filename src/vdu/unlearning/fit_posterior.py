@@ -21,12 +21,14 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity, weights_sha256
 from vdu.models.lora import trained_weights
 from vdu.models.pipelines import load_pipeline, network_of
+from vdu.posterior.ensemble import FinetunedEnsemble
 from vdu.posterior.estimators import make_estimator
 from vdu.posterior.fit import Progress, Save, fit_samples, take_all
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.protocol import State
 from vdu.replay.generated import generate_samples
 from vdu.training.batches import encoded, labels_for
+from vdu.unlearning.fine_tuned_members import fine_tuned_members
 from vdu.unlearning.prompts import sampled
 
 __all__ = ["FILE", "evaluations_per_sample", "fit_posterior", "load_posterior", "progress_bar", "with_labels"]
@@ -71,11 +73,13 @@ def fit_posterior(
         n_samples: number of samples to draw.
         sampler: their sampler; by default 20 ancestral steps.
         members: ensembles: pipelines of the members, their folders, or their named weights; an iterator keeps one in memory at a time.
+            A fine-tuned ensemble makes them itself where none are given.
         state: stored state of the same, interrupted estimation.
         save: called with the state from time to time; see :func:`vdu.posterior.fit.take_all`.
         progress: called with (items done, total items).
         **options: the estimator's own: the arguments of :class:`vdu.posterior.fisher.Fisher` (``n_train`` is required),
-            :class:`vdu.posterior.amnesia_fisher.AmnesiaFisher`, :class:`vdu.posterior.ensemble.Ensemble` or
+            :class:`vdu.posterior.amnesia_fisher.AmnesiaFisher`, :class:`vdu.posterior.ensemble.Ensemble`,
+            :class:`vdu.posterior.ensemble.FinetunedEnsemble` or
             :class:`vdu.posterior.isotropic.Isotropic`.
 
     Returns:
@@ -103,16 +107,21 @@ def fit_posterior(
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     part = denoiser.with_network(trained_weights(denoiser.network, train))
     seed = draw_seed(generator)
+
+    def drawn() -> ImageSet:
+        how = sampler or Sampler(scheduler="ddpm", steps=20)
+        return generate_samples(sampled(denoiser), n_samples, how, seed=derive_seed(seed, "own samples"))
+
     if chosen.takes == "samples":
         if samples is None:
-            how = sampler or Sampler(scheduler="ddpm", steps=20)
-            images = generate_samples(sampled(denoiser), n_samples, how, seed=derive_seed(seed, "own samples"))
-            samples, labels = with_labels(denoiser, images)
+            samples, labels = with_labels(denoiser, drawn())
         source = torch.Generator().manual_seed(derive_seed(seed, "fisher"))
         posterior = fit_samples(
             chosen, part, samples, labels=labels, generator=source, state=state, save=save, progress=progress
         )  # fmt: skip
     else:
+        if isinstance(chosen, FinetunedEnsemble) and not members:
+            members = fine_tuned_members(chosen, part, drawn(), seed=derive_seed(seed, "members"))
         state = state or chosen.init(part)
         others = map(_weights, islice(members, state.count, None))
         posterior = chosen.posterior(take_all(chosen, state, others, part, save=save, progress=progress))
