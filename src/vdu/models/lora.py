@@ -38,6 +38,7 @@ __all__ = [
     "merged",
     "save_lora",
     "sharing_copy",
+    "trained_weights",
     "training_copy",
     "without_corrections",
 ]
@@ -118,6 +119,27 @@ def training_copy(network: nn.Module, train: str, *, seed: int = 0) -> nn.Module
     return made
 
 
+def trained_weights(network: nn.Module, train: str) -> nn.Module:
+    """The network with gradients for those of its own weights that a training changes, for a posterior of them.
+
+    Args:
+        network: unchanged.
+        train: as for :func:`training_copy`; of low-rank corrections the corrected weights are meant.
+
+    Returns:
+        The network itself for "all", else a copy in the same memory. A part that the network lacks is refused (:func:`check_train`).
+    """
+    check_train(network, train)
+    if train == "all":
+        return network
+    made, rank = _sharing(network, set()), lora_rank(train)
+    for layer in _layers(made, train if rank is None else "attention").values():
+        layer.requires_grad_(True)
+        if rank is not None and layer.bias is not None:
+            layer.bias.requires_grad_(False)
+    return made
+
+
 def check_train(network: nn.Module, train: str) -> None:
     """Raise an error for a part that a network does not have, before any work.
 
@@ -159,6 +181,11 @@ def lora_rank(train: str) -> int | None:
     kind, _, rank = train.partition(":")
     if kind == "lora" and rank.isdecimal() and int(rank) >= 1:
         return int(rank)
+    if train.replace("_", "-") == "text-encoder":
+        raise InputError(
+            f"train: got {train!r}; expected a part of the network, since a run's model is known by the weights of its network alone. "
+            "cross-attention-kv changes what the network makes of words."
+        )
     if train not in PARTS:
         raise InputError(f"train: got {train!r}; expected one of {', '.join(PARTS)}, or lora:RANK such as lora:8.")
     return None

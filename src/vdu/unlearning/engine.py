@@ -28,6 +28,7 @@ from vdu.replay.auxiliaries import auxiliary_work, make_auxiliaries
 from vdu.replay.stopping import LOOKS, MOST, ForgottenCheck, Stopping, can_stop
 from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, role_size, together
 from vdu.training.loop import make_accelerator, train
+from vdu.unlearning.effect import forget_predictions, relative_change, require_moved
 from vdu.unlearning.objective import MethodObjective
 from vdu.unlearning.plan import Plan
 from vdu.unlearning.result import UnlearnResult
@@ -84,7 +85,7 @@ def carry_out(
     main = accelerator.is_main_process
     picture = folder / "first-look.png" if folder is not None and main else None
     shown = say if progress and main else None
-    rule = None
+    before, rule = forget_predictions(denoiser, images), None
     if stops:
         watched = denoiser.with_network(sharing_copy(denoiser.network))
         rule = ForgottenCheck(watched, aids, settings.steps, picture, shown)
@@ -100,6 +101,7 @@ def carry_out(
             folder=folder, resume=resume, identity=identity, progress=progress, accelerator=accelerator, stop=rule,
         )  # fmt: skip
         result.load_average(denoiser.network)
+        require_moved(denoiser.network, original.network, result.steps)
         stopping = Stopping.from_text(result.stopped) if result.stopped else None
         if rule is not None and stopping is None:
             stopping = rule.look(result.steps, dict(denoiser.network.named_parameters()))
@@ -107,9 +109,11 @@ def carry_out(
     made = UnlearnResult(
         replace_network(plan.pipeline, _whole(denoiser.network, plan.train)), result, evaluations, plan, aids, stopping,
         seconds=time.monotonic() - began, folder=folder, trained=denoiser.network,
+        prediction_change=relative_change(forget_predictions(denoiser, images), before),
     )  # fmt: skip
-    if made.ending and progress and accelerator.is_main_process:
-        say(made.ending)
+    for text in (made.ending, made.warning):
+        if text and progress and accelerator.is_main_process:
+            say(text)
     return made
 
 

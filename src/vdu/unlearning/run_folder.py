@@ -75,7 +75,7 @@ def carry_out_in(
     if lora_rank(plan.train):
         with record.replacing("lora") as temporary:
             result.save_lora(temporary)
-    extras: dict[str, Any] = {}
+    extras: dict[str, Any] = {"prediction_change": result.prediction_change}
     if isinstance(method, VDU) and method.schedule is not None:
         extras["weight_share"] = weight_share(kl_weights(method.schedule, method.weights))
     if plan.retain is not None:

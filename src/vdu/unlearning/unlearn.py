@@ -88,7 +88,8 @@ def unlearn(
         n_own_samples: number of generated samples, for methods that use them; None takes the method's default.
         sampler: their sampler; likewise.
         full_length: take all steps, even if the stopping rule (:mod:`vdu.replay.stopping`) is met earlier.
-        force: continue if the model generates almost none, or almost only, images like the forget set.
+        force: continue if the model generates almost none, or almost only, images like the forget set, or does not draw a prompt to
+            forget (:mod:`vdu.unlearning.effect`).
         seed: seeds everything; equal seeds give the weights of ``vdu unlearn --seed``, bit by bit on one CPU process.
         generator: instead of ``seed``: one draw from it seeds everything.
         device: "cpu", "cuda", "cuda:1" and so on, or "mps"; by default CUDA if there is any, else the CPU.
