@@ -60,7 +60,7 @@ class UCE(BaseMethod):
     uses = frozenset({"unwanted", "kept", "substitute"})
     substitutes = "always"
     part = "cross-attention-kv"
-    training = TrainingDefaults(steps=0)
+    training = TrainingDefaults(steps=1)
 
     ranges = MappingProxyType({"keep_weight": AT_LEAST_0, "ridge": POSITIVE})
 

@@ -168,7 +168,7 @@ def make_auxiliaries(
     counter = EvaluationCounter()
     wanted = set(method.needs) | set(method.uses)
     sets: dict[str, ImageSet | None] = {"forget": forget, "retain": retain, "own_forget": None}
-    tools: dict[str, Any] = {"n_forget": len(forget), "sampler": sampler, **conditions}
+    tools: dict[str, Any] = {"n_forget": len(forget), **conditions}
     record: dict[str, Any] = {}
     judged, seeds, own, reused = None, (), None, 0
     sorts = needs_selection(method, retain is not None)
@@ -180,6 +180,8 @@ def make_auxiliaries(
         tools["teacher"] = teacher or _frozen(original.copy(), device)
     if "forget" in method.uses:
         tools["forget"] = encoded(original, forget.floats())
+    if "sampler" in method.uses:
+        tools["sampler"] = sampler
     if "forget_condition" in method.uses:
         tools["forget_condition"] = condition_of(original, forget, torch.arange(len(forget)), "forget")
     if "instead" in method.needs:

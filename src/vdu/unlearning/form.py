@@ -1,6 +1,6 @@
 """The form of a method for a model: what it needs there, and what takes the place of the concept."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from vdu.core.types import Condition
 from vdu.methods.base import BaseMethod
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.unlearning.chosen_method import ChosenMethod
+from vdu.unlearning.labels import label_indices
 
 if TYPE_CHECKING:
     from vdu.unlearning.plan import Plan
@@ -18,7 +19,7 @@ __all__ = ["conditions", "for_model", "in_closed_form", "instead_of", "require_n
 
 
 def for_model(
-    chosen: ChosenMethod, original: PipelineDenoiser, prompts: Mapping[str, Any], train: str
+    chosen: ChosenMethod, original: PipelineDenoiser, prompts: Mapping[str, Any], labels: tuple[Any, ...], train: str
 ) -> tuple[ChosenMethod, str]:
     """The chosen method in its form for a model, and what trains.
 
@@ -26,6 +27,7 @@ def for_model(
         chosen: the method.
         original: the model.
         prompts: what was said in words (:func:`vdu.unlearning.unwanted.prompts_of`), with what takes the place of the concept.
+        labels: classes of the model to forget.
         train: the part that the user named.
 
     Returns:
@@ -38,9 +40,13 @@ def for_model(
     substitutes, part = getattr(method, "substitutes", ""), getattr(method, "part", None)
     if instead is not None and not substitutes:
         raise InputError(f"--instead: the method {method.name} draws nothing in its place; leave it out.")
+    if isinstance(method, BaseMethod):
+        chosen = replace(chosen, method=method.for_model(original, instead=instead is not None))
     if instead is not None and not original.class_names:
         raise InputError("--instead: got one for an unconditional model; expected a model with labels or prompts.")
-    instead_of(original, prompts)
+    _require_another(
+        original, prompts, [original.class_names[each] for each in label_indices(original, labels)] if labels else ()
+    )
     if instead is None and substitutes == "always" and getattr(original, "null_class", 0) is None:
         raise InputError(
             f"--instead is missing: the method {method.name} leads to the predictions without a class, and this model has no null class; "
@@ -48,8 +54,6 @@ def for_model(
         )
     if part is not None and train not in {"all", part}:
         raise InputError(f"--train: got {train}, but the method {method.name} changes {part} alone; leave it out.")
-    if isinstance(method, BaseMethod):
-        chosen = replace(chosen, method=method.for_model(original, instead=instead is not None))
     return chosen, part or train
 
 
@@ -61,6 +65,15 @@ def instead_of(original: PipelineDenoiser, prompts: Mapping[str, Any]) -> Any:
         if instead is None or original.takes_prompts
         else class_index(instead, original.class_names, "--instead")
     )
+
+
+def _require_another(original: PipelineDenoiser, prompts: Mapping[str, Any], forgotten: Collection[str]) -> None:
+    """Raise an error if a class to forget is to take its own place; prompts are compared where they are read."""
+    instead = instead_of(original, prompts)
+    if isinstance(instead, int) and original.class_names[instead] in forgotten:
+        raise InputError(
+            f"--instead: got {original.class_names[instead]}, which is to be forgotten; expected another class."
+        )
 
 
 def in_closed_form(method: Any) -> bool:
@@ -105,10 +118,7 @@ def conditions(plan: "Plan") -> dict[str, Condition | None]:
             f"--forget-prompt is missing: the method {method.name} moves what the model draws under a prompt, and the images to forget "
             "have none; expected it, or images with captions."
         )
-    if isinstance(instead, int) and original.class_names[instead] in plan.classes:
-        raise InputError(
-            f"--instead: got {original.class_names[instead]}, which is to be forgotten; expected another class."
-        )
+    _require_another(original, plan.prompts, plan.classes)
     if instead is not None or kind == "always" or (kind == "words" and "forget" in plan.prompts):
         found["substitute"] = original.condition([instead])
     if "unwanted" in method.uses:

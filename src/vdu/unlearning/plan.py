@@ -216,7 +216,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     original = PipelineDenoiser.from_pipeline(pipeline)
     check_network(original.network, "pipeline")
     require_trainable(original.network)
-    chosen, train = for_model(chosen, original, prompts, asked["train"])
+    chosen, train = for_model(chosen, original, prompts, labels, asked["train"])
     check_train(original.network, train)
     if "forget" in prompts:
         original, all_named = with_prompts(original, prompts["forget"], prompts.get("keep"), prompts.get("instead"))

@@ -51,7 +51,7 @@ def prompts_of(asked: Mapping[str, Any], labels: tuple[Any, ...]) -> dict[str, A
     found = {"forget": asked["forget_prompt"], "keep": asked["keep_prompts"], "instead": asked["instead"]}
     given = {name: value or None for name, value in found.items()}
     if given["forget"] is None and given["keep"] is not None:
-        raise InputError("--keep-prompts: got some without --forget-prompt; expected what to forget in words as well.")
+        raise InputError("--keep-prompts: got one without --forget-prompt; expected what to forget in words as well.")
     if given["forget"] is not None and labels:
         raise InputError(
             "--forget-prompt: got --forget-label too; expected one of them. A text-to-image model takes prompts."
