@@ -39,6 +39,7 @@ __all__ = [
     "merged",
     "save_lora",
     "sharing_copy",
+    "trained_weights",
     "training_copy",
     "without_corrections",
 ]
@@ -116,6 +117,27 @@ def training_copy(network: nn.Module, train: str, *, seed: int = 0) -> nn.Module
     made = _sharing(network, set())
     for name in layers:
         LowRank.on(cast("nn.Linear", made.get_submodule(name)), rank, generator(seed, "lora", name))
+    return made
+
+
+def trained_weights(network: nn.Module, train: str) -> nn.Module:
+    """The network with gradients for those of its own weights that a training changes, for a posterior of them.
+
+    Args:
+        network: unchanged.
+        train: as for :func:`training_copy`; of low-rank corrections the corrected weights are meant.
+
+    Returns:
+        The network itself for "all", else a copy in the same memory. A part that the network lacks is refused (:func:`check_train`).
+    """
+    check_train(network, train)
+    if train == "all":
+        return network
+    made, rank = _sharing(network, set()), lora_rank(train)
+    for layer in _layers(made, train if rank is None else "attention").values():
+        layer.requires_grad_(True)
+        if rank is not None and layer.bias is not None:
+            layer.bias.requires_grad_(False)
     return made
 
 

@@ -101,12 +101,14 @@ class Ensemble:
         )
 
     def _part(self, member: NamedTensors, denoiser: Denoiser | None, k: int) -> dict[str, Tensor]:
+        """What is covered of a member; weights that do not train may be missing in it."""
         chosen = select_names(member, self.name_filter)
         if denoiser is None:
             return chosen
-        own = select_names(dict(denoiser.network.named_parameters()), self.name_filter)
+        own, known = covered(denoiser, self.name_filter), dict(denoiser.network.named_parameters())
+        chosen = {name: value for name, value in chosen.items() if name in own or name not in known}
         require_same(f"member {k}", chosen, own)
-        return {name: chosen[name] for name in covered(denoiser, self.name_filter)}
+        return chosen
 
     def posterior(self, state: State) -> GaussianPosterior:
         """The members' mean, and their shrunk variance.

@@ -25,8 +25,8 @@ from vdu.diffusion.sampling import Sampler
 from vdu.methods.defaults import TrainingDefaults
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import configuration_sha256, identity, weights_sha256
-from vdu.models.lora import check_train
-from vdu.models.pipelines import check_network, find_pipeline, load_pipeline, network_of
+from vdu.models.lora import check_train, trained_weights
+from vdu.models.pipelines import check_network, find_pipeline, load_pipeline
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.selection import require_enough
@@ -352,8 +352,9 @@ def _require_fitting(plan: Plan, selects: bool) -> None:
     """Raise an error if the posterior or the forget set do not fit the model or the method."""
     posterior = plan.chosen.posterior
     if isinstance(posterior, GaussianPosterior):
-        posterior.check_matches(dict(network_of(plan.pipeline).named_parameters()))
-        check_origin(posterior, plan.original)
+        own = PipelineDenoiser.from_pipeline(plan.pipeline)  # its samples may be drawn under other prompts in the plan
+        posterior.check_matches(dict(trained_weights(own.network, plan.train).named_parameters()))
+        check_origin(posterior, own)
     if selects:
         require_enough("forget images", len(plan.forget))
     condition_of(plan.original, plan.forget, torch.arange(len(plan.forget)), "--forget")
