@@ -159,6 +159,8 @@ def work(plan: Plan) -> dict[str, tuple[float, float]]:
         {"teacher", "self_model", "forget_model"} & set(method.uses)
     )  # evaluated until a pool of targets is full
     step = images * (3 + frozen * min(1.0, (method.pool or steps) / steps))
+    if "sampler" in method.uses:  # half of the way from noise to an image, for each image of a step
+        step += images * plan.sampler.steps / 2 * (1 if plan.sampler.guidance_scale is None else 2)
     looks = (len(LOOKS) + 1) * MOST * plan.sampler.steps if method.stops and not plan.full_length else 0
     return stages | {"unlearn": (steps, step + looks / steps)}
 
