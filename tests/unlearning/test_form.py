@@ -92,7 +92,10 @@ def test_a_model_without_a_null_class_needs_another_one(make_pipeline):
         InputError, match="--instead is missing: the method esd leads to the predictions without a class"
     ):
         planned(pipeline, "esd", forget_label=1)
-    assert planned(pipeline, "esd", forget_label=1, instead=2, sampler=QUICK["sampler"]).prompts == {"instead": 2}
+    for other in (0, 2):
+        assert planned(pipeline, "esd", forget_label=1, instead=other, sampler=QUICK["sampler"]).prompts == {
+            "instead": other
+        }
 
 
 def test_an_unconditional_model_takes_nothing_instead(make_pipeline):
@@ -112,6 +115,12 @@ def test_esd_x_and_esd_u_for_a_prompt(caught, train, inside):
     assert names and all(("attn2" in name) == inside and "norm" not in name for name in names)
     empty = made.plan.original.condition([None])["encoder_hidden_states"]
     assert torch.equal(caught[0].tools.substitute["encoder_hidden_states"], empty)
+
+
+def test_for_words_it_is_a_prompt():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    with pytest.raises(InputError, match="--instead: got 3; expected a prompt"):
+        planned(tiny_pipelines.stable_diffusion(), "esd", forget_prompt="cat", instead=3)
 
 
 def test_images_without_captions_have_nothing_to_lead_away_from():

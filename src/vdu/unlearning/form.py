@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vdu.core.class_names import class_index
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 from vdu.core.types import Condition
 from vdu.methods.base import BaseMethod
 from vdu.models.denoiser import PipelineDenoiser
@@ -58,13 +58,26 @@ def for_model(
 
 
 def instead_of(original: PipelineDenoiser, prompts: Mapping[str, Any]) -> Any:
-    """What takes the place of the concept: a prompt, or the index of a class; None if nothing was named."""
+    """What takes the place of the concept.
+
+    Args:
+        original: the model.
+        prompts: with what the user named, under "instead".
+
+    Returns:
+        A prompt, or the index of a class; None if nothing was named.
+
+    Raises:
+        InputError: if it is no prompt, or no class.
+    """
     instead = prompts.get("instead")
-    return (
-        instead
-        if instead is None or original.takes_prompts
-        else class_index(instead, original.class_names, "--instead")
-    )
+    if instead is None:
+        return None
+    if not original.takes_prompts:
+        return class_index(instead, original.class_names, "--instead")
+    if not isinstance(instead, str):
+        raise InputError(f"--instead: got {shown(instead)}; expected a prompt.")
+    return instead
 
 
 def _require_another(original: PipelineDenoiser, prompts: Mapping[str, Any], forgotten: Collection[str]) -> None:
