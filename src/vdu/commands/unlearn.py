@@ -64,10 +64,10 @@ class UnlearnSettings(SamplerSettings):
         forget_prompt: text-to-image models: a prompt to forget, or a text file with one on every line; repeat the option for several.
             Without --forget the images are drawn from the model under them.
         keep_prompts: prompts to keep, likewise; by default the model's own others, or a packaged neutral list.
-        instead: a prompt whose pictures take the place of the forgotten ones, for the method distillation; by default the empty prompt.
+        instead: a label or prompt that takes the place of what is forgotten, for some methods (vdu list); by default none in particular.
         guidance_scale: scale of classifier-free guidance of generated samples, for models with conditions.
-        train: what trains: all, attention, cross-attention, cross-attention-kv, or lora:RANK, low-rank corrections of the attention layers
-            that are merged in pipeline/ and also written alone to lora/, as a file for diffusers.
+        train: what trains: all, attention, cross-attention, cross-attention-kv, non-cross-attention, or lora:RANK, low-rank corrections of
+            the attention layers that are merged in pipeline/ and also written alone to lora/, as a file for diffusers.
         convert: convert images of another size or mode to the model's; by default they cause an error.
         method: auto (the one that measured best), or one of those that "vdu list" shows.
         option: NAME=VALUE, an option of the method, for example gamma=0.1 for vdu; "vdu list METHOD" shows them.

@@ -6,6 +6,7 @@
     attention            queries, keys, values and outputs of every attention layer
     cross-attention      those that read words: cross-attention, or in joint attention (SD 3, FLUX) the projections of the words
     cross-attention-kv   of these the keys and values
+    non-cross-attention  every linear layer and convolution but those of cross-attention (ESD-u)
     lora:RANK            low-rank corrections of the layers of ``attention``
 
 Weights that do not train are shared with the original, so a copy costs the memory of what trains alone, and the original is the same
@@ -43,7 +44,7 @@ __all__ = [
     "without_corrections",
 ]
 
-PARTS = ("all", "attention", "cross-attention", "cross-attention-kv")
+PARTS = ("all", "attention", "cross-attention", "cross-attention-kv", "non-cross-attention")
 LORA_FILE = "pytorch_lora_weights.safetensors"
 OWN = ("to_q", "to_k", "to_v", "to_out.0")
 OF_WORDS = (
@@ -99,7 +100,7 @@ def training_copy(network: nn.Module, train: str, *, seed: int = 0) -> nn.Module
 
     Args:
         network: unchanged.
-        train: one of "all", "attention", "cross-attention", "cross-attention-kv" and "lora:RANK".
+        train: one of "all", "attention", "cross-attention", "cross-attention-kv", "non-cross-attention" and "lora:RANK".
         seed: of the corrections' first values.
 
     Returns:
@@ -259,9 +260,13 @@ def save_lora(network: nn.Module, folder: Path, part: str) -> Path:
     return temporary.replace(folder / LORA_FILE)
 
 
-def _layers(network: nn.Module, part: str) -> dict[str, nn.Linear]:
-    """The linear layers of a part of a network, by name."""
-    found: dict[str, nn.Linear] = {}
+def _layers(network: nn.Module, part: str) -> dict[str, Any]:
+    """The layers of a part of a network, by name; all linear but for those of "non-cross-attention"."""
+    if part == "non-cross-attention":
+        others = _layers(network, "cross-attention")
+        layers = {name: each for name, each in network.named_modules() if isinstance(each, nn.Linear | nn.Conv2d)}
+        return {name: layer for name, layer in layers.items() if name not in others} if others else {}
+    found: dict[str, Any] = {}
     for name, module in network.named_modules():
         if not hasattr(module, "to_q"):
             continue

@@ -35,6 +35,7 @@ from vdu.training.loop import TrainSettings, make_accelerator, require_trainable
 from vdu.training.trackers import require_tracker
 from vdu.unlearning.chosen_method import ChosenMethod, choose
 from vdu.unlearning.effect import require_concepts
+from vdu.unlearning.form import conditions, for_model, require_no_steps
 from vdu.unlearning.prompts import with_prompts
 from vdu.unlearning.unwanted import forget_set, listed, prompts_of, require_forget
 
@@ -87,7 +88,7 @@ class Plan:
         forget_source: where it was loaded from; empty if it was drawn from the model or given as images.
         forget_class: the classes to forget among the given images.
         forget_label: the classes of a class-conditional model to forget, or the prompts of a text-to-image model.
-        prompts: the arguments forget_prompt, keep_prompts and instead by name, as lists; {} without.
+        prompts: the arguments forget_prompt, keep_prompts (as lists) and instead by name, those that were given.
         convert: whether images of another size or mode were converted.
         retain: images to keep, or None.
         retain_source: where they were loaded from, "self" for generated samples; None without any.
@@ -205,24 +206,24 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     require_tracker(asked["report_to"], asked["folder"])
     classes, labels = listed(asked["forget_class"], "forget_class"), listed(asked["forget_label"], "forget_label")
     prompts = prompts_of(asked, labels)
-    require_forget(forget, classes, labels or prompts)
+    require_forget(forget, classes, labels or prompts.get("forget"))
     n_own, full_length, convert = (
         _given(asked["n_own_samples"], default.n_own_samples),
         asked["full_length"],
         asked["convert"],
     )
+    require_no_steps(chosen.method, training)
     selects = _require_method(chosen.method, retain, full_length, n_own)
     pipeline, source = _open(asked["pipeline"])
     original = PipelineDenoiser.from_pipeline(pipeline)
     check_network(original.network, "pipeline")
     require_trainable(original.network)
-    check_train(original.network, asked["train"])
-    if prompts:
-        if prompts.get("instead") and not chosen.method.substitutes:
-            raise InputError(f"--instead: the method {chosen.method.name} draws nothing in its place; leave it out.")
+    chosen, train = for_model(chosen, original, prompts, labels, asked["train"])
+    check_train(original.network, train)
+    if "forget" in prompts:
         original, all_named = with_prompts(original, prompts["forget"], prompts.get("keep"), prompts.get("instead"))
         labels = all_named if forget is None else prompts["forget"]
-    if selects or (labels and forget is None):
+    if selects or (labels and forget is None) or "instead" in chosen.method.needs:
         sampler.make(original)  # refuses what the model's schedule cannot do
     if asked["folder"] is not None:
         keep = (source or None, _place(forget), chosen.posterior_path, None if _is_self(retain) else _place(retain))
@@ -234,7 +235,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     )
     drawing = on_accelerator(original)
     plan = Plan(
-        train=asked["train"],
+        train=train,
         pipeline=pipeline,
         original=original,
         source=source,
@@ -260,6 +261,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         report_to=asked["report_to"],
     )
     _require_fitting(plan, selects)
+    conditions(plan)  # refuses what the method cannot do without
     if prompts and not plan.force:
         kept = [prompt for prompt in original.class_names if prompt not in plan.forget_label]
         require_concepts(drawing, plan.forget, plan.forget_label, kept, prompts.get("instead"))

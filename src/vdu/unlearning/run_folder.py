@@ -152,7 +152,7 @@ def configuration(plan: Plan, folder: Path, *, overwrite: bool = False, resume: 
         "forget": plan.forget_source,
         "output_dir": str(folder),
         "forget_class": list(plan.forget_class),
-        "forget_label": [] if plan.prompts else list(plan.forget_label),
+        "forget_label": [] if "forget" in plan.prompts else list(plan.forget_label),
         "forget_prompt": list(plan.prompts.get("forget", ())),
         "keep_prompts": list(plan.prompts.get("keep", ())),
         "instead": plan.prompts.get("instead"),
