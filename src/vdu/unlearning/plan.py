@@ -34,7 +34,7 @@ from vdu.training.batches import condition_of, require_divisible
 from vdu.training.loop import TrainSettings, require_trainable
 from vdu.training.trackers import require_tracker
 from vdu.unlearning.chosen_method import ChosenMethod, choose
-from vdu.unlearning.prompts import with_prompts
+from vdu.unlearning.prompts import require_told_apart, with_prompts
 from vdu.unlearning.unwanted import forget_set, listed, prompts_of, require_forget
 
 __all__ = ["Plan", "TrainingOptions", "check_origin", "make_plan"]
@@ -213,14 +213,16 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     pipeline, source = _open(asked["pipeline"])
     original = PipelineDenoiser.from_pipeline(pipeline)
     check_network(original.network, "pipeline")
-    require_trainable(original.network)
     check_train(original.network, asked["train"])
+    if asked["train"] == "all":  # another part is made to train
+        require_trainable(original.network)
     if prompts:
         if prompts.get("instead") and not chosen.method.substitutes:
             raise InputError(f"--instead: the method {chosen.method.name} draws nothing in its place; leave it out.")
         original, all_named = with_prompts(original, prompts["forget"], prompts.get("keep"), prompts.get("instead"))
+        require_told_apart(original, all_named, prompts.get("instead"))
         labels = all_named if forget is None else prompts["forget"]
-    if selects or (labels and forget is None):
+    if selects or (labels and forget is None) or sampler.guidance_scale is not None:
         sampler.make(original)  # refuses what the model's schedule cannot do
     if asked["folder"] is not None:
         keep = (source or None, _place(forget), chosen.posterior_path, None if _is_self(retain) else _place(retain))

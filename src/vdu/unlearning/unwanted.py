@@ -49,7 +49,7 @@ def prompts_of(asked: Mapping[str, Any], labels: tuple[Any, ...]) -> dict[str, A
         InputError: if there is something to keep or to draw instead, and nothing to forget; or labels as well.
     """
     found = {"forget": asked["forget_prompt"], "keep": asked["keep_prompts"], "instead": asked["instead"]}
-    given = {name: value or None for name, value in found.items()}
+    given = {name: None if isinstance(value, str | Sequence) and not value else value for name, value in found.items()}
     if given["forget"] is None and (given["keep"] is not None or given["instead"] is not None):
         raise InputError(
             "--keep-prompts and --instead: got one without --forget-prompt; expected what to forget in words as well."
