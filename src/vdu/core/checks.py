@@ -27,7 +27,7 @@ def as_tensor(name: str, value: Any, words: str) -> Tensor:
         InputError: if it holds no real numbers.
     """
     try:
-        found = torch.as_tensor(value)
+        found = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{name}: got {shown(value)}; expected {words}.") from None
     if found.is_complex() or found.is_meta:

@@ -256,9 +256,9 @@ def compare(
         original = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
         before = open_model(original, "pipeline")
         images, _ = unwanted_images(forget, before.denoiser.image_shape, options.forget_class)
-        contents = require_measurable(original, images, options)  # both refuse now
         names, plans = _names(methods), [planned(original, method, forget=images, **training) for method in methods]
         texts = [", ".join(each.chosen.options) for each in plans]
+        contents = require_measurable(original, images, options)  # refuses now, as the plans do
         contents += [f"retain {plans[0].retain.sha256}"] if plans[0].retain is not None else []
         posterior = plans[0].chosen.posterior
         contents += [f"posterior {posterior.sha256}"] if "posterior" in training and posterior is not None else []
