@@ -5,7 +5,7 @@ What needs transformers is imported inside, so that the tests of the other famil
 
 import torch
 
-WORDS = 12  # tokens of a prompt
+WORDS = 64  # tokens of a prompt
 
 
 def seeded(make, seed=0, **config):

@@ -53,8 +53,9 @@ def sample(
         or not all(_is_index(each) for each in chosen)
     ):
         raise InputError(
-            f"seeds: got {shown(seeds)}; expected a number of images, at least 1, or one integer per image."
+            f"seeds: got {shown(seeds)}; expected a number of images, at least 1, or one integer of at most 64 bits per image."
         )
+    require_kind("progress", progress, str, "the title of a progress bar, or None")
     if sampler is not None and not isinstance(sampler, Sampler):
         raise InputError(f"sampler: got {shown(sampler)}; expected a vdu.Sampler.")
     if labels is not None and (not isinstance(labels, Sequence) or isinstance(labels, str | bytes)):
@@ -63,7 +64,7 @@ def sample(
 
 
 def _is_index(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    return hasattr(value, "__index__") and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
 
 
 def report(folder: Path | str, **settings: Any) -> Path:

@@ -6,7 +6,7 @@ from vdu.core.errors import InputError
 from vdu.metrics.intervals import (
     centred_interval,
     mean_interval,
-    require_resamples,
+    require_resampling,
     resample_counts,
     seeds_interval,
     share_interval,
@@ -48,8 +48,8 @@ def test_centred_interval_ignores_the_bias_of_the_resamples():
 
 
 def test_too_few_resamples_are_refused():
-    with pytest.raises(InputError, match=r"got 39, expected at least 40"):
-        require_resamples(39)
+    with pytest.raises(InputError, match=r"got 39; expected at least 40"):
+        require_resampling(39, torch.Generator())
 
 
 @pytest.mark.parametrize(("count", "n"), [(0, 1), (0, 50), (3, 38), (25, 50), (50, 50), (999, 1000)])

@@ -119,7 +119,7 @@ def test_ceiling_is_the_mean_score_of_a_perfect_model():
 @pytest.mark.parametrize(
     ("numbers", "match"),
     [
-        ({"n_original": 0, "n": 10, "false_positive_rate": 0.1}, r"expected 1 ≤ n_original ≤ n"),
+        ({"n_original": 0, "n": 10, "false_positive_rate": 0.1}, r"n_original: got 0; expected at least 1"),
         ({"n_original": 5, "n": 10, "false_positive_rate": 1.5}, r"false_positive_rate: got 1.5"),
         ({"n_original": 5, "n": 10, "false_positive_rate": math.nan}, r"false_positive_rate: got nan"),
     ],
@@ -161,7 +161,7 @@ def test_no_correction_where_false_positives_explain_the_count(n_original, corre
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan])
 def test_correction_refuses_a_rate_that_is_none(rate):
-    with pytest.raises(InputError, match=r"false_positive_rate: got (-0\.1|1\.1|nan), expected"):
+    with pytest.raises(InputError, match=r"false_positive_rate: got (-0\.1|1\.1|nan); expected"):
         corrected_pul(counted(50, 10, 500), false_positive_rate=rate)
 
 

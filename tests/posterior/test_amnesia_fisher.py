@@ -257,7 +257,7 @@ def test_name_filter(linear):
         ({"timesteps_per_sample": 4, "batch_size": 0}, "batch_size: got 0; expected"),
         ({"timesteps_per_sample": 4, "samples": X[0]}, r"samples: got \(1, 2, 2\) torch.float64; expected floating"),
         ({"timesteps_per_sample": 4, "samples": X * float("nan")}, "samples: hold NaN"),
-        ({"timesteps_per_sample": 4, "generator": None}, "generator: got NoneType"),
+        ({"timesteps_per_sample": 4, "generator": None}, "generator: got None; expected"),
         ({"timesteps_per_sample": 4, "name_filter": "attn"}, "name filter 'attn': matches none"),
     ],
 )

@@ -218,7 +218,7 @@ def test_name_filter(linear, schedule):
         ({"samples": X[0]}, r"samples: got \(1, 2, 2\) torch.float64; expected floating \[N, \*\(1, 2, 2\)\]"),
         ({"samples": X.byte()}, r"samples: got \(1, 1, 2, 2\) torch.uint8"),
         ({"samples": X * float("nan")}, "samples: hold NaN"),
-        ({"generator": None}, "generator: got NoneType"),
+        ({"generator": None}, "generator: got None; expected"),
         ({"schedule": NoiseSchedule.cosine(200)}, "of the weight of Eq. 3 lies on step t = 200"),
     ],
 )

@@ -1,5 +1,6 @@
 """Models as they come, made up by hypothesis: refused before any work, or unlearned, saved by diffusers and read back the same."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -26,7 +27,10 @@ from vdu.models.pipelines import load_pipeline
 from vdu.unlearning.unlearn import unlearn
 
 QUICK = settings(
-    max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25 * int(os.environ.get("VDU_CASES", "1")),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 SCHEDULER = {
     "beta_schedule": st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"]),

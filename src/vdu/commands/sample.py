@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from vdu.commands.options import Count, GivenFirst, OutputDir, SamplerSettings, Seed, Weight, to_toml
-from vdu.core.errors import InputError
 from vdu.core.records import atomic_file
 from vdu.core.runs import Run
 
@@ -43,10 +42,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
         settings: see :class:`SampleSettings`.
 
     Returns:
-        The paths of the images.
-
-    Raises:
-        InputError: if the model has no such class, or guidance is given for an unconditional one.
+        The paths of the images. A class that the model lacks, and guidance of an unconditional one, are refused (``InputError``).
     """
     import torch
     from safetensors.torch import save_file
@@ -68,12 +64,6 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     sampler.make(denoiser)  # fails early if the model's schedule does not support it
     labels = [settings.label[i % len(settings.label)] for i in range(settings.n_images)] if settings.label else None
     denoiser.condition(labels or [])  # and unknown classes
-    if settings.guidance_scale is not None:
-        if not denoiser.class_names:
-            raise InputError(
-                "--guidance-scale: this model is unconditional; expected a class-conditional one. Leave it out."
-            )
-        denoiser.condition([None])  # guidance needs a null class
     record = None
     if accelerator.is_main_process:
         record = Run(settings.output_dir, "sample", overwrite=settings.overwrite, keep=(settings.pipeline,))

@@ -2,13 +2,50 @@
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 
-__all__ = ["first_differences", "hash_parameters", "require_finite"]
+__all__ = ["as_tensor", "first_differences", "hash_parameters", "require_finite", "require_generator"]
+
+
+def as_tensor(name: str, value: Any, words: str) -> Tensor:
+    """An argument as a tensor.
+
+    Args:
+        name: the argument.
+        value: a tensor, an array or a list of numbers.
+        words: the expectation, for the message.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        InputError: if it holds no real numbers.
+    """
+    try:
+        found = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name}: got {shown(value)}; expected {words}.") from None
+    if found.is_complex() or found.is_meta:
+        kind = "complex numbers" if found.is_complex() else "a tensor on the meta device, which has no values"
+        raise InputError(f"{name}: got {kind}; expected {words}.")
+    return found
+
+
+def require_generator(generator: Any) -> None:
+    """Raise an error for anything but a source of random numbers.
+
+    Raises:
+        InputError: with an example.
+    """
+    if not isinstance(generator, torch.Generator):
+        raise InputError(
+            f"generator: got {shown(generator)}; expected a torch.Generator, such as torch.Generator().manual_seed(0)."
+        )
 
 
 def require_finite(name: str, tensor: Tensor) -> None:

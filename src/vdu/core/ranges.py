@@ -14,7 +14,7 @@ from vdu.core.errors import InputError, shown
 
 __all__ = [
     "AT_LEAST_0", "COUNT", "ENOUGH_IMAGES", "FRACTION", "NOT_NEGATIVE", "PORT", "POSITIVE", "RANGES", "SEED", "UNIT", "Range",
-    "plain_number", "require_choice", "require_fields", "require_flags", "require_kind", "require_ranges",
+    "plain_number", "require_choice", "require_fields", "require_flags", "require_kind", "require_number", "require_ranges",
 ]  # fmt: skip
 
 
@@ -118,19 +118,25 @@ RANGES: Mapping[str, Range] = MappingProxyType({
 
 
 def require_ranges(values: Mapping[str, Any], ranges: Mapping[str, Range] = RANGES) -> None:
-    """Raise an error for settings that are out of range.
+    """Raise an ``InputError`` for settings that are out of range, naming the first.
 
     Args:
         values: settings by name; None stands for the default, and names without a range pass.
         ranges: by name.
-
-    Raises:
-        InputError: naming the first.
     """
     for name, range_ in ranges.items():
-        value = values.get(name)
-        if value is not None and not range_.holds(value):
-            raise InputError(f"{name}: got {shown(value)}; expected {range_.words}.")
+        if (value := values.get(name)) is not None:
+            require_number(name, value, range_)
+
+
+def require_number(name: str, value: Any, range_: Range) -> None:
+    """Raise an error for anything but a number of a range.
+
+    Raises:
+        InputError: with the range.
+    """
+    if not range_.holds(value):
+        raise InputError(f"{name}: got {shown(value)}; expected {range_.words}.")
 
 
 def plain_number(value: Any) -> Any:
@@ -141,15 +147,11 @@ def plain_number(value: Any) -> Any:
 
 
 def require_fields(record: Any) -> None:
-    """Raise an error for a number of a dataclass that is out of the range of its name; None passes where its type allows it.
-
-    Raises:
-        InputError: naming the first.
-    """
+    """Raise an ``InputError`` for a number of a dataclass that is out of its name's range; None passes where its type allows it."""
     for item in fields(record):
         value, range_ = getattr(record, item.name), RANGES.get(item.name)
-        if range_ is not None and not (value is None and "None" in str(item.type)) and not range_.holds(value):
-            raise InputError(f"{item.name}: got {shown(value)}; expected {range_.words}.")
+        if range_ is not None and not (value is None and "None" in str(item.type)):
+            require_number(item.name, value, range_)
 
 
 def require_kind(name: str, value: Any, kinds: Any, words: str) -> None:

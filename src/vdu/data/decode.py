@@ -13,14 +13,15 @@ All images are decoded before an error is raised, so that one message names all 
 Not guaranteed: colour management. Embedded profiles are ignored.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from vdu.core.errors import InputError
@@ -67,6 +68,17 @@ def is_text(path: Path) -> bool:
     """Whether a file looks like text: no zero byte at its beginning, or the mark of UTF-16."""
     head = _head(path, 1 << 12)
     return b"\0" not in head or head.startswith((b"\xff\xfe", b"\xfe\xff"))
+
+
+@contextmanager
+def _own_pillow() -> Iterator[None]:
+    """Pillow's global settings as in a fresh process inside the block: a cut image is an error, and the limit of pixels is ours."""
+    before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+    ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, _MOST_PIXELS
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = before
 
 
 def _head(path: Path, n_bytes: int) -> bytes:
@@ -161,7 +173,7 @@ def decode_all(
     pixels, problems = None, []
     for i, (name, opener) in enumerate(zip(names, openers, strict=True)):
         try:
-            with opener() as image:
+            with _own_pillow(), opener() as image:
                 array = to_pixels(image, shape, convert)
         except InputError as error:
             problems.append(f"{name}: {error}")

@@ -74,6 +74,12 @@ class Sampler:
         Raises:
             InputError: if there are more steps than the model's schedule has, or diffusers gives the sampler another schedule.
         """
+        if self.guidance_scale is not None:
+            if not denoiser.class_names:
+                raise InputError(
+                    "guidance_scale: got one for a model without conditions; expected a conditional model. Leave it out."
+                )
+            denoiser.condition([None])  # refuses a model without a null class
         if self.steps > len(denoiser.schedule):
             raise InputError(
                 f"steps: got {self.steps}; the model's schedule has {len(denoiser.schedule)}. Use at most that many."
@@ -245,10 +251,7 @@ def _guided(denoiser: Denoiser, labels: list[Any] | None, scale: float | None) -
     condition = None if labels is None else denoiser.condition(labels)
     if scale is None:
         return lambda x_t, timestep: denoiser.raw(x_t, timestep, condition)
-    if labels is None:
-        raise InputError(
-            "guidance_scale: got one for a model without conditions; expected a conditional model. Leave it out."
-        )
+    assert labels is not None  # Sampler.make refuses a model without conditions
     if condition is not None and "guidance" in condition:  # a distilled network takes the scale itself
         scaled = {**condition, "guidance": torch.full_like(condition["guidance"], scale)}
         return lambda x_t, timestep: denoiser.raw(x_t, timestep, scaled)

@@ -27,8 +27,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from vdu.core.errors import InputError, shown
-from vdu.core.ranges import COUNT, UNIT, require_choice
+from vdu.core.checks import as_tensor
+from vdu.core.errors import InputError
+from vdu.core.ranges import POSITIVE, UNIT, Range, require_choice, require_number
 from vdu.core.types import Condition, NoisedBatch
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 SCALINGS = ("variance-preserving", "flow")
+STEPS = Range("a number of steps, at least 2", 2, whole=True)
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,8 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         require_choice("noise schedule: scaling", self.scaling, SCALINGS)
-        if not isinstance(self.alpha_bars, Tensor):
-            raise InputError(
-                f"noise schedule: got {shown(self.alpha_bars)}; expected ᾱ as a tensor of at least two numbers."
-            )
-        alpha_bars = self.alpha_bars.detach().to("cpu", torch.float64)
+        words = "ᾱ as a tensor of at least two numbers"
+        alpha_bars = as_tensor("noise schedule", self.alpha_bars, words).detach().to("cpu", torch.float64)
         object.__setattr__(self, "alpha_bars", alpha_bars)
         listed = alpha_bars.ndim == 1 and len(alpha_bars) >= 2
         if not listed or not (alpha_bars[1:] < alpha_bars[:-1]).all() or alpha_bars[0] >= 1 or alpha_bars[-1] < 0:
@@ -91,21 +90,20 @@ class NoiseSchedule:
         Returns:
             The schedule.
 
-        Raises:
-            InputError: if an argument is no number, or out of its range.
-
         Examples:
             >>> round(float(NoiseSchedule.linear().alpha_bars[-1]), 8)
             4.036e-05
         """
-        if not (COUNT.holds(steps) and UNIT.holds(beta_start) and UNIT.holds(beta_end)):
-            got = ", ".join(map(shown, (steps, beta_start, beta_end)))
-            raise InputError(f"noise schedule: got {got}; expected a number of steps, and β at both ends, from 0 to 1.")
+        require_number("steps", steps, STEPS)
+        require_number("beta_start", beta_start, UNIT)
+        require_number("beta_end", beta_end, UNIT)
         return cls(torch.cumprod(1 - torch.linspace(beta_start, beta_end, steps, dtype=torch.float64, device="cpu"), 0))
 
     @classmethod
     def cosine(cls, steps: int = 1000, max_beta: float = 0.999) -> Self:
         """The squared-cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672, Eq. 17), β capped at ``max_beta``."""
+        require_number("steps", steps, STEPS)
+        require_number("max_beta", max_beta, UNIT)
         t = torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps
         f = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
         return cls(torch.cumprod(1 - (1 - f[1:] / f[:-1]).clamp(max=max_beta), 0))
@@ -122,6 +120,8 @@ class NoiseSchedule:
             >>> [round(float(each), 6) for each in sigma], round(float(alpha[0] + sigma[0]), 6)
             ([0.25, 0.5, 0.75], 1.0)
         """
+        require_number("steps", steps, STEPS)
+        require_number("shift", shift, POSITIVE)
         s = torch.arange(1, steps + 1, dtype=torch.float64, device="cpu") / (steps + 1)
         s = shift * s / (1 + (shift - 1) * s)
         return cls((1 - s) ** 2 / ((1 - s) ** 2 + s**2), "flow")

@@ -21,7 +21,7 @@ from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError, shown
 from vdu.core.former_names import former_names
 from vdu.core.paths import given_path
-from vdu.core.ranges import COUNT
+from vdu.core.ranges import COUNT, require_number
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
 from vdu.core.runs import require_apart
 from vdu.data.given import is_named
@@ -31,7 +31,7 @@ from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.models import open_model
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import made_by, unwanted_images
-from vdu.evaluation.recording import evaluate_pair
+from vdu.evaluation.recording import evaluate_pair, require_measurable
 from vdu.methods import registry
 from vdu.metrics.intervals import seeds_interval
 from vdu.models.pipelines import load_pipeline
@@ -243,8 +243,12 @@ def compare(
     )  # fmt: skip
     if not isinstance(methods, list | tuple) or not methods:
         raise InputError(f"methods: got {shown(methods)}; expected a list of one or more methods.")
-    if not COUNT.holds(seeds):
-        raise InputError(f"seeds: got {shown(seeds)}; expected {COUNT.words}.")
+    require_number("seeds", seeds, COUNT)
+    for each in ("generator", "resume", "overwrite"):
+        if each in training:
+            raise InputError(
+                f"{each}: got one; expected none, since every run has a seed and a folder of its own. Leave it out."
+            )
     where = None if folder is None else given_path(folder, "folder")
     if where is not None:
         require_apart(where, [place_of(each) for each in (forget, options.reference) if is_named(each)])
@@ -252,10 +256,13 @@ def compare(
         original = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
         before = open_model(original, "pipeline")
         images, _ = unwanted_images(forget, before.denoiser.image_shape, options.forget_class)
-        job = _Job(original, images, options, training, f"{before.sha256} {before.configuration}")
-        names = _names(methods)
-        chosen = [planned(original, method, forget=images, **training).chosen for method in methods]  # refuses now
-        texts = [", ".join(each.options) for each in chosen]
+        names, plans = _names(methods), [planned(original, method, forget=images, **training) for method in methods]
+        texts = [", ".join(each.chosen.options) for each in plans]
+        contents = require_measurable(original, images, options)  # refuses now, as the plans do
+        contents += [f"retain {plans[0].retain.sha256}"] if plans[0].retain is not None else []
+        posterior = plans[0].chosen.posterior
+        contents += [f"posterior {posterior.sha256}"] if "posterior" in training and posterior is not None else []
+        job = _Job(original, images, options, training, f"{before.sha256} {before.configuration}", tuple(contents))
         where = where or Path(place)
         runs = [
             _row(job, method, name, text, each, where / f"{name}-{each}")
@@ -267,13 +274,14 @@ def compare(
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """What all runs have in common; ``identity``: of the original."""
+    """What all runs have in common; ``identity``: of the original; ``contents``: hashes of images and models that were given."""
 
     pipeline: Any
     forget: ImageSet
     options: EvaluationOptions
     training: dict[str, Any]
     identity: str
+    contents: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -310,9 +318,12 @@ def _names(methods: Sequence[Any]) -> list[str]:
 def _row(job: _Job, method: Any, name: str, texts: str, seed: int, folder: Path) -> _Finished:
     """The row of one run, read where it is finished, else computed and kept."""
     options = "" if isinstance(method, str | type) else method.identity  # of the method
+    training = {
+        each: value for each, value in job.training.items() if each not in ("retain", "posterior")
+    }  # among the contents
     described = (
         job.identity, job.forget.sha256, name, options, seed, sorted(job.options.protocol().items(), key=str),
-        job.options.forget_class, sorted(job.training.items(), key=str),
+        job.options.forget_class, sorted(training.items(), key=str), *job.contents,
     )  # fmt: skip
     identity, path = sha256_bytes(repr(described).encode()), folder / "row.json"
     if path.is_file():

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from vdu.core import progress
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
-from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, write_json
+from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, sha256_file, write_json
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
 from vdu.data.forget_source import reload_forget
@@ -33,14 +33,14 @@ from vdu.evaluation.records import EvidenceRecord, WarningRecord
 from vdu.evaluation.references import load_reference, reference_images
 from vdu.evaluation.suite import DRAWN, announce, not_yet_run, real_images, run_suite
 from vdu.judges.fallback import require_enough
-from vdu.judges.judging import Judging, find_judges, given_judges
+from vdu.judges.judging import Judging, find_judges, given_judges, judge_place
 from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
 from vdu.probes.context import ProbeContext
 from vdu.replay.generated import image_seeds
 from vdu.reporting.card import update_card
 from vdu.reporting.code_texts import warning_text
 
-__all__ = ["Recorded", "evaluate_pair", "evaluate_run"]
+__all__ = ["Recorded", "evaluate_pair", "evaluate_run", "require_measurable"]
 
 PACKAGE = Path(__file__).parents[1]  # whose warnings are part of the record
 
@@ -158,10 +158,37 @@ def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
     return _Fixed(real, reference, None if options.features == "judge" else find_feature_network(options.features))
 
 
+def require_measurable(before: Any, forget: ImageSet, options: EvaluationOptions) -> list[str]:
+    """Raise an ``InputError`` for whatever an evaluation of a model made from this one would refuse before it draws anything.
+
+    Args:
+        before: the original.
+        forget: the forget set.
+        options: of the evaluation.
+
+    Returns:
+        What of the options stands for content that may change: hashes of the reference, the retrained model and given judges.
+    """
+    model = open_model(before, "pipeline")
+    retrained = open_retrained(options.retrained, model, model)
+    fixed = _fixed(options, _Subject(model, model, retrained, forget, list(options.forget_class)))
+    if options.judge is None:
+        _require_samples(forget, options)
+    found = [] if fixed.reference is None else [f"reference {fixed.reference.sha256}"]
+    found += [] if retrained is None else [f"retrained {retrained.sha256} {retrained.configuration}"]
+    judges = [judge_place(each) for each in (options.judge, options.second_judge) if each is not None]
+    return found + [f"judge {sha256_file(place / 'judge.json')}" for place, kind in judges if kind == "given"]
+
+
+def _require_samples(forget: ImageSet, options: EvaluationOptions) -> None:
+    """Refuse too few images for a fallback classifier."""
+    require_enough("forget images", len(forget))
+    require_enough("generated samples (--n-judge-samples)", options.n_judge_samples)
+
+
 def _judging(subject: _Subject, options: EvaluationOptions, cost: dict[str, Any]) -> Judging:
     if options.judge is None:  # refused before a time is announced
-        require_enough("forget images", len(subject.forget))
-        require_enough("generated samples (--n-judge-samples)", options.n_judge_samples)
+        _require_samples(subject.forget, options)
     n_models = 2 if subject.retrained is None else 3
     n_judge_samples = options.n_judge_samples if options.judge is None else 0
     announce(

@@ -74,7 +74,7 @@ def real_images(
     Raises:
         InputError: if ``data`` has no labels of these classes.
     """
-    shape, forget_held_out, retain, retain_held_out = forget.shape, None, None, None
+    shape, forget_held_out, retain, retain_held_out, seen = forget.shape, None, None, None, None
     if data is not None:
         for split in ("train", "test"):
             images = load_images(data, shape=shape, split=split)
@@ -87,7 +87,7 @@ def real_images(
                 )
             unwanted, rest = split_by_class(images, names)
             if split == "train":
-                retain = rest
+                retain, seen = rest, unwanted
             else:
                 forget_held_out, retain_held_out = unwanted, rest
     if held_out is not None:
@@ -98,6 +98,8 @@ def real_images(
         retain_held_out = without_copies(retain_held_out, forget, "held-out retained images", "forget images")
     if forget_held_out is not None:
         forget_held_out = without_copies(forget_held_out, forget, "held-out images", "forget images")
+        if seen is not None and len(seen):  # the model has seen them, whether or not they are in the forget set
+            forget_held_out = without_copies(forget_held_out, seen, "held-out images", "training images")
     return forget_held_out, retain, retain_held_out
 
 

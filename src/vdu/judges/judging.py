@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.paths import given_path
 from vdu.core.rng import derive_seed
@@ -167,6 +168,10 @@ def given_judges(
     if tuple(second.class_names) != tuple(first.class_names):
         raise InputError(
             f"second judge: has the classes {list(second.class_names)}; expected {list(first.class_names)}."
+        )
+    if hash_parameters(second.state_dict()) == hash_parameters(first.state_dict()):
+        raise InputError(
+            f"second judge: {second_judge} is the first judge again; expected another one, which checks the first."
         )
     return replace(judging, second=second, second_record=second_record)
 

@@ -11,16 +11,21 @@ Not guaranteed: equal bits for different batch sizes or devices; that the featur
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vdu.core.checks import require_finite
-from vdu.core.errors import InputError
+from vdu.core.checks import as_tensor, require_finite
+from vdu.core.errors import InputError, shown
 from vdu.core.modes import evaluating
+from vdu.core.ranges import COUNT, require_number
+from vdu.core.surroundings import own_torch
 from vdu.data.images import ImageSet, to_float
 
-__all__ = ["Network", "Predictions", "as_features", "classify", "extract_features", "require_same_dimension"]
+__all__ = [
+    "Network", "Predictions", "as_features", "classify", "extract_features", "features_of", "require_network", "require_same_dimension",
+]  # fmt: skip
 
 Network = Callable[[Tensor], Tensor]
 
@@ -42,6 +47,7 @@ class Predictions:
         return Predictions(self.classes[:n_images], self.confidence[:n_images])
 
 
+@own_torch()
 def extract_features(network: Network, images: Tensor | ImageSet, *, batch_size: int = 256) -> Tensor:
     """Features of images.
 
@@ -54,6 +60,8 @@ def extract_features(network: Network, images: Tensor | ImageSet, *, batch_size:
     Returns:
         Features, [N, d], float64, on the CPU.
     """
+    require_network(network, needed=True)
+    require_number("batch_size", batch_size, COUNT)
     modes = evaluating(network) if isinstance(network, nn.Module) else nullcontext()
     with modes, torch.no_grad():
         parts = [_run(network, part, batch_size) for part in _batches(network, images, batch_size)]
@@ -77,6 +85,29 @@ def classify(network: Network, images: Tensor | ImageSet, *, batch_size: int = 2
     return Predictions(classes, confidence.to(torch.float32))
 
 
+def features_of(network: Network | None, batch: Tensor) -> Tensor:
+    """A batch's features: its own, or those that a network gives of its images."""
+    if network is None:
+        return batch
+    return extract_features(network, batch, batch_size=_n_images(batch))
+
+
+def require_network(network: Any, *, needed: bool = False) -> None:
+    """Raise an error for anything but a network.
+
+    Args:
+        network: what was given.
+        needed: whether None is refused too.
+
+    Raises:
+        InputError: if it cannot be called.
+    """
+    if isinstance(network, type) or not (callable(network) or (network is None and not needed)):
+        raise InputError(
+            f"network: got {shown(network)}; expected a network, or another function of images [B, C, H, W], that gives [B, d]."
+        )
+
+
 def as_features(name: str, features: Tensor, *, at_least: int = 2) -> Tensor:
     """Checked features in float64, for the distances.
 
@@ -91,8 +122,8 @@ def as_features(name: str, features: Tensor, *, at_least: int = 2) -> Tensor:
     Raises:
         InputError: if the shape is wrong, there are too few, or one is NaN or infinite.
     """
-    features = torch.as_tensor(features)
-    if features.ndim != 2 or features.shape[0] < at_least or features.shape[1] == 0 or features.is_complex():
+    features = as_tensor(name, features, "features [N, d], one row for each image")
+    if features.ndim != 2 or features.shape[0] < at_least or features.shape[1] == 0:
         raise InputError(
             f"{name}: got shape {tuple(features.shape)}, expected [N, d] with N ≥ {at_least} and d ≥ 1. "
             "Give one row of features per image, and more images if there are too few."
@@ -118,22 +149,36 @@ def require_same_dimension(first: int, second: int) -> None:
 
 
 def _batches(network: Network, images: Tensor | ImageSet, batch_size: int) -> Iterator[Tensor]:
-    if batch_size < 1:
-        raise InputError(f"batch_size: got {batch_size}, expected at least 1. Give a positive number of images.")
     if isinstance(images, Tensor):
         _require_images(images)
         yield from images.split(batch_size)
         return
-    if len(images) == 0:
+    if _n_images(images) == 0:
         raise InputError("images: got an empty set; expected at least one image. Give more images.")
     weight = next(network.parameters(), None) if isinstance(network, nn.Module) else None
     for part in images.images.split(batch_size):
         yield to_float(part) if weight is None else to_float(part).to(weight.device)
 
 
+def _n_images(images: Any) -> int:
+    """How many images there are.
+
+    Returns:
+        Their number; at least 1 for a tensor, whose shape is looked at later.
+
+    Raises:
+        InputError: if they are of another kind.
+    """
+    if not isinstance(images, Tensor | ImageSet):
+        raise InputError(f"images: got {shown(images)}; expected an ImageSet, or a tensor [N, C, H, W] in [−1, 1].")
+    return len(images) if isinstance(images, ImageSet) else max(1, images.shape[0] if images.ndim else 1)
+
+
 def _run(network: Network, part: Tensor, batch_size: int) -> Tensor:
     padding = part[-1:].expand(batch_size - len(part), *part.shape[1:])
     output = network(torch.cat([part, padding]))
+    if not isinstance(output, Tensor):
+        raise InputError(f"network: gave {shown(output)}; expected a tensor [{batch_size}, d].")
     if output.ndim != 2 or len(output) != batch_size:
         raise InputError(
             f"network: got an output of shape {tuple(output.shape)} for {batch_size} images, "

@@ -22,8 +22,10 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
-from vdu.metrics.features import Network, as_features, extract_features, require_same_dimension
-from vdu.metrics.intervals import centred_interval, require_resamples
+from vdu.core.ranges import require_flags
+from vdu.core.surroundings import own_torch
+from vdu.metrics.features import Network, as_features, features_of, require_network, require_same_dimension
+from vdu.metrics.intervals import centred_interval, require_resampling
 from vdu.metrics.moments import Moments, merge_moments
 
 __all__ = [
@@ -76,6 +78,7 @@ class FrechetInterval:
     higher_is_better: ClassVar[bool] = False
 
 
+@own_torch()
 def frechet_distance(reference: Tensor, generated: Tensor) -> Frechet:
     """Fréchet distance between two sets of features.
 
@@ -128,6 +131,7 @@ def frechet_from_moments(reference: Moments, generated: Moments) -> Frechet:
     return Frechet(value, reference.n, generated.n, dimension, deficient)
 
 
+@own_torch()
 def frechet_interval(
     reference: Tensor, generated: Tensor, *, n_resamples: int = 200, generator: torch.Generator
 ) -> FrechetInterval:
@@ -146,7 +150,7 @@ def frechet_interval(
         Value and interval. The interval accounts neither for the bias at this n, nor for the choice of the reference, nor for the
         spread over unlearning runs.
     """
-    require_resamples(n_resamples)
+    require_resampling(n_resamples, generator)
     fixed, images = merge_moments(None, as_features("reference", reference)), as_features("generated", generated)
     root = _root(fixed.covariance)
     value = frechet_from_moments(fixed, merge_moments(None, images)).value
@@ -176,6 +180,7 @@ class FrechetDistance:
     higher_is_better: ClassVar[bool] = False
 
     def __init__(self, network: Network | None = None) -> None:
+        require_network(network)
         self.network = network
         self._moments: dict[bool, Moments] = {}
 
@@ -186,7 +191,8 @@ class FrechetDistance:
             batch: images if a network was given, otherwise features [B, d].
             reference: whether they belong to the reference or to the generated set.
         """
-        features = batch if self.network is None else extract_features(self.network, batch, batch_size=len(batch))
+        require_flags({"reference": reference}, "reference")
+        features = features_of(self.network, batch)
         self._moments[reference] = merge_moments(self._moments.get(reference), features)
 
     def compute(self) -> Frechet:

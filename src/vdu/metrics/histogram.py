@@ -25,9 +25,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vdu.core.checks import as_tensor
 from vdu.core.errors import InputError
-from vdu.metrics.intervals import centred_interval, require_resamples, resample_counts
-from vdu.metrics.pul import flip_table
+from vdu.core.surroundings import own_torch
+from vdu.metrics.intervals import centred_interval, require_resampling, resample_counts
+from vdu.metrics.pul import flip_table, indices
 
 __all__ = ["HistogramDistance", "class_counts", "expected_distribution", "histogram_distance"]
 
@@ -90,6 +92,11 @@ def expected_distribution(counts: Tensor, forget_classes: Sequence[int]) -> Tens
         >>> expected_distribution(torch.tensor([5, 3, 1]), [0]).tolist()
         [0.0, 0.75, 0.25]
     """
+    counts = as_tensor("counts", counts, "the number of images of each class, [K]")
+    if counts.ndim != 1 or bool((counts < 0).any()):
+        raise InputError(
+            f"counts: got shape {tuple(counts.shape)}; expected the number of images of each class, [K], 0 or more."
+        )
     keep = _retained(len(counts), forget_classes)
     kept = counts.to(torch.float64) * keep.to(counts.device)
     if kept.sum() == 0:
@@ -100,6 +107,7 @@ def expected_distribution(counts: Tensor, forget_classes: Sequence[int]) -> Tens
     return kept / kept.sum()
 
 
+@own_torch()
 def histogram_distance(
     original_class: Tensor,
     unlearned_class: Tensor,
@@ -122,7 +130,7 @@ def histogram_distance(
     Returns:
         The distance, its interval, and its value by chance alone.
     """
-    require_resamples(n_resamples)
+    require_resampling(n_resamples, generator)
     flips = flip_table(original_class, unlearned_class, n_classes)
     original, unlearned = flips.sum(1), flips.sum(0)
     p, q = expected_distribution(original, forget_classes), expected_distribution(unlearned, forget_classes)
@@ -155,11 +163,9 @@ def _distances(original: Tensor, unlearned: Tensor) -> Tensor:
 
 def _retained(n_classes: int, forget_classes: Sequence[int]) -> Tensor:
     # Mask of the retained classes, [K], bool.
-    if not forget_classes or not all(0 <= index < n_classes for index in forget_classes):
-        raise InputError(
-            f"forget_classes: got {list(forget_classes)}, expected at least one index from 0 to {n_classes - 1}. "
-            "Give the judge's indices of the classes to forget."
-        )
+    left_out = indices("forget_classes", forget_classes, n_classes)
+    if not left_out:
+        raise InputError(f"forget_classes: got none; expected at least one index from 0 to {n_classes - 1}.")
     keep = torch.ones(n_classes, dtype=torch.bool)
-    keep[list(forget_classes)] = False
+    keep[list(left_out)] = False
     return keep

@@ -30,36 +30,38 @@ from statistics import NormalDist, fmean, variance
 import torch
 from torch import Tensor
 
+from vdu.core.checks import require_generator
 from vdu.core.errors import InputError
+from vdu.core.ranges import Range, require_number
 
 __all__ = [
     "TAIL",
     "centred_interval",
     "mean_interval",
-    "require_resamples",
+    "require_resampling",
     "resample_counts",
     "seeds_interval",
     "share_interval",
 ]
 
 TAIL = 0.025  # probability left out on either side of a 95 % interval
+RESAMPLES = Range(
+    "at least 40, so that a resample falls in each 2.5 % tail of a 95 % interval; 200 or more are better",
+    40,
+    whole=True,
+)
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # t at 97.5 % for 2 … 10 values
 
 
-def require_resamples(n_resamples: int) -> None:
-    """Raise an error for too few resamples for a 2.5 % tail.
+def require_resampling(n_resamples: int, generator: torch.Generator) -> None:
+    """Raise an ``InputError`` for too few resamples for a 2.5 % tail, which are fewer than 40, or no source of them.
 
     Args:
         n_resamples: number of resamples.
-
-    Raises:
-        InputError: if there are fewer than 40, of which 2.5 % is one.
+        generator: draws them.
     """
-    if n_resamples < 40:
-        raise InputError(
-            f"n_resamples: got {n_resamples}, expected at least 40, so that a resample falls in each 2.5 % tail of a "
-            "95 % interval. Give 200 or more."
-        )
+    require_number("n_resamples", n_resamples, RESAMPLES)
+    require_generator(generator)
 
 
 def resample_counts(counts: Tensor, n_resamples: int, *, generator: torch.Generator, n: int | None = None) -> Tensor:

@@ -23,8 +23,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vdu.core.checks import require_generator
 from vdu.core.errors import InputError
-from vdu.metrics.features import Network, as_features, extract_features, require_same_dimension
+from vdu.core.ranges import COUNT, require_flags, require_number
+from vdu.core.surroundings import own_torch
+from vdu.metrics.features import Network, as_features, features_of, require_network, require_same_dimension
 from vdu.metrics.intervals import TAIL
 
 __all__ = ["KID", "KernelDistance", "kernel_distance", "mmd_squared"]
@@ -52,6 +55,7 @@ class KID:
     higher_is_better: ClassVar[bool] = False
 
 
+@own_torch()
 def kernel_distance(
     reference: Tensor, generated: Tensor, *, n_subsets: int = 100, subset_size: int = 1000, generator: torch.Generator
 ) -> KID:
@@ -74,6 +78,9 @@ def kernel_distance(
     """
     reference, generated = as_features("reference", reference), as_features("generated", generated)
     n = min(len(reference), len(generated))
+    require_generator(generator)
+    require_number("n_subsets", n_subsets, COUNT)
+    require_number("subset_size", subset_size, COUNT)
     if not 2 <= subset_size <= n // 2 or n_subsets < 10:
         raise InputError(
             f"subsets: got {n_subsets} of {subset_size} images, expected at least 10 of 2 to {n // 2} (half of "
@@ -129,6 +136,9 @@ class KernelDistance:
     higher_is_better: ClassVar[bool] = False
 
     def __init__(self, network: Network | None = None, *, n_subsets: int = 100, subset_size: int = 1000) -> None:
+        require_network(network)
+        require_number("n_subsets", n_subsets, COUNT)
+        require_number("subset_size", subset_size, COUNT)
         self.network, self.n_subsets, self.subset_size = network, n_subsets, subset_size
         self._features: dict[bool, list[Tensor]] = {True: [], False: []}
 
@@ -139,8 +149,8 @@ class KernelDistance:
             batch: images if a network was given, otherwise features [B, d].
             reference: whether they belong to the reference or to the generated set.
         """
-        features = batch if self.network is None else extract_features(self.network, batch, batch_size=len(batch))
-        self._features[reference].append(as_features("features", features, at_least=1))
+        require_flags({"reference": reference}, "reference")
+        self._features[reference].append(as_features("features", features_of(self.network, batch), at_least=1))
 
     def compute(self, *, generator: torch.Generator | None = None) -> KID:
         """The distance between the sets accumulated so far.

@@ -20,7 +20,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vdu.core.errors import InputError
+from vdu.core.ranges import COUNT, require_number
+from vdu.core.surroundings import own_torch
 from vdu.metrics.features import as_features, require_same_dimension
 
 __all__ = ["DensityCoverage", "PrecisionRecall", "density_coverage", "precision_recall"]
@@ -60,6 +61,7 @@ class DensityCoverage:
     higher_is_better: ClassVar[bool] = True
 
 
+@own_torch()
 def precision_recall(reference: Tensor, generated: Tensor, *, k: int = 3) -> PrecisionRecall:
     """Improved precision and recall.
 
@@ -84,6 +86,7 @@ def precision_recall(reference: Tensor, generated: Tensor, *, k: int = 3) -> Pre
     return PrecisionRecall(_mean(precision), _mean(recall), k)
 
 
+@own_torch()
 def density_coverage(reference: Tensor, generated: Tensor, *, k: int = 5) -> DensityCoverage:
     """Density and coverage.
 
@@ -124,8 +127,7 @@ def _mean(values: Tensor) -> float:
 
 
 def _checked(reference: Tensor, generated: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    if k < 1:
-        raise InputError(f"k: got {k}, expected at least 1. Give the number of the neighbour that sets the radius.")
+    require_number("k", k, COUNT)
     reference = as_features("reference", reference, at_least=k + 1)
     generated = as_features("generated", generated, at_least=k + 1)
     require_same_dimension(reference.shape[1], generated.shape[1])

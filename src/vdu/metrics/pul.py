@@ -19,19 +19,33 @@ Not guaranteed: that the images are good (a collapsed model scores 100: never re
 (see :func:`pul_ceiling`). The interval includes neither the judge's error nor the spread over unlearning runs.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from vdu.core.errors import InputError
-from vdu.metrics.features import Network, classify
-from vdu.metrics.intervals import TAIL, require_resamples, resample_counts
+from vdu.core.checks import as_tensor
+from vdu.core.errors import InputError, shown
+from vdu.core.ranges import COUNT, NOT_NEGATIVE, UNIT, require_number
+from vdu.core.surroundings import own_torch
+from vdu.metrics.features import Network, features_of, require_network
+from vdu.metrics.intervals import TAIL, require_resampling, resample_counts
 from vdu.metrics.paired_ratio import ratio_interval
 
-__all__ = ["PUL", "CorrectedPUL", "PULResult", "corrected_pul", "flip_table", "percentage_unlearned", "pul_ceiling"]
+__all__ = [
+    "PUL",
+    "CorrectedPUL",
+    "PULResult",
+    "corrected_pul",
+    "flip_table",
+    "indices",
+    "percentage_unlearned",
+    "pul_ceiling",
+]
 
 
 @dataclass(frozen=True)
@@ -74,6 +88,7 @@ class CorrectedPUL:
     higher_is_better: ClassVar[bool] = True
 
 
+@own_torch()
 def percentage_unlearned(
     original_is_forget: Tensor, unlearned_is_forget: Tensor, *, n_resamples: int = 2000, generator: torch.Generator
 ) -> PULResult:
@@ -100,7 +115,7 @@ def percentage_unlearned(
         (100.0, 92.3, 100.0)
     """
     original, unlearned = _paired_calls(original_is_forget, unlearned_is_forget)
-    require_resamples(n_resamples)
+    require_resampling(n_resamples, generator)
     n, n_original, n_unlearned = len(original), int(original.sum()), int(unlearned.sum())
     if n_original == 0:
         raise InputError(
@@ -138,12 +153,20 @@ def pul_ceiling(*, n_original: int, n: int, false_positive_rate: float) -> float
         Per cent, at most 100; negative if false positives alone explain more than n_orig. PUL can exceed it by chance, and
         false positives can be more frequent on generated images than on real ones.
 
+    Raises:
+        InputError: if a number is out of its range.
+
     Examples:
         >>> round(pul_ceiling(n_original=109, n=1000, false_positive_rate=0.01), 1)
         90.8
     """
-    _require_counts(n_original, 0, n)
-    _require_rate("false_positive_rate", false_positive_rate)
+    require_number("n_original", n_original, COUNT)
+    require_number("n", n, COUNT)
+    if n_original > n:
+        raise InputError(
+            f"counts: got n_original={n_original}, n={n}; expected n_original ≤ n. Count forget predictions among the samples of the model."
+        )
+    require_number("false_positive_rate", false_positive_rate, UNIT)
     return 100 * (1 - false_positive_rate * n / n_original)
 
 
@@ -159,8 +182,10 @@ def corrected_pul(pul: PULResult, *, false_positive_rate: float) -> CorrectedPUL
         false_positive_rate: f, fraction of retained images predicted forget, in [0, 1].
 
     Returns:
-        Value and limits; None if false positives alone explain the original's count. A rate outside [0, 1] raises
-        an ``InputError``.
+        Value and limits; None if false positives alone explain the original's count.
+
+    Raises:
+        InputError: if the rate is outside [0, 1], or the PUL is no result of :func:`percentage_unlearned`.
 
     Source: Rogan and Gladen (1978), American Journal of Epidemiology 107(1).
 
@@ -169,7 +194,9 @@ def corrected_pul(pul: PULResult, *, false_positive_rate: float) -> CorrectedPUL
         >>> found.value, found.low, found.high
         (62.5, 50.0, 75.0)
     """
-    _require_rate("false_positive_rate", false_positive_rate)
+    require_number("false_positive_rate", false_positive_rate, UNIT)
+    if not isinstance(pul, PULResult):
+        raise InputError(f"pul: got {shown(pul)}; expected the result of percentage_unlearned, or of PUL.compute.")
     false_positives = pul.n * false_positive_rate
     if pul.n_original <= false_positives:
         return None
@@ -195,12 +222,16 @@ def flip_table(original_class: Tensor, unlearned_class: Tensor, n_classes: int) 
         >>> flip_table(torch.tensor([0, 0, 1]), torch.tensor([1, 1, 1]), 2).tolist()
         [[0, 2], [0, 1]]
     """
-    pair = [torch.as_tensor(classes).cpu() for classes in (original_class, unlearned_class)]
+    require_number("n_classes", n_classes, COUNT)
+    named = {"original_class": original_class, "unlearned_class": unlearned_class}
+    pair = [as_tensor(name, classes, "the class of each image, [N]").cpu() for name, classes in named.items()]
     if pair[0].ndim != 1 or pair[0].shape != pair[1].shape:
         raise InputError(_shape_message("classes", *pair))
-    for name, classes in zip(("original_class", "unlearned_class"), pair, strict=True):
-        if classes.is_floating_point() or (
-            len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < n_classes
+    for name, classes in zip(named, pair, strict=True):
+        if (
+            classes.is_floating_point()
+            or classes.dtype == torch.bool
+            or (len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < n_classes)
         ):
             raise InputError(
                 f"{name}: got {classes.dtype} values such as {classes.unique()[[0, -1]].tolist()}, expected "
@@ -228,11 +259,12 @@ class PUL:
     higher_is_better: ClassVar[bool] = True
 
     def __init__(self, judge: Network | None = None, forget_classes: Sequence[int] = ()) -> None:
-        if (judge is None) == bool(forget_classes):
+        require_network(judge)
+        self.judge, self.forget_classes = judge, indices("forget_classes", forget_classes)
+        if (judge is None) == bool(self.forget_classes):
             raise InputError(
                 "PUL: got a judge or forget classes alone; expected both (update takes images), or none (update takes masks)."
             )
-        self.judge, self.forget_classes = judge, tuple(forget_classes)
         self._calls: list[tuple[Tensor, Tensor]] = []
 
     def update(self, before: Tensor, after: Tensor) -> None:
@@ -264,8 +296,33 @@ class PUL:
     def _is_forget(self, batch: Tensor) -> Tensor:
         if self.judge is None:
             return batch
-        classes = classify(self.judge, batch, batch_size=len(batch)).classes
-        return torch.isin(classes, torch.tensor(self.forget_classes))
+        logits = features_of(self.judge, batch)
+        indices("forget_classes", self.forget_classes, logits.shape[1])
+        return torch.isin(logits.softmax(dim=1).max(dim=1).indices, torch.tensor(self.forget_classes))
+
+
+def indices(name: str, given: Sequence[int], n_classes: int | None = None) -> tuple[int, ...]:
+    """Class indices as a tuple.
+
+    Args:
+        name: the argument.
+        given: integers, in [0, K).
+        n_classes: K; None if it is not known.
+
+    Returns:
+        The indices.
+
+    Raises:
+        InputError: if they are of another kind, or out of range.
+    """
+    listed = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    if not listed or not all(NOT_NEGATIVE.holds(each) and each < (n_classes or math.inf) for each in given):
+        got = list(given) if listed and all(isinstance(each, Real) for each in given) else shown(given)
+        most = "" if n_classes is None else f" to {n_classes - 1}"
+        raise InputError(
+            f"{name}: got {got}; expected the judge's indices of classes, integers from 0{most}, as a list."
+        )
+    return tuple(map(int, given))
 
 
 def _bootstrap(
@@ -281,8 +338,10 @@ def _bootstrap(
 
 
 def _paired_calls(original: Tensor, unlearned: Tensor) -> tuple[Tensor, Tensor]:
-    original, unlearned = torch.as_tensor(original).cpu(), torch.as_tensor(unlearned).cpu()
-    for name, calls in (("original_is_forget", original), ("unlearned_is_forget", unlearned)):
+    named = {"original_is_forget": original, "unlearned_is_forget": unlearned}
+    words = "whether each image is predicted forget, bool [N]"
+    original, unlearned = (as_tensor(name, calls, words).cpu() for name, calls in named.items())
+    for name, calls in zip(named, (original, unlearned), strict=True):
         if calls.dtype != torch.bool:
             raise InputError(
                 f"{name}: got {calls.dtype}, expected bool. Compare the judge's classes with the forget class."
@@ -297,16 +356,3 @@ def _shape_message(what: str, original: Tensor, unlearned: Tensor) -> str:
         f"{what}: got shapes {tuple(original.shape)} for the original and {tuple(unlearned.shape)} for the unlearned "
         "model, expected two vectors of equal length. Sample both models from the same seeds, in the same order."
     )
-
-
-def _require_counts(n_original: int, n_unlearned: int, n: int) -> None:
-    if not (1 <= n_original <= n and 0 <= n_unlearned <= n):
-        raise InputError(
-            f"counts: got n_original={n_original}, n_unlearned={n_unlearned}, n={n}, expected 1 ≤ n_original ≤ n and "
-            "0 ≤ n_unlearned ≤ n. Count forget predictions among the same number of samples of each model."
-        )
-
-
-def _require_rate(name: str, rate: float) -> None:
-    if not 0 <= rate <= 1:
-        raise InputError(f"{name}: got {rate}, expected a fraction from 0 to 1. Measure it on held-out images.")

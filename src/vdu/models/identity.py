@@ -28,7 +28,11 @@ from vdu.models.configuration import EXTRAS
 __all__ = ["configuration_sha256", "identity", "is_recorded_configuration", "trained_part", "weights_sha256"]
 
 SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
-ELSEWHERE = {"prediction_type", "timestep_spacing"}  # described as an own entry; always chosen by the sampler
+ELSEWHERE = {
+    "prediction_type",
+    "timestep_spacing",
+    "stochastic_sampling",
+}  # described as an own entry; always chosen by the sampler
 _known: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 
 
@@ -169,7 +173,7 @@ def _sampling_defaults() -> dict[str, Any]:
     import diffusers
 
     found: dict[str, Any] = {}
-    for kind in SCHEDULERS.values():
+    for kind in (*SCHEDULERS.values(), "FlowMatchEulerDiscreteScheduler"):
         found = _defaults(getattr(diffusers, kind)) | found
     return {name: value for name, value in found.items() if name not in ELSEWHERE.union(SCHEDULE)}
 
@@ -177,7 +181,7 @@ def _sampling_defaults() -> dict[str, Any]:
 def _schedule(schedule: NoiseSchedule, config: Mapping[str, Any]) -> Any:
     import diffusers
 
-    if same_levels(scheduler_over(schedule, "DDPMScheduler", config), schedule):
+    if schedule.scaling != "flow" and same_levels(scheduler_over(schedule, "DDPMScheduler", config), schedule):
         known = _defaults(diffusers.DDPMScheduler)
         return _options(config, {name: known[name] for name in SCHEDULE})
     return {"scaling": schedule.scaling, "alpha_bars": schedule.alpha_bars.tolist()}

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 from vdu.core.rng import generator
 
 __all__ = [
@@ -179,8 +179,8 @@ def lora_rank(train: str) -> int | None:
     Raises:
         InputError: if it is no such part.
     """
-    kind, _, rank = train.partition(":")
-    if kind == "lora" and rank.isdecimal() and int(rank) >= 1:
+    kind, _, rank = train.partition(":") if isinstance(train, str) else ("", "", "")
+    if kind == "lora" and rank.isdecimal() and len(rank) < 10 and int(rank) >= 1:
         return int(rank)
     if train.replace("_", "-") == "text-encoder":
         raise InputError(
@@ -188,7 +188,7 @@ def lora_rank(train: str) -> int | None:
             "cross-attention-kv changes what the network makes of words."
         )
     if train not in PARTS:
-        raise InputError(f"train: got {train!r}; expected one of {', '.join(PARTS)}, or lora:RANK such as lora:8.")
+        raise InputError(f"train: got {shown(train)}; expected one of {', '.join(PARTS)}, or lora:RANK such as lora:8.")
     return None
 
 
@@ -234,7 +234,7 @@ def save_lora(network: nn.Module, folder: Path, part: str) -> Path:
 
     Args:
         network: with corrections.
-        folder: gets ``pytorch_lora_weights.safetensors``.
+        folder: gets ``pytorch_lora_weights.safetensors``; made if needed.
         part: the network's name in its pipeline, "unet" or "transformer".
 
     Returns:

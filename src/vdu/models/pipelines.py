@@ -25,6 +25,7 @@ from vdu.core.records import read_json, write_json
 from vdu.core.surroundings import own_torch
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
 from vdu.models.configuration import EXTRAS, extra, keep_extras, quiet_diffusers, refuse_unknown_options
+from vdu.models.words import ENCODERS
 
 __all__ = [
     "check_network",
@@ -38,6 +39,7 @@ __all__ = [
 
 EXTRA_FILE = "vdu.json"
 SHARD = r"-\d{5}-of-\d{5}"
+LOADED = (*NETWORKS, *ENCODERS, "vae", "vqvae")  # each with all of its tensors
 HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
 LIBRARIES = (
     "diffusers",
@@ -70,9 +72,9 @@ def load_pipeline(path: Path | str) -> Any:
     absent = {name: None for name, part in index.items() if isinstance(part, list) and not part[0] and name in PARTS}
     with quiet_diffusers():
         try:
-            networks = {name: _load_network(path, name, variant, *parts[name]) for name in NETWORKS if name in parts}
+            loaded = {name: _load_part(path, name, variant, *parts[name]) for name in LOADED if name in parts}
             pipeline = DiffusionPipeline.from_pretrained(
-                str(path), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, variant=variant, **networks,
+                str(path), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, variant=variant, **loaded,
                 **absent,
             )  # fmt: skip
         except InputError:
@@ -92,14 +94,14 @@ def load_pipeline(path: Path | str) -> Any:
             "ignore. Remove the entry if it has no effect."
         )
     refuse_unknown_options(pipeline.scheduler, f"{path}: scheduler")
-    for name, network in networks.items():
-        refuse_unknown_options(network, f"{path}: {name}")
+    for name, part in loaded.items():
+        refuse_unknown_options(part, f"{path}: {name}")
     if (path / EXTRA_FILE).is_file():
         for name, value in _read_extra(path / EXTRA_FILE).items():
             setattr(pipeline, name, value)
-    for name in NETWORKS:
-        check_network(getattr(pipeline, name, None), str(path))
-    return keep_extras(pipeline, pipeline, next(iter(networks.values()), None))
+    for name, part in loaded.items():
+        check_network(part, str(path / name))
+    return keep_extras(pipeline, pipeline, next((loaded[name] for name in NETWORKS if name in loaded), None))
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -122,6 +124,9 @@ def _read_index(path: Path) -> dict[str, Any]:
         )
     parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
     refuse_parts(str(path.parent), [name for name in parts if name not in PARTS])
+    lost = [name for name in parts if name.startswith("tokenizer") and not (path.parent / name).is_dir()]
+    if lost:  # transformers would make up one that knows no words
+        raise InputError(f"{path.parent}: has no folder {', '.join(lost)}; save or download the pipeline again.")
     for library, _ in (index[name] for name in parts):
         if library not in (*LIBRARIES, *OWN_NETWORKS):  # older diffusers import whatever module is named there
             raise InputError(
@@ -166,24 +171,26 @@ def _variant(folders: Mapping[str, Path]) -> str | None:
     return next(iter(found), None)
 
 
-def _load_network(path: Path, name: str, variant: str | None, library: str, kind: str) -> nn.Module:
-    """A network with all of its tensors, and no others; diffusers only warns of these."""
-    folder = path / name if (path / name).is_dir() else path  # google's first models have no folders
-    chosen = _require_weights(folder, variant)
-    network, info = getattr(import_module(library), kind).from_pretrained(
+def _load_part(path: Path, name: str, variant: str | None, library: str, kind: str) -> nn.Module:
+    """A part with all of its tensors, and no others; diffusers and transformers only warn of these, and make missing ones up."""
+    flat = name in NETWORKS and not (path / name).is_dir()  # google's first models have no folders
+    folder = path if flat else path / name
+    chosen = _require_weights(folder, "model" if library == "transformers" else "diffusion_pytorch_model", variant)
+    part, info = getattr(import_module(library), kind).from_pretrained(
         str(folder), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True, variant=chosen
     )  # fmt: skip
-    if info["unexpected_keys"]:
-        some = sorted(info["unexpected_keys"])
-        raise InputError(
-            f"{folder}: its weights have {len(some)} tensors that its config.json has no place for (first: {', '.join(some[:3])}); "
-            "expected weights and configuration of one model. Restore the config.json that the model was trained with."
-        )
-    return network
+    for which, what in (("missing_keys", "lack"), ("unexpected_keys", "have")):
+        if some := sorted(info[which]):
+            place = "" if what == "lack" else " that its config.json has no place for"
+            raise InputError(
+                f"{folder}: its weights {what} {len(some)} tensors{place} (first: {', '.join(some[:3])}); expected weights and "
+                "configuration of one model. Restore the config.json that the model was trained with, or save or download it again."
+            )
+    return part
 
 
-def _require_weights(folder: Path, variant: str | None) -> str | None:
-    """Refuse a folder without safetensors weights under diffusers' name, by what is there instead.
+def _require_weights(folder: Path, stem: str, variant: str | None) -> str | None:
+    """Refuse a folder without safetensors weights under its library's name, by what is there instead.
 
     Returns:
         The variant to load; None for the plain weights.
@@ -191,7 +198,6 @@ def _require_weights(folder: Path, variant: str | None) -> str | None:
     Raises:
         InputError: if there is none.
     """
-    stem = "diffusion_pytorch_model"
     if (folder / f"{stem}.safetensors").is_file() or (folder / f"{stem}.safetensors.index.json").is_file():
         return None
     if variant and any(folder.glob(f"{stem}.*{variant}*")):
@@ -361,7 +367,14 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
     if not hasattr(pipeline, "save_pretrained") or isinstance(pipeline, type):
         raise InputError(f"pipeline: got {shown(pipeline)}; expected a diffusers pipeline.")
     path = given_path(path)
+    if path.is_file():
+        raise InputError(f"path: got {path}, which is a file; expected a folder for the pipeline.")
     keep_extras(pipeline, pipeline, network_of(pipeline))
+    for old in (
+        path / EXTRA_FILE,
+        *path.glob("*/*.safetensors.index.json"),
+    ):  # of another model, which diffusers would leave there
+        old.unlink(missing_ok=True)
     pipeline.save_pretrained(str(path), safe_serialization=True)
     found = {name: value for name in EXTRAS if (value := extra(pipeline, name)) is not None}
     if found.get("timestep_scale") == 1.0:

@@ -24,12 +24,16 @@ def require_usable(denoiser: Any) -> None:
         InputError: if its weights are not loaded or not float32, no sampler follows its schedule, or its network fails on its own images.
     """
     weights = dict(denoiser.network.named_parameters())
-    absent = [name for name, value in weights.items() if value.is_meta]
-    if absent:
-        raise InputError(
-            f"pipeline: {len(absent)} tensors of its network are on the meta device, so without values (first: {absent[0]}); expected "
-            "loaded weights. Load the pipeline with from_pretrained, without offloading."
-        )
+    for what, part in _parts(denoiser).items():
+        absent = [name for name, value in part.named_parameters() if value.is_meta]
+        if absent:
+            raise InputError(
+                f"pipeline: {len(absent)} tensors of its {what} are on the meta device, so without values (first: {absent[0]}); expected "
+                "loaded weights. Load the pipeline with from_pretrained, without offloading."
+            )
+        _require_plain(part, what)
+        if part is not denoiser.network:
+            check_network(part, f"pipeline: {what}")
     others = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()} - {"float32"})
     if others:
         raise InputError(
@@ -38,6 +42,38 @@ def require_usable(denoiser: Any) -> None:
         )
     Sampler("ddpm", steps=1).make(denoiser)  # refuses a schedule that no sampler follows
     _try(denoiser)
+
+
+def _parts(denoiser: Any) -> dict[str, nn.Module]:
+    """The network, the autoencoder and the text encoders, by what messages call them."""
+    found = {"network": denoiser.network}
+    if denoiser.is_latent:
+        found["autoencoder"] = denoiser.autoencoder
+    encoders = denoiser.words.encoders if denoiser.takes_prompts else []
+    return found | {f"text encoder {type(each).__name__} ({i + 1})": each for i, each in enumerate(encoders)}
+
+
+def _require_plain(part: nn.Module, what: str) -> None:
+    """Refuse what was hung on a part after it was loaded: it would be trained and not saved, or saved and not read back.
+
+    Raises:
+        InputError: for adapters, fused projections and FreeU, with what takes them off.
+    """
+    for module in part.modules():
+        if hasattr(module, "base_layer"):
+            raise InputError(
+                f"pipeline: its {what} has an adapter (LoRA) hung on it; expected plain layers. Merge it first: pipeline.fuse_lora() and "
+                "pipeline.unload_lora_weights()."
+            )
+        if getattr(module, "fused_projections", False):
+            raise InputError(
+                f"pipeline: its {what} has fused projections, which no saved model has; expected separate ones. Call "
+                "pipeline.unfuse_qkv_projections()."
+            )
+        if getattr(module, "resolution_idx", None) is not None and getattr(module, "s1", None) is not None:
+            raise InputError(
+                f"pipeline: its {what} has FreeU on, which no saved model has; expected it off. Call pipeline.disable_freeu()."
+            )
 
 
 @torch.no_grad()

@@ -1,24 +1,27 @@
 """Models that are conditioned on words: prompts to tensors, each prompt once.
 
 A prompt is encoded by the pipeline's own ``encode_prompt``, alone in its batch, so that its bits do not depend on its neighbours. The
-tensors of the latest prompts are kept on the CPU. The text encoders do not train; they are on the network's device only while they work.
+tensors of the latest prompts are kept on the CPU. A prompt that no encoder reads to its end is refused; diffusers would cut it. The text
+encoders do not train; they are on the network's device only while they work.
 
 Samples are drawn under the model's *prompts* (``prompts`` in ``vdu.json``, or the empty prompt): they stand where a class-conditional
 model has its classes. Any other prompt can be asked for by its text, and captions of images are prompts too.
 """
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
+from vdu.core.records import sha256_bytes
 from vdu.core.types import Condition
 from vdu.models.latent import LatentDenoiser, visiting
 
-__all__ = ["PromptEncoder", "TextDenoiser", "text_parts"]
+__all__ = ["ENCODERS", "PromptEncoder", "TextDenoiser", "text_parts"]
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 REMEMBERED = 1024  # prompts; of Stable Diffusion 1.x 240 MB
@@ -37,9 +40,34 @@ class PromptEncoder:
         self._pipeline, self._encode, self._known = pipeline, encode, {}
         self._encoders = [part for name in ENCODERS if (part := pipeline.components.get(name)) is not None]
 
-    def described(self) -> list[nn.Module]:
-        """What determines the condition of a prompt: the text encoders."""
+    @property
+    def encoders(self) -> list[nn.Module]:
+        """The text encoders."""
         return self._encoders
+
+    def described(self) -> list[Any]:
+        """What determines the condition of a prompt: the text encoders, their tokenizers, and how the pipeline uses them."""
+        words = [sha256_bytes(repr(sorted(each.get_vocab().items())).encode()) for each, _ in self._tokenizers()]
+        zeros = getattr(self._pipeline, "config", {}).get("force_zeros_for_empty_prompt")
+        return [*self._encoders, words, [most for _, most in self._tokenizers()], zeros]
+
+    def _tokenizers(self) -> Iterator[tuple[Any, int]]:
+        """The tokenizers, each with the most tokens that are read of a prompt."""
+        limit = inspect.signature(self._pipeline.encode_prompt).parameters.get("max_sequence_length")
+        for name in ENCODERS:
+            tokenizer = self._pipeline.components.get(name.replace("text_encoder", "tokenizer"))
+            if tokenizer is not None:
+                of_t5 = limit is not None and not type(tokenizer).__name__.startswith("CLIP")
+                yield tokenizer, limit.default if of_t5 and limit is not None else tokenizer.model_max_length
+
+    def _require_whole(self, prompt: str) -> None:
+        """Raise an error for a prompt whose end no encoder reads."""
+        lengths = [(len(tokenizer(prompt, verbose=False).input_ids), most) for tokenizer, most in self._tokenizers()]
+        if lengths and all(n > most for n, most in lengths):
+            n, most = max(lengths, key=lambda each: each[1])
+            raise InputError(
+                f"prompt: {shown(prompt)} has {n} tokens, and this model reads {most}: the rest would be cut off. Shorten it."
+            )
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str | None], device: torch.device) -> Condition:
@@ -53,6 +81,8 @@ class PromptEncoder:
             Tensors by argument name, each [len(prompts), …], on the CPU.
         """
         new = [each for each in dict.fromkeys(prompts) if each not in self._known]
+        for each in new:
+            self._require_whole(each or "")
         if new:
             with visiting(device, *self._encoders):
                 made = {each: self._encode(self._pipeline, each, device) for each in new}
@@ -97,6 +127,11 @@ class TextDenoiser(LatentDenoiser):
         Raises:
             InputError: if an index is out of range.
         """
+        strange = [
+            each for each in labels if isinstance(each, bool) or not (each is None or isinstance(each, int | str))
+        ]
+        if strange:
+            raise InputError(f"prompt: got {shown(strange[0])}; expected a prompt as text.")
         wrong = [each for each in labels if isinstance(each, int) and not 0 <= each < len(self.prompts)]
         if wrong:
             raise InputError(
@@ -120,6 +155,21 @@ class TextDenoiser(LatentDenoiser):
 def text_parts(pipeline: Any, encode: Callable[[Any, str | None, torch.device], dict[str, Tensor]]) -> dict[str, Any]:
     """What a text-to-image pipeline gives its denoiser about words, by argument name of :class:`TextDenoiser`."""
     for name in ENCODERS:
+        tokenizer = name.replace("text_encoder", "tokenizer")
+        absent = [
+            each for each in (name, tokenizer) if each in pipeline.components and pipeline.components[each] is None
+        ]
+        if absent and (len(absent) == 1 or name != "text_encoder_3"):  # that of Stable Diffusion 3 may be left out
+            raise InputError(
+                f"pipeline: has no {' and no '.join(absent)}, so it cannot read a prompt; expected both {name} and {tokenizer}. Load the "
+                "whole pipeline."
+            )
         if pipeline.components.get(name) is not None:
             getattr(pipeline, name).eval()
+        if pipeline.components.get(tokenizer) is not None:
+            known = [getattr(pipeline, tokenizer)(letter).input_ids for letter in "ab"]
+            if known[0] == known[1]:
+                raise InputError(
+                    f"pipeline: its {tokenizer} does not know letters; save or download the pipeline again."
+                )
     return {"words": PromptEncoder(pipeline, encode), "prompts": tuple(getattr(pipeline, "prompts", None) or ("",))}

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vdu.core.checks import require_generator
 from vdu.core.errors import InputError
 from vdu.core.types import Condition, Denoiser
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights, noised_batch
@@ -141,8 +142,7 @@ def check_samples(denoiser: Denoiser, samples: Tensor, labels: Sequence[Any] | N
         )
     if not bool(samples.isfinite().all()):
         raise InputError("samples: hold NaN or infinity; expected finite numbers. Check the sampler that made them.")
-    if not isinstance(generator, torch.Generator):
-        raise InputError(f"generator: got {type(generator).__name__}; expected a torch.Generator (repeatable draws).")
+    require_generator(generator)
 
 
 def fixed_loss(

@@ -44,7 +44,7 @@ from vdu.core.types import Condition, Denoiser, column, noise_images
 from vdu.data.images import ImageSet
 from vdu.diffusion.prediction import noise_of
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.metrics.intervals import TAIL, require_resamples
+from vdu.metrics.intervals import TAIL, require_resampling
 from vdu.probes.context import ProbeContext, not_run
 from vdu.probes.draws import choose, evaluating
 from vdu.training.batches import condition_of, encoded
@@ -141,7 +141,7 @@ def separation(
     Raises:
         InputError: if there are fewer than two scores of a kind.
     """
-    require_resamples(n_resamples)
+    require_resampling(n_resamples, generator)
     if min(len(members), len(others)) < 2:
         raise InputError(
             f"scores: got {len(members)} of members and {len(others)} of others, expected at least 2 of each. Give more images."

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vdu.core.checks import require_generator
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path
 from vdu.core.progress import Bar, bar
-from vdu.core.ranges import COUNT, require_kind
+from vdu.core.ranges import COUNT, require_kind, require_number
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.surroundings import undisturbed
 from vdu.data.images import ImageSet
@@ -89,15 +90,14 @@ def fit_posterior(
         InputError: if an argument is of another kind or out of its range; see the classes above for the options.
     """
     chosen = make_estimator(estimator, **options)
-    if not isinstance(generator, torch.Generator):
-        raise InputError(
-            f"generator: got {shown(generator)}; expected a torch.Generator, such as torch.Generator().manual_seed(0)."
-        )
+    require_generator(generator)
     require_kind("samples", samples, Tensor, "a tensor [images, channels, height, width] in [−1, 1]")
     require_kind("sampler", sampler, Sampler, "a vdu.Sampler")
     require_kind("state", state, State, "the state of the same, interrupted estimation")
-    if not COUNT.holds(n_samples):
-        raise InputError(f"n_samples: got {shown(n_samples)}; expected {COUNT.words}.")
+    require_number("n_samples", n_samples, COUNT)
+    for name, called in (("save", save), ("progress", progress)):
+        if called is not None and not callable(called):
+            raise InputError(f"{name}: got {shown(called)}; expected a function, or None.")
     if not isinstance(members, Iterable) or isinstance(members, str | bytes | Mapping):
         raise InputError(
             f"members: got {shown(members)}; expected pipelines or their folders, as a list or an iterator."
@@ -106,6 +106,13 @@ def fit_posterior(
         raise InputError("labels: got some without samples; expected both, or neither.")
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     part = denoiser.with_network(trained_weights(denoiser.network, train))
+    if (
+        samples is not None and not denoiser.is_latent and bool((samples.abs() > 1.001).any())
+    ):  # room for half precision
+        raise InputError(
+            f"samples: got values from {float(samples.min()):g} to {float(samples.max()):g}; expected −1 to 1. Convert x in [0, 1] with "
+            "2 * x - 1, and 8-bit pixels with vdu.data.images.to_float."
+        )
     seed = draw_seed(generator)
 
     def drawn() -> ImageSet:

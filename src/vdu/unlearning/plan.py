@@ -36,7 +36,7 @@ from vdu.training.trackers import require_tracker
 from vdu.unlearning.chosen_method import ChosenMethod, choose
 from vdu.unlearning.effect import require_concepts
 from vdu.unlearning.form import conditions, for_model, require_no_steps
-from vdu.unlearning.prompts import with_prompts
+from vdu.unlearning.prompts import require_told_apart, with_prompts
 from vdu.unlearning.unwanted import forget_set, listed, prompts_of, require_forget
 
 __all__ = ["Plan", "TrainingOptions", "check_origin", "make_plan", "on_accelerator"]
@@ -217,13 +217,16 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     pipeline, source = _open(asked["pipeline"])
     original = PipelineDenoiser.from_pipeline(pipeline)
     check_network(original.network, "pipeline")
-    require_trainable(original.network)
     chosen, train = for_model(chosen, original, prompts, labels, asked["train"])
     check_train(original.network, train)
+    if train == "all":  # another part is made to train
+        require_trainable(original.network)
     if "forget" in prompts:
         original, all_named = with_prompts(original, prompts["forget"], prompts.get("keep"), prompts.get("instead"))
+        require_told_apart(original, all_named, prompts.get("instead"))
         labels = all_named if forget is None else prompts["forget"]
-    if selects or (labels and forget is None) or "instead" in chosen.method.needs:
+    draws = selects or (labels and forget is None) or "instead" in chosen.method.needs
+    if draws or sampler.guidance_scale is not None:
         sampler.make(original)  # refuses what the model's schedule cannot do
     if asked["folder"] is not None:
         keep = (source or None, _place(forget), chosen.posterior_path, None if _is_self(retain) else _place(retain))

@@ -15,12 +15,15 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
+from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError, shown
+from vdu.core.ranges import require_kind
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.words import TextDenoiser
 
-__all__ = ["names", "read_prompts", "sampled", "with_prompts"]
+__all__ = ["names", "read_prompts", "require_told_apart", "sampled", "with_prompts"]
 
 
 def read_prompts(given: Any, what: str) -> tuple[str, ...]:
@@ -49,7 +52,7 @@ def read_prompts(given: Any, what: str) -> tuple[str, ...]:
 
 
 def names(prompt: str, concept: str) -> bool:
-    """Whether a prompt names a concept, as a whole word or phrase, in whatever case.
+    """Whether a prompt names a concept, as a whole word or phrase, in whatever case, form of Unicode or spacing.
 
     Args:
         prompt: the prompt.
@@ -59,10 +62,10 @@ def names(prompt: str, concept: str) -> bool:
         Whether it does.
 
     Examples:
-        >>> names("Cat face, noto style", "cat"), names("a caterpillar", "cat")
-        (True, False)
+        >>> names("Cat face, noto style", "cat"), names("a caterpillar", "cat"), names("black_cat", "black  cat")
+        (True, False, True)
     """
-    return re.search(rf"(?<!\w){re.escape(concept)}(?!\w)", prompt, re.IGNORECASE) is not None
+    return re.search(rf"(?<!\w){re.escape(_plain(concept))}(?!\w)", _plain(prompt)) is not None
 
 
 def with_prompts(
@@ -88,7 +91,8 @@ def with_prompts(
             f"--forget-prompt: got {concepts[0]!r}, and this model is not asked in words; expected a text-to-image model. Use "
             "--forget-label for a class, or --forget for images."
         )
-    if instead is not None and any(instead.strip().lower() == each.lower() for each in concepts):
+    require_kind("--instead", instead, str, "a prompt")
+    if instead is not None and any(_plain(instead) == _plain(each) for each in concepts):
         raise InputError(f"--instead: got {instead!r}, which is the prompt to forget; expected another one, or none.")
 
     def unwanted(prompt: str) -> bool:
@@ -124,6 +128,33 @@ def sampled(original: PipelineDenoiser) -> PipelineDenoiser:
     return original
 
 
+def require_told_apart(model: PipelineDenoiser, forgotten: Sequence[str], instead: str | None) -> None:
+    """Raise an error if the model cannot tell a prompt to forget from one that stays.
+
+    Args:
+        model: draws under the prompts to keep and to forget.
+        forgotten: the prompts to forget.
+        instead: what to draw in their place; None is the empty prompt.
+
+    Raises:
+        InputError: naming the first.
+    """
+    known = {hash_parameters(model.condition([each]) or {}): each for each in forgotten}
+    kept = [each for each in model.class_names if each not in forgotten]
+    for flag, prompts in (("--keep-prompts", kept), ("--instead", [instead or ""])):
+        for each in prompts:
+            if same := known.get(hash_parameters(model.condition([each]) or {})):
+                raise InputError(
+                    f"{flag}: {each!r} and the prompt to forget {same!r} are one to this model's text encoder, which does not know the "
+                    "words that differ; expected prompts that it can tell apart. Use other words."
+                )
+
+
+def _plain(text: str) -> str:
+    """A text in one form of Unicode, in lower case, with one space where there are spaces or underscores."""
+    return re.sub(r"[\s_]+", " ", normalize("NFKC", text).casefold()).strip()
+
+
 def _neutral() -> list[str]:
     return files("vdu.unlearning").joinpath("neutral_prompts.txt").read_text("utf-8").splitlines()
 
@@ -131,7 +162,17 @@ def _neutral() -> list[str]:
 def _is_file(given: str | Path) -> bool:
     if isinstance(given, Path):
         return True
-    return given.endswith(".txt") or ("\n" not in given and len(given) < 256 and Path(given).is_file())
+    there = "\n" not in given and "\0" not in given and len(given) < 256 and Path(given).is_file()
+    path = "/" in given or "\\" in given
+    if there and not path and not given.endswith(".txt"):
+        raise InputError(
+            f"prompt: {given!r} is also a file here; write ./{given} for the file, or work in another folder."
+        )
+    if path and not there and re.fullmatch(r"\S+\.\w{1,5}", given):
+        raise InputError(
+            f"prompt: {given!r} looks like a file, and there is none; expected a prompt, or a file that exists."
+        )
+    return given.endswith(".txt") or there
 
 
 def _lines(path: Path, what: str) -> list[str]:

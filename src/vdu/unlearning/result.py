@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError, shown
+from vdu.core.paths import given_path
+from vdu.core.ranges import require_flags, require_kind
 from vdu.data.images import ImageSet
 from vdu.models.adapt import family_of
 from vdu.models.lora import save_lora
@@ -107,13 +109,9 @@ class UnlearnResult:
         """Save the new pipeline for plain diffusers, with a model card.
 
         Args:
-            folder: where; made if needed. The card of a run folder, with the figures of its evaluation, is copied.
-
-        Raises:
-            InputError: if the folder is a file, or no path.
+            folder: where; made if needed. The card of a run folder, with the figures of its evaluation, is copied. A file is refused.
         """
-        if not isinstance(folder, str | Path) or Path(folder).is_file():
-            raise InputError(f"folder: got {shown(folder)}; expected the path of a folder for the pipeline.")
+        folder = _folder(folder)
         save_pipeline(self.pipeline, folder)
         card = self.folder / "pipeline" / "README.md" if self.folder else None
         if card and card.is_file():
@@ -130,7 +128,7 @@ class UnlearnResult:
         Returns:
             The file. A model that was not trained with LoRA is refused (:func:`vdu.models.lora.save_lora`).
         """
-        return save_lora(self.trained, Path(folder), family_of(self.pipeline).NETWORK)
+        return save_lora(self.trained, _folder(folder), family_of(self.pipeline).NETWORK)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the new pipeline with its model card to the Hugging Face Hub; nothing else of the run.
@@ -144,11 +142,15 @@ class UnlearnResult:
             The address of the repository.
 
         Raises:
-            InputError: if the Hub refuses.
+            InputError: if the Hub refuses, or an argument is of another kind.
         """
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
+        if not isinstance(repo_id, str):
+            raise InputError(f"repo_id: got {shown(repo_id)}; expected owner/name.")
+        require_flags({"private": private}, "private")
+        require_kind("token", token, str, "a token, or None")
         hub = HfApi(token=token)
         try:
             where = hub.create_repo(repo_id, private=private, exist_ok=True)
@@ -160,3 +162,17 @@ class UnlearnResult:
                 f"push_to_hub: the Hub refused {shown(repo_id)} ({error}). Log in with `hf auth login`, and give owner/name."
             ) from None
         return str(where)
+
+
+def _folder(given: Any) -> Path:
+    """A folder to save something in.
+
+    Returns:
+        Its path.
+
+    Raises:
+        InputError: if it is a file, or no path.
+    """
+    if not isinstance(given, str | Path) or Path(given).is_file():
+        raise InputError(f"folder: got {shown(given)}; expected the path of a folder.")
+    return given_path(given, "folder")

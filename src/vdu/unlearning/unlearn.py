@@ -18,7 +18,7 @@ from vdu.core.errors import InputError
 from vdu.core.former_names import former_names
 from vdu.core.paths import given_path
 from vdu.core.progress import expect, whole
-from vdu.core.ranges import require_flags
+from vdu.core.ranges import require_flags, require_kind
 from vdu.core.surroundings import undisturbed
 from vdu.data.forget_source import forgetting
 from vdu.data.given import Images
@@ -118,6 +118,7 @@ def unlearn(
     require_flags(asked, "overwrite", "resume")
     if folder is None and (overwrite or resume):
         raise InputError(f"{'resume' if resume else 'overwrite'}: got True without a folder; expected folder=….")
+    require_kind("progress", progress, str, "the title of a progress bar, or None")
     where, title = None if folder is None else given_path(folder, "folder"), progress or None
     with on_device(device), whole("unlearn"):
         plan = make_plan(asked | {"folder": where})
@@ -145,4 +146,8 @@ def planned(pipeline: Any, method: Any = "auto", **given: Any) -> Plan:
     named = signature(unlearn).parameters
     asked = {name: each.default for name, each in named.items() if each.kind is not Parameter.VAR_KEYWORD}
     own = {name: value for name, value in given.items() if name not in asked}
-    return make_plan(asked | given | {"pipeline": pipeline, "method": method, "options": own})
+    return make_plan(
+        asked
+        | {name: value for name, value in given.items() if name in asked}
+        | {"pipeline": pipeline, "method": method, "options": own}
+    )

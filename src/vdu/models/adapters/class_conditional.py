@@ -10,11 +10,12 @@ Not guaranteed: that class i of a model is class i of a data set. Images are mat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any
 
 import torch
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 from vdu.core.types import Condition
 from vdu.models.configuration import extra, unet_parts
 from vdu.models.denoiser import PipelineDenoiser
@@ -78,9 +79,12 @@ class ClassConditionalDenoiser(PipelineDenoiser):
             near = get_close_matches(label, self.names, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"The model's classes are {', '.join(self.names[:20])}."
             raise InputError(f"label: got {label!r}; expected a class of the model. {hint}")
-        if not 0 <= int(label) < len(self.names):
-            raise InputError(f"label: got {label}; expected a class index from 0 to {len(self.names) - 1}.")
-        return int(label)
+        index = label.item() if isinstance(label, torch.Tensor) and label.ndim == 0 else label
+        if not isinstance(index, Integral) or isinstance(index, bool):
+            raise InputError(f"label: got {shown(label)}; expected a class of the model, by name or index.")
+        if not 0 <= int(index) < len(self.names):
+            raise InputError(f"label: got {index}; expected a class index from 0 to {len(self.names) - 1}.")
+        return int(index)
 
 
 def matches(pipeline: Any) -> bool:

@@ -1,0 +1,237 @@
+"""What once gave a wrong result without a word: each is refused before any work, or has the right result."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFile
+
+import vdu
+from vdu.core.errors import InputError
+from vdu.core.rng import isolated_global
+from vdu.data.images import ImageSet
+from vdu.evaluation.options import EvaluationOptions
+from vdu.evaluation.recording import require_measurable
+from vdu.evaluation.suite import real_images
+from vdu.judges.classifier import Judge, save_judge
+from vdu.judges.judging import given_judges
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import identity
+
+RECORD = {
+    "name": "j", "trained_by": "labels", "data": {}, "held_out": {}, "held_out_error": 0.5, "n_held_out": 2, "settings": {},
+    "confusion": [[1, 0], [1, 0]], "command": "c",
+}  # fmt: skip
+QUICK = {
+    "steps": 1,
+    "batch_size": 2,
+    "learning_rate": 1e-6,
+    "progress": None,
+    "sampler": vdu.Sampler("ddim", 1, microbatch_size=8),
+}
+
+
+def pixels(n, seed=0, shape=(1, 8, 8)):
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8))
+
+
+def written(folder: Path, images) -> Path:
+    folder.mkdir(parents=True)
+    for i, each in enumerate(images):
+        Image.fromarray(each[0].numpy()).save(folder / f"{i}.png")
+    return folder
+
+
+def whole(pipeline):
+    return PipelineDenoiser.from_pipeline(pipeline)
+
+
+# images
+
+
+def test_a_cut_image_is_refused_whatever_pillow_was_told(tmp_path, monkeypatch):
+    Image.fromarray(pixels(1, shape=(64, 64))[0].numpy()).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:1500])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(InputError, match="unreadable or cut short"):
+        vdu.load_images(tmp_path)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_held_out_images_that_the_model_was_trained_on_are_left_out(tmp_path, capsys):
+    train, test = pixels(12, 1), pixels(6, 2)
+    for split, images in (("train", train), ("test", test)):
+        written(tmp_path / "data" / split / "a", images)
+        written(tmp_path / "data" / split / "b", pixels(6, 3 if split == "train" else 4))
+    held_out = written(tmp_path / "held", torch.cat([train[:4], test]))
+    found, _, _ = real_images(tmp_path / "data", held_out, ["a"], ImageSet(train[6:]))
+    assert found is not None and sorted(found.images.flatten(1).tolist()) == sorted(test.flatten(1).tolist())
+    assert "4 of 10 held-out images are training images" in capsys.readouterr().err
+
+
+# judges and comparisons
+
+
+@pytest.fixture
+def judge(tmp_path):
+    with isolated_global(0):
+        save_judge(Judge("cnn", (1, 8, 8), ("a", "b")), tmp_path / "judge", RECORD)
+    return tmp_path / "judge"
+
+
+def test_a_judge_cannot_check_itself(judge, make_pipeline, tmp_path):
+    (tmp_path / "copy").mkdir()
+    for path in judge.iterdir():
+        (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match="is the first judge again"):
+        given_judges(whole(make_pipeline()), ["a"], judge=judge, second_judge=tmp_path / "copy")
+
+
+def test_a_row_of_a_comparison_is_known_by_the_content_of_what_was_given(judge, make_pipeline):
+    pipeline, forget = make_pipeline(), ImageSet(pixels(9))
+    reference = pixels(2000, 5)
+    other = reference.clone()
+    other[1000] = 255 - other[1000]  # where an abridged text would not show it
+    seen = [
+        tuple(require_measurable(pipeline, forget, EvaluationOptions(judge=judge, forget_class=("a",), **given)))
+        for given in (
+            {}, {"reference": reference}, {"reference": other}, {"retrained": make_pipeline(seed=1)}, {"retrained": make_pipeline(seed=2)},
+        )
+    ]  # fmt: skip
+    assert len(set(seen)) == len(seen)
+    again = EvaluationOptions(judge=judge, forget_class=("a",), reference=reference.clone())
+    assert tuple(require_measurable(pipeline, forget, again)) == seen[1]
+
+
+@pytest.mark.parametrize(
+    "given", [{"judge": "nowhere"}, {"features": "nothing"}, {"n_judge_samples": 3}, {"generator": torch.Generator()}]
+)
+def test_a_comparison_refuses_before_the_first_run(make_pipeline, monkeypatch, given):
+    monkeypatch.setattr("vdu.evaluation.method_table.unlearn", lambda *_, **__: pytest.fail("unlearned first"))
+    with pytest.raises(InputError):
+        vdu.compare(make_pipeline(), forget=ImageSet(pixels(60)), methods=["finetune"], steps=1, **given)
+
+
+# models
+
+
+def test_nothing_of_an_older_model_stays_in_the_folder(make_pipeline, tmp_path):
+    old, new = make_pipeline(), make_pipeline(seed=1)
+    old.timestep_scale = 0.25
+    vdu.save_pipeline(old, tmp_path)
+    index = tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"conv_in.bias": "diffusion_pytorch_model-00001-of-00002.safetensors"}}))
+    vdu.save_pipeline(new, tmp_path)
+    assert identity(whole(vdu.load_pipeline(tmp_path))) == identity(whole(new)) != identity(whole(old))
+
+
+def test_corrections_train_beside_a_frozen_network(make_pipeline):
+    pipeline = make_pipeline(
+        block_out_channels=(8, 8), down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D")
+    )  # fmt: skip
+    pipeline.unet.requires_grad_(False)
+    with pytest.raises(InputError, match="every parameter is frozen"):
+        vdu.unlearn(pipeline, "ascent", forget=pixels(4), **QUICK)
+    result = vdu.unlearn(pipeline, "ascent", forget=pixels(4), train="lora:2", **QUICK)
+    assert identity(whole(result.pipeline)) != identity(whole(pipeline))
+
+
+@pytest.mark.parametrize("label", [1.7, True, object(), [1]])
+def test_a_label_that_is_no_class_is_refused(make_pipeline, label):
+    with pytest.raises(InputError, match="label: got"):
+        vdu.sample(make_pipeline(num_class_embeds=3), [0], vdu.Sampler("ddim", 1), labels=[label])
+
+
+def test_samples_in_another_range_are_refused(make_pipeline):
+    with pytest.raises(InputError, match="expected −1 to 1"):
+        vdu.fit_posterior(make_pipeline(), "fisher", generator=torch.Generator(), n_train=9, samples=pixels(4).float())
+
+
+def test_guidance_of_an_unconditional_model_is_refused_before_the_old_run_goes(make_pipeline, tmp_path):
+    vdu.unlearn(make_pipeline(), "ascent", forget=pixels(4), folder=tmp_path / "run", **QUICK)
+    with pytest.raises(InputError, match="model without conditions"):
+        vdu.unlearn(make_pipeline(), "ascent", forget=pixels(4), folder=tmp_path / "run", overwrite=True,
+                    **QUICK | {"sampler": vdu.Sampler("ddim", 1, guidance_scale=2.0)})  # fmt: skip
+    assert (tmp_path / "run" / "pipeline").is_dir()
+
+
+# words
+
+
+@pytest.fixture
+def tiny():
+    pytest.importorskip("transformers")
+    import tiny_pipelines
+
+    return tiny_pipelines
+
+
+def test_prompts_are_refused_that_the_model_does_not_read_as_meant(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pipeline, unknown = tiny.stable_diffusion(), tiny.pixart()
+    Path("dog").write_text("other")
+    for model, given, said in (
+        (pipeline, {"forget_prompt": "x" * 80}, "would be cut off"),
+        (pipeline, {"forget_prompt": "caf\u00e9", "keep_prompts": ["cafe\u0301 x"]}, "names what is to be forgotten"),
+        (pipeline, {"forget_prompt": "cat", "keep_prompts": ["black_cat"]}, "names what is to be forgotten"),
+        (pipeline, {"forget_prompt": "dog"}, "is also a file here"),
+        (pipeline, {"forget_prompt": "prompts/cats.csv"}, "looks like a file"),
+        (pipeline, {"forget_prompt": np.array(["a", "b"])}, "--forget-prompt: got"),
+        (pipeline, {"forget_prompt": "cat", "instead": 3, "method": "distillation"}, "--instead: got 3"),
+        (
+            unknown,
+            {"forget_prompt": "draw \U0001f431", "keep_prompts": ["draw \U0001f436"]},
+            "are one to this model's text encoder",
+        ),
+    ):
+        with pytest.raises(InputError, match=said):
+            vdu.unlearn(model, **{"method": "ascent"} | QUICK | given)
+
+
+def test_a_text_encoder_without_all_of_its_weights_is_refused(tiny, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    vdu.save_pipeline(tiny.stable_diffusion(), tmp_path)
+    for part, name in (("text_encoder", "model"), ("vae", "diffusion_pytorch_model")):
+        path = tmp_path / part / f"{name}.safetensors"
+        sound = load_file(path)
+        first = sorted(sound)[3]
+        for changed, said in (
+            ({each: value for each, value in sound.items() if each != first}, "lack 1 tensors|cannot load"),
+            (sound | {"more": torch.zeros(1)}, "have 1 tensors"),
+            (sound | {first: sound[first] * torch.nan}, "NaN or infinite"),
+        ):
+            save_file(changed, path, metadata={"format": "pt"})
+            with pytest.raises(InputError, match=said):
+                vdu.load_pipeline(tmp_path)
+        save_file(sound, path, metadata={"format": "pt"})
+    vdu.load_pipeline(tmp_path)
+    for path in (tmp_path / "tokenizer").iterdir():
+        path.unlink()
+    (tmp_path / "tokenizer").rmdir()
+    with pytest.raises(InputError, match="has no folder tokenizer"):
+        vdu.load_pipeline(tmp_path)
+
+
+def test_what_is_hung_on_a_network_or_lacks_values_is_refused(tiny):
+    for change, said in (
+        (lambda made: made.unet.enable_freeu(0.9, 0.2, 1.5, 1.6), "FreeU"),
+        (lambda made: made.unet.fuse_qkv_projections(), "fused projections"),
+        (lambda made: made.text_encoder.to("meta"), "on the meta device"),
+        (lambda made: next(made.vae.decoder.parameters()).data.fill_(torch.nan), "autoencoder: NaN or infinite"),
+        (lambda made: setattr(made, "tokenizer", None), "has no tokenizer"),
+    ):
+        pipeline = tiny.stable_diffusion()
+        change(pipeline)
+        with pytest.raises(InputError, match=said):
+            whole(pipeline)
+
+
+def test_how_words_and_levels_are_used_is_part_of_what_a_model_is(tiny):
+    zeros, flux = tiny.sdxl(), tiny.flux()
+    assert identity(whole(zeros)) != identity(whole(tiny.sdxl(force_zeros_for_empty_prompt=False)))
+    shifted = tiny.flux()
+    shifted.scheduler.register_to_config(base_shift=0.9)
+    assert identity(whole(flux)) == identity(whole(tiny.flux())) != identity(whole(shifted))
