@@ -8,6 +8,7 @@ from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.models.networks import new_pipeline
+from vdu.posterior.isotropic import fit_isotropic
 from vdu.unlearning import engine
 from vdu.unlearning.unlearn import planned, unlearn
 
@@ -129,3 +130,33 @@ def test_images_without_captions_have_nothing_to_lead_away_from():
     for method in ("esd", "concept-ablation", "uce"):
         with pytest.raises(InputError, match="--forget-prompt is missing"):
             planned(tiny_pipelines.stable_diffusion(), method, forget=images)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("salun", {}),
+        ("salun", {"instead": "grey"}),
+        ("erasediff", {"target": "relabel"}),
+        ("siss", {}),
+        ("selective-amnesia", {"instead": 0}),
+    ],
+)
+def test_the_others_run_under_labels_with_images_to_keep(labelled, caught, method, options):
+    source = torch.Generator().manual_seed(0)
+    kept = ImageSet(
+        torch.randint(256, (12, 1, 8, 8), dtype=torch.uint8, generator=source),
+        torch.arange(12) % 2 * 2,
+        class_names=NAMES,
+    )
+    if method == "selective-amnesia":
+        options = options | {"posterior": fit_isotropic(dict(labelled.unet.named_parameters()), 1.0)}
+    made = unlearn(labelled, method, forget_label="bright", retain=kept, **QUICK | options)
+    assert moved(labelled.unet.state_dict(), made.pipeline.unet.state_dict())
+    tools = caught[0].tools
+    assert (tools.substitute is not None) == ("instead" in options)
+    if method == "salun":
+        assert (
+            set(tools.forget_condition["class_labels"].tolist()) == {1}
+            and len(tools.forget_condition["class_labels"]) == 256
+        )
