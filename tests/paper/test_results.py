@@ -262,4 +262,4 @@ def test_a_class_without_numbers_of_a_row_names_it(board):
         "seconds": None,
     }
     lines = class_tables(board, {"judges": {"digits 3": judge}, "rows": [row]}, "digits", "3")
-    assert lines[-2] == "No number, as every seed diverged: SalUn, generated samples (1 diverged)."
+    assert lines[-2] == "No number, as every seed diverged: SalUn analogue (ascent), generated samples (1 diverged)."
