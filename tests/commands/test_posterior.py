@@ -110,11 +110,6 @@ def test_a_refused_mean_is_recentred_without_another_estimation(settings, kill, 
     assert GaussianPosterior.load(tmp_path / "killed" / verb.FILE).n_members == 3
 
 
-def test_isotropic_covers_what_the_filter_names(settings, tmp_path):
-    verb.run(settings("part", "isotropic", name_filter="conv_in"))
-    assert list(GaussianPosterior.load(tmp_path / "part" / verb.FILE).mean) == ["conv_in.bias", "conv_in.weight"]
-
-
 @pytest.mark.parametrize(
     ("estimator", "option", "value", "users"),
     [
@@ -132,6 +127,11 @@ def test_an_option_of_another_estimator_is_refused(settings, tmp_path, estimator
     with pytest.raises(InputError) as error:
         verb.run(settings("out", estimator, **{option: value}))
     assert str(error.value) == said and not (tmp_path / "out").exists()
+
+
+def test_isotropic_covers_what_the_filter_names(settings, tmp_path):
+    verb.run(settings("part", "isotropic", name_filter="conv_in"))
+    assert list(GaussianPosterior.load(tmp_path / "part" / verb.FILE).mean) == ["conv_in.bias", "conv_in.weight"]
 
 
 def test_a_class_conditional_model_is_refused(make_pipeline, tmp_path, command, capsys):

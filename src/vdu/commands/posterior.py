@@ -36,7 +36,6 @@ from vdu.unlearning.fit_posterior import FILE, evaluations_per_sample, fit_poste
 __all__ = ["load_posterior", "run"]
 
 STATE = "estimation.safetensors"  # state of an unfinished estimation
-FINETUNING = ("data", "n_members", "finetune_steps", "finetune_learning_rate", "finetune_batch_size")
 
 
 @progress.whole("posterior")
@@ -123,10 +122,11 @@ def _options(settings: PosteriorSettings) -> dict[str, Any]:
 
 def _refuse_unused(settings: PosteriorSettings) -> None:
     """Refuse an option of another estimator; one at its default is no matter, since configuration files hold all."""
+    tuning = ("data", "n_members", "finetune_steps", "finetune_learning_rate", "finetune_batch_size")
     users = {
         item.name: [name for name, kind in ESTIMATORS.items() if item.name in {each.name for each in fields(kind)}]
         for item in fields(settings)
-    } | {"members": ["ensemble"]} | {name: ["finetuned-ensemble"] for name in FINETUNING}  # fmt: skip
+    } | {"members": ["ensemble"]} | {name: ["finetuned-ensemble"] for name in tuning}  # fmt: skip
     for item in fields(settings):
         own = not users[item.name] or settings.estimator in users[item.name]
         if not own and getattr(settings, item.name) != item.default:
