@@ -141,6 +141,7 @@ def test_arguments_may_be_given_in_their_places_or_by_name(command, capsys):
         (["report"], ["report: RUN is missing"]),
         (["unlearn", "--lr", "1e-4"], ["unknown option --lr. Did you mean --learning-rate?"]),
         (["judge", "--gpu"], ["Did you mean --device cuda?"]),
+        (["unlearn", "m", "--merge"], ["unknown option --merge. pipeline/ holds the whole pipeline with the low-rank"]),
         (["report", "r", "-o", "x"], ["Did you mean --output?"]),
         (["unlearn", "m", "f", "--epochs", "3"], ["Did you mean --steps?"]),
         (["sample", "--steps", "3"], ["Did you mean --inference-steps?"]),

@@ -1,6 +1,7 @@
 """Models of two parameters and images for them, shared by the tests of methods; formulas are written out in each test."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from torch import nn
 from vdu.core.types import NoisedBatch, column
 from vdu.diffusion.prediction import noise_of
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
+from vdu.models.adapters.class_conditional import ClassConditionalDenoiser
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.training.loop import Objective
 
@@ -30,6 +32,29 @@ class Tiny(nn.Module):
 def face(*values) -> PipelineDenoiser:
     """Tiny(a, b) as a denoiser."""
     return PipelineDenoiser(Tiny(*values), SCHEDULE, "epsilon", SHAPE, {})
+
+
+class Labelled(Tiny):
+    """The same plus c k/9 for label k: three parameters. Labels 0 to 2, and 3 as the null class."""
+
+    def __init__(self, a=0.5, b=0.2, c=0.4):
+        super().__init__(a, b)
+        self.c = nn.Parameter(torch.tensor(c, dtype=torch.float64))
+
+    def forward(self, x_t, t, class_labels):
+        return super().forward(x_t, t) + self.c * class_labels.view(-1, 1, 1, 1) / 9
+
+
+def labelled(*values, null_class=3) -> ClassConditionalDenoiser:
+    """Labelled(a, b, c) as a denoiser."""
+    return ClassConditionalDenoiser(
+        Labelled(*values), SCHEDULE, "epsilon", SHAPE, {}, names=("0", "1", "2"), null_class=null_class
+    )
+
+
+def under_labels(batch: NoisedBatch, *labels) -> NoisedBatch:
+    """The batch with a label for each image."""
+    return replace(batch, condition={"class_labels": torch.tensor(labels)})
 
 
 PIXELS = face()  # for batches of pixels without a condition

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vdu.methods.anchor import FunctionAnchor
     from vdu.methods.base import Method
     from vdu.methods.bounded import BoundedPlasticity
+    from vdu.methods.concept_ablation import ConceptAblation
     from vdu.methods.conflict_free import ConflictFree
     from vdu.methods.distillation import RetainDistillation
     from vdu.methods.erasediff import EraseDiff
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from vdu.methods.salun import SalUn
     from vdu.methods.selective_amnesia import SelectiveAmnesia
     from vdu.methods.siss import SISS
+    from vdu.methods.uce import UCE
     from vdu.methods.vdu import VDU, gradient_ascent
     from vdu.models.denoiser import PipelineDenoiser
     from vdu.models.pipelines import load_pipeline, save_pipeline
@@ -66,6 +68,7 @@ _HOMES = {
     "InputError": "core.errors",
     "FunctionAnchor": "methods.anchor",
     "BoundedPlasticity": "methods.bounded",
+    "ConceptAblation": "methods.concept_ablation",
     "ConflictFree": "methods.conflict_free",
     "RetainDistillation": "methods.distillation",
     "EraseDiff": "methods.erasediff",
@@ -75,6 +78,7 @@ _HOMES = {
     "SalUn": "methods.salun",
     "SelectiveAmnesia": "methods.selective_amnesia",
     "SISS": "methods.siss",
+    "UCE": "methods.uce",
     "VDU": "methods.vdu",
     "gradient_ascent": "methods.vdu",
     "PipelineDenoiser": "models.denoiser",
@@ -93,8 +97,8 @@ __all__ = [  # ruff: ignore[unsorted-dunder-all]  (grouped by purpose)
     "Method", "register",
     # methods, and peers
     "RetainDistillation", "VDU", "fit_posterior", "GaussianPosterior",
-    "BoundedPlasticity", "ConflictFree", "ESD", "EraseDiff", "FineTune", "FunctionAnchor", "Retrack", "SISS", "SalUn",
-    "SelectiveAmnesia", "gradient_ascent",
+    "BoundedPlasticity", "ConceptAblation", "ConflictFree", "ESD", "EraseDiff", "FineTune", "FunctionAnchor", "Retrack", "SISS", "SalUn",
+    "SelectiveAmnesia", "UCE", "gradient_ascent",
     # models, data, sampling
     "PipelineDenoiser", "load_pipeline", "save_pipeline", "ImageSet", "load_images", "NoiseSchedule", "Sampler", "sample",
     # errors

@@ -1,12 +1,14 @@
 """``vdu posterior``: killed and resumed, it ends with the bits of an undisturbed run."""
 
 import pytest
+from safetensors.torch import load_file
 
 from vdu.commands import posterior as verb
 from vdu.commands.settings import PosteriorSettings
 from vdu.core.errors import InputError
 from vdu.posterior.estimators import ESTIMATORS
 from vdu.posterior.gaussian import GaussianPosterior
+from vdu.unlearning.fine_tuned_members import FILE
 
 CASES = {
     "fisher": {"n_train": 50, "draws_per_half": 1},
@@ -134,17 +136,24 @@ def test_isotropic_covers_what_the_filter_names(settings, tmp_path):
     assert list(GaussianPosterior.load(tmp_path / "part" / verb.FILE).mean) == ["conv_in.bias", "conv_in.weight"]
 
 
-def test_a_class_conditional_model_is_refused(make_pipeline, tmp_path, command, capsys):
-    make_pipeline(num_class_embeds=3).save_pretrained(tmp_path / "model")
-    options = (
-        "--pipeline",
-        tmp_path / "model",
-        "--output-dir",
-        tmp_path / "out",
-        "--n-samples",
-        2,
-        "--inference-steps",
-        2,
+@pytest.mark.parametrize("estimator", ["fisher", "finetuned-ensemble", "isotropic"])
+def test_a_class_conditional_model_is_estimated_under_its_classes(make_pipeline, settings, tmp_path, estimator):
+    make_pipeline(num_class_embeds=3).save_pretrained(tmp_path / "conditional")
+    verb.run(settings("out", estimator, pipeline=tmp_path / "conditional"))
+    posterior = GaussianPosterior.load(tmp_path / "out" / verb.FILE)
+    assert "class_embedding.weight" in posterior.mean
+    assert ("labels" in posterior.sources) == (estimator == "fisher")
+
+
+@pytest.mark.parametrize("estimator", ["fisher", "finetuned-ensemble", "isotropic"])
+def test_only_what_trains_is_estimated(make_pipeline, settings, tmp_path, estimator):
+    blocks = {"down_block_types": ("AttnDownBlock2D",), "up_block_types": ("AttnUpBlock2D",)}
+    make_pipeline(**blocks).save_pretrained(tmp_path / "attentive")
+    verb.run(settings("out", estimator, pipeline=tmp_path / "attentive", train="lora:2"))
+    covered = GaussianPosterior.load(tmp_path / "out" / verb.FILE).mean
+    assert covered and all(
+        name.endswith(".weight") and any(f".{part}." in name for part in ("to_q", "to_k", "to_v", "to_out.0"))
+        for name in covered
     )
-    assert command("posterior", "fisher", "--n-train", 10, *options) == 2
-    assert "this model is class-conditional" in capsys.readouterr().err
+    if estimator == "finetuned-ensemble":
+        assert set(load_file(tmp_path / "out" / "members" / "0" / FILE)) == set(covered)

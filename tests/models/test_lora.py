@@ -121,6 +121,7 @@ def test_the_first_values_depend_on_the_seed_alone(unet):
     [
         ("cross-atention", r"got 'cross-atention'; expected one of all, attention, .*lora:RANK"),
         ("lora:0", "got 'lora:0'; expected one of"),
+        ("text-encoder", "got 'text-encoder'; expected a part of the network, .* cross-attention-kv changes what"),
         ("lora", "got 'lora'; expected one of"),
         ("lora:9", r"got rank 9, above the size of the layer down_blocks.* \(8×8\); expected at most 8"),
     ],
@@ -183,3 +184,10 @@ def test_diffusers_loads_the_file_and_draws_the_same(make, tmp_path):
         found = adapt(pipeline).raw(x_t, timestep, condition)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(before, expected, atol=1e-3)
+
+
+def test_what_is_not_cross_attention_is_every_other_layer(unet):
+    names = trained(training_copy(unet, "non-cross-attention"))
+    layers = {name for name, each in unet.named_modules() if isinstance(each, torch.nn.Linear | torch.nn.Conv2d)}
+    expected = {f"{name}.weight" for name in layers if ".attn2." not in name}
+    assert {name for name in names if name.endswith("weight")} == expected and len(expected) > 20

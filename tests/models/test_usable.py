@@ -1,6 +1,7 @@
 """Odd models work, or are refused before any work; what diffusers only warns about is refused."""
 
 import json
+import shutil
 
 import diffusers
 import pytest
@@ -159,7 +160,8 @@ def one_more_tensor(folder):
     save_file(load_file(folder / WEIGHTS) | {"lora.up": torch.zeros(2)}, folder / WEIGHTS)
 
 
-def a_variant_alone(folder):
+def two_variants(folder):
+    shutil.copyfile(folder / WEIGHTS, folder / "unet/diffusion_pytorch_model.bf16.safetensors")
     (folder / WEIGHTS).rename(folder / "unet/diffusion_pytorch_model.fp16.safetensors")
 
 
@@ -168,7 +170,7 @@ FOLDERS = {
     "a config without attention": (
         lambda folder: edit(folder / "unet/config.json", add_attention=False), r"10 tensors .* \(first: mid_block\.attentions\.0",
     ),
-    "a variant alone": (a_variant_alone, r'only the variant fp16 .*variant="fp16", torch_dtype=torch\.float32'),
+    "two variants": (two_variants, "as the variants bf16 and fp16, and not .* expected one of them"),
     "weights of another name": (
         lambda folder: (folder / WEIGHTS).rename(folder / "unet/model.safetensors"), r"safetensors, but model\.safetensors; expected",
     ),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
+import tiny_pipelines
 from vdu.data.images import ImageSet
 from vdu.methods.vdu import gradient_ascent
 from vdu.models.denoiser import PipelineDenoiser
@@ -150,3 +151,40 @@ def test_what_is_set_on_the_pipeline_comes_before_what_it_was_saved_with(make_pi
     changed.timestep_scale = 1.0
     save_pipeline(changed, tmp_path / "c")
     assert PipelineDenoiser.from_pipeline(load_pipeline(tmp_path / "c")).timestep_scale == 1.0
+
+
+def every_tensor(pipeline):
+    parts = {name: part for name, part in pipeline.components.items() if isinstance(part, torch.nn.Module)}
+    return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+
+
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "20KB"}], ids=["one file", "several files"])
+@pytest.mark.parametrize("make", ["stable_diffusion", "latent_diffusion"])
+def test_a_variant_alone_becomes_float32(make, shards, make_unet, tmp_path, capsys):
+    if make == "stable_diffusion":
+        pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+        pipeline = tiny_pipelines.stable_diffusion()
+    else:
+        pipeline = tiny_pipelines.latent_diffusion(make_unet)
+    half = copy.deepcopy(pipeline).to(torch.float16)
+    half.save_pretrained(tmp_path / "half", variant="fp16", safe_serialization=True, **shards)
+    loaded = load_pipeline(tmp_path / "half")
+    assert "are there as the variant fp16 alone; they are converted to float32" in capsys.readouterr().err
+    expected, found = every_tensor(half), every_tensor(loaded)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value.float() if value.is_floating_point() else value), name
+    save_pipeline(loaded, tmp_path / "whole")
+    assert not list((tmp_path / "whole").rglob("*fp16*"))
+    again = every_tensor(type(pipeline).from_pretrained(tmp_path / "whole"))
+    assert all(torch.equal(again[name], value) for name, value in found.items())
+
+
+def test_weights_in_several_files_are_read_and_saved(make_unet, tmp_path, capsys):
+    pipeline = tiny_pipelines.latent_diffusion(make_unet)
+    pipeline.save_pretrained(tmp_path / "many", max_shard_size="20KB")
+    assert len(list((tmp_path / "many" / "unet").glob("*.safetensors"))) > 1
+    save_pipeline(load_pipeline(tmp_path / "many"), tmp_path / "one")
+    found = every_tensor(load_pipeline(tmp_path / "one"))
+    assert all(torch.equal(found[name], value) for name, value in every_tensor(pipeline).items())
+    assert capsys.readouterr().err == ""

@@ -22,6 +22,19 @@ class Linear(nn.Module):
         return (x_t.flatten(1) @ self.weight.T).view_as(x_t)
 
 
+class LinearPerClass(nn.Module):
+    """ε_θ(x_t, t, c) = W_c x_t, for two classes."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(
+            torch.stack([Linear(pixels).weight.detach(), -0.5 * Linear(pixels).weight.detach().T])
+        )
+
+    def forward(self, x_t, timestep, label):
+        return torch.einsum("nij,nj->ni", self.weight[label], x_t.flatten(1)).view_as(x_t)
+
+
 class Constant(nn.Module):
     """ε_θ(x_t, t) = b: the loss at b + z is quadratic in z."""
 
@@ -43,7 +56,8 @@ def make_denoiser(network: nn.Module, shape: tuple[int, int, int], schedule: Noi
         class_names=(),
         trainable=lambda: {name: value for name, value in network.named_parameters() if value.requires_grad},
         raw=lambda x_t, timestep, condition=None: network(x_t, timestep),
-        noise=lambda batch: network(batch.x_t, batch.timestep),
+        noise=lambda batch: network(batch.x_t, batch.timestep, **(batch.condition or {})),
+        condition=lambda labels: {"label": torch.tensor(labels)},
     )
 
 
@@ -60,3 +74,10 @@ def linear(schedule):
 @pytest.fixture
 def constant(schedule):
     return make_denoiser(Constant((1, 8, 8)), (1, 8, 8), schedule)
+
+
+@pytest.fixture
+def conditional(schedule):
+    made = make_denoiser(LinearPerClass(4), (1, 2, 2), schedule)
+    made.class_names = ("a", "b")
+    return made

@@ -265,3 +265,13 @@ def test_refusals(linear, changes, message):
     arguments = {"samples": X, "generator": seeded(0), **changes}
     with pytest.raises(InputError, match=message):
         fit_amnesia_fisher(linear, arguments.pop("samples"), **arguments)
+
+
+def test_under_one_label_it_is_the_fisher_of_that_class(conditional, linear):
+    """Whose weights are those of the unconditional network; the other class was not drawn."""
+    options = {"timesteps_per_sample": 3, "name_filter": "^weight$"}
+    whole = fit_amnesia_fisher(conditional, SAMPLES, labels=[0] * len(SAMPLES), generator=seeded(3), **options)
+    own = fit_amnesia_fisher(linear, SAMPLES, generator=seeded(3), **options)
+    variance = whole.variance["weight"]
+    torch.testing.assert_close(variance[0], own.variance["weight"], rtol=1e-4, atol=0)
+    assert float(variance[1].min()) > 1e6 * float(variance[0].max())  # on the floor of F

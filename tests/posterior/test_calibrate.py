@@ -6,7 +6,7 @@ import torch
 from vdu.core.errors import InputError
 from vdu.core.rng import draw_seed
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
-from vdu.posterior.denoising import draw
+from vdu.posterior.denoising import draw, fixed_loss
 from vdu.posterior.isotropic import fit_isotropic
 
 N = 40
@@ -131,3 +131,18 @@ def test_a_posterior_of_another_network_is_refused(constant, schedule):
     other = fit_isotropic({"bias": torch.zeros(3)}, 1.0)
     with pytest.raises(InputError, match=r"bias: got shape \(1, 8, 8\), expected \(3,\)"):
         mean_is_usable(constant, other, samples, schedule=schedule, generator=seeded())
+
+
+def test_every_sample_is_measured_under_its_own_label(conditional, schedule):
+    """By hand, sample by sample, from the same draws; and the calls of the network do not mix labels up."""
+    samples = torch.rand(5, 1, 2, 2, generator=seeded(1), dtype=torch.float64)
+    labels, weight = [0, 1, 1, 0, 1], conditional.network.weight.detach()
+    draws, expected = draw(samples, len(schedule), seeded(2)), 0.0
+    for x, label, row, noise in zip(samples, labels, draws.index, draws.noise, strict=True):
+        a = schedule.alpha_bars[row]
+        x_t = a.sqrt() * x.flatten() + (1 - a).sqrt() * noise.flatten()
+        expected += 7 * float((noise.flatten() - weight[label] @ x_t).square().sum()) / 5  # T − 1 = 7
+    for batch_size in (1, 2, 64):
+        loss = fixed_loss(conditional, samples, seeded(2), schedule, "uniform", batch_size, labels)
+        with torch.no_grad():
+            assert loss() == pytest.approx(expected, rel=1e-6)

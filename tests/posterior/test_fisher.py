@@ -53,6 +53,42 @@ def test_two_halves_are_unbiased(linear, schedule, draws_per_half):
     assert bool(((estimates.mean(0) - truth).abs() < 4.5 * error).all())  # 16 entries, 11 degrees of freedom
 
 
+def test_every_sample_counts_under_its_own_label(conditional, schedule):
+    """The samples of a class give the Fisher of its own weights alone: a third of them are of class a."""
+    samples, labels = torch.cat([X, 0.4 * X.flip(3), -X]), [0, 1, 1]
+    options, weight = {"schedule": schedule, "draws_per_half": 3}, conditional.network.weight.detach()
+    truth = torch.zeros_like(weight)
+    for x, label in zip(samples, labels, strict=True):
+        truth[label] += gradient_on_paper(weight[label], x, schedule, elbo_on_paper(schedule)).square() / 3
+    items = list(zip(samples, labels, strict=True)) * 15
+    estimates = torch.stack([raw_fisher(conditional, items, b, **options)[0]["weight"] for b in range(12)])
+    error = estimates.std(0) / len(estimates) ** 0.5
+    assert bool(((estimates.mean(0) - truth).abs() < 4.5 * error).all())
+
+
+def test_a_posterior_remembers_under_which_labels(conditional, schedule):
+    options = {"n_train": 9, "prior_precision": 1.0, "schedule": schedule}
+    first, second = (
+        fit_fisher(conditional, torch.cat([X, -X]), labels=labels, generator=seeded(0), **options)
+        for labels in ([0, 1], [1, 0])
+    )
+    assert first.sources["samples"] == second.sources["samples"]
+    assert first.sources["labels"] != second.sources["labels"]
+
+
+@pytest.mark.parametrize(
+    ("given", "labels", "message"),
+    [
+        ("conditional", None, "labels: got none for 1 samples of a conditional model; expected one for each"),
+        ("conditional", [0, 1], "labels: got 2 for 1 samples"),
+        ("linear", [0], "labels: got some for the samples of an unconditional model"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(request, given, labels, message):
+    with pytest.raises(InputError, match=message):
+        fit_fisher(request.getfixturevalue(given), X, labels=labels, n_train=5, generator=seeded(0))
+
+
 def test_one_half_squared_is_biased_and_would_be_seen(linear, schedule, monkeypatch):
     waiting = []
 

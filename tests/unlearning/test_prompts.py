@@ -117,7 +117,7 @@ def test_a_prompt_is_forgotten_with_low_rank_corrections(monkeypatch, tmp_path):
     retained = made.aids.sets["retain"]
     assert {retained.class_names[label] for label in retained.labels.tolist()} == {"a dog", "a tree"}
     expected = made.plan.original.condition(["a fox"])["encoder_hidden_states"]
-    assert torch.equal(asked[0]["substitute"]["encoder_hidden_states"], expected)
+    assert torch.equal(asked[0]["conditions"]["substitute"]["encoder_hidden_states"], expected)
     tools = made.aids.tools
     assert tools.teacher.network is asked[0]["teacher"].network  # the same network with the corrections left out
     before, after = pipeline.unet.state_dict(), made.pipeline.unet.state_dict()

@@ -38,7 +38,8 @@ COMMON: Mapping[str, tuple[str, ...]] = {
     "judge": ("output-dir", "architecture", "epochs", "name", "seed", "overwrite", "resume-from-checkpoint"),
     "list": (),
     "posterior": (
-        "output-dir", "n-train", "members", "data", "n-samples", "calibrate", "mean", "seed", "overwrite", "resume-from-checkpoint",
+        "output-dir", "n-train", "members", "data", "n-samples", "calibrate", "mean", "train", "seed", "overwrite",
+        "resume-from-checkpoint",
     ),
     "pretrain": (
         "output-dir", "labels", "without", "from-pipeline", "steps", "batch-size", "learning-rate", "seed", "overwrite",

@@ -11,12 +11,20 @@ if TYPE_CHECKING:
 
 __all__ = ["ListSettings", "details", "run", "table"]
 
-_MADE = frozenset({"forget", "own_forget", "retain", "surrogate"})  # images that vdu unlearn has or generates
+_MADE = frozenset({
+    "forget",
+    "own_forget",
+    "retain",
+    "surrogate",
+    "instead",
+})  # images that vdu unlearn has or generates
 _WORDS = {
     "forget": "forget images",
     "retain": "images to keep: generated samples, or yours with --retain",
     "own": "generated samples of the model",
     "surrogate": "images of uniform noise",
+    "instead": "images drawn under another label or prompt (--instead; by default none)",
+    "unwanted": "a prompt (--forget-prompt)",
     "forget_model": "an auxiliary model fine-tuned on the forget images",
     "self_model": "an auxiliary model fine-tuned on generated samples",
 }
@@ -27,6 +35,8 @@ _SHORT = {
     "retain": "images to keep",
     "own": "generated samples",
     "surrogate": "noise",
+    "instead": "images drawn instead",
+    "unwanted": "a prompt alone",
     "forget_model": "an auxiliary model",
     "self_model": "an auxiliary model",
 }
@@ -66,6 +76,8 @@ def _described(name: str) -> dict[str, Any]:
     options = [default_text(item) for item in options_of(kind).values()]
     if kind.estimator is None and any(item.name == "posterior" and item.init for item in fields(kind)):
         options.append("--posterior (optional)")
+    if kind.substitutes:
+        options.append("--instead (optional)")
     return {
         "summary": (f"The best measured method, {kind.name}. " if name == "auto" else "") + kind.summary,
         "needs": [_WORDS[each] for each in needs]

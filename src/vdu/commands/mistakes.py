@@ -55,6 +55,11 @@ OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
 }
 """Words for an option in other tools → ours, the first that the verb has."""
 
+NOT_NEEDED: Mapping[str, str] = {
+    "--merge": "pipeline/ holds the whole pipeline with the low-rank corrections merged, and lora/ holds them alone; leave it out.",
+}
+"""Options of other tools for what is always done here."""
+
 CLOSE = 0.75  # how alike two names must be, from 0 to 1: --learnig-rate is meant, --device is not --ewc
 
 
@@ -95,6 +100,8 @@ def unknown_option(verb: str, given: str, options: Mapping[str, Iterable[str]]) 
     Returns:
         What is wrong and what to type.
     """
+    if given in NOT_NEEDED:
+        return f"{verb}: unknown option {given}. {NOT_NEEDED[given]}"
     found = meant(given, options.get(verb, ()))
     if found is not None:
         return f"{verb}: unknown option {given}. Did you mean {found}?"

@@ -1,37 +1,41 @@
 """``vdu posterior``: mean and variance of the pre-trained weights, by one of the registered estimators."""
 
-import copy
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.settings import PosteriorSettings, to_toml
 from vdu.core import progress
 from vdu.core.errors import InputError
-from vdu.core.records import atomic_folder, sha256_bytes
-from vdu.core.rng import derive_seed
+from vdu.core.records import sha256_bytes
 from vdu.core.rng import generator as named_generator
 from vdu.core.runs import Run
-from vdu.data.images import ImageSet
 from vdu.data.sources import load_images, place_of
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity as identity_of
 from vdu.models.identity import weights_sha256
-from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
+from vdu.models.lora import trained_weights
+from vdu.models.pipelines import find_pipeline, load_pipeline, network_of
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
+from vdu.posterior.ensemble import FinetunedEnsemble
 from vdu.posterior.estimators import ESTIMATORS, find_estimator, make_estimator
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.names import covered
 from vdu.posterior.state_file import read_state, write_state
 from vdu.replay.generated import cached_samples
-from vdu.training.batches import encoded
 from vdu.training.loop import make_accelerator
-from vdu.training.pretraining import fit
-from vdu.unlearning.fit_posterior import FILE, evaluations_per_sample, fit_posterior, load_posterior, progress_bar
+from vdu.unlearning.fine_tuned_members import fine_tuned_members
+from vdu.unlearning.fit_posterior import (
+    FILE,
+    evaluations_per_sample,
+    fit_posterior,
+    load_posterior,
+    progress_bar,
+    with_labels,
+)
+from vdu.unlearning.prompts import sampled
 
 __all__ = ["load_posterior", "run"]
 
@@ -58,9 +62,10 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     _refuse_unused(settings)
     settings = replace(settings, pipeline=find_pipeline(settings.pipeline))
     pipeline = load_pipeline(settings.pipeline).to(make_accelerator().device)
-    denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    denoiser = sampled(PipelineDenoiser.from_pipeline(pipeline))
+    denoiser = denoiser.with_network(trained_weights(denoiser.network, settings.train))
     sampler = settings.sampler()
-    images = load_images(settings.data, shape=denoiser.image_shape, split="train") if settings.data else None
+    data = load_images(settings.data, shape=denoiser.image_shape, split="train") if settings.data else None
     covered(denoiser, settings.name_filter)
     sampler.make(denoiser)  # both refuse now what the model's schedule cannot do
     resume, keep = (
@@ -76,20 +81,23 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         state = read_state(
             file, identity
         )  # before the settings are recorded, so that a state of other settings fails here
-        samples, _ = cached_samples(denoiser, settings.n_samples, sampler)
+        images, _ = cached_samples(denoiser, settings.n_samples, sampler)
         # counted on a cache hit, too
         cost["network_evaluations"] = settings.n_samples * settings.inference_steps
-    x0 = encoded(denoiser, samples.floats())
+    x0, labels = with_labels(denoiser, images)
+    members: Any = settings.members
+    if isinstance(estimator, FinetunedEnsemble):
+        members = fine_tuned_members(estimator, denoiser, data or images, seed=settings.seed, folder=record.folder)
     bar = progress_bar(settings.estimator) if takes == "samples" else None
     with record.stage(settings.estimator) as cost:
         posterior = fit_posterior(
-            pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), samples=x0,
-            members=MEMBERS[takes](settings, pipeline, samples if images is None else images, record.folder), state=state,
+            pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), samples=x0, labels=labels,
+            train=settings.train, members=members, state=state,
             save=lambda reached: write_state(file, reached, identity), progress=bar, **options,
         )  # fmt: skip
         cost["network_evaluations"] = _evaluations(settings, takes, posterior)
     try:
-        posterior, notes = _check_mean(settings, denoiser, posterior, x0)
+        posterior, notes = _check_mean(settings, denoiser, posterior, x0, labels)
     except InputError:
         record.close()  # the run may continue with --mean recentre
         raise
@@ -102,6 +110,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
                 x0,
                 generator=source,
                 relative_increase=settings.calibrate,
+                labels=labels,
             )
             posterior = posterior.scaled(tau)
             notes |= {"temperature": tau} | {f"calibration_{name}": value for name, value in extras.items()}
@@ -122,11 +131,10 @@ def _options(settings: PosteriorSettings) -> dict[str, Any]:
 
 def _refuse_unused(settings: PosteriorSettings) -> None:
     """Refuse an option of another estimator; one at its default is no matter, since configuration files hold all."""
-    tuning = ("data", "n_members", "finetune_steps", "finetune_learning_rate", "finetune_batch_size")
     users = {
         item.name: [name for name, kind in ESTIMATORS.items() if item.name in {each.name for each in fields(kind)}]
         for item in fields(settings)
-    } | {"members": ["ensemble"]} | {name: ["finetuned-ensemble"] for name in tuning}  # fmt: skip
+    } | {"members": ["ensemble"], "data": ["finetuned-ensemble"]}
     for item in fields(settings):
         own = not users[item.name] or settings.estimator in users[item.name]
         if not own and getattr(settings, item.name) != item.default:
@@ -163,56 +171,6 @@ def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser) -> str:
     return sha256_bytes(f"{identity_of(denoiser)} {device} {to_toml(same)}".encode())
 
 
-def _no_members(settings: PosteriorSettings, pipeline: Any, samples: ImageSet, folder: Path) -> Iterable[Path]:
-    return ()
-
-
-def _given_members(settings: PosteriorSettings, pipeline: Any, samples: ImageSet, folder: Path) -> Iterable[Path]:
-    return settings.members
-
-
-def _finetuned_members(settings: PosteriorSettings, pipeline: Any, images: ImageSet, folder: Path) -> Iterator[Path]:
-    """K short fine-tunings of one checkpoint with different seeds; each is stored in members/ and not repeated.
-
-    Args:
-        settings: the posterior's settings.
-        pipeline: the pre-trained pipeline.
-        images: to train on: generated samples where no data is given.
-        folder: the run folder.
-
-    Yields:
-        Each member's pipeline folder.
-    """
-    for k in range(settings.n_members):
-        target = folder / "members" / str(k)
-        if not (target / "pipeline").is_dir():
-            _finetune(settings, copy.deepcopy(pipeline), images, target, derive_seed(settings.seed, "member", k))
-        yield target / "pipeline"
-
-
-def _finetune(settings: PosteriorSettings, member: Any, images: ImageSet, target: Path, seed: int) -> None:
-    how = PretrainSettings(
-        data="", output_dir=target, steps=settings.finetune_steps, batch_size=settings.finetune_batch_size,
-        learning_rate=settings.finetune_learning_rate, lr_schedule="constant", warmup_steps=0, ema_decay=0.0, seed=seed,
-        checkpointing_steps=max(settings.finetune_steps // 4, 1),
-    )  # fmt: skip
-    target.mkdir(parents=True, exist_ok=True)
-    fit(
-        PipelineDenoiser.from_pipeline(member), images, how.training(), batch_size=how.batch_size, seed=how.seed,
-        folder=target, resume=True, progress=f"fine-tuning, member {target.name}",
-    )  # fmt: skip
-    with atomic_folder(target / "pipeline") as temporary:
-        save_pipeline(member, temporary)
-
-
-MEMBERS: dict[str, Callable[..., Iterable[Path]]] = {
-    "samples": _no_members,
-    "nothing": _no_members,
-    "members": _given_members,
-    "fine-tuned members": _finetuned_members,
-}
-
-
 def _work(settings: PosteriorSettings, takes: str, estimator: Any) -> dict[str, tuple[float, float]]:
     """The stages, for the estimate of the time."""
     stages: dict[str, tuple[float, float]] = {"generated samples": (settings.n_samples, settings.inference_steps)}
@@ -230,7 +188,11 @@ def _evaluations(settings: PosteriorSettings, takes: str, posterior: GaussianPos
 
 
 def _check_mean(
-    settings: PosteriorSettings, denoiser: PipelineDenoiser, posterior: GaussianPosterior, samples: Tensor
+    settings: PosteriorSettings,
+    denoiser: PipelineDenoiser,
+    posterior: GaussianPosterior,
+    samples: Tensor,
+    labels: list[Any] | None,
 ) -> tuple[GaussianPosterior, dict[str, float]]:
     """Check that μ* is a working model; if not, fail or re-centre at the pipeline's weights.
 
@@ -239,6 +201,7 @@ def _check_mean(
         denoiser: the model at θ*.
         posterior: the posterior to check.
         samples: generated samples.
+        labels: what they were drawn under; None for an unconditional model.
 
     Returns:
         The posterior and numbers for its record.
@@ -246,7 +209,9 @@ def _check_mean(
     Raises:
         InputError: if the mean is not a working model and ``settings.mean`` is "refuse".
     """
-    ratio, usable = mean_is_usable(denoiser, posterior, samples, generator=named_generator(settings.seed, "mean"))
+    ratio, usable = mean_is_usable(
+        denoiser, posterior, samples, generator=named_generator(settings.seed, "mean"), labels=labels
+    )
     if usable:
         return posterior, {"mean_loss_ratio": ratio}
     if settings.mean == "refuse":

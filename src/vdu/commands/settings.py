@@ -49,6 +49,7 @@ class PosteriorSettings(SamplerSettings):
         calibrate: scale the variance so that a draw of the weights raises the loss on generated samples by this fraction
             (for example 0.05); 0 leaves it as estimated.
         mean: action if the mean is not a working model: refuse, or recentre at the pipeline's weights.
+        train: what the unlearning is to train, as for "vdu unlearn"; the posterior covers these weights alone.
         name_filter: regular expression for the parameters to cover; by default all.
         seed: seeds everything.
         resume_from_checkpoint: "latest" continues an interrupted run.
@@ -72,6 +73,7 @@ class PosteriorSettings(SamplerSettings):
     finetune_batch_size: Count = 64
     calibrate: Share = 0.0
     mean: Literal["refuse", "recentre"] = "refuse"
+    train: str = "all"
     name_filter: str | None = None
     seed: Seed = 0
     resume_from_checkpoint: Literal["latest"] | None = None

@@ -64,10 +64,10 @@ class UnlearnSettings(SamplerSettings):
         forget_prompt: text-to-image models: a prompt to forget, or a text file with one on every line; repeat the option for several.
             Without --forget the images are drawn from the model under them.
         keep_prompts: prompts to keep, likewise; by default the model's own others, or a packaged neutral list.
-        instead: a prompt whose pictures take the place of the forgotten ones, for the method distillation; by default the empty prompt.
+        instead: a label or prompt that takes the place of what is forgotten, for some methods (vdu list); by default none in particular.
         guidance_scale: scale of classifier-free guidance of generated samples, for models with conditions.
-        train: what trains: all, attention, cross-attention, cross-attention-kv, or lora:RANK, low-rank corrections of the attention layers
-            that are also written to lora/ as a file for diffusers.
+        train: what trains: all, attention, cross-attention, cross-attention-kv, non-cross-attention, or lora:RANK, low-rank corrections of
+            the attention layers that are merged in pipeline/ and also written alone to lora/, as a file for diffusers.
         convert: convert images of another size or mode to the model's; by default they cause an error.
         method: auto (the one that measured best), or one of those that "vdu list" shows.
         option: NAME=VALUE, an option of the method, for example gamma=0.1 for vdu; "vdu list METHOD" shows them.
@@ -75,7 +75,8 @@ class UnlearnSettings(SamplerSettings):
         retain: images to keep, for methods that can use them: a data set, folder or list (the classes to forget are left out
             of labelled images), or self (generated samples without those that resemble the forget set).
         n_own_samples: number of generated samples, drawn with the sampler below, for methods that use them.
-        force: continue if the model generates almost none, or almost only, images like the forget set.
+        force: continue if the model generates almost none, or almost only, images like the forget set, or does not draw a prompt to
+            forget.
         full_length: take all steps, even if the stopping rule is met earlier.
         steps: maximum number of optimiser steps; a method with a stopping rule may stop early. The default depends on the
             method, as for the options below and the sampler.
@@ -218,9 +219,10 @@ def _method_options(settings: UnlearnSettings) -> dict[str, Any]:
     options = read_options(kind, settings.option)
     if kind.estimator and not settings.posterior:
         n_train = " --n-train N" if kind.estimator == "fisher" else ""
+        part = "" if settings.train == "all" else f" --train {settings.train}"
         raise InputError(
             f"--posterior is missing, which the method {kind.name} needs; fit one with "
-            f"`vdu posterior {kind.estimator} --pipeline {settings.pipeline}{n_train} --output-dir OUT` (no training data needed)."
+            f"`vdu posterior {kind.estimator} --pipeline {settings.pipeline}{n_train}{part} --output-dir OUT` (no training data needed)."
         )
     return {**options, "posterior": settings.posterior}
 

@@ -146,8 +146,11 @@ class Tools:
             [batch]; x_vp as in :class:`NoisedBatch`.
         retained: S_r, generated samples of the original without those like the forget set, [n, …], in the model's own space.
         forget: the forget set, [n, …], in the model's own space.
-        substitute: the condition of a text-to-image model under which the teacher draws something else than a prompt to forget, of one
-            sample; None where nothing was asked to be forgotten in words.
+        substitute: c′, the condition of what takes the place of the concept, of one sample; None without one (``Method.substitutes``).
+        unwanted: the conditions of the labels or prompts to forget, one sample each.
+        kept: the conditions of those to keep, likewise.
+        forget_condition: the condition of each image of ``forget``.
+        sampler: the sampler of the run (a ``vdu.diffusion.sampling.Sampler``).
     """
 
     n_forget: int
@@ -158,6 +161,10 @@ class Tools:
     retained: Tensor | None = None
     forget: Tensor | None = None
     substitute: Condition | None = None
+    unwanted: Condition | None = None
+    kept: Condition | None = None
+    forget_condition: Condition | None = None
+    sampler: Any = None
 
 
 @runtime_checkable
@@ -282,7 +289,8 @@ class Method(Protocol):
         name: the name on the command line.
         needs: the roles of data in each batch, a subset of {"forget" (the images to forget), "surrogate" (images of
             uniform noise in [−1, 1]), "own_forget" (generated samples of the original that match the forget set), "retain"
-            (real retained data, or generated samples without the forget class)}.
+            (real retained data, or generated samples without the forget class), "instead" (images that the original draws under c′,
+            under the conditions to forget)}.
         uses: the optional tools it needs, names of attributes of :class:`Tools`.
         batch_shares: images of a role per step, as a fraction of the batch size, where it is not 1.
         draws: uniform random numbers in [0, 1) that come with a role's images: role → name → "image" (one number per image)

@@ -16,7 +16,7 @@ from torch import Tensor
 from vdu.core.errors import InputError, shown
 from vdu.core.ranges import POSITIVE, UNIT, Range, require_choice, require_flags, require_kind, require_ranges
 from vdu.core.records import sha256_bytes
-from vdu.core.types import Batch, Denoiser, Hooks, Losses, NoisedBatch, Tools
+from vdu.core.types import Batch, Condition, Denoiser, Hooks, Losses, NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.methods.defaults import TrainingDefaults
 from vdu.posterior.gaussian import GaussianPosterior
@@ -31,8 +31,10 @@ __all__ = [
     "drawn",
     "matched",
     "mean_squared",
+    "other_condition",
     "require_positive",
     "require_range",
+    "under",
 ]
 
 ANY = Range("a finite number", -math.inf, above=True)
@@ -58,7 +60,9 @@ class Described(Hooks):
         training: its default training settings.
         stops: whether the stopping rule (:mod:`vdu.replay.stopping`) may end it early.
         strength: options whose larger values forget more.
-        substitutes: whether another prompt may take the place of one to forget (``--instead``).
+        substitutes: when another label or prompt takes the place of one to forget (``Tools.substitute``): "" never, "asked" if the user
+            names one (``--instead``), "words" also the empty prompt for what is forgotten in words, "always" also the null condition.
+        part: the only part of the network that it changes (``--train``); None if the user chooses.
         estimator: the estimator of the posterior that the method requires; None if it requires none.
         retain_options: options that apply if the user gives images to keep.
         pool: number of batches that repeat with the targets of :meth:`BaseMethod.targets`; 0 draws a new batch at every step.
@@ -75,7 +79,8 @@ class Described(Hooks):
     limits: Mapping[str, float] = MappingProxyType({"mse": 2.0})
     training: TrainingDefaults = TrainingDefaults()
     stops: bool = False
-    substitutes: bool = False
+    substitutes: str = ""
+    part: str | None = None
     strength: tuple[str, ...] = ()
     estimator: str | None = None
     retain_options: Mapping[str, str] = MappingProxyType({})
@@ -97,6 +102,8 @@ class BaseMethod(Described):
     schedule: NoiseSchedule | None = field(default=None, metadata=HIDDEN)
     alpha_bar_range: tuple[float, float] = (0.0, 1.0)
     tools: Tools | None = field(default=None, repr=False, metadata=PRIVATE)
+    _conditional: bool = field(default=False, repr=False, metadata=PRIVATE)
+    _instead: bool = field(default=False, repr=False, metadata=PRIVATE)
 
     def __post_init__(self) -> None:
         require_range("alpha_bar_range", self.alpha_bar_range)
@@ -127,6 +134,18 @@ class BaseMethod(Described):
         assert self.schedule is not None, "prepare() comes first"
         return self.schedule.within((0.0, 1.0) if role == "retain" else self.alpha_bar_range).double()
 
+    def for_model(self, denoiser: Denoiser, *, instead: bool = False) -> Self:
+        """The method's form for a model, before anything is made; methods refuse models here that they cannot work on.
+
+        Args:
+            denoiser: the original.
+            instead: whether the user named what takes the place of the concept.
+
+        Returns:
+            The method. Conditional models have labels or prompts.
+        """
+        return replace(self, _conditional=bool(denoiser.class_names), _instead=instead)
+
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Take the tools, and the model's schedule if none was given."""
         missing = [name for name in sorted(self.uses) if getattr(tools, name) is None]
@@ -143,6 +162,15 @@ class BaseMethod(Described):
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The formula of the method."""
         raise NotImplementedError
+
+    def solve(self, denoiser: Denoiser) -> Mapping[str, float]:
+        """For a method in closed form, in place of losses: write the new weights, and return values for the log."""
+        raise NotImplementedError
+
+    @classmethod
+    def in_closed_form(cls) -> bool:
+        """Whether the method is solved at once and takes no steps."""
+        return cls.solve is not BaseMethod.solve
 
 
 Method = BaseMethod
@@ -162,6 +190,27 @@ def mean_squared(denoiser: Denoiser, batch: NoisedBatch, target: Tensor | None =
     """
     wanted = batch.noise if target is None else target
     return (denoiser.noise(batch) - wanted).square().flatten(1).mean(1)
+
+
+def under(batch: NoisedBatch, condition: Condition | None) -> NoisedBatch:
+    """The same noised images under another condition.
+
+    Args:
+        batch: noised images.
+        condition: of one sample or of several, which are used in turn; None for an unconditional model.
+
+    Returns:
+        The batch.
+    """
+    rows = torch.arange(len(batch.x0))
+    found = condition and {name: value[(rows % len(value)).to(value.device)] for name, value in condition.items()}
+    return replace(batch, condition=found)
+
+
+def other_condition(tools: Tools | None, batch: Batch) -> Condition | None:
+    """c′, under which forget images are trained instead: that of what takes their place, else those of the retained images."""
+    assert tools is not None, "prepare() comes first"
+    return batch["retain"].condition if tools.substitute is None else tools.substitute
 
 
 def drawn(batch: NoisedBatch, name: str) -> Tensor:

@@ -54,7 +54,7 @@ from vdu.core.ranges import AT_LEAST_0, COUNT, NOT_NEGATIVE, POSITIVE, Range
 from vdu.core.rng import generator
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools, column
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.methods.base import PRIVATE, BaseMethod, mean_squared, require_range
+from vdu.methods.base import PRIVATE, BaseMethod, mean_squared, require_range, under
 from vdu.methods.registry import register
 from vdu.methods.retrack import CHOSEN, retrack_target
 
@@ -164,7 +164,7 @@ class RetainDistillation(BaseMethod):
     summary = "Distils the score that the model would have without the forget set, estimated from its own samples."
     training = replace(CHOSEN, steps=600, ema_decay=0.995)
     stops = True
-    substitutes = True
+    substitutes = "words"
     strength = ("repulsion_scale", "forget_weight")
     limits = MappingProxyType({"keep_mse": 2.0})  # ε_lead may lie as far from ε_θ as w_max (ε₀ − ε_f) reaches
     needs = frozenset({"forget", "own_forget", "retain"})
@@ -252,8 +252,7 @@ class RetainDistillation(BaseMethod):
         if (
             tools.substitute is not None
         ):  # nearly all mass under the prompt is unwanted: what the teacher draws under another
-            rows = {name: value.expand(len(batch.x0), *value.shape[1:]) for name, value in tools.substitute.items()}
-            return tools.teacher.noise(replace(batch, condition=rows))
+            return tools.teacher.noise(under(batch, tools.substitute))
         original = tools.teacher.noise(batch)
         if self.lead == "gradient":
             return original + self._repulsion(self.repulsion_scale, batch, original)

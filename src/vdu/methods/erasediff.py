@@ -12,9 +12,10 @@ Targets (three variants are published under one name):
     uniform-shared   u ~ U[0, 1]^d, and x̃_t = √ᾱ x0 + √(1−ᾱ) u: the same u in input and target. The authors' DDPM code:
                      an ordinary denoising loss with noise that is not normal
     uniform-fresh    u ~ U[0, 1]^d, x̃_t = x_t with the drawn normal ε. As in the code of SISS (claserken/SISS)
-    relabel          u = (x_t − √ᾱ x_r)/√(1−ᾱ) = ε + √SNR (x0 − x_r): the noise that x_t would hold if it came from x_r,
-                     another image, of D_r. The authors use the prediction under another label, which an unconditional
-                     model does not have. SNR = ᾱ/(1−ᾱ): u has magnitude 100 at the cleanest level of the usual schedule,
+    relabel          for conditional models u = sg ε_θ(x_t, c′), as in the authors' code: the prediction under another label or
+                     prompt c′, that of ``--instead``, else that of one of the retained images of the step. For unconditional
+                     ones u = (x_t − √ᾱ x_r)/√(1−ᾱ) = ε + √SNR (x0 − x_r): the noise that x_t would hold if it came from x_r,
+                     another image, of D_r. SNR = ᾱ/(1−ᾱ): u has magnitude 100 at the cleanest level of the usual schedule,
                      and those levels dominate the mean. Narrow ``alpha_bar_range`` to avoid this
 
 λ: constant (0.1), or with ``adaptive`` max(η − ⟨∇L_r, ∇q⟩/‖∇q‖², 0), over all weights together: the smallest λ ≥ 0 with
@@ -46,7 +47,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vdu.core.ranges import NOT_NEGATIVE, POSITIVE
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, column
-from vdu.methods.base import BaseMethod, drawn, mean_squared
+from vdu.methods.base import BaseMethod, drawn, mean_squared, other_condition, under
 from vdu.methods.registry import register
 
 __all__ = ["TARGETS", "EraseDiff", "wrong_target"]
@@ -57,7 +58,7 @@ TARGETS = ("uniform-shared", "uniform-fresh", "relabel")
 @register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EraseDiff(BaseMethod):
-    """EraseDiff (Wu et al. 2024) for unconditional models.
+    """EraseDiff (Wu et al. 2024).
 
     Args:
         target: "uniform-shared", "uniform-fresh" or "relabel".
@@ -81,6 +82,7 @@ class EraseDiff(BaseMethod):
     name = "erasediff"
     summary = "Trains the forget images towards a wrong target, as a constraint on minimising the retain loss."
     needs = frozenset({"forget", "retain"})
+    substitutes = "asked"
 
     ranges = MappingProxyType(
         {"weight": POSITIVE, "eta": POSITIVE, "inner_steps": NOT_NEGATIVE, "inner_learning_rate": POSITIVE}
@@ -99,14 +101,20 @@ class EraseDiff(BaseMethod):
 
     @property
     def limits(self) -> Mapping[str, float]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As for the other methods; "relabel" has no limit on the forget set, where large errors are intended."""
-        return {"retain_mse": 2.0} | ({} if self.target == "relabel" else {"mse": 2.0})
+        """As for the other methods; another image as the target has no limit on the forget set, where large errors are intended."""
+        return {"retain_mse": 2.0} | ({} if self.target == "relabel" and not self._conditional else {"mse": 2.0})
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """L_r and λ q (adaptive: q), and the plain errors against the noise that was drawn."""
         retain = mean_squared(denoiser, batch["retain"]).mean()
-        wrong, target = wrong_target(self.target, batch["forget"], batch["retain"].x0)
-        predicted = denoiser.noise(wrong)
+        if self.target == "relabel" and self._conditional:
+            wrong = batch["forget"]
+            predicted = denoiser.noise(wrong)
+            with torch.no_grad():
+                target = denoiser.noise(under(wrong, other_condition(self.tools, batch)))
+        else:
+            wrong, target = wrong_target(self.target, batch["forget"], batch["retain"].x0)
+            predicted = denoiser.noise(wrong)
         forget = (predicted - target).square().mean()
         constraint = forget - self._least(denoiser, wrong, target, forget)
         with torch.no_grad():

@@ -38,6 +38,8 @@ _FILES: Mapping[str, str] = MappingProxyType({
     "ascent": "vdu",
     "selective-amnesia": "selective_amnesia",
     "esd": "esd",
+    "concept-ablation": "concept_ablation",
+    "uce": "uce",
     "salun": "salun",
     "erasediff": "erasediff",
     "siss": "siss",
@@ -90,7 +92,7 @@ def _registered_as(name: str | None, kind: Any) -> Any:
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", kind.name):
         raise InputError(f"{kind.__name__}: name is {shown(kind.name)}; expected letters, digits and dashes.")
-    if kind.losses is BaseMethod.losses:
+    if kind.losses is BaseMethod.losses and not kind.in_closed_form():
         raise InputError(
             f"{kind.__name__}: has no losses; expected def losses(self, denoiser, batch), the formula of the method."
         )

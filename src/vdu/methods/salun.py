@@ -1,16 +1,18 @@
-"""SalUn without labels: gradient ascent on the forget set with a retain term, on the salient half of the weights.
+"""SalUn: a forget term and a retain term, on the salient half of the weights.
 
     m  = 1 on the largest 50 % of |Σ_b clip(∇_θ ℓ_b(θ*))| over all weights together, else 0          saliency mask
-    L(θ) = −E_{D_f} ‖ε − ε_θ(x_t, t)‖²/d  +  α E_{D_r} ‖ε − ε_θ(x_t, t)‖²
+    L(θ) = E_{D_f} ‖ε_θ(x_t, t, c) − sg ε_θ(x_t, t, c′)‖²/d  +  α E_{D_r} ‖ε − ε_θ(x_t, t, c)‖²           relabelling
+    L(θ) = −E_{D_f} ‖ε − ε_θ(x_t, t)‖²/d  +  α E_{D_r} ‖ε − ε_θ(x_t, t)‖²                              without conditions: ascent
     θ ← m ⊙ (θ after the optimiser's step) + (1−m) ⊙ θ*                                              after every step
 
-D_f the forget set, D_r retained images, θ* the original weights, ε the drawn noise, t uniform over all steps (for D_f over
-those in ``alpha_bar_range``), d = C·H·W, E the mean over the batch, ‖·‖² the SUM over pixels, clip the scaling of a batch's
+D_f the forget set, D_r retained images, c the label or prompt of an image, c′ another one: that of ``--instead``, else that of one of
+the retained images of the step. sg is without a gradient. θ* the original weights, ε the drawn noise, t uniform over all steps (for
+D_f over those in ``alpha_bar_range``), d = C·H·W, E the mean over the batch, ‖·‖² the SUM over pixels, clip the scaling of a batch's
 gradient to norm 1, ℓ_b = ‖ε − ε_θ(x_t, t)‖² averaged over batch b of D_f (each image once, at one drawn step).
 
 Reductions: the forget term is the MEAN over all elements, the retain term the SUM over pixels averaged over images, so that
 α = 1e-3 weighs an element of D_r α·d times one of D_f: 0.8 on MNIST, 3.1 on CIFAR-10. The public code (OPTML-Group/
-Unlearn-Saliency, ``DDPM/runners/diffusion.py``) has this pair for its relabelling, which needs labels; its own ascent sums
+Unlearn-Saliency, ``DDPM/runners/diffusion.py``) has this pair for its relabelling, where c′ is the next class; its own ascent sums
 over pixels in both terms. Without labels only ascent is possible.
 
 The UPDATE is masked, not the gradient alone: weight decay moves a weight that has no gradient. The mask of that
@@ -18,7 +20,7 @@ code (``generate_mask`` at commit 2b0a8a1) is not the paper's: it adds |∇ℓ_b
 them, and ranks in ascending order, which keeps the LEAST salient half. Ours is the gradient of the whole set, at θ*,
 largest first.
 
-Not guaranteed: that it stops (ascent has no lower bound; the guard ends a run whose errors pass twice that of predicting
+Not guaranteed: that ascent stops (it has no lower bound; the guard ends a run whose errors pass twice that of predicting
 no noise at all); that ties between weights are broken in the same way on different devices.
 
 Source: Fan, Liu, Zhang, Wong, Wei & Liu 2024, "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in
@@ -37,9 +39,9 @@ from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
 from vdu.core.ranges import AT_LEAST_0, COUNT, POSITIVE, SEED, Range
 from vdu.core.rng import generator
-from vdu.core.types import Batch, Denoiser, Losses, NamedTensors, Tools
+from vdu.core.types import Batch, Condition, Denoiser, Losses, NamedTensors, Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.methods.base import PRIVATE, BaseMethod, mean_squared
+from vdu.methods.base import PRIVATE, BaseMethod, mean_squared, other_condition, under
 from vdu.methods.registry import register
 from vdu.posterior.denoising import gradients, only_gradients_of
 
@@ -49,7 +51,7 @@ __all__ = ["SalUn", "saliency", "top_share"]
 @register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SalUn(BaseMethod):
-    """SalUn (Fan et al. 2024) for unconditional models.
+    """SalUn (Fan et al. 2024).
 
     Args:
         alpha: α, the weight of the retain term (a sum over pixels) against the forget term (a mean over elements).
@@ -71,11 +73,9 @@ class SalUn(BaseMethod):
     _original: NamedTensors | None = field(default=None, repr=False, metadata=PRIVATE)
 
     name = "salun"
-    summary = (
-        "Ascends on the forget images with a retain term, on the half of the weights that is most salient for them."
-    )
+    summary = "Relabels the forget images (without labels: ascends on them), on the half of the weights that is most salient for them."
     needs = frozenset({"forget", "retain"})
-    uses = frozenset({"forget"})
+    substitutes = "asked"
     limits = MappingProxyType({"mse": 2.0, "retain_mse": 2.0})
 
     ranges = MappingProxyType({
@@ -86,19 +86,20 @@ class SalUn(BaseMethod):
         "mask_seed": SEED,
     })  # fmt: skip
 
+    @property
+    def uses(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The forget images for the mask, with their conditions."""
+        return frozenset({"forget", "forget_condition"} if self._conditional else {"forget"})
+
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Compute the mask at the original weights, and store these weights."""
-        if denoiser.class_names:
-            raise InputError(
-                "salun: this model is class-conditional, and the saliency mask of this port is measured without a class; expected an "
-                "unconditional model. Use another method (vdu list)."
-            )
         ready = super().prepare(denoiser, tools)
         assert tools.forget is not None and ready.schedule is not None
         found = saliency(
             denoiser,
             tools.forget,
             ready.draw_weights(),
+            condition=tools.forget_condition,
             schedule=ready.schedule,
             batch_size=self.mask_batch_size,
             clip_norm=self.mask_clip_norm,
@@ -110,12 +111,19 @@ class SalUn(BaseMethod):
         return replace(ready, _mask=top_share(found, self.salient_share), _original=original)
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
-        """Ascent on the forget set and the retain term."""
-        forget = mean_squared(denoiser, batch["forget"]).mean()
+        """The forget term and the retain term; the observed errors are those against the drawn noise."""
+        guess = denoiser.noise(batch["forget"])
+        forget = (guess - batch["forget"].noise).square().flatten(1).mean(1).mean()
+        if self._conditional:
+            with torch.no_grad():
+                other = denoiser.noise(under(batch["forget"], other_condition(self.tools, batch)))
+            term = (guess - other).square().mean()
+        else:
+            term = -forget
         retain = mean_squared(denoiser, batch["retain"]).mean()
         pixels = batch["retain"].x0[0].numel()  # d: the mean over elements becomes the sum over pixels
         observed = {"mse": forget.detach(), "retain_mse": retain.detach()}
-        return Losses({"forget": -forget, "retain": self.alpha * pixels * retain}, observed)
+        return Losses({"forget": term, "retain": self.alpha * pixels * retain}, observed)
 
     def after_step(self, parameters: Mapping[str, nn.Parameter], values: Mapping[str, float]) -> None:
         """Restore the weights outside the mask exactly."""
@@ -132,6 +140,7 @@ def saliency(
     draw_weights: Tensor,
     *,
     schedule: NoiseSchedule,
+    condition: Condition | None = None,
     batch_size: int,
     clip_norm: float,
     generator: torch.Generator,
@@ -143,6 +152,7 @@ def saliency(
         images: the forget set in the model's own space, [n, …].
         draw_weights: relative probability of each timestep index, [T].
         schedule: the noise schedule of these indices.
+        condition: of each image; None for an unconditional model.
         batch_size: images per batch; the last may be smaller.
         clip_norm: each batch's gradient is scaled down to this norm if it is larger.
         generator: the only source of timesteps and noise, on the CPU.
@@ -158,11 +168,12 @@ def saliency(
     values: list[Tensor] = list(parameters.values())
     total = [torch.zeros_like(value, requires_grad=False) for value in values]
     with evaluating(network), only_gradients_of(network, values):
-        for part in images.split(batch_size):
-            x0 = part.to(values[0])
+        for rows in torch.arange(len(images)).split(batch_size):
+            x0 = images[rows].to(values[0])
+            its = condition and {name: value[rows] for name, value in condition.items()}
             noise = torch.randn(x0.shape, generator=generator).to(x0)
             index = torch.multinomial(draw_weights, len(x0), replacement=True, generator=generator)
-            batch = noised_batch(x0, index, noise, schedule, denoiser.schedule)
+            batch = noised_batch(x0, index, noise, schedule, denoiser.schedule, condition=its)
             loss = x0[0].numel() * mean_squared(denoiser, batch).mean()  # the sum over pixels
             found = gradients(loss, values)
             norm = torch.nn.utils.get_total_norm(found)

@@ -1,4 +1,4 @@
-"""Selective Amnesia without labels: the paper's baseline, ported to unconditional models.
+"""Selective Amnesia: surrogates in the place of what is to be forgotten, held by a Fisher penalty.
 
     L(θ) = E ‖ε − ε_θ(x̃_t, t)‖²  +  γ E ‖ε − ε_θ(x_t, t)‖²  +  λ Σᵢ Fᵢ (θᵢ − θᵢ*)²
            surrogate                 replay                     elastic weight consolidation (EWC)
@@ -10,9 +10,13 @@ model's schedule, ‖·‖² the SUM over pixels and E the mean over the batch, 
 shares the steps t between both batches and draws them in antithetic pairs; here they are drawn freely, which has the same
 mean. Its further settings: Adam with rate 1e-4, gradient norm clipped at 1.0, batch 128 + 128, 20 000 iterations.
 
-The published method is class-conditional: the surrogate replaces the class's images under its label, and the other labels
-keep theirs. **Without labels the surrogate term does not use the forget set at all**: it pulls the whole model towards
-uniform noise, whatever is to be forgotten. The class enters only through the replay, from which it was filtered. So
+The published method is conditional: the surrogates q(x | c_f) replace the images under the label or prompt to forget, and the others
+keep theirs. So it is here: the surrogates have the conditions of the forget set, and the replayed samples their own. The surrogates
+are uniform noise, as published for classes, or with ``--instead`` images that the original draws under another label or prompt, as
+published for words. The published method replays (``--retain self``).
+
+The port to unconditional models is ours. **Without labels the surrogate term does not use the forget set at all**: it pulls the whole
+model towards uniform noise, whatever is to be forgotten. The class enters only through the replay, from which it was filtered. So
 
     replay="self"   generated samples of the original model without the class (or real retained images)
     replay="none"   no term depends on the class to forget; only EWC holds the rest. This is the data-constrained row of the
@@ -48,7 +52,7 @@ __all__ = ["SelectiveAmnesia"]
 @register
 @dataclass(frozen=True, eq=False)
 class SelectiveAmnesia(BaseMethod):
-    """Selective Amnesia (Heng & Soh 2023) for unconditional models.
+    """Selective Amnesia (Heng & Soh 2023).
 
     Args:
         posterior: θ* and 1/(2F), from ``fit_amnesia_fisher``; or any other posterior of the weights.
@@ -68,7 +72,8 @@ class SelectiveAmnesia(BaseMethod):
     replay_weight: float = 1.0
 
     name = "selective-amnesia"
-    summary = "Selective Amnesia without labels: pulls the model towards uniform noise, held by a Fisher penalty."
+    summary = "Pulls what is drawn under the concept (without labels: the whole model) towards uniform noise, held by a Fisher penalty."
+    substitutes = "asked"
     training = PAPER
     estimator = "amnesia-fisher"
     retain_options = MappingProxyType({"replay": "self"})
@@ -86,8 +91,13 @@ class SelectiveAmnesia(BaseMethod):
 
     @property
     def needs(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Images of uniform noise, and retained images if they are replayed; never the forget set."""
-        return frozenset({"surrogate"} if self.replay == "none" else {"surrogate", "retain"})
+        """Surrogates, and retained images if they are replayed; never the forget set."""
+        return frozenset({self._surrogate} if self.replay == "none" else {self._surrogate, "retain"})
+
+    @property
+    def _surrogate(self) -> str:
+        """The role of the surrogates: uniform noise, or what takes the place of the concept."""
+        return "instead" if self._instead else "surrogate"
 
     @property
     def limits(self) -> Mapping[str, float]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -111,10 +121,10 @@ class SelectiveAmnesia(BaseMethod):
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The surrogate term and the replay, and their plain mean squared errors for the log and the guard."""
-        roles = ("surrogate",) if self.replay == "none" else ("surrogate", "retain")
+        roles = (self._surrogate,) if self.replay == "none" else (self._surrogate, "retain")
         errors = dict(zip(roles, _squared_errors(denoiser, [batch[role] for role in roles]), strict=True))
-        terms = {"surrogate": _sums(errors["surrogate"]).mean()}
-        observed = {"mse": errors["surrogate"].detach().mean()}
+        terms = {"surrogate": _sums(errors[self._surrogate]).mean()}
+        observed = {"mse": errors[self._surrogate].detach().mean()}
         if "retain" in errors:
             terms["replay"] = self.replay_weight * _sums(errors["retain"]).mean()
             observed["replay_mse"] = errors["retain"].detach().mean()

@@ -20,6 +20,9 @@ here it is that fraction, ρ = 0.1, computed at every step over all weights toge
 those of ``batch["forget"]``, within ``alpha_bar_range``, serve both images; those of ``batch["retain"]`` are not used. The
 published X is all the training data; here it is the retained part.
 
+In conditional models each term is asked under its image's own condition, L_x under that of x and L_a under that of a, so that both stay
+unbiased; where the two differ a pair takes two network calls.
+
 Not guaranteed: that it stops (it ascends along g_a, though with a bounded norm); a low variance, least of all at clean levels,
 where each pair informs about the selected image alone.
 
@@ -39,8 +42,8 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.ranges import POSITIVE, Range
-from vdu.core.types import Batch, Denoiser, Losses, column
-from vdu.methods.base import BaseMethod, drawn
+from vdu.core.types import Batch, Condition, Denoiser, Losses, NoisedBatch, column
+from vdu.methods.base import BaseMethod, drawn, under
 from vdu.methods.registry import register
 
 __all__ = ["SISS", "mixture_weights"]
@@ -91,9 +94,9 @@ class SISS(BaseMethod):
         noise_x = noise + torch.where(took_a, apart, 0.0)
         noise_a = noise - torch.where(took_a, 0.0, apart)
         weight_x, weight_a = mixture_weights(noise_x, noise_a, self.mixture)
-        predicted = denoiser.noise(mixed)
-        keep = (weight_x * _squared(predicted - noise_x)).mean()
-        forget = (weight_a * _squared(predicted - noise_a)).mean()
+        predicted_x, predicted_a = _predicted(denoiser, mixed, batch["retain"].condition)
+        keep = (weight_x * _squared(predicted_x - noise_x)).mean()
+        forget = (weight_a * _squared(predicted_a - noise_a)).mean()
         return Losses({"forget": -forget, "keep": keep}, {"mse": forget.detach(), "retain_mse": keep.detach()})
 
     def combine(self, gradients: Mapping[str, Sequence[Tensor]]) -> Sequence[Tensor]:
@@ -127,6 +130,16 @@ def mixture_weights(noise_x: Tensor, noise_a: Tensor, mixture: float) -> tuple[T
     weight_x = torch.exp(-torch.logaddexp(torch.full_like(log_ratio, log_x), log_a + log_ratio))
     weight_a = torch.exp(-torch.logaddexp(log_x - log_ratio, torch.full_like(log_ratio, log_a)))
     return weight_x, weight_a
+
+
+def _predicted(denoiser: Denoiser, mixed: NoisedBatch, condition: Condition | None) -> tuple[Tensor, Tensor]:
+    """The predictions on m under the condition of x and under that of a, which the batch has; for unconditional models one call."""
+    if condition is None:
+        predicted = denoiser.noise(mixed)
+        return predicted, predicted
+    both = NoisedBatch.joined(under(mixed, condition), mixed)
+    predicted_x, predicted_a = denoiser.noise(both).split(len(mixed.x0))
+    return predicted_x, predicted_a
 
 
 def _squared(error: Tensor) -> Tensor:

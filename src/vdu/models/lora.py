@@ -6,6 +6,7 @@
     attention            queries, keys, values and outputs of every attention layer
     cross-attention      those that read words: cross-attention, or in joint attention (SD 3, FLUX) the projections of the words
     cross-attention-kv   of these the keys and values
+    non-cross-attention  every linear layer and convolution but those of cross-attention (ESD-u)
     lora:RANK            low-rank corrections of the layers of ``attention``
 
 Weights that do not train are shared with the original, so a copy costs the memory of what trains alone, and the original is the same
@@ -38,11 +39,12 @@ __all__ = [
     "merged",
     "save_lora",
     "sharing_copy",
+    "trained_weights",
     "training_copy",
     "without_corrections",
 ]
 
-PARTS = ("all", "attention", "cross-attention", "cross-attention-kv")
+PARTS = ("all", "attention", "cross-attention", "cross-attention-kv", "non-cross-attention")
 LORA_FILE = "pytorch_lora_weights.safetensors"
 OWN = ("to_q", "to_k", "to_v", "to_out.0")
 OF_WORDS = (
@@ -98,7 +100,7 @@ def training_copy(network: nn.Module, train: str, *, seed: int = 0) -> nn.Module
 
     Args:
         network: unchanged.
-        train: one of "all", "attention", "cross-attention", "cross-attention-kv" and "lora:RANK".
+        train: one of "all", "attention", "cross-attention", "cross-attention-kv", "non-cross-attention" and "lora:RANK".
         seed: of the corrections' first values.
 
     Returns:
@@ -115,6 +117,27 @@ def training_copy(network: nn.Module, train: str, *, seed: int = 0) -> nn.Module
     made = _sharing(network, set())
     for name in layers:
         LowRank.on(cast("nn.Linear", made.get_submodule(name)), rank, generator(seed, "lora", name))
+    return made
+
+
+def trained_weights(network: nn.Module, train: str) -> nn.Module:
+    """The network with gradients for those of its own weights that a training changes, for a posterior of them.
+
+    Args:
+        network: unchanged.
+        train: as for :func:`training_copy`; of low-rank corrections the corrected weights are meant.
+
+    Returns:
+        The network itself for "all", else a copy in the same memory. A part that the network lacks is refused (:func:`check_train`).
+    """
+    check_train(network, train)
+    if train == "all":
+        return network
+    made, rank = _sharing(network, set()), lora_rank(train)
+    for layer in _layers(made, train if rank is None else "attention").values():
+        layer.requires_grad_(True)
+        if rank is not None and layer.bias is not None:
+            layer.bias.requires_grad_(False)
     return made
 
 
@@ -159,6 +182,11 @@ def lora_rank(train: str) -> int | None:
     kind, _, rank = train.partition(":")
     if kind == "lora" and rank.isdecimal() and int(rank) >= 1:
         return int(rank)
+    if train.replace("_", "-") == "text-encoder":
+        raise InputError(
+            f"train: got {train!r}; expected a part of the network, since a run's model is known by the weights of its network alone. "
+            "cross-attention-kv changes what the network makes of words."
+        )
     if train not in PARTS:
         raise InputError(f"train: got {train!r}; expected one of {', '.join(PARTS)}, or lora:RANK such as lora:8.")
     return None
@@ -232,9 +260,13 @@ def save_lora(network: nn.Module, folder: Path, part: str) -> Path:
     return temporary.replace(folder / LORA_FILE)
 
 
-def _layers(network: nn.Module, part: str) -> dict[str, nn.Linear]:
-    """The linear layers of a part of a network, by name."""
-    found: dict[str, nn.Linear] = {}
+def _layers(network: nn.Module, part: str) -> dict[str, Any]:
+    """The layers of a part of a network, by name; all linear but for those of "non-cross-attention"."""
+    if part == "non-cross-attention":
+        others = _layers(network, "cross-attention")
+        layers = {name: each for name, each in network.named_modules() if isinstance(each, nn.Linear | nn.Conv2d)}
+        return {name: layer for name, layer in layers.items() if name not in others} if others else {}
+    found: dict[str, Any] = {}
     for name, module in network.named_modules():
         if not hasattr(module, "to_q"):
             continue

@@ -10,6 +10,7 @@ import copy
 import inspect
 import re
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 EXTRA_FILE = "vdu.json"
+SHARD = r"-\d{5}-of-\d{5}"
 HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
 LIBRARIES = (
     "diffusers",
@@ -57,20 +59,23 @@ def load_pipeline(path: Path | str) -> Any:
         The pipeline, in evaluation mode, with attribute ``timestep_scale`` if the folder's ``vdu.json`` has one.
 
     Raises:
-        InputError: if the folder is not a pipeline, needs pickled weights, or holds NaN or infinite weights.
+        InputError: if the folder is not a pipeline, has its weights in two variants and in no other form, needs pickled weights, or holds
+            NaN or infinite weights.
     """
     from diffusers import DiffusionPipeline
 
     path = find_pipeline(path)
     index = _read_index(path / "model_index.json")  # looked at first: other kinds need libraries that may be missing
     parts = {name: part for name, part in index.items() if isinstance(part, list) and part[0]}
+    variant = _variant({name: path / name for name in parts if (path / name).is_dir()} or {"": path})
     absent = {name: None for name, part in index.items() if isinstance(part, list) and not part[0] and name in PARTS}
     with quiet_diffusers():
         try:
-            networks = {name: _load_network(path, name, *parts[name]) for name in NETWORKS if name in parts}
+            networks = {name: _load_network(path, name, variant, *parts[name]) for name in NETWORKS if name in parts}
             pipeline = DiffusionPipeline.from_pretrained(
-                str(path), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, **networks, **absent
-            )
+                str(path), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, variant=variant, **networks,
+                **absent,
+            )  # fmt: skip
         except InputError:
             raise
         except Exception as error:  # each class of diffusers has errors of its own
@@ -131,13 +136,44 @@ def _read_index(path: Path) -> dict[str, Any]:
     return index
 
 
-def _load_network(path: Path, name: str, library: str, kind: str) -> nn.Module:
+def _variant(folders: Mapping[str, Path]) -> str | None:
+    """The variant of the weights, such as "fp16", where a part has them in no other form.
+
+    Args:
+        folders: of the parts, by name.
+
+    Returns:
+        The variant, which is said on standard error; None where the plain weights are there.
+
+    Raises:
+        InputError: if there are several.
+    """
+    found: dict[str, str] = {}
+    for folder in folders.values():
+        kinds = {re.sub(SHARD, "", each.name).partition(".")[2] for each in folder.glob("*.safetensors")}
+        if "safetensors" not in kinds:
+            found |= {kind.removesuffix(".safetensors"): folder.name for kind in kinds}
+    if len(found) > 1:
+        raise InputError(
+            f"{next(iter(folders.values())).parent}: has its weights as the variants {' and '.join(sorted(found))}, and not as "
+            "*.safetensors alone; expected one of them. Remove the files of the other."
+        )
+    for kind, where in found.items():
+        print(
+            f"vdu: the weights in {where} are there as the variant {kind} alone; they are converted to float32.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return next(iter(found), None)
+
+
+def _load_network(path: Path, name: str, variant: str | None, library: str, kind: str) -> nn.Module:
     """A network with all of its tensors, and no others; diffusers only warns of these."""
     folder = path / name if (path / name).is_dir() else path  # google's first models have no folders
-    _require_weights(folder)
+    chosen = _require_weights(folder, variant)
     network, info = getattr(import_module(library), kind).from_pretrained(
-        str(folder), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
-    )
+        str(folder), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True, variant=chosen
+    )  # fmt: skip
     if info["unexpected_keys"]:
         some = sorted(info["unexpected_keys"])
         raise InputError(
@@ -147,30 +183,33 @@ def _load_network(path: Path, name: str, library: str, kind: str) -> nn.Module:
     return network
 
 
-def _require_weights(folder: Path) -> None:
-    """Refuse a folder without safetensors weights under diffusers' name, by what is there instead."""
+def _require_weights(folder: Path, variant: str | None) -> str | None:
+    """Refuse a folder without safetensors weights under diffusers' name, by what is there instead.
+
+    Returns:
+        The variant to load; None for the plain weights.
+
+    Raises:
+        InputError: if there is none.
+    """
     stem = "diffusion_pytorch_model"
     if (folder / f"{stem}.safetensors").is_file() or (folder / f"{stem}.safetensors.index.json").is_file():
-        return
-    variants = sorted({each.name.split(".")[1] for each in folder.glob(f"{stem}.*.safetensors*")})
-    if variants:
-        raise InputError(
-            f"{folder}: holds only the variant {' and '.join(variants)} of the weights; expected {stem}.safetensors. In Python: "
-            f'DiffusionPipeline.from_pretrained("{folder.parent}", variant="{variants[0]}", torch_dtype=torch.float32)'
-            '.save_pretrained("my-model").'
-        )
+        return None
+    if variant and any(folder.glob(f"{stem}.*{variant}*")):
+        return variant
     if any(folder.glob("*.bin")):
         raise InputError(
             f"{folder}: holds pickled weights (.bin) alone. Only safetensors weights are read; pickled weights (.bin) must be converted "
             "first (pipeline.save_pretrained(..., safe_serialization=True))."
         )
-    if folder.is_dir():
+    if folder.is_dir():  # else diffusers itself says so
         there = sorted(each.name for each in folder.iterdir() if each.name != "config.json")
         others = f", but {', '.join(there[:3])}" if there else ""
         raise InputError(
             f"{folder}: holds no {stem}.safetensors{others}; expected the weights under that "
             "name. Save or download the pipeline again."
         )
+    return None
 
 
 def find_pipeline(source: Path | str) -> Path:

@@ -40,7 +40,7 @@ from vdu.posterior.calibrate import mean_is_usable
 from vdu.posterior.ensemble import fit_ensemble
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.isotropic import fit_isotropic
-from vdu.replay.generated import generate_samples
+from vdu.replay.generated import generate_samples, image_seeds
 from vdu.replay.selection import select_samples
 from vdu.training.checkpoint import latest_checkpoint, load_weights
 from vdu.training.loop import make_accelerator
@@ -48,9 +48,10 @@ from vdu.unlearning.fit_posterior import fit_posterior
 from vdu.unlearning.unlearn import UnlearnResult, unlearn
 from vdu.zoo.packaged import PREFIX, pipeline_folder
 
-__all__ = ["Making", "Needs"]
+__all__ = ["OWN_SEED", "Making", "Needs"]
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+OWN_SEED = derive_seed(0, "own")  # of the original's samples for methods and posteriors
 SHOWN = 256  # images of a row that are stored for the figures
 Needs = Mapping[str, Any]
 
@@ -125,7 +126,10 @@ class Making:
             if kind == "amnesia-fisher":
                 options = {"timesteps_per_sample": self.world.timesteps_per_sample}
             some = images[: self.world.n_fisher_samples]
-            return fit_posterior(pipeline, kind, samples=some, generator=generator(0, kind), **options), {}
+            labels = PipelineDenoiser.from_pipeline(pipeline).labels_of(image_seeds(OWN_SEED, len(some)))
+            return fit_posterior(
+                pipeline, kind, samples=some, labels=labels, generator=generator(0, kind), **options
+            ), {}
         assert members, f"no estimator makes {kind}"
         ensemble = fit_ensemble(dict(network_of(self._open(each)).named_parameters()) for each in members)
         if kind == "isotropic":  # with the same mean variance, so that γ has the same weight
@@ -232,7 +236,7 @@ class Making:
             batch_size=settings.batch_size, learning_rate=settings.learning_rate, lr_schedule=settings.lr_schedule,
             max_grad_norm=settings.max_grad_norm, mixed_precision=settings.mixed_precision,
             warmup_steps=settings.warmup_steps, ema_decay=settings.ema_decay, n_own_samples=settings.n_own_samples,
-            sampler=self.sampler, full_length=settings.full_length, force=settings.force,
+            sampler=self.sampler, instead=settings.instead, full_length=settings.full_length, force=settings.force,
             generator=generator(spec.get("seed", 0), "unlearn"),
         )  # fmt: skip
         return made.pipeline, made

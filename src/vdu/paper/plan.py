@@ -18,12 +18,11 @@ from typing import Any
 
 from vdu.commands.unlearn import make_method
 from vdu.core.errors import InputError
-from vdu.core.rng import derive_seed
 from vdu.diffusion.sampling import Sampler
 from vdu.methods import registry
 from vdu.methods.options import options_of
 from vdu.paper.cells import Cell
-from vdu.paper.making import Making, Needs
+from vdu.paper.making import OWN_SEED, Making, Needs
 from vdu.paper.row_options import unlearn_settings
 from vdu.paper.tables import Row, World
 from vdu.replay.auxiliaries import SELF_MODEL_STEPS
@@ -147,7 +146,7 @@ class PaperCells:
 
     def own(self) -> Cell:
         """The original's generated samples for methods and posteriors; never those used for evaluation."""
-        spec = {"n": self.world.n_own_samples, "seed": derive_seed(0, "own"), "sampler": self.sampler.describe()}
+        spec = {"n": self.world.n_own_samples, "seed": OWN_SEED, "sampler": self.sampler.describe()}
         return self._cell("samples/own", spec, partial(self.making.samples, spec), {"model": self.original()})
 
     def samples(self) -> Cell:

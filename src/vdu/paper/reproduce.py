@@ -36,7 +36,7 @@ class ReproduceSettings:
     """Run a table of the paper, or its figures, cell by cell; finished cells are not repeated.
 
     Attributes:
-        table: table1, table2, figures or leaderboard, or a TOML file of the same form.
+        table: table1, table2, figures, leaderboard or labels (the same for a model with labels), or a TOML file of that form.
         scale: smoke (minutes), small (two CPU cores, hours), network (the paper's MNIST network, trained for a few epochs; two CPU
             cores, days) or paper (the paper's networks; needs an accelerator).
         output_dir: the folder of all scales' cells; several processes and machines can share it.

@@ -1,6 +1,7 @@
 """Selective Amnesia's diagonal Fisher on generated samples, for its elastic weight consolidation.
 
-    F = (1/N) Σ_x [∇_θ Σ_{t=1..T} ‖ε_t − ε_θ(x_t, t)‖²]²        (sum over pixels and over all T steps of the model's schedule)
+    F = (1/N) Σ_x [∇_θ Σ_{t=1..T} ‖ε_t − ε_θ(x_t, t, c)‖²]²     (sum over pixels and over all T steps of the model's schedule; c the
+                                                                class or prompt that x was drawn under, if any)
     posterior N(θ*, 1/(2F)), so that its penalty Σ (θ−θ*)²/(2σ²) is Σ F (θ−θ*)², as published: no ½
 
 The gradient of the sum over t is taken first, and squared then; one ε_t is drawn per image and step; no weights w_t. As in
@@ -23,6 +24,7 @@ Source: Heng & Soh 2023, "Selective Amnesia", arXiv 2305.10120; reductions as in
 (clear-nus/selective-amnesia, ``ddpm/runners/diffusion.py::save_fim``, ``ddpm/functions/losses.py``).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -35,7 +37,7 @@ from vdu.core.modes import evaluating
 from vdu.core.ranges import require_fields
 from vdu.core.types import Denoiser
 from vdu.diffusion.schedule import noised_batch
-from vdu.posterior.denoising import check_samples, gradients, only_gradients_of
+from vdu.posterior.denoising import check_samples, condition_of, gradients, only_gradients_of, parted
 from vdu.posterior.fit import Progress, fit_samples
 from vdu.posterior.gaussian import GaussianPosterior, normal_like
 from vdu.posterior.names import covered
@@ -108,25 +110,26 @@ class AmnesiaFisher:
             generator=generator,
         )
 
-    def update(self, state: State, item: Tensor, denoiser: Denoiser) -> State:
+    def update(self, state: State, item: Any, denoiser: Denoiser) -> State:
         """Add the square of one sample's gradient to F: one backward pass per ``batch_size`` timesteps.
 
         Args:
             state: the state so far; its tensors are reused.
-            item: a generated sample, [channels, height, width].
+            item: a generated sample, [channels, height, width]; of a conditional model the pair of it and its label.
             denoiser: the model.
 
         Returns:
             The state after this sample; ``tensors["fisher"]`` is F, float64, once all samples are in.
         """
-        check_samples(denoiser, item[None], state.generator)
+        sample, label = parted(item)
+        check_samples(denoiser, sample[None], label, state.generator)
         assert state.generator is not None
         total, parameters = state.tensors["fisher"].values(), list(covered(denoiser, self.name_filter).values())
         indices = draw_indices(len(denoiser.schedule), self.timesteps_per_sample, state.generator)
         g = [torch.zeros_like(accumulator) for accumulator in total]
         with evaluating(denoiser.network), only_gradients_of(denoiser.network, parameters):
             for index in indices.split(self.batch_size):
-                loss = _summed_loss(denoiser, item, index, state.generator, parameters[0].device)
+                loss = _summed_loss(denoiser, sample, label, index, state.generator, parameters[0].device)
                 # float64: thousands of terms, squared and summed again
                 torch._foreach_add_(g, [part.double() for part in gradients(loss, parameters)])
         scale = len(denoiser.schedule) / len(indices)  # each step represents its stratum
@@ -181,6 +184,7 @@ def fit_amnesia_fisher(
     denoiser: Denoiser,
     samples: Tensor,
     *,
+    labels: Sequence[Any] | None = None,
     generator: torch.Generator,
     progress: Progress | None = None,
     **options: Any,
@@ -190,6 +194,7 @@ def fit_amnesia_fisher(
     Args:
         denoiser: the model; its network is left as it was.
         samples: generated samples of the model, [N, channels, height, width], in its own space (pixels: [−1, 1]).
+        labels: the class or prompt that each sample was drawn under; None for an unconditional model.
         generator: the only source of timesteps and noise.
         progress: called with (samples done, total samples).
         **options: the arguments of :class:`AmnesiaFisher`.
@@ -197,7 +202,9 @@ def fit_amnesia_fisher(
     Returns:
         The posterior.
     """
-    return fit_samples(AmnesiaFisher(**options), denoiser, samples, generator=generator, progress=progress)
+    return fit_samples(
+        AmnesiaFisher(**options), denoiser, samples, labels=labels, generator=generator, progress=progress
+    )
 
 
 def draw_indices(n_steps: int, n: int | None, generator: torch.Generator) -> Tensor:
@@ -222,13 +229,19 @@ def draw_indices(n_steps: int, n: int | None, generator: torch.Generator) -> Ten
 
 
 def _summed_loss(
-    denoiser: Denoiser, sample: Tensor, index: Tensor, generator: torch.Generator, device: torch.device
+    denoiser: Denoiser,
+    sample: Tensor,
+    label: list[Any] | None,
+    index: Tensor,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> Tensor:
     """Σ_t ‖ε_t − ε_θ(x_t, t)‖² of one image over some timestep indices.
 
     Args:
         denoiser: the model.
         sample: the image, [channels, height, width].
+        label: its class or prompt, in a list of its own; None for an unconditional model.
         index: timestep indices of the own schedule, [batch], int64.
         generator: the source of ε.
         device: where the network is.
@@ -240,5 +253,6 @@ def _summed_loss(
     # step by step, so that the draws do not depend on how many go into one call
     noise = torch.stack([normal_like(like, generator) for _ in range(len(index))]).to(device)
     x0 = sample.to(device).expand_as(noise)
-    batch = noised_batch(x0, index, noise, denoiser.schedule, denoiser.schedule)
+    condition = condition_of(denoiser, label, len(index))
+    batch = noised_batch(x0, index, noise, denoiser.schedule, denoiser.schedule, condition=condition)
     return (noise - denoiser.noise(batch)).square().sum(dtype=torch.float64)

@@ -14,8 +14,9 @@ and on the draws, so compare posteriors under the same generator seed.
 """
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,7 @@ def calibrate_temperature(
     schedule: NoiseSchedule | None = None,
     weights: str = "uniform",
     batch_size: int = 64,
+    labels: Sequence[Any] | None = None,
 ) -> tuple[float, dict[str, float]]:
     """The τ at which sampling N(θ*, τσ²) raises the denoising loss on generated samples by the given fraction.
 
@@ -59,6 +61,7 @@ def calibrate_temperature(
         schedule: noise levels; None takes the linear schedule with T = 1000.
         weights: of the loss, see ``kl_weights``; ``"uniform"`` is the training loss.
         batch_size: images per network call.
+        labels: the class or prompt that each sample was drawn under; None for an unconditional model.
 
     Returns:
         τ, for ``posterior.scaled``; and a record: ``relative_increase`` (achieved), ``loss``, ``n_weight_draws``,
@@ -71,7 +74,7 @@ def calibrate_temperature(
         raise InputError(f"calibration: got relative_increase {relative_increase}, n_weight_draws {n_weight_draws}, "
                          f"log_tolerance {log_tolerance}; expected > 0, ≥ 1, > 0.")  # fmt: skip
     posterior.check_matches(denoiser.network.named_parameters())
-    loss = fixed_loss(denoiser, samples, generator, schedule, weights, batch_size)
+    loss = fixed_loss(denoiser, samples, generator, schedule, weights, batch_size, labels)
     sources = [(draw_seed(generator), generator.device) for _ in range(n_weight_draws)]
     reached: dict[float, float] = {}
 
@@ -109,6 +112,7 @@ def mean_is_usable(
     schedule: NoiseSchedule | None = None,
     weights: str = "uniform",
     batch_size: int = 64,
+    labels: Sequence[Any] | None = None,
 ) -> tuple[float, bool]:
     """Whether μ* denoises about as well as θ* on the same images, timesteps and noise.
 
@@ -121,13 +125,14 @@ def mean_is_usable(
         schedule: noise levels; None takes the linear schedule with T = 1000.
         weights: of the loss, see ``kl_weights``.
         batch_size: images per network call.
+        labels: the class or prompt that each sample was drawn under; None for an unconditional model.
 
     Returns:
         The ratio ℓ(μ*)/ℓ(θ*) (infinite if the loss at μ* is not finite), and whether it is at most ``tolerance``. If not,
         do not use the mean, or re-centre with ``posterior.with_mean``.
     """
     posterior.check_matches(denoiser.network.named_parameters())
-    loss = fixed_loss(denoiser, samples, generator, schedule, weights, batch_size)
+    loss = fixed_loss(denoiser, samples, generator, schedule, weights, batch_size, labels)
     with restored_weights(denoiser.network, posterior) as (parameters, _):
         base = base_loss(loss)
         _set(parameters, posterior.mean)

@@ -6,19 +6,22 @@
 t_j is uniform in the j-th of n equal strata of 2 … T (u_j = (j + U_j)/n), so that the average over j is uniform over
 2 … T and ℓ̂ is unbiased with less variance than n free draws. k_t is ``kl_weights``: ``"elbo"`` is w_t/2.
 
+Every sample comes with the label that it was drawn under, if the model is conditional: ε_θ(x_t, t) is then ε_θ(x_t, t, c).
+
 Not guaranteed: a small variance; 24 % of the weight of the linear T = 1000 schedule lies on t ≤ 20.
 """
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
-from vdu.core.types import Denoiser
+from vdu.core.types import Condition, Denoiser
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights, noised_batch
 from vdu.posterior.gaussian import normal_like
 
@@ -26,10 +29,12 @@ __all__ = [
     "Draws",
     "base_loss",
     "check_samples",
+    "condition_of",
     "draw",
     "fixed_loss",
     "gradients",
     "only_gradients_of",
+    "parted",
     "sample_loss",
 ]
 
@@ -65,7 +70,31 @@ def draw(like: Tensor, n_steps: int, generator: torch.Generator) -> Draws:
     return Draws(index, normal_like(like, generator))
 
 
-def sample_loss(denoiser: Denoiser, x0: Tensor, draws: Draws, schedule: NoiseSchedule, weights: Tensor) -> Tensor:
+def parted(item: Any) -> tuple[Tensor, list[Any] | None]:
+    """A sample and the list of its label alone.
+
+    Args:
+        item: a sample, or the pair of a sample and its label.
+
+    Returns:
+        The sample, [channels, height, width], and the list; None for a sample without a label.
+    """
+    return (item[0], [item[1]]) if isinstance(item, tuple) else (item, None)
+
+
+def condition_of(denoiser: Denoiser, labels: Sequence[Any] | None, times: int = 1) -> Condition | None:
+    """The condition of labels, all of them so many times; None without labels."""
+    return None if labels is None else denoiser.condition([*labels] * times)
+
+
+def sample_loss(
+    denoiser: Denoiser,
+    x0: Tensor,
+    draws: Draws,
+    schedule: NoiseSchedule,
+    weights: Tensor,
+    condition: Condition | None = None,
+) -> Tensor:
     """ℓ̂ of each image, before the mean over draws: (T − 1) k_t ‖ε − ε_θ(x_t, t)‖².
 
     Args:
@@ -74,32 +103,36 @@ def sample_loss(denoiser: Denoiser, x0: Tensor, draws: Draws, schedule: NoiseSch
         draws: one timestep index and one noise per image.
         schedule: the schedule of the timestep indices.
         weights: k_t, [T], float64, with k = 0 at index 0.
+        condition: of each image; None for an unconditional model.
 
     Returns:
         [n], float64 (a sum over pixels, weighted over many orders of magnitude).
     """
-    batch = noised_batch(x0, draws.index, draws.noise, schedule, denoiser.schedule)
+    batch = noised_batch(x0, draws.index, draws.noise, schedule, denoiser.schedule, condition=condition)
     error = batch.noise - denoiser.noise(batch)
     k_t = weights[draws.index].to(error.device)
     return (len(schedule) - 1) * k_t * error.square().flatten(1).sum(1, dtype=torch.float64)
 
 
-def check_samples(denoiser: Denoiser, samples: Tensor, generator: object) -> None:
+def check_samples(denoiser: Denoiser, samples: Tensor, labels: Sequence[Any] | None, generator: object) -> None:
     """Raise an error for samples that do not fit the model, or a missing generator.
 
     Args:
         denoiser: the model.
         samples: should be floating, [N, *latent_shape], in the model's space.
+        labels: the class or prompt that each sample was drawn under; should be None for an unconditional model.
         generator: should be a ``torch.Generator``.
 
     Raises:
-        InputError: if they are not, or the model is class-conditional.
+        InputError: if they are not.
     """
-    if denoiser.class_names:
+    if denoiser.class_names and (labels is None or len(labels) != len(samples)):
         raise InputError(
-            "posterior: this model is class-conditional, and its denoising loss needs a class for every sample; expected an unconditional "
-            "model. Use a method that needs no posterior (vdu list), for example ascent or distillation."
+            f"labels: got {'none' if labels is None else len(labels)} for {len(samples)} samples of a conditional model; expected one for "
+            "each: the class or prompt that it was drawn under (labels=[…]). Or give no samples: they are then drawn from the model."
         )
+    if labels is not None and not denoiser.class_names:
+        raise InputError("labels: got some for the samples of an unconditional model; leave them out.")
     shape = tuple(denoiser.latent_shape)
     if tuple(samples.shape[1:]) != shape or len(samples) == 0 or not samples.is_floating_point():
         raise InputError(
@@ -119,6 +152,7 @@ def fixed_loss(
     schedule: NoiseSchedule | None,
     weights: str,
     batch_size: int,
+    labels: Sequence[Any] | None = None,
 ) -> Callable[[], float]:
     """Draw (t, ε) once, one per sample.
 
@@ -129,11 +163,12 @@ def fixed_loss(
         schedule: noise levels; None takes the linear schedule with T = 1000.
         weights: see ``kl_weights``.
         batch_size: images per network call.
+        labels: of the samples, for a conditional model.
 
     Returns:
         A function that measures the loss with the network's weights at the time of the call.
     """
-    check_samples(denoiser, samples, generator)
+    check_samples(denoiser, samples, labels, generator)
     schedule = schedule or NoiseSchedule.linear()
     k = kl_weights(schedule, weights)
     check_weights(k)
@@ -142,9 +177,11 @@ def fixed_loss(
 
     def loss() -> float:
         total = 0.0
-        for x0, index, noise in zip(*(t.split(batch_size) for t in (samples, draws.index, draws.noise)), strict=True):
-            batch = Draws(index, noise.to(device))
-            total += float(sample_loss(denoiser, x0.to(device), batch, schedule, k).sum())
+        for start in range(0, len(samples), batch_size):
+            some = slice(start, start + batch_size)
+            batch = Draws(draws.index[some], draws.noise[some].to(device))
+            condition = condition_of(denoiser, labels and labels[some])
+            total += float(sample_loss(denoiser, samples[some].to(device), batch, schedule, k, condition).sum())
         return total / len(samples)
 
     return loss

@@ -101,12 +101,14 @@ class Ensemble:
         )
 
     def _part(self, member: NamedTensors, denoiser: Denoiser | None, k: int) -> dict[str, Tensor]:
+        """What is covered of a member; weights that do not train may be missing in it."""
         chosen = select_names(member, self.name_filter)
         if denoiser is None:
             return chosen
-        own = select_names(dict(denoiser.network.named_parameters()), self.name_filter)
+        own, known = covered(denoiser, self.name_filter), dict(denoiser.network.named_parameters())
+        chosen = {name: value for name, value in chosen.items() if name in own or name not in known}
         require_same(f"member {k}", chosen, own)
-        return {name: chosen[name] for name in covered(denoiser, self.name_filter)}
+        return chosen
 
     def posterior(self, state: State) -> GaussianPosterior:
         """The members' mean, and their shrunk variance.
@@ -147,10 +149,22 @@ class Ensemble:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetunedEnsemble(Ensemble):
-    """The estimator for networks fine-tuned from one checkpoint with different seeds, which share one basin."""
+    """The estimator for networks fine-tuned from one checkpoint with different seeds, which share one basin.
+
+    Args:
+        n_members: K, the number of fine-tunings.
+        finetune_steps: optimiser steps of each.
+        finetune_learning_rate: Adam's step size.
+        finetune_batch_size: images per step.
+    """
 
     name: ClassVar[str] = "finetuned-ensemble"
     takes: ClassVar[Takes] = "fine-tuned members"
+
+    n_members: int = 5
+    finetune_steps: int = 200
+    finetune_learning_rate: float = 1e-4
+    finetune_batch_size: int = 64
 
 
 def fit_ensemble(members: Iterable[NamedTensors], **options: Any) -> GaussianPosterior:

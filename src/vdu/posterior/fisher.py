@@ -1,7 +1,7 @@
 """Diagonal empirical Fisher on generated samples: a posterior from one checkpoint and no training data.
 
-    g(x) = ∇_θ Σ_{t=2..T} (w_t/2) ‖ε − ε_θ(x_t, t)‖²      (sum over pixels and t; w_t of Eq. 3; weights="elbo")
-    F    = mean over generated samples x of g(x)²
+    g(x) = ∇_θ Σ_{t=2..T} (w_t/2) ‖ε − ε_θ(x_t, t, c)‖²   (sum over pixels and t; w_t of Eq. 3; weights="elbo")
+    F    = mean over generated samples x of g(x)²         (c the class or prompt that x was drawn under, if any)
     σ²   = 1 / (n_train · F + prior precision)
 
 g(x) is known only through noisy estimates, and the square of one estimate adds its variance. So each sample gets two
@@ -21,6 +21,7 @@ Source: definition of this package; EWC: Kirkpatrick et al. 2017, arXiv 1612.007
 one estimate squared) is another quantity.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -34,7 +35,7 @@ from vdu.core.modes import evaluating
 from vdu.core.ranges import require_choice, require_fields, require_kind
 from vdu.core.types import Denoiser, NamedTensors
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights
-from vdu.posterior.denoising import check_samples, draw, gradients, only_gradients_of, sample_loss
+from vdu.posterior.denoising import check_samples, condition_of, draw, gradients, only_gradients_of, parted, sample_loss
 from vdu.posterior.fit import Progress, fit_samples
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.names import covered
@@ -110,26 +111,28 @@ class Fisher:
             generator=generator,
         )
 
-    def update(self, state: State, item: Tensor, denoiser: Denoiser) -> State:
+    def update(self, state: State, item: Any, denoiser: Denoiser) -> State:
         """Add ĝ_a·ĝ_b of one sample to the sum of F, and its weighted loss to that of the loss.
 
         Args:
             state: the state so far; its tensors are reused.
-            item: a generated sample, [channels, height, width].
+            item: a generated sample, [channels, height, width]; of a conditional model the pair of it and its label.
             denoiser: the model.
 
         Returns:
             The state after this sample; F is ``tensors["fisher"]`` over ``count``, float64, possibly negative.
         """
-        check_samples(denoiser, item[None], state.generator)
+        sample, label = parted(item)
+        check_samples(denoiser, sample[None], label, state.generator)
         assert state.generator is not None
         parameters, (schedule, k) = list(covered(denoiser, self.name_filter).values()), self._levels
-        x0 = item.to(parameters[0].device).expand(self.draws_per_half, *item.shape)
+        x0 = sample.to(parameters[0].device).expand(self.draws_per_half, *sample.shape)
+        condition = condition_of(denoiser, label, self.draws_per_half)
         loss_sum, halves = state.values["loss"], []
         with evaluating(denoiser.network), only_gradients_of(denoiser.network, parameters):
             for _ in range(2):
                 draws = draw(x0, len(schedule), state.generator)
-                loss = sample_loss(denoiser, x0, draws, schedule, k).mean()
+                loss = sample_loss(denoiser, x0, draws, schedule, k, condition).mean()
                 halves.append(gradients(loss, parameters))
                 loss_sum += float(loss.detach()) / 2
         for accumulator, g_a, g_b in zip(state.tensors["fisher"].values(), *halves, strict=True):
@@ -185,6 +188,7 @@ def fit_fisher(
     denoiser: Denoiser,
     samples: Tensor,
     *,
+    labels: Sequence[Any] | None = None,
     generator: torch.Generator,
     progress: Progress | None = None,
     **options: Any,
@@ -194,6 +198,7 @@ def fit_fisher(
     Args:
         denoiser: the model; its network is left as it was.
         samples: generated samples of the model, [N, channels, height, width], in its own space.
+        labels: the class or prompt that each sample was drawn under; None for an unconditional model.
         generator: the only source of timesteps and noise.
         progress: called with (samples done, total samples).
         **options: the arguments of :class:`Fisher`; ``n_train`` is required.
@@ -201,7 +206,7 @@ def fit_fisher(
     Returns:
         The posterior.
     """
-    return fit_samples(Fisher(**options), denoiser, samples, generator=generator, progress=progress)
+    return fit_samples(Fisher(**options), denoiser, samples, labels=labels, generator=generator, progress=progress)
 
 
 def default_prior_precision(parameters: NamedTensors) -> float:

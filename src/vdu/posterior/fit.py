@@ -1,6 +1,7 @@
 """The loop over items that all estimators share."""
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.checks import hash_parameters
+from vdu.core.records import sha256_bytes
 from vdu.core.types import Denoiser
 from vdu.posterior.denoising import check_samples
 from vdu.posterior.gaussian import GaussianPosterior
@@ -61,6 +63,7 @@ def fit_samples(
     denoiser: Denoiser,
     samples: Tensor,
     *,
+    labels: Sequence[Any] | None = None,
     generator: torch.Generator,
     state: State | None = None,
     save: Save | None = None,
@@ -72,19 +75,22 @@ def fit_samples(
         estimator: a Fisher.
         denoiser: the model; its network is left as it was.
         samples: generated samples of the model, [N, channels, height, width], in its own space (pixels: [−1, 1]).
+        labels: the class or prompt that each sample was drawn under; None for an unconditional model.
         generator: the only source of timesteps and noise.
         state: stored state of an interrupted estimation with the same samples; the generator is then not used.
         save: called with the state from time to time, see :func:`take_all`.
         progress: called with (samples done, total samples).
 
     Returns:
-        The posterior, with the hash of the samples among its sources.
+        The posterior, with the hash of the samples, and of the labels if there are any, among its sources.
     """
-    check_samples(denoiser, samples, generator)
-    n = len(samples)
+    check_samples(denoiser, samples, labels, generator)
+    n, items = len(samples), samples if labels is None else list(zip(samples, labels, strict=True))
     state = state or estimator.init(denoiser, n_items=n, generator=generator)
     state = take_all(
-        estimator, state, samples[state.count :], denoiser, n_items=n, save=save, progress=progress
+        estimator, state, items[state.count :], denoiser, n_items=n, save=save, progress=progress
     )  # fmt: skip
-    posterior = estimator.posterior(state)
-    return replace(posterior, sources=posterior.sources | {"samples": hash_parameters({"samples": samples})})
+    posterior, found = estimator.posterior(state), {"samples": hash_parameters({"samples": samples})}
+    if labels is not None:
+        found["labels"] = sha256_bytes(json.dumps(list(labels)).encode())
+    return replace(posterior, sources=posterior.sources | found)

@@ -9,6 +9,7 @@ set itself is used as S_f.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ import torch
 from vdu.core.counter import EvaluationCounter
 from vdu.core.rng import derive_seed, isolated_global
 from vdu.core.types import Denoiser, Method, Tools
-from vdu.data.images import ImageSet
-from vdu.diffusion.sampling import Sampler
+from vdu.data.images import ImageSet, to_uint8
+from vdu.diffusion.sampling import Sampler, sample
 from vdu.models.identity import weights_sha256
 from vdu.replay.auxiliary_models import FORGET_MODEL, cached_self_model, fine_tuned_copy, self_model_settings
 from vdu.replay.generated import SHARED_SEED, cached_samples, image_seeds
@@ -31,11 +32,12 @@ from vdu.replay.selection import (
     require_enough,
     resemblance,
 )
-from vdu.training.batches import encoded, labels_for
+from vdu.training.batches import condition_of, encoded, labels_for
 
 __all__ = ["Auxiliaries", "auxiliary_work", "make_auxiliaries", "needs_selection", "selection_work"]
 
 CLASSIFIER_WIDTH, SELF_MODEL_STEPS = 32, 100  # for methods that do not choose
+N_INSTEAD = 256  # images of what takes the place of the concept
 LEAST_SHARE = 0.025  # of a denoiser's time, which the smallest classifier takes on a CPU (width 16, 28×28)
 
 
@@ -100,6 +102,8 @@ def auxiliary_work(
     if "self_model" in wanted:
         how = self_model_settings(getattr(method, "self_model_steps", SELF_MODEL_STEPS))
         stages["self-trained model"] = (how["steps"], 3 * how["batch_size"])
+    if "instead" in wanted:
+        stages["images instead"] = (N_INSTEAD, sampler.steps)
     if "forget_model" in wanted:
         stages["forget model"] = (FORGET_MODEL["steps"], 3 * FORGET_MODEL["batch_size"])
     return stages
@@ -137,7 +141,8 @@ def make_auxiliaries(
     device: torch.device | None = None,
     force: bool = False,
     teacher: Denoiser | None = None,
-    substitute: Any = None,
+    instead: Any = None,
+    conditions: Mapping[str, Any] = MappingProxyType({}),
     say: Any = None,
 ) -> Auxiliaries:
     """Make the auxiliary data and models of a method.
@@ -153,7 +158,8 @@ def make_auxiliaries(
         device: where to draw samples and to place the result.
         force: see :func:`vdu.replay.selection.resemblance`.
         teacher: the frozen original on the device, if there is one already; else it is a copy.
-        substitute: see :class:`vdu.core.types.Tools`.
+        instead: the class index or prompt that takes the place of what is forgotten; None is the null condition.
+        conditions: further tools that are conditions (:class:`vdu.core.types.Tools`), by name.
         say: called with progress messages; None is silent and shows no bars either.
 
     Returns:
@@ -162,7 +168,7 @@ def make_auxiliaries(
     counter = EvaluationCounter()
     wanted = set(method.needs) | set(method.uses)
     sets: dict[str, ImageSet | None] = {"forget": forget, "retain": retain, "own_forget": None}
-    tools: dict[str, Any] = {"n_forget": len(forget), "substitute": substitute}
+    tools: dict[str, Any] = {"n_forget": len(forget), **conditions}
     record: dict[str, Any] = {}
     judged, seeds, own, reused = None, (), None, 0
     sorts = needs_selection(method, retain is not None)
@@ -174,6 +180,14 @@ def make_auxiliaries(
         tools["teacher"] = teacher or _frozen(original.copy(), device)
     if "forget" in method.uses:
         tools["forget"] = encoded(original, forget.floats())
+    if "sampler" in method.uses:
+        tools["sampler"] = sampler
+    if "forget_condition" in method.uses:
+        tools["forget_condition"] = condition_of(original, forget, torch.arange(len(forget)), "forget")
+    if "instead" in method.needs:
+        tell(f"{N_INSTEAD} images of what takes the place of the forgotten ones")
+        sets["instead"] = _drawn_instead(_on(original, device), forget, instead, sampler, seed, say is not None)
+        counter.total += N_INSTEAD * sampler.steps * (1 if sampler.guidance_scale is None else 2)
     if sorts:  # before samples are drawn in vain
         require_enough("forget images", len(forget))
         require_enough("generated samples", n_own_samples)
@@ -227,6 +241,17 @@ def make_auxiliaries(
             )  # fmt: skip
         tools["forget_model"] = _frozen(copied, device)
     return Auxiliaries(sets, Tools(**tools), record, counter.total, reused, seeds, judged, sampler)
+
+
+def _drawn_instead(
+    drawing: Denoiser, forget: ImageSet, instead: Any, sampler: Sampler, seed: int, progress: bool
+) -> ImageSet:
+    """Images that the original draws under what takes the concept's place, labelled with what is to be forgotten."""
+    assert forget.labels is not None, "a conditional model's forget images have labels"
+    seeds, title = image_seeds(derive_seed(seed, "instead"), N_INSTEAD), "images instead" if progress else None
+    drawn = to_uint8(sample(drawing, seeds, sampler, labels=[instead] * N_INSTEAD, progress=title))
+    labels = forget.labels[torch.arange(N_INSTEAD) % len(forget)]
+    return ImageSet(drawn, labels, class_names=forget.class_names, description=f"{N_INSTEAD} images drawn instead")
 
 
 def _forget_labels(original: Denoiser, forget: ImageSet) -> tuple[int, ...]:

@@ -4,6 +4,8 @@ It is that of ``vdu posterior ESTIMATOR`` at its defaults: 200 generated samples
 needs the size of the training set, which a checkpoint does not tell: 60,000 is taken, MNIST's and near CIFAR-10's. A larger
 number holds the weights more tightly. For another one give ``posterior=vdu.fit_posterior(pipeline, "fisher", n_train=…)``.
 
+Samples of a text-to-image model are drawn under the prompts to forget and to keep. Only weights that train are covered.
+
 It is fitted once per model and kept in the cache (:mod:`vdu.core.cache`).
 """
 
@@ -16,17 +18,16 @@ from vdu.core.errors import InputError
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import generator
 from vdu.diffusion.sampling import Sampler
-from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity, trained_part
+from vdu.models.lora import trained_weights
 from vdu.models.pipelines import replace_network
 from vdu.posterior.estimators import find_estimator, make_estimator
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.generated import cached_samples
-from vdu.training.batches import encoded
 from vdu.training.loop import make_accelerator
 from vdu.unlearning.engine import say
-from vdu.unlearning.fit_posterior import evaluations_per_sample, fit_posterior, progress_bar
-from vdu.unlearning.plan import Plan
+from vdu.unlearning.fit_posterior import evaluations_per_sample, fit_posterior, progress_bar, with_labels
+from vdu.unlearning.plan import Plan, on_accelerator
 
 __all__ = ["posterior_work", "with_posterior"]
 
@@ -83,7 +84,7 @@ def _fitted(plan: Plan, estimator: str, progress: bool) -> GaussianPosterior:
     device = make_accelerator().device
     key = (
         f"{identity(plan.original)} {estimator} {OPTIONS.get(estimator)} {N_SAMPLES} {SAMPLER} {device.type}"
-        + trained_part(plan.original)
+        + trained_part(plan.original.with_network(trained_weights(plan.original.network, plan.train)))
     )
     path = cache_folder() / "posteriors" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
     if progress:
@@ -97,21 +98,16 @@ def _fitted(plan: Plan, estimator: str, progress: bool) -> GaussianPosterior:
             return GaussianPosterior.load(path)
         except InputError as error:
             say(f"{error} It is fitted again.")
-    here = next(plan.original.network.parameters()).device
-    pipeline = plan.pipeline if here.type == device.type else _copy_on(plan.pipeline, plan.original, device)
-    denoiser = PipelineDenoiser.from_pipeline(pipeline)
-    samples, _ = cached_samples(denoiser, N_SAMPLES, SAMPLER, progress="generated samples" if progress else None)
+    denoiser = on_accelerator(plan.original)
+    pipeline = plan.pipeline if denoiser is plan.original else replace_network(plan.pipeline, denoiser.network)
+    images, _ = cached_samples(denoiser, N_SAMPLES, SAMPLER, progress="generated samples" if progress else None)
+    samples, labels = with_labels(denoiser, images)
     posterior = fit_posterior(
-        pipeline, estimator, generator=generator(0, "estimator"), samples=encoded(denoiser, samples.floats()),
+        pipeline, estimator, generator=generator(0, "estimator"), samples=samples, labels=labels, train=plan.train,
         progress=progress_bar(estimator) if progress else None, **OPTIONS.get(estimator, {}),
     )  # fmt: skip
     _keep(posterior, path)
     return posterior
-
-
-def _copy_on(pipeline: Any, original: PipelineDenoiser, device: Any) -> Any:
-    """The pipeline around a copy of its network on another device."""
-    return replace_network(pipeline, original.copy().network.to(device))
 
 
 def _keep(posterior: GaussianPosterior, path: Path) -> None:

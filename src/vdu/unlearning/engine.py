@@ -27,7 +27,10 @@ from vdu.models.pipelines import replace_network
 from vdu.replay.auxiliaries import auxiliary_work, make_auxiliaries
 from vdu.replay.stopping import LOOKS, MOST, ForgottenCheck, Stopping, can_stop
 from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, role_size, together
-from vdu.training.loop import make_accelerator, train
+from vdu.training.log import StepLog
+from vdu.training.loop import TrainResult, make_accelerator, train
+from vdu.unlearning.effect import forget_predictions, relative_change, require_moved
+from vdu.unlearning.form import conditions, in_closed_form, instead_of
 from vdu.unlearning.objective import MethodObjective
 from vdu.unlearning.plan import Plan
 from vdu.unlearning.result import UnlearnResult
@@ -57,8 +60,8 @@ def carry_out(
     denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
     aids = make_auxiliaries(
         original, method, images, retain=plan.retain, n_own_samples=plan.n_own_samples, force=plan.force, sampler=plan.sampler,
-        seed=seed, device=accelerator.device, teacher=_teacher(denoiser), substitute=_substitute(plan),
-        say=say if progress and accelerator.is_main_process else None,
+        seed=seed, device=accelerator.device, teacher=_teacher(denoiser), instead=instead_of(plan.original, plan.prompts),
+        conditions=conditions(plan), say=say if progress and accelerator.is_main_process else None,
     )  # fmt: skip
     # anew: what was trained for the aids had its own precision, and accelerate knows one for a process
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
@@ -84,7 +87,7 @@ def carry_out(
     main = accelerator.is_main_process
     picture = folder / "first-look.png" if folder is not None and main else None
     shown = say if progress and main else None
-    rule = None
+    before, rule = forget_predictions(denoiser, images), None
     if stops:
         watched = denoiser.with_network(sharing_copy(denoiser.network))
         rule = ForgottenCheck(watched, aids, settings.steps, picture, shown)
@@ -95,11 +98,15 @@ def carry_out(
         if each is not None
     ]
     with counter.watching(denoiser.network, *(each.network for each in others)), small.watching(classifier):
-        result = train(
-            denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
-            folder=folder, resume=resume, identity=identity, progress=progress, accelerator=accelerator, stop=rule,
-        )  # fmt: skip
+        if in_closed_form(ready):
+            result = _solved(ready, denoiser, folder if main else None)
+        else:
+            result = train(
+                denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
+                folder=folder, resume=resume, identity=identity, progress=progress, accelerator=accelerator, stop=rule,
+            )  # fmt: skip
         result.load_average(denoiser.network)
+        require_moved(denoiser.network, original.network, result.steps)
         stopping = Stopping.from_text(result.stopped) if result.stopped else None
         if rule is not None and stopping is None:
             stopping = rule.look(result.steps, dict(denoiser.network.named_parameters()))
@@ -107,9 +114,11 @@ def carry_out(
     made = UnlearnResult(
         replace_network(plan.pipeline, _whole(denoiser.network, plan.train)), result, evaluations, plan, aids, stopping,
         seconds=time.monotonic() - began, folder=folder, trained=denoiser.network,
+        prediction_change=relative_change(forget_predictions(denoiser, images), before),
     )  # fmt: skip
-    if made.ending and progress and accelerator.is_main_process:
-        say(made.ending)
+    for text in (made.ending, made.warning):
+        if text and progress and accelerator.is_main_process:
+            say(text)
     return made
 
 
@@ -120,9 +129,13 @@ def _teacher(denoiser: Denoiser) -> Denoiser | None:
     return denoiser.with_network(without_corrections(denoiser.network).eval())
 
 
-def _substitute(plan: Plan) -> Any:
-    """The condition of what takes the place of a prompt to forget; of the empty prompt by default."""
-    return plan.original.condition([plan.prompts.get("instead")]) if plan.prompts else None
+def _solved(method: Any, denoiser: Denoiser, folder: Path | None) -> TrainResult:
+    """A method in closed form, solved, as the result of one step."""
+    line = {"step": 1, "terms": {}, "observed": dict(method.solve(denoiser))}
+    with StepLog(folder, 0, 1, None, True) as log:
+        log.write(line)
+    denoiser.network.eval()
+    return TrainResult(1, None, line)
 
 
 def _whole(network: nn.Module, train: str) -> nn.Module:
@@ -150,6 +163,8 @@ def work(plan: Plan) -> dict[str, tuple[float, float]]:
         {"teacher", "self_model", "forget_model"} & set(method.uses)
     )  # evaluated until a pool of targets is full
     step = images * (3 + frozen * min(1.0, (method.pool or steps) / steps))
+    if "sampler" in method.uses:  # half of the way from noise to an image, for each image of a step
+        step += images * plan.sampler.steps / 2 * (1 if plan.sampler.guidance_scale is None else 2)
     looks = (len(LOOKS) + 1) * MOST * plan.sampler.steps if method.stops and not plan.full_length else 0
     return stages | {"unlearn": (steps, step + looks / steps)}
 

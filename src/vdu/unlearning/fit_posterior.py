@@ -1,6 +1,6 @@
 """A posterior over a pipeline's weights in one call, by any registered estimator."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -15,18 +15,23 @@ from vdu.core.progress import Bar, bar
 from vdu.core.ranges import COUNT, require_kind
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.surroundings import undisturbed
+from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity, weights_sha256
+from vdu.models.lora import trained_weights
 from vdu.models.pipelines import load_pipeline, network_of
+from vdu.posterior.ensemble import FinetunedEnsemble
 from vdu.posterior.estimators import make_estimator
 from vdu.posterior.fit import Progress, Save, fit_samples, take_all
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.protocol import State
 from vdu.replay.generated import generate_samples
-from vdu.training.batches import encoded
+from vdu.training.batches import encoded, labels_for
+from vdu.unlearning.fine_tuned_members import fine_tuned_members
+from vdu.unlearning.prompts import sampled
 
-__all__ = ["FILE", "evaluations_per_sample", "fit_posterior", "load_posterior", "progress_bar"]
+__all__ = ["FILE", "evaluations_per_sample", "fit_posterior", "load_posterior", "progress_bar", "with_labels"]
 
 FILE = "posterior.safetensors"  # in the run folder of ``vdu posterior``
 
@@ -44,6 +49,8 @@ def fit_posterior(
     *,
     generator: torch.Generator,
     samples: Tensor | None = None,
+    labels: Sequence[Any] | None = None,
+    train: str = "all",
     n_samples: int = 200,
     sampler: Sampler | None = None,
     members: Iterable[Any] = (),
@@ -60,14 +67,19 @@ def fit_posterior(
         generator: one draw from it seeds everything.
         samples: fishers: generated samples of the model, [N, channels, height, width] in [−1, 1]; by default
             ``n_samples`` are drawn.
+        labels: conditional models: the class (name or index) or prompt that each sample was drawn under.
+        train: what an unlearning is to train, as for :func:`vdu.unlearning.unlearn.unlearn`: the posterior covers these weights alone, for
+            low-rank corrections ("lora:8") the weights that they correct.
         n_samples: number of samples to draw.
         sampler: their sampler; by default 20 ancestral steps.
-        members: ensembles: pipelines of the members, or their folders; an iterator keeps one in memory at a time.
+        members: ensembles: pipelines of the members, their folders, or their named weights; an iterator keeps one in memory at a time.
+            A fine-tuned ensemble makes them itself where none are given.
         state: stored state of the same, interrupted estimation.
         save: called with the state from time to time; see :func:`vdu.posterior.fit.take_all`.
         progress: called with (items done, total items).
         **options: the estimator's own: the arguments of :class:`vdu.posterior.fisher.Fisher` (``n_train`` is required),
-            :class:`vdu.posterior.amnesia_fisher.AmnesiaFisher`, :class:`vdu.posterior.ensemble.Ensemble` or
+            :class:`vdu.posterior.amnesia_fisher.AmnesiaFisher`, :class:`vdu.posterior.ensemble.Ensemble`,
+            :class:`vdu.posterior.ensemble.FinetunedEnsemble` or
             :class:`vdu.posterior.isotropic.Isotropic`.
 
     Returns:
@@ -90,27 +102,50 @@ def fit_posterior(
         raise InputError(
             f"members: got {shown(members)}; expected pipelines or their folders, as a list or an iterator."
         )
+    if labels is not None and samples is None:
+        raise InputError("labels: got some without samples; expected both, or neither.")
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    part = denoiser.with_network(trained_weights(denoiser.network, train))
     seed = draw_seed(generator)
+
+    def drawn() -> ImageSet:
+        how = sampler or Sampler(scheduler="ddpm", steps=20)
+        return generate_samples(sampled(denoiser), n_samples, how, seed=derive_seed(seed, "own samples"))
+
     if chosen.takes == "samples":
         if samples is None:
-            how = sampler or Sampler(scheduler="ddpm", steps=20)
-            samples = encoded(
-                denoiser, generate_samples(denoiser, n_samples, how, seed=derive_seed(seed, "own samples")).floats()
-            )
+            samples, labels = with_labels(denoiser, drawn())
         source = torch.Generator().manual_seed(derive_seed(seed, "fisher"))
         posterior = fit_samples(
-            chosen, denoiser, samples, generator=source, state=state, save=save, progress=progress
+            chosen, part, samples, labels=labels, generator=source, state=state, save=save, progress=progress
         )  # fmt: skip
     else:
-        state = state or chosen.init(denoiser)
+        if isinstance(chosen, FinetunedEnsemble) and not members:
+            members = fine_tuned_members(chosen, part, drawn(), seed=derive_seed(seed, "members"))
+        state = state or chosen.init(part)
         others = map(_weights, islice(members, state.count, None))
-        posterior = chosen.posterior(take_all(chosen, state, others, denoiser, save=save, progress=progress))
+        posterior = chosen.posterior(take_all(chosen, state, others, part, save=save, progress=progress))
     own = {"pipeline": weights_sha256(denoiser.network), "model": identity(denoiser)}
     return replace(posterior, sources={**posterior.sources, **own})
 
 
+def with_labels(denoiser: PipelineDenoiser, images: ImageSet) -> tuple[Tensor, list[Any] | None]:
+    """Images as samples of a model, with what they were drawn under.
+
+    Args:
+        denoiser: the model.
+        images: with labels if it is conditional.
+
+    Returns:
+        The samples in the model's own space, and their classes or prompts; None for an unconditional model.
+    """
+    labels = labels_for(denoiser, images, torch.arange(len(images)), "samples") if denoiser.class_names else None
+    return encoded(denoiser, images.floats()), labels
+
+
 def _weights(member: Any) -> dict[str, Tensor]:
+    if isinstance(member, Mapping):
+        return dict(member)
     pipeline = load_pipeline(member) if isinstance(member, str | Path) else member
     return dict(network_of(pipeline).named_parameters())
 

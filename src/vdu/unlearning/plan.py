@@ -25,19 +25,21 @@ from vdu.diffusion.sampling import Sampler
 from vdu.methods.defaults import TrainingDefaults
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import configuration_sha256, identity, weights_sha256
-from vdu.models.lora import check_train
-from vdu.models.pipelines import check_network, find_pipeline, load_pipeline, network_of
+from vdu.models.lora import check_train, trained_weights
+from vdu.models.pipelines import check_network, find_pipeline, load_pipeline
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.selection import require_enough
 from vdu.training.batches import condition_of, require_divisible
-from vdu.training.loop import TrainSettings, require_trainable
+from vdu.training.loop import TrainSettings, make_accelerator, require_trainable
 from vdu.training.trackers import require_tracker
 from vdu.unlearning.chosen_method import ChosenMethod, choose
+from vdu.unlearning.effect import require_concepts
+from vdu.unlearning.form import conditions, for_model, require_no_steps
 from vdu.unlearning.prompts import with_prompts
 from vdu.unlearning.unwanted import forget_set, listed, prompts_of, require_forget
 
-__all__ = ["Plan", "TrainingOptions", "check_origin", "make_plan"]
+__all__ = ["Plan", "TrainingOptions", "check_origin", "make_plan", "on_accelerator"]
 
 EMA_RAMP = 4  # of the average, which covers about the last third of the steps
 
@@ -86,7 +88,7 @@ class Plan:
         forget_source: where it was loaded from; empty if it was drawn from the model or given as images.
         forget_class: the classes to forget among the given images.
         forget_label: the classes of a class-conditional model to forget, or the prompts of a text-to-image model.
-        prompts: the arguments forget_prompt, keep_prompts and instead by name, as lists; {} without.
+        prompts: the arguments forget_prompt, keep_prompts (as lists) and instead by name, those that were given.
         convert: whether images of another size or mode were converted.
         retain: images to keep, or None.
         retain_source: where they were loaded from, "self" for generated samples; None without any.
@@ -94,7 +96,8 @@ class Plan:
         n_own_samples: how many of them.
         batch_size: images of each role per step.
         training: the settings of the loop.
-        force: whether to continue if the model generates almost none, or almost only, images like the forget set.
+        force: whether to continue if the model generates almost none, or almost only, images like the forget set, or does not draw a
+            prompt to forget.
         full_length: whether to take all steps.
         seed: the user's seed; None if there was a generator.
         run_seed: what everything in the run is seeded with.
@@ -203,24 +206,24 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     require_tracker(asked["report_to"], asked["folder"])
     classes, labels = listed(asked["forget_class"], "forget_class"), listed(asked["forget_label"], "forget_label")
     prompts = prompts_of(asked, labels)
-    require_forget(forget, classes, labels or prompts)
+    require_forget(forget, classes, labels or prompts.get("forget"))
     n_own, full_length, convert = (
         _given(asked["n_own_samples"], default.n_own_samples),
         asked["full_length"],
         asked["convert"],
     )
+    require_no_steps(chosen.method, training)
     selects = _require_method(chosen.method, retain, full_length, n_own)
     pipeline, source = _open(asked["pipeline"])
     original = PipelineDenoiser.from_pipeline(pipeline)
     check_network(original.network, "pipeline")
     require_trainable(original.network)
-    check_train(original.network, asked["train"])
-    if prompts:
-        if prompts.get("instead") and not chosen.method.substitutes:
-            raise InputError(f"--instead: the method {chosen.method.name} draws nothing in its place; leave it out.")
+    chosen, train = for_model(chosen, original, prompts, labels, asked["train"])
+    check_train(original.network, train)
+    if "forget" in prompts:
         original, all_named = with_prompts(original, prompts["forget"], prompts.get("keep"), prompts.get("instead"))
         labels = all_named if forget is None else prompts["forget"]
-    if selects or (labels and forget is None):
+    if selects or (labels and forget is None) or "instead" in chosen.method.needs:
         sampler.make(original)  # refuses what the model's schedule cannot do
     if asked["folder"] is not None:
         keep = (source or None, _place(forget), chosen.posterior_path, None if _is_self(retain) else _place(retain))
@@ -230,13 +233,16 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         if retain is None or _is_self(retain)
         else as_images(retain, name="retain", shape=original.image_shape, convert=convert)
     )
+    drawing = on_accelerator(original)
     plan = Plan(
-        train=asked["train"],
+        train=train,
         pipeline=pipeline,
         original=original,
         source=source,
         chosen=chosen,
-        forget=forget_set(original, forget, classes, labels, convert, sampler, label_seed),
+        forget=forget_set(
+            original if forget is not None else drawing, forget, classes, labels, convert, sampler, label_seed
+        ),
         forget_source=absolute(forget) if is_named(forget) else "",
         forget_class=tuple(map(str, classes)),
         prompts=prompts,
@@ -255,6 +261,10 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         report_to=asked["report_to"],
     )
     _require_fitting(plan, selects)
+    conditions(plan)  # refuses what the method cannot do without
+    if prompts and not plan.force:
+        kept = [prompt for prompt in original.class_names if prompt not in plan.forget_label]
+        require_concepts(drawing, plan.forget, plan.forget_label, kept, prompts.get("instead"))
     return plan if images is None else _with_retain(plan, images)
 
 
@@ -278,6 +288,14 @@ def _seeds(seed: Any, generator: Any) -> tuple[int, int]:
         raise InputError(f"seed: got {seed} and a generator; expected one of them.")
     drawn = draw_seed(generator)
     return drawn, drawn
+
+
+def on_accelerator(original: PipelineDenoiser) -> PipelineDenoiser:
+    """The model where it is quick: itself, or a copy on the accelerator's device."""
+    device = make_accelerator().device
+    if next(original.network.parameters()).device.type == device.type:
+        return original
+    return original.with_network(original.copy().network.to(device))
 
 
 def _given(value: Any, default: Any) -> Any:
@@ -350,8 +368,9 @@ def _require_fitting(plan: Plan, selects: bool) -> None:
     """Raise an error if the posterior or the forget set do not fit the model or the method."""
     posterior = plan.chosen.posterior
     if isinstance(posterior, GaussianPosterior):
-        posterior.check_matches(dict(network_of(plan.pipeline).named_parameters()))
-        check_origin(posterior, plan.original)
+        own = PipelineDenoiser.from_pipeline(plan.pipeline)  # its samples may be drawn under other prompts in the plan
+        posterior.check_matches(dict(trained_weights(own.network, plan.train).named_parameters()))
+        check_origin(posterior, own)
     if selects:
         require_enough("forget images", len(plan.forget))
     condition_of(plan.original, plan.forget, torch.arange(len(plan.forget)), "--forget")

@@ -20,7 +20,7 @@ from vdu.core.errors import InputError, shown
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.words import TextDenoiser
 
-__all__ = ["names", "read_prompts", "with_prompts"]
+__all__ = ["names", "read_prompts", "sampled", "with_prompts"]
 
 
 def read_prompts(given: Any, what: str) -> tuple[str, ...]:
@@ -108,6 +108,20 @@ def with_prompts(
         raise InputError("--keep-prompts: every prompt of the model names what is to be forgotten; give some to keep.")
     forgotten = tuple(dict.fromkeys([*concepts, *(prompt for prompt in own if unwanted(prompt))]))
     return replace(original, prompts=(*kept, *forgotten)), forgotten
+
+
+def sampled(original: PipelineDenoiser) -> PipelineDenoiser:
+    """A model whose samples show what it does in general: one that is asked in words and has no prompts of its own gets the packaged ones.
+
+    Args:
+        original: any model.
+
+    Returns:
+        The model to draw from.
+    """
+    if isinstance(original, TextDenoiser) and not any(original.prompts):
+        return replace(original, prompts=read_prompts(_neutral(), "prompts"))
+    return original
 
 
 def _neutral() -> list[str]:

@@ -15,6 +15,7 @@ from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.stopping import Stopping
 from vdu.reporting.card import write_card
 from vdu.training.loop import TrainResult
+from vdu.unlearning.effect import UNMOVED
 from vdu.unlearning.plan import Plan
 
 __all__ = ["UnlearnResult"]
@@ -22,7 +23,7 @@ __all__ = ["UnlearnResult"]
 
 @dataclass(frozen=True)
 class UnlearnResult:
-    """Result of unlearning; its ``repr`` is two lines.
+    """Result of unlearning; its ``repr`` is two lines, and a third one if there is a warning.
 
     Attributes:
         pipeline: the new pipeline; the given one is unchanged.
@@ -35,6 +36,8 @@ class UnlearnResult:
         seconds: duration.
         folder: the run folder, or None.
         trained: the network as it was trained, with low-rank corrections if there are any.
+        prediction_change: how far the predictions for forget images moved, relative to their length
+            (:mod:`vdu.unlearning.effect`).
     """
 
     pipeline: Any
@@ -46,6 +49,7 @@ class UnlearnResult:
     seconds: float = 0.0
     folder: Path | None = None
     trained: Any = None
+    prediction_change: float | None = None
 
     @property
     def method(self) -> Any:
@@ -72,13 +76,24 @@ class UnlearnResult:
         """Outcome of the stopping rule as a sentence, or None without a rule."""
         return None if self.stopping is None else self.stopping.sentence(self.method.strength)
 
+    @property
+    def warning(self) -> str | None:
+        """What to know if the training had next to no effect on the forget set, or None."""
+        change = self.prediction_change
+        if change is None or change >= UNMOVED:
+            return None
+        return (
+            f"warning: the predictions for the forget set moved by {change:.1e} of their length (below {UNMOVED:.0e}): the images "
+            "stay what they were. Raise --learning-rate or --steps, or train more of the model (--train)."
+        )
+
     def __repr__(self) -> str:
         minutes, seconds = divmod(round(self.seconds), 60)
         time = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
         steps = f"{self.training.steps} of {self.plan.training.steps} steps"
         return (
             f"UnlearnResult: {self.method.name}, {steps}, {time}, {self.network_evaluations:,} network evaluations\n"
-            f"  {self._end()}"
+            f"  {self._end()}" + (f"\n  {self.warning}" if self.warning else "")
         )
 
     def _end(self) -> str:

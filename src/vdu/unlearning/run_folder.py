@@ -75,7 +75,7 @@ def carry_out_in(
     if lora_rank(plan.train):
         with record.replacing("lora") as temporary:
             result.save_lora(temporary)
-    extras: dict[str, Any] = {}
+    extras: dict[str, Any] = {"prediction_change": result.prediction_change}
     if isinstance(method, VDU) and method.schedule is not None:
         extras["weight_share"] = weight_share(kl_weights(method.schedule, method.weights))
     if plan.retain is not None:
@@ -152,7 +152,7 @@ def configuration(plan: Plan, folder: Path, *, overwrite: bool = False, resume: 
         "forget": plan.forget_source,
         "output_dir": str(folder),
         "forget_class": list(plan.forget_class),
-        "forget_label": [] if plan.prompts else list(plan.forget_label),
+        "forget_label": [] if "forget" in plan.prompts else list(plan.forget_label),
         "forget_prompt": list(plan.prompts.get("forget", ())),
         "keep_prompts": list(plan.prompts.get("keep", ())),
         "instead": plan.prompts.get("instead"),

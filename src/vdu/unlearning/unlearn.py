@@ -43,7 +43,7 @@ def unlearn(
     forget_label: Any = (),
     forget_prompt: Any = (),
     keep_prompts: Any = (),
-    instead: str | None = None,
+    instead: int | str | None = None,
     retain: Images | None = None,
     train: str = "all",
     convert: bool = False,
@@ -78,17 +78,20 @@ def unlearn(
         forget_prompt: text-to-image models: the prompt or prompts to forget, or a file with one on every line; without ``forget`` the
             forget set is drawn from the model under them (:mod:`vdu.unlearning.prompts`).
         keep_prompts: prompts to keep, likewise; by default the model's own others, or a packaged neutral list.
-        instead: a prompt whose pictures take the place of the forgotten ones, for the method distillation; None takes the empty prompt.
+        instead: a label or prompt that takes the place of what is forgotten, for methods that have a use for one; None is the null class or
+            the empty prompt where a method needs it (:mod:`vdu.unlearning.form`).
         retain: real images to keep, of the same kinds, for methods that use them; classes to forget are left out of labelled ones.
             None or "self" takes generated samples without those that resemble the forget set
             (:func:`vdu.replay.selection.resemblance`).
         train: what trains: "all" weights, the "attention" layers, the "cross-attention" layers, "cross-attention-kv" (their keys and
-            values), or "lora:8", low-rank corrections of the attention layers, here of rank 8 (:mod:`vdu.models.lora`).
+            values), "non-cross-attention" (every other layer), or "lora:8", low-rank corrections of the attention layers, here of rank 8
+            (:mod:`vdu.models.lora`).
         convert: convert images of another size or mode to the model's; by default they are refused.
         n_own_samples: number of generated samples, for methods that use them; None takes the method's default.
         sampler: their sampler; likewise.
         full_length: take all steps, even if the stopping rule (:mod:`vdu.replay.stopping`) is met earlier.
-        force: continue if the model generates almost none, or almost only, images like the forget set.
+        force: continue if the model generates almost none, or almost only, images like the forget set, or does not draw a prompt to
+            forget (:mod:`vdu.unlearning.effect`).
         seed: seeds everything; equal seeds give the weights of ``vdu unlearn --seed``, bit by bit on one CPU process.
         generator: instead of ``seed``: one draw from it seeds everything.
         device: "cpu", "cuda", "cuda:1" and so on, or "mps"; by default CUDA if there is any, else the CPU.

@@ -36,7 +36,7 @@ def listed(given: Any, name: str) -> tuple[Any, ...]:
 
 
 def prompts_of(asked: Mapping[str, Any], labels: tuple[Any, ...]) -> dict[str, Any]:
-    """What is said in words: "forget", "keep" and "instead".
+    """What is said in words, "forget" and "keep", and the label or prompt that takes its place, "instead".
 
     Args:
         asked: the arguments of :func:`vdu.unlearning.unlearn.unlearn` by name.
@@ -46,14 +46,12 @@ def prompts_of(asked: Mapping[str, Any], labels: tuple[Any, ...]) -> dict[str, A
         Prompts by name; {} without any.
 
     Raises:
-        InputError: if there is something to keep or to draw instead, and nothing to forget; or labels as well.
+        InputError: if there are prompts to keep and none to forget, or labels as well.
     """
     found = {"forget": asked["forget_prompt"], "keep": asked["keep_prompts"], "instead": asked["instead"]}
-    given = {name: value or None for name, value in found.items()}
-    if given["forget"] is None and (given["keep"] is not None or given["instead"] is not None):
-        raise InputError(
-            "--keep-prompts and --instead: got one without --forget-prompt; expected what to forget in words as well."
-        )
+    given = {name: None if isinstance(value, str | Sequence) and not value else value for name, value in found.items()}
+    if given["forget"] is None and given["keep"] is not None:
+        raise InputError("--keep-prompts: got one without --forget-prompt; expected what to forget in words as well.")
     if given["forget"] is not None and labels:
         raise InputError(
             "--forget-prompt: got --forget-label too; expected one of them. A text-to-image model takes prompts."

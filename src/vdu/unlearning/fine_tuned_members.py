@@ -1,0 +1,65 @@
+"""The members of a fine-tuned ensemble: K short fine-tunings of one model with different seeds, on images with their conditions."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vdu.core.records import atomic_file
+from vdu.core.rng import derive_seed
+from vdu.data.images import ImageSet
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.lora import sharing_copy
+from vdu.posterior.ensemble import FinetunedEnsemble
+from vdu.training.loop import TrainSettings
+from vdu.training.pretraining import fit
+
+__all__ = ["FILE", "fine_tuned_members"]
+
+FILE = "weights.safetensors"  # of a member, what trains alone
+
+
+def fine_tuned_members(
+    how: FinetunedEnsemble, denoiser: PipelineDenoiser, images: ImageSet, *, seed: int, folder: Path | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Fine-tune one member after another.
+
+    Args:
+        how: number, steps, rate and batch size.
+        denoiser: the pre-trained model, with gradients for what trains; unchanged.
+        images: to train on, with labels if the model is conditional.
+        seed: seeds the members.
+        folder: each member is stored in ``members/`` here and not repeated; None writes nothing.
+
+    Yields:
+        Each member's weights, by name; those that train alone.
+    """
+    for k in range(how.n_members):
+        target = folder / "members" / str(k) if folder else None
+        file = target / FILE if target else None
+        if file is not None and file.is_file():
+            yield load_file(file)
+            continue
+        made = _fine_tuned(how, denoiser, images, derive_seed(seed, "member", k), k, target)
+        if file is not None:
+            with atomic_file(file) as temporary:
+                save_file({name: value.cpu().contiguous() for name, value in made.items()}, temporary)
+        yield made
+
+
+def _fine_tuned(
+    how: FinetunedEnsemble, denoiser: PipelineDenoiser, images: ImageSet, seed: int, k: int, target: Path | None
+) -> dict[str, Tensor]:
+    member = denoiser.with_network(sharing_copy(denoiser.network))
+    settings = TrainSettings(
+        steps=how.finetune_steps, learning_rate=how.finetune_learning_rate, seed=derive_seed(seed, "training"),
+        checkpointing_steps=max(how.finetune_steps // 4, 1),
+    )  # fmt: skip
+    if target is not None:
+        target.mkdir(parents=True, exist_ok=True)
+    title = f"fine-tuning, member {k}" if target else None
+    fit(
+        member, images, settings, batch_size=how.finetune_batch_size, seed=seed, folder=target, resume=target is not None, progress=title
+    )  # fmt: skip
+    return {name: value.detach() for name, value in member.trainable().items()}

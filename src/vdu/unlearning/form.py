@@ -1,0 +1,144 @@
+"""The form of a method for a model: what it needs there, and what takes the place of the concept."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from vdu.core.class_names import class_index
+from vdu.core.errors import InputError, shown
+from vdu.core.types import Condition
+from vdu.methods.base import BaseMethod
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.unlearning.chosen_method import ChosenMethod
+from vdu.unlearning.labels import label_indices
+
+if TYPE_CHECKING:
+    from vdu.unlearning.plan import Plan
+
+__all__ = ["conditions", "for_model", "in_closed_form", "instead_of", "require_no_steps"]
+
+
+def for_model(
+    chosen: ChosenMethod, original: PipelineDenoiser, prompts: Mapping[str, Any], labels: tuple[Any, ...], train: str
+) -> tuple[ChosenMethod, str]:
+    """The chosen method in its form for a model, and what trains.
+
+    Args:
+        chosen: the method.
+        original: the model.
+        prompts: what was said in words (:func:`vdu.unlearning.unwanted.prompts_of`), with what takes the place of the concept.
+        labels: classes of the model to forget.
+        train: the part that the user named.
+
+    Returns:
+        Both.
+
+    Raises:
+        InputError: if the method cannot use what takes the place of the concept, lacks it, or changes another part.
+    """
+    method, instead = chosen.method, prompts.get("instead")
+    substitutes, part = getattr(method, "substitutes", ""), getattr(method, "part", None)
+    if instead is not None and not substitutes:
+        raise InputError(f"--instead: the method {method.name} draws nothing in its place; leave it out.")
+    if isinstance(method, BaseMethod):
+        chosen = replace(chosen, method=method.for_model(original, instead=instead is not None))
+    if instead is not None and not original.class_names:
+        raise InputError("--instead: got one for an unconditional model; expected a model with labels or prompts.")
+    _require_another(
+        original, prompts, [original.class_names[each] for each in label_indices(original, labels)] if labels else ()
+    )
+    if instead is None and substitutes == "always" and getattr(original, "null_class", 0) is None:
+        raise InputError(
+            f"--instead is missing: the method {method.name} leads to the predictions without a class, and this model has no null class; "
+            "expected a class that takes the place of the forgotten one (--instead LABEL)."
+        )
+    if part is not None and train not in {"all", part}:
+        raise InputError(f"--train: got {train}, but the method {method.name} changes {part} alone; leave it out.")
+    return chosen, part or train
+
+
+def instead_of(original: PipelineDenoiser, prompts: Mapping[str, Any]) -> Any:
+    """What takes the place of the concept.
+
+    Args:
+        original: the model.
+        prompts: with what the user named, under "instead".
+
+    Returns:
+        A prompt, or the index of a class; None if nothing was named.
+
+    Raises:
+        InputError: if it is no prompt, or no class.
+    """
+    instead = prompts.get("instead")
+    if instead is None:
+        return None
+    if not original.takes_prompts:
+        return class_index(instead, original.class_names, "--instead")
+    if not isinstance(instead, str):
+        raise InputError(f"--instead: got {shown(instead)}; expected a prompt.")
+    return instead
+
+
+def _require_another(original: PipelineDenoiser, prompts: Mapping[str, Any], forgotten: Collection[str]) -> None:
+    """Raise an error if a class to forget is to take its own place; prompts are compared where they are read."""
+    instead = instead_of(original, prompts)
+    if isinstance(instead, int) and original.class_names[instead] in forgotten:
+        raise InputError(
+            f"--instead: got {original.class_names[instead]}, which is to be forgotten; expected another class."
+        )
+
+
+def in_closed_form(method: Any) -> bool:
+    """Whether a method is solved at once; objects that only look like a method take steps."""
+    return isinstance(method, BaseMethod) and method.in_closed_form()
+
+
+def require_no_steps(method: Any, training: Mapping[str, Any]) -> None:
+    """Raise an error for settings of the training loop with a method in closed form, where they would have no effect.
+
+    Args:
+        method: the method.
+        training: the given settings.
+
+    Raises:
+        InputError: naming the first that is not the method's default.
+    """
+    for name in ("steps", "batch_size", "learning_rate", "warmup_steps", "ema_decay", "max_grad_norm"):
+        value = training.get(name)
+        if in_closed_form(method) and value is not None and value != getattr(method.training, name):
+            raise InputError(
+                f"{name}: got {value}, but the method {method.name} is solved in closed form; leave it out."
+            )
+
+
+def conditions(plan: "Plan") -> dict[str, Condition | None]:
+    """The conditions that a method may use, as attributes of :class:`vdu.core.types.Tools`.
+
+    Args:
+        plan: the plan.
+
+    Returns:
+        ``substitute``; and ``unwanted`` and ``kept``, if the method uses them.
+
+    Raises:
+        InputError: if it uses them and no label or prompt is to be forgotten.
+    """
+    method, original, instead = plan.chosen.method, plan.original, instead_of(plan.original, plan.prompts)
+    kind, found = getattr(method, "substitutes", ""), {}
+    if original.class_names and plan.forget.labels is None and (kind == "always" or instead is not None):
+        raise InputError(
+            f"--forget-prompt is missing: the method {method.name} moves what the model draws under a prompt, and the images to forget "
+            "have none; expected it, or images with captions."
+        )
+    _require_another(original, plan.prompts, plan.classes)
+    if instead is not None or kind == "always" or (kind == "words" and "forget" in plan.prompts):
+        found["substitute"] = original.condition([instead])
+    if "unwanted" in method.uses:
+        if not plan.forget_label:
+            raise InputError(
+                f"--forget-prompt is missing: the method {method.name} needs what is to be forgotten in words, not images."
+            )
+        found["unwanted"] = original.condition(list(plan.forget_label))
+        found["kept"] = original.condition([name for name in original.class_names if name not in plan.forget_label])
+    return found

@@ -1,0 +1,131 @@
+"""What takes the place of the concept, and whole runs of the peers on models with labels and with prompts."""
+
+import pytest
+import torch
+
+import tiny_pipelines
+from vdu.core.errors import InputError
+from vdu.data.images import ImageSet
+from vdu.diffusion.sampling import Sampler
+from vdu.models.networks import new_pipeline
+from vdu.unlearning import engine
+from vdu.unlearning.unlearn import planned, unlearn
+
+NAMES = ("dark", "bright", "grey")
+QUICK = {
+    "sampler": Sampler("ddim", 2, microbatch_size=64),
+    "steps": 2,
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "progress": None,
+}
+
+
+@pytest.fixture
+def labelled():
+    return new_pipeline((1, 8, 8), seed=0, class_names=NAMES)
+
+
+@pytest.fixture
+def caught(monkeypatch):
+    """The auxiliaries that a run made."""
+    found, make = [], engine.make_auxiliaries
+    monkeypatch.setattr(
+        engine, "make_auxiliaries", lambda *given, **named: found.append(make(*given, **named)) or found[-1]
+    )
+    return found
+
+
+def moved(before, after):
+    return {name for name, value in before.items() if not torch.equal(value, after[name])}
+
+
+@pytest.mark.parametrize(
+    ("method", "instead"), [("esd", None), ("esd", "grey"), ("concept-ablation", None), ("concept-ablation", 2)]
+)
+def test_a_label_goes_to_the_null_class_or_to_another_one(labelled, caught, method, instead):
+    made = unlearn(labelled, method, forget_label="bright", instead=instead, **QUICK)
+    assert caught[0].tools.substitute["class_labels"].tolist() == [3 if instead is None else 2]
+    assert moved(labelled.unet.state_dict(), made.pipeline.unet.state_dict())
+    if method == "concept-ablation":
+        drawn = caught[0].sets["instead"]
+        assert len(drawn) == 256 and set(drawn.labels.tolist()) == {1} and drawn.class_names == NAMES
+        assert made.network_evaluations >= 256 * 2
+
+
+def test_what_is_drawn_instead_is_what_the_original_draws_under_that_label(labelled, caught):
+    """The label of the drawing is the other one, that of the training the one to forget."""
+    from vdu.core.rng import derive_seed
+    from vdu.data.images import to_uint8
+    from vdu.diffusion.sampling import sample
+    from vdu.models.adapt import adapt
+    from vdu.replay.generated import image_seeds
+
+    made = unlearn(labelled, "concept-ablation", forget_label="bright", instead="grey", **QUICK)
+    seeds = image_seeds(derive_seed(made.plan.run_seed, "instead"), 64)
+    expected = to_uint8(sample(adapt(labelled), seeds, QUICK["sampler"], labels=["grey"] * 64))
+    assert torch.equal(caught[0].sets["instead"].images[:64], expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("esd", {"instead": "bright"}, "--instead: got bright, which is to be forgotten"),
+        ("esd", {"instead": "green"}, "--instead 'green': unknown; the classes are"),
+        ("anchor", {"instead": "grey"}, "--instead: the method anchor draws nothing in its place"),
+        (
+            "esd",
+            {"train": "cross-attention"},
+            "'cross-attention', and this UNet2DModel has no such layers, so nothing would train",
+        ),
+        ("esd", {"train": "non-cross-attention"}, "'non-cross-attention', and this UNet2DModel has no such layers"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_drawn(labelled, monkeypatch, method, options, message):
+    with pytest.raises(InputError, match=message):
+        unlearn(labelled, method, forget_label="bright", **QUICK | options)
+
+
+def test_a_model_without_a_null_class_needs_another_one(make_pipeline):
+    pipeline = make_pipeline(num_class_embeds=3)
+    with pytest.raises(
+        InputError, match="--instead is missing: the method esd leads to the predictions without a class"
+    ):
+        planned(pipeline, "esd", forget_label=1)
+    for other in (0, 2):
+        assert planned(pipeline, "esd", forget_label=1, instead=other, sampler=QUICK["sampler"]).prompts == {
+            "instead": other
+        }
+
+
+def test_an_unconditional_model_takes_nothing_instead(make_pipeline):
+    images = ImageSet(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(InputError, match="--instead: got one for an unconditional model"):
+        planned(make_pipeline(), "esd", forget=images, instead="x")
+    with pytest.raises(InputError, match="concept-ablation: this model is unconditional"):
+        planned(make_pipeline(), "concept-ablation", forget=images)
+
+
+@pytest.mark.parametrize(("train", "inside"), [("cross-attention", True), ("non-cross-attention", False)])
+def test_esd_x_and_esd_u_for_a_prompt(caught, train, inside):
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline = tiny_pipelines.stable_diffusion()
+    made = unlearn(pipeline, "esd", forget_prompt="cat", train=train, **QUICK)
+    names = moved(pipeline.unet.state_dict(), made.pipeline.unet.state_dict())
+    assert names and all(("attn2" in name) == inside and "norm" not in name for name in names)
+    empty = made.plan.original.condition([None])["encoder_hidden_states"]
+    assert torch.equal(caught[0].tools.substitute["encoder_hidden_states"], empty)
+
+
+def test_for_words_it_is_a_prompt():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    with pytest.raises(InputError, match="--instead: got 3; expected a prompt"):
+        planned(tiny_pipelines.stable_diffusion(), "esd", forget_prompt="cat", instead=3)
+
+
+def test_images_without_captions_have_nothing_to_lead_away_from():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    images = ImageSet(torch.zeros(4, 3, 16, 16, dtype=torch.uint8))
+    for method in ("esd", "concept-ablation", "uce"):
+        with pytest.raises(InputError, match="--forget-prompt is missing"):
+            planned(tiny_pipelines.stable_diffusion(), method, forget=images)
