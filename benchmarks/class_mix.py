@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from vdu.core.errors import InputError
 from vdu.core.records import atomic_file, environment
 from vdu.core.rng import generator
 from vdu.data.sources import load_images
@@ -46,7 +47,10 @@ def main() -> None:
     arguments.add_argument("output", type=Path)
     given = arguments.parse_args()
     table = json.loads((given.results / "small" / "leaderboard.json").read_text(encoding="utf-8"))
-    labels = load_images("mnist").labels
+    try:
+        labels = load_images("mnist").labels
+    except InputError as error:
+        raise SystemExit(str(error)) from None
     assert labels is not None
     data, rows = torch.bincount(torch.as_tensor(labels), minlength=10), []
     for cell in table["cells"]:

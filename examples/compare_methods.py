@@ -9,7 +9,6 @@ test images without it (lower is better): a method must do well on both. About t
 import argparse
 
 import vdu
-from vdu.zoo.packaged import pipeline_folder
 
 options = argparse.ArgumentParser(description=__doc__)
 options.add_argument("--digit", default="8")
@@ -23,12 +22,12 @@ given = options.parse_args()
 
 digits, test = vdu.load_images("mnist-mini"), vdu.load_images("mnist-mini", split="test")
 table = vdu.compare(
-    pipeline_folder("mnist"),
+    "zoo:mnist",
     forget=digits.select(digits.labels == digits.class_names.index(given.digit)),
     forget_class=given.digit,
     methods=given.methods,
     seeds=given.seeds,
-    judge="mnist",
+    judge="zoo:mnist",
     reference=test.select(range(2000)),  # real images; those of the digit are left out
     n_images=given.images,
     steps=given.steps,

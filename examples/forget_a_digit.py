@@ -7,7 +7,6 @@ About fifteen minutes of a CPU core; ``--method ascent --steps 3 --images 40`` i
 import argparse
 
 import vdu
-from vdu.zoo.packaged import pipeline_folder
 
 options = argparse.ArgumentParser(description=__doc__)
 options.add_argument("--digit", type=int, choices=range(10), default=8)
@@ -18,7 +17,7 @@ options.add_argument("--output-dir", default="forgotten")
 given = options.parse_args()
 
 result = vdu.unlearn(
-    pipeline_folder("mnist"),  # or a pipeline, a folder of your own, a model of the Hub
+    "zoo:mnist",  # or a pipeline, a folder of your own, a model of the Hub
     given.method,
     forget="mnist-mini",  # 1000 images of each digit; or a folder, images, a tensor, a Dataset
     forget_class=str(given.digit),  # only this digit's are used
@@ -28,7 +27,7 @@ result = vdu.unlearn(
 )
 print(result)
 
-evidence = vdu.evaluate(result, judge="mnist", n_images=given.images)
+evidence = vdu.evaluate(result, judge="zoo:mnist", n_images=given.images)
 pul = evidence.pul
 print(f"{given.digit}: {pul.n_original} before, {pul.n_unlearned} after, of {pul.n_images} images each")
 print(f"PUL {pul.value:.1f} % (95 % interval {pul.low:.1f} to {pul.high:.1f})")

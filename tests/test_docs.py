@@ -47,7 +47,8 @@ def test_the_code_on_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch)
         (tmp_path / "floor.py").write_text(blocks[0], "utf-8")
         assert registry.resolve("floor.py:Floor") == "floor"
     finally:
-        registry._registered.pop("floor", None)
+        for name in ("floor", "tether"):
+            registry._registered.pop(name, None)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names)

@@ -95,12 +95,12 @@ EVALUATIONS = {"ascent": "768", "bounded": "512", "esd": "29,440"}
 def test_compare_methods_prints_a_row_for_each(start, methods):
     done = start("compare_methods.py", "--methods", *methods)
     assert done.returncode == 0, done.stderr
-    head, _, *rows, page = done.stdout.splitlines()
+    head, _, *rows, original, baseline, _, protocol, page = done.stdout.splitlines()
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in (head, *rows)]
     assert cells[0] == [
         "method",
         "options",
-        "seeds",
+        "runs",
         "left of",
         "PUL, %",
         "u-FID",
@@ -110,4 +110,8 @@ def test_compare_methods_prints_a_row_for_each(start, methods):
     ]
     assert [row[0] for row in cells[1:]] == methods
     assert [row[7] for row in cells[1:]] == [EVALUATIONS[name] for name in methods]
+    assert original.startswith("| original |") and baseline.startswith("| filtered-oracle baseline |")
+    assert protocol.startswith(
+        "All runs: 20 images of each model from the same noise (seed 0), ddpm with 20 steps, judge zoo:mnist; "
+    )
     assert page == "page: comparison/comparison.html"

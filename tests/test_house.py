@@ -15,7 +15,7 @@ ALLOWED = {
     "core": set(),
     "data": {"core"},
     "diffusion": {"core"},
-    "models": {"core", "diffusion"},
+    "models": {"core", "diffusion", "zoo"},
     "posterior": {"core", "diffusion"},
     "methods": {"core", "diffusion", "posterior"},
     "metrics": {"core", "data"},

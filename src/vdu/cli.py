@@ -94,7 +94,7 @@ class Verb:
     module: str = ""
 
 
-MODEL = "a pipeline folder, a run folder, or a model of the Hugging Face Hub (org/name)"
+MODEL = "a pipeline folder, a run folder, a packaged model (zoo:mnist), or a model of the Hugging Face Hub (org/name)"
 VERBS: Mapping[str, Verb] = {
     "demo": Verb(DemoSettings, "Unlearn one digit of the packaged MNIST model and report the evidence.", MAIN),
     "unlearn": Verb(
@@ -303,7 +303,7 @@ def _module(name: str) -> Any:
 def _check(name: str, settings: Any) -> None:
     """Check settings and inputs as the verb does before its first expensive step; a model elsewhere is not fetched for it."""
     model = getattr(settings, "pipeline", None)
-    if model is not None and not Path(model).exists():
+    if model is not None and not Path(model).exists() and not str(model).startswith("zoo:"):
         print(f"vdu: the model {model} is not on this machine, so only the settings were checked.", file=sys.stderr)
         return
     if name in {"evaluate", "judge", "posterior", "pretrain", "sample", "unlearn"}:  # those that work in a run folder

@@ -112,6 +112,25 @@ def test_a_refused_mean_is_recentred_without_another_estimation(settings, kill, 
     assert GaussianPosterior.load(tmp_path / "killed" / verb.FILE).n_members == 3
 
 
+@pytest.mark.parametrize(
+    ("estimator", "option", "value", "users"),
+    [
+        ("fisher", "timesteps_per_sample", 4, "amnesia-fisher"),
+        ("amnesia-fisher", "n_train", 10, "fisher"),
+        ("isotropic", "draws_per_half", 2, "fisher"),
+        ("fisher", "variance", 1e-3, "isotropic"),
+        ("ensemble", "n_members", 3, "finetuned-ensemble"),
+        ("isotropic", "data", "digits", "finetuned-ensemble"),
+        ("finetuned-ensemble", "members", ("a", "b"), "ensemble"),
+    ],
+)
+def test_an_option_of_another_estimator_is_refused(settings, tmp_path, estimator, option, value, users):
+    said = f"--{option.replace('_', '-')}: the estimator {estimator} does not use it; leave it out, or use {users}."
+    with pytest.raises(InputError) as error:
+        verb.run(settings("out", estimator, **{option: value}))
+    assert str(error.value) == said and not (tmp_path / "out").exists()
+
+
 def test_isotropic_covers_what_the_filter_names(settings, tmp_path):
     verb.run(settings("part", "isotropic", name_filter="conv_in"))
     assert list(GaussianPosterior.load(tmp_path / "part" / verb.FILE).mean) == ["conv_in.bias", "conv_in.weight"]

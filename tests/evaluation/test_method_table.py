@@ -39,6 +39,13 @@ def test_a_row_is_unlearning_and_evaluating_by_hand(pair, pixel_judge):
     assert (row.u_fid, row.n_kept_changed) == (evidence.u_fid.value, evidence.kept_changed.n_changed)
     assert row.network_evaluations == result.network_evaluations
     assert replace(found.rows[3], method="ascent", seconds=row.seconds) == row
+    original, baseline = found.references  # no retrained model was given
+    by_hand = {name: evidence.record.row(name) for name in ("original", "filtered_original")}
+    assert (original.n_left, original.n_original) == (pul.n_original, pul.n_original) and baseline.n_left is None
+    assert (original.u_fid, baseline.u_fid) == tuple(each.distances.u_fid.value for each in by_hand.values())
+    last = found.to_markdown().splitlines()[-4:]
+    assert last[1].startswith("| filtered-oracle baseline | – | – | – | – | ") and last[1].endswith(" | – | – | – |")
+    assert last[3].startswith("All runs: ") and "steps=2, batch_size=4, learning_rate=0.001." in last[3]
 
 
 def test_all_methods_are_checked_before_the_first_runs_and_rows_show_options(pair, pixel_judge, monkeypatch):
@@ -57,7 +64,7 @@ def test_all_methods_are_checked_before_the_first_runs_and_rows_show_options(pai
         patch.setattr("vdu.unlearning.plan.require_enough", lambda *_: None)
         found = compare(pair / "before", methods=methods, forget=pair / "unwanted", **QUICK)
     assert [row.options for row in found.rows] == ["", "forget_weight=0.5"]
-    assert "| distillation | forget_weight=0.5 | 0 |" in found.to_markdown()
+    assert "| distillation | forget_weight=0.5 | 1 (seed 0) |" in found.to_markdown()
 
 
 def test_a_finished_row_is_not_computed_again(pair, pixel_judge, monkeypatch):
@@ -69,7 +76,7 @@ def test_a_finished_row_is_not_computed_again(pair, pixel_judge, monkeypatch):
     first = compare(pair / "before", methods=["ascent"], **given)
     both = compare(pair / "before", methods=["ascent"], seeds=2, **given)
     assert done == [0, 1]
-    assert both.rows[0] == first.rows[0]
+    assert both.rows[0] == first.rows[0] and both.references == first.references != ()
     with pytest.raises(InputError, match="holds the row of another comparison"):
         compare(pair / "before", methods=["ascent"], **given | {"steps": 3})
     assert done == [0, 1]
@@ -115,7 +122,7 @@ def test_three_seeds_make_one_row_with_an_interval_over_seeds(n, n_rows):
 def test_the_table_as_text_and_as_a_page(tmp_path):
     found = table(ROW, replace(ROW, method="<b>|x"))
     lines = found.to_markdown().splitlines()
-    assert lines[2] == "| m | – | 0 | 4 of 10 | 60.0 [50.0, 70.0] | 5.0 [4.0, 6.0] | 3 of 30 | 100 | 2 |"
+    assert lines[2] == "| m | – | 1 (seed 0) | 4 of 10 | 60.0 [50.0, 70.0] | 5.0 [4.0, 6.0] | 3 of 30 | 100 | 2 |"
     assert lines[3].startswith(r"| <b>\|x |")
     page = found.to_html(tmp_path / "table.html").read_text("utf-8")
     assert "&lt;b&gt;|x" in page and "<b>" not in page

@@ -1,11 +1,16 @@
 """What a name of a model stands for: a folder, a run's pipeline, a model of the Hub; anything else is answered with what to type."""
 
+from pathlib import Path
+
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+import vdu
 from vdu.core.errors import InputError
+from vdu.evaluation.models import open_model
 from vdu.models.pipelines import find_pipeline, load_pipeline
+from vdu.unlearning.plan import _open
 
 
 @pytest.fixture
@@ -48,6 +53,20 @@ def test_a_name_of_the_hub_is_fetched_without_code_or_pickles_and_a_local_folder
     assert len(hub) == 1
     with pytest.raises(InputError, match=r"cannot be reached \(Cannot find.*hf download org/other --local-dir other"):
         find_pipeline("org/other")
+
+
+def test_a_packaged_model_has_a_name_and_a_local_folder_wins(model, tmp_path):
+    folder = Path(vdu.__file__).parent / "zoo" / "mnist"
+    assert find_pipeline("zoo:mnist") == find_pipeline(Path("zoo:mnist")) == folder
+    assert open_model("zoo:mnist", "before").path == folder.resolve()
+    assert _open("zoo:mnist")[1] == str(folder.resolve())
+    assert vdu.sample("zoo:mnist", 1, vdu.Sampler("ddpm", steps=1)).shape == (1, 1, 28, 28)
+    with pytest.raises(InputError, match="got 'emnist', which is neither a folder nor packaged; packaged are mnist, "):
+        find_pipeline("zoo:emnist")
+    with pytest.raises(InputError, match=r"mnist: no such folder.* a packaged model \(zoo:mnist, "):
+        find_pipeline("mnist")
+    model.rename(tmp_path / "zoo:mnist")
+    assert find_pipeline("zoo:mnist") == Path("zoo:mnist")
 
 
 def test_what_is_no_pipeline_is_answered_with_what_to_type(model, tmp_path):

@@ -250,6 +250,21 @@ def test_the_plot_is_small_and_has_at_most_ten_labels(tmp_path, monkeypatch):
     assert 0 < (tmp_path / "plot.png").stat().st_size < 150_000
 
 
+def test_without_matplotlib_an_earlier_plot_stays_and_a_row_that_was_not_run_is_named(board, tmp_path, monkeypatch):
+    runs = [run(name, None, 2.0) for name in ("original", "retrained")] + [run("vdu", seed, 4.0) for seed in range(3)]
+    results = {"claims": [], "rows": [], "outside_committed": [], "not_run": [["digits", "3", "esd"]]}
+    results["worlds"] = {"digits": {"pretrain": {"steps": 1, "batch_size": 1}}}
+    monkeypatch.setattr(reproduce, "_has_matplotlib", lambda: False)
+    plot, page = tmp_path / "leaderboard.png", tmp_path / "leaderboard.md"
+    for is_there, state in ((False, "missing"), (True, "as it was")):
+        if is_there:
+            plot.write_bytes(b"drawn before")
+        files = reproduce._write_leaderboard(board, results, summarise(board, runs), tmp_path)
+        assert files["leaderboard plot"].startswith(f"{state}, since matplotlib is not installed")
+        assert ("(leaderboard.png)" in page.read_text("utf-8")) == plot.is_file() == is_there
+        assert "\nNot run: ESD analogue (3).\n" in page.read_text("utf-8")
+
+
 def test_a_class_without_numbers_of_a_row_names_it(board):
     judge = {"name": "cnn", "held_out_error": 0.01, "pul_ceiling": 98.0}
     row = {
@@ -262,4 +277,4 @@ def test_a_class_without_numbers_of_a_row_names_it(board):
         "seconds": None,
     }
     lines = class_tables(board, {"judges": {"digits 3": judge}, "rows": [row]}, "digits", "3")
-    assert lines[-2] == "No number, as every seed diverged: SalUn, generated samples (1 diverged)."
+    assert lines[-2] == "No number, as every seed diverged: SalUn analogue (ascent), generated samples (1 diverged)."

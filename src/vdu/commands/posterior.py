@@ -20,7 +20,7 @@ from vdu.models.lora import trained_weights
 from vdu.models.pipelines import find_pipeline, load_pipeline, network_of
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.ensemble import FinetunedEnsemble
-from vdu.posterior.estimators import find_estimator, make_estimator
+from vdu.posterior.estimators import ESTIMATORS, find_estimator, make_estimator
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.names import covered
 from vdu.posterior.state_file import read_state, write_state
@@ -59,10 +59,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     estimator = make_estimator(settings.estimator, **options)  # fails early on invalid settings
     takes = find_estimator(settings.estimator).takes
     _check_members(settings, takes)
-    if settings.data and takes != "fine-tuned members":
-        raise InputError(
-            f"--data: the estimator {settings.estimator} does not use images; leave it out, or use finetuned-ensemble."
-        )
+    _refuse_unused(settings)
     settings = replace(settings, pipeline=find_pipeline(settings.pipeline))
     pipeline = load_pipeline(settings.pipeline).to(make_accelerator().device)
     denoiser = sampled(PipelineDenoiser.from_pipeline(pipeline))
@@ -130,6 +127,21 @@ def _options(settings: PosteriorSettings) -> dict[str, Any]:
     names = {item.name for item in fields(settings)}
     own = [item.name for item in fields(find_estimator(settings.estimator)) if item.name in names]
     return {name: getattr(settings, name) for name in own}
+
+
+def _refuse_unused(settings: PosteriorSettings) -> None:
+    """Refuse an option of another estimator; one at its default is no matter, since configuration files hold all."""
+    users = {
+        item.name: [name for name, kind in ESTIMATORS.items() if item.name in {each.name for each in fields(kind)}]
+        for item in fields(settings)
+    } | {"members": ["ensemble"], "data": ["finetuned-ensemble"]}
+    for item in fields(settings):
+        own = not users[item.name] or settings.estimator in users[item.name]
+        if not own and getattr(settings, item.name) != item.default:
+            raise InputError(
+                f"--{item.name.replace('_', '-')}: the estimator {settings.estimator} does not use it; leave it out, or use "
+                f"{' or '.join(users[item.name])}."
+            )
 
 
 def _check_members(settings: PosteriorSettings, takes: str) -> None:

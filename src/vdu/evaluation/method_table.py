@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
 from statistics import fmean
@@ -32,6 +32,7 @@ from vdu.evaluation.models import open_model
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import made_by, unwanted_images
 from vdu.evaluation.recording import evaluate_pair, require_measurable
+from vdu.evaluation.records import EvidenceRecord
 from vdu.methods import registry
 from vdu.metrics.intervals import seeds_interval
 from vdu.models.pipelines import load_pipeline
@@ -40,10 +41,13 @@ from vdu.unlearning.unlearn import planned, unlearn
 __all__ = ["MethodRow", "MethodTable", "compare"]
 
 FEWEST_SEEDS = 3  # for an interval over seeds
+REFERENCES = {
+    "original": "original", "filtered_original": "filtered-oracle baseline", "retrained": "retrained model",
+}  # fmt: skip
 COLUMNS = {
     "method": "method",
     "options": "options",
-    "seeds": "seeds",
+    "seeds": "runs",
     "left": "left of",
     "pul": "PUL, %",
     "u_fid": "u-FID",
@@ -55,12 +59,13 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class MethodRow:
-    """A method, with one seed or as the mean over seeds.
+    """A method, with one seed or as the mean over seeds; or a reference.
 
     Attributes:
         method: its name.
-        seeds: seeds of the unlearning runs; several where the numbers are means.
-        n_left: images predicted forget after unlearning; None if the run diverged, as for all numbers but the cost.
+        seeds: seeds of the unlearning runs; several where the numbers are means, none for a reference.
+        n_left: images predicted forget after unlearning; None if the run diverged, as for all numbers but the cost. A reference has only
+            this and u-FID, each where it is measured.
         n_original: the same before.
         pul: percentage of unlearning, in percent.
         pul_low: lower end of its 95 % interval.
@@ -102,11 +107,15 @@ class MethodTable:
         runs: one row per method and seed.
         n_images: images from each model.
         feature_network: label of the network whose features give u-FID.
+        references: the original, the filtered-oracle baseline and, if one was given, the retrained model.
+        protocol: what all runs share, in words.
     """
 
     runs: tuple[MethodRow, ...]
     n_images: int
     feature_network: str
+    references: tuple[MethodRow, ...] = ()
+    protocol: str = ""
 
     @property
     def rows(self) -> tuple[MethodRow, ...]:
@@ -119,7 +128,7 @@ class MethodTable:
         return tuple(found)
 
     def to_pandas(self) -> Any:
-        """The rows as a pandas ``DataFrame``, a column per attribute of :class:`MethodRow`.
+        """The rows and references as a pandas ``DataFrame``, a column per attribute of :class:`MethodRow`.
 
         Returns:
             The table.
@@ -133,16 +142,17 @@ class MethodTable:
             raise InputError(
                 "to_pandas: pandas is not installed. Install it (pip install pandas), or use to_markdown() or .rows."
             ) from None
-        return pandas.DataFrame([asdict(row) for row in self.rows])
+        return pandas.DataFrame([asdict(row) for row in self.rows + self.references])
 
     def to_markdown(self) -> str:
-        """The rows as a Markdown table; intervals of 95 % in brackets.
+        """The rows and references as a Markdown table, and below it the protocol; intervals of 95 % in brackets.
 
         Returns:
             The text, without a newline at its end.
         """
-        lines = [[*COLUMNS.values()], ["---"] * len(COLUMNS), *map(_cells, self.rows)]
-        return "\n".join("| " + " | ".join(each.replace("|", r"\|") for each in line) + " |" for line in lines)
+        lines = [[*COLUMNS.values()], ["---"] * len(COLUMNS), *map(_cells, self.rows + self.references)]
+        table = "\n".join("| " + " | ".join(each.replace("|", r"\|") for each in line) + " |" for line in lines)
+        return f"{table}\n\n{self.protocol}" if self.protocol else table
 
     def to_html(self, path: Path | str) -> Path:
         """Write the rows as one self-contained HTML file.
@@ -171,12 +181,13 @@ class MethodTable:
         """The table, for a notebook."""
         head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS.values())
         rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(row)) + "</tr>" for row in self.rows
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(row)) + "</tr>"
+            for row in self.rows + self.references
         )
         features = (
             f"u-FID on the features of {escape(self.feature_network)}, lower is better; 95 % intervals in brackets."
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{features}</p>"
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table><p>{features} {escape(self.protocol)}</p>"
 
 
 STYLE = (
@@ -212,7 +223,8 @@ def compare(
     Args:
         pipeline: the original: a pipeline or its folder.
         forget: the unwanted images, or where they are.
-        methods: names ("vdu list" shows them), classes or objects, as for :func:`vdu.unlearn`.
+        methods: names ("vdu list" shows them), classes, or objects with options of their own, such as
+            ``vdu.RetainDistillation(self_model_steps=20)``; as for :func:`vdu.unlearn`.
         seeds: unlearning runs of each method, with the seeds 0, 1, …; three or more give intervals over seeds.
         folder: keeps the evidence and the row of every finished run; called again, only what is missing is computed.
         forget_class: as for :func:`vdu.evaluation.api.evaluate`, like the following options.
@@ -227,7 +239,8 @@ def compare(
         n_judge_samples: generated samples that train a fallback classifier.
         seed: of the evaluation, the same for all.
         device: as for :func:`vdu.unlearn`.
-        **training: options of :func:`vdu.unlearn`, the same for all methods, such as ``steps``.
+        **training: options of :func:`vdu.unlearn`, the same for all methods, such as ``steps``; what a method prepares before its first
+            step (for distillation generated samples, classifiers and a copy of the model) does not depend on ``steps``.
 
     Returns:
         The table. A run that diverges has a row without numbers.
@@ -269,7 +282,8 @@ def compare(
             for method, name, text in zip(methods, names, texts, strict=True) for each in range(seeds)
         ]  # fmt: skip
     network = next((row.feature_network for row in runs if row.feature_network), features)
-    return MethodTable(tuple(row.row for row in runs), n_images, network)
+    references = next((row.references for row in runs if row.references), ())
+    return MethodTable(tuple(row.row for row in runs), n_images, network, references, _protocol(options, training))
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,10 +300,22 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Finished:
-    """A row, with the network that its u-FID is on; empty if it has none."""
+    """A row, with the network that its u-FID is on and what it was measured beside; both empty if it has no numbers."""
 
     row: MethodRow
     feature_network: str
+    references: tuple[MethodRow, ...] = ()
+
+
+def _protocol(options: EvaluationOptions, training: dict[str, Any]) -> str:
+    """What all runs share, as a sentence."""
+    drawn = options.sampler
+    judge = f"judge {options.judge}" if options.judge else "a fallback classifier as the judge"
+    given = [f"{name}={shown(value)}" for name, value in training.items() if name != "progress"]
+    return (
+        f"All runs: {options.n_images} images of each model from the same noise (seed {options.seed}), {drawn.scheduler} with "
+        f"{drawn.steps} steps, {judge}; {', '.join(given) or 'training as each method has it by default'}."
+    )
 
 
 def _name(method: Any) -> str:
@@ -325,7 +351,7 @@ def _row(job: _Job, method: Any, name: str, texts: str, seed: int, folder: Path)
         job.identity, job.forget.sha256, name, options, seed, sorted(job.options.protocol().items(), key=str),
         job.options.forget_class, sorted(training.items(), key=str), *job.contents,
     )  # fmt: skip
-    identity, path = sha256_bytes(repr(described).encode()), folder / "row.json"
+    identity, path, references = sha256_bytes(repr(described).encode()), folder / "row.json", []
     if path.is_file():
         kept = read_json(path)
         if kept.get("identity") != identity:
@@ -333,8 +359,8 @@ def _row(job: _Job, method: Any, name: str, texts: str, seed: int, folder: Path)
                 f"{folder}: holds the row of another comparison (model, images, method or options differ). Give another folder, or "
                 "delete it."
             )
-        row = kept["row"] | {"seeds": tuple(kept["row"]["seeds"])}
-        return _Finished(MethodRow(**row | {"options": texts}), kept["feature_network"])
+        row = replace(_read(kept["row"]), options=texts)
+        return _Finished(row, kept["feature_network"], tuple(map(_read, kept.get("references", ()))))
     shutil.rmtree(folder / "evidence", ignore_errors=True)  # of a run that was interrupted before its row
     began, network = time.monotonic(), ""
     try:
@@ -355,9 +381,29 @@ def _row(job: _Job, method: Any, name: str, texts: str, seed: int, folder: Path)
             name, (seed,), pul.n_unlearned, pul.n_original, pul.value, pul.low, pul.high, u_fid.value, u_fid.low, u_fid.high,
             kept.n_changed, kept.n_kept, result.network_evaluations, seconds, options=texts,
         )  # fmt: skip
+        references = _references(evidence)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"identity": identity, "feature_network": network, "row": asdict(row)})
-    return _Finished(row, network)
+    about = {"feature_network": network, "references": [asdict(each) for each in references]}
+    write_json(path, {"identity": identity, **about, "row": asdict(row)})
+    return _Finished(row, network, tuple(references))
+
+
+def _read(row: dict[str, Any]) -> MethodRow:
+    """A row as JSON has it."""
+    values: dict[str, Any] = row | {"seeds": tuple(row["seeds"])}
+    return MethodRow(**values)
+
+
+def _references(evidence: EvidenceRecord) -> list[MethodRow]:
+    """What every run is measured beside."""
+    found = [(name, evidence.row(row)) for row, name in REFERENCES.items()]
+    return [
+        MethodRow(
+            name, (), row.forget_count, evidence.pul.n_original, u_fid=row.distances.u_fid.value, u_fid_low=row.distances.u_fid.low,
+            u_fid_high=row.distances.u_fid.high,
+        )
+        for name, row in found if row.distances is not None
+    ]  # fmt: skip
 
 
 def _mean(runs: Sequence[MethodRow]) -> MethodRow:
@@ -377,19 +423,17 @@ def _mean(runs: Sequence[MethodRow]) -> MethodRow:
 
 
 def _cells(row: MethodRow) -> list[str]:
-    """A row as text."""
-    seeds = ", ".join(map(str, row.seeds))
-    seconds = "–" if row.seconds is None else f"{row.seconds:.0f}"
-    if row.pul is None:
-        return [row.method, row.options or "–", seeds, row.note, "–", "–", "–", "–", seconds]
-    return [
-        row.method,
-        row.options or "–",
-        seeds,
-        f"{round(row.n_left or 0, 1):g} of {row.n_original}",
-        f"{row.pul:.1f} [{row.pul_low:.1f}, {row.pul_high:.1f}]",
-        f"{row.u_fid:.1f} [{row.u_fid_low:.1f}, {row.u_fid_high:.1f}]",
-        f"{round(row.n_kept_changed or 0, 1):g} of {row.n_kept}",
-        f"{row.network_evaluations:,.0f}",
-        seconds,
-    ]
+    """A row as text; what was not measured is a dash."""
+    seeds = f"{len(row.seeds)} (seed{'s' * (len(row.seeds) > 1)} {', '.join(map(str, row.seeds))})"
+    found = {
+        "method": row.method,
+        "options": row.options,
+        "seeds": row.seeds and seeds,
+        "left": row.note or (row.n_left is not None and f"{round(row.n_left, 1):g} of {row.n_original}"),
+        "pul": row.pul is not None and f"{row.pul:.1f} [{row.pul_low:.1f}, {row.pul_high:.1f}]",
+        "u_fid": row.u_fid is not None and f"{row.u_fid:.1f} [{row.u_fid_low:.1f}, {row.u_fid_high:.1f}]",
+        "kept": row.n_kept_changed is not None and f"{round(row.n_kept_changed, 1):g} of {row.n_kept}",
+        "network_evaluations": row.network_evaluations is not None and f"{row.network_evaluations:,.0f}",
+        "seconds": row.seconds is not None and f"{row.seconds:.0f}",
+    }
+    return [found[name] or "–" for name in COLUMNS]

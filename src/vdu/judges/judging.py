@@ -195,8 +195,8 @@ def judge_place(where: Path | str) -> tuple[Path, JudgeSource]:
         return judge_folder(str(where)), "zoo"
     if isinstance(where, str) and where in JUDGES:
         raise InputError(
-            f"judge: {where} is a folder here and the name of a packaged judge. Write ./{where} for the folder; for the packaged judge "
-            "rename the folder, or work in another one."
+            f"judge: {where} is a folder here and the name of a packaged judge. Write ./{where} for the folder, or "
+            f"zoo:{where} for the packaged judge."
         )
     return path, "given"
 

@@ -124,7 +124,7 @@ def frechet_from_moments(reference: Moments, generated: Moments) -> Frechet:
     if deficient:
         warnings.warn(
             f"Fréchet distance of {reference.n} and {generated.n} images in {dimension} dimensions: a covariance is "
-            "singular and the bias large. Give more images than dimensions, or read KID instead.",
+            "singular and the bias large. Give more images than dimensions.",
             stacklevel=2,
         )
     value = _distance(reference, _root(reference.covariance), generated)

@@ -26,6 +26,7 @@ from vdu.core.surroundings import own_torch
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
 from vdu.models.configuration import EXTRAS, extra, keep_extras, quiet_diffusers, refuse_unknown_options
 from vdu.models.words import ENCODERS
+from vdu.zoo.packaged import PREFIX, packaged_pipelines, pipeline_folder
 
 __all__ = [
     "check_network",
@@ -221,8 +222,9 @@ def find_pipeline(source: Path | str) -> Path:
     """The pipeline folder that a name stands for.
 
     Args:
-        source: a pipeline folder; a run folder, whose ``pipeline/`` is meant; or, if there is no such folder, the name of a model on
-            the Hugging Face Hub (``org/name``), of which the JSON and safetensors files are fetched.
+        source: a pipeline folder; a run folder, whose ``pipeline/`` is meant; or, if there is no such folder, a packaged model
+            (``zoo:mnist``, see :mod:`vdu.zoo.packaged`) or the name of a model on the Hugging Face Hub (``org/name``), of which the JSON
+            and safetensors files are fetched.
 
     Returns:
         The folder with ``model_index.json``. What is used instead of the given folder is printed to standard error.
@@ -236,6 +238,8 @@ def find_pipeline(source: Path | str) -> Path:
     if (path / "pipeline" / "model_index.json").is_file():
         print(f"vdu: {path} is a run folder; its pipeline {path / 'pipeline'} is used.", file=sys.stderr, flush=True)
         return path / "pipeline"
+    if not path.exists() and str(path).startswith(PREFIX):
+        return pipeline_folder(str(path))
     if not path.exists() and re.fullmatch(HUB_NAME, path.as_posix()):
         return _from_hub(path.as_posix())
     raise InputError(_no_pipeline(path))
@@ -271,8 +275,8 @@ def _no_pipeline(path: Path) -> str:
     """What is in the place of a pipeline, and what to type instead."""
     if not path.exists():
         return (
-            f"{path}: no such folder, so no model_index.json there; expected a pipeline folder, the folder of a run, or a model of the "
-            "Hugging Face Hub as org/name."
+            f"{path}: no such folder, so no model_index.json there; expected a pipeline folder, the folder of a run, a packaged model "
+            f"({', '.join(packaged_pipelines())}), or a model of the Hugging Face Hub as org/name."
         )
     if path.is_file():
         if path.suffix in {".ckpt", ".pt", ".pth", ".safetensors"}:

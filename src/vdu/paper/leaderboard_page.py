@@ -32,6 +32,7 @@ def markdown(table: Table, results: Mapping[str, Any], summary: Summary, plot: s
         lines += _summary(table, results, summary)
     else:
         lines += ["No method has three seeds in every class, so there is no summary.", ""]
+    lines += _not_run(table, results)
     if plot:
         lines += [
             f"![PUL against the ratio of u-FID to the retrained model's, a labelled point per method]({plot})",
@@ -61,9 +62,14 @@ def details(table: Table, results: Mapping[str, Any]) -> str:
     lines = [f"# {table.title}: every row", "", *verdict_lines(results["claims"]), "", "## Columns", "", LEGEND + MORE]
     for dataset, forget in dict.fromkeys((row["dataset"], row["forget"]) for row in results["rows"]):
         lines += class_tables(table, results, dataset, forget, pretraining=_pretraining(results, dataset))
-    missing = [f"{label_of(table, row)} ({forget})" for _, forget, row in results.get("not_run", [])]
-    lines += [f"Not run: {'; '.join(missing)}.", ""] if missing else []
+    lines += _not_run(table, results)
     return "\n".join(lines[:-1]) + "\n"
+
+
+def _not_run(table: Table, results: Mapping[str, Any]) -> list[str]:
+    """The rows without a finished cell."""
+    missing = [f"{label_of(table, row)} ({forget})" for _, forget, row in results.get("not_run", [])]
+    return [f"Not run: {'; '.join(missing)}.", ""] if missing else []
 
 
 def _summary(table: Table, results: Mapping[str, Any], summary: Summary) -> list[str]:

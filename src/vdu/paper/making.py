@@ -46,7 +46,7 @@ from vdu.training.checkpoint import latest_checkpoint, load_weights
 from vdu.training.loop import make_accelerator
 from vdu.unlearning.fit_posterior import fit_posterior
 from vdu.unlearning.unlearn import UnlearnResult, unlearn
-from vdu.zoo.packaged import pipeline_folder
+from vdu.zoo.packaged import PREFIX, pipeline_folder
 
 __all__ = ["OWN_SEED", "Making", "Needs"]
 
@@ -336,9 +336,7 @@ class Making:
     def judging(self, forget: str, done: Needs) -> Judging:
         """The two judges, for a class."""
         given = {
-            name: str(self._path(done[name]["judge"]))
-            if name in done
-            else getattr(self.world, name).removeprefix("zoo:")
+            name: str(self._path(done[name]["judge"])) if name in done else getattr(self.world, name)
             for name in ("judge", "second_judge")
         }
         denoiser = PipelineDenoiser.from_pipeline(self._open(done["original"]["pipeline"]))
@@ -352,7 +350,7 @@ class Making:
         )[0]
 
     def _path(self, where: str) -> Path:
-        return pipeline_folder(where[4:]) if where.startswith("zoo:") else self.folder / where
+        return pipeline_folder(where) if where.startswith(PREFIX) else self.folder / where
 
     def _open(self, where: str) -> Any:
         return _pipeline(self._path(where))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.records import read_json
-from vdu.paper.aggregate import is_near
 from vdu.paper.tables import Printed, Table, load_table
 
 __all__ = ["SCALES", "overview"]
@@ -31,7 +30,7 @@ def overview(results: Path) -> str:
         found = [_comparison(results / scale / f"{name}.json") for scale in SCALES]
         for printed in table.printed:
             about = f"{name[-1]} | {printed.dataset} {printed.forget} | {_method(table, printed)} | {printed.pul:.2f}, {printed.u_fid:.2f}"
-            lines.append(f"| {about} | {' | '.join(_ours(table, each, printed) for each in found)} |")
+            lines.append(f"| {about} | {' | '.join(_ours(each, printed) for each in found)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -41,14 +40,13 @@ def _comparison(path: Path) -> dict[tuple[str, str, str], Mapping[str, Any]]:
     return {(each["dataset"], each["forget"], each["row"]): each for each in entries}
 
 
-def _ours(table: Table, found: Mapping[tuple[str, str, str], Mapping[str, Any]], printed: Printed) -> str:
-    """Our two numbers, with ≈ if the PUL is near the printed one; or why there are none."""
+def _ours(found: Mapping[tuple[str, str, str], Mapping[str, Any]], printed: Printed) -> str:
+    """Our two numbers, or why there are none."""
     entry = found.get((printed.dataset, printed.forget, printed.row))
     if entry is None or entry["pul"]["ours"] is None:
         return entry["pul"]["verdict"] if entry else "not run"
     pul, u_fid = entry["pul"]["ours"], entry["u_fid"]["ours"]
-    near = " ≈" * is_near(table, "pul", pul, printed.pul)
-    return f"{pul['value']:.1f}{near}, {u_fid['value']:.1f}"
+    return f"{pul['value']:.1f}, {u_fid['value']:.1f}"
 
 
 def _method(table: Table, printed: Printed) -> str:

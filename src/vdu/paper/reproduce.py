@@ -244,15 +244,18 @@ def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettin
 
 
 def _write_leaderboard(table: Table, results: dict[str, Any], summary: Summary, folder: Path) -> dict[str, str]:
-    """The two pages of a leaderboard, and the plot if matplotlib is there."""
-    files, plot = {}, None
+    """The two pages of a leaderboard, and the plot; without matplotlib an earlier plot stays."""
+    files, plot = {}, folder / f"{table.name}.png"
     if summary.methods and _has_matplotlib():
         from vdu.paper.figures import draw_summary
 
-        plot = f"{table.name}.png"
-        draw_summary(summary, folder / plot)
-        files[f"{table.name} plot"] = str(folder / plot)
-    _write_text(folder / f"{table.name}.md", leaderboard_page.markdown(table, results, summary, plot))
+        draw_summary(summary, plot)
+        files[f"{table.name} plot"] = str(plot)
+    elif summary.methods:
+        state = "as it was" if plot.is_file() else "missing"
+        files[f"{table.name} plot"] = f"{state}, since matplotlib is not installed (pip install 'vdu[plots]')"
+    shown = plot.name if summary.methods and plot.is_file() else None
+    _write_text(folder / f"{table.name}.md", leaderboard_page.markdown(table, results, summary, shown))
     _write_text(folder / f"{table.name}-details.md", leaderboard_page.details(table, results))
     return files | {f"{table.name} details": f"{folder / table.name}-details.md"}
 

@@ -419,16 +419,14 @@ def check_origin(posterior: GaussianPosterior, original: PipelineDenoiser) -> No
     Raises:
         InputError: if the posterior's record names another.
     """
-    sources = posterior.sources
-    known = {"model": identity, "pipeline": lambda model: weights_sha256(model.network)}
-    for name, hashed in known.items():
-        if sources.get(name) is not None and sources[name] != hashed(original):
-            what = (
-                "the same weights"
-                if name == "pipeline" or sources.get("pipeline") != weights_sha256(original.network)
-                else ("the same noise schedule, prediction type and options too")
-            )
+    known = (
+        ("pipeline", weights_sha256(original.network), "of its weights", "the same weights"),
+        ("model", identity(original), "of weights and configuration", "the same noise schedule, prediction type and options too"),
+    )  # fmt: skip
+    for name, own, of, expected in known:
+        fitted = posterior.sources.get(name)
+        if fitted is not None and fitted != own:
             raise InputError(
-                f"posterior: was fitted to the model with SHA-256 {str(sources[name])[:12]}…, this one has "
-                f"{hashed(original)[:12]}…; expected {what}. Fit one for this model with `vdu posterior`."
+                f"posterior: was fitted to the model with SHA-256 {fitted[:12]}… ({of}), this one has {own[:12]}…; expected {expected}. "
+                "Fit one for this model with `vdu posterior`."
             )

@@ -6,6 +6,8 @@
 
 and judges: mnist, of the ten digits (architecture cnn), and mnist-lenet, of another architecture, as a second judge.
 
+``zoo:NAME`` stands for one of them wherever a model or a judge is given by a folder.
+
 Each folder holds a ``provenance.json`` or ``judge.json`` with the command that made it, the hash of the data and what it
 reached.
 """
@@ -14,24 +16,31 @@ from pathlib import Path
 
 from vdu.core.errors import InputError
 
-__all__ = ["judge_folder", "pipeline_folder"]
+__all__ = ["PREFIX", "judge_folder", "packaged_pipelines", "pipeline_folder"]
 
+PREFIX = "zoo:"
 HERE = Path(__file__).parent
 PIPELINES = {name: name for name in ("mnist", "mnist-without-8", "mnist-small")}
 JUDGES = {"mnist": "mnist-judge", "mnist-lenet": "mnist-judge-lenet"}
 
 
+def packaged_pipelines() -> list[str]:
+    """The packaged pipelines that this installation has, as ``zoo:NAME``."""
+    return [PREFIX + name for name, folder in PIPELINES.items() if (HERE / folder).is_dir()]
+
+
 def pipeline_folder(name: str) -> Path:
-    """The folder of a packaged diffusers pipeline."""
+    """The folder of a packaged diffusers pipeline, by its name, with or without ``zoo:``."""
     return _folder("pipeline", name, PIPELINES)
 
 
 def judge_folder(name: str) -> Path:
-    """The folder of a packaged judge."""
+    """The folder of a packaged judge, by its name, with or without ``zoo:``."""
     return _folder("judge", name, JUDGES)
 
 
 def _folder(kind: str, name: str, known: dict[str, str]) -> Path:
+    name = name.removeprefix(PREFIX)
     if name not in known:
         raise InputError(
             f"{kind}: got {name!r}, which is neither a folder nor packaged; packaged are {', '.join(known)}."
