@@ -187,14 +187,15 @@ def _context(
     style, more_style, script = map(template, ("report.css", "answers.css", "report.js"))
     pairs = select_pairs(data)
     sprites = make_sprites(data, pairs, hide_forgotten=hide_forgotten)
+    sheet = result_sheet(data, found, probes)
     groups = [[pair for pair in pairs if pair.was_forget is was] for was in (True, False)]
     return {
         "data": data,
         "metrics": data.metrics,
         "about": about,
         "rows": asked_rows(data.metrics, about.method),
-        "sheet": result_sheet(data, found, probes),
-        "overview": overview(probes),
+        "sheet": sheet,
+        "overview": overview(sheet, probes),
         "covered": not hide_forgotten and needs_cover(data),
         "answers": found,
         "doubt": retrained_doubt(data),

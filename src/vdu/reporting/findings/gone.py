@@ -119,8 +119,13 @@ def rate_text(pul: dict[str, Any], n_images: int) -> str:
 def _title(data: ReportData, found: GoneFinding, pul: dict[str, Any]) -> str:
     before, after, beside = pul["n_original"], pul["n_unlearned"], retrained_left(data)
     start = "Gone from these samples" if found.reason is Gone.AT_CEILING and after == 0 else found.reason.title
-    left = f"{after:,} of {before:,} remain" if after <= before else f"{before:,} before, {after:,} after"
-    return f"{start}: {left}" + ("" if beside is None else f" (a model that never saw it: {beside:,})")
+    fit = " to ".join(f"{max(0, before * (1 - pul[end] / 100)):,.0f}" for end in ("high", "low"))
+    left = (
+        f"{after:,} of {before:,} remain ({fit} would fit)"
+        if after <= before
+        else f"{before:,} before, {after:,} after"
+    )
+    return f"{start}: {left}" + ("" if beside is None else f"; of a model that never saw it {beside:,}")
 
 
 def _limits(data: ReportData, found: GoneFinding, pul: dict[str, Any]) -> tuple[str, ...]:
