@@ -109,8 +109,12 @@ def _more_not_covered(folder: Path, found: Sequence[Checked]) -> Iterator[str]:
     from vdu.reporting.card import foreign_lines
 
     covered = {each for checked in found for each in checked.hashes}
-    yield from (f"the hash {name}" for name, each in _hashes(folder) if each not in covered)
-    if (folder / "run.json").is_file() and (lines := foreign_lines(folder)):
+    hashes = [name for name, each in _hashes(folder) if each not in covered]
+    if not (folder / "run.json").is_file():
+        yield f"{len(hashes)} hashes of models, data and files, which are not here"
+        return
+    yield from (f"the hash {name}" for name in hashes)
+    if lines := foreign_lines(folder):
         yield f"{len(lines)} of the model card's lines, which vdu did not write; the first: {lines[0]!r}"
 
 

@@ -6,7 +6,7 @@ A code that is not known is shown as it is, so that nothing a run recorded is lo
 from collections.abc import Mapping
 from typing import Any
 
-from vdu.reporting.formatting import flat, number
+from vdu.reporting.formatting import flat
 
 __all__ = [
     "attack_text",
@@ -197,7 +197,7 @@ def protocol_facts(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
         if value in ([], "", None) or key == "seed":  # nothing to show; derived from the evaluation's seed
             continue
         if isinstance(value, float):
-            shown: Any = number(value)
+            shown: Any = f"{value:.4g}"
         elif isinstance(value, str):
             shown = _VALUES.get((key, value), images_text(value) if key == "images" else value)
         elif key == "images" and isinstance(value, dict):

@@ -125,7 +125,7 @@ def _title(data: ReportData, found: GoneFinding, pul: dict[str, Any]) -> str:
         if after <= before
         else f"{before:,} before, {after:,} after"
     )
-    return f"{start}: {left}" + ("" if beside is None else f"; of a model that never saw it {beside:,}")
+    return f"{start}: {left}" + ("" if beside is None else f"; a model that never saw it makes {beside:,}")
 
 
 def _limits(data: ReportData, found: GoneFinding, pul: dict[str, Any]) -> tuple[str, ...]:

@@ -229,6 +229,8 @@ def rest_answer(data: ReportData, found: RestFinding) -> Answer:
             "as the original's are."
         )
     figure = "; ".join([*_class_figures(data, found), figure])
+    if found.fallen:  # the first line says it; the others are in the text
+        figure = "; ".join(figure.split("; ")[:2])
     return Answer(found.reason.level, found.reason.code, title, figure, text, limits)
 
 
