@@ -209,8 +209,9 @@ def _checked(item: str, recorded: Sequence[str | None], compute: Callable[[], st
 
 def _models(folder: Path, record: dict[str, Any], protocol: dict[str, Any]) -> Iterator[Checked]:
     inputs, made = record["inputs"], record.get("pipeline") or {}
+    original = inputs.get("model") or {}
     places = {
-        "original": (inputs["model"].get("path"), inputs["model"]),
+        "original": (original.get("path"), original),
         "unlearned": (_unlearned(folder, record), made),
         "retrained": (protocol.get("retrained_path"), {}),
     }
@@ -225,7 +226,7 @@ def _models(folder: Path, record: dict[str, Any], protocol: dict[str, Any]) -> I
             yield _checked(f"{name} model, configuration", [known], partial(_configuration, path, known))
     posterior = inputs.get("posterior")
     if posterior:
-        yield _checked("posterior", [posterior.get("sha256")], lambda: _posterior(posterior["path"]))
+        yield _checked("posterior", [posterior.get("sha256")], lambda: _posterior(posterior.get("path")))
 
 
 def _unlearned(folder: Path, record: dict[str, Any]) -> Path | str | None:
@@ -258,9 +259,11 @@ def _configuration(path: Path | str | None, recorded: str) -> str:
     return recorded if is_recorded_configuration(pipeline, denoiser, recorded) else configuration_sha256(denoiser)
 
 
-def _posterior(path: str) -> str:
+def _posterior(path: str | None) -> str:
     from vdu.commands.posterior import load_posterior
 
+    if path is None:
+        raise InputError("the run did not record where it is")
     return load_posterior(Path(path)).sha256
 
 
@@ -283,7 +286,7 @@ def _features(folder: Path, metrics: dict[str, Any], record: dict[str, Any]) -> 
     def weights() -> str:
         if protocol.get("features") != "judge" or protocol.get("judge") is None:
             raise InputError(f"u-FID is on the features of {metrics.get('feature_network')}, which is in no folder")
-        original = PipelineDenoiser.from_pipeline(_pipeline(record["inputs"]["model"].get("path")))
+        original = PipelineDenoiser.from_pipeline(_pipeline((record["inputs"].get("model") or {}).get("path")))
         judging = given_judges(original, metrics["forget"]["classes"] or [], judge=protocol["judge"], second_judge=None)
         assert judging is not None
         return judging.record["weights_sha256"]

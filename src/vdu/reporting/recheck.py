@@ -31,7 +31,7 @@ __all__ = ["check_evidence_alone", "check_report"]
 _NUMBERS = {"metrics", "probes", "class_shifts", "suite", "cost", "protocol", "thresholds"}
 _OTHERS = {
     "answer", "figure", "explanation", "limits", "question", "note", "reason", "threshold_sentences", "not_tested", "warnings",
-    "method_words", "report", "class_shifts", "thresholds",
+    "method_words", "report", "unlearned_date", "original_id", "class_shifts", "thresholds",
 }  # keys that another version of vdu may fill otherwise  # fmt: skip
 
 
@@ -50,9 +50,7 @@ def check_report(folder: Path, recorded: dict[str, Any], name: str = "report.htm
     by = _object(provenance, "report")
     page, made = make_report(folder, hide_forgotten=_hidden(recorded), by=about.get("by"))
     made, mine = json.loads(json.dumps(made)), by.get("vdu") == version("vdu")
-    other = (
-        f"made by vdu {by.get('vdu', 'of an unknown version')}, this is {version('vdu')}; `vdu report` makes it again"
-    )
+    other = _other(by)
     skipped = {"page"} | (set() if mine else _OTHERS)
     others = {*recorded, *made} - {"verdicts", "probe_verdicts"}
     parts = [
@@ -73,6 +71,12 @@ def check_report(folder: Path, recorded: dict[str, Any], name: str = "report.htm
         yield f"{name}, made again", "differs" if wrong else "matches", detail
     else:
         yield "sentences of evidence.json and of the page", "not available", other
+
+
+def _other(by: dict[str, Any]) -> str:
+    return (
+        f"made by vdu {by.get('vdu', 'of an unknown version')}, this is {version('vdu')}; `vdu report` makes it again"
+    )
 
 
 def _object(value: dict[str, Any], name: str) -> dict[str, Any]:
@@ -111,7 +115,8 @@ def check_evidence_alone(folder: Path, recorded: dict[str, Any], name: str) -> I
         yield "evidence.json", "differs", str(error)
         return
     made_by = _object(recorded["provenance"], "report")
-    skipped = set() if made_by.get("vdu") == version("vdu") else _OTHERS
+    mine = made_by.get("vdu") == version("vdu")
+    skipped = set() if mine else _OTHERS
     data = report_data(folder, metrics, recorded["provenance"], warnings=tuple(recorded["warnings"]))
     verdicts = {
         key: recorded["verdicts"][key] | {"question": QUESTIONS[key]} | plain(each)
@@ -129,7 +134,8 @@ def check_evidence_alone(folder: Path, recorded: dict[str, Any], name: str) -> I
         parts["numbers, from metrics.json"] = ({key: recorded.get(key) for key in new}, new)
     for item, (old, new) in parts.items():
         found = _difference(old, new, skipped)
-        yield item, "matches" if found is None else "differs", found or ""
+        detail = "" if found is None else found if mine else f"{found}; {_other(made_by)}"
+        yield item, "differs" if detail else "matches", detail
     if (number := made_by.get("number")) is not None:
         other = report_number(recorded)
         yield (
