@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/sample-report.html: the evidence report of a finished demo run, with local paths cut to their last name.
+"""Write docs/sample-report.html, and evidence.json beside it: the report of a finished demo run, local paths cut to their last name.
 
 Usage: sample_report.py RUN OUT.html
 
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from vdu.core.records import write_json
 from vdu.reporting.render import make_report
 
 LARGEST = 700_000  # bytes
@@ -29,12 +30,13 @@ def main(run: str, out: str) -> None:
         for name in ("run.json", "metrics.json", "config.toml"):
             text = (folder / name).read_text("utf-8")
             (folder / name).write_text(re.sub(r'"/(?:[^"/\n]+/)*([^"/\n]+)"', r'"…/\1"', text), "utf-8")
-        page, _ = make_report(folder)
+        page, evidence = make_report(folder)
     if len(page) > LARGEST:
         sys.exit(
             f"{out}: would have {len(page):,} bytes; expected at most {LARGEST:,}. Use a run with fewer or smaller images."
         )
     Path(out).write_bytes(page)
+    write_json(Path(out).with_name("evidence.json"), evidence)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,12 @@ METRICS = {
         {"name": "retrained", "label": "Retrained", "status": "not run", "pul": None, "u_fid": None, "kid": None,
          "forget_count": None, "note": ""},
     ],
-    "histogram": {"distance": 0.119, "distance_low": 0.08, "distance_high": 0.15},
+    "histogram": {"classes": ["3", "8"], "original": [446, 54], "unlearned": [496, 4], "expected": [500.0, 0.0],
+                  "distance": 0.119, "distance_low": 0.08, "distance_high": 0.15, "chance_high": 0.2},
+    "flips": {"classes": ["3", "8"], "counts": [[446, 0], [50, 4]]},
     "judge": JUDGE,
     "feature_network": "judge:mnist-cnn",
-    "reference": {"description": "MNIST test without 8", "n_images": 9026},
+    "reference": {"kind": "real", "description": "MNIST test without 8", "n_images": 9026},
     "protocol": {"sampler_scheduler": "ddpm", "sampler_steps": 20},
     "cost": [{"stage": "unlearn", "seconds": 130.0, "network_evaluations": 133_388}],
 }  # fmt: skip
@@ -57,7 +59,9 @@ def test_the_hub_reads_it_and_finds_the_figures(tmp_path):
     assert results == {"pul": 92.25, "u-fid": 44.5}
     assert card.data.eval_results[1].metric_name == "u-FID[judge:mnist-cnn]"
     assert "| u-FID[judge:mnist-cnn], lower is better | 44.5" in card.text and "| u-FID," not in card.text
-    for text in ("From 500 images", "54 before, 4 after", "92.2\u202f% (82.0 to 98.0)", "44.5 (32.5 to 59.9)",
+    for text in ("From 500 images", "4, 0.8\u202f% (0.3 to 2.0\u202f%); 54 before",
+                 "| Is it gone? | More than half gone: 4 of 54 remain (1 to 10 would fit) |",
+                 "92.2\u202f% (82.0 to 98.0)", "44.5 (32.5 to 59.9)",
                  "Approximate, not certified", "MNIST mini: classes 8", "Relearning", "Retrained: reference row not run",
                  "99.8 % at most", "ddpm, 20 steps"):  # fmt: skip
         assert text in card.text, text

@@ -68,7 +68,8 @@ def test_unwanted_images_are_covered_unless_the_forget_set_is_a_public_one(run_d
 def test_the_sheet_has_a_row_for_every_test_with_the_numbers_of_the_probe(make_run, tmp_path):
     data = collect(make_run(tmp_path / "run", full=True))
     probes = attempt_answers(data) | inside_answers(data)
-    rows = {row.place: row for row in result_sheet(data, answers(data), probes)}
+    sheet = result_sheet(data, answers(data), probes)
+    rows = {row.place: row for row in sheet}
     assert list(rows)[3:] == [
         "relearning",
         "stochastic",
@@ -81,7 +82,8 @@ def test_the_sheet_has_a_row_for_every_test_with_the_numbers_of_the_probe(make_r
     inpainted = rows["inpainting"]  # the lower half: 83, 34 and 31 of 100
     assert (inpainted.before, inpainted.after, inpainted.target) == ("83", "34", "31")
     assert (rows["likelihood"].before, rows["likelihood"].after, rows["likelihood"].target) == ("1.62", "2.31", "2.34")
-    assert overview(probes) == "7 of 7 tests ran: 7 as good as the retrained model, or as chance."
+    counts = "11 rows; the last 7 are probes. 7 of 7 probes ran: 7 as good as the retrained model, or as chance."
+    assert overview(sheet, probes) == counts and len(sheet) == 11
 
 
 def test_amber_parts_are_open_and_green_ones_folded(make_run, tmp_path):
@@ -90,5 +92,7 @@ def test_amber_parts_are_open_and_green_ones_folded(make_run, tmp_path):
     for row in metrics["probes"]["inpainting"]["rows"]:
         row |= {"forget_count": 90, "low": 0.82, "high": 0.95} if row["model"] == "unlearned" else {}
     (folder / "metrics.json").write_text(json.dumps(metrics), "utf-8")
-    tests = dict(re.findall(r'<details class="test" id="(\w+)"( open)?>', render_report(folder).read_text("utf-8")))
+    tests = dict(
+        re.findall(r'<details class="test(?: printed)?" id="(\w+)"( open)?>', render_report(folder).read_text("utf-8"))
+    )
     assert (tests["inpainting"], tests["relearning"], tests["provenance"]) == (" open", "", "")

@@ -25,7 +25,7 @@ def edit(folder, change):
 
 
 def test_alike_runs_are_compared(pair, tmp_path):
-    edit(pair[1], lambda m: m["rows"][3]["pul"].update(value=12.5))
+    edit(pair[1], lambda m: m["rows"][3]["pul"].update(value=12.5, low=10.0))
     found = run(Settings(*pair, output=tmp_path / "c.html"))
     assert found["comparable"] and found["differences"] == []
     assert [each["figures"]["pul"]["value"] for each in found["runs"]][1] == 12.5

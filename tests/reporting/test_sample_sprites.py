@@ -29,14 +29,16 @@ def test_the_sprites_hold_the_very_pixels(make_run, tmp_path, size, channels):
             np.testing.assert_array_equal(drawn[pair.cell], samples.images[pair.index])
 
 
-def test_the_forget_class_comes_first_in_seed_order_then_what_became_it(make_run, tmp_path):
+def test_the_forget_class_comes_first_and_of_it_what_remains_then_what_became_it(make_run, tmp_path):
     data = collect(make_run(tmp_path / "run", n=1000))
     pairs = select_pairs(data)
     was = [pair.was_forget for pair in pairs]
     assert was == sorted(was, reverse=True) and sum(was) == 72 and len(pairs) == 120
     assert all(pair.before == "7" for pair in pairs[:72])
     first = [pair.index for pair in pairs[:72]]
-    assert first == np.flatnonzero(data.original.judge_class == 7)[:72].tolist()
+    was, now = (samples.judge_class == 7 for samples in (data.original, data.unlearned))
+    remaining = np.flatnonzero(was & now).tolist()
+    assert remaining and first == [*remaining, *np.flatnonzero(was & ~now)][:72]
     others = [pair.is_forget for pair in pairs[72:]]
     assert others == sorted(others, reverse=True) and sum(others) == 2
 

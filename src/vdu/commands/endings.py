@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vdu.core.records import read_json
+from vdu.core.records import read_json, sha256_file
 
 __all__ = ["numbers", "words"]
 
@@ -80,7 +80,12 @@ def _answers(folder: Path) -> list[str]:
 
     found = answers(collect(folder))
     width = max(map(len, QUESTIONS.values()))
-    return [f"{QUESTIONS[name]:<{width}}  {answer.title}" for name, answer in found.items()]
+    lines = [f"{QUESTIONS[name]:<{width}}  {answer.title}" for name, answer in found.items()]
+    return [*lines, "Approximate, not certified: evidence about these samples and tests."]
+
+
+def _hash(folder: Path) -> str:
+    return f"SHA-256 of evidence.json, to keep elsewhere: {sha256_file(folder / 'evidence.json')}"
 
 
 def _command(*parts: Any) -> str:
@@ -104,12 +109,13 @@ def _evaluate(settings: Any, result: Result) -> tuple[list[str], str]:
 
 
 def _demo(settings: Any, result: Result) -> tuple[list[str], str]:
-    lines = [*_answers(Path(result["run"])), f"The report: {_page(result['report'])}"]
+    lines = [*_answers(Path(result["run"])), f"The report: {_page(result['report'])}", _hash(Path(result["run"]))]
     return lines, _command("unlearn", "MODEL", "IMAGES") + " (your own model)"
 
 
 def _report(settings: Any, result: Result) -> tuple[list[str], str]:
     lines = [f"The report: {_page(result['report'])}", f"The same for machines: {result['evidence']}"]
+    lines.append(_hash(Path(result["evidence"]).parent))
     return lines, _command("explore", settings.run)
 
 
@@ -162,6 +168,21 @@ def _list(settings: Any, result: Result) -> tuple[list[str], str]:
     return [table(result)], _command("list", "METHOD") + " (its options)"
 
 
+def _verify(settings: Any, result: Result) -> tuple[list[str], str]:
+    """What does not match, each in a line; the conclusion; then a line for each gap."""
+    items = {
+        name: each
+        for name, each in result.items()
+        if name not in {"conclusion", "not covered", "SHA-256 of evidence.json"}
+    }
+    same = [name for name, each in items.items() if each == "matches"]
+    sha256 = result.get("SHA-256 of evidence.json")
+    lines = [f"matches: {'; '.join(same)}"] if same else []
+    lines += [f"{name}: {each}" for name, each in items.items() if each != "matches"]
+    lines += [result["conclusion"]] + ([f"SHA-256 of evidence.json: {sha256}"] if sha256 else [])
+    return [*lines, "Not covered:", *(f"- {each}" for each in result["not covered"])], ""
+
+
 def _values(settings: Any, result: Result) -> tuple[list[str], str]:
     return [f"{name}: {value}" for name, value in result.items()], ""
 
@@ -178,4 +199,5 @@ _WORDS: Mapping[str, Callable[[Any, Result], tuple[list[str], str]]] = {
     "report": _report,
     "sample": _sample,
     "unlearn": _unlearn,
+    "verify": _verify,
 }

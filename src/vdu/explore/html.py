@@ -203,8 +203,8 @@ def draw_answers(
 
     macros: Any = environment().get_template("macros.html.j2").module
     items = Markup("").join(
-        Markup("<li>{}<div><span>{}</span><b>{}</b><small>{}</small></div></li>").format(
-            Markup(macros.badge(found)), questions[name], found.title, found.figure
+        Markup("<li>{}<div><span>{}</span><b>{}</b><small>{}. {}</small></div></li>").format(
+            Markup(macros.badge(found)), questions[name], found.title, found.figure, " ".join(found.limits[:1])
         )
         for name, found in answers.items()
     )

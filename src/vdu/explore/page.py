@@ -67,7 +67,8 @@ class Page:
             '<p><label><input type="checkbox" id="vdu-uncover" autocomplete="off"> Show the unwanted images</label></p>'
         )
         return Markup(
-            "<h1>{}</h1><p>To be forgotten: <b>{}</b>. Each pair starts from the same noise: left the original, right the unlearned "
+            "<h1>{}</h1><p>Approximate, not certified. To be forgotten: <b>{}</b>. Under a picture: the class and, in brackets, how sure "
+            "the classifier is, right or wrong. Each pair starts from the same noise: left the original, right the unlearned "
             "model. Click a pair to see its film<span>; the keys ← and → step through the pairs</span>.</p>{}"
         ).format(self.titles[place], forget_name(data), uncover if needs_cover(data) else "")
 

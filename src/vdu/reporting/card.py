@@ -14,21 +14,34 @@ from typing import Any
 
 from vdu.core.records import atomic_file, passed_over, read_json
 from vdu.reporting.code_texts import source_text
+from vdu.reporting.collect import report_data
+from vdu.reporting.evidence_json import QUESTIONS
+from vdu.reporting.findings.gone import rate_text
 from vdu.reporting.findings.trust import not_tested
 from vdu.reporting.formatting import number
 from vdu.reporting.legacy import current_metrics
+from vdu.reporting.render import answers
 from vdu.reporting.run_comparison import FIGURES as HEADLINES
 from vdu.reporting.run_comparison import ComparedRun, figures
 
-__all__ = ["check_card", "update_card", "write_card"]
+__all__ = ["check_card", "foreign_lines", "update_card", "write_card"]
+
+_UNEXPLAINED = {
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "histogram_distance",
+    "histogram_chance",
+}  # the report has them
 
 TAGS = ["diffusion", "machine-unlearning", "vdu"]
 TEXT = """
 # {title}
 
-{kind} diffusion model after approximate machine unlearning with `vdu`: it was made from a pre-trained model to
-no longer generate the images described below, from those images alone. **Approximate, not certified**: see the evidence
-report of the run for how far it went and what was not tested.
+{kind} diffusion model after approximate machine unlearning with `vdu`. It was made from a pre-trained model to generate the
+images described below less often, not never. **Approximate, not certified**: the evidence report of the run states how far it
+went and what was not tested.
 
 | | |
 |---|---|
@@ -40,8 +53,18 @@ Loads in plain diffusers: `DiffusionPipeline.from_pretrained(...)`.
 TITLE = "Unlearned: "
 TASK = "unconditional-image-generation"
 START, END = "<!-- vdu: figures, written by vdu evaluate -->", "<!-- vdu: end of figures -->"
+_OPENING = re.compile(
+    r"^An? [a-z-]+ diffusion model after approximate machine unlearning with `vdu`.*?(?=\n\n)", re.M | re.S
+)
+_SETTINGS = re.compile(r"^\| settings \| .* \|$", re.M)
 _BLOCK = re.compile(rf"\n*{re.escape(START)}.*?{re.escape(END)}\n*", flags=re.DOTALL)
 FIGURES = """{start}
+## The five answers of the evidence report
+
+| question | answer |
+|---|---|
+{answers}
+
 ## Figures
 
 From {n} images of the model before and {n} after, from the same noise; 95 % intervals in brackets. Judge: {judge}.
@@ -51,7 +74,7 @@ Written by vdu {version}.
 |---|---|
 {rows}
 
-PUL is the percentage of unwanted images that is gone, by counting: {n_original} before, {n_unlearned} after{ceiling}. u-FID is the
+PUL is the percentage of unwanted images that is gone, by counting{ceiling}. u-FID is the
 distance to {reference} on the features of `{features}`, lower is better; the filtered original is the model before with its unwanted
 images thrown away: perfect forgetting without damage. Numbers of another N, judge or sampler cannot be compared with these.
 
@@ -78,13 +101,20 @@ def write_card(folder: Path, inputs: dict[str, Any], method: str, settings: dict
     data = ModelCardData(
         library_name="diffusers", tags=[*_tags(inputs), method], **_known_of_base(inputs["model"]["path"])
     )
-    text = TEXT.format(
+    _write(folder / "README.md", data, _text(inputs, method, settings))
+
+
+def _text(inputs: dict[str, Any], method: str, settings: dict[str, Any]) -> str:
+    """The card without its figures."""
+    told = {
+        name: " ".join(map(str, each)) if isinstance(each, list | tuple) else each for name, each in settings.items()
+    }
+    return TEXT.format(
         title=_inline(_title(inputs["forget"])),
         kind="A class-conditional" if _is_conditional(inputs) else "An unconditional",
         rows="\n".join(f"| {name} | {value} |" for name, value in _rows(inputs, method).items()),
-        settings=_inline(", ".join(f"{name} {value}" for name, value in settings.items() if _told(value))),
+        settings=_inline(", ".join(f"{name} {value}" for name, value in told.items() if _told(value))),
     )
-    _write(folder / "README.md", data, text)
 
 
 def update_card(run_folder: Path | str, metrics: dict[str, Any]) -> Path:
@@ -117,13 +147,18 @@ def update_card(run_folder: Path | str, metrics: dict[str, Any]) -> Path:
     data.eval_results = _results(metrics)
     heading = re.compile(rf"^# {TITLE}.*$", flags=re.MULTILINE)
     text = heading.sub(lambda _: f"# {_inline(title)}", card.text, count=1)
+    written = _text(record["inputs"], *_as_recorded(folder / "config.toml"))
+    for part in (_OPENING, _SETTINGS):  # of another version
+        ours = part.search(written)
+        assert ours is not None
+        text = part.sub(lambda _, new=ours[0]: new, text, count=1)
     kept = _BLOCK.sub("\n", text, count=1)
     _write(path, data, kept.rstrip() + "\n\n" + _figures(folder, record, metrics))
     return path
 
 
 def check_card(run_folder: Path | str) -> Iterator[tuple[str, str | None, str]]:
-    """Compare what the card of a run's pipeline states with ``run.json`` and ``metrics.json``.
+    """Compare every line that vdu wrote into the card of a run's pipeline with ``run.json``, ``config.toml`` and ``metrics.json``.
 
     Args:
         run_folder: the folder of ``vdu unlearn``.
@@ -131,12 +166,11 @@ def check_card(run_folder: Path | str) -> Iterator[tuple[str, str | None, str]]:
     Yields:
         Parts of the card, each as its name, what the card states (None where it does not) and what it should state.
     """
-    from huggingface_hub import ModelCard
-
     folder = Path(run_folder)
-    card = ModelCard((folder / "pipeline/README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    card = _card(folder)
     record, metrics = read_json(folder / "run.json"), current_metrics(read_json(folder / "metrics.json"))
-    for name, expected in _rows(record["inputs"], _as_recorded(folder / "config.toml")[0]).items():
+    rows = _rows(record["inputs"], _as_recorded(folder / "config.toml")[0])
+    for name, expected in rows.items():
         stated = re.search(rf"^\| {name} \| (.*) \|$", card.text, flags=re.MULTILINE)
         yield f"model card, {name}", stated and stated[1], expected
     data: Any = card.data
@@ -147,10 +181,39 @@ def check_card(run_folder: Path | str) -> Iterator[tuple[str, str | None, str]]:
     yield "model card, results in its head", str(results[0]) if results[0] else None, str(results[1])
     block, expected = _BLOCK.search(card.text), _figures(folder, record, metrics)
     text = "" if block is None else block[0]
+    same, others = _written_by(text) == _written_by(expected), _lines(card.text)
+    in_rows = tuple(f"| {name} |" for name in rows)
+    ours = [line for line in _lines_of_vdu(folder, record) if not line.startswith(in_rows)]
+    kept = "\n".join(line for line in ours if line in others)
+    yield "model card, sentences and settings", kept if same else None, "\n".join(ours)
     headline = [text_of.text for name in ("pul", "u_fid") if (text_of := HEADLINES[name][1](metrics)) is not None]
     stated = ", ".join(each for each in headline if f"| {each} |" in text)
     yield "model card, PUL and u-FID", stated if text else None, ", ".join(headline)
-    yield "model card, figures", text.strip() if _written_by(text) == _written_by(expected) else None, expected.strip()
+    yield "model card, figures", text.strip() if same else None, expected.strip()
+
+
+def foreign_lines(run_folder: Path | str) -> list[str]:
+    """The lines of a card, outside its head and its figures, that vdu did not write."""
+    folder = Path(run_folder)
+    if not (folder / "pipeline/README.md").is_file():
+        return []
+    ours = _lines_of_vdu(folder, read_json(folder / "run.json"))
+    return [line for line in _lines(_card(folder).text) if line not in ours and not line.startswith(f"# {TITLE}")]
+
+
+def _card(folder: Path) -> Any:
+    from huggingface_hub import ModelCard
+
+    return ModelCard((folder / "pipeline/README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True)
+
+
+def _lines(text: str) -> list[str]:
+    return [line for each in _BLOCK.sub("\n", text, count=1).splitlines() if (line := each.strip())]
+
+
+def _lines_of_vdu(folder: Path, record: dict[str, Any]) -> list[str]:
+    """The lines without the title, which a person may change."""
+    return _lines(_text(record["inputs"], *_as_recorded(folder / "config.toml")))[1:]
 
 
 def _written_by(text: str) -> str | None:
@@ -215,7 +278,7 @@ def _as_recorded(config: Path) -> tuple[str, dict[str, Any]]:
     import tomllib
 
     values = tomllib.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    told = {name: values[name] for name in ("steps", "batch_size", "learning_rate", "seed") if name in values}
+    told = {name: values[name] for name in ("option", "steps", "batch_size", "learning_rate", "seed") if name in values}
     return str(values.get("method", "unknown")), told
 
 
@@ -250,14 +313,15 @@ def _full(label: str, metrics: dict[str, Any]) -> str:
 
 def _figures(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> str:
     measured = figures(ComparedRun(str(folder), metrics, record))
-    rows = [
-        f"| {_inline(_full(HEADLINES[name][0], metrics))} | {_inline(each.text)} |"
-        for name, each in measured.items()
-        if each
-    ]
-    judge = metrics["judge"]
-    pul = next(row["pul"] for row in metrics["rows"] if row["name"] == "unlearned") or {}
-    protocol = metrics["protocol"]
+    pul = next(row["pul"] for row in metrics["rows"] if row["name"] == "unlearned")
+    texts = {name: each.text for name, each in measured.items() if each and name not in _UNEXPLAINED}
+    if pul:
+        texts["unwanted"] = (
+            f"{pul['n_unlearned']:,}, {rate_text(pul, metrics['n_images'])}; {pul['n_original']:,} before"
+        )
+    rows = [f"| {_inline(_full(HEADLINES[name][0], metrics))} | {_inline(each)} |" for name, each in texts.items()]
+    found = answers(report_data(folder, metrics, record))
+    judge, protocol = metrics["judge"], metrics["protocol"]
     sampler = f"{protocol.get('sampler_scheduler', 'its sampler')}, {protocol.get('sampler_steps', 'unknown')} steps"
     return FIGURES.format(
         start=START,
@@ -269,8 +333,7 @@ def _figures(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> s
             f"{judge['n_held_out']:,} held-out images"
         ),
         rows="\n".join(rows),
-        n_original=pul.get("n_original", "unknown"),
-        n_unlearned=pul.get("n_unlearned", "unknown"),
+        answers="\n".join(f"| {QUESTIONS[name]} | {_inline(each.title)} |" for name, each in found.items()),
         ceiling=f"; this judge could show {number(judge['pul_ceiling'])} % at most",
         reference=_inline(metrics["reference"]["description"]),
         features=metrics["feature_network"].replace("`", "'"),

@@ -65,7 +65,7 @@ _NOT_RUN = {
     "interrupted": "The evaluation was interrupted. Run `vdu evaluate` again.",
 }
 _KEYS = {
-    "learning_rate_is": "learning rate",
+    "learning_rate_is": "learning rate, chosen as",
     "forget_images": "forget images",
     "benign_images": "benign images",
     "evaluation_sampler": "ordinary sampler",
@@ -78,7 +78,7 @@ _KEYS = {
     "floor_u_fid": "distance between two sets of samples of the retrained model",
 }
 _VALUES = {
-    ("optimiser", "adamw_constant_rate"): "AdamW, constant rate, no weight decay, all weights",
+    ("optimiser", "adamw_constant_rate"): "Adam (AdamW without weight decay), constant rate, all weights",
     ("learning_rate_is", "default"): "that of an ordinary fine-tuning",
     ("learning_rate_is", "given"): "the caller's",
     ("batches", "same_for_every_model"): (
@@ -194,8 +194,12 @@ def protocol_facts(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
     """
     found = []
     for key, value in protocol.items():
-        if isinstance(value, str):
-            shown: Any = _VALUES.get((key, value), images_text(value) if key == "images" else value)
+        if value in ([], "", None) or key == "seed":  # nothing to show; derived from the evaluation's seed
+            continue
+        if isinstance(value, float):
+            shown: Any = f"{value:.4g}"
+        elif isinstance(value, str):
+            shown = _VALUES.get((key, value), images_text(value) if key == "images" else value)
         elif key == "images" and isinstance(value, dict):
             shown = {images_text(name): n for name, n in value.items()}
         elif key == "left_out" and isinstance(value, list):

@@ -22,7 +22,7 @@ from vdu.reporting.files import Samples, read_log, read_samples
 from vdu.reporting.legacy import current_metrics, current_run
 from vdu.reporting.records import PROBES, check_metrics
 
-__all__ = ["FORMAT_VERSION", "ReportData", "Samples", "collect", "read_records"]
+__all__ = ["FORMAT_VERSION", "ReportData", "Samples", "collect", "read_metrics", "read_records", "report_data"]
 
 FORMAT_VERSION = 1
 _MAKERS = {
@@ -132,10 +132,34 @@ def read_records(run_dir: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     folder = Path(run_dir)
     _require_files(folder, ("metrics.json", "run.json"))
+    return read_metrics(folder), current_run(_read_versioned(folder / "run.json"))
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read and check ``metrics.json`` alone, as :func:`read_records` does."""
     metrics = current_metrics(_read_versioned(folder / "metrics.json"))
-    run = current_run(_read_versioned(folder / "run.json"))
     check_metrics(metrics, folder / "metrics.json")
-    return metrics, run
+    return metrics
+
+
+def report_data(
+    folder: Path, metrics: dict[str, Any], run: dict[str, Any], warnings: tuple[str, ...] = ()
+) -> ReportData:
+    """What the answers need, from records alone: without images, log and settings.
+
+    Args:
+        folder: the run folder.
+        metrics: as :func:`read_metrics` gives it.
+        run: ``run.json``, or what is known of it.
+        warnings: those of the report.
+
+    Returns:
+        The data, of no image.
+    """
+    import numpy as np
+
+    none = Samples(np.zeros((0, 1, 1, 1), np.uint8), *(np.zeros(0, int) for _ in range(3)))
+    return ReportData(folder, metrics, run, "", (), none, none, _forget_ids(metrics), warnings, ())
 
 
 def _require_files(folder: Path, names: tuple[str, ...]) -> None:

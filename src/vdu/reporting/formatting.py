@@ -8,6 +8,7 @@ from typing import Any
 __all__ = [
     "command",
     "count_word",
+    "date_text",
     "duration",
     "flat",
     "interval",
@@ -119,6 +120,11 @@ def duration(seconds: float) -> str:
         return f"{number(seconds)} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def date_text(date: str | None) -> str:
+    """An ISO date in UTC to the minute: ``"2026-11-28T13:34:06+00:00" → "2026-11-28 13:34 UTC"``; None is not recorded."""
+    return "not recorded" if date is None else f"{date[:16].replace('T', ' ')} UTC" if "T" in date else date
 
 
 def command(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the report is about: its date and id, the model, the method in words, how far the run went, and who answers for it.
+"""What the report is about: its dates, the models, the method in words, how far the run went, and who answers for it.
 
 NOT guaranteed: any of it beyond what the run recorded. ``by`` is what the caller said.
 """
@@ -38,8 +38,10 @@ class Masthead:
     Attributes:
         id: the first 8 digits of the SHA-256 of the unlearned weights.
         date: of the evaluation, or of the run, UTC (ISO 8601).
+        unlearned_date: of the run, where the evaluation has a date of its own.
         by: the person or team that answers for the report.
         model: name of the original.
+        original_id: the first 8 digits of the SHA-256 of its weights.
         method: name of the method that was used.
         method_words: what it does; empty for a method that is not built in.
         steps: optimiser steps taken.
@@ -49,8 +51,10 @@ class Masthead:
 
     id: str
     date: str | None
+    unlearned_date: str | None
     by: str | None
     model: str
+    original_id: str
     method: str | None
     method_words: str
     steps: int | None
@@ -76,13 +80,15 @@ def masthead(data: ReportData, by: str | None = None) -> Masthead:
     settings, run = data.settings, data.run
     stopped = stopping(data) or {}
     last = max((record["step"] for record in data.log if isinstance(record["step"], int)), default=None)
-    sha256 = (_dict(run.get("pipeline"))).get("sha256") or data.metrics["protocol"].get("unlearned_sha256")
-    method = settings.get("method")
+    protocol, original = data.metrics["protocol"], _dict(_dict(run.get("inputs")).get("model"))
+    method, evaluated = settings.get("method"), _date(data.metrics.get("date"))
     return Masthead(
-        id=sha256[:8] if isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256) else "not recorded",
-        date=_date(data.metrics.get("date")) or _date(run.get("date")),
+        id=_id(_dict(run.get("pipeline")).get("sha256") or protocol.get("unlearned_sha256")),
+        date=evaluated or _date(run.get("date")),
+        unlearned_date=_date(run.get("date")) if evaluated and run.get("verb") == "unlearn" else None,
         by=by,
-        model=_model_name(_dict(_dict(run.get("inputs")).get("model")).get("path")),
+        model=_model_name(original.get("path")),
+        original_id=_id(original.get("sha256") or protocol.get("original_sha256")),
         method=method if isinstance(method, str) else None,
         method_words=method_words(method if isinstance(method, str) else None),
         steps=stopped.get("step", last),
@@ -93,6 +99,10 @@ def masthead(data: ReportData, by: str | None = None) -> Masthead:
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _id(sha256: Any) -> str:
+    return sha256[:8] if isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256) else "not recorded"
 
 
 def _date(value: Any) -> str | None:

@@ -95,7 +95,8 @@ def provenance(data: ReportData) -> dict[str, list[tuple[str, str]]]:
     found["Data"].append(("reference", f"{reference['description']}, {reference['n_images']:,} images"))
     found["Measuring"].append(("feature network", str(metrics["feature_network"])))
     found["Files"] = [(name, sha256_file(data.run_dir / name)) for name in READ_FILES]
-    return {name: facts for name, facts in found.items() if facts}
+    stated = {name: [fact for fact in facts if fact[1]] for name, facts in found.items()}
+    return {name: facts for name, facts in stated.items() if facts}
 
 
 def _words(name: str) -> str:

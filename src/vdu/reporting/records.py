@@ -233,6 +233,7 @@ class Probes(TypedDict, total=False):
 
 
 PROBES = tuple(Probes.__annotations__)
+_PERCENTILES = {"auc", "tpr_at_1_fpr"}  # of resamples, which need not contain the value
 
 
 class Row(TypedDict):
@@ -412,10 +413,12 @@ class Shift(TypedDict):
 
 
 class About(TypedDict):
-    """What the report is about; null: the run did not record it. ``date``: of the evaluation, UTC (ISO 8601)."""
+    """What the report is about; null: the run did not record it. Dates are UTC (ISO 8601); ``date``: of the evaluation."""
 
     id: str
     date: str | None
+    unlearned_date: NotRequired[str | None]
+    original_id: NotRequired[str]
     by: str | None
     model: str
     method: str | None
@@ -426,10 +429,11 @@ class About(TypedDict):
 
 
 class Made(TypedDict):
-    """How the report was made: the version of vdu that wrote it, and whether the unwanted images are in it."""
+    """How the report was made: the version of vdu that wrote it, whether the unwanted images are in it, and its number."""
 
     vdu: str
     unwanted_images: Literal["shown", "hidden"]
+    number: NotRequired[str]
 
 
 class Provenance(TypedDict):
@@ -497,9 +501,10 @@ def check_metrics(metrics: Any, path: Path) -> None:
         path: where it came from, for the message.
 
     Raises:
-        InputError: if a value is missing or of another kind, or if lengths that belong together differ.
+        InputError: if a value is missing or of another kind, if lengths that belong together differ, or if a value lies outside its
+            own interval.
     """
-    found = problem(metrics, Metrics) or _length_problem(metrics)
+    found = problem(metrics, Metrics) or _length_problem(metrics) or _interval_problem(metrics)
     if found:
         raise InputError(f"{path}: {found}. Run `vdu evaluate` again.")
 
@@ -518,3 +523,24 @@ def _length_problem(metrics: dict[str, Any]) -> str | None:
     if not any(row["name"] == "unlearned" for row in metrics["rows"]):
         return f"rows are {[row['name'] for row in metrics['rows']]}, expected one named 'unlearned'"
     return None
+
+
+def _interval_problem(value: Any, place: str = "") -> str | None:
+    """The first value outside its own interval; a share of counts is one too."""
+    if isinstance(value, list):
+        return next(
+            (found for i, each in enumerate(value) if (found := _interval_problem(each, f"{place}[{i}]"))), None
+        )
+    if not isinstance(value, dict):
+        return None
+    if {"low", "high"} <= set(value):
+        mean = value.get("value", value.get("distance"))
+        if mean is None and value.get("n_images"):
+            mean = value.get("forget_count", 0) / value["n_images"]
+        slack = 1e-6 * max(1.0, abs(value["high"]))  # of rounding
+        if mean is not None and not value["low"] - slack <= mean <= value["high"] + slack:
+            return f"{place} is {mean:g}, outside its own interval, {value['low']:g} to {value['high']:g}"
+    inside = ((key, each) for key, each in value.items() if key not in _PERCENTILES)
+    return next(
+        (found for key, each in inside if (found := _interval_problem(each, f"{place}.{key}".lstrip(".")))), None
+    )

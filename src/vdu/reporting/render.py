@@ -37,7 +37,7 @@ from vdu.reporting.findings.reliability import retrained_doubt
 from vdu.reporting.findings.rest import find_rest, rest_answer
 from vdu.reporting.findings.thresholds import SENTENCES
 from vdu.reporting.findings.trust import asked_rows, find_trust, not_tested, trust_answer
-from vdu.reporting.formatting import command, duration, interval, number, p_value, percent
+from vdu.reporting.formatting import command, date_text, duration, interval, number, p_value, percent
 from vdu.reporting.masthead import Masthead, masthead
 from vdu.reporting.probe_tables import probe_tables
 from vdu.reporting.provenance import provenance
@@ -47,7 +47,7 @@ from vdu.reporting.sample_sprites import COLUMNS, make_sprites, needs_cover, sel
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["answers", "environment", "make_report", "render_report", "template"]
+__all__ = ["answers", "environment", "make_report", "render_report", "template", "without_paths"]
 
 _SHOWN_FIRST = 24
 
@@ -100,12 +100,16 @@ def make_report(
     doubt = retrained_doubt(data)
     if doubt:
         data = replace(data, warnings=(*data.warnings, doubt))
-    shown = _without_paths(data) if hide_forgotten else data
+    shown = without_paths(data) if hide_forgotten else data
     found, probes = answers(shown), attempt_answers(shown) | inside_answers(shown)
     about = masthead(shown, by)
-    context = _context(shown, about, found, probes, hide_forgotten)
+    machine = evidence(shown, about, found, probes, hide_forgotten=hide_forgotten)
+    context = _context(shown, about, found, probes, hide_forgotten) | {
+        "report": machine["provenance"]["report"]["number"]
+    }
     page = environment().get_template("report.html.j2").render(context).encode()
-    return page, evidence(shown, about, found, probes, page=sha256_bytes(page), hide_forgotten=hide_forgotten)
+    machine["provenance"]["page"] = sha256_bytes(page)
+    return page, machine
 
 
 def template(name: str) -> str:
@@ -134,6 +138,7 @@ def environment() -> "Environment":
         note=row_note,
         source=source_text,
         attack=attack_text,
+        date=date_text,
     )
     return made
 
@@ -157,7 +162,7 @@ def answers(data: ReportData) -> dict[str, Answer]:
     }
 
 
-def _without_paths(data: ReportData) -> ReportData:
+def without_paths(data: ReportData) -> ReportData:
     """The same run with every absolute path in its texts cut to its last name; the folder itself stays readable."""
 
     def cut(value: Any) -> Any:
@@ -182,14 +187,15 @@ def _context(
     style, more_style, script = map(template, ("report.css", "answers.css", "report.js"))
     pairs = select_pairs(data)
     sprites = make_sprites(data, pairs, hide_forgotten=hide_forgotten)
+    sheet = result_sheet(data, found, probes)
     groups = [[pair for pair in pairs if pair.was_forget is was] for was in (True, False)]
     return {
         "data": data,
         "metrics": data.metrics,
         "about": about,
         "rows": asked_rows(data.metrics, about.method),
-        "sheet": result_sheet(data, found, probes),
-        "overview": overview(probes),
+        "sheet": sheet,
+        "overview": overview(sheet, probes),
         "covered": not hide_forgotten and needs_cover(data),
         "answers": found,
         "doubt": retrained_doubt(data),

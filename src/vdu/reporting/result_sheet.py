@@ -15,7 +15,7 @@ from vdu.reporting.findings.class_shifts import retrained_counts
 from vdu.reporting.findings.gone import find_gone
 from vdu.reporting.findings.inside import Inside, find_inside
 from vdu.reporting.findings.reliability import retrained_doubted, retrained_left
-from vdu.reporting.findings.rest import RestFinding, distance_reason, find_rest
+from vdu.reporting.findings.rest import Rest, RestFinding, distance_reason, find_rest
 from vdu.reporting.formatting import interval, number
 from vdu.reporting.rates import measured
 
@@ -71,14 +71,14 @@ class SheetRow:
     reading: str
 
 
-def overview(probes: Mapping[str, Answer]) -> str:
-    """How many tests ran and how they ended: ``"7 tests ran: 5 …, 2 undecided"``."""
+def overview(rows: list[SheetRow], probes: Mapping[str, Answer]) -> str:
+    """How many rows and probes there are, and how the probes ended: ``"11 rows. 7 of 7 probes ran: 5 …, 2 undecided."``."""
     levels = Counter(found.level for found in probes.values() if found.code != Attempt.NOT_TESTED.code)
     if not levels:
-        return "No test was run."
+        return f"{len(rows)} rows. No probe was run."
     parts = ", ".join(f"{levels[level]} {words}" for level, words in _READINGS.items() if levels[level])
     n = sum(levels.values())
-    return f"{n} of {len(TESTS)} tests ran: {parts}."
+    return f"{len(rows)} rows; the last {len(TESTS)} are probes. {n} of {len(TESTS)} probes ran: {parts}."
 
 
 def result_sheet(data: ReportData, answers: Mapping[str, Answer], probes: Mapping[str, Answer]) -> list[SheetRow]:
@@ -110,7 +110,7 @@ def _gone(data: ReportData, found: Answer) -> SheetRow:
         f"{pul['n_original']:,}" if pul else "",
         f"{pul['n_unlearned']:,}" if pul else "",
         "" if beside is None else f"{beside:,}",
-        f"share gone {_ends(pul, 1)} %" if pul else "",
+        f"{_ends(pul, 1)} % gone" if pul else "",
         found.level,
         found.title.split(":")[0],
     )
@@ -120,10 +120,11 @@ def _rest(data: ReportData) -> list[SheetRow]:
     rest, retrained = find_rest(data), data.row("retrained") or {}
     target = None if retrained_doubted(data) else retrained.get("u_fid")
     distance = distance_reason(data, rest)
+    reading = "No measurable loss of quality on average" if distance is Rest.NO_DAMAGE else distance.title.split(":")[0]
     rows = [
         SheetRow(
             "rest", "Distance to the reference (u-FID)", "before: without its unwanted images", _value(rest.floor),
-            _value(rest.unlearned), _value(target), _ends(rest.unlearned), distance.level, distance.title.split(":")[0],
+            _value(rest.unlearned), _value(target), _ends(rest.unlearned), distance.level, reading,
         ),
         *_class_row(data, rest),
     ]  # fmt: skip
@@ -153,7 +154,7 @@ def _class_row(data: ReportData, rest: RestFinding) -> list[SheetRow]:
     return [
         SheetRow(
             "rest", f"Images of “{shift.name}”", "the kept class that changed most clearly; before: expected",
-            f"{histogram['expected'][i]:,.1f}", f"{histogram['unlearned'][i]:,}", "" if beside is None else f"{beside[i]:,}",
+            f"about {histogram['expected'][i]:,.0f}", f"{histogram['unlearned'][i]:,}", "" if beside is None else f"{beside[i]:,}",
             "", level, word,
         )
     ]  # fmt: skip

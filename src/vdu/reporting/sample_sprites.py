@@ -1,7 +1,7 @@
 """Which image pairs are shown, and their pixels: two PNG sprites, one before and one after, cell k of both is pair k.
 
-Order: pairs where the original made the forget class come first, in seed order (nothing is picked by eye); then other
-pairs: those that became the forget class, then the rest in seed order.
+Order: pairs where the original made the forget class come first, those that remain before the others; then other pairs: those that
+became the forget class before the rest. Each part is in seed order (nothing is picked by eye).
 
 Hiding is done to the pixels: an image is averaged down to 2 × 2 blocks (3 × 3 from 24 pixels on) before it is
 embedded, so the page holds no more of it than is seen. NOT guaranteed: that the judge recognises every unwanted image;
@@ -96,7 +96,7 @@ def select_pairs(data: ReportData) -> list[Pair]:
 
     was, now = (np.isin(samples.judge_class, data.forget_ids) for samples in (data.original, data.unlearned))
     limit = min(_MAX_PAIRS, _PIXEL_BUDGET // (2 * _shrink(data.original.images[:1]).nbytes))
-    first = np.flatnonzero(was)[: limit * 3 // 5]
+    first = np.concatenate([np.flatnonzero(was & now), np.flatnonzero(was & ~now)])[: limit * 3 // 5]
     others = np.concatenate([np.flatnonzero(~was & now), np.flatnonzero(~was & ~now)])
     chosen = [*first, *others[: limit * 2 // 5 if len(first) else limit]]
     return [_pair(data, int(i), cell, bool(was[i]), bool(now[i])) for cell, i in enumerate(chosen)]

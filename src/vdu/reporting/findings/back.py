@@ -8,6 +8,7 @@ neither good nor bad. Undecided parts leave it "mixed" if others are good and "u
 NOT guaranteed: that another attack, more steps, more images or another learning rate would not bring it back.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +26,6 @@ from vdu.reporting.findings.attempts import (
 )
 from vdu.reporting.findings.gone import GoneFinding
 from vdu.reporting.findings.reliability import retrained_doubted
-from vdu.reporting.findings.thresholds import THRESHOLDS
 from vdu.reporting.formatting import count_word
 from vdu.reporting.rates import difference, measured, why_not
 
@@ -148,11 +148,9 @@ def _lower(text: str) -> str:
 
 def _figure(found: BackFinding, parts: dict[str, Answer]) -> str:
     if found.reason in {Back.NO_FASTER, Back.NO_FASTER_SOME_UNDECIDED}:
-        margin = 100 * THRESHOLDS["lead_margin_share"]
-        return (
-            f"not measurably faster than that model in {found.n_good} of {len(ATTEMPTS)} tests: a lead of more than {margin:.0f} "
-            "percentage points is excluded, a smaller one is not"
-        )
+        n, lead = len(ATTEMPTS), max(each.lead for each in found.attempts.values() if each.level == "good")
+        tests = f"any of {n} tests" if found.n_good == n else f"{found.n_good} of {n} tests"
+        return f"not measurably more than in that model in {tests}; leads above {math.ceil(lead)} percentage points are excluded here"
     shown = [f"{ATTEMPTS[name]}: {parts[name].figure}" for name in found.deciding[:2]]
     more = [f"and {len(found.deciding) - 2} more"] if len(found.deciding) > 2 else []
     return "; ".join([*shown, *more]) or "see the first answer"

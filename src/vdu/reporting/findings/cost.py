@@ -85,6 +85,7 @@ def cost_answer(data: ReportData, found: CostFinding) -> Answer:
         f"{machine}{cores}.{reused} Measuring took another {duration(found.measuring_seconds)}."
     )
     more = f", {found.reused:,} more reused" if found.reused else ""
+    plus = ", plus reused work" if found.reused else ""
     figure = f"{passes}{more}; measuring took another {duration(found.measuring_seconds)}"
     limit = f"On {machine}{cores}; training the original, and any other attempts, are not in it."
-    return Answer("fact", "cost", f"{duration(found.seconds)} to forget", figure, text, (limit,))
+    return Answer("fact", "cost", f"{duration(found.seconds)} to forget{plus}", figure, text, (limit,))

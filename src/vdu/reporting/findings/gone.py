@@ -26,8 +26,9 @@ from vdu.reporting.findings.reliability import (
 )
 from vdu.reporting.findings.thresholds import THRESHOLDS
 from vdu.reporting.formatting import percent, percent_interval
+from vdu.reporting.rates import wilson
 
-__all__ = ["Gone", "GoneFinding", "find_gone", "gone_answer"]
+__all__ = ["Gone", "GoneFinding", "find_gone", "gone_answer", "rate_text"]
 
 
 class Gone(Reason):
@@ -95,7 +96,7 @@ def gone_answer(data: ReportData, found: GoneFinding) -> Answer:
         text = "This run has no share gone (PUL) for the unlearned model."
         return Answer.of(found.reason, "share gone (PUL) not known", text)
     value, most = percent_interval(pul), data.metrics["judge"]["pul_ceiling"]
-    figure = f"share gone (PUL) {value}"
+    figure = f"{pul['n_unlearned']:,} of {n_images} outputs = {rate_text(pul, data.metrics['n_images'])}; share gone (PUL) {value}"
     if found.second is not None:
         figure += f"; by the second classifier {percent_interval(found.second)}"
     text = (
@@ -109,11 +110,22 @@ def gone_answer(data: ReportData, found: GoneFinding) -> Answer:
     return replace(Answer.of(found.reason, figure, text, _limits(data, found, pul)), title=_title(data, found, pul))
 
 
+def rate_text(pul: dict[str, Any], n_images: int) -> str:
+    """The unwanted images as a share of all outputs, with its 95 % interval: ``"0.8 % (0.3 to 2.0 %)"``."""
+    rate = wilson(pul["n_unlearned"], n_images)
+    return f"{percent(100 * rate.value)} ({rate.ends})"
+
+
 def _title(data: ReportData, found: GoneFinding, pul: dict[str, Any]) -> str:
     before, after, beside = pul["n_original"], pul["n_unlearned"], retrained_left(data)
     start = "Gone from these samples" if found.reason is Gone.AT_CEILING and after == 0 else found.reason.title
-    left = f"{after:,} of {before:,} remain" if after <= before else f"{before:,} before, {after:,} after"
-    return f"{start}: {left}" + ("" if beside is None else f" (a model that never saw it: {beside:,})")
+    fit = " to ".join(f"{max(0, before * (1 - pul[end] / 100)):,.0f}" for end in ("high", "low"))
+    left = (
+        f"{after:,} of {before:,} remain ({fit} would fit)"
+        if after <= before
+        else f"{before:,} before, {after:,} after"
+    )
+    return f"{start}: {left}" + ("" if beside is None else f"; a model that never saw it makes {beside:,}")
 
 
 def _limits(data: ReportData, found: GoneFinding, pul: dict[str, Any]) -> tuple[str, ...]:

@@ -211,7 +211,7 @@ def rest_answer(data: ReportData, found: RestFinding) -> Answer:
         answer = Answer.of(found.reason, "distance to the reference not known", text + _class_text(data, found), limits)
         return replace(answer, title=title) if found.fallen else answer
     ours, theirs, reference = value_interval(found.unlearned), value_interval(found.floor), _reference(data)
-    figure = f"distance to {reference} (u-FID) {ours}; of the original without its unwanted images {theirs}"
+    figure = f"distance to {reference} (u-FID) {ours}, of the original without its unwanted images {theirs}"
     text = (
         f"The distance to {reference} (u-FID) is {ours}, against {theirs} for the filtered original: the original with its "
         "unwanted images thrown away. Lower is better."
@@ -219,16 +219,18 @@ def rest_answer(data: ReportData, found: RestFinding) -> Answer:
     text += _class_text(data, found)
     if (worse := found.worse_likelihood) is not None:
         more = f"{value_interval(worse)} bits/dim"
-        figure = f"kept images cost {more} more than in the retrained model; {figure}"
+        figure = f"kept images are less likely than in the retrained model; {figure}"
         text += f" Image by image, {images_text(worse['images'])} cost {more} more than in the retrained model."
     if found.moved is not None:
         factor, level = found.moved
-        figure = f"at noise level ᾱ = {number(level)} the predictions are {factor:.1f} × as far from the retrained model's; {figure}"
+        figure = f"on noisy kept images, predictions are {factor:.1f} × as far from the retrained model's as the original's; {figure}"
         text += (
             f" On noisy kept images (ᾱ = {number(level)}) the predictions are {factor:.1f} times as far from the retrained model's "
             "as the original's are."
         )
     figure = "; ".join([*_class_figures(data, found), figure])
+    if found.fallen:  # the first line says it; the others are in the text
+        figure = "; ".join(figure.split("; ")[:2])
     return Answer(found.reason.level, found.reason.code, title, figure, text, limits)
 
 
@@ -247,16 +249,20 @@ def _class_figures(data: ReportData, found: RestFinding) -> list[str]:
     if shown is None:
         return []
     i = data.classes.index(shown)
-    figure = f"“{shown}”: {histogram['unlearned'][i]:,} made, {histogram['expected'][i]:,.1f} expected"
-    if (beside := retrained_counts(data)) is not None:
-        figure += f", {beside[i]:,} by the retrained model"
+    got, want, beside = histogram["unlearned"][i], histogram["expected"][i], retrained_counts(data)
+    figure = f"{got:,} made, about {want:,.0f} expected" + (
+        "" if beside is None else f", {beside[i]:,} by the retrained model"
+    )
     if found.fallen:
-        worst = found.fallen[0]
-        return [
-            f"{figure}; {worst.lost:,} starting noises lost it, {worst.gained:,} gained it (p = {p_value(worst.p)})"
-        ]
+        fewer = (
+            f"about {percent(100 * (1 - got / want), 0)} fewer “{shown}” than expected" if got < want else f"“{shown}”"
+        )
+        return [f"{fewer} ({figure})"]
     least = _least(found)
-    return [f"most changed {figure}", *([f"smallest detectable loss of a class: {least}"] if least else [])]
+    return [
+        f"most changed: “{shown}” ({figure})",
+        *([f"a loss of {least} of a class would be noticed"] if least else []),
+    ]
 
 
 def _least(found: RestFinding) -> str:

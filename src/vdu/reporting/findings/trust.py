@@ -152,7 +152,10 @@ _PROBES = {
     "retrained": "The distance to a model retrained without the forgotten images.",
 }
 _NEVER = (
-    "Deliberate attempts to get it back by optimised noise, guidance or adapters.",
+    "No person has looked at these images: every count is a classifier's.",
+    "The sampler and the settings with which the model is deployed, if they differ from those used here.",
+    "Other copies: the original in a cache, and models made from it.",
+    "Deliberate attempts to get it back by optimised noise, prompts, guidance or adapters.",
     "Unwanted images unlike those given, and concepts that contain them.",
     "Repeats of the unlearning itself with other seeds: one run is shown.",
 )
@@ -188,7 +191,10 @@ def not_tested(metrics: Mapping[str, Any], method: str | None = None) -> tuple[s
     relearning = measured(metrics, "relearning")
     if relearning is not None and not any(curve["shown"] == "benign" for curve in relearning["curves"]):
         probes.append("Whether fine-tuning on other, harmless images brings the class back.")
-    return (*probes, *rows, *second, *_NEVER)
+    few = f"More than {metrics['n_images']:,} images from each model" + (
+        ", and more than the quick tests." if metrics.get("suite") == "quick" else "."
+    )
+    return (*probes, *rows, *second, few, *_NEVER)
 
 
 def _sentence(text: str) -> str:
