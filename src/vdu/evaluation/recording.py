@@ -156,6 +156,7 @@ def evaluate_pair(
     sets = _sets(first.denoiser, options.forget_prompt, (), options)
     classes = _classes(options, sets, list(options.forget_class))
     if sets is None:
+        assert forget is not None  # see require_one_subject
         images, about = unwanted_images(forget, first.denoiser.image_shape, options.forget_class)
     else:
         images, about = images_of_prompts(forget, first.denoiser, sets, options)

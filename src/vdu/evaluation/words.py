@@ -16,7 +16,7 @@ Not guaranteed: that the judge is right; that a prompt asks for what its words n
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -190,7 +190,9 @@ def _unlearning(who: str, view: _View, judging: Judging) -> AccuracyRecord:
     return AccuracyRecord("UA", who, judging.name, Counted.of(gone), rank)
 
 
-def _retention(name: str, judge: str, views: Mapping[str, Mapping[str, _View]]) -> list[AccuracyRecord]:
+def _retention(
+    name: Literal["IRA", "CRA"], judge: str, views: Mapping[str, Mapping[str, _View]]
+) -> list[AccuracyRecord]:
     """One row per model, over all kept prompts that ask for one of the judge's classes; none if no prompt does."""
     found = []
     for who in dict.fromkeys(who for by_model in views.values() for who in by_model):

@@ -12,7 +12,6 @@ Not guaranteed: that more steps, other images or another start do not succeed.
 
 from typing import Any
 
-from vdu.core.types import Denoiser
 from vdu.probes.attack import AskedWith, attacked, optimised, shown_images
 from vdu.probes.context import ProbeContext, not_run
 
@@ -35,7 +34,7 @@ def probe(case: ProbeContext, *, n_images: int = 200, steps: int = 400, learning
         return not_run("no_words")
     images = shown_images(case, "inversion")
 
-    def inverted(who: str, model: Any) -> Denoiser:
+    def inverted(who: str, model: Any) -> Any:
         start = model.condition([None])
         found = optimised(
             case, model, start, images, steps=steps, learning_rate=learning_rate, title=f"inversion: {who}, fitting"

@@ -10,7 +10,6 @@ Not guaranteed: that more steps or other images do not succeed.
 
 from typing import Any
 
-from vdu.core.types import Denoiser
 from vdu.probes.attack import AskedWith, attacked, optimised, shown_images
 from vdu.probes.context import ProbeContext, not_run
 
@@ -33,7 +32,7 @@ def probe(case: ProbeContext, *, n_images: int = 200, steps: int = 100, learning
         return not_run("no_words")
     images, prompts = shown_images(case, "soft prompt"), case.original.class_names
 
-    def softened(who: str, model: Any) -> Denoiser:
+    def softened(who: str, model: Any) -> Any:
         start = model.condition(list(prompts))
         found = optimised(
             case, model, start, images, steps=steps, learning_rate=learning_rate, title=f"soft prompts: {who}, fitting"

@@ -7,7 +7,7 @@ from typing import Any
 
 from vdu.reporting.collect import ReportData
 from vdu.reporting.formatting import count_word
-from vdu.reporting.rates import Rate
+from vdu.reporting.rates import Rate, difference
 
 __all__ = ["ACCURACIES", "accuracies", "asked_tables", "retained_less"]
 
@@ -39,11 +39,11 @@ def accuracies(data: ReportData) -> dict[str, dict[str, Rate]]:
 
 
 def retained_less(data: ReportData) -> tuple[str, Rate, Rate] | None:
-    """The retain accuracy that fell beyond chance, against the filtered original: its name and both rates; None if none did."""
+    """The retain accuracy that fell below the original's beyond chance: its name, and both rates; None if none did."""
     for name, by_model in accuracies(data).items():
-        ours, floor = by_model.get("unlearned"), by_model.get("filtered_original")
-        if name != "UA" and ours is not None and floor is not None and ours.high < floor.low:
-            return name, ours, floor
+        ours, before = by_model.get("unlearned"), by_model.get("original")
+        if name != "UA" and ours is not None and before is not None and difference(ours, before)[1] < 0:
+            return name, ours, before
     return None
 
 

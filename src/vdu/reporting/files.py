@@ -85,7 +85,8 @@ def read_samples(path: Path, n_classes: int) -> Samples:
             f"{path}: judge_class runs from {judged.min()} to {judged.max()}; metrics.json names {n_classes} classes. "
             "Run `vdu evaluate` again so that both come from one judge."
         )
-    return Samples(images.transpose(0, 2, 3, 1), *(arrays[key] for key in _SAMPLE_KEYS[1:]), arrays.get("asked"))
+    seeds, judged, confidence = (arrays[key] for key in _SAMPLE_KEYS[1:])
+    return Samples(images.transpose(0, 2, 3, 1), seeds, judged, confidence, arrays.get("asked"))
 
 
 def read_log(path: Path) -> tuple[tuple[dict[str, Any], ...], list[str]]:

@@ -129,16 +129,17 @@ def _accuracies(data: ReportData) -> list[SheetRow]:
     rows, less = [], retained_less(data)
     for name, by_model in accuracies(data).items():
         ours, floor = by_model["unlearned"], by_model.get("filtered_original")
-        cells = [
-            f"{percent(100 * rate.value)}" if (rate := by_model.get(model)) else ""
+        before, after, target = (
+            percent(100 * rate.value) if (rate := by_model.get(model)) else ""
             for model in ("original", "unlearned", "retrained")
-        ]
+        )
         about = f"of {ours.total:,} images" + (
             "" if floor is None else f"; filtered original {percent(100 * floor.value)}"
         )
-        level: Level = "mixed" if less is not None and less[0] == name else "fact"
-        reading = "Below the filtered original" if level == "mixed" else "A rate; no verdict"
-        rows.append(SheetRow("asked", ACCURACIES[name], about, *cells, ours.ends, level, reading))
+        fell = less is not None and less[0] == name
+        level: Level = "mixed" if fell else "fact"
+        reading = "Fell" if fell else "A rate; no verdict"
+        rows.append(SheetRow("asked", ACCURACIES[name], about, before, after, target, ours.ends, level, reading))
     return rows
 
 
