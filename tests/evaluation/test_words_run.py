@@ -10,7 +10,11 @@ from tests.evaluation.conftest import PixelJudge
 import tiny_pipelines
 from vdu.core.errors import InputError
 from vdu.diffusion.sampling import Sampler
+from vdu.evaluation import recording as evaluation
 from vdu.evaluation.api import evaluate
+from vdu.explore.film import denoise
+from vdu.explore.open_run import Checkpoint, open_run
+from vdu.explore.tradeoff import _bench, _measured, measure_checkpoints
 from vdu.judges.judging import Judging
 from vdu.unlearning.unlearn import unlearn
 
@@ -42,6 +46,7 @@ def folders(tmp_path_factory):
         with torch.no_grad():
             pipeline.unet.conv_in.weight.mul_(scale)
         pipeline.save_pretrained(place / name)
+    (place / "after" / "vdu.json").write_text('{"prompts": ["a fox"]}')  # its own prompts do not matter
     return place
 
 
@@ -85,11 +90,11 @@ def test_two_pipelines_are_compared_in_words(folders, judged, tmp_path):
     assert "“cat” in" in found.gone.title and (tmp_path / "out" / "config.toml").read_text().count("forget_prompt") == 1
 
 
-def test_a_run_knows_its_prompts_and_its_guidance(folders, judged, tmp_path):
+def test_a_run_knows_its_prompts_and_is_explored_by_them(folders, judged, tmp_path, monkeypatch):
     sampler = Sampler("ddim", 1, microbatch_size=30, guidance_scale=2.0)
     unlearn(
-        folders / "before", "ascent", forget_prompt="cat", keep_prompts=["dog", "tree"], steps=1, batch_size=4, learning_rate=1e-3,
-        sampler=sampler, folder=tmp_path / "run", progress=None,
+        folders / "before", "ascent", forget_prompt="cat", keep_prompts=["dog", "tree"], steps=3, batch_size=4, learning_rate=1e-3,
+        sampler=sampler, folder=tmp_path / "run", progress=None, checkpointing_steps=1, checkpoints_total_limit=3,
     )  # fmt: skip
     found = evaluate(tmp_path / "run", **QUICK)
     words = found.record.words
@@ -98,8 +103,19 @@ def test_a_run_knows_its_prompts_and_its_guidance(folders, judged, tmp_path):
         ("cat",),
         ("dog", "tree"),
     )
-    protocol = json.loads((tmp_path / "run" / "metrics.json").read_text())["protocol"]
-    assert protocol["sampler_guidance_scale"] == 2.0
+    opened = open_run(tmp_path / "run")
+    assert opened.sampler == sampler
+    row = int(torch.tensor(opened.data.original.asked).argmax())
+    assert opened.data.asked(row) == "tree"
+    *_, last = denoise(opened.unlearned, int(opened.data.original.seeds[row]), sampler, "tree")
+    assert abs(last.expected.astype(int) - opened.data.unlearned.images[row]).max() <= 3  # another micro-batch
+    monkeypatch.setattr("vdu.explore.tradeoff.find_judges", evaluation.find_judges)
+    *_, curve = measure_checkpoints(opened)
+    points = {name: point.pul["n_unlearned"] for name, point in curve.points.items() if point.pul}
+    final = Checkpoint("again", 3, "key", None)
+    bench_again = _measured(opened, _bench(opened), final)  # the final model, measured as a checkpoint
+    assert set(points) == {"checkpoint-1", "checkpoint-2", "final"}
+    assert bench_again.pul == curve.points["final"].pul and bench_again.u_fid == curve.points["final"].u_fid
 
 
 def test_words_that_do_not_fit_are_refused(folders, pair, pixel_judge):

@@ -98,7 +98,8 @@ def test_pairs_are_grouped_by_what_was_asked(in_words):
     assert [pair.first for pair in pairs] == sorted((pair.first for pair in pairs), reverse=True)
     assert all(pair.asked == ASKED[asked[pair.index]] for pair in pairs)
     assert (
-        list(group_names(data))[0] == "asked for {}" and group_names(data)["asked for {}"] == f"asked for seven ({N})"
+        next(iter(group_names(data))) == "asked for {}"
+        and group_names(data)["asked for {}"] == f"asked for seven ({N})"
     )
     rows = select_pairs(data, "all", asked=3)
     assert sorted(rows.tolist()) == np.flatnonzero(asked == 3).tolist()

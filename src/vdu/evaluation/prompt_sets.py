@@ -102,8 +102,22 @@ def label_sets(model: PipelineDenoiser, classes: Sequence[str]) -> PromptSets | 
 
 
 def asking(model: PipelineDenoiser, prompts: Sequence[str]) -> PipelineDenoiser:
-    """The same text-to-image model, whose samples are drawn under other prompts, each as often as the others."""
-    assert isinstance(model, TextDenoiser)
+    """The same text-to-image model, whose samples are drawn under other prompts, each as often as the others.
+
+    Args:
+        model: the model.
+        prompts: at least one.
+
+    Returns:
+        The model under these prompts.
+
+    Raises:
+        InputError: if it is not asked in words.
+    """
+    if not isinstance(model, TextDenoiser):
+        raise InputError(
+            "evaluate: got a model that is not asked in words beside one that is; expected text-to-image models alone."
+        )
     return replace(model, prompts=tuple(prompts))
 
 

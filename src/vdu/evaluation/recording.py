@@ -151,7 +151,7 @@ def evaluate_pair(
         The evidence. Models or images that cannot be compared raise an ``InputError``.
     """
     first, second = open_model(before, "before"), open_model(after, "after")
-    require_comparable(first, second)
+    require_comparable(first, second, in_words=bool(options.forget_prompt))
     retrained = open_retrained(options.retrained, first, second)
     sets = _sets(first.denoiser, options.forget_prompt, (), options)
     classes = _classes(options, sets, list(options.forget_class))
@@ -219,6 +219,8 @@ def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
             options.sampler.make(each.denoiser)
     given_judges(before, classes, judge=options.judge, second_judge=options.second_judge)
     real = real_images(options.data, options.held_out, classes, subject.forget)
+    if subject.sets is not None and subject.in_words:
+        real = (_captioned(real[0], subject.sets.target[0]), *real[1:])
     reference = load_reference(options.reference, options.reference_split, subject.forget)
     network = None if options.features == "judge" else find_feature_network(options.features)
     if options.cross_judge is not None and subject.sets is None:
@@ -227,6 +229,13 @@ def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
             "labels. Leave it out."
         )
     return _Fixed(real, reference, network, cross_judge(options.cross_judge, before.image_shape))
+
+
+def _captioned(images: ImageSet | None, prompt: str) -> ImageSet | None:
+    """Images without captions under a prompt, as the forget set has."""
+    if images is None or images.labels is not None:
+        return images
+    return replace(images, labels=torch.zeros(len(images), dtype=torch.int64), class_names=(prompt,))
 
 
 def _judging(subject: _Subject, options: EvaluationOptions, cost: dict[str, Any]) -> Judging:
