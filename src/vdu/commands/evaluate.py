@@ -1,6 +1,6 @@
 """``vdu evaluate``: measures forgetting, damage and recovery, of a run or of any two pipelines (``vdu.evaluation``)."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from vdu.commands.settings import EvaluateSettings
@@ -18,7 +18,8 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     Returns:
         ``run`` (the folder), ``metrics`` (the path of metrics.json), and the key numbers under the names and in the form of
         metrics.json: ``n_images``, ``pul``, ``u_fid`` and ``forget_count`` (by row), ``feature_network``, ``judge``,
-        ``kept``, ``histogram``, ``warnings`` (sentences). Models, images or folders that do not suit raise an ``InputError``.
+        ``kept``, ``histogram``, ``words``
+        (of conditional models), ``warnings`` (sentences). Models, images or folders that do not suit raise an ``InputError``.
 
     Raises:
         InputError: if the settings do not fit together.
@@ -28,9 +29,10 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     from vdu.evaluation.recording import evaluate_pair, evaluate_run
     from vdu.reporting.code_texts import warning_text
 
-    require_one_subject(settings.run, settings.before, settings.after, settings.forget)
+    require_one_subject(settings.run, settings.before, settings.after, settings.forget, settings.forget_prompt)
     names = [item.name for item in fields(EvaluationOptions) if item.name != "sampler"]
-    options = EvaluationOptions(sampler=settings.sampler(), **{name: getattr(settings, name) for name in names})
+    sampler = replace(settings.sampler(), guidance_scale=settings.guidance_scale)
+    options = EvaluationOptions(sampler=sampler, **{name: getattr(settings, name) for name in names})
     if settings.run is not None:
         if settings.output_dir is not None:
             raise InputError(
@@ -38,7 +40,6 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
             )
         found = evaluate_run(settings.run, options)
     else:
-        assert settings.forget is not None
         found = evaluate_pair(
             settings.before, settings.after, settings.forget, options, settings.output_dir or "evidence"
         )
@@ -54,5 +55,6 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         "judge": evidence.judge.to_json(),
         "kept": evidence.kept.to_json(),
         "histogram": evidence.histogram.to_json(),
+        **({} if evidence.words is None else {"words": evidence.words.to_json()}),
         "warnings": [warning_text(each, found.metrics) for each in found.metrics["warnings"]],
     }

@@ -15,6 +15,7 @@ from vdu.commands.options import (
     SamplerSettings,
     Seed,
     Share,
+    Weight,
     plain,
     to_toml,
 )  # fmt: skip
@@ -89,10 +90,16 @@ class EvaluateSettings(SamplerSettings):
         before: the original: a pipeline folder.
         after: the model to compare it with, whoever made it: a pipeline folder, or a run folder.
         forget: with --before and --after, the unwanted images: a folder, a list of files, or a data set (then with --forget-class).
+        forget_prompt: with --before and --after of text-to-image models, what was to be forgotten in words (or a text file with a prompt on
+            every line); --forget may then be left out. A run knows its own.
+        prompts: TOML or JSON file of prompt sets: target, paraphrases, neighbours, others, and perhaps classes; by default the run's
+            prompts.
+        guidance_scale: scale of classifier-free guidance, for models with conditions; by default that of the run.
         output_dir: with --before and --after, the folder for the evidence; by default evidence.
         judge: folder of a trained judge ("vdu judge"), or mnist for the packaged one; by default a fallback classifier is
             trained on the forget set against the original's generated samples.
         second_judge: a judge of another architecture, as a check; it also filters the filtered-oracle baseline ("filtered original").
+        cross_judge: a judge of another domain (styles, where an object was forgotten), for the cross-domain retain accuracy.
         forget_class: the forgotten classes, by the names of a given judge or labelled images; by default those of
             "vdu unlearn --forget-class".
         reference: real images to compare with (a data set, folder or list); by default the filtered original.
@@ -113,9 +120,13 @@ class EvaluateSettings(SamplerSettings):
     before: Path | None = None
     after: Path | None = None
     forget: str | None = None
+    forget_prompt: tuple[str, ...] = ()
+    prompts: Path | None = None
+    guidance_scale: Weight | None = None
     output_dir: Annotated[Path | None, Parameter(alias="-o")] = None
     judge: str | None = None
     second_judge: str | None = None
+    cross_judge: str | None = None
     forget_class: tuple[str, ...] = ()
     reference: str | None = None
     reference_split: Literal["train", "test"] = "train"

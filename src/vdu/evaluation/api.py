@@ -9,7 +9,7 @@ Not guaranteed: what :mod:`vdu.evaluation.measure` does not guarantee.
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,11 @@ def evaluate(
     after: Any = None,
     forget: Any = None,
     forget_class: str | Sequence[str] = (),
+    forget_prompt: str | Sequence[str] = (),
+    prompts: Path | str | Mapping[str, Any] | None = None,
     judge: Path | str | None = None,
     second_judge: Path | str | None = None,
+    cross_judge: Path | str | None = None,
     reference: Any = None,
     reference_split: str = "train",
     retrained: Any = None,
@@ -64,8 +67,11 @@ def evaluate(
         after: the other model, whoever made it, likewise; or a run folder, whose pipeline is meant.
         forget: the unwanted images, or where they are (:func:`vdu.load_images`).
         forget_class: names of the unwanted classes, as labelled images and a given judge call them; those of the run by default.
+        forget_prompt: of two text-to-image pipelines, what was to be forgotten in words; ``forget`` may then be left out.
+        prompts: what they are asked for besides: a file or a mapping of prompt sets (:mod:`vdu.evaluation.prompt_sets`).
         judge: folder of a trained judge, or the name of a packaged one ("mnist"); None trains a fallback classifier.
         second_judge: a judge of another architecture, as a check.
+        cross_judge: a judge of another domain (styles, where an object was forgotten), for the cross-domain accuracy.
         reference: real images to compare with, or where they are; None compares with the filtered original.
         reference_split: "train" or "test", which part of a data set.
         retrained: a model trained without the forget class, a pipeline or its folder; it is the target of every number.
@@ -86,16 +92,19 @@ def evaluate(
     Raises:
         InputError: if the arguments do not fit together, or a model, image or folder does not suit; as on the command line.
     """
-    require_one_subject(run, before, after, forget)
+    require_one_subject(run, before, after, forget, forget_prompt)
     own = run if run is None or isinstance(run, str | Path) else _run_folder(run)  # a folder to evaluate in place
     folder = None if folder is None else given_path(folder, "folder")
     if own is not None and folder is not None:
         raise InputError(f"folder: got {folder} with a run, which is evaluated in its own folder. Leave it out.")
+    if run is not None and own is None and (said := getattr(getattr(run, "plan", None), "prompts", None)):
+        forget_prompt = said["forget"]
+        prompts = prompts if prompts is not None else {"others": said["keep"]} if "keep" in said else None
     named = own is not None or not isinstance(forget_class, tuple) or forget_class
     classes = forget_class if named else getattr(run, "forget_classes", ())
     options = EvaluationOptions.from_python(
         sampler=sampler, judge=judge, second_judge=second_judge, reference=reference, reference_split=reference_split,
-        forget_class=classes, features=features,
+        forget_class=classes, forget_prompt=forget_prompt, prompts=prompts, cross_judge=cross_judge, features=features,
         suite=suite, retrained=retrained, data=data, held_out=held_out, n_images=n_images, n_judge_samples=n_judge_samples,
         seed=seed,
     )  # fmt: skip

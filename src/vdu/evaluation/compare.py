@@ -183,6 +183,7 @@ def compare(
     judging: Judging,
     seed: int,
     *,
+    counted: tuple[JudgePredictions, JudgePredictions] | None = None,
     with_fidelity: bool = True,
 ) -> Comparison:
     """An unlearned model against the original, by what was predicted and extracted of N images of each.
@@ -194,14 +195,16 @@ def compare(
         reference: features of the reference, [n, d].
         judging: the judges and the classes to be forgotten.
         seed: of the evaluation.
+        counted: the predictions that PUL counts, before and after, if these are of other images.
         with_fidelity: whether precision, recall, density and coverage are measured.
 
     Returns:
         The comparison.
     """
+    was, now = counted or (before, after)
     return Comparison(
-        pul=paired_pul(before.judge, after.judge, judging, seed),
-        second=_second_judge(before.second, after.second, judging, seed),
+        pul=paired_pul(was.judge, now.judge, judging, seed),
+        second=_second_judge(was.second, now.second, judging, seed),
         distances=distances("unlearned", reference, features, seed),
         histogram=_histogram(before.judge, after.judge, judging, seed),
         fidelity=fidelity(reference, features) if with_fidelity else None,

@@ -42,7 +42,7 @@ from vdu.metrics.feature_networks import FeatureNetwork
 from vdu.metrics.features import Predictions, classify
 from vdu.metrics.pul import flip_table
 
-__all__ = ["Measurement", "measure"]
+__all__ = ["Measurement", "Target", "measure"]
 
 FEW_FORGET_IMAGES = 50  # below this the interval of PUL is wide
 NOT_RUN = {"ascent": "Gradient ascent at the same steps", "isotropic": "Isotropic posterior"}
@@ -57,12 +57,29 @@ class Measurement:
         original: the original's samples.
         unlearned: the unlearned model's samples, image i from the same noise.
         predictions: the first judge's, of "original" and "unlearned".
+        counted: of the images in which the forget class is counted, before and after: these, or those of the target.
     """
 
     evidence: EvidenceRecord
     original: ImageSet
     unlearned: ImageSet
     predictions: dict[str, Predictions]
+    counted: tuple[Predictions, Predictions]
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Images in which the concept is counted, where both models are asked for it: image i from the same noise and prompt.
+
+    Attributes:
+        original: of the model before.
+        unlearned: of the model after.
+        retrained: of a retrained model, if there is one.
+    """
+
+    original: ImageSet
+    unlearned: ImageSet
+    retrained: ImageSet | None = None
 
 
 def measure(
@@ -76,6 +93,7 @@ def measure(
     n_images: int,
     sampler: Sampler,
     seed: int,
+    target: Target | None = None,
 ) -> Measurement:
     """Sample two models from the same noise and compare them.
 
@@ -89,6 +107,7 @@ def measure(
         n_images: images from each model.
         sampler: the sampling protocol.
         seed: image i starts from noise drawn from (seed, i).
+        target: images in which the forget class is counted; None counts it among the others.
 
     Returns:
         The records, and the images with the judge's predictions. An original without an image of the class is refused with
@@ -97,9 +116,10 @@ def measure(
     before = first_images(original, n_images, sampler, seed, "original")
     after = first_images(unlearned, n_images, sampler, seed, "unlearned")
     was, now = predict(judging, before), predict(judging, after)
-    require_forget_images(was.judge, judging)  # both refuse before the longer part begins
-    if was.second is not None:
-        require_forget_images(was.second, judging.as_second())
+    counted = (was, now) if target is None else (predict(judging, target.original), predict(judging, target.unlearned))
+    require_forget_images(counted[0].judge, judging)  # both refuse before the longer part begins
+    if counted[0].second is not None:
+        require_forget_images(counted[0].second, judging.as_second())
     wanted = n_images if reference is not None else 2 * n_images
     filtered = filtered_original(original, before, judging, wanted, sampler, seed)
     base, about = _reference(network, reference, filtered, n_images)
@@ -115,11 +135,11 @@ def measure(
     if reference is not None:
         held_out, rest = split_at_random(base, n_images, seed)
         rows.append(row("real_split", "Real against real", rest, held_out, note_code="real_split"))
-    rows.append(row("original", "Original", base, network.extract(before), predictions=was.judge))
+    rows.append(row("original", "Original", base, network.extract(before), predictions=counted[0].judge))
     free = network.extract(filtered.select(range(n_images)))
     code: NoteCode = "filtered_by_judge" if judging.second is None else "filtered_by_second_judge"
     rows.append(row("filtered_original", "Filtered original", base, free, note_code=code))
-    found = compare(was, now, network.extract(after), base, judging, seed)
+    found = compare(was, now, network.extract(after), base, judging, seed, counted=counted)
     rows.append(
         DistanceRow(
             "unlearned", "Unlearned", found.distances, found.fidelity, found.pul, forget_count=found.pul.n_unlearned
@@ -131,7 +151,8 @@ def measure(
     else:
         drawn = first_images(retrained, n_images, sampler, seed, "retrained")
         predictions = classify(judging.judge, drawn)
-        rows.append(row(name, label, base, network.extract(drawn), predictions=predictions, note_code="retrained"))
+        seen = predictions if target is None or target.retrained is None else classify(judging.judge, target.retrained)
+        rows.append(row(name, label, base, network.extract(drawn), predictions=seen, note_code="retrained"))
         flips_retrained = _transitions(was.judge, predictions, judging)
     rows += [DistanceRow(name, label) for name, label in NOT_RUN.items()]
     judge = judge_record(judging, found.pul.n_original, n_images)
@@ -150,7 +171,8 @@ def measure(
         warnings=_warnings(found.pul, judging),
         transitions_retrained=flips_retrained,
     )
-    return Measurement(evidence, before, after, {"original": was.judge, "unlearned": now.judge})
+    judged = {"original": was.judge, "unlearned": now.judge}
+    return Measurement(evidence, before, after, judged, (counted[0].judge, counted[1].judge))
 
 
 def _reference(

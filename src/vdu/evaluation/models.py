@@ -108,8 +108,13 @@ def open_models(record: Run, original: Any = None) -> tuple[OpenModel, OpenModel
     return first, unlearned
 
 
-def require_comparable(before: OpenModel, after: OpenModel) -> None:
+def require_comparable(before: OpenModel, after: OpenModel, *, in_words: bool = False) -> None:
     """Refuse two models that cannot be compared noise by noise.
+
+    Args:
+        before: the original.
+        after: the other model.
+        in_words: whether both are asked with the same prompts, whatever their own are.
 
     Raises:
         InputError: if their images have different shapes, or their classes differ.
@@ -120,6 +125,8 @@ def require_comparable(before: OpenModel, after: OpenModel) -> None:
             f"evaluate: before makes images of shape {first.image_shape}, after {second.image_shape}; expected the same: both start "
             "from the same noise. Give two versions of one model."
         )
+    if in_words and first.takes_prompts and second.takes_prompts:
+        return
     if first.class_names != second.class_names:
         names = [", ".join(each.class_names[:10]) or "none" for each in (first, second)]
         raise InputError(

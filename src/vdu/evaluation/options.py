@@ -15,7 +15,7 @@ from vdu.evaluation.suite import SUITES
 __all__ = ["EvaluationOptions"]
 
 DEFAULT_SAMPLER = Sampler("ddpm", 20)  # that of the command line
-UNNAMED = ("sampler", "forget_class", "retrained")  # recorded elsewhere, or under names of their own
+UNNAMED = ("sampler", "forget_class", "forget_prompt", "retrained")  # recorded elsewhere, or under names of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,9 @@ class EvaluationOptions:
         judge: folder or packaged name of a judge; None trains a fallback classifier.
         second_judge: likewise for the second judge, or None.
         forget_class: the forget classes by the judge's names; () takes those of the forget set.
+        forget_prompt: of two pipelines, what was to be forgotten in words; a run knows its own.
+        prompts: file or mapping of prompt sets (:mod:`vdu.evaluation.prompt_sets`), or None.
+        cross_judge: folder of a judge of another domain, or None.
         reference: real images to compare with, or where they are; None takes the filtered original.
         reference_split: which part of a data set.
         features: name of the network whose features give the distances.
@@ -43,6 +46,9 @@ class EvaluationOptions:
     judge: Path | str | None = None
     second_judge: Path | str | None = None
     forget_class: tuple[str, ...] = ()
+    forget_prompt: tuple[str, ...] = ()
+    prompts: Path | str | Mapping[str, Any] | None = None
+    cross_judge: Path | str | None = None
     reference: Images | None = None
     reference_split: str = "train"
     features: str = "judge"
@@ -58,7 +64,7 @@ class EvaluationOptions:
         require_fields(self)
         require_choice("suite", self.suite, SUITES)
         require_choice("reference_split", self.reference_split, ("train", "test"))
-        for name in ("judge", "second_judge", "data", "held_out", "features"):
+        for name in ("judge", "second_judge", "cross_judge", "data", "held_out", "features"):
             require_kind(name, getattr(self, name), str | Path, "a name or a path")
         require_kind("features", self.features, str, "a name")
         require_kind("sampler", self.sampler, Sampler, "a vdu.Sampler")
@@ -84,16 +90,21 @@ class EvaluationOptions:
                     if isinstance(value, str | int)
                     else str(value)
                     if isinstance(value, Path)
+                    else "prompts given in Python"
+                    if name == "prompts"
                     else getattr(value, "description", "") or "images given in Python"
                 )
         return found
 
     @classmethod
-    def from_python(cls, *, forget_class: str | Sequence[str], **values: Any) -> "EvaluationOptions":
+    def from_python(
+        cls, *, forget_class: str | Sequence[str], forget_prompt: str | Sequence[str] = (), **values: Any
+    ) -> "EvaluationOptions":
         """The options of a call in Python: paths become text, one class is a class, and None is the default.
 
         Args:
             forget_class: one name, or several.
+            forget_prompt: one prompt, or several, or a file of them.
             **values: the other options; in-memory images stay what they are.
 
         Returns:
@@ -109,4 +120,5 @@ class EvaluationOptions:
                 f"forget_class: got {shown(forget_class)}; expected the name of a class, or a list of names."
             )
         known: dict[str, Any] = {name: plain_number(value) for name, value in values.items() if value is not None}
-        return cls(forget_class=tuple(map(str, names)), **known)
+        prompts = (forget_prompt,) if isinstance(forget_prompt, str | Path) else tuple(forget_prompt)
+        return cls(forget_class=tuple(map(str, names)), forget_prompt=prompts, **known)

@@ -24,14 +24,17 @@ from vdu.data.images import ImageSet
 from vdu.data.sources import absolute, place_of
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
+from vdu.evaluation.prompt_sets import PromptSets, asking
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.unlearning.labels import forget_set_of_labels
 
-__all__ = ["made_by", "method_of", "open_folder", "require_one_subject", "unwanted_images"]
+__all__ = ["images_of_prompts", "made_by", "method_of", "open_folder", "require_one_subject", "unwanted_images"]
 
 VERB = "evaluate"
 GIVEN = "images given in Python"
 
 
-def require_one_subject(run: Any, before: Any, after: Any, forget: Any) -> None:
+def require_one_subject(run: Any, before: Any, after: Any, forget: Any, forget_prompt: Any = ()) -> None:
     """Refuse anything but one run, or two pipelines with what was to be forgotten.
 
     Args:
@@ -39,11 +42,14 @@ def require_one_subject(run: Any, before: Any, after: Any, forget: Any) -> None:
         before: the original, or None.
         after: the other model, or None.
         forget: the unwanted images, or None.
+        forget_prompt: what was to be forgotten in words, if anything; images are then drawn under it.
 
     Raises:
         InputError: if the arguments do not fit together.
     """
     named = {"before": before, "after": after, "forget": forget}
+    if forget_prompt:
+        named = {"before": before, "after": after, "forget_prompt": forget_prompt}
     given = [name for name, value in named.items() if value is not None]
     if run is not None and given:
         raise InputError(
@@ -55,7 +61,7 @@ def require_one_subject(run: Any, before: Any, after: Any, forget: Any) -> None:
         got = f"got {', '.join(given)} without {', '.join(missing)}" if given else "got neither a run nor two pipelines"
         raise InputError(
             f"evaluate: {got}; expected a run of `vdu unlearn`, or two pipelines and the unwanted images: "
-            "--before A --after B --forget IMAGES (in Python before=…, after=…, forget=…)."
+            "--before A --after B --forget IMAGES (in Python before=…, after=…, forget=…), or of text-to-image models --forget-prompt."
         )
 
 
@@ -84,6 +90,36 @@ def unwanted_images(
         **record_of(images),
     }
     return images, record
+
+
+def images_of_prompts(
+    source: Images | None, original: PipelineDenoiser, sets: PromptSets, options: EvaluationOptions
+) -> tuple[ImageSet, dict[str, Any]]:
+    """The images that were to be forgotten in words, and what ``run.json`` holds of them.
+
+    Args:
+        source: the images, or where they are; None draws them from the original under the prompts.
+        original: a text-to-image model.
+        sets: what was to be forgotten.
+        options: the sampler and the seed.
+
+    Returns:
+        The images, with their prompts as labels, and their record.
+    """
+    images = None if source is None else forget_images(source, original.image_shape)
+    if images is None or images.labels is None:  # given images are those of the first prompt
+        asked = asking(original, (*sets.others, *sets.target))
+        prompts = sets.target if images is None else sets.target[:1]
+        images = forget_set_of_labels(
+            asked, prompts, images, sampler=options.sampler, seed=options.seed, progress="forget set"
+        )
+    named = GIVEN if source is not None else "the model before"
+    about = {
+        "source": absolute(source) if is_named(source) else named,
+        "classes": list(sets.target),
+        **record_of(images),
+    }
+    return images, about
 
 
 def made_by(result: Any) -> dict[str, Any] | None:
@@ -155,6 +191,7 @@ def open_folder(
     record = Run(folder, VERB, resume=resume)
     config = {"before": inputs["model"]["path"], "after": inputs["unlearned"]["path"], "method": method}
     config |= {"forget": forget["source"], "forget_class": list(options.forget_class), **options.protocol()}
+    config |= {"forget_prompt": list(options.forget_prompt)} if options.forget_prompt else {}
     record.start(tomli_w.dumps({name: value for name, value in config.items() if value is not None}), inputs)
     (record.folder / "log.jsonl").touch()  # nothing was trained here
     return record

@@ -7,9 +7,11 @@ Not guaranteed: what :mod:`vdu.evaluation.measure` does not guarantee.
 """
 
 import sys
+import tomllib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,20 @@ from vdu.core.runs import Run
 from vdu.data.forget_source import reload_forget
 from vdu.data.given import Images
 from vdu.data.images import ImageSet
-from vdu.evaluation.measure import Measurement, measure
+from vdu.evaluation.measure import Measurement, Target, measure
 from vdu.evaluation.models import OpenModel, open_model, open_models, open_retrained, require_comparable
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.pair import open_folder, unwanted_images
-from vdu.evaluation.records import EvidenceRecord, WarningRecord
+from vdu.evaluation.pair import images_of_prompts, open_folder, unwanted_images
+from vdu.evaluation.prompt_sets import PromptSets, asked_class, asking, label_sets, prompt_sets
+from vdu.evaluation.records import EvidenceRecord, WarningRecord, WordsRecord
 from vdu.evaluation.references import load_reference, reference_images
 from vdu.evaluation.suite import DRAWN, announce, not_yet_run, real_images, run_suite
+from vdu.evaluation.words import CrossJudge, Drawn, cross_judge, draw_sets, measure_words, set_seed
+from vdu.judges.classifier import load_judge
 from vdu.judges.fallback import require_enough
 from vdu.judges.judging import Judging, find_judges, given_judges, judge_place
 from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
+from vdu.models.denoiser import PipelineDenoiser
 from vdu.probes.context import ProbeContext
 from vdu.replay.generated import image_seeds
 from vdu.reporting.card import update_card
@@ -62,13 +68,31 @@ class Recorded:
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """What is evaluated: two models, perhaps a retrained one, and the forget set."""
+    """What is evaluated: two models, perhaps a retrained one, the forget set, and what conditional models are asked for."""
 
     before: OpenModel
     after: OpenModel
     retrained: OpenModel | None
     forget: ImageSet
     classes: list[str]
+    sets: PromptSets | None
+
+    @cached_property
+    def models(self) -> dict[str, PipelineDenoiser]:
+        """The models by name."""
+        found = {"original": self.before, "unlearned": self.after, "retrained": self.retrained}
+        return {name: each.denoiser for name, each in found.items() if each is not None}
+
+    @property
+    def in_words(self) -> bool:
+        """Whether they are asked with prompts, of which each set has samples of its own."""
+        return self.sets is not None and not self.sets.are_labels
+
+    def asked(self, name: str) -> dict[str, PipelineDenoiser]:
+        """The models whose samples are drawn under a set of prompts; the models themselves without prompts."""
+        if self.sets is None or self.sets.are_labels:
+            return self.models
+        return {who: asking(model, self.sets.drawn[name]) for who, model in self.models.items()}
 
 
 @progress.whole("evaluate")
@@ -84,11 +108,16 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
         The evidence. An unfinished run, or models of another run, raise an ``InputError``.
     """
     record = Run.reopen(folder, "unlearn")
-    forgotten = record.record["inputs"]["forget"]["classes"]
+    forgotten, config = record.record["inputs"]["forget"]["classes"], _config(record.folder)
+    if options.sampler.guidance_scale is None and config.get("guidance_scale") is not None:
+        options = replace(options, sampler=replace(options.sampler, guidance_scale=float(config["guidance_scale"])))
     before, after = open_models(record, original)
     retrained = open_retrained(options.retrained, before, after)
-    classes = list(options.forget_class) or forgotten
-    subject = _Subject(before, after, retrained, reload_forget(record.folder, before.denoiser.image_shape), classes)
+    sets = _sets(before.denoiser, config.get("forget_prompt", ()), config.get("keep_prompts", ()), options)
+    classes = _classes(options, sets, forgotten)
+    sets = sets or label_sets(before.denoiser, forgotten)
+    forget = reload_forget(record.folder, before.denoiser.image_shape)
+    subject = _Subject(before, after, retrained, forget, classes, sets)
     fixed = _fixed(options, subject)
     record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
     with record.stage("judge") as cost:
@@ -103,7 +132,7 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
 def evaluate_pair(
     before: Any,
     after: Any,
-    forget: Images,
+    forget: Images | None,
     options: EvaluationOptions,
     folder: Path | str,
     how: dict[str, Any] | None = None,
@@ -113,7 +142,7 @@ def evaluate_pair(
     Args:
         before: the original: a pipeline or its folder.
         after: the other model, likewise; or a run folder, whose pipeline is meant.
-        forget: what was to be forgotten: images, or where they are.
+        forget: what was to be forgotten: images, or where they are; None if it is said in words.
         options: what is measured.
         folder: where the evidence goes; new, empty, or the evidence of the same models.
         how: the second one was made, see :func:`vdu.evaluation.pair.made_by`.
@@ -122,10 +151,16 @@ def evaluate_pair(
         The evidence. Models or images that cannot be compared raise an ``InputError``.
     """
     first, second = open_model(before, "before"), open_model(after, "after")
-    require_comparable(first, second)
+    require_comparable(first, second, in_words=bool(options.forget_prompt))
     retrained = open_retrained(options.retrained, first, second)
-    images, about = unwanted_images(forget, first.denoiser.image_shape, options.forget_class)
-    subject = _Subject(first, second, retrained, images, list(options.forget_class))
+    sets = _sets(first.denoiser, options.forget_prompt, (), options)
+    classes = _classes(options, sets, list(options.forget_class))
+    if sets is None:
+        assert forget is not None  # see require_one_subject
+        images, about = unwanted_images(forget, first.denoiser.image_shape, options.forget_class)
+    else:
+        images, about = images_of_prompts(forget, first.denoiser, sets, options)
+    subject = _Subject(first, second, retrained, images, classes, sets or label_sets(first.denoiser, classes))
     fixed = _fixed(options, subject)
     record = open_folder(folder, first, second, about, options, how)
     if how:
@@ -137,6 +172,35 @@ def evaluate_pair(
     return found
 
 
+def _config(folder: Path) -> dict[str, Any]:
+    return tomllib.loads((folder / "config.toml").read_text("utf-8"))
+
+
+def _sets(
+    original: PipelineDenoiser, concepts: Sequence[str], keep: Sequence[str], options: EvaluationOptions
+) -> PromptSets | None:
+    """What the models are asked for in words; None if nothing was to be forgotten in words."""
+    if concepts:
+        return prompt_sets(original, concepts, keep=keep, given=options.prompts)
+    if options.prompts is not None:
+        raise InputError(
+            "--prompts: got prompts, and nothing was to be forgotten in words; expected a run of `vdu unlearn --forget-prompt`, or "
+            "--forget-prompt beside two text-to-image pipelines."
+        )
+    return None
+
+
+def _classes(options: EvaluationOptions, sets: PromptSets | None, forgotten: list[str]) -> list[str]:
+    """The forget classes as the judge calls them: given, else those that the prompts name."""
+    if options.forget_class or sets is None:
+        return list(options.forget_class) or forgotten
+    if options.judge is None:
+        return list(sets.concepts)
+    names = load_judge(judge_place(options.judge)[0])[0].class_names
+    found = {i for each in sets.concepts if (i := asked_class(each, names, sets.classes)) is not None}
+    return [names[i] for i in sorted(found)] or list(sets.concepts)
+
+
 @dataclass(frozen=True, eq=False)
 class _Fixed:
     """What is there before anything is drawn: the real images besides the forget set, and a feature network that is not the judge."""
@@ -144,6 +208,7 @@ class _Fixed:
     real: tuple[ImageSet | None, ImageSet | None, ImageSet | None]
     reference: ImageSet | None
     network: FeatureNetwork | None
+    cross: CrossJudge | None
 
 
 def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
@@ -154,8 +219,23 @@ def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
             options.sampler.make(each.denoiser)
     given_judges(before, classes, judge=options.judge, second_judge=options.second_judge)
     real = real_images(options.data, options.held_out, classes, subject.forget)
+    if subject.sets is not None and subject.in_words:
+        real = (_captioned(real[0], subject.sets.target[0]), *real[1:])
     reference = load_reference(options.reference, options.reference_split, subject.forget)
-    return _Fixed(real, reference, None if options.features == "judge" else find_feature_network(options.features))
+    network = None if options.features == "judge" else find_feature_network(options.features)
+    if options.cross_judge is not None and subject.sets is None:
+        raise InputError(
+            f"--cross-judge: got {options.cross_judge} for models without conditions; expected models that are asked with prompts or "
+            "labels. Leave it out."
+        )
+    return _Fixed(real, reference, network, cross_judge(options.cross_judge, before.image_shape))
+
+
+def _captioned(images: ImageSet | None, prompt: str) -> ImageSet | None:
+    """Images without captions under a prompt, as the forget set has."""
+    if images is None or images.labels is not None:
+        return images
+    return replace(images, labels=torch.zeros(len(images), dtype=torch.int64), class_names=(prompt,))
 
 
 def require_measurable(before: Any, forget: ImageSet, options: EvaluationOptions) -> list[str]:
@@ -171,7 +251,8 @@ def require_measurable(before: Any, forget: ImageSet, options: EvaluationOptions
     """
     model = open_model(before, "pipeline")
     retrained = open_retrained(options.retrained, model, model)
-    fixed = _fixed(options, _Subject(model, model, retrained, forget, list(options.forget_class)))
+    classes = list(options.forget_class)
+    fixed = _fixed(options, _Subject(model, model, retrained, forget, classes, label_sets(model.denoiser, classes)))
     if options.judge is None:
         _require_samples(forget, options)
     found = [] if fixed.reference is None else [f"reference {fixed.reference.sha256}"]
@@ -189,13 +270,14 @@ def _require_samples(forget: ImageSet, options: EvaluationOptions) -> None:
 def _judging(subject: _Subject, options: EvaluationOptions, cost: dict[str, Any]) -> Judging:
     if options.judge is None:  # refused before a time is announced
         _require_samples(subject.forget, options)
-    n_models = 2 if subject.retrained is None else 3
+    n_sets = len(subject.sets.drawn) if subject.sets is not None and subject.in_words else 1
     n_judge_samples = options.n_judge_samples if options.judge is None else 0
+    steps = options.sampler.steps * (1 if options.sampler.guidance_scale is None else 2)
     announce(
-        options.suite, subject.before.denoiser, options.sampler.steps, options.n_images, n_models, n_judge_samples
-    )  # fmt: skip
+        options.suite, subject.before.denoiser, steps, options.n_images, n_sets * len(subject.models), n_judge_samples
+    )
     found, drawn = find_judges(
-        subject.before.denoiser, subject.forget, subject.classes, options.sampler, **options.judges()
+        subject.asked("others")["original"], subject.forget, subject.classes, options.sampler, **options.judges()
     )
     cost |= {"network_evaluations": drawn} if options.judge is None else {}
     return found
@@ -219,35 +301,38 @@ def _measured(
     fixed: _Fixed,
 ) -> Recorded:
     """Measure, write the files, run the probes, write the files again."""
-    before, after = subject.before.denoiser, subject.after.denoiser
-    retrained = None if subject.retrained is None else subject.retrained.denoiser
+    sets, models, target = subject.sets, subject.asked("others"), subject.asked("target")
     progress.reach(DRAWN)
     network = fixed.network or find_feature_network("judge", judging=judging)
     reference = None if fixed.reference is None else reference_images(fixed.reference, judging, subject.classes)
     counter = EvaluationCounter()
-    models = [each.network for each in (before, after, retrained) if each is not None]
-    with warnings.catch_warnings(record=True) as caught, counter.watching(*models):
+    networks = [each.network for each in models.values()]
+    with warnings.catch_warnings(record=True) as caught, counter.watching(*networks):
         with record.stage("evaluate") as cost:
             seed = derive_seed(options.seed, "evaluate")
+            drawn = {} if sets is None else draw_sets(subject.models, sets, options.n_images, options.sampler, seed)
             found = measure(
-                before, after, judging, network, reference=reference, retrained=retrained, n_images=options.n_images,
-                sampler=options.sampler, seed=seed,
+                models["original"], models["unlearned"], judging, network, reference=reference, retrained=models.get("retrained"),
+                n_images=options.n_images, sampler=options.sampler, seed=seed,
+                target=Target(**drawn["target"]) if subject.in_words else None,
             )  # fmt: skip
+            words = None if sets is None else measure_words(drawn, sets, judging, fixed.cross)
             cost["network_evaluations"] = counter.total  # without cached results
-        evidence = replace(found.evidence, warnings=(*_about_models(subject), *found.evidence.warnings))
+        evidence = replace(found.evidence, words=words, warnings=(*_about_models(subject), *found.evidence.warnings))
         about = _about(record, subject, options, network)
-        _save_samples(record.folder / "samples", found, image_seeds(seed, options.n_images))
-        _save(record, about, evidence, caught, not_yet_run(options.suite))
+        _save_samples(record.folder / "samples", found, drawn if subject.in_words else {}, words, seed)
+        _save(record, about, evidence, caught, not_yet_run(options.suite, sets))
         probes = {}
         if options.suite != "none":
             with record.stage("probes") as cost:
                 context = ProbeContext(
-                    before, after, retrained, subject.forget, *fixed.real, is_forget=judging.finds_forget, sampler=options.sampler,
-                    seed=derive_seed(options.seed, "probes"),
+                    target["original"], target["unlearned"], target.get("retrained"), subject.forget, *fixed.real,
+                    is_forget=judging.finds_forget, sampler=options.sampler, seed=derive_seed(options.seed, "probes"),
+                    kept=models["original"] if subject.in_words else None, paraphrases=() if sets is None else sets.paraphrases,
                 )  # fmt: skip
                 n_before = counter.total
                 probes = run_suite(
-                    options.suite, context, network.extract, counter,
+                    options.suite, context, network.extract, counter, sets=sets,
                     keep=lambda found: _save(record, about, evidence, caught, found),
                 )  # fmt: skip
                 cost["network_evaluations"] = counter.total - n_before
@@ -322,15 +407,28 @@ def _cost(record: Run) -> list[dict[str, Any]]:
     return cost
 
 
-def _save_samples(folder: Path, found: Measurement, seeds: list[int]) -> None:
-    """Write both models' images, their seeds and the judge's predictions."""
-    for name, images in (("original", found.original), ("unlearned", found.unlearned)):
-        predictions = found.predictions[name]
+def _save_samples(folder: Path, found: Measurement, drawn: Drawn, words: WordsRecord | None, seed: int) -> None:
+    """Write both models' images, their seeds, the judge's predictions, and the number of what was asked for.
+
+    Of prompts, those that ask for the concept come first.
+    """
+    for k, (name, images) in enumerate((("original", found.original), ("unlearned", found.unlearned))):
+        parts = [(images, found.predictions[name], set_seed(seed, "others"))]
+        if drawn:
+            parts.insert(0, (drawn["target"][name], found.counted[k], set_seed(seed, "target")))
         tensors = {
-            "images": images.images,
-            "seeds": torch.tensor(seeds, dtype=torch.int64),
-            "judge_class": predictions.classes,
-            "judge_confidence": predictions.confidence,
-        }
+            "images": torch.cat([each.images for each, _, _ in parts]),
+            "seeds": torch.tensor([each for part, _, base in parts for each in image_seeds(base, len(part))], dtype=torch.int64),
+            "judge_class": torch.cat([each.classes for _, each, _ in parts]),
+            "judge_confidence": torch.cat([each.confidence for _, each, _ in parts]),
+        }  # fmt: skip
+        if words is not None:
+            tensors["asked"] = torch.cat([_numbers(each, words.asked) for each, _, _ in parts])
         with atomic_file(folder / f"{name}.safetensors") as temporary:
             save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
+
+
+def _numbers(images: ImageSet, asked: Sequence[str]) -> torch.Tensor:
+    """What each image was asked for, as an index into ``asked``."""
+    assert images.labels is not None and images.class_names is not None
+    return torch.tensor([asked.index(each) for each in images.class_names])[images.labels]

@@ -11,10 +11,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from torch import Tensor
+
 from vdu.judges.record import JudgeSource
+from vdu.metrics.intervals import share_interval
 
 __all__ = [
+    "AccuracyRecord",
     "Comparison",
+    "Counted",
     "DistanceRow",
     "Distances",
     "EvidenceRecord",
@@ -25,12 +30,14 @@ __all__ = [
     "KeptRecord",
     "NoteCode",
     "PULRecord",
+    "PromptSetRecord",
     "ReferenceKind",
     "ReferenceRecord",
     "SecondJudgeRecord",
     "Transitions",
     "WarningCode",
     "WarningRecord",
+    "WordsRecord",
 ]
 
 NoteCode = Literal["real_split", "filtered_by_judge", "filtered_by_second_judge", "retrained"]
@@ -356,6 +363,116 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """A count among n images with the 95 % interval of its rate.
+
+    Attributes:
+        count: images counted.
+        n_images: of so many, at least 1.
+        low: lower limit, [0, 1].
+        high: upper limit, [0, 1].
+    """
+
+    count: int
+    n_images: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, mask: Tensor) -> "Counted":
+        """The true ones of a mask, [n], bool, with a Wilson interval."""
+        count, n = int(mask.sum()), len(mask)
+        return cls(count, n, *share_interval(count, n))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class AccuracyRecord:
+    """One of the accuracies of :mod:`vdu.evaluation.words`, of one model.
+
+    Attributes:
+        name: "UA", "IRA" or "CRA".
+        model: "original", "filtered_original", "unlearned" or "retrained".
+        judge: name of the judge that counted.
+        counted: images that are as they should be, among those that count.
+        mean_rank: mean rank of a class among the judge's: of the concept for UA, else of the class that was asked for; at least 1.
+    """
+
+    name: Literal["UA", "IRA", "CRA"]
+    model: str
+    judge: str
+    counted: Counted
+    mean_rank: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        head = {"name": self.name, "model": self.model, "judge": self.judge}
+        return {**head, **self.counted.to_json(), "mean_rank": self.mean_rank}
+
+
+@dataclass(frozen=True)
+class PromptSetRecord:
+    """What was drawn under one set of prompts or labels.
+
+    Attributes:
+        name: "target", "neighbours", "others" or "null".
+        prompts: the prompts or labels, each asked as often as the others.
+        found: by model, images in which the judge finds the concept.
+        changed: by model, images of another class than the original's from the same noise and prompt; kept sets only.
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+    found: Mapping[str, Counted]
+    changed: Mapping[str, Counted]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        rates = {
+            name: {who: each.to_json() for who, each in getattr(self, name).items()} for name in ("found", "changed")
+        }
+        return {"name": self.name, "prompts": list(self.prompts), **rates}
+
+
+@dataclass(frozen=True)
+class WordsRecord:
+    """What the models draw when they are asked in words, or under labels.
+
+    Attributes:
+        kind: what they are asked with.
+        concepts: what was to be forgotten, in the user's words.
+        sets: one record per set, "target" and "others" among them.
+        accuracy: UA, IRA and CRA by model; those that the judges cannot tell are left out.
+        cross_judge: name, architecture, number of classes and held-out error of the judge of another domain, or None.
+        asked: the prompts or labels that the sample files number.
+        target_flips: class before and class after of the target set, noise by noise; None if it has no image.
+    """
+
+    kind: Literal["prompts", "labels"]
+    concepts: tuple[str, ...]
+    sets: tuple[PromptSetRecord, ...]
+    accuracy: tuple[AccuracyRecord, ...]
+    cross_judge: Mapping[str, Any] | None
+    asked: tuple[str, ...] = ()
+    target_flips: Transitions | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "kind": self.kind,
+            "concepts": list(self.concepts),
+            "sets": [each.to_json() for each in self.sets],
+            "accuracy": [each.to_json() for each in self.accuracy],
+            "cross_judge": None if self.cross_judge is None else dict(self.cross_judge),
+            "asked": list(self.asked),
+            "target_flips": None if self.target_flips is None else self.target_flips.to_json(),
+        }
+
+
+@dataclass(frozen=True)
 class EvidenceRecord:
     """All that samples of an original and an unlearned model show.
 
@@ -372,6 +489,8 @@ class EvidenceRecord:
         reference: what the distances are measured against.
         warnings: reasons to read the numbers with care.
         transitions_retrained: the same from the original to the retrained model, or None without one.
+        words: what they draw when they are asked in words or under labels, or None for unconditional models. With words, PUL and
+            forget counts are those of prompts that ask for the concept; all else is of the other prompts.
     """
 
     n_images: int
@@ -386,6 +505,7 @@ class EvidenceRecord:
     reference: ReferenceRecord
     warnings: tuple[WarningRecord, ...]
     transitions_retrained: Transitions | None = None
+    words: WordsRecord | None = None
 
     def row(self, name: str) -> DistanceRow:
         """The row of a name."""
@@ -408,6 +528,7 @@ class EvidenceRecord:
             "flips": self.transitions.to_json(),
             "kept": self.kept.to_json(),
             **({} if beside is None else {"flips_retrained": beside.to_json()}),
+            **({} if self.words is None else {"words": self.words.to_json()}),
             "judge": {
                 **self.judge.to_json(),
                 "corrected_pul": None if corrected is None else corrected.to_json(),

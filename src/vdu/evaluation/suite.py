@@ -25,7 +25,19 @@ from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.overlap import without_copies
 from vdu.data.sources import load_images
-from vdu.probes import completion, inpainting, likelihood, membership, relearning, retrained, stochastic
+from vdu.evaluation.prompt_sets import PromptSets
+from vdu.probes import (
+    completion,
+    inpainting,
+    inversion,
+    likelihood,
+    membership,
+    paraphrases,
+    relearning,
+    retrained,
+    soft_prompt,
+    stochastic,
+)
 from vdu.probes.context import ProbeContext, not_run
 from vdu.replay.auxiliaries import selection_work
 
@@ -52,6 +64,15 @@ SUITES: Mapping[str, Mapping[str, Probe]] = {
         "membership": partial(membership.probe, n_images=1000, n_levels=16),
         "retrained": retrained.probe,
     },
+}
+ATTACKS: Mapping[str, Mapping[str, Probe]] = {  # on models with conditions, besides
+    "none": {},
+    "quick": {
+        "paraphrases": partial(paraphrases.probe, n_images=100),
+        "inversion": partial(inversion.probe, n_images=100, steps=100),
+        "soft_prompt": partial(soft_prompt.probe, n_images=100, steps=40),
+    },
+    "full": {"paraphrases": paraphrases.probe, "inversion": inversion.probe, "soft_prompt": soft_prompt.probe},
 }
 DRAWN = "images of the models"  # the stage before the probes
 EVALUATIONS = {"none": 0, "quick": 150_000, "full": 700_000}  # about, with three models and 20 sampling steps
@@ -146,9 +167,13 @@ def _seconds(call: Callable[[], Tensor]) -> float:
     return time.perf_counter() - began
 
 
-def not_yet_run(suite: str) -> dict[str, Any]:
+def _probes(suite: str, sets: PromptSets | None) -> dict[str, Probe]:
+    return {**SUITES[suite], **(ATTACKS[suite] if sets is not None else {})}
+
+
+def not_yet_run(suite: str, sets: PromptSets | None = None) -> dict[str, Any]:
     """The results of a suite's probes before they ran, for an evaluation that ends before they do."""
-    return {name: not_run("evaluation_ended") for name in SUITES[suite]} if suite != "none" else {}
+    return {name: not_run("evaluation_ended") for name in _probes(suite, sets)}
 
 
 def run_suite(
@@ -157,6 +182,7 @@ def run_suite(
     features: Callable[[ImageSet], Tensor],
     counter: EvaluationCounter,
     keep: Callable[[dict[str, Any]], object],
+    sets: PromptSets | None = None,
 ) -> dict[str, Any]:
     """Run the probes of a suite, one after the other; what one has measured is kept before the next begins.
 
@@ -166,6 +192,7 @@ def run_suite(
         features: of images, for the distance between sample sets.
         counter: counts the evaluations of the context's models and their copies.
         keep: called after every probe with the results of all; those that are still to run are reported as not run.
+        sets: what conditional models are asked for; they are attacked through their condition as well.
 
     Returns:
         Results by name, each with the network evaluations that it took. A probe that fails, whatever the error, is reported as not
@@ -174,9 +201,9 @@ def run_suite(
     Raises:
         KeyboardInterrupt: again, once it is kept that the suite was interrupted.
     """
-    found = not_yet_run(suite)
+    found = not_yet_run(suite, sets)
     progress.reach("probes")
-    for name, probe in SUITES[suite].items():
+    for name, probe in _probes(suite, sets).items():
         print(f"evaluate: probe {name}", file=sys.stderr, flush=True)
         if name == "retrained":
             probe = partial(probe, features=features)

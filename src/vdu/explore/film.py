@@ -78,13 +78,14 @@ class _LeftError(Exception):
     """Raised in the sampling thread when the frames are no longer consumed."""
 
 
-def denoise(denoiser: Denoiser, seed: int, sampler: Sampler) -> Generator[Frame, None, None]:
+def denoise(denoiser: Denoiser, seed: int, sampler: Sampler, asked: str | None = None) -> Generator[Frame, None, None]:
     """Frames of one image during denoising.
 
     Args:
         denoiser: the model.
         seed: of the image.
         sampler: the protocol; its micro-batch becomes one image.
+        asked: the prompt or label; None takes that of the seed.
 
     Yields:
         A frame per network evaluation, then the finished image.
@@ -102,7 +103,7 @@ def denoise(denoiser: Denoiser, seed: int, sampler: Sampler) -> Generator[Frame,
                 continue
         raise _LeftError
 
-    done = 0
+    done, labels = 0, None if asked is None else [asked]
 
     def watch(x_t: Tensor, timestep: Tensor, output: Tensor) -> None:
         nonlocal done
@@ -113,7 +114,7 @@ def denoise(denoiser: Denoiser, seed: int, sampler: Sampler) -> Generator[Frame,
 
     def work() -> None:
         try:
-            image = _pixels(sample(cast("Denoiser", WatchedDenoiser(denoiser, watch)), [seed], sampler))
+            image = _pixels(sample(cast("Denoiser", WatchedDenoiser(denoiser, watch)), [seed], sampler, labels=labels))
             put(Frame(done, steps, None, image, image))
         except _LeftError:
             return
@@ -136,7 +137,7 @@ def denoise(denoiser: Denoiser, seed: int, sampler: Sampler) -> Generator[Frame,
 
 
 def side_by_side(
-    before: Denoiser, after: Denoiser, seed: int, sampler: Sampler
+    before: Denoiser, after: Denoiser, seed: int, sampler: Sampler, asked: str | None = None
 ) -> Generator[tuple[Frame, Frame], None, None]:
     """Two models from the same noise, step by step.
 
@@ -145,12 +146,13 @@ def side_by_side(
         after: another of the same shape and schedule length.
         seed: of the noise.
         sampler: the protocol, the same for both.
+        asked: the prompt or label, likewise; None takes that of the seed.
 
     Yields:
         A frame of each.
     """
     with ExitStack() as stack:
-        frames = [stack.enter_context(closing(denoise(each, seed, sampler))) for each in (before, after)]
+        frames = [stack.enter_context(closing(denoise(each, seed, sampler, asked))) for each in (before, after)]
         yield from zip(*frames, strict=True)
 
 

@@ -75,12 +75,20 @@ def _pair(data: ReportData, i: int) -> Markup:
     )
     seed, of_class = int(data.original.seeds[i]), int(data.unlearned.judge_class[i]) in data.forget_ids
     return Markup(
-        '<button type="button" class="vdu-pair{}" data-seed="{}" title="#{}, seed {}: {} → {}"><span class="vdu-two">{}</span>'
+        '<button type="button" class="vdu-pair{}" data-seed="{}" title="#{}, seed {}: {} → {}"><span class="vdu-two">{}</span>{}'
         '<span class="vdu-calls"><b>{} → {}</b><span>#{}</span></span></button>'
     ).format(
-        " vdu-forget" if of_class else "", seed, i + 1, seed, *calls, images,
+        " vdu-forget" if of_class else "", seed, i + 1, seed, *calls, images, _asked(data, i),
         data.classes[data.original.judge_class[i]], data.classes[data.unlearned.judge_class[i]], i + 1,
     )  # fmt: skip
+
+
+def _asked(data: ReportData, i: int) -> Markup:
+    """The prompt or label of a pair; nothing for unconditional models."""
+    asked = data.asked(i)
+    return (
+        Markup("") if asked is None else Markup('<span class="vdu-asked">{}</span>').format(asked or "(empty prompt)")
+    )
 
 
 def covers(data: ReportData, i: int | None) -> tuple[bool, bool]:
@@ -98,7 +106,8 @@ def covers(data: ReportData, i: int | None) -> tuple[bool, bool]:
         needs_cover(data) and not (known and int(each.judge_class[i]) not in data.forget_ids)
         for each in (data.original, data.unlearned)
     )
-    return first, second
+    asks = data.asks_for_it
+    return first or (needs_cover(data) and i is not None and asks is not None and bool(asks[i])), second
 
 
 def draw_chosen(data: ReportData, seed: int) -> str:
@@ -126,14 +135,15 @@ def draw_chosen(data: ReportData, seed: int) -> str:
 
 def _large(data: ReportData, i: int) -> Markup:
     images = (data.original.images[i], data.unlearned.images[i])
-    return Markup('<div class="vdu-sides">{}</div>').format(
+    return Markup('{}<div class="vdu-sides">{}</div>').format(
+        _asked(data, i),
         Markup("").join(
             Markup(
                 '<figure><figcaption>{}</figcaption><img class="vdu-big{}" src="{}" alt="{}: {}">'
                 '<p title="class and confidence by the classifier">{}</p></figure>'
             ).format(name, " vdu-covered" if cover else "", data_uri(image), name, call, call)
             for name, image, call, cover in zip(NAMES, images, _calls(data, i), covers(data, i), strict=True)
-        )
+        ),
     )
 
 

@@ -68,9 +68,14 @@ class Page:
         )
         return Markup(
             "<h1>{}</h1><p>Approximate, not certified. To be forgotten: <b>{}</b>. Under a picture: the class and, in brackets, how sure "
-            "the classifier is, right or wrong. Each pair starts from the same noise: left the original, right the unlearned "
+            "the classifier is, right or wrong. Each pair starts from the same noise{}: left the original, right the unlearned "
             "model. Click a pair to see its film<span>; the keys ← and → step through the pairs</span>.</p>{}"
-        ).format(self.titles[place], forget_name(data), uncover if needs_cover(data) else "")
+        ).format(
+            self.titles[place],
+            forget_name(data),
+            " and has the same prompt" if data.concept else "",
+            uncover if needs_cover(data) else "",
+        )
 
     def answers(self, place: int) -> str:
         """The five answers of the report, its warnings, and the link to it."""
@@ -80,7 +85,7 @@ class Page:
         return draw_answers(answers(run.data), QUESTIONS, run.data.warnings, address, str(path))
 
     def pairs(
-        self, place: int, group: str, before: int, after: int, most: float, page: int = 1
+        self, place: int, group: str, before: int, after: int, most: float, page: int = 1, asked: int = ANY
     ) -> tuple[str, str, int]:
         """The stored pairs that pass a filter.
 
@@ -91,13 +96,14 @@ class Page:
             after: class in the unlearned model's, or ANY.
             most: highest confidence, in percent.
             page: page number, from 1.
+            asked: number of the prompt or label, or ANY.
 
         Returns:
             The count in words, HTML of one page, and the number of pages.
         """
         data = self.runs[place].data
-        first, second = (None if each == ANY else each for each in (before, after))
-        rows = select_pairs(data, group, first, second, most / 100)
+        first, second, what = (None if each == ANY else each for each in (before, after, asked))
+        rows = select_pairs(data, group, first, second, most / 100, what)
         pages = max(1, math.ceil(len(rows) / PAIRS_PER_PAGE))
         start = (min(page, pages) - 1) * PAIRS_PER_PAGE
         shown = rows[start : start + PAIRS_PER_PAGE]
@@ -142,9 +148,10 @@ class Page:
         """
         run, seed = self.runs[place], int(text)
         row = place_of_seed(run.data, seed)
+        asked = run.data.asked(row) if row is not None else run.data.words["asked"][0] if run.data.words else None
         about: dict[str, Any] = {"stored": row is not None, "covered": covers(run.data, row)}
         strip: list[tuple[Frame, Frame]] = []
-        with closing(side_by_side(run.original, run.unlearned, seed, run.sampler)) as moments:
+        with closing(side_by_side(run.original, run.unlearned, seed, run.sampler, asked)) as moments:
             for frames in moments:
                 now = frames[0]
                 if now.finished or _among(now.step, now.steps, FILM_FRAMES):
@@ -262,6 +269,7 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
                 with gr.Row():
                     before = gr.Dropdown(**_class_choices(page, 0), label="Class before", elem_id="vdu-before")
                     after = gr.Dropdown(**_class_choices(page, 0), label="Class after", elem_id="vdu-after")
+                asked = gr.Dropdown(**_asked_choices(page, 0), label="Prompt or label", elem_id="vdu-prompt")
                 most = gr.Slider(0, 100, 100, step=1, label="Classifier's confidence at most (%)", buttons=[])
                 seed = gr.Textbox(
                     label="Pair or seed", placeholder="#12, or any whole number", max_lines=1, elem_id="vdu-seed"
@@ -269,16 +277,16 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
         with gr.Column(scale=2, min_width=280):
             told = gr.HTML(page.answers(0), elem_id="vdu-told")
 
-    filters, shown = [run, which, before, after, most], [counter, gallery, leaf]
+    filters, shown = [asked, run, which, before, after, most], [counter, gallery, leaf]
 
-    def filtered(*values: Any) -> tuple[Any, Any, Any]:
-        count, html, pages = page.pairs(*values)
+    def filtered(asked: int, *values: Any) -> tuple[Any, Any, Any]:
+        count, html, pages = page.pairs(*values, asked=asked)
         first: dict[str, Any] = (
-            {} if len(values) > len(filters) else {"value": 1}
+            {} if len(values) >= len(filters) else {"value": 1}
         )  # another filter begins at its first page
         return count, html, gr.Slider(maximum=max(pages, 2), visible=pages > 1, **first)
 
-    for event in (which.input, before.input, after.input, most.release):
+    for event in (which.input, before.input, after.input, asked.input, most.release):
         event(_taught(filtered), filters, shown, **_PRIVATE)
     leaf.release(_taught(filtered), [*filters, leaf], shown, **_PRIVATE)
 
@@ -298,8 +306,9 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
     def another(place: int, request: gr.Request) -> list[Any]:
         choices, classes = _group_choices(page, place), _class_choices(page, place)
         return [
-            gr.Radio(**choices), gr.Dropdown(**classes), gr.Dropdown(**classes), 100, page.answers(place),
-            *filtered(place, choices["value"], ANY, ANY, 100), *pick(place, page.first_seed(place), request),
+            gr.Radio(**choices), gr.Dropdown(**classes), gr.Dropdown(**classes), gr.Dropdown(**_asked_choices(page, place)), 100,
+            page.answers(place), *filtered(ANY, place, choices["value"], ANY, ANY, 100),
+            *pick(place, page.first_seed(place), request),
         ]  # fmt: skip
 
     def filmed(place: int, text: str, request: gr.Request) -> Iterator[Any]:
@@ -316,7 +325,7 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
         demo.load(opened, None, chosen_pair, **_PRIVATE),
         gallery.click(_taught(clicked), run, chosen_pair, trigger_mode="multiple", **_PRIVATE),  # in order
         seed.submit(_taught(pick), [run, seed], chosen_pair, **_PRIVATE),
-        run.input(_taught(another), run, [which, before, after, most, told, *shown, *chosen_pair], **_PRIVATE),
+        run.input(_taught(another), run, [which, before, after, asked, most, told, *shown, *chosen_pair], **_PRIVATE),
     ):
         picked.success(
             filmed, [run, chosen], film, trigger_mode="multiple", concurrency_limit=1, concurrency_id="film", **_PRIVATE
@@ -371,6 +380,13 @@ def _step_choices(page: Page, place: int) -> dict[str, Any]:
 def _class_choices(page: Page, place: int) -> dict[str, Any]:
     names = page.runs[place].data.classes
     return {"choices": [("any", ANY), *((name, i) for i, name in enumerate(names))], "value": ANY}
+
+
+def _asked_choices(page: Page, place: int) -> dict[str, Any]:
+    """The prompts or labels; hidden for unconditional models."""
+    names = (page.runs[place].data.words or {"asked": []})["asked"]
+    choices = [("any", ANY), *((name or "(empty prompt)", i) for i, name in enumerate(names))]
+    return {"choices": choices, "value": ANY, "visible": bool(names)}
 
 
 def _taught(function: Any) -> Any:

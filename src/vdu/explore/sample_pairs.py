@@ -24,11 +24,12 @@ _GROUPS: dict[str, Callable[..., "np.ndarray"]] = {
     "other changes": lambda was, now, changed: ~was & ~now & changed,
     "all": lambda was, now, changed: was | True,
 }
+ASKED = "asked for {}"  # with a prompt
 
 
 def forget_name(data: ReportData) -> str:
-    """The forget class in a word or two: the judge's names, or "unwanted" with a fallback classifier."""
-    names = ", ".join(data.classes[i] for i in data.forget_ids)
+    """The forget class in a word or two: the user's, the judge's names, or "unwanted" with a fallback classifier."""
+    names = data.concept or ", ".join(data.classes[i] for i in data.forget_ids)
     return names if names and names != "forget" and len(names) <= 24 else "unwanted"
 
 
@@ -42,13 +43,19 @@ def group_names(data: ReportData) -> dict[str, str]:
         Key of each group → its name with the number of pairs, the first to be shown first. Only "all" if the forget class is
         unknown.
     """
-    known = _GROUPS if data.forget_ids else {"all": _GROUPS["all"]}
+    known = [*_GROUPS] if data.forget_ids else ["all"]
+    known = known if data.asks_for_it is None else [ASKED, *known]
     name = forget_name(data)
     return {key: f"{key.format(name)} ({len(select_pairs(data, key)):,})" for key in known}
 
 
 def select_pairs(
-    data: ReportData, group: str, before: int | None = None, after: int | None = None, most: float = 1.0
+    data: ReportData,
+    group: str,
+    before: int | None = None,
+    after: int | None = None,
+    most: float = 1.0,
+    asked: int | None = None,
 ) -> "np.ndarray":
     """Rows of the sample files that belong to a group and meet the conditions.
 
@@ -58,6 +65,7 @@ def select_pairs(
         before: index of the judge's class in the original's image; None: any.
         after: the same in the unlearned model's image.
         most: highest confidence of the judge, in [0, 1]; that of a pair is the lower of its two.
+        asked: number of the prompt or label; None: any.
 
     Returns:
         Row indices, int64 [K]: first the pairs whose second image is of the forget class, each part in order.
@@ -66,7 +74,12 @@ def select_pairs(
 
     first, second = data.original, data.unlearned
     was, now = (np.isin(each.judge_class, data.forget_ids) for each in (first, second))
-    keep = _GROUPS[group](was, now, first.judge_class != second.judge_class)
+    if group == ASKED and data.asks_for_it is not None:
+        keep = data.asks_for_it.copy()
+    else:
+        keep = _GROUPS[group](was, now, first.judge_class != second.judge_class)
+    if asked is not None and first.asked is not None:
+        keep &= first.asked == asked
     keep &= np.minimum(first.judge_confidence, second.judge_confidence) <= most
     if before is not None:
         keep &= first.judge_class == before

@@ -24,11 +24,13 @@ from vdu.data.forget_source import reload_forget
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import sample
 from vdu.evaluation.compare import distances, paired_pul
+from vdu.evaluation.prompt_sets import asking
 from vdu.evaluation.references import filtered_original, load_reference, reference_images
 from vdu.explore.open_run import Checkpoint, OpenRun
 from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
 from vdu.metrics.features import Predictions, classify
+from vdu.models.denoiser import PipelineDenoiser
 
 __all__ = ["CACHE_FILE", "Curve", "Point", "has_curve", "known_curve", "measure_checkpoints", "seconds_per_checkpoint"]
 
@@ -140,7 +142,9 @@ def measure_checkpoints(run: OpenRun) -> Generator[Curve, None, None]:
 
 
 def _bench(run: OpenRun) -> _Bench:
-    settings, shape, stored = run.settings, run.original.image_shape, _images(run)
+    settings, shape, images = run.settings, run.original.image_shape, _images(run)
+    asks = _asks(run)
+    stored, original = images if asks is None else images.select(~asks), _kept(run)
     classes = list(settings.forget_class) or run.data.run["inputs"]["forget"]["classes"]
     try:
         forget = reload_forget(run.folder, shape)
@@ -148,7 +152,7 @@ def _bench(run: OpenRun) -> _Bench:
         if settings.judge is None:
             raise
         forget = stored.select(range(0))
-    judging, _ = find_judges(run.original, forget, classes, run.sampler, **settings.judges())
+    judging, _ = find_judges(original, forget, classes, run.sampler, **settings.judges())
     _require_same_judge(run, judging)
     network = find_feature_network(settings.features, judging=judging)
     seed, n = derive_seed(settings.seed, "evaluate"), len(stored)
@@ -156,9 +160,23 @@ def _bench(run: OpenRun) -> _Bench:
     if real is not None:
         reference = reference_images(real, judging, classes)
     else:
-        others = filtered_original(run.original, stored, judging, 2 * n, run.sampler, seed)
+        others = filtered_original(original, stored, judging, 2 * n, run.sampler, seed)
         reference = others.select(range(n, len(others)))
-    return _Bench(judging, network, network.extract(reference), classify(judging.judge, stored), seed)
+    counted = images if asks is None else images.select(asks)
+    return _Bench(judging, network, network.extract(reference), classify(judging.judge, counted), seed)
+
+
+def _asks(run: OpenRun) -> Tensor | None:
+    """Which stored pairs were drawn under prompts that ask for the concept, in which PUL counts it; None without prompts."""
+    found = run.data.asks_for_it
+    return None if found is None else torch.from_numpy(found)
+
+
+def _kept(run: OpenRun) -> PipelineDenoiser:
+    """The original under the prompts to keep; itself without prompts."""
+    if run.data.concept is None or run.data.words is None:
+        return run.original
+    return asking(run.original, next(each["prompts"] for each in run.data.words["sets"] if each["name"] == "others"))
 
 
 def _require_same_judge(run: OpenRun, judging: Judging) -> None:
@@ -174,14 +192,19 @@ def _require_same_judge(run: OpenRun, judging: Judging) -> None:
 def _measured(run: OpenRun, bench: _Bench, checkpoint: Checkpoint) -> Point:
     """PUL and u-FID of a checkpoint, of images that are drawn a micro-batch at a time and kept as uint8 only."""
     denoiser, size = run.denoiser_at(checkpoint), run.sampler.microbatch_size
-    seeds = run.data.original.seeds.tolist()
+    seeds, asks = run.data.original.seeds.tolist(), _asks(run)
+    asked = None if asks is None else [run.data.asked(i) for i in range(len(seeds))]
     drawn = [
-        to_uint8(sample(denoiser, seeds[start : start + size], run.sampler)) for start in range(0, len(seeds), size)
+        to_uint8(
+            sample(denoiser, seeds[start : start + size], run.sampler, labels=asked and asked[start : start + size])
+        )
+        for start in range(0, len(seeds), size)
     ]
     images = ImageSet(torch.cat(drawn), description=checkpoint.name)
-    pul = paired_pul(bench.before, classify(bench.judging.judge, images), bench.judging, bench.seed)
+    counted, kept = (images, images) if asks is None else (images.select(asks), images.select(~asks))
+    pul = paired_pul(bench.before, classify(bench.judging.judge, counted), bench.judging, bench.seed)
     # the name of the final model, since it seeds the resamples
-    found = distances("unlearned", bench.reference, bench.network.extract(images), bench.seed)
+    found = distances("unlearned", bench.reference, bench.network.extract(kept), bench.seed)
     return Point(pul.counted(), found.u_fid.to_json())
 
 

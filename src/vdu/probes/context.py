@@ -34,6 +34,8 @@ class ProbeContext:
         sampler: the sampling protocol.
         seed: seeds all draws.
         progress: show bars on standard error.
+        kept: the original under prompts to keep, where the models above are asked for the concept; None: the original itself.
+        paraphrases: prompts that ask a text-to-image model for the concept in other words.
     """
 
     original: Denoiser
@@ -47,6 +49,8 @@ class ProbeContext:
     sampler: Sampler
     seed: int
     progress: bool = True
+    kept: Denoiser | None = None
+    paraphrases: tuple[str, ...] = ()
 
     @property
     def models(self) -> Mapping[str, Denoiser]:

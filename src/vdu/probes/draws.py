@@ -130,11 +130,10 @@ def own_rest(case: ProbeContext, n_images: int, purpose: str) -> ImageSet:
         That many images, or fewer (possibly none) if four times as many draws do not suffice.
     """
     found: list[ImageSet] = []
+    model = case.original if case.kept is None else case.kept
     batch = max(case.sampler.microbatch_size, 1)
     for start in range(0, max(4 * n_images, batch), batch):
-        drawn = draw(
-            case, case.original, image_seeds(case.seed, purpose, batch, start), f"{purpose}: generated samples"
-        )
+        drawn = draw(case, model, image_seeds(case.seed, purpose, batch, start), f"{purpose}: generated samples")
         found.append(drawn.select(~judged(case, drawn)))
         if sum(map(len, found)) >= n_images:
             break
@@ -142,7 +141,7 @@ def own_rest(case: ProbeContext, n_images: int, purpose: str) -> ImageSet:
     return ImageSet(
         torch.cat([each.images for each in found])[:n_images],
         torch.cat(labels)[:n_images] if labels else None,
-        class_names=case.original.class_names or None,
+        class_names=model.class_names or None,
         description="generated samples of the original not predicted as forget",
     )
 

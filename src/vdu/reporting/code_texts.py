@@ -59,6 +59,8 @@ _NOT_RUN = {
     ),
     "evaluation_ended": "The evaluation ended before this probe did. Run `vdu evaluate` again.",
     "latent_model": "This is a latent model; the measure is defined on pixels.",
+    "no_words": "The models are not asked in words.",
+    "no_paraphrases": "There are no paraphrases. Name some in a file of prompt sets (`--prompts`).",
     "no_retrained_model": "No retrained model was given. Train one without the class and name it (`--retrained`).",
     "diverged": "It diverged: {error}",
     "failed": "It failed: {error}",
@@ -66,6 +68,8 @@ _NOT_RUN = {
 }
 _KEYS = {
     "learning_rate_is": "learning rate, chosen as",
+    "n_shown": "forget images that the attack has",
+    "n_prompts": "prompts",
     "forget_images": "forget images",
     "benign_images": "benign images",
     "evaluation_sampler": "ordinary sampler",
@@ -86,6 +90,7 @@ _VALUES = {
     ),
     ("noise", "own_seeds_paired"): "seeds of this probe's own; image i of both models has the same",
     ("noise", "one_draw_per_image_and_level"): "one draw per image and level, the same for every model",
+    ("start", "null_condition"): "the null condition",
     ("control", "none"): "none: no retrained model was given",
     (
         "control_reason",

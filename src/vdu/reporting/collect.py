@@ -13,7 +13,7 @@ NOT guaranteed: that the numbers are right. They are taken as the run wrote them
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vdu.core.errors import InputError
 from vdu.core.records import read_json
@@ -21,6 +21,9 @@ from vdu.reporting.code_texts import warning_text
 from vdu.reporting.files import Samples, read_log, read_samples
 from vdu.reporting.legacy import current_metrics, current_run
 from vdu.reporting.records import PROBES, check_metrics
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["FORMAT_VERSION", "ReportData", "Samples", "collect", "read_metrics", "read_records", "report_data"]
 
@@ -76,6 +79,31 @@ class ReportData:
         """The judge's class names, in the order of its indices."""
         return self.metrics["histogram"]["classes"]
 
+    @property
+    def words(self) -> dict[str, Any] | None:
+        """What the models were asked for, of conditional models."""
+        return self.metrics.get("words")
+
+    @property
+    def concept(self) -> str | None:
+        """What was to be forgotten, in the words of who asked a text-to-image model to forget it; else None."""
+        words = self.words
+        return ", ".join(words["concepts"]) if words is not None and words["kind"] == "prompts" else None
+
+    def asked(self, i: int) -> str | None:
+        """The prompt or label of a stored pair; None for unconditional models."""
+        return (
+            None if self.words is None or self.original.asked is None else self.words["asked"][self.original.asked[i]]
+        )
+
+    @property
+    def asks_for_it(self) -> "np.ndarray | None":
+        """Which stored pairs were drawn under prompts that ask for the concept, bool [N]; None where nothing was asked in prompts."""
+        if self.concept is None or self.words is None or self.original.asked is None:
+            return None
+        target = next(each["prompts"] for each in self.words["sets"] if each["name"] == "target")
+        return self.original.asked < len(target)  # these come first
+
     def row(self, name: str) -> dict[str, Any] | None:
         """Return the reference row of that name, or None when the run has no such row."""
         return next((row for row in self.metrics["rows"] if row["name"] == name), None)
@@ -100,6 +128,7 @@ def collect(run_dir: Path | str) -> ReportData:
     _require_same_noise(folder, original, unlearned)
     log, log_warnings = read_log(folder / "log.jsonl")
     forget_ids = _forget_ids(metrics)
+    _require_asked(folder, metrics, original, unlearned)
     contradictions = _contradictions(metrics, run, original, unlearned)
     warnings = [*(warning_text(each, metrics) for each in metrics["warnings"]), *log_warnings, *contradictions]
     strangers = [name for name in metrics.get("probes", {}) if name not in PROBES]
@@ -195,6 +224,19 @@ def _require_same_noise(folder: Path, original: Samples, unlearned: Samples) -> 
         )
 
 
+def _require_asked(folder: Path, metrics: dict[str, Any], original: Samples, unlearned: Samples) -> None:
+    """Refuse samples that number no known prompt, or that were not asked alike."""
+    words, asked = metrics.get("words"), original.asked
+    if words is None:
+        return
+    both = asked is not None and unlearned.asked is not None and not (asked != unlearned.asked).any()
+    if not both or asked is None or asked.min() < 0 or asked.max() >= len(words["asked"]):
+        raise InputError(
+            f"{folder}: the sample files do not number the {len(words['asked'])} {words['kind']} of metrics.json alike. Run "
+            "`vdu evaluate` again."
+        )
+
+
 def _forget_ids(metrics: dict[str, Any]) -> tuple[int, ...]:
     """Return indices of the judge's classes to forget: by name, else "forget" (a fallback classifier)."""
     forget, classes = metrics["forget"], metrics["histogram"]["classes"]
@@ -210,18 +252,21 @@ def _contradictions(metrics: dict[str, Any], run: dict[str, Any], before: Sample
     found = []
     if run.get("finished") is False:
         found.append("run.json says that this run was not finished.")
-    if len(before.images) != metrics["n_images"]:
-        found.append(f"{len(before.images)} sample pairs are stored; the numbers come from {metrics['n_images']}.")
+    kept = np.ones(len(before.images), bool)
+    if (words := metrics.get("words")) is not None and words["kind"] == "prompts" and before.asked is not None:
+        kept = before.asked >= len(next(each["prompts"] for each in words["sets"] if each["name"] == "target"))
+    if kept.sum() != metrics["n_images"]:
+        found.append(f"{kept.sum()} sample pairs are stored; the numbers come from {metrics['n_images']}.")
         return found
     for name, samples in (("original", before), ("unlearned", after)):
-        counted = np.bincount(samples.judge_class, minlength=len(metrics["histogram"]["classes"])).tolist()
+        counted = np.bincount(samples.judge_class[kept], minlength=len(metrics["histogram"]["classes"])).tolist()
         if counted != metrics["histogram"][name]:
             found.append(
                 f"The {name} samples and metrics.json disagree about the class counts; run `vdu evaluate` again."
             )
     flips = np.zeros_like(np.asarray(metrics["flips"]["counts"]))
     if metrics["flips"]["classes"] == metrics["histogram"]["classes"]:
-        np.add.at(flips, (before.judge_class, after.judge_class), 1)
+        np.add.at(flips, (before.judge_class[kept], after.judge_class[kept]), 1)
         if flips.tolist() != metrics["flips"]["counts"]:
             found.append("The samples and metrics.json disagree about the flip table; run `vdu evaluate` again.")
     return found

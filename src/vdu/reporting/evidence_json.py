@@ -38,7 +38,17 @@ QUESTIONS = {
     "cost": "What did it cost?",
     "trust": "Can I trust this page?",
 }
-_METRICS = ("n_images", "rows", "histogram", "flips", "flips_retrained", "judge", "feature_network", "reference")
+_METRICS = (
+    "n_images",
+    "rows",
+    "histogram",
+    "flips",
+    "flips_retrained",
+    "words",
+    "judge",
+    "feature_network",
+    "reference",
+)
 
 
 def evidence(

@@ -27,12 +27,14 @@ class Samples:
         seeds: int64 [N], the seed of each image's starting noise.
         judge_class: int64 [N], index into the judge's class names.
         judge_confidence: float [N] in [0, 1].
+        asked: int64 [N], number of the prompt or label; None for unconditional models.
     """
 
     images: "np.ndarray"
     seeds: "np.ndarray"
     judge_class: "np.ndarray"
     judge_confidence: "np.ndarray"
+    asked: "np.ndarray | None" = None
 
 
 def read_samples(path: Path, n_classes: int) -> Samples:
@@ -67,7 +69,7 @@ def read_samples(path: Path, n_classes: int) -> Samples:
     images = arrays["images"]
     if images.dtype != "uint8" or images.ndim != 4 or images.shape[1] not in {1, 3} or 0 in images.shape:
         raise InputError(f"{path}: images are {images.dtype} {list(images.shape)}; expected uint8 [N, 1 or 3, H, W].")
-    for key in _SAMPLE_KEYS[1:]:
+    for key in (*_SAMPLE_KEYS[1:], *(["asked"] if "asked" in arrays else [])):
         if arrays[key].shape != images.shape[:1]:
             raise InputError(
                 f"{path}: {key} has shape {list(arrays[key].shape)}; expected [{len(images)}], one per image."
@@ -83,7 +85,8 @@ def read_samples(path: Path, n_classes: int) -> Samples:
             f"{path}: judge_class runs from {judged.min()} to {judged.max()}; metrics.json names {n_classes} classes. "
             "Run `vdu evaluate` again so that both come from one judge."
         )
-    return Samples(images.transpose(0, 2, 3, 1), *(arrays[key] for key in _SAMPLE_KEYS[1:]))
+    seeds, judged, confidence = (arrays[key] for key in _SAMPLE_KEYS[1:])
+    return Samples(images.transpose(0, 2, 3, 1), seeds, judged, confidence, arrays.get("asked"))
 
 
 def read_log(path: Path) -> tuple[tuple[dict[str, Any], ...], list[str]]:

@@ -26,7 +26,9 @@ def extra_columns(data: ReportData) -> list[str]:
 
 
 def group_totals(data: ReportData) -> tuple[int, int]:
-    """Return how many stored pairs the original made of the forget class, and how many others."""
+    """Return how many stored pairs the original made of the forget class (or was asked for it), and how many others."""
+    if (asks := data.asks_for_it) is not None:
+        return int(asks.sum()), int((~asks).sum())
     n_forget = sum(int((data.original.judge_class == i).sum()) for i in data.forget_ids)
     return n_forget, len(data.original.images) - n_forget
 
@@ -60,11 +62,13 @@ def histogram(data: ReportData) -> dict[str, Any]:
 def flips(data: ReportData) -> dict[str, Any]:
     """Return what became of each forgotten class, and the full table where it fits on a page."""
     classes, counts = data.metrics["flips"]["classes"], data.metrics["flips"]["counts"]
+    fated = (data.words or {}).get("target_flips") if data.concept else None  # prompts that ask for it have their own
+    fated = counts if fated is None else fated["counts"]
     forget = [i for i, name in enumerate(classes) if name in {data.classes[j] for j in data.forget_ids}]
     fates = []
     for i in forget:
-        total = sum(counts[i])
-        found = sorted(((n, classes[j], j in forget) for j, n in enumerate(counts[i]) if n), key=lambda fate: -fate[0])
+        total = sum(fated[i])
+        found = sorted(((n, classes[j], j in forget) for j, n in enumerate(fated[i]) if n), key=lambda fate: -fate[0])
         streams = [Fate(name, n, bad) for n, name, bad in found]
         drawing = flow(classes[i], streams) if streams else None
         fates.append({"name": classes[i], "total": total, "flow": drawing})

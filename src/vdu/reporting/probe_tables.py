@@ -30,6 +30,9 @@ def probe_tables(data: ReportData) -> dict[str, Any]:
         "likelihood": _likelihood,
         "membership": _membership,
         "retrained": _retrained,
+        "paraphrases": _attack,
+        "inversion": _attack,
+        "soft_prompt": _attack,
     }
     found = {}
     for name, make in makers.items():
@@ -123,6 +126,12 @@ def _inpainting(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
         for row in sorted(result["rows"], key=lambda row: (row["hidden"], _ORDER.index(row["model"])))
     ]  # fmt: skip
     return {"rows": rows}
+
+
+def _attack(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:
+    plain = result["original"]
+    rows = [{"model": row["model"], "start": row["start_count"], "share": Rate.of(row)} for row in result["rows"]]
+    return {"rows": rows, "original": f"{plain['forget_count']:,} of {plain['n_images']:,}"}
 
 
 def _likelihood(data: ReportData, result: dict[str, Any]) -> dict[str, Any]:

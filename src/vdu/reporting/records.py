@@ -220,6 +220,20 @@ class Retrained(Measured):
     samples: NotRequired[list[SampleDistance]]
 
 
+class AttackRow(Counted):
+    """Images of the concept after an attack on a model, over all prompts; ``start_count``: before it, from the same noise."""
+
+    model: Model
+    start_count: Count
+
+
+class Attack(Measured):
+    """An attack on the condition of a model; ``original``: without any attack."""
+
+    rows: list[AttackRow]
+    original: OriginalCount
+
+
 class Probes(TypedDict, total=False):
     """The probes that an evaluation knew of, by name."""
 
@@ -230,6 +244,9 @@ class Probes(TypedDict, total=False):
     completion: NotRun | Completion
     inpainting: NotRun | Inpainting
     retrained: NotRun | Retrained
+    paraphrases: NotRun | Attack
+    inversion: NotRun | Attack
+    soft_prompt: NotRun | Attack
 
 
 PROBES = tuple(Probes.__annotations__)
@@ -335,6 +352,61 @@ class Warned(TypedDict):
     message: NotRequired[str]
 
 
+class CountedImages(TypedDict):
+    """A count among n images, with the 95 % interval of its fraction."""
+
+    count: Count
+    n_images: Positive
+    low: Fraction
+    high: Fraction
+
+
+class Accuracy(CountedImages):
+    """Unlearning accuracy (UA), or in-domain and cross-domain retain accuracy (IRA, CRA), of a model.
+
+    ``mean_rank``: of the concept (UA) or of the class that was asked for, among the judge's classes.
+    """
+
+    name: Literal["UA", "IRA", "CRA"]
+    model: Literal["original", "filtered_original", "unlearned", "retrained"]
+    judge: str
+    mean_rank: float
+
+
+class PromptSet(TypedDict):
+    """What was drawn under a set of prompts or labels, by model.
+
+    ``found``: images of the concept; ``changed``: of another class than the original's.
+    """
+
+    name: str
+    prompts: Annotated[list[str], AtLeast(1)]
+    found: dict[str, CountedImages]
+    changed: dict[str, CountedImages]
+
+
+class CrossJudge(TypedDict):
+    """The judge of another domain."""
+
+    name: str
+    architecture: str
+    n_classes: Positive
+    held_out_error: Fraction
+    n_held_out: Count | None
+
+
+class Words(TypedDict):
+    """What the models draw when they are asked with prompts, or under labels; ``asked``: those that the sample files number."""
+
+    kind: Literal["prompts", "labels"]
+    concepts: list[str]
+    sets: list[PromptSet]
+    accuracy: list[Accuracy]
+    cross_judge: CrossJudge | None
+    asked: list[str]
+    target_flips: Flips | None
+
+
 class Measurements(TypedDict):
     """What was measured on samples."""
 
@@ -343,6 +415,7 @@ class Measurements(TypedDict):
     histogram: Histogram
     flips: Flips
     flips_retrained: NotRequired[Flips]
+    words: NotRequired[Words]
     judge: Judge
     feature_network: str
     reference: Reference
@@ -399,6 +472,9 @@ class ProbeVerdicts(TypedDict):
     likelihood: Finding
     membership: Finding
     retrained: Finding
+    paraphrases: NotRequired[Finding]
+    inversion: NotRequired[Finding]
+    soft_prompt: NotRequired[Finding]
 
 
 class Shift(TypedDict):
@@ -515,8 +591,12 @@ def _length_problem(metrics: dict[str, Any]) -> str | None:
     for key in ("original", "unlearned", "expected"):
         if len(histogram[key]) != n:
             return f"histogram.{key} has {len(histogram[key])} entries for {n} classes, expected {n}"
-    for key in ("flips", "flips_retrained"):
-        flips = metrics.get(key) or {"classes": [], "counts": []}
+    words = metrics.get("words") or {}
+    if words and not any(each["name"] == "target" for each in words["sets"]):
+        return f"words.sets are {[each['name'] for each in words['sets']]}, expected one named 'target'"
+    tables = {key: metrics.get(key) for key in ("flips", "flips_retrained")}
+    for key, table in (tables | {"words.target_flips": words.get("target_flips")}).items():
+        flips = table or {"classes": [], "counts": []}
         n = len(flips["classes"])
         if len(flips["counts"]) != n or any(len(row) != n for row in flips["counts"]):
             return f"{key}.counts is not {n} rows of {n} counts, one for each class"

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_file, sha256_bytes, write_json
 from vdu.reporting import page_tables
+from vdu.reporting.asked import asked_tables
 from vdu.reporting.code_texts import attack_text, row_note, source_text
 from vdu.reporting.collect import ReportData, collect
 from vdu.reporting.evidence_json import QUESTIONS, evidence
@@ -188,7 +189,7 @@ def _context(
     pairs = select_pairs(data)
     sprites = make_sprites(data, pairs, hide_forgotten=hide_forgotten)
     sheet = result_sheet(data, found, probes)
-    groups = [[pair for pair in pairs if pair.was_forget is was] for was in (True, False)]
+    groups = [[pair for pair in pairs if pair.first is first] for first in (True, False)]
     return {
         "data": data,
         "metrics": data.metrics,
@@ -203,9 +204,11 @@ def _context(
         "questions": QUESTIONS,
         "parts": probes,
         "probes": probe_tables(data),
+        "asked": asked_tables(data),
         "extras": page_tables.extra_columns(data),
         "thresholds": SENTENCES,
         "groups": groups,
+        "prompts": sorted({pair.asked for pair in pairs if pair.asked}),
         "group_totals": page_tables.group_totals(data),
         "shown_first": _SHOWN_FIRST,
         "sprites": sprites,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vdu.reporting.asked import ACCURACIES, accuracies, retained_less
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer, Level
 from vdu.reporting.findings.attempts import Attempt, AttemptFinding, find_attempts, place_text
@@ -16,10 +17,10 @@ from vdu.reporting.findings.gone import find_gone
 from vdu.reporting.findings.inside import Inside, find_inside
 from vdu.reporting.findings.reliability import retrained_doubted, retrained_left
 from vdu.reporting.findings.rest import Rest, RestFinding, distance_reason, find_rest
-from vdu.reporting.formatting import interval, number
+from vdu.reporting.formatting import interval, number, percent
 from vdu.reporting.rates import measured
 
-__all__ = ["TESTS", "SheetRow", "overview", "result_sheet"]
+__all__ = ["TESTS", "SheetRow", "overview", "result_sheet", "tests_of"]
 
 TESTS = {
     "relearning": "Relearning",
@@ -30,6 +31,7 @@ TESTS = {
     "membership": "Membership",
     "retrained": "Distance to a retrained model",
 }
+ATTACKS = {"paraphrases": "Paraphrases", "inversion": "Inversion", "soft_prompt": "Soft prompts"}
 _READINGS = {
     "good": "as good as the retrained model, or as chance",
     "mixed": "with reservations",
@@ -78,7 +80,13 @@ def overview(rows: list[SheetRow], probes: Mapping[str, Answer]) -> str:
         return f"{len(rows)} rows. No probe was run."
     parts = ", ".join(f"{levels[level]} {words}" for level, words in _READINGS.items() if levels[level])
     n = sum(levels.values())
-    return f"{len(rows)} rows; the last {len(TESTS)} are probes. {n} of {len(TESTS)} probes ran: {parts}."
+    last = f"the last {len(probes)} are probes"
+    return f"{len(rows)} rows; {last}. {n} of {len(probes)} probes ran: {parts}."
+
+
+def tests_of(probes: Mapping[str, Answer]) -> dict[str, str]:
+    """The tests that a run knows of, with their names; attacks on the condition are for conditional models."""
+    return TESTS | {name: test for name, test in ATTACKS.items() if name in probes}
 
 
 def result_sheet(data: ReportData, answers: Mapping[str, Answer], probes: Mapping[str, Answer]) -> list[SheetRow]:
@@ -90,11 +98,11 @@ def result_sheet(data: ReportData, answers: Mapping[str, Answer], probes: Mappin
         probes: what each probe says by itself.
 
     Returns:
-        Rows for the samples, then one for each of ``TESTS``.
+        Rows for the samples, then one for each of :func:`tests_of`.
     """
     attempts, inside = find_attempts(data), find_inside(data)
-    rows = [_gone(data, answers["gone"]), *_rest(data)]
-    for name, test in TESTS.items():
+    rows = [_gone(data, answers["gone"]), *_accuracies(data), *_rest(data)]
+    for name, test in tests_of(probes).items():
         found = probes[name]
         numbers = _attempt(data, attempts[name]) if name in attempts else _inside(data, name, inside[name])
         rows.append(SheetRow(_PLACES.get(name, name), test, *numbers, found.level, found.title))
@@ -103,10 +111,11 @@ def result_sheet(data: ReportData, answers: Mapping[str, Answer], probes: Mappin
 
 def _gone(data: ReportData, found: Answer) -> SheetRow:
     pul, beside = find_gone(data).pul, retrained_left(data)
+    n_images = f"{data.metrics['n_images']:,}"
     return SheetRow(
         "gone",
-        "Unwanted images",
-        f"of {data.metrics['n_images']:,} from each model",
+        f"Images of “{data.concept}”" if data.concept else "Unwanted images",
+        f"of {n_images} that were asked for it" if data.concept else f"of {n_images} from each model",
         f"{pul['n_original']:,}" if pul else "",
         f"{pul['n_unlearned']:,}" if pul else "",
         "" if beside is None else f"{beside:,}",
@@ -114,6 +123,25 @@ def _gone(data: ReportData, found: Answer) -> SheetRow:
         found.level,
         found.title.split(":")[0],
     )
+
+
+def _accuracies(data: ReportData) -> list[SheetRow]:
+    """UA, IRA and CRA of conditional models, in percent; beside them the filtered original's."""
+    rows, less = [], retained_less(data)
+    for name, by_model in accuracies(data).items():
+        ours, floor = by_model["unlearned"], by_model.get("filtered_original")
+        before, after, target = (
+            percent(100 * rate.value) if (rate := by_model.get(model)) else ""
+            for model in ("original", "unlearned", "retrained")
+        )
+        about = f"of {ours.total:,} images" + (
+            "" if floor is None else f"; filtered original {percent(100 * floor.value)}"
+        )
+        fell = less is not None and less[0] == name
+        level: Level = "mixed" if fell else "fact"
+        reading = "Fell" if fell else "A rate; no verdict"
+        rows.append(SheetRow("asked", ACCURACIES[name], about, before, after, target, ours.ends, level, reading))
+    return rows
 
 
 def _rest(data: ReportData) -> list[SheetRow]:
@@ -170,6 +198,9 @@ def _attempt(data: ReportData, found: AttemptFinding) -> tuple[str, str, str, st
     if shown is None:
         return "", "", "", "", ""
     about = f"unwanted of {shown.ours.total:,}, {_place(found, shown.place)}"
+    if found.probe in ATTACKS:
+        rows = {row["model"]: row for row in (measured(data.metrics, found.probe) or {"rows": []})["rows"]}
+        about += f"; without the attack {rows['unlearned']['start_count']:,}"
     target = "" if shown.theirs is None else f"{shown.theirs.count:,}"
     return (
         about,
@@ -189,7 +220,7 @@ def _place(found: AttemptFinding, place: Any) -> str:
 def _original(data: ReportData, probe: str, place: Any, total: int) -> str:
     """The original's own count beside a probe's point, where the probe has it; with its total where that differs."""
     result = measured(data.metrics, probe) or {}
-    if probe == "relearning" and result.get("original"):
+    if probe in {"relearning", *ATTACKS} and result.get("original"):
         count, n = result["original"]["forget_count"], result["original"]["n_images"]
         return f"{count:,}" if n == total else f"{count:,} of {n:,}"
     if probe == "stochastic" and place["pul"] is not None:

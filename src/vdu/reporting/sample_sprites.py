@@ -1,7 +1,7 @@
 """Which image pairs are shown, and their pixels: two PNG sprites, one before and one after, cell k of both is pair k.
 
-Order: pairs where the original made the forget class come first, those that remain before the others; then other pairs: those that
-became the forget class before the rest. Each part is in seed order (nothing is picked by eye).
+Order: pairs where the original made the forget class, or was asked for it with a prompt, come first, those that remain before the
+others; then other pairs: those that became the forget class before the rest. Each part is in seed order (nothing is picked by eye).
 
 Hiding is done to the pixels: an image is averaged down to 2 × 2 blocks (3 × 3 from 24 pixels on) before it is
 embedded, so the page holds no more of it than is seen. NOT guaranteed: that the judge recognises every unwanted image;
@@ -10,7 +10,7 @@ what it misses is shown.
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vdu.reporting.collect import ReportData
@@ -39,6 +39,8 @@ class Pair:
         after: class name by the unlearned model; ``after_share`` its confidence in percent.
         was_forget: the original made the forget class.
         is_forget: the unlearned model made it.
+        asked: the prompt or label of both; None for unconditional models.
+        first: whether it is of the first group: the original made the forget class, or was asked for it with a prompt.
     """
 
     index: int
@@ -50,6 +52,8 @@ class Pair:
     after_share: float
     was_forget: bool
     is_forget: bool
+    asked: str | None = None
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,12 @@ def select_pairs(data: ReportData) -> list[Pair]:
 
     was, now = (np.isin(samples.judge_class, data.forget_ids) for samples in (data.original, data.unlearned))
     limit = min(_MAX_PAIRS, _PIXEL_BUDGET // (2 * _shrink(data.original.images[:1]).nbytes))
-    first = np.concatenate([np.flatnonzero(was & now), np.flatnonzero(was & ~now)])[: limit * 3 // 5]
-    others = np.concatenate([np.flatnonzero(~was & now), np.flatnonzero(~was & ~now)])
+    asks = was if data.asks_for_it is None else data.asks_for_it
+    first = np.concatenate([np.flatnonzero(asks & now), np.flatnonzero(asks & ~now)])[: limit * 3 // 5]
+    others = np.concatenate([np.flatnonzero(~asks & now), np.flatnonzero(~asks & ~now)])
     chosen = [*first, *others[: limit * 2 // 5 if len(first) else limit]]
-    return [_pair(data, int(i), cell, bool(was[i]), bool(now[i])) for cell, i in enumerate(chosen)]
+    pairs = [_pair(data, int(i), cell, bool(was[i]), bool(now[i])) for cell, i in enumerate(chosen)]
+    return [replace(pair, asked=data.asked(pair.index), first=bool(asks[pair.index])) for pair in pairs]
 
 
 def _pair(data: ReportData, i: int, cell: int, was: bool, now: bool) -> Pair:
@@ -132,7 +138,7 @@ def make_sprites(data: ReportData, pairs: list[Pair], *, hide_forgotten: bool) -
     unknown = not data.forget_ids
     before, after = data.original.images[indices], data.unlearned.images[indices]
     if hide_forgotten:
-        before = hide(before, [unknown or pair.was_forget for pair in pairs])
+        before = hide(before, [unknown or pair.was_forget or pair.first for pair in pairs])
         after = hide(after, [unknown or pair.is_forget for pair in pairs])
     before, after = _shrink(before), _shrink(after)
     _, height, width, _ = before.shape

@@ -24,9 +24,9 @@ from vdu.data.sources import absolute, place_of
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.defaults import TrainingDefaults
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import configuration_sha256, identity, weights_sha256
+from vdu.models.identity import identity, weights_sha256
 from vdu.models.lora import check_train, trained_weights
-from vdu.models.pipelines import check_network, find_pipeline, load_pipeline
+from vdu.models.pipelines import check_network, configuration_of, find_pipeline, load_pipeline
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.selection import require_enough
@@ -151,7 +151,7 @@ class Plan:
             "model": {
                 "path": self.source or model_path,
                 "sha256": self.weights_sha256,
-                "configuration_sha256": configuration_sha256(self.original),
+                "configuration_sha256": configuration_of(self.pipeline),  # without the prompts of this run
                 "class_names": list(getattr(self.pipeline, "class_names", None) or ()),
             },
             "forget": {

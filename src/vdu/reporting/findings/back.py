@@ -15,7 +15,6 @@ from typing import Any
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer, Reason
 from vdu.reporting.findings.attempts import (
-    ATTEMPTS,
     Attempt,
     AttemptFinding,
     Point,
@@ -23,6 +22,7 @@ from vdu.reporting.findings.attempts import (
     find_attempts,
     highest_start,
     relearning_pairs,
+    tried,
 )
 from vdu.reporting.findings.gone import GoneFinding
 from vdu.reporting.findings.reliability import retrained_doubted
@@ -123,48 +123,49 @@ def _relearned(data: ReportData) -> Point | None:
 
 def back_answer(data: ReportData, found: BackFinding) -> Answer:
     """The finding in sentences."""
+    names = tried(data)
     if found.reason is Back.NOT_TESTED:
-        reasons = {why_not(data.metrics, name) for name in ATTEMPTS} - {None}
+        reasons = {why_not(data.metrics, name) for name in names} - {None}
         text = "No attempt to bring it back was made." + "".join(f" {reason}" for reason in sorted(map(str, reasons)))
         limit = "Relearning, other samplers, completion and inpainting are all unknown."
-        return Answer.of(found.reason, "0 of 4 tests ran", text, (limit,))
+        return Answer.of(found.reason, f"0 of {len(names)} tests ran", text, (limit,))
     parts = attempt_answers(data, found.attempts)
     text = " ".join(
-        f"{ATTEMPTS[name].capitalize()}: {_lower(part.title)} ({part.figure})." for name, part in parts.items()
+        f"{names[name].capitalize()}: {_lower(part.title)} ({part.figure})." for name, part in parts.items()
     )
-    missing = [words for name, words in ATTEMPTS.items() if name not in parts]
+    missing = [words for name, words in names.items() if name not in parts]
     limits = [f"Not tested: {', '.join(missing)}."] if missing else []
     if found.relearned is not None:
         limits.append("Compared with one retrained model; another would differ a little.")
     limits += dict.fromkeys(limit for part in parts.values() for limit in part.limits)
     limits.append("Other attacks, more steps or other learning rates may still bring it back.")
-    answer = Answer.of(found.reason, _figure(found, parts), text, tuple(limits))
-    return replace(answer, title=_title(found, parts))
+    answer = Answer.of(found.reason, _figure(found, parts, names), text, tuple(limits))
+    return replace(answer, title=_title(found, parts, names))
 
 
 def _lower(text: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def _figure(found: BackFinding, parts: dict[str, Answer]) -> str:
+def _figure(found: BackFinding, parts: dict[str, Answer], names: dict[str, str]) -> str:
     if found.reason in {Back.NO_FASTER, Back.NO_FASTER_SOME_UNDECIDED}:
-        n, lead = len(ATTEMPTS), max(each.lead for each in found.attempts.values() if each.level == "good")
+        n, lead = len(names), max(each.lead for each in found.attempts.values() if each.level == "good")
         tests = f"any of {n} tests" if found.n_good == n else f"{found.n_good} of {n} tests"
         return f"not measurably more than in that model in {tests}; leads above {math.ceil(lead)} percentage points are excluded here"
-    shown = [f"{ATTEMPTS[name]}: {parts[name].figure}" for name in found.deciding[:2]]
+    shown = [f"{names[name]}: {parts[name].figure}" for name in found.deciding[:2]]
     more = [f"and {len(found.deciding) - 2} more"] if len(found.deciding) > 2 else []
     return "; ".join([*shown, *more]) or "see the first answer"
 
 
-def _title(found: BackFinding, parts: dict[str, Answer]) -> str:
+def _title(found: BackFinding, parts: dict[str, Answer], names: dict[str, str]) -> str:
     title, n, undecided = (
         found.reason.title,
-        f"{found.n_good} of {len(ATTEMPTS)} tests",
+        f"{found.n_good} of {len(names)} tests",
         f"{found.n_undecided} undecided",
     )
     first = parts[found.deciding[0]].figure if found.deciding else ""
     more = {
-        Back.YES: ", by " + " and ".join(ATTEMPTS[name] for name in found.deciding) + f": {first}",
+        Back.YES: ", by " + " and ".join(names[name] for name in found.deciding) + f": {first}",
         Back.PERHAPS: f": {first}",
         Back.BELOW_HALF: f": {first}",
         Back.NO_SIGN: f", not in {n}",

@@ -99,10 +99,15 @@ def gone_answer(data: ReportData, found: GoneFinding) -> Answer:
     figure = f"{pul['n_unlearned']:,} of {n_images} outputs = {rate_text(pul, data.metrics['n_images'])}; share gone (PUL) {value}"
     if found.second is not None:
         figure += f"; by the second classifier {percent_interval(found.second)}"
-    text = (
-        f"From the same noise, the original made {pul['n_original']:,} unwanted images of {n_images} and the unlearned model "
-        f"{pul['n_unlearned']:,}: {value} are gone. This classifier could show {percent(most)} at most."
+    drew = (
+        f"Asked for “{data.concept}” from the same noise, the original drew it in {pul['n_original']:,} of {n_images} images and the "
+        f"unlearned model in {pul['n_unlearned']:,}"
     )
+    made = (
+        f"From the same noise, the original made {pul['n_original']:,} unwanted images of {n_images} and the unlearned model "
+        f"{pul['n_unlearned']:,}"
+    )
+    text = f"{drew if data.concept else made}: {value} are gone. This classifier could show {percent(most)} at most."
     if (seen := retrained_ceiling(data)) is not None:
         text += f" The retrained model, counted the same way, has {percent(seen)}; the lower of the two is the ceiling."
     if (stopped := stopping(data)) is not None:
@@ -125,6 +130,8 @@ def _title(data: ReportData, found: GoneFinding, pul: dict[str, Any]) -> str:
         if after <= before
         else f"{before:,} before, {after:,} after"
     )
+    if data.concept:
+        left = f"“{data.concept}” in {after:,} of {data.metrics['n_images']:,} images that were asked for it; before in {before:,}"
     return f"{start}: {left}" + ("" if beside is None else f"; a model that never saw it makes {beside:,}")
 
 

@@ -8,7 +8,8 @@ have only become more frequent, the mix has shifted; without pairs it has where 
 the expected one than chance explains between independent samples. Three findings keep the answer from green: kept images that are
 less likely than in a retrained model, paired by > 0.02 bits/dim; predictions on noisy kept images that are, at some noise level, at
 least twice as far from the retrained model's as the original's are, intervals apart; and so few images that no class could have
-been seen to go.
+been seen to go. Of models that are asked with prompts or labels: where what is asked for comes less often than in the original (the
+95 % interval of the difference ends below 0), that is damage.
 
 The flips count the kept images: of the noises from which the original made one, how many give another class now.
 With a fallback classifier that also gives the features of u-FID, the rest is unknown at best.
@@ -19,6 +20,7 @@ NOT guaranteed: anything about kinds of images that are rarer than the samples c
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vdu.reporting.asked import accuracies, retained_less
 from vdu.reporting.code_texts import images_text
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer, Reason
@@ -43,6 +45,7 @@ class Rest(Reason):
     SHIFTED = "classes_shifted", "mixed", "Quality kept, but the mix of classes has shifted"
     NO_DAMAGE = "no_damage", "good", "No damage detected"
     ONE_KEPT_CLASS = "one_kept_class", "unknown", "No damage seen, but kept classes are not told apart"
+    LESS_RIGHT = "right_less_often", "mixed", "Damage detected: what is asked for comes less often"
     UNSEEN = "class_losses_unseen", "unknown", "No damage seen, but there are too few images to see a class go"
     LESS_LIKELY = "less_likely", "mixed", "Quality kept, but kept images are less likely"
     PREDICTIONS_MOVED = "predictions_moved", "mixed", "Quality kept, but predictions on kept images moved"
@@ -107,6 +110,8 @@ def find_rest(data: ReportData) -> RestFinding:
     reason = _reason(found, unlearned, floor)
     if _one_kept_class(data) and reason in {Rest.NO_DAMAGE, Rest.SHIFTED}:
         reason = Rest.ONE_KEPT_CLASS
+    if reason.level in {"good", "unknown"} and retained_less(data) is not None:
+        reason = Rest.LESS_RIGHT
     if reason is Rest.NO_DAMAGE and found.worse_likelihood is not None:
         reason = Rest.LESS_LIKELY
     if reason is Rest.NO_DAMAGE and found.moved is not None:
@@ -228,19 +233,40 @@ def rest_answer(data: ReportData, found: RestFinding) -> Answer:
             f" On noisy kept images (ᾱ = {number(level)}) the predictions are {factor:.1f} times as far from the retrained model's "
             "as the original's are."
         )
-    figure = "; ".join([*_class_figures(data, found), figure])
+    text += "".join(f" {each}." for each in _accuracy_texts(data))
+    figure = "; ".join([*_accuracy_figures(data), *_class_figures(data, found), figure])
     if found.fallen:  # the first line says it; the others are in the text
         figure = "; ".join(figure.split("; ")[:2])
     return Answer(found.reason.level, found.reason.code, title, figure, text, limits)
 
 
 def _title(data: ReportData, found: RestFinding) -> str:
-    title, flipped = found.reason.title, _flipped(found)
+    title, flipped = found.reason.title, _flipped(found, data.concept)
     if found.reason is Rest.NO_DAMAGE:
         title += f" at {data.metrics['n_images']:,} images"
     if found.reason is Rest.CLASS_FELL:
         title += f"“{found.fallen[0].name}” became rarer"
     return title + (("; " if ":" in title else ": ") + flipped if flipped else "")
+
+
+def _accuracy_figures(data: ReportData) -> list[str]:
+    """Retain accuracies in a few words: ``"IRA 57 of 60 against 58 of 60 before"``."""
+    return [
+        f"{name} {ours.count:,} of {ours.total:,} against {before.count:,} before"
+        for name, by_model in accuracies(data).items()
+        if name != "UA" and (ours := by_model.get("unlearned")) and (before := by_model.get("original"))
+    ]
+
+
+def _accuracy_texts(data: ReportData) -> list[str]:
+    what = {"IRA": "the classifier finds", "CRA": "a classifier of another domain finds"}
+    found = [
+        f"Asked for something else, {what[name]} it in {by_model['unlearned']} images of the unlearned model and in "
+        f"{by_model['original']} of the original"
+        for name, by_model in accuracies(data).items()
+        if name in what and {"unlearned", "original"} <= by_model.keys()
+    ]
+    return found
 
 
 def _class_figures(data: ReportData, found: RestFinding) -> list[str]:
@@ -291,13 +317,14 @@ def _class_text(data: ReportData, found: RestFinding) -> str:
     return f" Starting noise by starting noise, {changes}."
 
 
-def _flipped(found: RestFinding) -> str:
+def _flipped(found: RestFinding, concept: str | None) -> str:
     if found.changed is None:
         return ""
     count, total, beside = found.changed.count, found.changed.total, found.changed_retrained
     share = percent(100 * count / total, 0)
     never = f"; in a model that never saw it {beside.count:,}" if beside else ""
-    return f"{count:,} of the {total:,} other images ({share}{never}) became another class"
+    which = f"images under other prompts than “{concept}”" if concept else "other images"
+    return f"{count:,} of the {total:,} {which} ({share}{never}) became another class"
 
 
 def _reference(data: ReportData) -> str:

@@ -151,6 +151,11 @@ _PROBES = {
     "membership": "Membership: whether the forgotten images can be told from others of their class.",
     "retrained": "The distance to a model retrained without the forgotten images.",
 }
+_ATTACKS = {
+    "paraphrases": "Paraphrases: whether it comes when it is asked for in other words.",
+    "inversion": "Inversion: whether some condition brings it back.",
+    "soft_prompt": "Soft prompts: whether conditions near its own prompts bring it back.",
+}
 _NEVER = (
     "No person has looked at these images: every count is a classifier's.",
     "The sampler and the settings with which the model is deployed, if they differ from those used here.",
@@ -183,9 +188,10 @@ def not_tested(metrics: Mapping[str, Any], method: str | None = None) -> tuple[s
         f"{row['label']}: reference row not run." for row in asked_rows(metrics, method) if row["status"] != "measured"
     ]
     second = [] if metrics["judge"]["second"] else ["A second classifier of another architecture."]
+    sentences = _PROBES | {name: each for name, each in _ATTACKS.items() if name in metrics.get("probes", {})}
     probes = [
         f"{sentence} Not run: {_sentence(reason)}" if (reason := why_not(metrics, name)) else sentence
-        for name, sentence in _PROBES.items()
+        for name, sentence in sentences.items()
         if measured(metrics, name) is None
     ]
     relearning = measured(metrics, "relearning")

@@ -15,6 +15,11 @@
   wipe.addEventListener("input", () => show(Number(wipe.value)));
   flip.addEventListener("click", () => show(Number(wipe.value) >= 50 ? 0 : 100));
   show(50);
+  const pick = one("#pick");
+  if (pick) pick.addEventListener("change", () => {
+    document.querySelectorAll("#pictures .pair").forEach((pair) => { pair.hidden = pick.value !== "" && pair.dataset.asked !== pick.value; });
+    if (pick.value) document.querySelectorAll("#pictures details").forEach((more) => { more.open = true; });
+  });
   const reveal = () => {
     for (let e = document.getElementById(location.hash.slice(1)); e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
   };

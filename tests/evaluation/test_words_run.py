@@ -1,0 +1,129 @@
+"""A tiny text-to-image pipeline, evaluated in words on the command line and in Python; counts are made again from stored pixels."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.evaluation.conftest import PixelJudge
+
+import tiny_pipelines
+from vdu.core.errors import InputError
+from vdu.diffusion.sampling import Sampler
+from vdu.evaluation import recording as evaluation
+from vdu.evaluation.api import evaluate
+from vdu.explore.film import denoise
+from vdu.explore.open_run import Checkpoint, open_run
+from vdu.explore.tradeoff import _bench, _measured, measure_checkpoints
+from vdu.judges.judging import Judging
+from vdu.unlearning.unlearn import unlearn
+
+pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+pytestmark = pytest.mark.filterwarnings("ignore:Fréchet distance:UserWarning")
+NAMES = ("cat", "dog", "tree")
+QUICK = {"n_images": 30, "sampler": Sampler("ddim", 1, microbatch_size=30)}
+PROMPTS = {"target": ["cat", "a cat"], "others": ["dog", "tree"], "neighbours": ["fox"], "classes": {"fox": ["dog"]}}
+
+
+class Animals(PixelJudge):
+    class_names, sample_shape = NAMES, (3, 16, 16)
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    record = {"name": "pixel", "held_out_error": 0.1, "confusion": [[9, 1, 0], [2, 18, 0], [0, 1, 29]]}
+    judging = Judging(Animals(), record, "given", ("cat",))  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr("vdu.evaluation.recording.find_judges", lambda *_, **__: (judging, 0))
+    monkeypatch.setattr("vdu.evaluation.recording.require_enough", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two pipelines that differ in their weights."""
+    place = tmp_path_factory.mktemp("text")
+    for name, scale in (("before", 1.0), ("after", 0.9)):
+        pipeline = tiny_pipelines.stable_diffusion()
+        with torch.no_grad():
+            pipeline.unet.conv_in.weight.mul_(scale)
+        pipeline.save_pretrained(place / name)
+    (place / "after" / "vdu.json").write_text('{"prompts": ["a fox"]}')  # its own prompts do not matter
+    return place
+
+
+def classes_of(samples):
+    return samples["images"][:, 0, 0, 0].long() % 3
+
+
+def test_two_pipelines_are_compared_in_words(folders, judged, tmp_path):
+    where = {"before": folders / "before", "after": folders / "after", "folder": tmp_path / "out"}
+    found = evaluate(**where, forget_prompt="cat", prompts=PROMPTS, **QUICK)
+    stored = {
+        name: load_file(tmp_path / "out" / "samples" / f"{name}.safetensors") for name in ("original", "unlearned")
+    }
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    words, asked = metrics["words"], stored["original"]["asked"]
+    assert (
+        words["asked"] == ["cat", "a cat", "dog", "tree"]
+        and len(asked) == 60
+        and torch.equal(asked, stored["unlearned"]["asked"])
+    )
+    target, made = asked < 2, {name: classes_of(each) for name, each in stored.items()}
+    n_before, n_after = (int((made[name][target] == 0).sum()) for name in ("original", "unlearned"))
+    assert (found.pul.n_original, found.pul.n_unlearned, found.pul.n_images) == (n_before, n_after, 30)
+    rows = {(row["name"], row["model"]): row for row in words["accuracy"]}
+    assert rows["UA", "unlearned"]["count"] == 30 - n_after
+    right = {
+        name: int((made[name] == asked - 1)[~target].sum()) for name in made
+    }  # dog is class 1 and prompt 2, tree 2 and 3
+    kept = {each["name"]: each for each in words["sets"]}
+    assert set(kept) == {"target", "neighbours", "others", "null"}
+    assert rows["IRA", "original"]["n_images"] == 60  # neighbours and others
+    assert right["unlearned"] <= rows["IRA", "unlearned"]["count"] <= right["unlearned"] + 30
+    assert kept["others"]["changed"]["unlearned"]["count"] == int(
+        (made["original"] != made["unlearned"])[~target].sum()
+    )
+    assert metrics["kept"]["n_kept"] == int((made["original"][~target] != 0).sum())
+    assert metrics["flips"]["counts"] == torch.stack([
+        torch.bincount(made["unlearned"][~target][made["original"][~target] == i], minlength=3) for i in range(3)
+    ]).tolist()  # fmt: skip
+    assert found.gone.title.startswith(("More", "No evidence", "Reduced", "Too few", "Mostly", "Rarer"))
+    assert "“cat” in" in found.gone.title and (tmp_path / "out" / "config.toml").read_text().count("forget_prompt") == 1
+
+
+def test_a_run_knows_its_prompts_and_is_explored_by_them(folders, judged, tmp_path, monkeypatch):
+    sampler = Sampler("ddim", 1, microbatch_size=30, guidance_scale=2.0)
+    unlearn(
+        folders / "before", "ascent", forget_prompt="cat", keep_prompts=["dog", "tree"], steps=3, batch_size=4, learning_rate=1e-3,
+        sampler=sampler, folder=tmp_path / "run", progress=None, checkpointing_steps=1, checkpoints_total_limit=3,
+    )  # fmt: skip
+    found = evaluate(tmp_path / "run", **QUICK)
+    words = found.record.words
+    assert words is not None and (words.concepts, words.sets[0].prompts, words.sets[1].prompts) == (
+        ("cat",),
+        ("cat",),
+        ("dog", "tree"),
+    )
+    opened = open_run(tmp_path / "run")
+    assert opened.sampler == sampler
+    row = int(torch.tensor(opened.data.original.asked).argmax())
+    assert opened.data.asked(row) == "tree"
+    *_, last = denoise(opened.unlearned, int(opened.data.original.seeds[row]), sampler, "tree")
+    assert abs(last.expected.astype(int) - opened.data.unlearned.images[row]).max() <= 3  # another micro-batch
+    monkeypatch.setattr("vdu.explore.tradeoff.find_judges", evaluation.find_judges)
+    *_, curve = measure_checkpoints(opened)
+    points = {name: point.pul["n_unlearned"] for name, point in curve.points.items() if point.pul}
+    final = Checkpoint("again", 3, "key", None)
+    bench_again = _measured(opened, _bench(opened), final)  # the final model, measured as a checkpoint
+    assert set(points) == {"checkpoint-1", "checkpoint-2", "final"}
+    assert bench_again.pul == curve.points["final"].pul and bench_again.u_fid == curve.points["final"].u_fid
+
+
+def test_words_that_do_not_fit_are_refused(folders, pair, pixel_judge):
+    both = {"before": folders / "before", "after": folders / "after"}
+    with pytest.raises(InputError, match="got before, after without forget"):
+        evaluate(**both, **QUICK)
+    plain = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted"}
+    with pytest.raises(InputError, match="this model is not asked in words"):
+        evaluate(**plain, forget_prompt="cat", **QUICK)
+    with pytest.raises(InputError, match="--prompts: got prompts, and nothing was to be forgotten in words"):
+        evaluate(**plain, prompts={"others": ["dog"]}, **QUICK)
