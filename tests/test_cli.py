@@ -286,6 +286,18 @@ def test_a_dry_run_names_the_method_that_auto_stands_for(command, capsys):
     assert tomllib.loads(shown)["method"] == registry.AUTO == "distillation"
 
 
+def test_a_dry_run_checks_the_options_of_the_method_and_shows_the_others(command, capsys, tmp_path):
+    """Where the model is elsewhere, too."""
+    tokens = ("unlearn", "org/model", tmp_path, "--dry-run", "--option")
+    assert command(*tokens, "repulsion=3") == 2
+    assert "did you mean repulsion_scale?" in capsys.readouterr().err
+    assert command(*tokens, "pool_size=90") == 0
+    shown = capsys.readouterr().out
+    assert tomllib.loads(shown)["option"] == ["pool_size=90"]
+    (left,) = (line for line in shown.splitlines() if line.startswith("# options of distillation at their defaults: "))
+    assert "'repulsion_scale=2.25', 'keep_scale=1.5'" in left and "pool_size" not in left
+
+
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [

@@ -88,6 +88,17 @@ def test_a_model_that_does_not_make_it_is_refused():
     assert found.share < 0.05 and int(found.kept.sum()) > 100
 
 
+def test_a_model_that_hardly_makes_it_is_refused_with_a_number_to_draw():
+    rarely = stripes([i < 4 for i in range(120)], 2)
+    with pytest.raises(InputError, match="expected at least 10 to learn from") as refused:
+        resemblance(stripes([True] * 60, 1), rarely, MODEL, seed=0, **QUICK)
+    found = resemblance(stripes([True] * 60, 1), rarely, MODEL, seed=0, force=True, **QUICK)
+    n = int(found.forget.sum())
+    assert 0 < n < 10
+    assert f"{n} of 120 generated samples match it" in str(refused.value)
+    assert f"--n-own-samples {20 * 120 // n} for about 20" in str(refused.value)
+
+
 def test_a_model_that_makes_little_else_is_refused():
     mostly = stripes([i % 5 != 0 for i in range(200)], 2, 150)
     with pytest.raises(InputError, match="of the generated samples resemble it; expected at most half"):

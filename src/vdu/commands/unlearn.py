@@ -158,9 +158,16 @@ def resolved(settings: UnlearnSettings) -> UnlearnSettings:
 
 
 def configuration(settings: UnlearnSettings) -> str:
-    """The resolved settings as the text of ``config.toml``, with a comment if "auto" selected the method."""
-    chosen, asked = resolved(settings), settings.method
+    """The resolved settings as TOML, for ``--dry-run``; comments name the method that "auto" selected and its options left at their
+    defaults. An unknown option raises an error.
+    """
+    from vdu.methods.options import default_text, options_of, read_options
+
+    chosen, asked, kind = resolved(settings), settings.method, registry.get(settings.method)
+    given = read_options(kind, settings.option)
     comment = "" if asked == chosen.method else f'# method = "{asked}" was given, which selects {chosen.method}\n'
+    if left := [default_text(item) for name, item in options_of(kind).items() if name not in given]:
+        comment += f"# options of {kind.name} at their defaults: {', '.join(map(repr, left))}\n"
     return comment + to_toml(chosen)
 
 
@@ -268,7 +275,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     return {
         "pipeline": str(settings.output_dir / "pipeline"),
         "sha256": weights_sha256(network_of(result.pipeline)),
-        **({"ending": result.ending} if result.ending else {}),
+        "ending": result.ending,
         **last.get("terms", {}),
         **last.get("observed", {}),
     }

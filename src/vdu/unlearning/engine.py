@@ -108,7 +108,7 @@ def carry_out(
         replace_network(plan.pipeline, _whole(denoiser.network, plan.train)), result, evaluations, plan, aids, stopping,
         seconds=time.monotonic() - began, folder=folder, trained=denoiser.network,
     )  # fmt: skip
-    if made.ending and progress and accelerator.is_main_process:
+    if progress and accelerator.is_main_process:
         say(made.ending)
     return made
 
