@@ -15,7 +15,7 @@ from vdu.reporting.findings.class_shifts import retrained_counts
 from vdu.reporting.findings.gone import find_gone
 from vdu.reporting.findings.inside import Inside, find_inside
 from vdu.reporting.findings.reliability import retrained_doubted, retrained_left
-from vdu.reporting.findings.rest import RestFinding, distance_reason, find_rest
+from vdu.reporting.findings.rest import RestFinding, clearest_shift, distance_reason, find_rest
 from vdu.reporting.formatting import interval, number
 from vdu.reporting.rates import measured
 
@@ -75,7 +75,7 @@ def overview(probes: Mapping[str, Answer]) -> str:
     """How many tests ran and how they ended: ``"7 tests ran: 5 …, 2 undecided"``."""
     levels = Counter(found.level for found in probes.values() if found.code != Attempt.NOT_TESTED.code)
     if not levels:
-        return "No test was run."
+        return f"None of the {len(TESTS)} tests that try to bring it back, or look inside, was run."
     parts = ", ".join(f"{levels[level]} {words}" for level, words in _READINGS.items() if levels[level])
     n = sum(levels.values())
     return f"{n} of {len(TESTS)} tests ran: {parts}."
@@ -141,7 +141,7 @@ def _class_row(data: ReportData, rest: RestFinding) -> list[SheetRow]:
     """The kept class that changed most clearly, by the paired test."""
     if not rest.shifts:
         return []
-    shift = min(rest.shifts, key=lambda each: each.p)
+    shift = clearest_shift(data, rest.shifts)
     i, beside = data.classes.index(shift.name), retrained_counts(data)
     histogram = data.metrics["histogram"]
     if shift.fell or shift.rose:
