@@ -62,7 +62,7 @@ def test_the_answers_are_the_reports(opened, run_copy):
 
 @pytest.fixture(scope="module")
 def server(hostile_run):
-    pytest.importorskip("gradio", reason="no Gradio: pip install 'vdu[explore]'")
+    pytest.importorskip("gradio", reason="no Gradio: pip install '.[explore]'")
     demo = serve(ExploreSettings(runs=(hostile_run,)))
     yield demo
     demo.close(verbose=False)

@@ -75,7 +75,7 @@ def overview(probes: Mapping[str, Answer]) -> str:
     """How many tests ran and how they ended: ``"7 tests ran: 5 …, 2 undecided"``."""
     levels = Counter(found.level for found in probes.values() if found.code != Attempt.NOT_TESTED.code)
     if not levels:
-        return f"None of the {len(TESTS)} tests that try to bring it back, or look inside, was run."
+        return "No test was run."
     parts = ", ".join(f"{levels[level]} {words}" for level, words in _READINGS.items() if levels[level])
     n = sum(levels.values())
     return f"{n} of {len(TESTS)} tests ran: {parts}."
