@@ -270,6 +270,14 @@ def test_list_shows_every_method(command, capsys):
     assert {line.split()[0] for line in methods if "  early  " in line} == {"distillation", "retrack"}
 
 
+def test_list_is_as_wide_as_the_terminal(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert command("list") == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines()[: shown.splitlines().index("")])) <= 100
+    assert registry.get("vdu").summary in " ".join(shown.split())
+
+
 def test_list_shows_one_method_with_its_options(command, capsys):
     assert command("list", "vdu") == 0
     lines = capsys.readouterr().out.splitlines()
