@@ -44,8 +44,9 @@ def run(settings: ListSettings) -> dict[str, Any]:
         settings: see :class:`ListSettings`.
 
     Returns:
-        name → summary, needs (words), to_supply (besides the forget images), forget_only (whether the user must provide forget images only), options (with their
-        defaults), training (its defaults) and stops (whether it has a stopping rule). An unknown method raises an error.
+        name → summary, needs (words), to_supply (besides the forget images), forget_only (whether the user must provide forget
+        images only), options (with their defaults), training (its defaults) and stops (whether it has a stopping rule). An unknown
+        method raises an error.
     """
     names = registry.names() if settings.method is None else (settings.method,)
     return {name: _described(name) for name in names}

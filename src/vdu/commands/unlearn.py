@@ -158,8 +158,13 @@ def resolved(settings: UnlearnSettings) -> UnlearnSettings:
 
 
 def configuration(settings: UnlearnSettings) -> str:
-    """The resolved settings as TOML, for ``--dry-run``; comments name the method that "auto" selected and its options left at their
-    defaults. An unknown option raises an error.
+    """The resolved settings as TOML, for ``--dry-run``.
+
+    Args:
+        settings: the given settings.
+
+    Returns:
+        The text; comments name the method that "auto" selected and its options at their defaults. An unknown option raises an error.
     """
     from vdu.methods.options import default_text, options_of, read_options
 

@@ -42,7 +42,9 @@ def load_huggingface(name: str, split: str, shape: Shape | None, convert: bool) 
     try:
         datasets: Any = import_module("datasets")
     except ImportError as error:
-        raise InputError('hf: needs the library "datasets". Install it with: pip install ".[datasets]" in the clone.') from error
+        raise InputError(
+            'hf: needs the library "datasets". Install it with: pip install ".[datasets]" in the clone.'
+        ) from error
     path = given_path(name, "images")
     folder = path if path.is_dir() else None
     try:

@@ -55,7 +55,9 @@ __all__ = [
 ]
 
 require_enough = partial(
-    require_images, where="unlearn", advice="use a method that takes any number: bounded or esd, or vdu with its posterior"
+    require_images,
+    where="unlearn",
+    advice="use a method that takes any number: bounded or esd, or vdu with its posterior",
 )
 FEWEST_LIKE_FORGET = 10  # fewest positives to learn from, and to count for the stopping rule
 SCORE_STEPS, STEPS, BATCH_SIZE = 300, 1500, 64  # of each of the two scoring classifiers, and of the last one

@@ -79,7 +79,9 @@ class UnlearnResult:
             reason = "the stopping rule was off (full length)"
         else:
             n_like = len(self.aids.forget_seeds) if self.aids else 0
-            reason = f"the stopping rule needs {FEWEST} generated samples that match the forget set, and there were {n_like}"
+            reason = (
+                f"the stopping rule needs {FEWEST} generated samples that match the forget set, and there were {n_like}"
+            )
         return f"all {self.training.steps} steps were taken: {reason}"
 
     def __repr__(self) -> str:
