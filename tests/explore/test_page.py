@@ -138,7 +138,7 @@ def test_a_taken_port_is_told(finished_run):
 
 def test_a_missing_gradio_says_how_to_install_it(finished_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(InputError, match=r"pip install 'vdu\[explore\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[explore\]' in the clone"):
         serve(ExploreSettings(runs=(finished_run,)))
 
 

@@ -7,9 +7,11 @@ from vdu.core.errors import InputError
 from vdu.core.rng import generator
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
+from vdu.methods import registry
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.noise_classifier import NoiseClassifier
-from vdu.replay.selection import mean_scores, moved, resemblance, select_samples
+from vdu.replay.selection import mean_scores, moved, require_enough, resemblance, select_samples
 
 SCHEDULE = NoiseSchedule.linear(20, 1e-3, 0.4)
 MODEL = PipelineDenoiser(torch.nn.Identity(), SCHEDULE, "epsilon", (1, 8, 8), {})
@@ -171,3 +173,12 @@ def test_the_classifier_takes_any_shape_from_8_pixels_on(shape):
     assert x_t.grad is not None and float(x_t.grad.abs().sum()) > 0
     with pytest.raises(InputError, match="7×8 pixels; expected at least 8"):
         NoiseClassifier((1, 7, 8))
+
+
+def test_the_advice_for_few_images_names_methods_that_take_any_number():
+    with pytest.raises(InputError, match="bounded or esd, or vdu with its posterior"):
+        require_enough("forget images", 5)
+    for name in ("bounded", "esd", "vdu"):
+        kind = registry.get(name)
+        assert not needs_selection(kind, has_retain=False)  # type: ignore[arg-type]
+        assert bool(kind.estimator) == (name == "vdu")

@@ -79,8 +79,8 @@ class UnlearnSettings(SamplerSettings):
         full_length: take all steps, even if the stopping rule is met earlier.
         steps: maximum number of optimiser steps; a method with a stopping rule may stop early. The default depends on the
             method, as for the options below and the sampler.
-        batch_size: images of each role per step, over all processes.
-        learning_rate: Adam's step size.
+        batch_size: images of each role per step, over all processes; by default the method's ("vdu list METHOD").
+        learning_rate: Adam's step size; by default the method's.
         lr_schedule: constant, linear or cosine.
         warmup_steps: linear warm-up of the learning rate.
         ema_decay: decay of the weight average that is saved; 0 saves the last weights.
