@@ -9,6 +9,7 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.methods import registry
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.noise_classifier import NoiseClassifier
 from vdu.replay.selection import mean_scores, moved, require_enough, resemblance, select_samples
@@ -179,6 +180,8 @@ def test_the_advice_for_few_images_names_methods_that_take_any_number():
     with pytest.raises(InputError, match="bounded or esd, or vdu with its posterior"):
         require_enough("forget images", 5)
     for name in ("bounded", "esd", "vdu"):
-        kind = registry.get(name)
-        assert not needs_selection(kind, has_retain=False)  # type: ignore[arg-type]
-        assert bool(kind.estimator) == (name == "vdu")
+        kind, given = registry.get(name), {}
+        if kind.estimator:
+            given["posterior"] = GaussianPosterior(mean={}, variance={}, estimator="none")
+        assert bool(given) == (name == "vdu")
+        assert not needs_selection(kind(**given), has_retain=False)
