@@ -51,4 +51,4 @@ for name, pipeline in (("before", result.original), ("after", DDPMPipeline.from_
     images = vdu.sample(pipeline, given.images, vdu.Sampler("ddpm", steps=20))  # image i from the same noise in both
     upright = images.mean(2).std(2) > images.mean(3).std(2)  # columns differ more than rows
     print(f"{name}: {int(upright.all(1).sum())} of {given.images} images have an upright line")
-print(result.ending or "no stopping rule", f"the new pipeline is in {out / 'pipeline'}", sep="; ")
+print(result.ending, f"the new pipeline is in {out / 'pipeline'}", sep="; ")

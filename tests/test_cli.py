@@ -271,6 +271,14 @@ def test_list_shows_every_method(command, capsys):
     assert {line.split()[0] for line in methods if "  early  " in line} == {"distillation", "retrack"}
 
 
+def test_list_is_as_wide_as_the_terminal(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert command("list") == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines()[: shown.splitlines().index("")])) <= 100
+    assert registry.get("vdu").summary in " ".join(shown.split())
+
+
 def test_list_shows_one_method_with_its_options(command, capsys):
     assert command("list", "vdu") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -285,6 +293,18 @@ def test_a_dry_run_names_the_method_that_auto_stands_for(command, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith('# method = "auto" was given, which selects distillation\n')
     assert tomllib.loads(shown)["method"] == registry.AUTO == "distillation"
+
+
+def test_a_dry_run_checks_the_options_of_the_method_and_shows_the_others(command, capsys, tmp_path):
+    """Where the model is elsewhere, too."""
+    tokens = ("unlearn", "org/model", tmp_path, "--dry-run", "--option")
+    assert command(*tokens, "repulsion=3") == 2
+    assert "did you mean repulsion_scale?" in capsys.readouterr().err
+    assert command(*tokens, "pool_size=90") == 0
+    shown = capsys.readouterr().out
+    assert tomllib.loads(shown)["option"] == ["pool_size=90"]
+    (left,) = (line for line in shown.splitlines() if line.startswith("# options of distillation at their defaults: "))
+    assert "'repulsion_scale=2.25', 'keep_scale=1.5'" in left and "pool_size" not in left
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_options_and_verbs_in_the_text_exist(page):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name != "adding-a-method.md"], ids=names)
 def test_options_of_methods_exist(page):
-    """``--option NAME=VALUE``, which --dry-run does not look into."""
+    """``--option NAME=VALUE``, in the text too."""
     for given in re.findall(r"--option[ =]([a-z_]+=[^\s`)]+)", text_of(page)):
         name = given.partition("=")[0]
         assert any(name in options_of(registry.get(method)) for method in registry.names()), given

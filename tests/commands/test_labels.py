@@ -116,7 +116,7 @@ def test_the_class_of_a_label_is_not_kept(make_pipeline, tmp_path, command):
     named = ("--pipeline", tmp_path / "model", "--output-dir", tmp_path / "run")
     assert command("unlearn", *named, "--forget-label", 3, "--microbatch-size", 64, *options) == 0
     retain = json.loads((tmp_path / "run" / "run.json").read_text())["retain"]
-    assert retain["description"] == "digits train without classes 3"
+    assert retain["description"] == "digits train without class 3"
 
 
 def test_what_a_model_cannot_do_is_refused_before_a_folder_is_emptied(make_pipeline, tmp_path, command, capsys):

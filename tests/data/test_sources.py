@@ -12,7 +12,7 @@ from vdu.data import digits, huggingface
 from vdu.data.sources import load_images
 
 no_datasets = importlib.util.find_spec("datasets") is None
-needs_datasets = pytest.mark.skipif(no_datasets, reason='needs the extra "vdu[datasets]"')
+needs_datasets = pytest.mark.skipif(no_datasets, reason='needs the extra "datasets"')
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_an_array_source_converts_on_request():
 
 def test_a_missing_library_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r'pip install "vdu\[datasets\]"'):
+    with pytest.raises(InputError, match=r'pip install "\.\[datasets\]" in the clone'):
         load_images("hf:anything")
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(InputError, match=r'pip install "vdu\[digits\]"'):
+    with pytest.raises(InputError, match=r'pip install "\.\[digits\]" in the clone'):
         load_images("digits")
 
 

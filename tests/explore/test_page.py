@@ -53,6 +53,18 @@ def test_pages_of_pairs_cover_all_of_them_once(opened, monkeypatch):
     assert sorted(seen) == sorted(str(seed) for seed in opened.data.original.seeds)
 
 
+def test_it_begins_with_a_pair_whose_result_is_not_covered(opened):
+    data = opened.data
+    classes = np.full(len(data.original.seeds), 8), np.array([8, 8, 3, *[8] * (len(data.original.seeds) - 3)])
+    sides = (replace(side, judge_class=c) for side, c in zip((data.original, data.unlearned), classes, strict=True))
+    inputs = data.run["inputs"] | {"forget": data.run["inputs"]["forget"] | {"source": "/home/me/unwanted"}}
+    names = dict(zip(("original", "unlearned"), sides, strict=True))
+    private = replace(data, run=data.run | {"inputs": inputs}, **names)
+    assert Page([replace(opened, data=private)]).first_seed(0) == str(int(data.original.seeds[2]))
+    gone = replace(private, unlearned=replace(private.unlearned, judge_class=classes[0]))
+    assert Page([replace(opened, data=gone)]).first_seed(0) == str(int(data.original.seeds[0]))
+
+
 def test_the_answers_are_the_reports(opened, run_copy):
     html = Page([opened]).answers(0)
     assert all(found.title in unescape(html) for found in answers(opened.data).values()) and "href" not in html
@@ -62,7 +74,7 @@ def test_the_answers_are_the_reports(opened, run_copy):
 
 @pytest.fixture(scope="module")
 def server(hostile_run):
-    pytest.importorskip("gradio", reason="no Gradio: pip install 'vdu[explore]'")
+    pytest.importorskip("gradio", reason="no Gradio: pip install '.[explore]'")
     demo = serve(ExploreSettings(runs=(hostile_run,)))
     yield demo
     demo.close(verbose=False)
@@ -126,7 +138,7 @@ def test_a_taken_port_is_told(finished_run):
 
 def test_a_missing_gradio_says_how_to_install_it(finished_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(InputError, match=r"pip install 'vdu\[explore\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[explore\]' in the clone"):
         serve(ExploreSettings(runs=(finished_run,)))
 
 

@@ -317,7 +317,7 @@ def test_the_forget_set_stands_in_for_too_few_like_it(make_pipeline, quick, monk
     [
         (0, False, 6, "after 6 steps 0 of"),
         (99, False, 9, "after 9 steps 99 of"),
-        (99, True, 9, None),
+        (99, True, 9, "all 9 steps were taken: the stopping rule was off"),
     ],
 )
 def test_a_run_ends_when_the_rule_says_so(make_pipeline, quick, monkeypatch, left, full, steps, words):
@@ -327,10 +327,17 @@ def test_a_run_ends_when_the_rule_says_so(make_pipeline, quick, monkeypatch, lef
         force=True, full_length=full, generator=torch.Generator().manual_seed(0), progress=None,
     )  # fmt: skip
     assert result.training.steps == steps
-    assert (result.ending is None) if words is None else result.ending is not None and result.ending.startswith(words)
-    assert (
-        (result.stopping is None) if words is None else result.stopping.reason == ("all_steps" if left else "forgotten")
-    )
-    assert ("all steps were used; a larger repulsion_scale" in (result.ending or "")) == (
-        words is not None and left > 0
-    )
+    assert result.ending.startswith(words)
+    assert (result.stopping is None) if full else result.stopping.reason == ("all_steps" if left else "forgotten")
+    assert ("all steps were used; a larger repulsion_scale" in result.ending) == (left > 0 and not full)
+
+
+def test_a_run_without_the_rule_ends_with_the_reason(make_pipeline, quick, monkeypatch):
+    monkeypatch.setattr(resemblance_recipe, "LIKE_FORGET", 0.97)  # few samples reach the forget set's highest scores
+    result = unlearn(
+        make_pipeline(), RetainDistillation(), forget=some_images(), steps=3, batch_size=8, n_own_samples=60, sampler=SAMPLER,
+        force=True, progress=None,
+    )  # fmt: skip
+    n_like = len(result.aids.forget_seeds)
+    assert n_like < 10 and result.stopping is None
+    assert result.ending.startswith("all 3 steps were taken:") and result.ending.endswith(f"there were {n_like}")

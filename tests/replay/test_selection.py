@@ -7,9 +7,12 @@ from vdu.core.errors import InputError
 from vdu.core.rng import generator
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
+from vdu.methods import registry
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.posterior.gaussian import GaussianPosterior
+from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.noise_classifier import NoiseClassifier
-from vdu.replay.selection import mean_scores, moved, resemblance, select_samples
+from vdu.replay.selection import mean_scores, moved, require_enough, resemblance, select_samples
 
 SCHEDULE = NoiseSchedule.linear(20, 1e-3, 0.4)
 MODEL = PipelineDenoiser(torch.nn.Identity(), SCHEDULE, "epsilon", (1, 8, 8), {})
@@ -88,6 +91,17 @@ def test_a_model_that_does_not_make_it_is_refused():
     assert found.share < 0.05 and int(found.kept.sum()) > 100
 
 
+def test_a_model_that_hardly_makes_it_is_refused_with_a_number_to_draw():
+    rarely = stripes([i < 4 for i in range(120)], 2)
+    with pytest.raises(InputError, match="expected at least 10 to learn from") as refused:
+        resemblance(stripes([True] * 60, 1), rarely, MODEL, seed=0, **QUICK)
+    found = resemblance(stripes([True] * 60, 1), rarely, MODEL, seed=0, force=True, **QUICK)
+    n = int(found.forget.sum())
+    assert 0 < n < 10
+    assert f"{n} of 120 generated samples match it" in str(refused.value)
+    assert f"--n-own-samples {20 * 120 // n} for about 20" in str(refused.value)
+
+
 def test_a_model_that_makes_little_else_is_refused():
     mostly = stripes([i % 5 != 0 for i in range(200)], 2, 150)
     with pytest.raises(InputError, match="of the generated samples resemble it; expected at most half"):
@@ -160,3 +174,14 @@ def test_the_classifier_takes_any_shape_from_8_pixels_on(shape):
     assert x_t.grad is not None and float(x_t.grad.abs().sum()) > 0
     with pytest.raises(InputError, match="7×8 pixels; expected at least 8"):
         NoiseClassifier((1, 7, 8))
+
+
+def test_the_advice_for_few_images_names_methods_that_take_any_number():
+    with pytest.raises(InputError, match="bounded or esd, or vdu with its posterior"):
+        require_enough("forget images", 5)
+    for name in ("bounded", "esd", "vdu"):
+        kind, given = registry.get(name), {}
+        if kind.estimator:
+            given["posterior"] = GaussianPosterior(mean={}, variance={}, estimator="none")
+        assert bool(given) == (name == "vdu")
+        assert not needs_selection(kind(**given), has_retain=False)

@@ -7,14 +7,16 @@ import pytest
 
 from vdu.reporting import page_tables
 from vdu.reporting.collect import collect
-from vdu.reporting.findings.attempts import find_attempts
+from vdu.reporting.findings.attempts import attempt_answers, find_attempts
 from vdu.reporting.findings.back import back_answer, find_back
 from vdu.reporting.findings.cost import cost_answer, cost_split, find_cost
 from vdu.reporting.findings.gone import Gone, GoneFinding, find_gone, gone_answer
-from vdu.reporting.findings.inside import find_inside
+from vdu.reporting.findings.inside import find_inside, inside_answers
 from vdu.reporting.findings.reliability import lowest_ceiling, retrained_ceiling, retrained_doubted
 from vdu.reporting.findings.rest import find_rest, rest_answer
 from vdu.reporting.findings.trust import Reservation, find_trust, not_tested, trust_answer
+from vdu.reporting.render import answers
+from vdu.reporting.result_sheet import result_sheet
 
 GONE = GoneFinding(Gone.AT_CEILING, None, None, 100.0)
 N = 400
@@ -115,6 +117,10 @@ def less_likely(low, images="retain_held_out"):
         (fid((6, 7, 8), FLOOR), FALLBACK, "unknown", "one_kept_class"),
         (fid((6, 7, 8), FLOOR), FALLBACK | NO_PAIRS, "unknown", "one_kept_class"),
         (fid((8, 9, 10), FLOOR), FALLBACK, "mixed", "worse"),
+        (fid((6, 7, 8), FLOOR), {"protocol": {"features_dimension": 200}}, "unknown", "few_images"),  # as many images
+        (fid((6, 7, 8), FLOOR), {"protocol": {"features_dimension": 199}}, "good", "no_damage"),
+        (fid((8, 9, 10), FLOOR), {"protocol": {"features_dimension": 200}}, "mixed", "worse"),
+        (fid((6, 7, 8), FLOOR), {"protocol": {"features_dimension": 199}, "reference": {"n_images": 199}}, "unknown", "few_images"),
         (fid((6, 7, 8), FLOOR), less_likely(0.021), "mixed", "less_likely"),
         (fid((6, 7, 8), FLOOR), less_likely(0.019), "good", "no_damage"),
         (fid((6, 7, 8), FLOOR), less_likely(0.09, "forget_train"), "good", "no_damage"),
@@ -145,6 +151,23 @@ def denoised(before, after, images="retain_train"):
 def test_predictions_on_kept_images_that_moved_twice_as_far(bare, before, after, images, code):
     data = changed(bare, fid((6, 7, 8), FLOOR), **denoised(before, after, images))
     assert find_rest(data).reason.code == code
+
+
+def test_the_answer_and_the_sheet_name_the_same_class_as_most_changed(bare):
+    """By the pairs: class 1 lost 6 and gained none; class 2 lost 10 to class 3 and gained 20 from it, as chance may."""
+    names, counts = bare.classes, [[0] * 10 for _ in range(10)]
+    for i in range(10):
+        counts[i][i] = 10
+    counts[1][1], counts[1][7] = 4, 6
+    counts[2][3], counts[3][2] = 10, 20
+    flat = {"original": [20] * 10, "unlearned": [20, 14, 30, 10, *[20] * 6], "expected": [20.0] * 10}
+    data = changed(bare, fid((6, 7, 8), FLOOR), flips={"classes": names, "counts": counts}, histogram=flat)
+    finding = find_rest(data)
+    assert finding.fallen == [] and "most changed" in rest_answer(data, finding).figure
+    assert "“1”" in rest_answer(data, finding).figure and "“2”" not in rest_answer(data, finding).figure
+    probes = attempt_answers(data) | inside_answers(data)
+    (row,) = (each for each in result_sheet(data, answers(data), probes) if each.test.startswith("Images of"))
+    assert row.test == "Images of “1”"
 
 
 def test_the_flips_are_counted_on_the_first_screen(bare):

@@ -65,6 +65,14 @@ def test_unwanted_images_are_covered_unless_the_forget_set_is_a_public_one(run_d
     assert 'id="uncover"' not in render_report(run_dir, hide_forgotten=True).read_text("utf-8")
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/home/me/ddpm", "ddpm"), ("runs/model2/pipeline", "model2"), ("pipeline", "pipeline"), (None, "not recorded")],
+)
+def test_a_model_is_named_after_its_folder_or_run(run_dir, path, name):
+    assert masthead(replace(collect(run_dir), run={"inputs": {"model": {"path": path}}})).model == name
+
+
 def test_the_sheet_has_a_row_for_every_test_with_the_numbers_of_the_probe(make_run, tmp_path):
     data = collect(make_run(tmp_path / "run", full=True))
     probes = attempt_answers(data) | inside_answers(data)

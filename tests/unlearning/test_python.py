@@ -159,7 +159,7 @@ def test_a_result_is_two_lines(make_pipeline):
     result = vdu.unlearn(make_pipeline(), "ascent", forget=PIXELS, **SMALL)
     first, second = repr(result).splitlines()
     assert first.startswith("UnlearnResult: ascent, 3 of 3 steps, ") and first.endswith(" s, 36 network evaluations")
-    assert second == "  all steps were done, without a stopping rule"
+    assert second == "  all 3 steps were taken: the method ascent has no stopping rule"
 
 
 def test_a_result_is_saved_with_a_card_and_pushed_without_anything_else(desk, monkeypatch):

@@ -97,9 +97,8 @@ def _page(path: Any) -> str:
 
 
 def _unlearn(settings: Any, result: Result) -> tuple[list[str], str]:
-    ending = result.get("ending")
-    lines = [f"{ending[0].upper()}{ending[1:]}."] if ending else []
-    return [*lines, f"The new pipeline is in {result['pipeline']}."], _command(
+    ending = result["ending"]
+    return [f"{ending[0].upper()}{ending[1:]}.", f"The new pipeline is in {result['pipeline']}."], _command(
         "evaluate", Path(result["pipeline"]).parent
     )
 

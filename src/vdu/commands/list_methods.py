@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from vdu.methods import registry
@@ -29,17 +31,7 @@ _WORDS = {
     "self_model": "an auxiliary model fine-tuned on generated samples",
 }
 _NOTE = """
-The program makes all of it but a posterior (vdu posterior); --retain gives images of your own to keep."""
-_SHORT = {
-    "forget": "",
-    "retain": "images to keep",
-    "own": "generated samples",
-    "surrogate": "noise",
-    "instead": "images drawn instead",
-    "unwanted": "a prompt alone",
-    "forget_model": "an auxiliary model",
-    "self_model": "an auxiliary model",
-}
+Besides the forget images: vdu posterior fits a posterior. Images to keep are generated samples, or your own with --retain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +52,9 @@ def run(settings: ListSettings) -> dict[str, Any]:
         settings: see :class:`ListSettings`.
 
     Returns:
-        name → summary, needs (words), forget_only (whether the user must provide forget images only), options (with their
-        defaults), training (its defaults) and stops (whether it has a stopping rule). An unknown method raises an error.
+        name → summary, needs (words), to_supply (besides the forget images), forget_only (whether the user must provide forget
+        images only), options (with their defaults), training (its defaults) and stops (whether it has a stopping rule). An unknown
+        method raises an error.
     """
     names = registry.names() if settings.method is None else (settings.method,)
     return {name: _described(name) for name in names}
@@ -82,7 +75,7 @@ def _described(name: str) -> dict[str, Any]:
         "summary": (f"The best measured method, {kind.name}. " if name == "auto" else "") + kind.summary,
         "needs": [_WORDS[each] for each in needs]
         + ([f"a posterior (vdu posterior {kind.estimator})"] if kind.estimator else []),
-        "short_needs": ", ".join(_short(needs, kind.estimator)) or "nothing",
+        "to_supply": "a posterior" if kind.estimator else "nothing",
         "forget_only": set(method.needs) <= _MADE,
         "options": options,
         "training": {key: value for key, value in asdict(kind.training).items() if value is not None},
@@ -106,12 +99,6 @@ def _needs(method: "BaseMethod") -> list[str]:
     return [each for each in _WORDS if each in wanted or (each == "own" and own)]
 
 
-def _short(needs: list[str], estimator: str | None) -> list[str]:
-    """What is needed besides the forget images, in a few words, none twice."""
-    words = [*(_SHORT[each] for each in needs), *["a posterior"] * bool(estimator)]
-    return [each for each in dict.fromkeys(words) if each]
-
-
 def table(found: Mapping[str, Any]) -> str:
     """The methods as a table of text.
 
@@ -119,13 +106,13 @@ def table(found: Mapping[str, Any]) -> str:
         found: what :func:`run` gives.
 
     Returns:
-        A line per method; the one that "auto" stands for is marked as the default.
+        The methods, as wide as the terminal; the one that "auto" stands for is marked as the default.
     """
-    rows = [("method", "needs besides the forget images", "stops", "what it does")]
+    rows = [("method", "you must supply", "stops", "what it does")]
     rows += [
         (
             f"{name} (default)" if name == registry.AUTO else name,
-            each["short_needs"],
+            each["to_supply"],
             "early" if each["stops"] else "at the end",
             each["summary"],
         )
@@ -133,9 +120,11 @@ def table(found: Mapping[str, Any]) -> str:
         if name != "auto"
     ]
     widths = [max(len(row[place]) for row in rows) for place in range(3)]
-    lines = [
-        "  ".join([*(part.ljust(width) for part, width in zip(row, widths, strict=False)), row[3]]) for row in rows
-    ]
+    lines = []
+    for *parts, what in rows:
+        start = "  ".join([*(part.ljust(width) for part, width in zip(parts, widths, strict=True)), ""])
+        room = max(30, get_terminal_size().columns - len(start))
+        lines += wrap(what, len(start) + room, initial_indent=start, subsequent_indent=" " * len(start))
     return "\n".join([*lines, _NOTE])
 
 

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from vdu.commands.options import Count, GivenFirst, NotNegative, OutputDir, Rate, Seed, Share, Tracker, to_toml
 from vdu.core.errors import BusyError, InputError
+from vdu.core.progress import expect, whole
 from vdu.core.runs import Run
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
             "sha256": weights_sha256(network_of(pipeline)),
         }
     record.start(to_toml(settings), inputs)
-    with record.stage("pretrain") as cost:
+    with whole("pretrain"), record.stage("pretrain") as cost:
+        expect({"pretrain": (settings.steps, 3 * settings.batch_size)})
         result = fit(
             PipelineDenoiser.from_pipeline(pipeline), images, settings.training(), batch_size=settings.batch_size,
             seed=settings.seed, folder=record.folder, resume=resume, progress="pretrain", compile_network=settings.compile,

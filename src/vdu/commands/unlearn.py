@@ -80,8 +80,8 @@ class UnlearnSettings(SamplerSettings):
         full_length: take all steps, even if the stopping rule is met earlier.
         steps: maximum number of optimiser steps; a method with a stopping rule may stop early. The default depends on the
             method, as for the options below and the sampler.
-        batch_size: images of each role per step, over all processes.
-        learning_rate: Adam's step size.
+        batch_size: images of each role per step, over all processes; by default the method's ("vdu list METHOD").
+        learning_rate: Adam's step size; by default the method's.
         lr_schedule: constant, linear or cosine.
         warmup_steps: linear warm-up of the learning rate.
         ema_decay: decay of the weight average that is saved; 0 saves the last weights.
@@ -159,9 +159,21 @@ def resolved(settings: UnlearnSettings) -> UnlearnSettings:
 
 
 def configuration(settings: UnlearnSettings) -> str:
-    """The resolved settings as the text of ``config.toml``, with a comment if "auto" selected the method."""
-    chosen, asked = resolved(settings), settings.method
+    """The resolved settings as TOML, for ``--dry-run``.
+
+    Args:
+        settings: the given settings.
+
+    Returns:
+        The text; comments name the method that "auto" selected and its options at their defaults. An unknown option raises an error.
+    """
+    from vdu.methods.options import default_text, options_of, read_options
+
+    chosen, asked, kind = resolved(settings), settings.method, registry.get(settings.method)
+    given = read_options(kind, settings.option)
     comment = "" if asked == chosen.method else f'# method = "{asked}" was given, which selects {chosen.method}\n'
+    if left := [default_text(item) for name, item in options_of(kind).items() if name not in given]:
+        comment += f"# options of {kind.name} at their defaults: {', '.join(map(repr, left))}\n"
     return comment + to_toml(chosen)
 
 
@@ -270,7 +282,7 @@ def run(settings: UnlearnSettings) -> dict[str, Any]:
     return {
         "pipeline": str(settings.output_dir / "pipeline"),
         "sha256": weights_sha256(network_of(result.pipeline)),
-        **({"ending": result.ending} if result.ending else {}),
+        "ending": result.ending,
         **last.get("terms", {}),
         **last.get("observed", {}),
     }

@@ -32,7 +32,9 @@ def load_digits(split: str) -> ImageSet:
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise InputError('digits: needs scikit-learn. Install it with: pip install "vdu[digits]"') from error
+        raise InputError(
+            'digits: needs scikit-learn. Install it with: pip install ".[digits]" in the clone.'
+        ) from error
     values, labels = (np.asarray(each) for each in datasets.load_digits(return_X_y=True))
     rank = np.empty(len(labels), np.int64)  # of each image within its class
     for label in np.unique(labels):

@@ -46,7 +46,7 @@ def split_by_class(images: ImageSet, classes: Any) -> tuple[ImageSet, ImageSet]:
         if not bool((images.labels == index).any()):
             raise InputError(f"class {names[index]!r}: no image of {images.description or 'the set'} has it.")
     mask = torch.isin(images.labels, torch.tensor(indices, dtype=torch.int64))
-    what = "classes " + ", ".join(names[i] for i in indices)
+    what = ("class " if len(indices) == 1 else "classes ") + ", ".join(names[i] for i in indices)
     if not bool(mask.any()):
         raise InputError(f"{what}: nothing to forget among {len(images)} images; expected at least one.")
     source = images.description or "images"

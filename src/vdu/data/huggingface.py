@@ -1,4 +1,4 @@
-"""Images by way of the Hugging Face ``datasets`` library (the extra ``vdu[datasets]``).
+"""Images by way of the Hugging Face ``datasets`` library (the extra ``datasets``).
 
 A local folder is read by its ``imagefolder`` builder, which needs no network; any other name is loaded from the Hub.
 The images are the only column of type Image; labels the column ``label``, or else the only ClassLabel; names the
@@ -42,7 +42,9 @@ def load_huggingface(name: str, split: str, shape: Shape | None, convert: bool) 
     try:
         datasets: Any = import_module("datasets")
     except ImportError as error:
-        raise InputError('hf: needs the library "datasets". Install it with: pip install "vdu[datasets]"') from error
+        raise InputError(
+            'hf: needs the library "datasets". Install it with: pip install ".[datasets]" in the clone.'
+        ) from error
     path = given_path(name, "images")
     folder = path if path.is_dir() else None
     try:

@@ -67,7 +67,7 @@ def load_images(
     """Load images.
 
     Args:
-        spec: which ones, see the table above.
+        spec: which ones: a folder, a text file of paths, or a name of the table in :mod:`vdu.data.sources`, such as "mnist-mini".
         shape: channels (1 or 3), height and width that every image must have; None means those of the first image.
         split: "train" or "test", where the source has both; None means "train" for a named data set, and refuses a folder that
             holds several splits.

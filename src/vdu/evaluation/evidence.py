@@ -25,7 +25,10 @@ __all__ = ["Evidence"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evidence:
-    """What an evaluation found. The five answers have a ``level`` (good, mixed, bad, unknown or fact), a ``title`` and a ``text``.
+    """What an evaluation found. The five answers have a ``level``, a ``title`` and a ``text``.
+
+    The levels are "good", "mixed" (with reservations), "bad", "unknown" (the evidence does not decide) and "fact" (a figure without a
+    verdict). ``vdu.reporting.findings`` has the rules.
 
     Attributes:
         folder: the folder with metrics.json and the samples.

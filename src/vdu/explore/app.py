@@ -22,7 +22,7 @@ from vdu.explore.access import Guard, host_names
 
 __all__ = ["ExploreSettings", "run", "serve"]
 
-MISSING = "explore: needs Gradio, which is not installed; expected version 6. Install it: pip install 'vdu[explore]'"
+MISSING = "explore: needs Gradio, which is not installed; expected version 6. Install it: pip install '.[explore]' in the clone."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from vdu.explore.film import Frame
 from vdu.explore.sample_pairs import place_of_seed
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer
+from vdu.reporting.findings.reliability import is_fallback
 from vdu.reporting.sample_sprites import needs_cover
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _pair(data: ReportData, i: int) -> Markup:
         '<span class="vdu-calls"><b>{} → {}</b><span>#{}</span></span></button>'
     ).format(
         " vdu-forget" if of_class else "", seed, i + 1, seed, *calls, images, _asked(data, i),
-        data.classes[data.original.judge_class[i]], data.classes[data.unlearned.judge_class[i]], i + 1,
+        _class(data, data.original, i), _class(data, data.unlearned, i), i + 1,
     )  # fmt: skip
 
 
@@ -89,6 +90,12 @@ def _asked(data: ReportData, i: int) -> Markup:
     return (
         Markup("") if asked is None else Markup('<span class="vdu-asked">{}</span>').format(asked or "(empty prompt)")
     )
+
+
+def _class(data: ReportData, side: Any, i: int) -> str:
+    """The judge's class of an image; a fallback classifier's "forget" is "unwanted" to a reader."""
+    name = data.classes[side.judge_class[i]]
+    return "unwanted" if name == "forget" and is_fallback(data) else name
 
 
 def covers(data: ReportData, i: int | None) -> tuple[bool, bool]:
@@ -218,9 +225,7 @@ def draw_answers(
         )
         for name, found in answers.items()
     )
-    link = Markup('<a href="{}" target="_blank" rel="noopener">Open the report</a><small>{}</small>').format(
-        address, path
-    )
+    link = Markup('<a href="{}" target="_blank" rel="noopener" title="{}">Open the report</a>').format(address, path)
     none = Markup("<small>{} does not exist yet: <code>vdu report</code> writes it.</small>").format(path)
     notes = Markup("").join(Markup('<p class="vdu-warn">{}</p>').format(text) for text in warnings)
     return Markup('<h2>The report in five answers</h2><ul class="vdu-answers">{}</ul>{}<p>{}</p>').format(
@@ -231,7 +236,7 @@ def draw_answers(
 def _calls(data: ReportData, i: int) -> tuple[str, str]:
     """The judge's class and confidence for both images of a pair."""
     before, after = (
-        f"{data.classes[each.judge_class[i]]} ({100 * float(each.judge_confidence[i]):.0f}\u202f%)"
+        f"{_class(data, each, i)} ({100 * float(each.judge_confidence[i]):.0f}\u202f%)"
         for each in (data.original, data.unlearned)
     )
     return before, after

@@ -117,10 +117,11 @@ class Page:
         return count, draw_pairs(data, shown.tolist()), pages
 
     def first_seed(self, place: int) -> str:
-        """The seed of the first pair that the page shows."""
+        """The seed of the pair to begin with: the first shown whose second image is not covered, else the first shown."""
         data = self.runs[place].data
         rows = next((rows for key in group_names(data) if len(rows := select_pairs(data, key))), [0])
-        return str(int(data.original.seeds[rows[0]]))
+        row = next((i for i in rows if not covers(data, int(i))[1]), rows[0])
+        return str(int(data.original.seeds[row]))
 
     def choose(self, place: int, text: str) -> tuple[str, str, str]:
         """The stored images of a pair, at once.

@@ -135,7 +135,9 @@ def _read_index(path: Path) -> dict[str, Any]:
                 "libraries may run code of their own."
             )
         if library == "transformers" and find_spec(library) is None:
-            raise InputError(f"{path}: its text encoder needs transformers; install it with `pip install 'vdu[text]'`.")
+            raise InputError(
+                f"{path}: its text encoder needs transformers; install it with `pip install '.[text]'` in the clone."
+            )
         if library in OWN_NETWORKS:  # diffusers takes a class from a library that has been imported, and from no other
             import_module(library)
     return index

@@ -214,7 +214,10 @@ class Making:
             "terms": last.get("terms", {}), "observed": last.get("observed", {}), "unlearn_seconds": round(seconds, 1),
         }  # fmt: skip
         if self.leaderboard:
-            about |= {"ending": made.ending, "aids": _lasting(made.aids.record if made.aids else {})}
+            about |= {
+                "ending": made.ending if made.stopping else None,
+                "aids": _lasting(made.aids.record if made.aids else {}),
+            }
             about["posterior_evaluations"] = self._posterior_evaluations(row.posterior, done)
         return about | self._measured(pipeline, spec["forget"], spec["sizes"], done, stem)
 

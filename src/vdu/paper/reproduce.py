@@ -344,5 +344,5 @@ def _has_matplotlib() -> bool:
 def _require_matplotlib() -> None:
     if not _has_matplotlib():
         raise InputError(
-            "figures: matplotlib is missing; expected it for the plots. Install it: pip install 'vdu[plots]'."
+            "figures: matplotlib is missing; expected it for the plots. Install it: pip install '.[plots]' in the clone."
         )

@@ -55,9 +55,11 @@ __all__ = [
 ]
 
 require_enough = partial(
-    require_images, where="unlearn", advice="use a method that needs forget images only (vdu, ascent)"
+    require_images,
+    where="unlearn",
+    advice="use a method that takes any number: bounded or esd, or vdu with its posterior",
 )
-FEWEST_LIKE_FORGET = 10  # fewest positives for a set of their own
+FEWEST_LIKE_FORGET = 10  # fewest positives to learn from, and to count for the stopping rule
 SCORE_STEPS, STEPS, BATCH_SIZE = 300, 1500, 64  # of each of the two scoring classifiers, and of the last one
 LIKE_FORGET, KEPT, COUNTED = 0.10, 0.05, 0.05  # quantiles of the forget set's scores
 SCORED_AT = (0.98, 0.9, 0.66)  # ᾱ
@@ -154,7 +156,7 @@ def resemblance(
     Returns:
         The selection and the classifier.
 
-    Too few images raise an ``InputError``. Unless ``force``, so does a forget set that no sample, or most samples, resemble.
+    Too few images raise an ``InputError``. Unless ``force``, so does a forget set that fewer than 10 samples, or most samples, resemble.
     """
     schedule = denoiser.schedule
     zones = select_by_label(own, forget_labels) if forget_labels else select_samples(
@@ -256,11 +258,18 @@ def select_by_label(own: ImageSet, forget_labels: Collection[int]) -> Selection:
 
 
 def _check_share(share: float, like: Tensor, kept: Tensor, *, force: bool) -> None:
-    if not force and not bool(like.any()):
+    n_like = int(like.sum())
+    if not force and n_like == 0:
         raise InputError(
             f"forget set: none of {len(like)} generated samples resembles it (score threshold: 10th percentile of the forget images); "
             "expected some. The model does not appear to generate this concept. Look at samples (vdu sample) and draw more "
             "(--n-own-samples), or continue with --force (and --overwrite if the run folder exists)."
+        )
+    if not force and n_like < FEWEST_LIKE_FORGET:
+        raise InputError(
+            f"forget set: {n_like} of {len(like)} generated samples match it; expected at least {FEWEST_LIKE_FORGET} to learn from, and to "
+            f"see when to stop. Draw more (--n-own-samples {2 * FEWEST_LIKE_FORGET * len(like) // n_like} for about "
+            f"{2 * FEWEST_LIKE_FORGET}), or continue with --force (and --overwrite if the run folder exists)."
         )
     if not force and share > 0.5:
         raise InputError(

@@ -31,11 +31,11 @@ from vdu.data.images import ImageSet, to_uint8
 from vdu.data.pictures import save_grid
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.replay.auxiliaries import Auxiliaries
-from vdu.replay.selection import mean_scores
+from vdu.replay.selection import FEWEST_LIKE_FORGET, mean_scores
 
 __all__ = ["ForgottenCheck", "Stopping", "can_stop"]
 
-FEWEST, MOST, SHARE = 10, 128, 0.10
+FEWEST, MOST, SHARE = FEWEST_LIKE_FORGET, 128, 0.10
 LOOKS = (2 / 3, 7 / 9, 8 / 9)  # the last evaluation is after the last step
 FIRST_PICTURE, N_SHOWN = 1 / 5, 10
 

@@ -79,6 +79,11 @@ _KEYS = {
     "n_forget_lower_half_black": "look unwanted with the lower half black",
     "n_forget_right_half_black": "look unwanted with the right half black",
     "n_samples": "samples of each model",
+    "n_images": "images",
+    "n_draws": "noises drawn for each image",
+    "n_levels": "noise levels",
+    "pia_row": "timestep of the proximal initialisation",
+    "pia_norm": "its norm",
     "floor_u_fid": "distance between two sets of samples of the retrained model",
 }
 _VALUES = {
@@ -209,6 +214,8 @@ def protocol_facts(protocol: Mapping[str, Any]) -> list[tuple[str, str]]:
             shown = {images_text(name): n for name, n in value.items()}
         elif key == "left_out" and isinstance(value, list):
             shown = [_left_out(each) for each in value]
+        elif isinstance(value, dict) and len(set(map(str, value.values()))) == 1:  # all models have the same
+            shown = next(iter(value.values()))
         else:
             shown = value
         found += flat(shown, _KEYS.get(key, key.replace("_", " ")))

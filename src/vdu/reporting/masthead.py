@@ -110,7 +110,9 @@ def _date(value: Any) -> str | None:
 
 
 def _model_name(path: Any) -> str:
-    """The folder's name, or the Hub's where the folder lies in its cache."""
+    """The folder's name, its run's where it is the pipeline of one, or the Hub's where it lies in the Hub's cache."""
     parts = re.split(r"[/\\]", str(path or "").rstrip("/\\"))
     hub = next((part for part in parts if part.startswith("models--")), None)
-    return hub.removeprefix("models--").replace("--", "/") if hub else parts[-1] or "not recorded"
+    if hub:
+        return hub.removeprefix("models--").replace("--", "/")
+    return (parts[-2] if len(parts) > 1 and parts[-1] == "pipeline" else parts[-1]) or "not recorded"

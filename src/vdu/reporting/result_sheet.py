@@ -16,7 +16,7 @@ from vdu.reporting.findings.class_shifts import retrained_counts
 from vdu.reporting.findings.gone import find_gone
 from vdu.reporting.findings.inside import Inside, find_inside
 from vdu.reporting.findings.reliability import retrained_doubted, retrained_left
-from vdu.reporting.findings.rest import Rest, RestFinding, distance_reason, find_rest
+from vdu.reporting.findings.rest import Rest, RestFinding, clearest_shift, distance_reason, find_rest
 from vdu.reporting.formatting import interval, number, percent
 from vdu.reporting.rates import measured
 
@@ -170,7 +170,7 @@ def _class_row(data: ReportData, rest: RestFinding) -> list[SheetRow]:
     """The kept class that changed most clearly, by the paired test."""
     if not rest.shifts:
         return []
-    shift = min(rest.shifts, key=lambda each: each.p)
+    shift = clearest_shift(data, rest.shifts)
     i, beside = data.classes.index(shift.name), retrained_counts(data)
     histogram = data.metrics["histogram"]
     if shift.fell or shift.rose:

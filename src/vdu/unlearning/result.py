@@ -14,7 +14,7 @@ from vdu.models.adapt import family_of
 from vdu.models.lora import save_lora
 from vdu.models.pipelines import save_pipeline
 from vdu.replay.auxiliaries import Auxiliaries
-from vdu.replay.stopping import Stopping
+from vdu.replay.stopping import FEWEST, Stopping
 from vdu.reporting.card import write_card
 from vdu.training.loop import TrainResult
 from vdu.unlearning.effect import UNMOVED
@@ -74,9 +74,21 @@ class UnlearnResult:
         return self.plan.classes
 
     @property
-    def ending(self) -> str | None:
-        """Outcome of the stopping rule as a sentence, or None without a rule."""
-        return None if self.stopping is None else self.stopping.sentence(self.method.strength)
+    def ending(self) -> str:
+        """Why training ended: the outcome of the stopping rule, or why there was none; one sentence without a full stop."""
+        return self._without_a_rule() if self.stopping is None else self.stopping.sentence(self.method.strength)
+
+    def _without_a_rule(self) -> str:
+        if not self.method.stops:
+            reason = f"the method {self.method.name} has no stopping rule"
+        elif self.plan.full_length:
+            reason = "the stopping rule was off (full length)"
+        else:
+            n_like = len(self.aids.forget_seeds) if self.aids else 0
+            reason = (
+                f"the stopping rule needs {FEWEST} generated samples that match the forget set, and there were {n_like}"
+            )
+        return f"all {self.training.steps} steps were taken: {reason}"
 
     @property
     def warning(self) -> str | None:
@@ -101,7 +113,7 @@ class UnlearnResult:
     def _end(self) -> str:
         rule = self.stopping
         if rule is None:
-            return "all steps were done, without a stopping rule"
+            return self.ending
         left = f"{rule.n_left} of {rule.n_seeds} generated samples still match the forget set (aim: at most {rule.aim})"
         return f"{'stopped early' if rule.reason == 'forgotten' else 'all steps were done'}: {left}"
 

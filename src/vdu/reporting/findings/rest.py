@@ -12,7 +12,8 @@ been seen to go. Of models that are asked with prompts or labels: where what is 
 95 % interval of the difference ends below 0), that is damage.
 
 The flips count the kept images: of the noises from which the original made one, how many give another class now.
-With a fallback classifier that also gives the features of u-FID, the rest is unknown at best.
+With a fallback classifier that also gives the features of u-FID, the rest is unknown at best; so it is with no more images than
+features, where a covariance is singular and u-FID mostly bias.
 
 NOT guaranteed: anything about kinds of images that are rarer than the samples can show.
 """
@@ -44,6 +45,7 @@ class Rest(Reason):
     NOT_EXCLUDED = "damage_not_excluded", "unknown", "Damage cannot be excluded"
     SHIFTED = "classes_shifted", "mixed", "Quality kept, but the mix of classes has shifted"
     NO_DAMAGE = "no_damage", "good", "No damage detected"
+    FEW_IMAGES = "few_images", "unknown", "Too few images for u-FID"
     ONE_KEPT_CLASS = "one_kept_class", "unknown", "No damage seen, but kept classes are not told apart"
     LESS_RIGHT = "right_less_often", "mixed", "Damage detected: what is asked for comes less often"
     UNSEEN = "class_losses_unseen", "unknown", "No damage seen, but there are too few images to see a class go"
@@ -107,9 +109,7 @@ def find_rest(data: ReportData) -> RestFinding:
     if unlearned is None or floor is None:
         alone = Rest.STARVED if found.starved else Rest.CLASS_FELL if found.fallen else Rest.NOT_MEASURED
         return replace(found, reason=alone)
-    reason = _reason(found, unlearned, floor)
-    if _one_kept_class(data) and reason in {Rest.NO_DAMAGE, Rest.SHIFTED}:
-        reason = Rest.ONE_KEPT_CLASS
+    reason = _unless_blind(data, _reason(found, unlearned, floor))
     if reason.level in {"good", "unknown"} and retained_less(data) is not None:
         reason = Rest.LESS_RIGHT
     if reason is Rest.NO_DAMAGE and found.worse_likelihood is not None:
@@ -143,8 +143,19 @@ def distance_reason(data: ReportData, found: RestFinding) -> Rest:
     """What the distance alone says, whatever became of single classes."""
     if found.unlearned is None or found.floor is None:
         return Rest.NOT_MEASURED
-    reason = _reason(replace(found, starved=(), shifts=None, shifted=False), found.unlearned, found.floor)
-    return Rest.ONE_KEPT_CLASS if reason is Rest.NO_DAMAGE and _one_kept_class(data) else reason
+    return _unless_blind(
+        data, _reason(replace(found, starved=(), shifts=None, shifted=False), found.unlearned, found.floor)
+    )
+
+
+def _unless_blind(data: ReportData, reason: Rest) -> Rest:
+    """The reason, unless it praises a distance that could not have seen damage."""
+    if reason not in {Rest.NO_DAMAGE, Rest.SHIFTED}:
+        return reason
+    dimension = data.metrics["protocol"].get("features_dimension", 0)
+    if min(data.metrics["n_images"], data.metrics["reference"]["n_images"]) <= dimension:
+        return Rest.FEW_IMAGES
+    return Rest.ONE_KEPT_CLASS if _one_kept_class(data) else reason
 
 
 def _starved(data: ReportData) -> tuple[tuple[str, int, float], ...]:
@@ -173,13 +184,25 @@ def _changed(data: ReportData, flips: dict[str, Any] | None) -> Rate | None:
     return wilson(total - sum(flips["counts"][i][i] for i in kept), total) if names and total else None
 
 
-def _largest_shift(data: ReportData) -> str | None:
-    """The kept class whose count is furthest from the expected one."""
-    histogram = data.metrics["histogram"]
-    kept = [i for i in range(len(data.classes)) if i not in data.forget_ids]
+def clearest_shift(data: ReportData, shifts: tuple[ClassShift, ...]) -> ClassShift:
+    """The kept class that changed most clearly: of the smallest p, then with the count furthest from the expected one."""
+    return min(shifts, key=lambda each: (each.p, -_change(data, each.name)))
+
+
+def _change(data: ReportData, name: str) -> float:
+    """How far a class's count is from the expected one."""
+    i, histogram = data.classes.index(name), data.metrics["histogram"]
+    return abs(histogram["unlearned"][i] - histogram["expected"][i])
+
+
+def _most_changed(data: ReportData, found: RestFinding) -> str | None:
+    """The kept class that changed most clearly; without pairs, the one whose count is furthest from the expected one."""
+    if found.shifts:
+        return clearest_shift(data, found.shifts).name
+    kept = [name for i, name in enumerate(data.classes) if i not in data.forget_ids]
     if not data.forget_ids or len(kept) < 2:
         return None
-    return data.classes[max(kept, key=lambda i: abs(histogram["unlearned"][i] - histogram["expected"][i]))]
+    return max(kept, key=lambda name: _change(data, name))
 
 
 def _moved(data: ReportData) -> tuple[float, float] | None:
@@ -271,7 +294,7 @@ def _accuracy_texts(data: ReportData) -> list[str]:
 
 def _class_figures(data: ReportData, found: RestFinding) -> list[str]:
     """The class that decides, or the most changed one, and what the test could not have seen."""
-    shown, histogram = found.fallen[0].name if found.fallen else _largest_shift(data), data.metrics["histogram"]
+    shown, histogram = found.fallen[0].name if found.fallen else _most_changed(data, found), data.metrics["histogram"]
     if shown is None:
         return []
     i = data.classes.index(shown)

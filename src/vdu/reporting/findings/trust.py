@@ -101,10 +101,10 @@ def _reservations(data: ReportData) -> tuple[Reservation, ...]:
 def trust_answer(data: ReportData, found: TrustFinding) -> Answer:
     """The finding in sentences."""
     metrics, judge = data.metrics, data.metrics["judge"]
-    figure = (
-        f"{'two classifiers' if judge['second'] else 'one classifier'}, the first wrong on {percent(100 * judge['held_out_error'])} of "
-        f"held-out images; {metrics['n_images']:,} images from each model"
-    )
+    error = percent(100 * judge["held_out_error"])
+    errs = f"misses {error} of the unwanted images" if is_fallback(data) else f"is wrong on {error} of held-out images"
+    which = "two classifiers, the first of which" if judge["second"] else "one classifier, which"
+    figure = f"{which} {errs}; {metrics['n_images']:,} images from each model"
     seed = metrics["protocol"].get("seed")
     run = f"one run (seed {seed})" if seed is not None else "one run"
     limits = (f"Approximate, not certified: evidence about these samples and tests, from {run}.",)
