@@ -88,6 +88,7 @@ class UnlearnSettings(SamplerSettings):
         gradient_accumulation_steps: micro-batches per step and process.
         max_grad_norm: gradient clipping; by default the method's, or none.
         mixed_precision: no, fp16 or bf16.
+        gradient_checkpointing: compute activations again in the backward pass: less memory, the same result, more time.
         seed: seeds everything.
         checkpointing_steps: steps between checkpoints.
         checkpoints_total_limit: number of checkpoints to keep; more of them give "vdu explore" a longer trade-off curve.
@@ -125,6 +126,7 @@ class UnlearnSettings(SamplerSettings):
     gradient_accumulation_steps: Count = 1
     max_grad_norm: Rate | None = None
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    gradient_checkpointing: bool = False
     seed: Seed = 0
     checkpointing_steps: Count = 20
     checkpoints_total_limit: Count = 2
@@ -136,7 +138,7 @@ class UnlearnSettings(SamplerSettings):
         """The training loop's settings."""
         names = (
             "steps", "batch_size", "learning_rate", "lr_schedule", "warmup_steps", "ema_decay", "gradient_accumulation_steps",
-            "max_grad_norm", "mixed_precision", "checkpointing_steps", "checkpoints_total_limit",
+            "max_grad_norm", "mixed_precision", "gradient_checkpointing", "checkpointing_steps", "checkpoints_total_limit",
         )  # fmt: skip
         values: Any = {name: getattr(self, name) for name in names}
         return values

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,8 @@ def carry_out(
     original, method, images, settings = plan.original, plan.chosen.method, plan.forget, plan.training
     denoiser = original.with_network(training_copy(original.network, plan.train, seed=seed))
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
+    if plan.gradient_checkpointing:
+        cast("Any", denoiser.network).enable_gradient_checkpointing()
     denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
     aids = make_auxiliaries(
         original, method, images, retain=plan.retain, n_own_samples=plan.n_own_samples, force=plan.force, sampler=plan.sampler,
@@ -106,6 +108,8 @@ def carry_out(
                 folder=folder, resume=resume, identity=identity, progress=progress, accelerator=accelerator, stop=rule,
             )  # fmt: skip
         result.load_average(denoiser.network)
+        if plan.gradient_checkpointing:
+            cast("Any", denoiser.network).disable_gradient_checkpointing()
         require_moved(denoiser.network, original.network, result.steps)
         stopping = Stopping.from_text(result.stopped) if result.stopped else None
         if rule is not None and stopping is None:

@@ -57,6 +57,8 @@ class TrainingOptions(TypedDict, total=False):
         gradient_accumulation_steps: micro-batches per step and process; by default 1.
         max_grad_norm: clip the gradient norm to this; None takes the method's default.
         mixed_precision: "no" (the default), "fp16" or "bf16".
+        gradient_checkpointing: compute the network's activations again in the backward pass: less memory, the same result, about a third
+            more time.
         checkpointing_steps: a checkpoint every so many steps (with a folder), by default 20; None writes only the last.
         checkpoints_total_limit: how many checkpoints to keep, by default 2; None keeps all.
     """
@@ -70,6 +72,7 @@ class TrainingOptions(TypedDict, total=False):
     gradient_accumulation_steps: int
     max_grad_norm: float | None
     mixed_precision: str
+    gradient_checkpointing: bool
     checkpointing_steps: int | None
     checkpoints_total_limit: int | None
 
@@ -96,6 +99,7 @@ class Plan:
         n_own_samples: how many of them.
         batch_size: images of each role per step.
         training: the settings of the loop.
+        gradient_checkpointing: whether activations are computed again in the backward pass.
         force: whether to continue if the model generates almost none, or almost only, images like the forget set, or does not draw a
             prompt to forget.
         full_length: whether to take all steps.
@@ -121,6 +125,7 @@ class Plan:
     n_own_samples: int
     batch_size: int
     training: TrainSettings
+    gradient_checkpointing: bool
     force: bool
     full_length: bool
     seed: int | None
@@ -192,6 +197,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         None if isinstance(asked[name], str) and not asked[name] else asked[name] for name in ("retain", "forget")
     )
     require_flags(asked, "convert", "force", "full_length")
+    require_flags(training, *{"gradient_checkpointing"} & set(training))
     chosen = choose(asked["method"], own, others=frozenset({*known, *asked}), retain=retain is not None)
     require_ranges({**training, "n_own_samples": asked["n_own_samples"]})
     default: TrainingDefaults = chosen.method.training
@@ -219,6 +225,13 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     check_network(original.network, "pipeline")
     chosen, train = for_model(chosen, original, prompts, labels, asked["train"])
     check_train(original.network, train)
+    if training.get("gradient_checkpointing") and not getattr(
+        original.network, "_supports_gradient_checkpointing", False
+    ):
+        raise InputError(
+            f"gradient_checkpointing: diffusers has none for a {type(original.network).__name__}; leave it out. A smaller batch with more "
+            "gradient_accumulation_steps needs less memory, too."
+        )
     if train == "all":  # another part is made to train
         require_trainable(original.network)
     if "forget" in prompts:
@@ -257,6 +270,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         n_own_samples=n_own,
         batch_size=batch_size,
         training=settings,
+        gradient_checkpointing=bool(training.get("gradient_checkpointing")),
         force=asked["force"],
         full_length=full_length,
         seed=int(asked["seed"]) if generator is None else None,

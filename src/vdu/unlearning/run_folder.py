@@ -175,6 +175,7 @@ def configuration(plan: Plan, folder: Path, *, overwrite: bool = False, resume: 
         "gradient_accumulation_steps": training.gradient_accumulation_steps,
         "max_grad_norm": training.max_grad_norm,
         "mixed_precision": training.mixed_precision,
+        "gradient_checkpointing": plan.gradient_checkpointing,
         "seed": plan.seed,
         "checkpointing_steps": training.checkpointing_steps,
         "checkpoints_total_limit": training.checkpoints_total_limit,
