@@ -127,7 +127,7 @@ def test_what_a_model_cannot_do_is_refused_before_a_folder_is_emptied(make_pipel
     capsys.readouterr()
     over = ("--output-dir", tmp_path / "out", "--overwrite")
     assert command("sample", "--pipeline", tmp_path / "plain", "--guidance-scale", 2, *over) == 2
-    assert "--guidance-scale: this model is unconditional" in capsys.readouterr().err
+    assert "guidance_scale: got one for a model without conditions" in capsys.readouterr().err
     assert command("sample", "--pipeline", tmp_path / "conditional", "--guidance-scale", 2, *over) == 2
     assert "Guidance needs a null class too" in capsys.readouterr().err
     assert (

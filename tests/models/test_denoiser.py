@@ -170,7 +170,7 @@ def text_to_sound(folder):
         (lambda folder: (folder / "model_index.json").unlink(), r"no model_index\.json there; expected a folder that"),
         (lambda folder: (folder / "model_index.json").write_text("{"), r"model_index\.json: not valid JSON"),
         (with_nan, r"NaN or infinite weights in 1 tensors \(first: conv_in\.bias\)"),
-        (without_first_weight, r"lacks 1 tensors of its network \(first: conv_in\.bias\)"),
+        (without_first_weight, r"its weights lack 1 tensors \(first: conv_in\.bias\)"),
         (pickled, r"Only safetensors weights are read; pickled weights \(\.bin\) must be converted"),
         (cut_off, "diffusers cannot load this pipeline"),
         (text_to_sound, "has vocoder, which no known kind of pipeline has; expected one of DDPMPipeline"),
@@ -192,7 +192,9 @@ def test_a_missing_text_stack_is_named(make_pipeline, tmp_path, monkeypatch):
     make_pipeline().save_pretrained(tmp_path)
     edit_json(tmp_path / "model_index.json", text_encoder=["transformers", "CLIPTextModel"])
     monkeypatch.setattr("vdu.models.pipelines.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs transformers; install it with `pip install 'vdu\[text\]'`"):
+    with pytest.raises(
+        InputError, match=r"needs transformers; install it with `pip install '\.\[text\]'` in the clone"
+    ):
         load_pipeline(tmp_path)
 
 

@@ -616,7 +616,7 @@ def _interval_problem(value: Any, place: str = "") -> str | None:
     if {"low", "high"} <= set(value):
         mean = value.get("value", value.get("distance"))
         if mean is None and value.get("n_images"):
-            mean = value.get("forget_count", 0) / value["n_images"]
+            mean = value.get("count", value.get("forget_count", 0)) / value["n_images"]
         slack = 1e-6 * max(1.0, abs(value["high"]))  # of rounding
         if mean is not None and not value["low"] - slack <= mean <= value["high"] + slack:
             return f"{place} is {mean:g}, outside its own interval, {value['low']:g} to {value['high']:g}"

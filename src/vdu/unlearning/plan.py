@@ -279,7 +279,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     )
     _require_fitting(plan, selects)
     conditions(plan)  # refuses what the method cannot do without
-    if prompts and not plan.force:
+    if "forget" in prompts and not plan.force:
         kept = [prompt for prompt in original.class_names if prompt not in plan.forget_label]
         require_concepts(drawing, plan.forget, plan.forget_label, kept, prompts.get("instead"))
     return plan if images is None else _with_retain(plan, images)
