@@ -18,6 +18,7 @@ from vdu.replay.generated import image_seeds
 __all__ = ["N_DRAWN", "forget_set_of_labels", "label_indices"]
 
 N_DRAWN = 256
+SHOWN = 3  # labels or prompts that a description names
 
 
 def label_indices(denoiser: Denoiser, labels: Sequence[int | str]) -> list[int]:
@@ -85,5 +86,6 @@ def forget_set_of_labels(
     asked = [index[i % len(index)] for i in range(n_images)]
     seeds = image_seeds(derive_seed(seed, "forget set"), n_images)
     drawn = to_uint8(sample(denoiser, seeds, sampler, labels=asked, progress=progress))
-    description = f"{n_images} images that the model generated as {words}"
+    first, more = ", ".join(names[each] for each in index[:SHOWN]), len(index) - SHOWN
+    description = f"{n_images} images that the model generated as {first}" + (f" and {more} more" if more > 0 else "")
     return ImageSet(drawn, torch.tensor(asked), class_names=names, description=description)

@@ -88,7 +88,8 @@ class UnlearnResult:
             reason = (
                 f"the stopping rule needs {FEWEST} generated samples that match the forget set, and there were {n_like}"
             )
-        return f"all {self.training.steps} steps were taken: {reason}"
+        n = self.training.steps
+        return f"{f'all {n} steps were' if n > 1 else 'its one step was'} taken: {reason}"
 
     @property
     def warning(self) -> str | None:
