@@ -4,7 +4,8 @@
     train_emoji.py vae CANVAS RUN [--steps N]                     RUN/vae and RUN/latents.safetensors
     train_emoji.py model CANVAS RUN VAE_RUN --steps N [--without GROUP]     RUN/checkpoints and RUN/pipeline
     train_emoji.py score CANVAS RUN OBJECT_JUDGE STYLE_JUDGE [--n N]        RUN/score.json and RUN/sheet.png
-    train_emoji.py package RUN OUT                                the pipeline with half-precision weights
+    train_emoji.py package CANVAS RUN OUT                         the pipeline with half-precision weights and the prompts it knows
+    train_emoji.py sets CANVAS GROUP NEIGHBOUR… > SETS.toml       prompt sets for ``vdu evaluate --prompts``
 
 CANVAS is the folder of make_emoji_canvas.py, judges are folders of ``vdu judge``. Every command continues an interrupted
 run, and ``model`` a finished one if N is larger. The U-Net and the text encoder are trained together:
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
@@ -313,8 +315,8 @@ def score(canvas: Canvas, run: Path, judges: dict[str, Path], n: int, guidance: 
     )
 
 
-def package(run: Path, out: Path) -> None:
-    """Write the pipeline with U-Net and autoencoder in half precision, and print its size.
+def package(canvas: Canvas, run: Path, out: Path) -> None:
+    """Write the pipeline with U-Net and autoencoder in half precision, its prompts and its provenance, and print its size.
 
     The text encoder stays in float32: transformers loads it in the precision of its file, diffusers the other parts in float32,
     and the pipeline does not run with both.
@@ -323,11 +325,41 @@ def package(run: Path, out: Path) -> None:
     pipe.unet.half()
     pipe.vae.half()
     pipe.save_pretrained(out)
+    for place in (out / "model_index.json", *out.glob("*/config.json")):
+        write_json(
+            place,
+            {name: value for name, value in json.loads(place.read_text("utf-8")).items() if name != "_name_or_path"},
+        )
     model = json.loads((out / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]
     (out / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]), "utf-8")  # transformers 4 reads these two
     merges = "".join(" ".join(pair) + "\n" for pair in model["merges"])
     (out / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + merges, "utf-8")
+    write_json(out / "vdu.json", {"prompts": list(dict.fromkeys(line["text"] for line in canvas.lines))})
+    steps = json.loads((run / "log.jsonl").read_text("utf-8").splitlines()[-1])["step"]
+    data = {"metadata_sha256": canvas.identity, "n_images": len(canvas.images)}
+    score = json.loads((run / "score.json").read_text("utf-8"))
+    write_json(
+        out / "provenance.json", {"made_by": "tools/train_emoji.py", "steps": steps, "data": data, "score": score}
+    )
     print(f"{sum(file.stat().st_size for file in out.rglob('*') if file.is_file()) / 1e6:.2f} MB")
+
+
+def prompt_sets(canvas: Canvas, group: str, neighbours: list[str]) -> str:
+    """Prompts that ask for a group, for it in other words, for something like it, and for the rest, as TOML."""
+    of = {line["text"]: line for line in canvas.lines}
+    words = next(line["words"] for line in of.values() if line["group"] == group)
+    sets = {
+        "target": [text for text, line in of.items() if line["group"] == group] + [f"{words[0]}, {style} style" for style in STYLES],
+        "paraphrases": [f"{article}{word}, {style} style" for word in words[1:] for article in ("", "a ") for style in STYLES],
+        "neighbours": [text for text, line in of.items() if line["group"] in neighbours],
+        "others": [text for text, line in of.items() if line["group"] not in {group, *neighbours}],
+    }  # fmt: skip
+    asked = {
+        text: [of[text]["group"] if text in of else group, text.split(", ")[1].split()[0]]
+        for each in sets.values()
+        for text in each
+    }
+    return tomli_w.dumps({**sets, "classes": asked})
 
 
 def save_sheet(images: Tensor, file: Path, columns: int, zoom: int = 3) -> None:
@@ -345,11 +377,13 @@ def main() -> None:
     """Read the arguments and run one command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    vae, model, judged, packed = (commands.add_parser(name) for name in ("vae", "model", "score", "package"))
-    for each in (vae, model, judged, packed):
-        if each is not packed:
-            each.add_argument("canvas", type=Path)
-        each.add_argument("run", type=Path)
+    vae, model, judged, packed, sets = (
+        commands.add_parser(name) for name in ("vae", "model", "score", "package", "sets")
+    )
+    for each in (vae, model, judged, packed, sets):
+        each.add_argument("canvas", type=Path)
+        if each is not sets:
+            each.add_argument("run", type=Path)
     vae.add_argument("--steps", type=int, default=2400)
     model.add_argument("vae_run", type=Path)
     model.add_argument("--steps", type=int, required=True)
@@ -360,10 +394,14 @@ def main() -> None:
     judged.add_argument("--guidance", type=float, default=3.0)
     judged.add_argument("--sampling-steps", type=int, default=20)
     packed.add_argument("out", type=Path)
+    sets.add_argument("group")
+    sets.add_argument("neighbours", nargs="*")
     given = parser.parse_args()
-    if given.command == "package":
-        return package(given.run, given.out)
     canvas = read_canvas(given.canvas)
+    if given.command == "sets":
+        return print(prompt_sets(canvas, given.group, given.neighbours), end="")
+    if given.command == "package":
+        return package(canvas, given.run, given.out)
     given.run.mkdir(parents=True, exist_ok=True)
     if given.command == "vae":
         train_vae(canvas, given.run, given.steps)

@@ -3,8 +3,11 @@
     mnist               unconditional DDPM of 28×28 digits, 0.69 M parameters, linear schedule, T = 1000; 17 epochs
     mnist-without-8     the same, trained alike from scratch on images of the other nine digits: the target of unlearning
     mnist-small         the same network after 4.8 epochs, for the paper's tables at the small scale; in a clone only
+    emoji               text-to-image: a Stable Diffusion pipeline that draws emoji of 32×32 pixels, 3.1 M parameters (docs/dev/emoji.md);
+                        in a clone only
 
-and judges: mnist, of the ten digits (architecture cnn), and mnist-lenet, of another architecture, as a second judge.
+and judges: mnist, of the ten digits (architecture cnn), and mnist-lenet, of another architecture, as a second judge; emoji-object, of 28
+groups of objects, and emoji-style, of three styles, in a clone only.
 
 ``zoo:NAME`` stands for one of them wherever a model or a judge is given by a folder.
 
@@ -20,8 +23,13 @@ __all__ = ["PREFIX", "judge_folder", "packaged_pipelines", "pipeline_folder"]
 
 PREFIX = "zoo:"
 HERE = Path(__file__).parent
-PIPELINES = {name: name for name in ("mnist", "mnist-without-8", "mnist-small")}
-JUDGES = {"mnist": "mnist-judge", "mnist-lenet": "mnist-judge-lenet"}
+PIPELINES = {name: name for name in ("mnist", "mnist-without-8", "mnist-small", "emoji")}
+JUDGES = {
+    "mnist": "mnist-judge",
+    "mnist-lenet": "mnist-judge-lenet",
+    "emoji-object": "emoji-judge-object",
+    "emoji-style": "emoji-judge-style",
+}
 
 
 def packaged_pipelines() -> list[str]:
