@@ -85,7 +85,7 @@ n_fisher_samples = 4
 timesteps_per_sample = 2
 min_original = 1
 judge = "train:cnn"
-second_judge = "train:cnn"
+second_judge = "train:lenet"
 """
 
 

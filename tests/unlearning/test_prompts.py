@@ -13,6 +13,7 @@ from vdu.models.words import TextDenoiser
 from vdu.replay import auxiliaries, auxiliary_models
 from vdu.replay.selection import resemblance
 from vdu.unlearning import engine
+from vdu.unlearning.chosen_method import choose
 from vdu.unlearning.prompts import read_prompts, with_prompts
 from vdu.unlearning.unlearn import unlearn
 
@@ -145,3 +146,13 @@ def test_images_are_forgotten_under_their_prompt():
     before, after = pipeline.unet.state_dict(), made.pipeline.unet.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved and all("attn2.to_k" in name or "attn2.to_v" in name for name in moved)
+
+
+def test_what_is_said_in_words_has_options_of_its_own_which_the_user_may_change():
+    def chosen(**given):
+        words = given.pop("words", True)
+        return choose("distillation", given, others=frozenset(), retain=False, words=words).method
+
+    assert chosen().self_improvement == 0 and chosen().keep_scale == 0 and chosen().alpha_bar_range == (0.0, 1.0)
+    assert chosen(keep_scale=1.0).keep_scale == 1 and chosen(keep_scale=1.0).self_improvement == 0
+    assert chosen(words=False).self_improvement > 0

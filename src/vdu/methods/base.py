@@ -65,6 +65,7 @@ class Described(Hooks):
         part: the only part of the network that it changes (``--train``); None if the user chooses.
         estimator: the estimator of the posterior that the method requires; None if it requires none.
         retain_options: options that apply if the user gives images to keep.
+        word_options: options that apply if the user says in words what is to be forgotten.
         pool: number of batches that repeat with the targets of :meth:`BaseMethod.targets`; 0 draws a new batch at every step.
         ranges: of its own options that are numbers, in addition to those of the classes it inherits from.
         choices: the words that its own options may be, likewise.
@@ -84,6 +85,7 @@ class Described(Hooks):
     strength: tuple[str, ...] = ()
     estimator: str | None = None
     retain_options: Mapping[str, str] = MappingProxyType({})
+    word_options: Mapping[str, Any] = MappingProxyType({})
     pool: int = 0
     ranges: Mapping[str, Range] = MappingProxyType({})
     choices: Mapping[str, Collection[str]] = MappingProxyType({})

@@ -34,6 +34,11 @@ neither a nor s > 1. A sampler with few steps, however, jumps over the narrow re
 no training, ``mnist``, digit 8: PUL 53 % at s = 1, 70 % at s = 2, 87 % at s = 4; ``benchmarks/resemblance.py``), and a student trained
 for few steps does not reach it (the leaderboard's row with s = s_k = 1).
 
+Under a prompt of the concept nearly all mass is unwanted, and there is nowhere near to go. What is forgotten in words therefore has
+another target: what the original predicts under another prompt c′ (``--instead``, by default the empty one), as in concept ablation:
+
+    L(θ) = E_{S_r, all t} ‖ε_θ(x_t, c) − ε₀(x_t, c)‖²/d  +  ζ E_{D_f ∪ S_f, all t} ‖ε_θ(x_t, c) − ε₀(x_t, c′)‖²/d        ζ = 3
+
 Not guaranteed: that r is right (see ``vdu.replay.selection``); that other images stay the same pixel by pixel.
 
 Source: ours. Classifier gradients: Dhariwal & Nichol 2021, arXiv 2105.05233, Eq. 10.
@@ -166,6 +171,9 @@ class RetainDistillation(BaseMethod):
     stops = True
     substitutes = "words"
     strength = ("repulsion_scale", "forget_weight")
+    word_options = MappingProxyType({
+        "keep_scale": 0.0, "gradient_length": 0.0, "self_improvement": 0.0, "forget_weight": 3.0, "alpha_bar_range": (0.0, 1.0),
+    })  # fmt: skip
     limits = MappingProxyType({"keep_mse": 2.0})  # ε_lead may lie as far from ε_θ as w_max (ε₀ − ε_f) reaches
     needs = frozenset({"forget", "own_forget", "retain"})
     batch_shares = MappingProxyType({"forget": 0.375, "own_forget": 0.375})

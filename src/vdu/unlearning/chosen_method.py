@@ -38,7 +38,9 @@ class ChosenMethod:
     fits: str | None = None
 
 
-def choose(method: Any, given: Mapping[str, Any], *, others: frozenset[str], retain: bool) -> ChosenMethod:
+def choose(
+    method: Any, given: Mapping[str, Any], *, others: frozenset[str], retain: bool, words: bool = False
+) -> ChosenMethod:
     """The chosen method.
 
     Args:
@@ -46,6 +48,7 @@ def choose(method: Any, given: Mapping[str, Any], *, others: frozenset[str], ret
         given: keywords that are no settings of the training: the options of a named method or class, and ``posterior``.
         others: the names of all other keywords, for hints in messages.
         retain: whether the user gave images to keep.
+        words: whether the user says in words what is to be forgotten.
 
     Returns:
         The method and what to record of it.
@@ -78,7 +81,7 @@ def choose(method: Any, given: Mapping[str, Any], *, others: frozenset[str], ret
     values: dict[str, Any] = {name: checked(known[name], value) for name, value in options.items()}
     texts = tuple(option_text(known[name], value) for name, value in values.items() if value is not None)
     fits = kind.estimator if posterior is None else None
-    values = (dict(kind.retain_options) if retain else {}) | values
+    values = (dict(kind.retain_options) if retain else {}) | (dict(kind.word_options) if words else {}) | values
     if posterior is not None or fits:
         values["posterior"] = posterior or GaussianPosterior(mean={}, variance={}, estimator="none")
     made = kind(**values)

@@ -198,7 +198,8 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     )
     require_flags(asked, "convert", "force", "full_length")
     require_flags(training, *{"gradient_checkpointing"} & set(training))
-    chosen = choose(asked["method"], own, others=frozenset({*known, *asked}), retain=retain is not None)
+    others, words = frozenset({*known, *asked}), bool(asked["forget_prompt"])
+    chosen = choose(asked["method"], own, others=others, retain=retain is not None, words=words)
     require_ranges({**training, "n_own_samples": asked["n_own_samples"]})
     default: TrainingDefaults = chosen.method.training
     sampler = _given(asked["sampler"], Sampler(scheduler=default.scheduler, steps=default.inference_steps))
