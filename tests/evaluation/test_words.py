@@ -127,10 +127,12 @@ def test_sets_come_from_the_run_or_a_file(tmp_path):
     sets = prompt_sets(model, ["cat"])
     assert (sets.concepts, sets.target, sets.others) == (("cat",), ("cat", "a cat"), ("a dog", "tree, noto"))
     assert prompt_sets(model, ["cat"], keep=["a fox"]).others == ("a fox",)
-    (tmp_path / "sets.toml").write_text('paraphrases = ["kitty"]\nneighbours = ["a dog"]\n[classes]\nlion = ["cat"]\n')
+    (tmp_path / "sets.toml").write_text(
+        'paraphrases = ["kitty"]\nneighbours = ["a dog"]\n[classes]\n"a dog" = ["cat"]\n'
+    )
     (tmp_path / "sets.json").write_text(json.dumps({"target": ["the cat"]}))
     given = prompt_sets(model, ["cat"], given=tmp_path / "sets.toml")
-    assert (given.paraphrases, given.neighbours, given.classes) == (("kitty",), ("a dog",), {"lion": ("cat",)})
+    assert (given.paraphrases, given.neighbours, given.classes) == (("kitty",), ("a dog",), {"a dog": ("cat",)})
     assert list(given.drawn) == ["target", "neighbours", "others", "null"]
     assert prompt_sets(model, ["cat"], given=tmp_path / "sets.json").target == ("the cat",)
 
@@ -141,7 +143,11 @@ def test_sets_come_from_the_run_or_a_file(tmp_path):
         ({"targets": ["cat"]}, "got targets; expected some of the sets target, paraphrases"),
         ({}, "got nothing; expected some of the sets"),
         ({"target": []}, "expected a list of texts, at least one"),
-        ({"others": ["a cat"]}, "'a cat' is among the prompts that ask for what was forgotten"),
+        ({"neighbours": ["Black  CAT"]}, "'Black  CAT' is among the prompts to keep, and asks for what was forgotten"),
+        ({"paraphrases": ["kitty"], "others": ["a kitty"]}, "'a kitty' is among the prompts to keep"),
+        ({"classes": {"dgo": ["dog"]}}, "classes: got 'dgo', which is in no set of prompts"),
+        ({"others": [" "]}, "expected a list of texts, at least one, none empty"),
+        ({"others": ["a cat"]}, "'a cat' is among the prompts to keep, and asks for what was forgotten"),
         ({"classes": ["cat"]}, "expected names of classes by prompt"),
     ],
 )

@@ -11,6 +11,7 @@ import vdu
 from vdu.core.errors import InputError
 from vdu.core.surroundings import own_torch
 from vdu.metrics.pul import PULResult
+from vdu.models.lora import lora_rank
 
 WRONG = {
     "None": None, "text": "secret" * 100, "list": ["secret", object()], "number": 3.7, "switch": True, "array": np.zeros((2, 2, 2)),
@@ -130,3 +131,9 @@ TRUE = {
 
 def copy_of(source):
     return copy.deepcopy(source) if hasattr(source, "__deepcopy__") else source.clone_state()
+
+
+@pytest.mark.parametrize("train", [None, ["attention"], 8, "text-encoder", "everything"])
+def test_what_trains_is_refused_in_our_words(train):
+    with pytest.raises(InputError, match="train: got"):
+        lora_rank(train)

@@ -199,3 +199,20 @@ def test_a_tracker_that_does_not_start_says_so(make_network, make_batches, regre
 
     with pytest.raises(InputError, match=r"--report-to broken: could not be started \(no login\)"):
         run(tmp_path, make_network(), regression(), make_batches(), Broken())
+
+
+@pytest.mark.parametrize("when", ["log", "finish"])
+def test_a_tracker_that_fails_later_costs_no_run(make_network, make_batches, regression, tmp_path, when, capsys):
+    class Broken(Notebook):
+        name = "broken"
+
+    def fail(*args, **kwargs):
+        raise OSError("the line is down")
+
+    setattr(Broken, when, fail)
+    networks = make_network(), make_network()
+    run(tmp_path / "plain", networks[0], regression(), make_batches(), "none")
+    run(tmp_path / "broken", networks[1], regression(), make_batches(), Broken())
+    assert capsys.readouterr().err.count("--report-to broken failed (the line is down)") == 1
+    for plain, other in zip(*(each.parameters() for each in networks), strict=True):
+        assert torch.equal(plain, other)

@@ -68,7 +68,7 @@ def test_a_model_without_prompts_keeps_the_packaged_ones():
     ("arguments", "message"),
     [
         ({"keep": ["a Cat on a mat"]}, "'a Cat on a mat' names what is to be forgotten"),
-        ({"instead": "CAT"}, "--instead: got 'CAT', which is the prompt to forget"),
+        ({"instead": "CAT"}, "--instead: got 'CAT', which names what is to be forgotten"),
     ],
 )
 def test_contradictions_are_refused(arguments, message):

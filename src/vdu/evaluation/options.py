@@ -115,10 +115,14 @@ class EvaluationOptions:
         """
         single = isinstance(forget_class, str | Integral) and not isinstance(forget_class, bool)
         names = (forget_class,) if single else forget_class
-        if not isinstance(names, list | tuple) or not all(isinstance(each, str | Integral) for each in names):
+        if not isinstance(names, list | tuple) or not all(
+            isinstance(each, str | Integral) and not isinstance(each, bool) for each in names
+        ):
             raise InputError(
                 f"forget_class: got {shown(forget_class)}; expected the name of a class, or a list of names."
             )
         known: dict[str, Any] = {name: plain_number(value) for name, value in values.items() if value is not None}
-        prompts = (forget_prompt,) if isinstance(forget_prompt, str | Path) else tuple(forget_prompt)
-        return cls(forget_class=tuple(map(str, names)), forget_prompt=prompts, **known)
+        prompts = (forget_prompt,) if isinstance(forget_prompt, str | Path) else forget_prompt or ()
+        if not isinstance(prompts, list | tuple) or not all(isinstance(each, str | Path) for each in prompts):
+            raise InputError(f"forget_prompt: got {shown(forget_prompt)}; expected a prompt, or a list of prompts.")
+        return cls(forget_class=tuple(map(str, names)), forget_prompt=tuple(prompts), **known)

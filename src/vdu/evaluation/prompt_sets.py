@@ -158,20 +158,26 @@ def _with_given(default: PromptSets, given: Any) -> PromptSets:
         raise InputError(f"{where}: classes: got {shown(by_prompt)}; expected names of classes by prompt.")
     classes = {prompt: _prompts(each, f"{where}: classes of {prompt!r}") for prompt, each in by_prompt.items()}
     made = replace(default, **sets, classes=classes)
-    wanted = {*made.target, *made.paraphrases}
-    both = [each for each in (*made.neighbours, *made.others) if each in wanted]
-    if both:
-        raise InputError(
-            f"{where}: {both[0]!r} is among the prompts that ask for what was forgotten, and among the others; expected one of them."
-        )
+    for each in (*made.neighbours, *made.others):
+        if any(names(each, concept) for concept in (*made.concepts, *made.target, *made.paraphrases)):
+            raise InputError(
+                f"{where}: {each!r} is among the prompts to keep, and asks for what was forgotten; expected it among target or paraphrases."
+            )
+    strange = sorted(set(classes) - {each for name in LISTED for each in getattr(made, name)})
+    if strange:
+        raise InputError(f"{where}: classes: got {strange[0]!r}, which is in no set of prompts; expected one that is.")
     return made
 
 
 def _prompts(given: Any, where: str) -> tuple[str, ...]:
     listed = [given] if isinstance(given, str) else given
-    if not isinstance(listed, Sequence) or not listed or not all(isinstance(each, str) and each for each in listed):
+    if (
+        not isinstance(listed, Sequence)
+        or not listed
+        or not all(isinstance(each, str) and each.strip() for each in listed)
+    ):
         raise InputError(f"{where}: got {shown(given)}; expected a list of texts, at least one, none empty.")
-    return tuple(dict.fromkeys(listed))
+    return tuple(dict.fromkeys(each.strip() for each in listed))
 
 
 def _read(given: Any) -> tuple[str, dict[str, Any]]:

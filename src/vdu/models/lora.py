@@ -182,12 +182,12 @@ def lora_rank(train: str) -> int | None:
     kind, _, rank = train.partition(":") if isinstance(train, str) else ("", "", "")
     if kind == "lora" and rank.isdecimal() and len(rank) < 10 and int(rank) >= 1:
         return int(rank)
-    if train.replace("_", "-") == "text-encoder":
+    if isinstance(train, str) and train.replace("_", "-") == "text-encoder":
         raise InputError(
             f"train: got {train!r}; expected a part of the network, since a run's model is known by the weights of its network alone. "
             "cross-attention-kv changes what the network makes of words."
         )
-    if train not in PARTS:
+    if not isinstance(train, str) or train not in PARTS:
         raise InputError(f"train: got {shown(train)}; expected one of {', '.join(PARTS)}, or lora:RANK such as lora:8.")
     return None
 

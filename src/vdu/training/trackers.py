@@ -24,6 +24,7 @@ steps on an accelerator may differ in their last bits from those reported before
 """
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -135,15 +136,29 @@ def tracking(
     except Exception as error:  # wandb without a login, for example: each tracker has errors of its own
         raise InputError(f"--report-to {name}: could not be started ({error}). {_ADVICE.get(name, '')}") from error
 
+    failed = False
+
+    def attempt(action: Callable[[], None]) -> None:
+        nonlocal failed
+        try:
+            action()
+        except Exception as error:  # the run is worth more than its copy elsewhere
+            if not failed:
+                print(
+                    f"vdu: warning: --report-to {name} failed ({error}). The run goes on; its log is complete.",
+                    file=sys.stderr,
+                )
+            failed = True
+
     def report(line: Mapping[str, Any]) -> None:
-        if line["step"] > reported:
-            accelerator.log(flatten(line), step=line["step"])
+        if line["step"] > reported and not failed:
+            attempt(lambda: accelerator.log(flatten(line), step=line["step"]))
 
     try:
         yield report
     finally:  # not end_training(), which would also end the process group
         for tracker in accelerator.trackers:
-            tracker.finish()
+            attempt(tracker.finish)
         accelerator.trackers.clear()
 
 

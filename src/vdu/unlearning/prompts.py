@@ -92,8 +92,10 @@ def with_prompts(
             "--forget-label for a class, or --forget for images."
         )
     require_kind("--instead", instead, str, "a prompt")
-    if instead is not None and any(_plain(instead) == _plain(each) for each in concepts):
-        raise InputError(f"--instead: got {instead!r}, which is the prompt to forget; expected another one, or none.")
+    if instead is not None and any(names(instead, each) for each in concepts):
+        raise InputError(
+            f"--instead: got {instead!r}, which names what is to be forgotten; expected another prompt, or none."
+        )
 
     def unwanted(prompt: str) -> bool:
         return any(names(prompt, concept) for concept in concepts)
