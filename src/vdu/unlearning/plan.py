@@ -1,7 +1,7 @@
 """Everything that a user gave to an unlearning, checked and loaded before anything is trained or written."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -198,7 +198,12 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     )
     require_flags(asked, "convert", "force", "full_length")
     require_flags(training, *{"gradient_checkpointing"} & set(training))
-    others, words = frozenset({*known, *asked}), bool(asked["forget_prompt"])
+    others, prompt = frozenset({*known, *asked}), asked["forget_prompt"]
+    words = isinstance(prompt, str | Path | Sequence) and prompt not in (
+        "",
+        [],
+        (),
+    )  # other kinds are refused with the prompts
     chosen = choose(asked["method"], own, others=others, retain=retain is not None, words=words)
     require_ranges({**training, "n_own_samples": asked["n_own_samples"]})
     default: TrainingDefaults = chosen.method.training
