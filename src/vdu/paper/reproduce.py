@@ -253,7 +253,9 @@ def _write_leaderboard(table: Table, results: dict[str, Any], summary: Summary, 
         files[f"{table.name} plot"] = str(plot)
     elif summary.methods:
         state = "as it was" if plot.is_file() else "missing"
-        files[f"{table.name} plot"] = f"{state}, since matplotlib is not installed (pip install '.[plots]' in the clone)"
+        files[f"{table.name} plot"] = (
+            f"{state}, since matplotlib is not installed (pip install '.[plots]' in the clone)"
+        )
     shown = plot.name if summary.methods and plot.is_file() else None
     _write_text(folder / f"{table.name}.md", leaderboard_page.markdown(table, results, summary, shown))
     _write_text(folder / f"{table.name}-details.md", leaderboard_page.details(table, results))
