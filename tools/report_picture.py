@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-WIDTH, HEIGHT = 1100, 920
+WIDTH, HEIGHT = 1100, 960
 
 
 def main(page: str, out: str) -> None:

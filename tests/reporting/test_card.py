@@ -60,7 +60,7 @@ def test_the_hub_reads_it_and_finds_the_figures(tmp_path):
     assert card.data.eval_results[1].metric_name == "u-FID[judge:mnist-cnn]"
     assert "| u-FID[judge:mnist-cnn], lower is better | 44.5" in card.text and "| u-FID," not in card.text
     for text in ("From 500 images", "4, 0.8\u202f% (0.3 to 2.0\u202f%); 54 before",
-                 "| Is it gone? | More than half gone: 4 of 54 remain (1 to 10 would fit) |",
+                 "| Is it gone? | More than half gone: 4 of 54 remain (95 % interval 1 to 10) |",
                  "92.2\u202f% (82.0 to 98.0)", "44.5 (32.5 to 59.9)",
                  "Approximate, not certified", "MNIST mini: classes 8", "Relearning", "Retrained: reference row not run",
                  "99.8 % at most", "ddpm, 20 steps"):  # fmt: skip

@@ -182,8 +182,8 @@ def test_the_flips_are_counted_on_the_first_screen(bare):
 @pytest.mark.parametrize(
     ("n_unlearned", "retrained", "start"),
     [
-        (6, 3, "Mostly gone: 6 of 200 remain (0 to 16 would fit); a model that never saw it makes 3"),
-        (0, None, "Gone from these samples: 0 of 200 remain (0 to 16 would fit)"),
+        (6, 3, "Mostly gone: 6 of 200 remain (95 % interval 0 to 16); a model that never saw it makes 3"),
+        (0, None, "Gone from these samples: 0 of 200 remain (95 % interval 0 to 16)"),
     ],
 )
 def test_the_first_title_counts_what_remains(bare, n_unlearned, retrained, start):

@@ -151,7 +151,7 @@ def _figure(found: BackFinding, parts: dict[str, Answer], names: dict[str, str])
     if found.reason in {Back.NO_FASTER, Back.NO_FASTER_SOME_UNDECIDED}:
         n, lead = len(names), max(each.lead for each in found.attempts.values() if each.level == "good")
         tests = f"any of {n} tests" if found.n_good == n else f"{found.n_good} of {n} tests"
-        return f"not measurably more than in that model in {tests}; leads above {math.ceil(lead)} percentage points are excluded here"
+        return f"not measurably more than in that model in {tests}; a lead above {math.ceil(lead)} percentage points is excluded"
     shown = [f"{names[name]}: {parts[name].figure}" for name in found.deciding[:2]]
     more = [f"and {len(found.deciding) - 2} more"] if len(found.deciding) > 2 else []
     return "; ".join([*shown, *more]) or "see the first answer"

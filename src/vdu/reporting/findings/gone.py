@@ -124,9 +124,9 @@ def rate_text(pul: dict[str, Any], n_images: int) -> str:
 def _title(data: ReportData, found: GoneFinding, pul: dict[str, Any]) -> str:
     before, after, beside = pul["n_original"], pul["n_unlearned"], retrained_left(data)
     start = "Gone from these samples" if found.reason is Gone.AT_CEILING and after == 0 else found.reason.title
-    fit = " to ".join(f"{max(0, before * (1 - pul[end] / 100)):,.0f}" for end in ("high", "low"))
+    interval = " to ".join(f"{max(0, before * (1 - pul[end] / 100)):,.0f}" for end in ("high", "low"))
     left = (
-        f"{after:,} of {before:,} remain ({fit} would fit)"
+        f"{after:,} of {before:,} remain (95 % interval {interval})"
         if after <= before
         else f"{before:,} before, {after:,} after"
     )
@@ -149,7 +149,7 @@ def _limits(data: ReportData, found: GoneFinding, pul: dict[str, Any]) -> tuple[
     if pul["n_unlearned"] == 0:  # rule of three: 0 of N leaves rates up to 3/N at 95 %
         of_original = f", {percent(min(100, 300 / pul['n_original']))} of the original's" if pul["n_original"] else ""
         limits.append(
-            f"None of {n_images:,} is not never: a rate up to {percent(min(100, 300 / n_images))}{of_original} would fit too "
+            f"None of {n_images:,} is not never: a rate up to {percent(min(100, 300 / n_images))}{of_original} is possible too "
             "(95 %)."
         )
     limits.append(
