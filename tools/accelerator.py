@@ -44,8 +44,8 @@ def main() -> int:
     """Run what the command line asks for; the exit code."""
     stages = read_stages()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=[*stages, "pack", "restore", "colours"])
-    parser.add_argument("of", nargs="?", help="the stage to pack or restore; for colours, the folder")
+    parser.add_argument("stage", choices=[*stages, "pack", "restore", "colours", "canvas"])
+    parser.add_argument("of", nargs="?", help="the stage to pack or restore; for colours and canvas, the folder")
     parser.add_argument("--scale", choices=("paper", "smoke"), default="paper")
     parser.add_argument("--work", type=Path, default=Path("runs/accelerator"))
     parser.add_argument("--minutes", type=float, default=9.0)
@@ -53,6 +53,8 @@ def main() -> int:
     try:
         if given.stage == "colours":
             return make_colours(Path(given.of) / "colours")
+        if given.stage == "canvas":
+            return make_canvas(Path(given.of) / "canvas")
         name = f"{given.of if given.stage in {'pack', 'restore'} else given.stage}-{given.scale}"
         work, home = given.work / name, given.work / "home" / name
         if given.stage == "pack":
@@ -324,6 +326,42 @@ def make_colours(folder: Path) -> int:
                 image = np.full((16, 16, 3), 60 + shift, np.uint8)
                 image[disc] = [220 if colour >> channel & 1 else 30 for channel in range(3)]
                 Image.fromarray(image).save(folder / split / name / f"{k}.png")
+    return 0
+
+
+def make_canvas(folder: Path) -> int:
+    """A canvas like that of make_emoji_canvas.py, always the same: discs, squares and crosses, a style each, in eight colours."""
+    import json
+
+    import numpy as np
+    from PIL import Image
+
+    y, x = np.mgrid[:32, :32]
+    lines = []
+    for split, first, count in (("train", 0, 4), ("test", 4, 1)):
+        for colour, name in enumerate(COLOURS):
+            for style in ("noto", "fluent", "twemoji"):
+                for version in range(first, first + count):
+                    across, down = abs(x - 13 - version), abs(y - 16)
+                    shape = {
+                        "noto": across**2 + down**2 < 100,
+                        "fluent": np.maximum(across, down) < 9,
+                        "twemoji": (np.minimum(across, down) < 4) & (np.maximum(across, down) < 11),
+                    }[style]
+                    image = np.full((32, 32, 3), 255, np.uint8)
+                    image[shape] = [220 if colour >> channel & 1 else 30 for channel in range(3)]
+                    for kind, label in (("objects", name), ("styles", style)):
+                        place = folder / kind / split / label / f"{name}-{style}-{version}.png"
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        Image.fromarray(image).save(place)
+                    lines.append(
+                        {
+                            "file_name": f"objects/{split}/{name}/{name}-{style}-{version}.png",
+                            "text": f"{name} thing, {style} style", "name": f"{name} thing", "group": name,
+                            "words": [name], "style": style, "version": version,
+                        }
+                    )  # fmt: skip
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     return 0
 
 

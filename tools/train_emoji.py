@@ -149,7 +149,7 @@ def train_vae(canvas: Canvas, run: Path, steps: int) -> None:
     train(
         network, AutoencodingObjective(), batch, settings, folder=run, resume=True, identity=canvas.identity
     ).load_average(network)
-    vae = network.vae.eval()
+    vae = network.cpu().vae.eval()
     with torch.no_grad():
         latents = torch.cat([vae.encode(to_float(part)).latent_dist.mean for part in canvas.images.split(128)])
         first = to_float(canvas.images[::16][:48])
@@ -261,7 +261,7 @@ def train_model(canvas: Canvas, run: Path, vae_run: Path, steps: int, without: s
     identity = f"{canvas.identity} {sha256_file(vae_run / 'vae' / 'diffusion_pytorch_model.safetensors')} {without}"
     result = train(network, NoiseObjective(), batch, settings, folder=run, resume=True, identity=identity)
     result.load_average(network)
-    pipeline(network, tokenizer, vae_run).save_pretrained(run / "pipeline")
+    pipeline(network.cpu(), tokenizer, vae_run).save_pretrained(run / "pipeline")
 
 
 def pipeline(network: TextDenoiser, tokenizer: CLIPTokenizer, vae_run: Path) -> StableDiffusionPipeline:
@@ -278,7 +278,7 @@ def pipeline(network: TextDenoiser, tokenizer: CLIPTokenizer, vae_run: Path) -> 
 
 def score(canvas: Canvas, run: Path, judges: dict[str, Path], n: int, guidance: float, sampling_steps: int) -> None:
     """Draw training prompts, let the judges name object group and style, and write a sheet of the first hundred."""
-    pipe = StableDiffusionPipeline.from_pretrained(run / "pipeline")
+    pipe = StableDiffusionPipeline.from_pretrained(run / "pipeline").to("cuda" if torch.cuda.is_available() else "cpu")
     pipe.set_progress_bar_config(disable=True)
     prompts = [line for line in canvas.lines if line["version"] == 0]
     chosen = [
@@ -292,7 +292,7 @@ def score(canvas: Canvas, run: Path, judges: dict[str, Path], n: int, guidance: 
             [line["text"] for line in part], generator=sources, guidance_scale=guidance,
             num_inference_steps=sampling_steps, output_type="pt",
         ).images  # fmt: skip
-        images.append(2 * made - 1)
+        images.append(2 * made.cpu() - 1)
     drawn, right = torch.cat(images), {}
     for what, folder in judges.items():
         judge, _ = load_judge(folder)
