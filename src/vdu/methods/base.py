@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import POSITIVE, UNIT, Range, require_choice, require_flags, require_kind, require_ranges
+from vdu.core.ranges import UNIT, Range, require_choice, require_flags, require_kind, require_ranges
 from vdu.core.records import sha256_bytes
 from vdu.core.types import Batch, Condition, Denoiser, Hooks, Losses, NoisedBatch, Tools
 from vdu.diffusion.schedule import NoiseSchedule
@@ -32,7 +32,6 @@ __all__ = [
     "matched",
     "mean_squared",
     "other_condition",
-    "require_positive",
     "require_range",
     "under",
 ]
@@ -276,11 +275,6 @@ def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:
         )
         got = alpha_bar_range if numbers else shown(alpha_bar_range)
         raise InputError(f"{name}: got {got}; expected two numbers, 0 ≤ smallest ᾱ ≤ largest ᾱ ≤ 1.")
-
-
-def require_positive(**values: float) -> None:
-    """Raise an error for settings that are not finite numbers above 0; a method's ``ranges`` do the same."""
-    require_ranges(values, dict.fromkeys(values, POSITIVE))
 
 
 def _require_kind(item: Field[Any], value: Any) -> None:
