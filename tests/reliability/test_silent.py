@@ -71,6 +71,42 @@ def test_held_out_images_that_the_model_was_trained_on_are_left_out(tmp_path, ca
     assert "4 of 10 held-out images are training images" in capsys.readouterr().err
 
 
+def dataset(folder):
+    """Two classes with six images each for training and six for the test."""
+    sets = {(split, name): pixels(6, seed) for seed, (split, name) in enumerate(SETS)}
+    for (split, name), images in sets.items():
+        written(folder / split / name, images)
+    return sets
+
+
+SETS = (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b"))
+
+
+def test_held_out_images_of_a_kept_class_are_left_out_or_refused(tmp_path, capsys):
+    sets, forget = dataset(tmp_path / "data"), ImageSet(pixels(6, 9))
+    kept = torch.cat([sets["train", "b"][:2], sets["test", "b"][:3]])
+    held_out = written(tmp_path / "held", torch.cat([kept, pixels(4, 8)]))
+    found, _, _ = real_images(tmp_path / "data", held_out, ["a"], forget)
+    assert found is not None and torch.equal(found.images.sort(0).values, pixels(4, 8).sort(0).values)
+    said = capsys.readouterr().err
+    assert "2 of 9 held-out images are retained images" in said
+    assert "3 of 7 held-out images are held-out retained images" in said
+    only = written(tmp_path / "only", sets["train", "b"])
+    with pytest.raises(InputError, match=r"held-out images: all 6 .* are among the retained images"):
+        real_images(tmp_path / "data", only, ["a"], forget)
+
+
+def test_held_out_images_in_class_folders_are_those_of_the_forgotten_class(tmp_path, capsys):
+    sets, forget = dataset(tmp_path / "data"), ImageSet(pixels(6, 9))
+    found, _, _ = real_images(None, tmp_path / "data" / "test", ["a"], forget)
+    assert found is not None and torch.equal(found.images, sets["test", "a"])
+    assert "6 of 12 held-out images are not of a; they are left out" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"--held-out: .* holds the classes a, b; expected images of what was forgotten"):
+        real_images(None, tmp_path / "data" / "test", ["c"], forget)
+    with pytest.raises(InputError, match=r"--data .*: all its images are of a, b; expected images that stay"):
+        real_images(tmp_path / "data", None, ["a", "b"], forget)
+
+
 # judges and comparisons
 
 
@@ -79,6 +115,35 @@ def judge(tmp_path):
     with isolated_global(0):
         save_judge(Judge("cnn", (1, 8, 8), ("a", "b")), tmp_path / "judge", RECORD)
     return tmp_path / "judge"
+
+
+def unseen(judge, make_pipeline, forget, **given):
+    """What an evaluation refuses before it draws anything; the judge takes every image for "a"."""
+    require_measurable(make_pipeline(), ImageSet(forget), EvaluationOptions(judge=judge, **given))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"forget_class": ("a", "b")}, "--forget-class: got a, b, all classes of the judge"),
+        ({"reference": pixels(1, 5)}, r"--reference: 1 images are left .*; expected at least 12"),
+        ({"reference": pixels(11, 5)}, r"--reference: 11 images are left"),
+        ({"reference": torch.cat([pixels(11, 5), pixels(10)])}, r"--reference: 11 images are left .* without 10 of the forget images"),
+        ({"forget_class": ("a",), "reference": pixels(90, 5)}, r"--reference: 0 images are left .* \(by the judge\)"),
+        ({}, r"judge j: takes none of the 10 forget images \(.*\) for b; expected most"),
+        ({"n_images": 5}, "n_images: got 5; expected at least 6"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(judge, make_pipeline, given, message):
+    forget = pixels(9 if "reference" in given and "judge j" not in message else 10)
+    if "without 10" in message:
+        forget = pixels(10)
+        given = given | {"forget_class": ("a",), "judge": None}
+        with pytest.raises(InputError, match=message):
+            require_measurable(make_pipeline(), ImageSet(forget), EvaluationOptions(**given))
+        return
+    with pytest.raises(InputError, match=message):
+        unseen(judge, make_pipeline, forget, **{"forget_class": ("b",)} | given)
 
 
 def test_a_judge_cannot_check_itself(judge, make_pipeline, tmp_path):
@@ -95,13 +160,13 @@ def test_a_row_of_a_comparison_is_known_by_the_content_of_what_was_given(judge, 
     other = reference.clone()
     other[1000] = 255 - other[1000]  # where an abridged text would not show it
     seen = [
-        tuple(require_measurable(pipeline, forget, EvaluationOptions(judge=judge, forget_class=("a",), **given)))
+        tuple(require_measurable(pipeline, forget, EvaluationOptions(judge=judge, forget_class=("b",), **given)))
         for given in (
             {}, {"reference": reference}, {"reference": other}, {"retrained": make_pipeline(seed=1)}, {"retrained": make_pipeline(seed=2)},
         )
     ]  # fmt: skip
     assert len(set(seen)) == len(seen)
-    again = EvaluationOptions(judge=judge, forget_class=("a",), reference=reference.clone())
+    again = EvaluationOptions(judge=judge, forget_class=("b",), reference=reference.clone())
     assert tuple(require_measurable(pipeline, forget, again)) == seen[1]
 
 
