@@ -7,18 +7,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
+from tests.evaluation.conftest import PixelJudge
 
 import vdu
 from vdu.core.errors import InputError
 from vdu.core.rng import isolated_global
 from vdu.data.images import ImageSet
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.recording import require_measurable
+from vdu.evaluation.recording import _seen, require_measurable
 from vdu.evaluation.suite import real_images
 from vdu.judges.classifier import Judge, save_judge
-from vdu.judges.judging import given_judges
+from vdu.judges.judging import Judging, given_judges
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity
+from vdu.reporting.code_texts import warning_text
 
 RECORD = {
     "name": "j", "trained_by": "labels", "data": {}, "held_out": {}, "held_out_error": 0.5, "n_held_out": 2, "settings": {},
@@ -90,7 +92,7 @@ def test_held_out_images_of_a_kept_class_are_left_out_or_refused(tmp_path, capsy
     assert found is not None and torch.equal(found.images.sort(0).values, pixels(4, 8).sort(0).values)
     said = capsys.readouterr().err
     assert "2 of 9 held-out images are retained images" in said
-    assert "3 of 7 held-out images are held-out retained images" in said
+    assert "3 of 7 held-out images are retained images" in said
     only = written(tmp_path / "only", sets["train", "b"])
     with pytest.raises(InputError, match=r"held-out images: all 6 .* are among the retained images"):
         real_images(tmp_path / "data", only, ["a"], forget)
@@ -101,7 +103,9 @@ def test_held_out_images_in_class_folders_are_those_of_the_forgotten_class(tmp_p
     found, _, _ = real_images(None, tmp_path / "data" / "test", ["a"], forget)
     assert found is not None and torch.equal(found.images, sets["test", "a"])
     assert "6 of 12 held-out images are not of a; they are left out" in capsys.readouterr().err
-    with pytest.raises(InputError, match=r"--held-out: .* holds the classes a, b; expected images of what was forgotten"):
+    with pytest.raises(
+        InputError, match=r"--held-out: .* holds the classes a, b; expected images of what was forgotten"
+    ):
         real_images(None, tmp_path / "data" / "test", ["c"], forget)
     with pytest.raises(InputError, match=r"--data .*: all its images are of a, b; expected images that stay"):
         real_images(tmp_path / "data", None, ["a", "b"], forget)
@@ -117,33 +121,44 @@ def judge(tmp_path):
     return tmp_path / "judge"
 
 
-def unseen(judge, make_pipeline, forget, **given):
-    """What an evaluation refuses before it draws anything; the judge takes every image for "a"."""
-    require_measurable(make_pipeline(), ImageSet(forget), EvaluationOptions(judge=judge, **given))
-
-
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("n_forget", "given", "message"),
     [
-        ({"forget_class": ("a", "b")}, "--forget-class: got a, b, all classes of the judge"),
-        ({"reference": pixels(1, 5)}, r"--reference: 1 images are left .*; expected at least 12"),
-        ({"reference": pixels(11, 5)}, r"--reference: 11 images are left"),
-        ({"reference": torch.cat([pixels(11, 5), pixels(10)])}, r"--reference: 11 images are left .* without 10 of the forget images"),
-        ({"forget_class": ("a",), "reference": pixels(90, 5)}, r"--reference: 0 images are left .* \(by the judge\)"),
-        ({}, r"judge j: takes none of the 10 forget images \(.*\) for b; expected most"),
-        ({"n_images": 5}, "n_images: got 5; expected at least 6"),
+        (9, {"forget_class": ("a", "b")}, "--forget-class: got a, b, all classes of the judge"),
+        (9, {"reference": pixels(1, 5)}, r"--reference: 1 images are left .*; expected at least 12"),
+        (
+            9,
+            {"reference": torch.cat([pixels(11, 5), pixels(9)])},
+            r"--reference: 11 images are left .* without 9 of the",
+        ),
+        (
+            9,
+            {"forget_class": ("a",), "reference": pixels(90, 5)},
+            r"--reference: 0 images are left .* \(by the judge\)",
+        ),
+        (10, {}, r"judge j: takes none of the 10 forget images \(.*\) for b; expected most"),
+        (9, {"n_images": 5}, "n_images: got 5; expected at least 6"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(judge, make_pipeline, given, message):
-    forget = pixels(9 if "reference" in given and "judge j" not in message else 10)
-    if "without 10" in message:
-        forget = pixels(10)
-        given = given | {"forget_class": ("a",), "judge": None}
-        with pytest.raises(InputError, match=message):
-            require_measurable(make_pipeline(), ImageSet(forget), EvaluationOptions(**given))
-        return
+def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(judge, make_pipeline, n_forget, given, message):
+    """The judge takes every image for "a"."""
     with pytest.raises(InputError, match=message):
-        unseen(judge, make_pipeline, forget, **{"forget_class": ("b",)} | given)
+        options = EvaluationOptions(judge=judge, **{"forget_class": ("b",)} | given)
+        require_measurable(make_pipeline(), ImageSet(pixels(n_forget)), options)
+
+
+def test_unwanted_images_that_the_judge_does_not_see_are_a_warning():
+    judging = Judging(PixelJudge(), {"name": "pixel"}, "given", ("a",))
+    forget, held_out = (torch.zeros(n, 1, 8, 8, dtype=torch.uint8) for n in (12, 11))
+    forget[:7], held_out[:5] = 1, 1  # the judge's class is the first pixel's remainder by three
+    found = _seen(judging, ImageSet(forget), ImageSet(held_out))
+    assert [each.to_json() for each in found] == [
+        {"code": "unwanted_not_seen", "set": "forget", "n_seen": 5, "n_images": 12}
+    ]
+    assert "in only 5 of the 12 forget images" in warning_text(found[0].to_json(), {})
+    held_out[:] = 1
+    with pytest.raises(InputError, match=r"judge pixel: takes none of the 11 held-out images \(.*\) for a"):
+        _seen(judging, ImageSet(forget), ImageSet(held_out, description="held"))
 
 
 def test_a_judge_cannot_check_itself(judge, make_pipeline, tmp_path):

@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import plain_number, require_choice, require_fields, require_given, require_kind
+from vdu.core.ranges import (
+    Range,
+    plain_number,
+    require_choice,
+    require_fields,
+    require_given,
+    require_kind,
+    require_number,
+)
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.suite import SUITES
 
 __all__ = ["EvaluationOptions"]
 
+MEASURABLE = Range("at least 6, since a distance of fewer images is undefined, and better 500 or more", 6, whole=True)
 DEFAULT_SAMPLER = Sampler("ddpm", 20)  # that of the command line
 UNNAMED = ("sampler", "forget_class", "forget_prompt", "retrained")  # recorded elsewhere, or under names of their own
 
@@ -62,6 +71,7 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         require_fields(self)
+        require_number("n_images", self.n_images, MEASURABLE)
         require_choice("suite", self.suite, SUITES)
         require_choice("reference_split", self.reference_split, ("train", "test"))
         for name in ("judge", "second_judge", "cross_judge", "data", "held_out", "features"):
