@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageFile
 from tests.evaluation.conftest import PixelJudge
 
+import tiny_pipelines
 import vdu
 from vdu.core.errors import InputError
 from vdu.core.rng import isolated_global
@@ -21,6 +22,7 @@ from vdu.judges.judging import Judging, given_judges
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity
 from vdu.reporting.code_texts import warning_text
+from vdu.unlearning.unlearn import planned
 
 RECORD = {
     "name": "j", "trained_by": "labels", "data": {}, "held_out": {}, "held_out_error": 0.5, "n_held_out": 2, "settings": {},
@@ -109,6 +111,56 @@ def test_held_out_images_in_class_folders_are_those_of_the_forgotten_class(tmp_p
         real_images(None, tmp_path / "data" / "test", ["c"], forget)
     with pytest.raises(InputError, match=r"--data .*: all its images are of a, b; expected images that stay"):
         real_images(tmp_path / "data", None, ["a", "b"], forget)
+
+
+def labelled(n, names, seed=0, shape=(1, 8, 8)):
+    """Images of the classes 0, 1 and 2 in turn."""
+    return ImageSet(pixels(n, seed, shape), torch.arange(n) % 3, class_names=names)
+
+
+@pytest.mark.parametrize(
+    ("classes", "forget", "kept", "left"),
+    [
+        (None, ("Cat", "dog", "fox"), ("a", "cat.", "ｃａｔ"), {0}),
+        (None, None, None, {1, 2}),  # class 0 by its number
+        (3, None, None, {1, 2}),
+        (3, ("0", "1", "2"), None, {1, 2}),  # numbers are the model's classes
+        (
+            None,
+            None,
+            ("0", "1", "2"),
+            "the classes of the forget images have no names, those of the retained images have",
+        ),
+        (None, ("Cat", "dog", "fox"), None, "the classes of the retained images have no names, those of the forget"),
+    ],
+)
+def test_retained_images_of_the_forgotten_class_are_left_out(make_pipeline, classes, forget, kept, left):
+    unlearning = {"forget": labelled(9, forget), "forget_class": 0, "retain": labelled(9, kept, 5)}
+
+    def plan():
+        return planned(make_pipeline(**({"num_class_embeds": classes} if classes else {})), "finetune", **unlearning)
+
+    if isinstance(left, str):
+        with pytest.raises(InputError, match=left):
+            plan()
+        return
+    assert set(plan().retain.labels.tolist()) == left
+
+
+def test_retained_images_are_all_of_the_forgotten_class(make_pipeline):
+    retain = ImageSet(pixels(4, 5), torch.zeros(4, dtype=torch.int64), class_names=("cat",))
+    with pytest.raises(InputError, match=r"--retain: all 4 images are of a class to be forgotten \(cat\)"):
+        planned(
+            make_pipeline(), "finetune", forget=labelled(9, ("Cat", "dog", "fox")), forget_class="Cat", retain=retain
+        )
+
+
+def test_retained_images_whose_captions_name_the_concept_are_left_out():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    retain = labelled(9, ("two cats", "a dog", "a cat\u2019s eye"), 5, (3, 16, 16))
+    how = {"keep_prompts": "a dog", "forget": pixels(4, shape=(3, 16, 16)), "force": True}
+    plan = planned(tiny_pipelines.stable_diffusion(), "finetune", forget_prompt="cat", retain=retain, **how)
+    assert plan.retain is not None and set(plan.retain.labels.tolist()) == {1}
 
 
 # judges and comparisons

@@ -11,7 +11,7 @@ import torch
 
 from vdu.core.class_names import class_index
 from vdu.core.errors import InputError, shown
-from vdu.core.naming import words
+from vdu.core.naming import names, words
 from vdu.core.ranges import SEED, plain_number, require_choice, require_flags, require_given, require_ranges
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.rng import generator as named_generator
@@ -415,9 +415,15 @@ def _is_self(retain: Any) -> bool:
 
 def _with_retain(plan: Plan, images: ImageSet) -> Plan:
     """The plan with the images to keep; classes to forget are left out of labelled ones, and copies of forget images."""
-    unwanted = class_names(plan.forget) if plan.forget.class_names else list(plan.forget_class)
-    forgotten = {words(name) or name for name in unwanted}
-    shared = [name for name in class_names(images) if images.class_names and (words(name) or name) in forgotten]
+    forget, images = _named(plan.forget, plan.original), _named(images, plan.original)
+    unwanted = class_names(forget) if forget.class_names or plan.forget_class else []
+    if plan.classes and images.labels is not None and (forget.class_names is None) != (images.class_names is None):
+        without, others = ("forget", "retained")[:: 1 if forget.class_names is None else -1]
+        raise InputError(
+            f"--retain: the classes of the {without} images have no names, those of the {others} images have, so that the classes to "
+            "forget cannot be left out; expected names for both, or retained images without labels."
+        )
+    shared = [name for name in class_names(images) if any(_same(name, each, plan.original) for each in unwanted)]
     kept = split_by_class(images, shared)[1] if shared else images
     if not len(kept):
         raise InputError(
@@ -426,6 +432,17 @@ def _with_retain(plan: Plan, images: ImageSet) -> Plan:
     images = without_copies(kept, plan.forget, "retained images", "forget images")
     condition_of(plan.original, images, torch.arange(len(images)), "--retain")
     return replace(plan, retain=images)
+
+
+def _named(images: ImageSet, original: PipelineDenoiser) -> ImageSet:
+    """Images whose labels without names are those of a class-conditional model."""
+    numbers = images.labels is not None and images.class_names is None and not original.takes_prompts
+    return replace(images, class_names=original.class_names or None) if numbers else images
+
+
+def _same(name: str, unwanted: str, original: PipelineDenoiser) -> bool:
+    """Whether a class of retained images is one to forget; a caption names what is to be forgotten in words."""
+    return names(name, unwanted) if original.takes_prompts else (words(name) or name) == (words(unwanted) or unwanted)
 
 
 def check_origin(posterior: GaussianPosterior, original: PipelineDenoiser) -> None:
