@@ -199,6 +199,13 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(judge, make
         require_measurable(make_pipeline(), ImageSet(pixels(n_forget)), options)
 
 
+def test_a_class_that_is_not_the_forget_sets_is_not_counted(judge, make_pipeline):
+    forget = ImageSet(pixels(9), torch.zeros(9, dtype=torch.int64), class_names=("a",))
+    require_measurable(make_pipeline(), forget, EvaluationOptions(judge=judge, forget_class=("a",)))
+    with pytest.raises(InputError, match="--forget-class: got b; the forget set is of a, and the judge has that class"):
+        require_measurable(make_pipeline(), forget, EvaluationOptions(judge=judge, forget_class=("b",)))
+
+
 def test_unwanted_images_that_the_judge_does_not_see_are_a_warning():
     judging = Judging(PixelJudge(), {"name": "pixel"}, "given", ("a",))
     forget, held_out = (torch.zeros(n, 1, 8, 8, dtype=torch.uint8) for n in (12, 11))

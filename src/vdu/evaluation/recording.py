@@ -24,7 +24,7 @@ from vdu.core.errors import InputError
 from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, sha256_file, write_json
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
-from vdu.data.forget_source import reload_forget
+from vdu.data.forget_source import class_names, reload_forget
 from vdu.data.given import Images
 from vdu.data.images import ImageSet
 from vdu.evaluation.measure import Measurement, Target, measure
@@ -123,7 +123,6 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
     record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
     with record.stage("judge") as cost:
         judging = _judging(subject, options, cost)
-    _check_names(options, judging, forgotten)
     found = _measured(record, subject, judging, options, fixed)
     record.close()
     return found
@@ -224,6 +223,7 @@ def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
         if each is not None:
             options.sampler.make(each.denoiser)
     judging = given_judges(before, classes, judge=options.judge, second_judge=options.second_judge)
+    _check_names(options, judging, class_names(subject.forget))
     real = real_images(options.data, options.held_out, classes, subject.forget)
     if subject.sets is not None and subject.in_words:
         real = (_captioned(real[0], subject.sets.target[0]), *real[1:])
@@ -333,12 +333,12 @@ def _judging(subject: _Subject, options: EvaluationOptions, cost: dict[str, Any]
     return found
 
 
-def _check_names(options: EvaluationOptions, judging: Judging, forgotten: list[str]) -> None:
-    """Raise an error if the counted class is not the forgotten one."""
-    given, known = set(options.forget_class), set(judging.judge.class_names)
+def _check_names(options: EvaluationOptions, judging: Judging | None, forgotten: list[str]) -> None:
+    """Raise an error if the class to be counted is not the one of the forget set, and a given judge knows both."""
+    given, known = set(options.forget_class), set(() if judging is None else judging.judge.class_names)
     if given and forgotten and set(forgotten) <= known and given != set(forgotten):
         raise InputError(
-            f"--forget-class: got {', '.join(sorted(given))}; this run forgot {', '.join(forgotten)}, and the judge has that class. "
+            f"--forget-class: got {', '.join(sorted(given))}; the forget set is of {', '.join(forgotten)}, and the judge has that class. "
             "Leave the option out; it is for judges that use another name for the class."
         )
 
