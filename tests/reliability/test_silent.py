@@ -1,6 +1,7 @@
 """What once gave a wrong result without a word: each is refused before any work, or has the right result."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from vdu.core.errors import InputError
 from vdu.core.rng import isolated_global
 from vdu.data.images import ImageSet
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.recording import _seen, require_measurable
+from vdu.evaluation.prompt_sets import PromptSets
+from vdu.evaluation.recording import _require_known_classes, _seen, require_measurable
 from vdu.evaluation.suite import real_images
 from vdu.judges.classifier import Judge, save_judge
 from vdu.judges.judging import Judging, given_judges
@@ -204,6 +206,22 @@ def test_a_class_that_is_not_the_forget_sets_is_not_counted(judge, make_pipeline
     require_measurable(make_pipeline(), forget, EvaluationOptions(judge=judge, forget_class=("a",)))
     with pytest.raises(InputError, match="--forget-class: got b; the forget set is of a, and the judge has that class"):
         require_measurable(make_pipeline(), forget, EvaluationOptions(judge=judge, forget_class=("b",)))
+
+
+def test_a_class_that_no_judge_has_is_refused(judge):
+    sets = PromptSets(("cat",), ("cat",), ("dog",), classes={"dog": ("a", "dgo")})
+    judging = Judging(PixelJudge(), {"name": "pixel"}, "given", ("a",))
+    with pytest.raises(
+        InputError, match="--prompts: classes of 'dog': got 'dgo', which no judge has; expected some of a, b, c"
+    ):
+        _require_known_classes(sets, judging, None)
+    _require_known_classes(replace(sets, classes={"dog": ("a",)}), judging, None)
+
+
+def test_noise_levels_that_the_schedule_lacks_are_refused_before_samples_are_drawn(make_pipeline, monkeypatch):
+    monkeypatch.setattr("vdu.unlearning.engine.make_auxiliaries", None)
+    with pytest.raises(InputError, match=r"alpha_bar_range: no step of the .*schedule has ᾱ within \[0\.5, 0\.5\]"):
+        vdu.unlearn(make_pipeline(), forget=pixels(44), alpha_bar_range=(0.5, 0.5), n_own_samples=60, progress=None)
 
 
 def test_unwanted_images_that_the_judge_does_not_see_are_a_warning():

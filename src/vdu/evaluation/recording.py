@@ -235,8 +235,21 @@ def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
             f"--cross-judge: got {options.cross_judge} for models without conditions; expected models that are asked with prompts or "
             "labels. Leave it out."
         )
-    cross, seen = cross_judge(options.cross_judge, before.image_shape), _seen(judging, subject.forget, real[0])
-    return _Fixed(real, reference, compared, network, cross, seen)
+    cross = cross_judge(options.cross_judge, before.image_shape)
+    _require_known_classes(subject.sets, judging, cross)
+    return _Fixed(real, reference, compared, network, cross, _seen(judging, subject.forget, real[0]))
+
+
+def _require_known_classes(sets: PromptSets | None, judging: Judging | None, cross: CrossJudge | None) -> None:
+    """Raise an error for classes given to prompts that no judge has: the prompts would not be counted."""
+    if sets is None or judging is None:
+        return
+    known = {*judging.judge.class_names, *(() if cross is None else cross.judge.class_names)}
+    for prompt, classes in sets.classes.items():
+        if unknown := sorted(set(classes) - known):
+            raise InputError(
+                f"--prompts: classes of {prompt!r}: got {unknown[0]!r}, which no judge has; expected some of {', '.join(sorted(known))}."
+            )
 
 
 def _compared(reference: ImageSet | None, judging: Judging | None, classes: list[str]) -> ImageSet | None:
