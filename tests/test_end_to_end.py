@@ -353,7 +353,7 @@ def test_a_probe_that_fails_loses_nothing_that_was_measured(labelled, run, comma
 def test_another_class_than_the_forgotten_one_is_not_counted(labelled, run, command, capsys):
     judge = ("--judge", labelled / "cnn" / "judge")
     assert command("evaluate", run, *judge, "--forget-class", 4, "--n-images", 40, *BARE) == 2
-    assert "got 4; this run forgot 3" in capsys.readouterr().err
+    assert "got 4; the forget set is of 3" in capsys.readouterr().err
 
 
 def test_a_second_evaluation_leaves_no_stage_of_the_first(labelled, run, command, monkeypatch):

@@ -1,24 +1,30 @@
 """What once gave a wrong result without a word: each is refused before any work, or has the right result."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
+from tests.evaluation.conftest import PixelJudge
 
+import tiny_pipelines
 import vdu
 from vdu.core.errors import InputError
 from vdu.core.rng import isolated_global
 from vdu.data.images import ImageSet
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.recording import require_measurable
+from vdu.evaluation.prompt_sets import PromptSets
+from vdu.evaluation.recording import _require_known_classes, _seen, require_measurable
 from vdu.evaluation.suite import real_images
 from vdu.judges.classifier import Judge, save_judge
-from vdu.judges.judging import given_judges
+from vdu.judges.judging import Judging, given_judges
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity
+from vdu.reporting.code_texts import warning_text
+from vdu.unlearning.unlearn import planned
 
 RECORD = {
     "name": "j", "trained_by": "labels", "data": {}, "held_out": {}, "held_out_error": 0.5, "n_held_out": 2, "settings": {},
@@ -71,6 +77,94 @@ def test_held_out_images_that_the_model_was_trained_on_are_left_out(tmp_path, ca
     assert "4 of 10 held-out images are training images" in capsys.readouterr().err
 
 
+def dataset(folder):
+    """Two classes with six images each for training and six for the test."""
+    sets = {(split, name): pixels(6, seed) for seed, (split, name) in enumerate(SETS)}
+    for (split, name), images in sets.items():
+        written(folder / split / name, images)
+    return sets
+
+
+SETS = (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b"))
+
+
+def test_held_out_images_of_a_kept_class_are_left_out_or_refused(tmp_path, capsys):
+    sets, forget = dataset(tmp_path / "data"), ImageSet(pixels(6, 9))
+    kept = torch.cat([sets["train", "b"][:2], sets["test", "b"][:3]])
+    held_out = written(tmp_path / "held", torch.cat([kept, pixels(4, 8)]))
+    found, _, _ = real_images(tmp_path / "data", held_out, ["a"], forget)
+    assert found is not None and torch.equal(found.images.sort(0).values, pixels(4, 8).sort(0).values)
+    said = capsys.readouterr().err
+    assert "2 of 9 held-out images are retained images" in said
+    assert "3 of 7 held-out images are retained images" in said
+    only = written(tmp_path / "only", sets["train", "b"])
+    with pytest.raises(InputError, match=r"held-out images: all 6 .* are among the retained images"):
+        real_images(tmp_path / "data", only, ["a"], forget)
+
+
+def test_held_out_images_in_class_folders_are_those_of_the_forgotten_class(tmp_path, capsys):
+    sets, forget = dataset(tmp_path / "data"), ImageSet(pixels(6, 9))
+    found, _, _ = real_images(None, tmp_path / "data" / "test", ["a"], forget)
+    assert found is not None and torch.equal(found.images, sets["test", "a"])
+    assert "6 of 12 held-out images are not of a; they are left out" in capsys.readouterr().err
+    with pytest.raises(
+        InputError, match=r"--held-out: .* holds the classes a, b; expected images of what was forgotten"
+    ):
+        real_images(None, tmp_path / "data" / "test", ["c"], forget)
+    with pytest.raises(InputError, match=r"--data .*: all its images are of a, b; expected images that stay"):
+        real_images(tmp_path / "data", None, ["a", "b"], forget)
+
+
+def labelled(n, names, seed=0, shape=(1, 8, 8)):
+    """Images of the classes 0, 1 and 2 in turn."""
+    return ImageSet(pixels(n, seed, shape), torch.arange(n) % 3, class_names=names)
+
+
+@pytest.mark.parametrize(
+    ("classes", "forget", "kept", "left"),
+    [
+        (None, ("Cat", "dog", "fox"), ("a", "cat.", "ｃａｔ"), {0}),
+        (None, None, None, {1, 2}),  # class 0 by its number
+        (3, None, None, {1, 2}),
+        (3, ("0", "1", "2"), None, {1, 2}),  # numbers are the model's classes
+        (
+            None,
+            None,
+            ("0", "1", "2"),
+            "the classes of the forget images have no names, those of the retained images have",
+        ),
+        (None, ("Cat", "dog", "fox"), None, "the classes of the retained images have no names, those of the forget"),
+    ],
+)
+def test_retained_images_of_the_forgotten_class_are_left_out(make_pipeline, classes, forget, kept, left):
+    unlearning = {"forget": labelled(9, forget), "forget_class": 0, "retain": labelled(9, kept, 5)}
+
+    def plan():
+        return planned(make_pipeline(**({"num_class_embeds": classes} if classes else {})), "finetune", **unlearning)
+
+    if isinstance(left, str):
+        with pytest.raises(InputError, match=left):
+            plan()
+        return
+    assert set(plan().retain.labels.tolist()) == left
+
+
+def test_retained_images_are_all_of_the_forgotten_class(make_pipeline):
+    retain = ImageSet(pixels(4, 5), torch.zeros(4, dtype=torch.int64), class_names=("cat",))
+    with pytest.raises(InputError, match=r"--retain: all 4 images are of a class to be forgotten \(cat\)"):
+        planned(
+            make_pipeline(), "finetune", forget=labelled(9, ("Cat", "dog", "fox")), forget_class="Cat", retain=retain
+        )
+
+
+def test_retained_images_whose_captions_name_the_concept_are_left_out():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    retain = labelled(9, ("two cats", "a dog", "a cat\u2019s eye"), 5, (3, 16, 16))
+    how = {"keep_prompts": "a dog", "forget": pixels(4, shape=(3, 16, 16)), "force": True}
+    plan = planned(tiny_pipelines.stable_diffusion(), "finetune", forget_prompt="cat", retain=retain, **how)
+    assert plan.retain is not None and set(plan.retain.labels.tolist()) == {1}
+
+
 # judges and comparisons
 
 
@@ -79,6 +173,69 @@ def judge(tmp_path):
     with isolated_global(0):
         save_judge(Judge("cnn", (1, 8, 8), ("a", "b")), tmp_path / "judge", RECORD)
     return tmp_path / "judge"
+
+
+@pytest.mark.parametrize(
+    ("n_forget", "given", "message"),
+    [
+        (9, {"forget_class": ("a", "b")}, "--forget-class: got a, b, all classes of the judge"),
+        (9, {"reference": pixels(1, 5)}, r"--reference: 1 images are left .*; expected at least 12"),
+        (
+            9,
+            {"reference": torch.cat([pixels(11, 5), pixels(9)])},
+            r"--reference: 11 images are left .* without 9 of the",
+        ),
+        (
+            9,
+            {"forget_class": ("a",), "reference": pixels(90, 5)},
+            r"--reference: 0 images are left .* \(by the judge\)",
+        ),
+        (10, {}, r"judge j: takes none of the 10 forget images \(.*\) for b; expected most"),
+        (9, {"n_images": 5}, "n_images: got 5; expected at least 6"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(judge, make_pipeline, n_forget, given, message):
+    """The judge takes every image for "a"."""
+    with pytest.raises(InputError, match=message):
+        options = EvaluationOptions(judge=judge, **{"forget_class": ("b",)} | given)
+        require_measurable(make_pipeline(), ImageSet(pixels(n_forget)), options)
+
+
+def test_a_class_that_is_not_the_forget_sets_is_not_counted(judge, make_pipeline):
+    forget = ImageSet(pixels(9), torch.zeros(9, dtype=torch.int64), class_names=("a",))
+    require_measurable(make_pipeline(), forget, EvaluationOptions(judge=judge, forget_class=("a",)))
+    with pytest.raises(InputError, match="--forget-class: got b; the forget set is of a, and the judge has that class"):
+        require_measurable(make_pipeline(), forget, EvaluationOptions(judge=judge, forget_class=("b",)))
+
+
+def test_a_class_that_no_judge_has_is_refused(judge):
+    sets = PromptSets(("cat",), ("cat",), ("dog",), classes={"dog": ("a", "dgo")})
+    judging = Judging(PixelJudge(), {"name": "pixel"}, "given", ("a",))
+    with pytest.raises(
+        InputError, match="--prompts: classes of 'dog': got 'dgo', which no judge has; expected some of a, b, c"
+    ):
+        _require_known_classes(sets, judging, None)
+    _require_known_classes(replace(sets, classes={"dog": ("a",)}), judging, None)
+
+
+def test_noise_levels_that_the_schedule_lacks_are_refused_before_samples_are_drawn(make_pipeline, monkeypatch):
+    monkeypatch.setattr("vdu.unlearning.engine.make_auxiliaries", None)
+    with pytest.raises(InputError, match=r"alpha_bar_range: no step of the .*schedule has ᾱ within \[0\.5, 0\.5\]"):
+        vdu.unlearn(make_pipeline(), forget=pixels(44), alpha_bar_range=(0.5, 0.5), n_own_samples=60, progress=None)
+
+
+def test_unwanted_images_that_the_judge_does_not_see_are_a_warning():
+    judging = Judging(PixelJudge(), {"name": "pixel"}, "given", ("a",))
+    forget, held_out = (torch.zeros(n, 1, 8, 8, dtype=torch.uint8) for n in (12, 11))
+    forget[:7], held_out[:5] = 1, 1  # the judge's class is the first pixel's remainder by three
+    found = _seen(judging, ImageSet(forget), ImageSet(held_out))
+    assert [each.to_json() for each in found] == [
+        {"code": "unwanted_not_seen", "set": "forget", "n_seen": 5, "n_images": 12}
+    ]
+    assert "in only 5 of the 12 forget images" in warning_text(found[0].to_json(), {})
+    held_out[:] = 1
+    with pytest.raises(InputError, match=r"judge pixel: takes none of the 11 held-out images \(.*\) for a"):
+        _seen(judging, ImageSet(forget), ImageSet(held_out, description="held"))
 
 
 def test_a_judge_cannot_check_itself(judge, make_pipeline, tmp_path):
@@ -95,13 +252,13 @@ def test_a_row_of_a_comparison_is_known_by_the_content_of_what_was_given(judge, 
     other = reference.clone()
     other[1000] = 255 - other[1000]  # where an abridged text would not show it
     seen = [
-        tuple(require_measurable(pipeline, forget, EvaluationOptions(judge=judge, forget_class=("a",), **given)))
+        tuple(require_measurable(pipeline, forget, EvaluationOptions(judge=judge, forget_class=("b",), **given)))
         for given in (
             {}, {"reference": reference}, {"reference": other}, {"retrained": make_pipeline(seed=1)}, {"retrained": make_pipeline(seed=2)},
         )
     ]  # fmt: skip
     assert len(set(seen)) == len(seen)
-    again = EvaluationOptions(judge=judge, forget_class=("a",), reference=reference.clone())
+    again = EvaluationOptions(judge=judge, forget_class=("b",), reference=reference.clone())
     assert tuple(require_measurable(pipeline, forget, again)) == seen[1]
 
 

@@ -107,6 +107,25 @@ def test_values_that_look_right(arguments, message):
         vdu.unlearn(object(), "ascent", forget=IMAGES, progress=None, **arguments)
 
 
+@pytest.mark.parametrize("empty", ["", [], (), {}])
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        ("unlearn", "forget retain forget_class forget_label forget_prompt keep_prompts instead posterior folder"),
+        ("evaluate", "forget_class forget_prompt prompts judge second_judge cross_judge reference retrained data held_out folder"),
+        ("compare", "methods forget_class judge second_judge reference retrained folder"),
+        ("fit_posterior", "members"),
+    ],
+)  # fmt: skip
+def test_nothing_is_no_default(call, names, empty, tmp_path, monkeypatch):
+    """An empty list is not "not given": the default would then be taken without a word."""
+    monkeypatch.chdir(tmp_path)
+    function, others, _ = CALLS[call]
+    for name in names.split():
+        with pytest.raises(vdu.InputError, match=f"^{name.removesuffix('_class')}|^--{name}"):
+            function(**others | {name: empty})
+
+
 @pytest.mark.parametrize("given", [np.arange(128, dtype=np.uint8).reshape(2, 8, 8), IMAGES.images, [1]])
 def test_arrays_of_images_are_looked_at_by_their_kind(make_pipeline, given):
     """An array is compared with nothing: its truth would be ambiguous."""

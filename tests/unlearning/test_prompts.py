@@ -9,6 +9,7 @@ from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.diffusion.schedule import NoiseSchedule
+from vdu.evaluation.prompt_sets import asked_class, prompt_sets
 from vdu.models.words import TextDenoiser
 from vdu.replay import auxiliaries, auxiliary_models
 from vdu.replay.selection import resemblance
@@ -52,8 +53,8 @@ def test_prompts_that_cannot_be_read_are_refused(tmp_path, monkeypatch, given, m
 def test_own_prompts_that_name_the_concept_are_forgotten_with_it():
     own = model("Cat face, noto style", "a dog", "a caterpillar", "two cats")
     changed, forgotten = with_prompts(own, "cat")
-    assert forgotten == ("cat", "Cat face, noto style")
-    assert changed.prompts == ("a dog", "a caterpillar", "two cats", *forgotten)
+    assert forgotten == ("cat", "Cat face, noto style", "two cats")
+    assert changed.prompts == ("a dog", "a caterpillar", *forgotten)
     changed, forgotten = with_prompts(own, ["cat", "two cats"], keep=["a tree"])
     assert changed.prompts == ("a tree", "cat", "two cats", "Cat face, noto style")
 
@@ -74,6 +75,29 @@ def test_a_model_without_prompts_keeps_the_packaged_ones():
 def test_contradictions_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         with_prompts(model("a dog"), "cat", **arguments)
+
+
+def test_punctuation_around_a_concept_changes_nothing():
+    for concept in ("cat.", '"cat"', "\u2018cat\u2019 ", "Ｃat"):
+        changed, forgotten = with_prompts(model("a cat", "a dog"), concept)
+        assert forgotten[1:] == ("a cat",) and changed.prompts[0] == "a dog"
+    with pytest.raises(InputError, match=r"--forget-prompt: got '\.\.\.', which has no word"):
+        with_prompts(model("a cat"), "...")
+
+
+def test_prompts_that_contradict_each_other_in_other_letters_are_refused():
+    sets = prompt_sets(model("a dog"), ["猫"])
+    assert sets.others == ("a dog",)
+    with pytest.raises(InputError, match="'黒猫の写真' is among the prompts to keep, and asks for what was forgotten"):
+        prompt_sets(model("a dog"), ["猫"], given={"neighbours": ["黒猫の写真"]})
+    with pytest.raises(InputError, match="--instead: got 'black\u2011cats', which names what is to be forgotten"):
+        with_prompts(model("a dog"), "black cat", instead="black\u2011cats")
+
+
+def test_a_prompt_asks_for_the_class_that_it_names_literally_before_its_plural():
+    assert asked_class("two glasses", ("glass", "glasses"), {}) == 1
+    assert asked_class("two lions", ("lion", "dog"), {}) == 0
+    assert asked_class("a Sea\u2010Lion\u2019s head", ("lion", "sea lion"), {}) == 1
 
 
 def test_nothing_to_keep_is_refused():

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.tracking import GeneralTracker
 from PIL import Image
 
 import vdu
@@ -194,6 +195,46 @@ def test_a_result_is_saved_with_a_card_and_pushed_without_anything_else(desk, mo
         result.save_pretrained(3)
 
 
+def test_what_the_hub_cannot_do_is_refused_before_anything_is_saved(desk, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    result = vdu.unlearn(desk / "model", "ascent", forget=desk / "unwanted", **SMALL)
+    monkeypatch.setattr(type(result), "save_pretrained", None)  # a call of it would be an error of another kind
+    for error in (OfflineModeIsEnabled("offline mode is enabled"), TimeoutError(), RuntimeError("no route")):
+
+        def refuse(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+        with pytest.raises(InputError, match=rf"'me/clean' was not uploaded \({str(error) or 'TimeoutError'}\)"):
+            result.push_to_hub("me/clean", token="t")
+    for token in ("", "secret\n", "secret two"):
+        with pytest.raises(InputError, match="^token: is empty or has white space in it") as refused:
+            result.push_to_hub("me/clean", token=token)
+        assert "secret" not in str(refused.value)
+
+
+class Down(GeneralTracker):
+    """A tracker whose server does not answer."""
+
+    name, requires_logging_directory, tracker = "down", False, None
+
+    def store_init_configuration(self, values):
+        raise OSError("no answer")
+
+
+def test_a_run_that_is_refused_leaves_nothing_in_the_way_of_the_next(desk):
+    how = {"forget": desk / "unwanted", "folder": desk / "run", **SMALL}
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"--report-to down: could not be started \(no answer\)"):
+            vdu.unlearn(desk / "model", "ascent", report_to=Down(), **how)
+    vdu.unlearn(desk / "model", "ascent", **how)
+    with pytest.raises(InputError, match="could not be started"):  # what there is to continue from stays
+        vdu.unlearn(desk / "model", "ascent", report_to=Down(), resume=True, **how)
+    assert (desk / "run" / "pipeline" / "model_index.json").is_file()
+
+
 # a method of one's own
 
 FLOOR = '''
@@ -211,6 +252,32 @@ class Floor(vdu.Method):
         error = mean_squared(denoiser, batch["forget"]).mean()
         return Losses({"forget": -self.multiple * error}, {"mse": error.detach()})
 '''
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("pass", "Floor: has no name; expected one"),
+        ("name = 'floor'", "Floor: has no losses; expected def losses"),
+        (
+            "name = 'floor'; needs = {'forgett'}; losses = print",
+            "Floor: needs: got 'forgett'; expected a set with some of forget",
+        ),
+        ("name = 'floor'; needs = 'forget'; losses = print", "Floor: needs: got 'forget'"),
+        ("name = 'floor'; uses = {'techer'}; losses = print", "Floor: uses: got 'techer'; expected .* teacher"),
+        ("name = 'floor'; batch_shares = {'retained': 1.0}; losses = print", "Floor: batch_shares: got 'retained'"),
+    ],
+)
+def test_a_method_that_lacks_something_is_refused_before_any_work(source, message, registered):
+    space: dict[str, type] = {"vdu": vdu}
+    exec(f"class Floor(vdu.Method):\n    'One.'\n    {source}", space)
+    for call in (
+        lambda: vdu.unlearn(object(), space["Floor"], forget=PIXELS, **SMALL),
+        lambda: vdu.unlearn(object(), space["Floor"](), forget=PIXELS, **SMALL),
+        lambda: vdu.register(space["Floor"]),
+    ):
+        with pytest.raises(InputError, match=f"^{message}|name is '' and summary"):
+            call()
 
 
 def test_a_class_is_registered_by_a_name_with_its_annotations_as_options(make_pipeline, registered):

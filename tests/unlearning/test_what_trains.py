@@ -6,12 +6,14 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
+from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.methods.esd import ESD
 from vdu.methods.finetune import FineTune
 from vdu.methods.vdu import gradient_ascent
 from vdu.replay import auxiliary_models
 from vdu.training.checkpoint import latest_checkpoint, load_weights
+from vdu.unlearning.fit_posterior import fit_posterior
 from vdu.unlearning.unlearn import unlearn
 
 QUICK = {"steps": 3, "batch_size": 4, "learning_rate": 1e-3, "progress": None}
@@ -42,6 +44,26 @@ def test_frozen_parameters_stay_through_average_checkpoint_and_save(make_pipelin
         torch.equal(value, made.pipeline.unet.state_dict()[name])
         for name, value in again.pipeline.unet.state_dict().items()
     )
+
+
+ATTENTION = {"down_block_types": ("AttnDownBlock2D",), "up_block_types": ("AttnUpBlock2D",)}
+
+
+def test_a_part_that_is_frozen_is_not_trained_behind_the_users_back(make_pipeline):
+    pipeline = make_pipeline(**ATTENTION)
+    layers = [module for module in pipeline.unet.modules() if hasattr(module, "to_q")]
+    n = sum(len([*layer.to_q.parameters(), *layer.to_k.parameters()]) + 4 for layer in layers)
+    layers[0].to_q.requires_grad_(False)
+    match = rf"train: got 'attention', and 2 of the {n} weights of these layers are frozen"
+    with pytest.raises(InputError, match=match):
+        run(pipeline, gradient_ascent(), train="attention")
+    with pytest.raises(InputError, match=match):
+        fit_posterior(pipeline, "fisher", n_train=9, generator=torch.Generator(), train="attention")
+    run(pipeline, gradient_ascent(), train="lora:2")  # corrections leave the weights as they are
+    layers[0].to_q.requires_grad_(True)
+    pipeline.unet.conv_in.requires_grad_(False)  # of another part
+    made = run(pipeline, gradient_ascent(), train="attention").pipeline.unet
+    assert torch.equal(made.conv_in.weight, pipeline.unet.conv_in.weight)
 
 
 @pytest.mark.parametrize(

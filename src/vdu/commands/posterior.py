@@ -88,12 +88,13 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     members: Any = settings.members
     if isinstance(estimator, FinetunedEnsemble):
         members = fine_tuned_members(estimator, denoiser, data or images, seed=settings.seed, folder=record.folder)
+    items: dict[str, Any] = {"members": members} if "members" in takes else {}
+    items = {"samples": x0, "labels": labels} if takes == "samples" else items
     bar = progress_bar(settings.estimator) if takes == "samples" else None
     with record.stage(settings.estimator) as cost:
         posterior = fit_posterior(
-            pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), samples=x0, labels=labels,
-            train=settings.train, members=members, state=state,
-            save=lambda reached: write_state(file, reached, identity), progress=bar, **options,
+            pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), **items,
+            train=settings.train, state=state, save=lambda reached: write_state(file, reached, identity), progress=bar, **options,
         )  # fmt: skip
         cost["network_evaluations"] = _evaluations(settings, takes, posterior)
     try:

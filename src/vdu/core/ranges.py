@@ -14,7 +14,8 @@ from vdu.core.errors import InputError, shown
 
 __all__ = [
     "AT_LEAST_0", "COUNT", "ENOUGH_IMAGES", "FRACTION", "NOT_NEGATIVE", "PORT", "POSITIVE", "RANGES", "SEED", "UNIT", "Range",
-    "plain_number", "require_choice", "require_fields", "require_flags", "require_kind", "require_number", "require_ranges",
+    "plain_number", "require_choice", "require_fields", "require_flags", "require_given", "require_kind", "require_number",
+    "require_ranges",
 ]  # fmt: skip
 
 
@@ -168,6 +169,19 @@ def require_kind(name: str, value: Any, kinds: Any, words: str) -> None:
     """
     if value is not None and not isinstance(value, kinds):
         raise InputError(f"{name}: got {shown(value)}; expected {words}.")
+
+
+def require_given(values: Mapping[str, Any], *names: str) -> None:
+    """Raise an error for an empty text, list or mapping; None stands for what is not given, and for nothing else.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for name in names:
+        if isinstance(value := values[name], str | list | tuple | dict | set) and not value:
+            raise InputError(
+                f"{name}: got {value!r}, which is empty; expected something in it. Leave it out for the default."
+            )
 
 
 def require_choice(name: str, value: Any, choices: Collection[str]) -> None:

@@ -175,6 +175,7 @@ class Run:
         self._stages: list[dict[str, Any]] = []
         self._config: str | None = None
         self._lock_file: Any = None
+        self._new = False
         if not self.active:
             return
         held = check_folder(self.folder, verb, overwrite=overwrite, resume=resume, keep=() if reopen else keep)
@@ -185,6 +186,7 @@ class Run:
         if _CHECKING.get() and not reopen:
             raise _ChecksPassed
         self._lock()
+        self._new = not (held and resume)
         sweep(filter(is_leftover, self.folder.rglob("*")), alone=True)
 
     def _clear(self) -> None:
@@ -316,7 +318,8 @@ class Run:
     def stage(self, name: str) -> Iterator[dict[str, Any]]:
         """Time a stage; put ``network_evaluations`` (forward 1, backward 2 per image) into the yielded record.
 
-        A failing stage releases the folder, so that the run can be resumed from the same process.
+        A failing stage releases the folder, so that the run can be resumed from the same process. If it refuses its input before there is
+        anything to continue from, it leaves nothing in the way of the next attempt.
 
         Args:
             name: the stage's name in the cost table.
@@ -329,7 +332,9 @@ class Run:
         began = time.monotonic()
         try:
             yield record
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, InputError) and self._new and not any(self.folder.rglob("*.safetensors")):
+                self._clear()
             self.close()
             raise
         record["seconds"] = round(time.monotonic() - began, 3)

@@ -19,6 +19,7 @@ from vdu.core.device import on_device
 from vdu.core.errors import InputError, shown
 from vdu.core.former_names import former_names
 from vdu.core.paths import given_path
+from vdu.core.ranges import require_given
 from vdu.core.surroundings import undisturbed
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.evidence import Evidence
@@ -38,8 +39,8 @@ def evaluate(
     before: Any = None,
     after: Any = None,
     forget: Any = None,
-    forget_class: str | Sequence[str] = (),
-    forget_prompt: str | Sequence[str] = (),
+    forget_class: str | Sequence[str] | None = None,
+    forget_prompt: str | Sequence[str] | None = None,
     prompts: Path | str | Mapping[str, Any] | None = None,
     judge: Path | str | None = None,
     second_judge: Path | str | None = None,
@@ -92,6 +93,7 @@ def evaluate(
     Raises:
         InputError: if the arguments do not fit together, or a model, image or folder does not suit; as on the command line.
     """
+    require_given({"forget_class": forget_class, "forget_prompt": forget_prompt}, "forget_class", "forget_prompt")
     require_one_subject(run, before, after, forget, forget_prompt)
     own = run if run is None or isinstance(run, str | Path) else _run_folder(run)  # a folder to evaluate in place
     folder = None if folder is None else given_path(folder, "folder")
@@ -100,8 +102,7 @@ def evaluate(
     if run is not None and own is None and (said := getattr(getattr(run, "plan", None), "prompts", None)):
         forget_prompt = said["forget"]
         prompts = prompts if prompts is not None else {"others": said["keep"]} if "keep" in said else None
-    named = own is not None or not isinstance(forget_class, tuple) or forget_class
-    classes = forget_class if named else getattr(run, "forget_classes", ())
+    classes = getattr(run, "forget_classes", ()) if own is None and forget_class is None else forget_class
     options = EvaluationOptions.from_python(
         sampler=sampler, judge=judge, second_judge=second_judge, reference=reference, reference_split=reference_split,
         forget_class=classes, forget_prompt=forget_prompt, prompts=prompts, cross_judge=cross_judge, features=features,

@@ -21,7 +21,7 @@ from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError, shown
 from vdu.core.former_names import former_names
 from vdu.core.paths import given_path
-from vdu.core.ranges import COUNT, require_number
+from vdu.core.ranges import COUNT, require_given, require_number
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
 from vdu.core.runs import require_apart
 from vdu.data.given import is_named
@@ -204,7 +204,7 @@ def compare(
     methods: Sequence[Any] = ("auto",),
     seeds: int = 1,
     folder: Path | str | None = None,
-    forget_class: str | Sequence[str] = (),
+    forget_class: str | Sequence[str] | None = None,
     judge: Path | str | None = None,
     second_judge: Path | str | None = None,
     reference: Any = None,
@@ -249,6 +249,7 @@ def compare(
         InputError: if there is no method, the folder holds another comparison, or a method cannot use what is given; the last is found
             before the first run.
     """
+    require_given({"forget_class": forget_class}, "forget_class")
     options = EvaluationOptions.from_python(
         sampler=sampler, judge=judge, second_judge=second_judge, forget_class=forget_class, reference=reference,
         reference_split=reference_split, features=features, retrained=retrained, n_images=n_images,

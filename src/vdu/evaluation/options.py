@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import plain_number, require_choice, require_fields, require_kind
+from vdu.core.ranges import (
+    Range,
+    plain_number,
+    require_choice,
+    require_fields,
+    require_given,
+    require_kind,
+    require_number,
+)
 from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.suite import SUITES
 
 __all__ = ["EvaluationOptions"]
 
+MEASURABLE = Range("at least 6, since a distance of fewer images is undefined, and better 500 or more", 6, whole=True)
 DEFAULT_SAMPLER = Sampler("ddpm", 20)  # that of the command line
 UNNAMED = ("sampler", "forget_class", "forget_prompt", "retrained")  # recorded elsewhere, or under names of their own
 
@@ -62,11 +71,13 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         require_fields(self)
+        require_number("n_images", self.n_images, MEASURABLE)
         require_choice("suite", self.suite, SUITES)
         require_choice("reference_split", self.reference_split, ("train", "test"))
         for name in ("judge", "second_judge", "cross_judge", "data", "held_out", "features"):
             require_kind(name, getattr(self, name), str | Path, "a name or a path")
         require_kind("features", self.features, str, "a name")
+        require_given(vars(self), *({each.name for each in fields(self)} - {"forget_class", "forget_prompt"}))
         require_kind("sampler", self.sampler, Sampler, "a vdu.Sampler")
 
     def judges(self) -> dict[str, Any]:
@@ -98,7 +109,11 @@ class EvaluationOptions:
 
     @classmethod
     def from_python(
-        cls, *, forget_class: str | Sequence[str], forget_prompt: str | Sequence[str] = (), **values: Any
+        cls,
+        *,
+        forget_class: str | Sequence[str] | None,
+        forget_prompt: str | Sequence[str] | None = None,
+        **values: Any,
     ) -> "EvaluationOptions":
         """The options of a call in Python: paths become text, one class is a class, and None is the default.
 
@@ -114,7 +129,7 @@ class EvaluationOptions:
             InputError: if a value is of another kind or out of range.
         """
         single = isinstance(forget_class, str | Integral) and not isinstance(forget_class, bool)
-        names = (forget_class,) if single else forget_class
+        names = (forget_class,) if single else () if forget_class is None else forget_class
         if not isinstance(names, list | tuple) or not all(
             isinstance(each, str | Integral) and not isinstance(each, bool) for each in names
         ):
@@ -122,7 +137,13 @@ class EvaluationOptions:
                 f"forget_class: got {shown(forget_class)}; expected the name of a class, or a list of names."
             )
         known: dict[str, Any] = {name: plain_number(value) for name, value in values.items() if value is not None}
-        prompts = (forget_prompt,) if isinstance(forget_prompt, str | Path) else forget_prompt or ()
+        prompts = (
+            (forget_prompt,)
+            if isinstance(forget_prompt, str | Path)
+            else ()
+            if forget_prompt is None
+            else forget_prompt
+        )
         if not isinstance(prompts, list | tuple) or not all(isinstance(each, str | Path) for each in prompts):
             raise InputError(f"forget_prompt: got {shown(forget_prompt)}; expected a prompt, or a list of prompts.")
         return cls(forget_class=tuple(map(str, names)), forget_prompt=tuple(prompts), **known)

@@ -34,7 +34,7 @@ VERB = "evaluate"
 GIVEN = "images given in Python"
 
 
-def require_one_subject(run: Any, before: Any, after: Any, forget: Any, forget_prompt: Any = ()) -> None:
+def require_one_subject(run: Any, before: Any, after: Any, forget: Any, forget_prompt: Any = None) -> None:
     """Refuse anything but one run, or two pipelines with what was to be forgotten.
 
     Args:

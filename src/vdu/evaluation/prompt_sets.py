@@ -25,10 +25,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vdu.core.errors import InputError, shown
+from vdu.core.naming import names
 from vdu.core.paths import given_path
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.words import TextDenoiser
-from vdu.unlearning.prompts import names, read_prompts, with_prompts
+from vdu.unlearning.prompts import read_prompts, with_prompts
 
 __all__ = ["PromptSets", "asked_class", "asking", "label_sets", "prompt_sets"]
 
@@ -130,8 +131,8 @@ def asked_class(prompt: str, class_names: Sequence[str], classes: Mapping[str, S
         classes: names of classes by prompt, where they are given.
 
     Returns:
-        Its index: of the given class, else of the one class that the prompt names as a whole word or phrase (the longer of two
-        that contain each other). None if there is no such class, or more than one.
+        Its index: of the given class, else of the one class that the prompt names (the longer of two that contain each other; one
+        whose plural or singular it has only if it names no other). None if there is no such class, or more than one.
 
     Examples:
         >>> asked_class("a big cat, noto style", ("cat", "big cat"), {}), asked_class("lion", ("cat", "big cat"), {})
@@ -140,8 +141,11 @@ def asked_class(prompt: str, class_names: Sequence[str], classes: Mapping[str, S
     if prompt in classes:
         found = [name for name in class_names if name in classes[prompt]]
     else:
-        named = [name for name in class_names if names(prompt, name)]
-        found = [name for name in named if not any(name != other and names(other, name) for other in named)]
+        literal = [name for name in class_names if names(prompt, name, plural=False)]
+        named = literal or [name for name in class_names if names(prompt, name)]
+        found = [
+            name for name in named if not any(name != other and names(other, name, plural=False) for other in named)
+        ]
     return list(class_names).index(found[0]) if len(found) == 1 else None
 
 

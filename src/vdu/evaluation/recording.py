@@ -24,7 +24,7 @@ from vdu.core.errors import InputError
 from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, sha256_file, write_json
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
-from vdu.data.forget_source import reload_forget
+from vdu.data.forget_source import class_names, reload_forget
 from vdu.data.given import Images
 from vdu.data.images import ImageSet
 from vdu.evaluation.measure import Measurement, Target, measure
@@ -48,6 +48,7 @@ from vdu.reporting.code_texts import warning_text
 
 __all__ = ["Recorded", "evaluate_pair", "evaluate_run", "require_measurable"]
 
+FEWEST_IN_REFERENCE = 12  # two halves of 6, which precision and recall need
 PACKAGE = Path(__file__).parents[1]  # whose warnings are part of the record
 
 
@@ -122,7 +123,6 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
     record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
     with record.stage("judge") as cost:
         judging = _judging(subject, options, cost)
-    _check_names(options, judging, forgotten)
     found = _measured(record, subject, judging, options, fixed)
     record.close()
     return found
@@ -203,12 +203,17 @@ def _classes(options: EvaluationOptions, sets: PromptSets | None, forgotten: lis
 
 @dataclass(frozen=True, eq=False)
 class _Fixed:
-    """What is there before anything is drawn: the real images besides the forget set, and a feature network that is not the judge."""
+    """What is there before anything is drawn: real images, given judges, and a feature network that is not the judge.
+
+    The reference is as it was given; ``compared`` is what a given judge leaves of it, and ``warnings`` are of what it sees.
+    """
 
     real: tuple[ImageSet | None, ImageSet | None, ImageSet | None]
     reference: ImageSet | None
+    compared: ImageSet | None
     network: FeatureNetwork | None
     cross: CrossJudge | None
+    warnings: tuple[WarningRecord, ...]
 
 
 def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
@@ -217,18 +222,76 @@ def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
     for each in (subject.before, subject.after, subject.retrained):
         if each is not None:
             options.sampler.make(each.denoiser)
-    given_judges(before, classes, judge=options.judge, second_judge=options.second_judge)
+    judging = given_judges(before, classes, judge=options.judge, second_judge=options.second_judge)
+    _check_names(options, judging, class_names(subject.forget))
     real = real_images(options.data, options.held_out, classes, subject.forget)
     if subject.sets is not None and subject.in_words:
         real = (_captioned(real[0], subject.sets.target[0]), *real[1:])
     reference = load_reference(options.reference, options.reference_split, subject.forget)
+    compared = _compared(reference, judging, classes)
     network = None if options.features == "judge" else find_feature_network(options.features)
     if options.cross_judge is not None and subject.sets is None:
         raise InputError(
             f"--cross-judge: got {options.cross_judge} for models without conditions; expected models that are asked with prompts or "
             "labels. Leave it out."
         )
-    return _Fixed(real, reference, network, cross_judge(options.cross_judge, before.image_shape))
+    cross = cross_judge(options.cross_judge, before.image_shape)
+    _require_known_classes(subject.sets, judging, cross)
+    return _Fixed(real, reference, compared, network, cross, _seen(judging, subject.forget, real[0]))
+
+
+def _require_known_classes(sets: PromptSets | None, judging: Judging | None, cross: CrossJudge | None) -> None:
+    """Raise an error for classes given to prompts that no judge has: the prompts would not be counted."""
+    if sets is None or judging is None:
+        return
+    known = {*judging.judge.class_names, *(() if cross is None else cross.judge.class_names)}
+    for prompt, classes in sets.classes.items():
+        if unknown := sorted(set(classes) - known):
+            raise InputError(
+                f"--prompts: classes of {prompt!r}: got {unknown[0]!r}, which no judge has; expected some of {', '.join(sorted(known))}."
+            )
+
+
+def _compared(reference: ImageSet | None, judging: Judging | None, classes: list[str]) -> ImageSet | None:
+    """The reference without what a judge, where there is one, takes for the forget classes.
+
+    Returns:
+        The images, or None without a reference.
+
+    Raises:
+        InputError: if there are too few.
+    """
+    left = reference if reference is None or judging is None else reference_images(reference, judging, classes)
+    if left is not None and len(left) < FEWEST_IN_REFERENCE:
+        raise InputError(
+            f"--reference: {len(left)} images are left ({left.description}); expected at least {FEWEST_IN_REFERENCE}, since a distance of "
+            "fewer is undefined, and better 500 or more. Give more images, or none: then the filtered original is the reference."
+        )
+    return left
+
+
+def _seen(judging: Judging | None, forget: ImageSet, held_out: ImageSet | None) -> tuple[WarningRecord, ...]:
+    """Warnings of unwanted images that a judge, where there is one, mostly takes for something else.
+
+    Returns:
+        The warnings.
+
+    Raises:
+        InputError: if it takes all of a set of ten or more for something else.
+    """
+    found = []
+    for name, images in (("forget", forget), ("held-out", held_out)):
+        if judging is None or images is None or (name == "forget" and judging.source == "fallback"):
+            continue
+        n, of = int(judging.finds_forget(images).sum()), len(images)
+        if n == 0 and of >= 10:
+            raise InputError(
+                f"judge {judging.name}: takes none of the {of} {name} images ({images.description}) for {', '.join(judging.forget_names)}; "
+                "expected most. Check --forget-class and the images, or give another judge."
+            )
+        if 2 * n < of:
+            found.append(WarningRecord("unwanted_not_seen", {"set": name, "n_seen": n, "n_images": of}))
+    return tuple(found)
 
 
 def _captioned(images: ImageSet | None, prompt: str) -> ImageSet | None:
@@ -283,12 +346,12 @@ def _judging(subject: _Subject, options: EvaluationOptions, cost: dict[str, Any]
     return found
 
 
-def _check_names(options: EvaluationOptions, judging: Judging, forgotten: list[str]) -> None:
-    """Raise an error if the counted class is not the forgotten one."""
-    given, known = set(options.forget_class), set(judging.judge.class_names)
+def _check_names(options: EvaluationOptions, judging: Judging | None, forgotten: list[str]) -> None:
+    """Raise an error if the class to be counted is not the one of the forget set, and a given judge knows both."""
+    given, known = set(options.forget_class), set(() if judging is None else judging.judge.class_names)
     if given and forgotten and set(forgotten) <= known and given != set(forgotten):
         raise InputError(
-            f"--forget-class: got {', '.join(sorted(given))}; this run forgot {', '.join(forgotten)}, and the judge has that class. "
+            f"--forget-class: got {', '.join(sorted(given))}; the forget set is of {', '.join(forgotten)}, and the judge has that class. "
             "Leave the option out; it is for judges that use another name for the class."
         )
 
@@ -304,7 +367,9 @@ def _measured(
     sets, models, target = subject.sets, subject.asked("others"), subject.asked("target")
     progress.reach(DRAWN)
     network = fixed.network or find_feature_network("judge", judging=judging)
-    reference = None if fixed.reference is None else reference_images(fixed.reference, judging, subject.classes)
+    given = options.judge is not None
+    reference = fixed.compared if given else _compared(fixed.reference, judging, subject.classes)
+    seen = fixed.warnings if given else _seen(judging, subject.forget, fixed.real[0])
     counter = EvaluationCounter()
     networks = [each.network for each in models.values()]
     with warnings.catch_warnings(record=True) as caught, counter.watching(*networks):
@@ -318,7 +383,9 @@ def _measured(
             )  # fmt: skip
             words = None if sets is None else measure_words(drawn, sets, judging, fixed.cross)
             cost["network_evaluations"] = counter.total  # without cached results
-        evidence = replace(found.evidence, words=words, warnings=(*_about_models(subject), *found.evidence.warnings))
+        evidence = replace(
+            found.evidence, words=words, warnings=(*_about_models(subject), *seen, *found.evidence.warnings)
+        )
         about = _about(record, subject, options, network)
         _save_samples(record.folder / "samples", found, drawn if subject.in_words else {}, words, seed)
         _save(record, about, evidence, caught, not_yet_run(options.suite, sets))

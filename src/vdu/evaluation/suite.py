@@ -22,6 +22,7 @@ from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.types import Denoiser
 from vdu.data.forget import split_by_class
+from vdu.data.forget_source import class_names
 from vdu.data.images import ImageSet
 from vdu.data.overlap import without_copies
 from vdu.data.sources import load_images
@@ -93,7 +94,7 @@ def real_images(
         ``forget_held_out``, ``retain`` and ``retain_held_out`` of a :class:`vdu.probes.context.ProbeContext`, each None if not known.
 
     Raises:
-        InputError: if ``data`` has no labels of these classes.
+        InputError: if ``data`` has no labels of these classes, or ``held_out`` has several classes and they are not among them.
     """
     shape, forget_held_out, retain, retain_held_out, seen = forget.shape, None, None, None, None
     if data is not None:
@@ -107,21 +108,54 @@ def real_images(
                     "then likelihood is measured on the forget set alone."
                 )
             unwanted, rest = split_by_class(images, names)
+            if not len(rest):
+                raise InputError(
+                    f"--data {data}: all its images are of {', '.join(names)}; expected images that stay, too."
+                )
             if split == "train":
                 retain, seen = rest, unwanted
             else:
                 forget_held_out, retain_held_out = unwanted, rest
     if held_out is not None:
-        forget_held_out = load_images(held_out, shape=shape)
+        forget_held_out = _of_classes(load_images(held_out, shape=shape), names)
     if retain is not None and retain_held_out is not None:
         retain = without_copies(retain, forget, "retained images", "forget images")
         retain_held_out = without_copies(retain_held_out, retain, "held-out retained images", "retained images")
         retain_held_out = without_copies(retain_held_out, forget, "held-out retained images", "forget images")
     if forget_held_out is not None:
         forget_held_out = without_copies(forget_held_out, forget, "held-out images", "forget images")
+        for kept in (retain, retain_held_out):
+            if kept is not None:
+                forget_held_out = without_copies(forget_held_out, kept, "held-out images", "retained images")
         if seen is not None and len(seen):  # the model has seen them, whether or not they are in the forget set
             forget_held_out = without_copies(forget_held_out, seen, "held-out images", "training images")
     return forget_held_out, retain, retain_held_out
+
+
+def _of_classes(images: ImageSet, names: list[str]) -> ImageSet:
+    """The held-out images of the classes to be forgotten, if they are of several; those of others are counted on standard error.
+
+    Returns:
+        The images.
+
+    Raises:
+        InputError: if these classes are not among those of the images.
+    """
+    known = class_names(images)
+    if len(known) < 2:
+        return images
+    if not names or not set(names) <= set(known):
+        raise InputError(
+            f"--held-out: {images.description} holds the classes {', '.join(known[:10])}; expected images of what was forgotten "
+            f"({', '.join(names) or 'without a class'}) alone. Give the folder of that class."
+        )
+    wanted, others = split_by_class(images, names)
+    if len(others):
+        print(
+            f"vdu: {len(others)} of {len(images)} held-out images are not of {', '.join(names)}; they are left out.",
+            file=sys.stderr,
+        )
+    return wanted
 
 
 def announce(

@@ -154,13 +154,18 @@ def given_judges(
         The judges; None if none is given.
 
     Raises:
-        InputError: if the classes or the image size do not match a judge's, or only the second one is given.
+        InputError: if the classes or the image size do not match a judge's, no class is left to keep, or only the second one is given.
     """
     if judge is None and second_judge is not None:
         raise InputError(f"--second-judge: got {second_judge} without --judge; expected both, or none of them.")
     if judge is None:
         return None
     first, record = _load(judge, original, forget_names)
+    if set(forget_names) == set(first.class_names):
+        raise InputError(
+            f"--forget-class: got {', '.join(forget_names)}, all classes of the judge {judge}; expected at least one that stays, since the "
+            "rest of the images is measured too."
+        )
     judging = Judging(first, record, judge_place(judge)[1], tuple(forget_names))
     if second_judge is None:
         return judging

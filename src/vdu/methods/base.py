@@ -143,8 +143,10 @@ class BaseMethod(Described):
             instead: whether the user named what takes the place of the concept.
 
         Returns:
-            The method. Conditional models have labels or prompts.
+            The method. Conditional models have labels or prompts. A schedule without a level in the range of ᾱ is refused.
         """
+        if not self.in_closed_form():
+            (self.schedule or denoiser.schedule).within(self.alpha_bar_range)
         return replace(self, _conditional=bool(denoiser.class_names), _instead=instead)
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:

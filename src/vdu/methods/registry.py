@@ -9,7 +9,7 @@ file is run when that name is used.
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -23,7 +23,7 @@ from vdu.core.errors import InputError, did_you_mean, shown
 if TYPE_CHECKING:
     from vdu.methods.base import BaseMethod
 
-__all__ = ["AUTO", "get", "is_file", "names", "register", "resolve"]
+__all__ = ["AUTO", "get", "is_file", "names", "register", "require_whole", "resolve"]
 
 AUTO = "distillation"
 """The method that "auto" selects: the one with the best measured results."""
@@ -45,6 +45,7 @@ _FILES: Mapping[str, str] = MappingProxyType({
     "siss": "siss",
     "finetune": "finetune",
 })
+ROLES = frozenset({"forget", "retain", "own_forget", "instead", "surrogate"})  # of images in a batch
 _registered: dict[str, type["BaseMethod"]] = {}
 
 
@@ -92,10 +93,7 @@ def _registered_as(name: str | None, kind: Any) -> Any:
         )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", kind.name):
         raise InputError(f"{kind.__name__}: name is {shown(kind.name)}; expected letters, digits and dashes.")
-    if kind.losses is BaseMethod.losses and not kind.in_closed_form():
-        raise InputError(
-            f"{kind.__name__}: has no losses; expected def losses(self, denoiser, batch), the formula of the method."
-        )
+    require_whole(kind)
     home = f"vdu.methods.{_FILES.get(kind.name)}"
     known = _registered.get(kind.name)
     taken = known is not None and (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__)
@@ -105,6 +103,36 @@ def _registered_as(name: str | None, kind: Any) -> Any:
         kind = dataclass(frozen=True, eq=False, kw_only=True)(kind)
     _registered[kind.name] = kind
     return kind
+
+
+def require_whole(method: Any) -> None:
+    """Raise an error for a method that lacks its formula, or needs what does not exist, before any work.
+
+    Args:
+        method: the class or an object of it; what depends on the options is known of an object alone.
+
+    Raises:
+        InputError: if it has no name, has no losses and is not solved in closed form, or names an unknown role or tool.
+    """
+    from vdu.core.types import Tools
+    from vdu.methods.base import BaseMethod
+
+    kind = method if isinstance(method, type) else type(method)
+    if not method.name:
+        raise InputError(f'{kind.__name__}: has no name; expected one, as in @vdu.register("floor") before the class.')
+    if kind.losses is BaseMethod.losses and not kind.in_closed_form():
+        raise InputError(
+            f"{kind.__name__}: has no losses; expected def losses(self, denoiser, batch), the formula of the method."
+        )
+    tools = frozenset(item.name for item in fields(Tools))
+    for what, known in (("needs", ROLES), ("uses", tools), ("batch_shares", ROLES)):
+        given = getattr(method, what)
+        if isinstance(given, property):
+            continue
+        if unknown := [given] if isinstance(given, str) else sorted(set(given) - known):
+            raise InputError(
+                f"{kind.__name__}: {what}: got {unknown[0]!r}; expected a set with some of {', '.join(sorted(known))}."
+            )
 
 
 def _first_line(kind: type) -> str:

@@ -149,7 +149,7 @@ def check_train(network: nn.Module, train: str) -> None:
         train: as for :func:`training_copy`.
 
     Raises:
-        InputError: if the part is unknown or the network has none, or the rank is above the size of a layer.
+        InputError: if the part is unknown or the network has none, weights of it are frozen, or the rank is above the size of a layer.
     """
     rank = lora_rank(train)
     layers = _layers(network, "attention" if rank is not None else train)
@@ -158,6 +158,14 @@ def check_train(network: nn.Module, train: str) -> None:
         raise InputError(
             f"train: got {train!r}, and this {type(network).__name__} has no such layers, so nothing would train; "
             f"expected one of {', '.join(found)}."
+        )
+    weights = [value for layer in layers.values() for value in layer.parameters()]
+    if rank is None and (
+        frozen := sum(not value.requires_grad for value in weights)
+    ):  # corrections leave them as they are
+        raise InputError(
+            f"train: got {train!r}, and {frozen} of the {len(weights)} weights of these layers are frozen (requires_grad is False); "
+            "expected all of them to train. Call requires_grad_(True) on the layers, or train another part."
         )
     for name, layer in layers.items():
         if rank is not None and rank > min(layer.weight.shape):

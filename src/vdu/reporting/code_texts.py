@@ -161,6 +161,11 @@ def warning_text(warning: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         count = next((row["forget_count"] for row in metrics["rows"] if row["name"] == "original"), None)
         made = "few images" if count is None else f"only {count} images"
         return f"The original made {made} of the forget class: the interval of the share gone is wide."
+    if code == "unwanted_not_seen":
+        return (
+            f"The classifier finds what was to be forgotten in only {warning['n_seen']} of the {warning['n_images']} {warning['set']} "
+            "images: perhaps they show something else, or it does not suit them."
+        )
     texts = {
         "fallback_judge": (
             "The classifier is a fallback, trained on the forget set against generated samples; its false-positive rate is an estimate."

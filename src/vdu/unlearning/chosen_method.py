@@ -61,6 +61,8 @@ def choose(
     elif isinstance(method, type) and issubclass(method, BaseMethod):
         kind, asked = method, method.name
     elif isinstance(method, BaseMethod) or _looks_like_one(method):
+        if isinstance(method, BaseMethod):
+            registry.require_whole(method)
         _require_known(given, {}, type(method), others, made=True)
         texts = differing(method) if isinstance(method, BaseMethod) else ()
         posterior = getattr(method, "posterior", None)
@@ -69,6 +71,7 @@ def choose(
         raise InputError(
             f"method: got {shown(method)}; expected a name (vdu list shows them), or a class or an object that inherits from vdu.Method."
         )
+    registry.require_whole(kind)
     options = dict(given)
     takes_posterior = any(item.name == "posterior" and item.init for item in fields(kind))
     posterior, path = _posterior(options.pop("posterior", None))
@@ -85,6 +88,7 @@ def choose(
     if posterior is not None or fits:
         values["posterior"] = posterior or GaussianPosterior(mean={}, variance={}, estimator="none")
     made = kind(**values)
+    registry.require_whole(made)
     return ChosenMethod(method=made, asked=asked, options=texts, posterior=posterior, posterior_path=path, fits=fits)
 
 

@@ -13,7 +13,7 @@ from vdu.core.checks import require_generator
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path
 from vdu.core.progress import Bar, bar
-from vdu.core.ranges import COUNT, require_kind, require_number
+from vdu.core.ranges import COUNT, require_given, require_kind, require_number
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.surroundings import undisturbed
 from vdu.data.images import ImageSet
@@ -54,7 +54,7 @@ def fit_posterior(
     train: str = "all",
     n_samples: int = 200,
     sampler: Sampler | None = None,
-    members: Iterable[Any] = (),
+    members: Iterable[Any] | None = None,
     state: State | None = None,
     save: Save | None = None,
     progress: Progress | None = None,
@@ -74,7 +74,7 @@ def fit_posterior(
         n_samples: number of samples to draw.
         sampler: their sampler; by default 20 ancestral steps.
         members: ensembles: pipelines of the members, their folders, or their named weights; an iterator keeps one in memory at a time.
-            A fine-tuned ensemble makes them itself where none are given.
+            A fine-tuned ensemble makes them itself without.
         state: stored state of the same, interrupted estimation.
         save: called with the state from time to time; see :func:`vdu.posterior.fit.take_all`.
         progress: called with (items done, total items).
@@ -98,10 +98,14 @@ def fit_posterior(
     for name, called in (("save", save), ("progress", progress)):
         if called is not None and not callable(called):
             raise InputError(f"{name}: got {shown(called)}; expected a function, or None.")
-    if not isinstance(members, Iterable) or isinstance(members, str | bytes | Mapping):
+    require_given({"members": members}, "members")
+    if members is not None and (not isinstance(members, Iterable) or isinstance(members, str | bytes | Mapping)):
         raise InputError(
             f"members: got {shown(members)}; expected pipelines or their folders, as a list or an iterator."
         )
+    for name, given in (("samples", samples), ("members", members)):
+        if given is not None and name not in chosen.takes:
+            raise InputError(f"{name}: got some, and the estimator {estimator} takes none. Leave them out.")
     if labels is not None and samples is None:
         raise InputError("labels: got some without samples; expected both, or neither.")
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
@@ -127,10 +131,10 @@ def fit_posterior(
             chosen, part, samples, labels=labels, generator=source, state=state, save=save, progress=progress
         )  # fmt: skip
     else:
-        if isinstance(chosen, FinetunedEnsemble) and not members:
+        if isinstance(chosen, FinetunedEnsemble) and members is None:
             members = fine_tuned_members(chosen, part, drawn(), seed=derive_seed(seed, "members"))
         state = state or chosen.init(part)
-        others = map(_weights, islice(members, state.count, None))
+        others = map(_weights, islice(members or (), state.count, None))
         posterior = chosen.posterior(take_all(chosen, state, others, part, save=save, progress=progress))
     own = {"pipeline": weights_sha256(denoiser.network), "model": identity(denoiser)}
     return replace(posterior, sources={**posterior.sources, **own})

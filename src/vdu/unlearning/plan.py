@@ -1,7 +1,7 @@
 """Everything that a user gave to an unlearning, checked and loaded before anything is trained or written."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,8 @@ import torch
 
 from vdu.core.class_names import class_index
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import SEED, plain_number, require_choice, require_flags, require_ranges
+from vdu.core.naming import names, words
+from vdu.core.ranges import SEED, plain_number, require_choice, require_flags, require_given, require_ranges
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.rng import generator as named_generator
 from vdu.core.runs import check_folder
@@ -41,6 +42,7 @@ from vdu.unlearning.unwanted import forget_set, listed, prompts_of, require_forg
 
 __all__ = ["Plan", "TrainingOptions", "check_origin", "make_plan", "on_accelerator"]
 
+GIVEN = ("forget", "retain", "forget_class", "forget_label", "forget_prompt", "keep_prompts", "instead")
 EMA_RAMP = 4  # of the average, which covers about the last third of the steps
 
 
@@ -193,18 +195,12 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     known = TrainingOptions.__annotations__
     training: Any = {name: plain_number(value) for name, value in options.items() if name in known}
     own = {name: value for name, value in options.items() if name not in known}
-    retain, forget = (
-        None if isinstance(asked[name], str) and not asked[name] else asked[name] for name in ("retain", "forget")
-    )
+    require_given(asked, *GIVEN)
+    retain, forget = asked["retain"], asked["forget"]
     require_flags(asked, "convert", "force", "full_length")
     require_flags(training, *{"gradient_checkpointing"} & set(training))
     others, prompt = frozenset({*known, *asked}), asked["forget_prompt"]
-    words = isinstance(prompt, str | Path | Sequence) and prompt not in (
-        "",
-        [],
-        (),
-    )  # other kinds are refused with the prompts
-    chosen = choose(asked["method"], own, others=others, retain=retain is not None, words=words)
+    chosen = choose(asked["method"], own, others=others, retain=retain is not None, words=prompt is not None)
     require_ranges({**training, "n_own_samples": asked["n_own_samples"]})
     default: TrainingDefaults = chosen.method.training
     sampler = _given(asked["sampler"], Sampler(scheduler=default.scheduler, steps=default.inference_steps))
@@ -419,14 +415,34 @@ def _is_self(retain: Any) -> bool:
 
 def _with_retain(plan: Plan, images: ImageSet) -> Plan:
     """The plan with the images to keep; classes to forget are left out of labelled ones, and copies of forget images."""
-    unwanted = class_names(plan.forget) if plan.forget.class_names else list(plan.forget_class)
-    shared = [name for name in unwanted if images.class_names and name in class_names(images)]
-    if shared:
-        images = split_by_class(images, shared)[1]
-    if len(images):
-        images = without_copies(images, plan.forget, "retained images", "forget images")
+    forget, images = _named(plan.forget, plan.original), _named(images, plan.original)
+    unwanted = class_names(forget) if forget.class_names or plan.forget_class else []
+    if plan.classes and images.labels is not None and (forget.class_names is None) != (images.class_names is None):
+        without, others = ("forget", "retained")[:: 1 if forget.class_names is None else -1]
+        raise InputError(
+            f"--retain: the classes of the {without} images have no names, those of the {others} images have, so that the classes to "
+            "forget cannot be left out; expected names for both, or retained images without labels."
+        )
+    shared = [name for name in class_names(images) if any(_same(name, each, plan.original) for each in unwanted)]
+    kept = split_by_class(images, shared)[1] if shared else images
+    if not len(kept):
+        raise InputError(
+            f"--retain: all {len(images)} images are of a class to be forgotten ({', '.join(shared)}); expected others."
+        )
+    images = without_copies(kept, plan.forget, "retained images", "forget images")
     condition_of(plan.original, images, torch.arange(len(images)), "--retain")
     return replace(plan, retain=images)
+
+
+def _named(images: ImageSet, original: PipelineDenoiser) -> ImageSet:
+    """Images whose labels without names are those of a class-conditional model."""
+    numbers = images.labels is not None and images.class_names is None and not original.takes_prompts
+    return replace(images, class_names=original.class_names or None) if numbers else images
+
+
+def _same(name: str, unwanted: str, original: PipelineDenoiser) -> bool:
+    """Whether a class of retained images is one to forget; a caption names what is to be forgotten in words."""
+    return names(name, unwanted) if original.takes_prompts else (words(name) or name) == (words(unwanted) or unwanted)
 
 
 def check_origin(posterior: GaussianPosterior, original: PipelineDenoiser) -> None:

@@ -15,15 +15,15 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize
 
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError, shown
+from vdu.core.naming import names, words
 from vdu.core.ranges import require_kind
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.words import TextDenoiser
 
-__all__ = ["names", "read_prompts", "require_told_apart", "sampled", "with_prompts"]
+__all__ = ["read_prompts", "require_told_apart", "sampled", "with_prompts"]
 
 
 def read_prompts(given: Any, what: str) -> tuple[str, ...]:
@@ -51,23 +51,6 @@ def read_prompts(given: Any, what: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def names(prompt: str, concept: str) -> bool:
-    """Whether a prompt names a concept, as a whole word or phrase, in whatever case, form of Unicode or spacing.
-
-    Args:
-        prompt: the prompt.
-        concept: a word or phrase.
-
-    Returns:
-        Whether it does.
-
-    Examples:
-        >>> names("Cat face, noto style", "cat"), names("a caterpillar", "cat"), names("black_cat", "black  cat")
-        (True, False, True)
-    """
-    return re.search(rf"(?<!\w){re.escape(_plain(concept))}(?!\w)", _plain(prompt)) is not None
-
-
 def with_prompts(
     original: PipelineDenoiser, forget: Any, keep: Any = None, instead: str | None = None
 ) -> tuple[PipelineDenoiser, tuple[str, ...]]:
@@ -91,6 +74,8 @@ def with_prompts(
             f"--forget-prompt: got {concepts[0]!r}, and this model is not asked in words; expected a text-to-image model. Use "
             "--forget-label for a class, or --forget for images."
         )
+    if wordless := [each for each in concepts if not words(each)]:
+        raise InputError(f"--forget-prompt: got {wordless[0]!r}, which has no word; expected what is to be forgotten.")
     require_kind("--instead", instead, str, "a prompt")
     if instead is not None and any(names(instead, each) for each in concepts):
         raise InputError(
@@ -150,11 +135,6 @@ def require_told_apart(model: PipelineDenoiser, forgotten: Sequence[str], instea
                     f"{flag}: {each!r} and the prompt to forget {same!r} are one to this model's text encoder, which does not know the "
                     "words that differ; expected prompts that it can tell apart. Use other words."
                 )
-
-
-def _plain(text: str) -> str:
-    """A text in one form of Unicode, in lower case, with one space where there are spaces or underscores."""
-    return re.sub(r"[\s_]+", " ", normalize("NFKC", text).casefold()).strip()
 
 
 def _neutral() -> list[str]:

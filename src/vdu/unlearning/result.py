@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,26 +156,41 @@ class UnlearnResult:
             The address of the repository.
 
         Raises:
-            InputError: if the Hub refuses, or an argument is of another kind.
+            InputError: if the Hub refuses or is out of reach, or an argument is of another kind.
         """
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
         if not isinstance(repo_id, str):
             raise InputError(f"repo_id: got {shown(repo_id)}; expected owner/name.")
         require_flags({"private": private}, "private")
         require_kind("token", token, str, "a token, or None")
+        if token is not None and token.split() != [token]:  # never shown
+            raise InputError("token: is empty or has white space in it; expected the token alone, or None.")
         hub = HfApi(token=token)
-        try:
-            where = hub.create_repo(repo_id, private=private, exist_ok=True)
-            with tempfile.TemporaryDirectory() as folder:
-                self.save_pretrained(folder)
-                hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Unlearned with vdu")
-        except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError) as error:
-            raise InputError(
-                f"push_to_hub: the Hub refused {shown(repo_id)} ({error}). Log in with `hf auth login`, and give owner/name."
-            ) from None
+        with tempfile.TemporaryDirectory() as folder:
+            where = _uploaded(hub.create_repo, repo_id=repo_id, private=private, exist_ok=True)
+            self.save_pretrained(folder)
+            message = "Unlearned with vdu"
+            _uploaded(hub.upload_folder, repo_id=repo_id, folder_path=folder, commit_message=message)
         return str(where)
+
+
+def _uploaded(call: Callable[..., Any], **named: Any) -> Any:
+    """What a call of the Hub gives.
+
+    Returns:
+        Its result.
+
+    Raises:
+        InputError: if it fails, for whatever reason: a refusal, no connection, offline mode, a token that is none.
+    """
+    try:
+        return call(**named)
+    except Exception as error:
+        raise InputError(
+            f"push_to_hub: {shown(named['repo_id'])} was not uploaded ({str(error) or type(error).__name__}). Log in with `hf auth login`, "
+            "check the connection, and give owner/name."
+        ) from None
 
 
 def _folder(given: Any) -> Path:

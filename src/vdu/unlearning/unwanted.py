@@ -19,7 +19,7 @@ def listed(given: Any, name: str) -> tuple[Any, ...]:
     """One class or several, by name or index, as a tuple.
 
     Args:
-        given: by the user.
+        given: by the user; None for none.
         name: of the argument.
 
     Returns:
@@ -28,7 +28,7 @@ def listed(given: Any, name: str) -> tuple[Any, ...]:
     Raises:
         InputError: if it is of another kind.
     """
-    found = (given,) if isinstance(given, str | Integral) else given
+    found = () if given is None else (given,) if isinstance(given, str | Integral) else given
     single = isinstance(found, Sequence) and not isinstance(found, bytes)
     if not single or not all(isinstance(each, str | Integral) and not isinstance(each, bool) for each in found):
         raise InputError(f"{name}: got {shown(given)}; expected the name or index of a class, or a list of them.")
@@ -48,8 +48,7 @@ def prompts_of(asked: Mapping[str, Any], labels: tuple[Any, ...]) -> dict[str, A
     Raises:
         InputError: if there are prompts to keep and none to forget, or labels as well.
     """
-    found = {"forget": asked["forget_prompt"], "keep": asked["keep_prompts"], "instead": asked["instead"]}
-    given = {name: None if isinstance(value, str | Sequence) and not value else value for name, value in found.items()}
+    given = {"forget": asked["forget_prompt"], "keep": asked["keep_prompts"], "instead": asked["instead"]}
     if given["forget"] is None and given["keep"] is not None:
         raise InputError("--keep-prompts: got one without --forget-prompt; expected what to forget in words as well.")
     if given["forget"] is not None and labels:
