@@ -9,6 +9,7 @@ from torch import nn
 from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
 from vdu.diffusion.sampling import Sampler
+from vdu.models.as_saved import require_as_saved, require_no_global_hooks
 from vdu.models.pipelines import check_network
 
 __all__ = ["require_usable"]
@@ -23,6 +24,7 @@ def require_usable(denoiser: Any) -> None:
     Raises:
         InputError: if its weights are not loaded or not float32, no sampler follows its schedule, or its network fails on its own images.
     """
+    require_no_global_hooks()
     weights = dict(denoiser.network.named_parameters())
     for what, part in _parts(denoiser).items():
         absent = [name for name, value in part.named_parameters() if value.is_meta]
@@ -32,6 +34,7 @@ def require_usable(denoiser: Any) -> None:
                 "loaded weights. Load the pipeline with from_pretrained, without offloading."
             )
         _require_plain(part, what)
+        require_as_saved(part, what)
         if part is not denoiser.network:
             check_network(part, f"pipeline: {what}")
     others = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()} - {"float32"})
