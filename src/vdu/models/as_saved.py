@@ -35,7 +35,7 @@ ADVICE = {
     "torch.nn.utils": "Make it permanent: torch.nn.utils.prune.remove(module, name) or torch.nn.utils.remove_weight_norm(module).",
     "parametrized": "Make it permanent: torch.nn.utils.parametrize.remove_parametrizations(module, name).",
     "method": "Take it off: disable_cache() of the part, unwrap_model(…, keep_fp32_wrapper=False), or delete the attribute.",
-    "processor": "Call set_default_attn_processor() of the part.",
+    "processor": "Call set_processor of that module with a processor of the latter class.",
     "use_tiling": "Call pipeline.vae.disable_tiling().",
     "shared": "Give each its own: module.weight = torch.nn.Parameter(module.weight.detach().clone()).",
 }
@@ -128,8 +128,11 @@ def _differences(part: nn.Module, twin: nn.Module) -> Iterator[Difference]:
         yield from ((f"{name or 'it'} has {text}", key) for text, key in _of_module(module, expected[name]))
     yield from _unequal(tensors, made, _kind, lambda value: "a {} of {}".format(*_kind(value)))
     shared = _shared(made)
-    yield from ((f"{' and '.join(names)} share their values", "shared") for names in _shared(tensors) - shared)
-    for name in set(dict(part.named_buffers())) - set(part.state_dict()):
+    yield from (
+        (f"{' and '.join(names)} share their values", "shared")
+        for names in sorted(_shared(tensors) - shared, reverse=True)
+    )
+    for name in sorted(set(dict(part.named_buffers())) - set(part.state_dict())):
         here, there = tensors[name].float().cpu(), made[name].float()
         if not there.is_meta and not torch.allclose(here, there, rtol=1e-2, atol=1e-3):
             yield f"{name}, which is not saved, has other values", ""
