@@ -189,7 +189,8 @@ def _shared(tensors: Mapping[str, Tensor]) -> set[tuple[str, ...]]:
     """Names of tensors that are one, or lie in one storage."""
     names: dict[Any, list[str]] = {}
     for name, value in tensors.items():
-        names.setdefault(id(value) if value.is_meta else value.untyped_storage().data_ptr(), []).append(name)
+        if value.numel():
+            names.setdefault(id(value) if value.is_meta else value.untyped_storage().data_ptr(), []).append(name)
     return {tuple(sorted(each)) for each in names.values() if len(each) > 1}
 
 

@@ -16,13 +16,14 @@ __all__ = ["require_usable"]
 
 
 def require_usable(denoiser: Any) -> None:
-    """Refuse a model that cannot be used, before any work: by its weights, its schedule, and a try on two images.
+    """Refuse a model that cannot be used, before any work: by its parts, its schedule, and a try on two images.
 
     Args:
         denoiser: the model.
 
     Raises:
-        InputError: if its weights are not loaded or not float32, no sampler follows its schedule, or its network fails on its own images.
+        InputError: if its weights are not loaded or not float32, a part is not what its saved files give back, no sampler follows its
+            schedule, or its network fails on its own images.
     """
     require_no_global_hooks()
     weights = dict(denoiser.network.named_parameters())
