@@ -281,6 +281,13 @@ def test_an_autoencoder_in_slices_makes_the_same_images(stable_diffusion):
     torch.testing.assert_close(sliced.decode(latents), images, rtol=0, atol=1e-5)
 
 
+def test_a_network_that_was_trained_in_half_precision_is_taken(stable_diffusion):
+    known = identity(opened(stable_diffusion))
+    unwrapped(stable_diffusion.unet)
+    assert "forward" in vars(stable_diffusion.unet)  # without the decorator that the class has around it
+    assert identity(opened(stable_diffusion)) == known
+
+
 def test_model_offloading_of_a_pipeline_changes_nothing(stable_diffusion):
     known = identity(opened(stable_diffusion))
     stable_diffusion.enable_model_cpu_offload(device="cpu")

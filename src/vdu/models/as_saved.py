@@ -215,9 +215,11 @@ def _is_own_method(module: nn.Module, name: str) -> bool:
         _of_library(type(each), "accelerate.") for each in (hook, *getattr(hook, "hooks", ()))
     ):
         value = getattr(module, "_old_forward", None)
-    return (
-        getattr(value, "__func__", None) is getattr(type(module), name) and getattr(value, "__self__", None) is module
-    )
+    method, usual = getattr(type(module), name), []
+    while method is not None:  # accelerate puts back what the library's decorators are around
+        usual.append(method)
+        method = getattr(method, "__wrapped__", None)
+    return getattr(value, "__func__", None) in usual and getattr(value, "__self__", None) is module
 
 
 def _of_library(value: Any, prefix: str) -> bool:

@@ -71,8 +71,8 @@ def _require_plain(part: nn.Module, what: str) -> None:
             )
         if getattr(module, "fused_projections", False):
             raise InputError(
-                f"pipeline: its {what} has fused projections, which no saved model has; expected separate ones. Call "
-                "pipeline.unfuse_qkv_projections()."
+                f"pipeline: its {what} has fused projections, which no saved model has; expected separate ones. Load the "
+                "pipeline again: unfuse_qkv_projections() leaves the fused weights where they are."
             )
         if getattr(module, "resolution_idx", None) is not None and getattr(module, "s1", None) is not None:
             raise InputError(
