@@ -42,10 +42,9 @@ def test_weights_are_the_same_bits_and_activations_are_computed_again(train, mon
     assert not network_of(results[True]).is_gradient_checkpointing
 
 
-def test_a_network_without_it_is_refused(make_pipeline):
+def test_a_network_without_it_is_refused(make_pipeline, monkeypatch):
     pipeline = make_pipeline()
-    type_of = type(network_of(pipeline))
-    network_of(pipeline).__class__ = type(type_of.__name__, (type_of,), {"_supports_gradient_checkpointing": False})
+    monkeypatch.setattr(type(network_of(pipeline)), "_supports_gradient_checkpointing", False)
     with pytest.raises(InputError, match="gradient_checkpointing: diffusers has none for a UNet2DModel"):
         run(pipeline, torch.zeros(4, 1, 8, 8, dtype=torch.uint8), gradient_checkpointing=True)
     with pytest.raises(InputError, match="gradient_checkpointing: got"):

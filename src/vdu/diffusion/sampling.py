@@ -8,6 +8,7 @@ on however many processes.
 Not guaranteed: equal bits on other machines, PyTorch versions or devices.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -114,7 +115,7 @@ class Sampler:
                 "draws the noise of every step anew), without eta."
             )
         config = {**denoiser.scheduler_config, "stochastic_sampling": self.scheduler == "ddpm"}
-        scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(config)
+        scheduler: Any = _made(FlowMatchEulerDiscreteScheduler, config)
         scheduler.set_timesteps(self.steps, **denoiser.step_options(self.steps))
         return scheduler
 
@@ -167,10 +168,16 @@ def scheduler_over(schedule: NoiseSchedule, kind: str, config: Mapping[str, Any]
 
     made = getattr(diffusers, kind)
     try:
-        return made.from_config(config)
+        return _made(made, config)
     except NotImplementedError:  # beta_schedule sigmoid under DDIM, for example
         betas = {"trained_betas": schedule.betas.float().tolist(), "rescale_betas_zero_snr": False}
-        return made.from_config({**config, **betas})
+        return _made(made, {**config, **betas})
+
+
+def _made(kind: Any, config: Mapping[str, Any]) -> Any:
+    """A scheduler with those options that its class knows; diffusers would warn of the others, as of those that LCM alone has."""
+    known = inspect.signature(kind.__init__).parameters
+    return kind.from_config({name: value for name, value in config.items() if name in known})
 
 
 @own_torch()

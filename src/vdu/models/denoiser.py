@@ -83,9 +83,11 @@ class PipelineDenoiser(_Predictions):
     def from_pipeline(pipeline: Any) -> "PipelineDenoiser":
         """The denoiser of a diffusers pipeline, see :func:`vdu.models.adapt.adapt`."""
         from vdu.models.adapt import adapt
+        from vdu.models.as_saved import require_known_class
         from vdu.models.usable import require_usable
 
         denoiser = adapt(pipeline)
+        require_known_class(pipeline.scheduler, "scheduler")
         require_usable(denoiser)
         return denoiser
 

@@ -10,6 +10,7 @@ The autoencoder is no part of the network: it does not train, and it is on the n
 Not guaranteed: that decoding undoes encoding. The loss is the autoencoder's own.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,17 @@ class LatentDenoiser(PipelineDenoiser):
     latent_size: tuple[int, ...] = ()
     scale: Tensor | float = 1.0
     shift: Tensor | float = 0.0
+
+    def __post_init__(self) -> None:
+        scale, shift = (
+            [each] if not isinstance(each, Tensor) else each.flatten().tolist() for each in (self.scale, self.shift)
+        )
+        if not all(each is not None and math.isfinite(each) for each in (*scale, *shift)) or not all(scale):
+            raise InputError(
+                f"pipeline: its latents have the scale {self.scale} and the shift {self.shift}; expected finite numbers, and a "
+                "scale other than 0. Correct scaling_factor (shift_factor, latents_mean and latents_std too, where there are any) in the "
+                "autoencoder's configuration."
+            )
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -146,7 +158,7 @@ def latent_parts(
         "autoencoder": autoencoder.eval(),
         "latent_size": (channels, int(height), int(width)),
         "image_shape": (int(config.in_channels), factor * int(height), factor * int(width)),
-        "scale": float(config.scaling_factor),
+        "scale": config.scaling_factor,
     }
 
 

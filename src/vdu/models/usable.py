@@ -9,20 +9,23 @@ from torch import nn
 from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
 from vdu.diffusion.sampling import Sampler
+from vdu.models.as_saved import require_as_saved, require_no_global_hooks
 from vdu.models.pipelines import check_network
 
 __all__ = ["require_usable"]
 
 
 def require_usable(denoiser: Any) -> None:
-    """Refuse a model that cannot be used, before any work: by its weights, its schedule, and a try on two images.
+    """Refuse a model that cannot be used, before any work: by its parts, its schedule, and a try on two images.
 
     Args:
         denoiser: the model.
 
     Raises:
-        InputError: if its weights are not loaded or not float32, no sampler follows its schedule, or its network fails on its own images.
+        InputError: if its weights are not loaded or not float32, a part is not what its saved files give back, no sampler follows its
+            schedule, or its network fails on its own images.
     """
+    require_no_global_hooks()
     weights = dict(denoiser.network.named_parameters())
     for what, part in _parts(denoiser).items():
         absent = [name for name, value in part.named_parameters() if value.is_meta]
@@ -32,6 +35,7 @@ def require_usable(denoiser: Any) -> None:
                 "loaded weights. Load the pipeline with from_pretrained, without offloading."
             )
         _require_plain(part, what)
+        require_as_saved(part, what)
         if part is not denoiser.network:
             check_network(part, f"pipeline: {what}")
     others = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()} - {"float32"})
@@ -67,8 +71,8 @@ def _require_plain(part: nn.Module, what: str) -> None:
             )
         if getattr(module, "fused_projections", False):
             raise InputError(
-                f"pipeline: its {what} has fused projections, which no saved model has; expected separate ones. Call "
-                "pipeline.unfuse_qkv_projections()."
+                f"pipeline: its {what} has fused projections, which no saved model has; expected separate ones. Load the "
+                "pipeline again: unfuse_qkv_projections() leaves the fused weights where they are."
             )
         if getattr(module, "resolution_idx", None) is not None and getattr(module, "s1", None) is not None:
             raise InputError(

@@ -49,7 +49,8 @@ class PromptEncoder:
         """What determines the condition of a prompt: the text encoders, their tokenizers, and how the pipeline uses them."""
         words = [sha256_bytes(repr(sorted(each.get_vocab().items())).encode()) for each, _ in self._tokenizers()]
         zeros = getattr(self._pipeline, "config", {}).get("force_zeros_for_empty_prompt")
-        return [*self._encoders, words, [most for _, most in self._tokenizers()], zeros]
+        padding = [f"{i} {way}" for i, (each, _) in enumerate(self._tokenizers()) for way in _own_padding(each)]
+        return [*self._encoders, words, [most for _, most in self._tokenizers()], zeros, *padding]
 
     def _tokenizers(self) -> Iterator[tuple[Any, int]]:
         """The tokenizers, each with the most tokens that are read of a prompt."""
@@ -172,4 +173,18 @@ def text_parts(pipeline: Any, encode: Callable[[Any, str | None, torch.device], 
                 raise InputError(
                     f"pipeline: its {tokenizer} does not know letters; save or download the pipeline again."
                 )
+            most, read = getattr(pipeline, tokenizer).model_max_length, getattr(pipeline, name).config
+            if most > (places := getattr(read, "max_position_embeddings", most)):
+                raise InputError(
+                    f"pipeline: its {tokenizer} lets {most:,} tokens pass (model_max_length), and its {name} reads {places}; expected at "
+                    f"most as many. Set pipeline.{tokenizer}.model_max_length = {places}."
+                )
     return {"words": PromptEncoder(pipeline, encode), "prompts": tuple(getattr(pipeline, "prompts", None) or ("",))}
+
+
+def _own_padding(tokenizer: Any) -> list[str]:
+    """How a tokenizer fills a prompt up, where that is not its class's own way."""
+    usual = inspect.signature(type(tokenizer).__init__).parameters.get("pad_token")
+    found = {"token": str(tokenizer.pad_token), "side": tokenizer.padding_side}
+    defaults = {"token": str(usual.default) if usual else "", "side": type(tokenizer).padding_side}
+    return [f"{what} {value}" for what, value in found.items() if value != defaults[what]]

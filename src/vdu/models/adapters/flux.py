@@ -73,7 +73,7 @@ def adapt(pipeline: Any) -> FluxDenoiser:
     return FluxDenoiser(
         network=pipeline.transformer,
         **flow_parts(pipeline.scheduler),
-        **parts | {"shift": float(pipeline.vae.config.shift_factor)},
+        **parts | {"shift": pipeline.vae.config.shift_factor},
         **text_parts(pipeline, _encode),
     )
 

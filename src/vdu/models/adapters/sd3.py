@@ -49,9 +49,7 @@ def matches(pipeline: Any) -> bool:
 
 def adapt(pipeline: Any) -> SD3Denoiser:
     """The pipeline's network itself, not a copy, as a denoiser."""
-    parts = latent_parts(pipeline, pipeline.transformer, pipeline.vae) | {
-        "shift": float(pipeline.vae.config.shift_factor)
-    }
+    parts = latent_parts(pipeline, pipeline.transformer, pipeline.vae) | {"shift": pipeline.vae.config.shift_factor}
     return SD3Denoiser(
         network=pipeline.transformer, **flow_parts(pipeline.scheduler), **parts, **text_parts(pipeline, _encode)
     )

@@ -1,0 +1,321 @@
+"""A pipeline that was changed in a way that its saved files do not carry is refused before any work; what changes no sample is taken.
+
+Whether a change is carried is seen by saving and loading in plain diffusers.
+"""
+
+import types
+from importlib import import_module
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from diffusers import DDPMPipeline, DDPMScheduler, FirstBlockCacheConfig, LCMScheduler, UNet2DModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch.nn import functional
+from torch.nn.utils import parametrizations, prune
+
+import tiny_pipelines
+import vdu
+from vdu.core.errors import InputError
+from vdu.models.as_saved import require_no_global_hooks
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import identity
+
+ATTENTION = {"down_block_types": ("AttnDownBlock2D",), "up_block_types": ("AttnUpBlock2D",)}
+
+
+def opened(pipeline):
+    return PipelineDenoiser.from_pipeline(pipeline)
+
+
+class Half:
+    def __call__(self, attn, hidden_states, *_, **__):
+        return hidden_states / 2
+
+
+class OwnUNet(UNet2DModel):
+    pass
+
+
+class OwnScheduler(DDPMScheduler):
+    pass
+
+
+class OwnTensor(torch.Tensor):
+    pass
+
+
+def convolutions(unet):
+    return [each for each in unet.modules() if isinstance(each, torch.nn.Conv2d)]
+
+
+def attentions(unet):
+    return [each for each in unet.modules() if hasattr(each, "processor")]
+
+
+def circular(unet):
+    for each in convolutions(unet):
+        each.padding_mode = "circular"
+
+
+def own_processor(unet):
+    attentions(unet)[0].processor = Half()
+
+
+def patched(unet):
+    unet.forward = types.MethodType(lambda self, *a, **k: UNet2DModel.forward(self, *a, **k), unet)
+
+
+def left_by_accelerate(unet):
+    AcceleratorState._reset_state(True)
+    Accelerator(mixed_precision="bf16", cpu=True).prepare(unet)
+    AcceleratorState._reset_state(True)
+
+
+def tied(unet):
+    unet.conv_out.weight = torch.nn.Parameter(unet.conv_in.weight.detach().view_as(unet.conv_out.weight))
+
+
+def of_one_kind(unet):
+    attentions(unet)[1].to_q = attentions(unet)[0].to_q
+
+
+def own_kind_of_tensor(unet):
+    unet.conv_in.weight = torch.nn.Parameter(unet.conv_in.weight.detach().as_subclass(OwnTensor))
+
+
+NETWORK = {
+    "a hook": (lambda unet: unet.conv_in.register_forward_hook(lambda *_: None), r"conv_in has the hook .*Call remove\(\)"),
+    "a hook before": (lambda unet: unet.register_forward_pre_hook(lambda *_: None), "it has the hook"),
+    "a hook on gradients": (lambda unet: unet.conv_in.register_full_backward_hook(lambda *_: None), "conv_in has the hook"),
+    "a processor of one's own": (own_processor, r"processor '.*Half' instead of 'AttnProcessor'.*set_processor of that module"),
+    "circular padding": (circular, "conv_in has padding_mode 'circular' instead of 'zeros'"),
+    "another epsilon": (lambda unet: setattr(unet.conv_norm_out, "eps", 0.5), "conv_norm_out has eps 0.5 instead of 1e-05"),
+    "a patched forward": (patched, r"it has a forward of its own .*delete the attribute"),
+    "a patched method": (lambda unet: setattr(unet.conv_in, "_conv_forward", functional.conv2d), "a _conv_forward of its own"),
+    "a forward of accelerate": (left_by_accelerate, r"convert_outputs_to_fp32.*unwrap_model\(…, keep_fp32_wrapper=False\)"),
+    "weight norm": (lambda unet: parametrizations.weight_norm(unet.conv_in), r"ParametrizedConv2d instead of .*remove_parametrizations"),
+    "spectral norm": (lambda unet: torch.nn.utils.spectral_norm(unet.conv_in), "hook torch.nn.utils.spectral_norm.*Make it permanent"),
+    "pruning": (lambda unet: prune.l1_unstructured(unet.conv_in, "weight", 0.5), r"prune\.L1Unstructured.*prune\.remove"),
+    "a sequence for a layer": (
+        lambda unet: setattr(unet, "conv_out", torch.nn.Sequential(unet.conv_out, torch.nn.Tanh())),
+        r"conv_out is torch\.nn\.modules\.container\.Sequential instead of torch\.nn\.modules\.conv\.Conv2d",
+    ),
+    "a module more": (lambda unet: setattr(unet, "extra", torch.nn.Linear(2, 2)), "it has extra besides"),
+    "a buffer more": (lambda unet: unet.register_buffer("b", torch.ones(3), persistent=False), "it has b besides"),
+    "a layer less": (lambda unet: delattr(unet, "conv_norm_out"), "it lacks conv_norm_out"),
+    "a longer bias": (lambda unet: setattr(unet.conv_in, "bias", torch.nn.Parameter(torch.zeros(9))), r"bias is a Parameter of \(9,\)"),
+    "a tensor of its own kind": (own_kind_of_tensor, "a OwnTensor of .* instead of a Parameter"),
+    "two names of one tensor": (tied, r"conv_in\.weight and conv_out\.weight share their values.*Give each its own"),
+    "two names of one layer": (of_one_kind, "to_q.weight and .*to_q.weight share their values"),
+    "another activation in its configuration": (
+        lambda unet: unet.register_to_config(act_fn="gelu"), r"nonlinearity is torch.*SiLU instead of torch.*GELU",
+    ),
+    "another width in its configuration": (lambda unet: unet.register_to_config(block_out_channels=(16,)), "out_channels 8 instead of 16"),
+    "a block that nobody knows": (
+        lambda unet: unet.register_to_config(down_block_types=("Nope",)), r"makes no UNet2DModel \(Nope does not exist",
+    ),
+    "a class of one's own": (lambda unet: setattr(unet, "__class__", OwnUNet), r"\.OwnUNet, which nobody finds"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NETWORK)
+def test_a_network_that_would_be_saved_as_another_is_refused(make_pipeline, name):
+    change, message = NETWORK[name]
+    pipeline = make_pipeline(**ATTENTION)
+    opened(pipeline)
+    change(pipeline.unet)
+    with pytest.raises(InputError, match=message):
+        vdu.unlearn(pipeline, "ascent", forget=torch.zeros(4, 1, 8, 8, dtype=torch.uint8), steps=1, progress=None)
+    with pytest.raises(InputError, match=message):
+        opened(pipeline)
+
+
+def offloaded(unet):
+    from accelerate.hooks import CpuOffload, add_hook_to_module
+
+    add_hook_to_module(unet, CpuOffload("cpu"))
+
+
+def unwrapped(unet):
+    AcceleratorState._reset_state(True)
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    accelerator.unwrap_model(accelerator.prepare(unet), keep_fp32_wrapper=False)
+    AcceleratorState._reset_state(True)
+
+
+def pruned_for_good(unet):
+    prune.l1_unstructured(unet.conv_in, "weight", 0.5)
+    prune.remove(unet.conv_in, "weight")
+
+
+def normed_for_good(unet):
+    parametrizations.weight_norm(unet.conv_in)
+    torch.nn.utils.parametrize.remove_parametrizations(unet.conv_in, "weight")
+
+
+SOUND = {
+    "gradient checkpointing": lambda unet: unet.train().enable_gradient_checkpointing(),
+    "the plain processor": lambda unet: [each.set_processor(AttnProcessor()) for each in attentions(unet)],
+    "attention in slices": lambda unet: [each.set_attention_slice(1) for each in attentions(unet)],
+    "compiled": lambda unet: unet.compile(backend="eager"),
+    "another order in memory": lambda unet: unet.to(memory_format=torch.channels_last),
+    "frozen": lambda unet: unet.requires_grad_(False),
+    "offloading": offloaded,
+    "accelerate taken off": unwrapped,
+    "a hook taken off": lambda unet: unet.register_forward_hook(lambda *_: None).remove(),
+    "pruning made permanent": pruned_for_good,
+    "weight norm made permanent": normed_for_good,
+    "a remark": lambda unet: setattr(unet, "remark", "mine"),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_what_its_files_give_back_is_taken(make_pipeline, tmp_path, name):
+    pipeline = make_pipeline(**ATTENTION)
+    SOUND[name](pipeline.unet)
+    known = identity(opened(pipeline))
+    pipeline.save_pretrained(tmp_path)
+    assert identity(opened(DDPMPipeline.from_pretrained(tmp_path))) == known
+
+
+def test_hooks_of_the_whole_process_are_refused(make_pipeline):
+    modules, optimizers = torch.nn.modules.module, import_module("torch.optim.optimizer")
+    for register in (
+        modules.register_module_forward_hook,
+        modules.register_module_forward_pre_hook,
+        modules.register_module_full_backward_hook,
+        optimizers.register_optimizer_step_pre_hook,
+        optimizers.register_optimizer_step_post_hook,
+    ):
+        handle = register(lambda *_: None)
+        try:
+            with pytest.raises(InputError, match="registered for all modules or optimizers of this process"):
+                opened(make_pipeline())
+        finally:
+            handle.remove()
+    require_no_global_hooks()
+
+
+def test_an_own_scheduler_is_refused(make_pipeline):
+    pipeline = DDPMPipeline(make_pipeline().unet, OwnScheduler())
+    with pytest.raises(InputError, match=r"its scheduler is a .*\.OwnScheduler, which nobody finds"):
+        opened(pipeline)
+
+
+# autoencoders and words
+
+
+@pytest.fixture
+def stable_diffusion():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    return tiny_pipelines.stable_diffusion()
+
+
+def quantised(pipeline):
+    pipeline.text_encoder = torch.ao.quantization.quantize_dynamic(pipeline.text_encoder, {torch.nn.Linear})
+
+
+PARTS = {
+    "a hook on the autoencoder": (
+        lambda each: each.vae.decoder.register_forward_hook(lambda *_: None), "its autoencoder is not .*: decoder has the hook",
+    ),
+    "tiles": (lambda each: each.vae.enable_tiling(), r"its autoencoder is not .*use_tiling True instead of False.*disable_tiling\(\)"),
+    "a hook on the words": (
+        lambda each: each.text_encoder.register_forward_hook(lambda *_: None), r"text encoder CLIPTextModel \(1\) is not .* has the hook",
+    ),
+    "layers of the words": (lambda each: setattr(each.text_encoder.config, "num_hidden_layers", 1), r"it has .*layers\.1 besides"),
+    "quantised words": (quantised, "quantized"),
+    "group offloading": (
+        lambda each: each.unet.enable_group_offload(torch.device("cpu"), offload_type="leaf_level"), "conv_in has a forward of its own",
+    ),
+    "scale 0": (lambda each: each.vae.register_to_config(scaling_factor=0.0), r"have the scale 0\.0 and the shift 0\.0; expected finite"),
+    "scale nan": (lambda each: each.vae.register_to_config(scaling_factor=float("nan")), "have the scale nan"),
+    "no scale": (lambda each: each.vae.register_to_config(scaling_factor=None), "have the scale None"),
+    "endless prompts": (
+        lambda each: setattr(each.tokenizer, "model_max_length", int(1e30)),
+        r"its text_encoder reads 64; expected at most as many\. Set pipeline\.tokenizer\.model_max_length = 64",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_around_the_network_are_refused_too(stable_diffusion, name):
+    change, message = PARTS[name]
+    change(stable_diffusion)
+    with pytest.raises(InputError, match=message):
+        opened(stable_diffusion)
+
+
+def test_a_cache_of_diffusers_is_refused_until_it_is_off():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline = tiny_pipelines.flux()
+    pipeline.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.9))
+    with pytest.raises(InputError, match=r"transformer_blocks\.0 has a forward of its own .*disable_cache\(\)"):
+        opened(pipeline)
+    pipeline.transformer.disable_cache()
+    opened(pipeline)
+    pipeline.vae.register_to_config(shift_factor=None)
+    with pytest.raises(InputError, match="the shift None"):
+        opened(pipeline)
+
+
+def test_values_that_are_not_saved_are_compared():
+    pipeline = tiny_pipelines.dit()
+    assert "pos_embed.pos_embed" not in pipeline.transformer.state_dict()
+    opened(pipeline)
+    pipeline.transformer.pos_embed.pos_embed *= 2
+    with pytest.raises(InputError, match=r"pos_embed\.pos_embed, which is not saved, has other values"):
+        opened(pipeline)
+
+
+def test_an_autoencoder_in_slices_makes_the_same_images(stable_diffusion):
+    model, latents = opened(stable_diffusion), torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    known, images = identity(model), model.decode(latents)
+    stable_diffusion.vae.enable_slicing()
+    sliced = opened(stable_diffusion)
+    assert identity(sliced) == known
+    torch.testing.assert_close(sliced.decode(latents), images, rtol=0, atol=1e-5)
+
+
+def test_a_network_that_was_trained_in_half_precision_is_taken(stable_diffusion):
+    known = identity(opened(stable_diffusion))
+    unwrapped(stable_diffusion.unet)
+    assert "forward" in vars(stable_diffusion.unet)  # without the decorator that the class has around it
+    assert identity(opened(stable_diffusion)) == known
+
+
+def test_model_offloading_of_a_pipeline_changes_nothing(stable_diffusion):
+    known = identity(opened(stable_diffusion))
+    stable_diffusion.enable_model_cpu_offload(device="cpu")
+    assert identity(opened(stable_diffusion)) == known
+
+
+def test_a_token_more_is_a_model_of_its_own_that_is_taken(stable_diffusion):
+    known = identity(opened(stable_diffusion))
+    stable_diffusion.tokenizer.add_tokens(["<cat-toy>"])
+    stable_diffusion.text_encoder.resize_token_embeddings(len(stable_diffusion.tokenizer), mean_resizing=False)
+    assert identity(opened(stable_diffusion)) != known
+
+
+@pytest.mark.parametrize(("option", "value"), [("pad_token", "!"), ("padding_side", "left"), ("model_max_length", 32)])
+def test_how_prompts_are_filled_up_is_part_of_what_a_model_is(stable_diffusion, tmp_path, option, value):
+    def words():
+        model = opened(stable_diffusion)
+        return identity(model), model.condition(["a cat"])["encoder_hidden_states"]
+
+    known, before = words()
+    setattr(stable_diffusion.tokenizer, option, value)
+    other, after = words()
+    assert other != known and not torch.equal(after, before)
+    stable_diffusion.save_pretrained(tmp_path)
+    assert identity(opened(vdu.load_pipeline(tmp_path))) == other
+
+
+def test_a_scheduler_of_lcm_is_sampled_without_a_warning(make_pipeline, caplog, capsys):
+    pipeline = DDPMPipeline(make_pipeline().unet, LCMScheduler())
+    vdu.sample(pipeline, [0, 1], vdu.Sampler("ddim", 2))
+    assert "original_inference_steps" not in caplog.text + capsys.readouterr().err
