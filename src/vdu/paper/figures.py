@@ -179,8 +179,9 @@ def draw_summary(summary: Summary, path: Path) -> None:
             fmt="o", color=colour, markersize=6, elinewidth=0.9,
         )  # fmt: skip
         side = -1 if x.mean > CENTRE else 1  # the label points to the middle
+        above = -9 if line.name == "retrained" else 7
         axis.annotate(
-            line.label, (x.mean, y.mean), xytext=(8 * side, 7), textcoords="offset points", fontsize=9, color=colour,
+            line.label, (x.mean, y.mean), xytext=(8 * side, above), textcoords="offset points", fontsize=9, color=colour,
             ha="right" if side < 0 else "left", va="center",
         )  # fmt: skip
     for line in summary.references:

@@ -7,7 +7,7 @@ Torch-free.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
 from vdu.paper.aggregate import FEWEST_SEEDS
 from vdu.paper.runs import Run
@@ -41,7 +41,7 @@ class Line:
         mix_shift: total variation distance of the other classes' shares from the original's.
         evaluations: network evaluations of the method.
         posterior_evaluations: of its posterior.
-        seconds: mean time of a run on the machine that made most of its runs.
+        seconds: median time of a run on the machine that made most of its runs.
         machine: that machine.
         n_timed: the runs made there.
     """
@@ -139,7 +139,7 @@ def _line(table: Table, runs: Sequence[Run], name: str, classes: Sequence[tuple[
         pul=over(lambda run: run.pul), ratio=over(ratio), mix_shift=over(lambda run: run.mix_shift),
         evaluations=mean(lambda run: run.network_evaluations),
         posterior_evaluations=mean(lambda run: run.posterior_evaluations),
-        seconds=fmean(seconds) if seconds else None, machine=machine, n_timed=n_timed,
+        seconds=median(seconds) if seconds else None, machine=machine, n_timed=n_timed,
     )  # fmt: skip
 
 
