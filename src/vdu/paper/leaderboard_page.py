@@ -102,8 +102,8 @@ def _summary(table: Table, results: Mapping[str, Any], summary: Summary) -> list
         "| u-FID | Fréchet distance to held-out real images of the other classes, divided by that of a model that never saw the class |",
         f"| mix shift | {mix} |",
         "| cost | network evaluations, an image forward 1 and backward 2 |",
-        f"| seconds | to unlearn, without the posterior, on {' or '.join(str(each) for each in machines)}; median of the runs made there, some of them beside other work "
-        f"({timed}, in the table's order) |",
+        f"| seconds | to unlearn, without the posterior, on {' or '.join(str(each) for each in machines)}; median of the "
+        f"runs made there, some of them beside other work ({timed}, in the table's order) |",
         "| settings tried | before these were fixed |",
         "",
         "Not measured: how many kept images changed (the cells hold counts per class, not pairs of images), and whether the class comes "
