@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vdu.core.counter import standing_for
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.ranges import require_choice, require_fields
 from vdu.core.records import sha256_bytes
@@ -344,7 +345,7 @@ def _backward(
         # one term's gradients bypass DistributedDataParallel and are averaged below
         no_sync = (part < parts - 1 or objective.per_term) and accelerator.num_processes > 1
         with accelerator.no_sync(model) if no_sync else torch.enable_grad():
-            with accelerator.autocast():
+            with accelerator.autocast(), standing_for(accelerator.num_processes):
                 losses = objective.losses(model, micro)
             if objective.per_term:
                 for name, gradients in _term_gradients(losses.terms, list(parameters.values()), parts).items():
