@@ -203,6 +203,15 @@ def make_models(folder: Path) -> None:
         Image.fromarray(pixels.numpy()).save(folder / "unwanted" / f"{i}.png")
 
 
+def in_double(network, arguments, named):
+    """The arguments in float64, whatever the noise and the images are in."""
+
+    def double(value):
+        return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    return tuple(map(double, arguments)), {name: double(value) for name, value in named.items()}
+
+
 def forget_words(folder: Path) -> None:
     """A text-to-image model in float64 forgets a prompt, by low-rank corrections under a posterior that is fitted in passing."""
     import tiny_pipelines
@@ -210,6 +219,7 @@ def forget_words(folder: Path) -> None:
     pipeline: Any = tiny_pipelines.stable_diffusion()
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.double()
+    pipeline.unet.register_forward_pre_hook(in_double, with_kwargs=True)
     pipeline.prompts = ("a cat", "a dog")
     usable.require_usable = lambda _: None  # which refuses float64
     forget_set_of_labels.__kwdefaults__["n_images"] = 8
@@ -368,6 +378,11 @@ def test_an_unlearned_text_to_image_model_has_the_same_weights(folders):
     assert any(bool(value.any()) for name, value in truth.items() if "lora_B" in name)
     for name, value in truth.items():
         torch.testing.assert_close(shared[name], value, rtol=1e-6, atol=1e-9)
+    costs = [
+        [each["network_evaluations"] for each in read_json(folder / "words" / "run.json")["stages"]]
+        for folder in folders
+    ]
+    assert costs[0] == costs[1]
     posteriors = [load_file(folder / "words" / "posterior.safetensors") for folder in folders]
     assert all(torch.equal(value, posteriors[1][key]) for key, value in posteriors[0].items())
 
