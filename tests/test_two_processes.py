@@ -28,6 +28,7 @@ from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.settings import PosteriorSettings
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
+from vdu.core.processes import gathered
 from vdu.core.records import read_json
 from vdu.core.rng import isolated_global
 from vdu.core.types import Losses
@@ -193,6 +194,23 @@ def exit_code(*tokens: Any) -> int:
     raise AssertionError("the command line ends with an exit code")
 
 
+def part_ways(rank: str) -> str:
+    """The error of processes that are at different steps."""
+    try:
+        gathered(f"the step of {rank}", None)
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def fail_alone(rank: str) -> None:
+    """The second process fails while the first waits for it."""
+    make_accelerator()
+    if rank == "1":
+        raise InputError("the second process failed")
+    gathered("a step", None)
+
+
 def make_models(folder: Path) -> None:
     """Two models and six images to forget, by the first process."""
     for name, seed in (("before", 0), ("after", 1)):
@@ -239,7 +257,7 @@ def main(folder: Path) -> None:
     save_file(images, folder / f"images-{rank}.safetensors")
     save_file(train_network(folder / "train"), folder / f"weights-{rank}.safetensors")
     pretrain_digits(folder / "run")
-    found = fit_posteriors(folder) | evaluate_two(folder, rank)
+    found = fit_posteriors(folder) | evaluate_two(folder, rank) | {"parted": part_ways(rank)}
     (folder / f"found-{rank}.json").write_text(json.dumps(found))
     if find_spec("transformers"):
         forget_words(folder / "words")
@@ -248,25 +266,21 @@ def main(folder: Path) -> None:
     accelerator.end_training()
 
 
+def torchrun(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    places = (Path(vdu.__file__).parent.parent, Path(__file__).parent.parent)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places)), "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    program = [*launcher, __file__, *map(str, arguments)]
+    return subprocess.run(program, env=environment, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """What two processes wrote, and what one wrote."""
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
-    places = (Path(vdu.__file__).parent.parent, Path(__file__).parent.parent)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places)), "OMP_NUM_THREADS": "1"}
     for folder in (one, two):
         make_models(folder)
-    program = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        __file__,
-        str(two),
-    ]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True)
+    done = torchrun(two)
     assert done.returncode == 0, done.stderr[-3000:]
     with pytest.MonkeyPatch.context() as changed:
         for module, names in PATCHED.items():
@@ -351,24 +365,40 @@ def test_a_posterior_has_the_same_bits_from_half_of_the_samples_each(folders, na
     assert [found(folders[1], rank)[name] for rank in (0, 1)] == [found(folders[0], 0)[name] // 2] * 2
 
 
-def test_an_evaluation_has_the_same_numbers_from_half_of_the_drawing_each(folders):
-    truth, shared = (without_times(read_json(folder / "evidence" / "metrics.json")) for folder in folders)
+def test_an_evaluation_has_the_same_numbers_and_its_drawing_is_shared(folders):
+    truth, shared = (numbers(folder) for folder in folders)
     assert shared == truth
     assert {name: each["status"] for name, each in truth["probes"].items()} == dict.fromkeys(PROBES, "measured")
     one, *both = (found(folder, rank)["drawn"] for folder, rank in ((folders[0], 0), (folders[1], 0), (folders[1], 1)))
-    assert both == [one // 2] * 2
+    assert sum(both) == one and min(both) >= one // 3  # some sets are a single micro-batch
 
 
-def without_times(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: without_times(each) for key, each in value.items() if key not in {"date", "seconds"}}
-    return [without_times(each) for each in value] if isinstance(value, list) else value
+def numbers(folder: Path) -> Any:
+    """What an evaluation found, without times and with places relative to the folder."""
+
+    def timeless(found):
+        return {key: each for key, each in found.items() if key not in {"date", "seconds"}}
+
+    text = (folder / "evidence" / "metrics.json").read_text()
+    return json.loads(text.replace(str(folder), "here"), object_hook=timeless)
 
 
 def test_one_process_prints_and_all_end_alike(folders):
     said = [(folders[1] / f"said-{rank}").read_text() for rank in (0, 1)]
     assert "next: vdu report" in said[0] and not said[1]
     assert [(found(folders[1], rank)["code"], found(folders[1], rank)["again"]) for rank in (0, 1)] == [(0, 2), (0, 2)]
+
+
+def test_processes_at_different_steps_do_not_take_each_others_values(folders):
+    said = [found(folders[1], rank)["parted"] for rank in (0, 1)]
+    assert said[0] == said[1] and "got the steps the step of 0, the step of 1; expected the same" in said[0]
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_all():
+    done = torchrun("fail")
+    assert done.returncode == 1
+    assert "the second process failed" in done.stderr
 
 
 def test_an_unlearned_text_to_image_model_has_the_same_weights(folders):
@@ -388,4 +418,4 @@ def test_an_unlearned_text_to_image_model_has_the_same_weights(folders):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    fail_alone(os.environ["RANK"]) if sys.argv[1] == "fail" else main(Path(sys.argv[1]))
