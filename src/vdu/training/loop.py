@@ -13,6 +13,7 @@ process, and several processes use exactly the draws of one process.
 Not guaranteed: equal float32 bits for different numbers of processes or micro-batches (the order of sums differs).
 """
 
+import atexit
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from vdu.core.counter import standing_for
 from vdu.core.errors import DivergenceError, InputError
+from vdu.core.processes import leave
 from vdu.core.ranges import require_choice, require_fields
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed, isolated_global
@@ -313,6 +315,9 @@ def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", fo
         raise InputError(
             f"launcher: expected {wanted} processes, got {accelerator.num_processes}; on a CPU use torchrun."
         )
+    if wanted > 1:
+        atexit.unregister(leave)
+        atexit.register(leave)
     return accelerator
 
 
