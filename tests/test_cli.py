@@ -50,6 +50,13 @@ def test_the_table_is_complete():
     assert {*VERBS, "list"} == {name for name in cli.app if not name.startswith("-")}  # list has nothing to set
 
 
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - cli.SHARED))
+def test_verbs_that_do_not_share_their_work_refuse_several_processes(monkeypatch, command, capsys, verb):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert command(verb, *VERBS[verb]) == 2
+    assert f"vdu {verb}: got 2 processes; expected one, since only evaluate, judge" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("tokens", [["--help"], ["unlearn", "--help"], ["posterior", "fisher", "--dry-run"]])
 def test_help_imports_neither_torch_nor_diffusers(tokens):
     program = (

@@ -49,7 +49,7 @@ CORE = {
     "errors": set(),
     "paths": {"errors"},
     "records": {"errors"},
-    "runs": {"errors", "paths", "records"},
+    "runs": {"errors", "paths", "processes", "records"},
 }  # inside core: no third-party library, and only these
 TORCH = {"torch", "torchvision", "torchmetrics", "diffusers", "accelerate", "transformers"}
 HEAVY = TORCH | {"numpy", "sklearn", "matplotlib", "scipy", "PIL", "datasets", "jinja2"}

@@ -7,6 +7,7 @@ other failure.
 import inspect
 import io
 import json as json_module
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
@@ -37,6 +38,7 @@ from vdu.commands.verify import VerifySettings
 from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.paths import given_path
+from vdu.core.processes import is_first, say
 from vdu.core.runs import only_checks
 from vdu.explore.app import ExploreSettings
 from vdu.paper.reproduce import ReproduceSettings
@@ -228,6 +230,8 @@ VERBS: Mapping[str, Verb] = {
     ),
 }  # fmt: skip
 """The verbs, those of a group in the order of the help page."""
+SHARED = {"evaluate", "judge", "posterior", "pretrain", "sample", "unlearn"}
+"""The verbs that work in a run folder, on one process or several."""
 SETTINGS = {name: each.settings for name, each in VERBS.items() if name != "list"}
 
 
@@ -277,20 +281,26 @@ def _show(name: str, settings: Any, result: dict[str, Any], as_json: bool) -> No
 def _run(name: str, settings: Any, json: bool = False, dry_run: bool = False, device: str | None = None) -> None:
     """Run a verb, or check and print its settings, and show how it ended."""
     settings = at_home(settings)
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if n_processes > 1 and name not in SHARED:
+        raise InputError(
+            f"vdu {name}: got {n_processes} processes; expected one, since only {', '.join(sorted(SHARED))} share their work. Start it "
+            "without a launcher."
+        )
     if dry_run:
         _check(name, settings)
         print(configuration(settings) if name == "unlearn" else to_toml(settings), end="")
         return
     if getattr(settings, "n_images", RELIABLE_IMAGES) < RELIABLE_IMAGES and name in {"evaluate", "demo"}:
-        print(
+        say(
             f"vdu: warning: {settings.n_images} images from each model are few: the intervals of PUL and u-FID will be wide. "
-            "Use --n-images 500 or more for conclusions.",
-            file=sys.stderr,
+            "Use --n-images 500 or more for conclusions."
         )
     with on_device(device):
         result = _module(name).run(settings)
     code = result.pop("exit_code", 0)
-    _show(name, settings, result, json)
+    if is_first():
+        _show(name, settings, result, json)
     if code:
         sys.exit(code)
 
@@ -306,7 +316,7 @@ def _check(name: str, settings: Any) -> None:
     if model is not None and not Path(model).exists() and not str(model).startswith("zoo:"):
         print(f"vdu: the model {model} is not on this machine, so only the settings were checked.", file=sys.stderr)
         return
-    if name in {"evaluate", "judge", "posterior", "pretrain", "sample", "unlearn"}:  # those that work in a run folder
+    if name in SHARED:
         with only_checks():
             _module(name).run(settings)
 

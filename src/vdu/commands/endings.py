@@ -119,8 +119,6 @@ def _report(settings: Any, result: Result) -> tuple[list[str], str]:
 
 
 def _sample(settings: Any, result: Result) -> tuple[list[str], str]:
-    if not result:  # not the first process
-        return [], ""
     return [f"{result['n_images']} images are in {result['images']}."], f"open {result['grid']}"
 
 

@@ -114,7 +114,8 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
         )  # fmt: skip
         cost["network_evaluations"] = 3 * settings.batch_size * how.steps
     tested = _test(judge, held_out)
-    save_judge(judge, record.folder / "judge", _description(settings, shift) | inputs | tested)
+    if record.active:
+        save_judge(judge, record.folder / "judge", _description(settings, shift) | inputs | tested)
     record.finish(held_out_error=tested["held_out_error"])
     shown = {name: tested[name] for name in ("held_out_error", "n_held_out")}
     return {"judge": str(record.folder / "judge"), **shown, "seconds": cost["seconds"]}

@@ -44,7 +44,7 @@ STATE = "estimation.safetensors"  # state of an unfinished estimation
 
 @progress.whole("posterior")
 def run(settings: PosteriorSettings) -> dict[str, Any]:
-    """Estimate a posterior and save it in a run folder.
+    """Estimate a posterior and save it in a run folder; under ``torchrun`` the processes share the samples.
 
     Args:
         settings: see :class:`vdu.commands.settings.PosteriorSettings`.
@@ -94,7 +94,8 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     with record.stage(settings.estimator) as cost:
         posterior = fit_posterior(
             pipeline, settings.estimator, generator=named_generator(settings.seed, "estimator"), **items,
-            train=settings.train, state=state, save=lambda reached: write_state(file, reached, identity), progress=bar, **options,
+            train=settings.train, state=state,
+            save=(lambda reached: write_state(file, reached, identity)) if record.active else None, progress=bar, **options,
         )  # fmt: skip
         cost["network_evaluations"] = _evaluations(settings, takes, posterior)
     try:
@@ -117,8 +118,9 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
             notes |= {"temperature": tau} | {f"calibration_{name}": value for name, value in extras.items()}
             cost["network_evaluations"] = int(extras["network_evaluations"])
     posterior = replace(posterior, extras={**posterior.extras, **notes})
-    posterior.save(record.folder / FILE)
-    file.unlink(missing_ok=True)
+    if record.active:
+        posterior.save(record.folder / FILE)
+        file.unlink(missing_ok=True)
     record.finish(posterior={"file": FILE, "estimator": posterior.estimator})
     return {"posterior": str(record.folder / FILE), "estimator": posterior.estimator, **posterior.extras}
 

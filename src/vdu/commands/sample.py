@@ -56,28 +56,23 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     from vdu.replay.generated import image_seeds
     from vdu.training.loop import make_accelerator
 
-    accelerator = make_accelerator()
+    device = make_accelerator().device
     settings = replace(settings, pipeline=find_pipeline(settings.pipeline))
     pipeline = load_pipeline(settings.pipeline)
-    denoiser = PipelineDenoiser.from_pipeline(pipeline.to(accelerator.device))
+    denoiser = PipelineDenoiser.from_pipeline(pipeline.to(device))
     sampler = replace(settings.sampler(), guidance_scale=settings.guidance_scale)
     sampler.make(denoiser)  # fails early if the model's schedule does not support it
     labels = [settings.label[i % len(settings.label)] for i in range(settings.n_images)] if settings.label else None
     denoiser.condition(labels or [])  # and unknown classes
-    record = None
-    if accelerator.is_main_process:
-        record = Run(settings.output_dir, "sample", overwrite=settings.overwrite, keep=(settings.pipeline,))
-        record.start(
-            to_toml(settings),
-            {"model": {"path": str(settings.pipeline), "sha256": weights_sha256(network_of(pipeline))}},
-        )
+    record = Run(settings.output_dir, "sample", overwrite=settings.overwrite, keep=(settings.pipeline,))
+    model = {"path": str(settings.pipeline), "sha256": weights_sha256(network_of(pipeline))}
+    record.start(to_toml(settings), {"model": model})
     seeds = image_seeds(settings.seed, settings.n_images)
-    images = to_uint8(sample(denoiser, seeds, sampler, labels=labels, accelerator=accelerator, progress="sample"))
-    if record is None:
-        return {}
-    with atomic_file(record.folder / "images.safetensors") as temporary:
-        save_file({"images": images, "seeds": torch.tensor(seeds)}, temporary)
-    save_pngs(images, record.folder / "images")
-    save_grid(images, record.folder / "grid.png")
+    images = to_uint8(sample(denoiser, seeds, sampler, labels=labels, shared=True, progress="sample"))
+    if record.active:
+        with atomic_file(record.folder / "images.safetensors") as temporary:
+            save_file({"images": images, "seeds": torch.tensor(seeds)}, temporary)
+        save_pngs(images, record.folder / "images")
+        save_grid(images, record.folder / "grid.png")
     record.finish()
     return {"images": str(record.folder / "images"), "grid": str(record.folder / "grid.png"), "n_images": len(images)}

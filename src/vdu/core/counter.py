@@ -1,7 +1,11 @@
-"""Counts network evaluations as they happen: a forward pass of one image is 1, a backward pass 2."""
+"""Counts network evaluations as they happen: a forward pass of one image is 1, a backward pass 2.
+
+Where processes share the work (:func:`standing_for`), the first of them counts the evaluations of all.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -9,7 +13,26 @@ from torch import nn
 
 from vdu.core import progress
 
-__all__ = ["EvaluationCounter"]
+__all__ = ["EvaluationCounter", "standing_for"]
+
+_PARTS: ContextVar[int] = ContextVar("parts", default=1)
+
+
+@contextmanager
+def standing_for(n_parts: int) -> Iterator[None]:
+    """Inside the block an evaluation counts as so many: other processes do equal parts of the work meanwhile.
+
+    Args:
+        n_parts: the parts, this process's included.
+
+    Yields:
+        Nothing.
+    """
+    token = _PARTS.set(n_parts)
+    try:
+        yield
+    finally:
+        _PARTS.reset(token)
 
 
 class EvaluationCounter:
@@ -42,7 +65,7 @@ class EvaluationCounter:
     def _count(self, network: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         inputs = [arguments[0], *network.parameters()]
         learns = torch.is_grad_enabled() and any(value.requires_grad for value in inputs)
-        work = len(arguments[0]) * (3 if learns else 1)
+        work = len(arguments[0]) * (3 if learns else 1) * _PARTS.get()
         self.total += work
         progress.advance(work)
 

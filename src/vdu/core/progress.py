@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
+from vdu.core.processes import is_first
+
 __all__ = ["Bar", "Whole", "advance", "bar", "expect", "reach", "track", "whole"]
 
 T = TypeVar("T")
@@ -154,7 +156,7 @@ _state = _State()
 
 
 def bar(title: str, total: int, unit: str, *, initial: int = 0, shown: bool = True) -> Bar:
-    """The bar of one stage, a context manager.
+    """The bar of one stage, a context manager; only the first process shows it.
 
     Args:
         title: of the stage.
@@ -166,7 +168,7 @@ def bar(title: str, total: int, unit: str, *, initial: int = 0, shown: bool = Tr
     Returns:
         The bar; call its ``update`` after every item.
     """
-    return Bar(title, total, unit, initial, shown)
+    return Bar(title, total, unit, initial, shown and is_first())
 
 
 def track(items: Sequence[T], title: str, unit: str, *, shown: bool = True) -> Iterator[T]:

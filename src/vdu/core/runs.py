@@ -6,7 +6,6 @@ library only.
 Not guaranteed: the lock on file systems without ``flock``; the atomic renames of ``vdu.core.records`` still hold there.
 """
 
-import os
 import shutil
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 from vdu.core.errors import BusyError, InputError
 from vdu.core.paths import given_path
+from vdu.core.processes import first_decides, is_first, say
 from vdu.core.records import (
     FORMAT_VERSION,
     atomic_file,
@@ -143,7 +143,8 @@ def _require_resumable(folder: Path, verb: str) -> None:
 class Run:
     """A run folder and its record.
 
-    Under ``torchrun`` every process makes its ``Run``, but only the first (``RANK`` 0) checks, locks and writes.
+    Under ``torchrun`` every process makes its ``Run``, but only the first checks, locks and writes; the others wait for it, and get its
+    errors, if the processes are connected (:mod:`vdu.core.processes`).
 
     Args:
         folder: the run folder.
@@ -171,23 +172,28 @@ class Run:
     ) -> None:
         self.folder = given_path(folder, "--output-dir")
         self.verb = verb
-        self.active = int(os.environ.get("RANK", "0")) == 0
+        self.active = is_first()
         self._stages: list[dict[str, Any]] = []
         self._config: str | None = None
         self._lock_file: Any = None
         self._new = False
+        first_decides(f"opening a run of {verb}", lambda: self._open(overwrite, resume, keep, reopen))
+        if _CHECKING.get() and not reopen:
+            raise _ChecksPassed
+
+    def _open(self, overwrite: bool, resume: bool, keep: Iterable[Path | str | None], reopen: bool) -> None:
+        """Check the folder and lock it."""
         if not self.active:
             return
-        held = check_folder(self.folder, verb, overwrite=overwrite, resume=resume, keep=() if reopen else keep)
+        held = check_folder(self.folder, self.verb, overwrite=overwrite, resume=resume, keep=() if reopen else keep)
         if held and not resume:
             self._clear()
         elif resume and not held and not _CHECKING.get():
-            print(f"vdu: {self.folder}: nothing to continue; starting a new run.", file=sys.stderr)
-        if _CHECKING.get() and not reopen:
-            raise _ChecksPassed
-        self._lock()
-        self._new = not (held and resume)
-        sweep(filter(is_leftover, self.folder.rglob("*")), alone=True)
+            say(f"vdu: {self.folder}: nothing to continue; starting a new run.")
+        if reopen or not _CHECKING.get():
+            self._lock()
+            self._new = not (held and resume)
+            sweep(filter(is_leftover, self.folder.rglob("*")), alone=True)
 
     def _clear(self) -> None:
         if _CHECKING.get():
@@ -357,7 +363,7 @@ class Run:
     def finish(self, **results: Any) -> None:
         """Mark the run as complete and add its results."""
         self._record.update(results, finished=True)
-        self._write()
+        first_decides(f"the end of a run of {self.verb}", self._write)
         self.close()
 
     def close(self) -> None:

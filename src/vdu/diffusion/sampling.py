@@ -16,10 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vdu.core.counter import standing_for
 from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
+from vdu.core.processes import gathered, place
 from vdu.core.progress import bar
 from vdu.core.ranges import require_choice, require_fields, require_flags
+from vdu.core.records import sha256_bytes
 from vdu.core.surroundings import own_torch
 from vdu.core.types import Denoiser
 from vdu.diffusion.schedule import NoiseSchedule
@@ -187,7 +190,7 @@ def sample(
     sampler: Sampler = Sampler(),
     *,
     labels: Sequence[int | str | None] | None = None,
-    accelerator: Any = None,
+    shared: bool = False,
     progress: str | None = None,
 ) -> Tensor:
     """Draw one image per seed.
@@ -197,7 +200,7 @@ def sample(
         seeds: one seed per image.
         sampler: the protocol.
         labels: the condition of each image; None takes those of the seeds (``denoiser.labels_of``).
-        accelerator: an ``accelerate.Accelerator`` that distributes the micro-batches over its processes; None: one process.
+        shared: distribute the micro-batches over the processes (:mod:`vdu.core.processes`), all of which must call this.
         progress: title of the progress bar on standard error; None shows none.
 
     Returns:
@@ -211,7 +214,7 @@ def sample(
     asked = labels if labels is not None else denoiser.labels_of(seeds)
     size = sampler.microbatch_size
     starts = range(0, len(seeds), size)
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    rank, world = place() if shared else (0, 1)
     mine: dict[int, Tensor] = {}
     silent = progress is None or rank > 0
     with (
@@ -221,12 +224,12 @@ def sample(
         for number, start in enumerate(starts):
             if number % world == rank:
                 some = None if asked is None else list(asked[start : start + size])
-                mine[start] = _microbatch(denoiser, list(seeds[start : start + size]), some, sampler)
+                with standing_for(min(world, len(starts) - number + rank)):
+                    mine[start] = _microbatch(denoiser, list(seeds[start : start + size]), some, sampler)
             shown.update(min(size, len(seeds) - start))
     if world > 1:
-        from accelerate.utils import gather_object
-
-        mine = dict(gather_object(list(mine.items())))
+        step = f"drawing images {sha256_bytes(repr((list(seeds), asked)).encode())[:8]}"
+        mine = {start: part for each in gathered(step, mine) for start, part in each.items()}
     images = [mine[start] for start in starts]
     return torch.cat(images) if images else torch.empty(0, *denoiser.image_shape)
 

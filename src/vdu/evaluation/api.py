@@ -19,6 +19,7 @@ from vdu.core.device import on_device
 from vdu.core.errors import InputError, shown
 from vdu.core.former_names import former_names
 from vdu.core.paths import given_path
+from vdu.core.processes import first_decides, is_first
 from vdu.core.ranges import require_given
 from vdu.core.surroundings import undisturbed
 from vdu.diffusion.sampling import Sampler
@@ -27,6 +28,7 @@ from vdu.evaluation.method_table import MethodRow, MethodTable, compare
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import made_by, require_one_subject
 from vdu.evaluation.recording import evaluate_pair, evaluate_run
+from vdu.training.loop import make_accelerator
 
 __all__ = ["Evidence", "MethodRow", "MethodTable", "compare", "evaluate"]
 
@@ -122,9 +124,10 @@ def evaluate(
 
 def _temporary(before: Any, after: Any, forget: Any, options: EvaluationOptions, how: Any) -> Evidence:
     """The evidence of two pipelines in a folder that lasts as long as the evidence."""
-    place = Path(tempfile.mkdtemp(prefix="vdu-"))
+    make_accelerator()  # connects the processes of a launcher
+    place = first_decides("a temporary folder", lambda: Path(tempfile.mkdtemp(prefix="vdu-")))
     try:
-        return Evidence.read(evaluate_pair(before, after, forget, options, place, how), temporary=True)
+        return Evidence.read(evaluate_pair(before, after, forget, options, place, how), temporary=is_first())
     except BaseException:
         if (place / "metrics.json").is_file():  # interrupted in a probe: the rest was measured
             print(f"vdu: what was measured is in {place}; vdu.report reads it.", file=sys.stderr, flush=True)

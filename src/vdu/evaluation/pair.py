@@ -15,6 +15,7 @@ import tomli_w
 
 from vdu.core.errors import InputError
 from vdu.core.paths import given_path
+from vdu.core.processes import first_decides
 from vdu.core.records import read_json
 from vdu.core.runs import Run, require_apart
 from vdu.data.forget import split_by_class
@@ -169,10 +170,7 @@ def open_folder(
         how: the other model was made, see :func:`made_by`.
 
     Returns:
-        The folder, locked for this process.
-
-    Raises:
-        InputError: if the folder holds anything else.
+        The folder, locked for this process. One that holds anything else is refused with an ``InputError``.
     """
     method = how["method"] if how else method_of(after)
     run = {"run": None if after.run is None else str(after.run), "method": method}
@@ -181,20 +179,27 @@ def open_folder(
     sources = (forget["source"], options.reference, options.held_out, options.data)
     places = [place_of(each) for each in sources if is_named(each) and each != GIVEN]
     require_apart(folder, [before.path, after.path, *places])
-    resume = (folder / "run.json").is_file()
-    if resume:
-        _require_same(folder, before, after, forget)
-    elif folder.is_dir() and any(each.name != ".lock" for each in folder.iterdir()):
-        raise InputError(
-            f"{folder}: holds files but no evidence of ours. Give another folder (-o, in Python folder=…)."
-        )
+    resume = first_decides("an evidence folder", lambda: _holds_evidence(folder, before, after, forget))
     record = Run(folder, VERB, resume=resume)
     config = {"before": inputs["model"]["path"], "after": inputs["unlearned"]["path"], "method": method}
     config |= {"forget": forget["source"], "forget_class": list(options.forget_class), **options.protocol()}
     config |= {"forget_prompt": list(options.forget_prompt)} if options.forget_prompt else {}
     record.start(tomli_w.dumps({name: value for name, value in config.items() if value is not None}), inputs)
-    (record.folder / "log.jsonl").touch()  # nothing was trained here
+    if record.active:
+        (record.folder / "log.jsonl").touch()  # nothing was trained here
     return record
+
+
+def _holds_evidence(folder: Path, before: OpenModel, after: OpenModel, forget: dict[str, Any]) -> bool:
+    """Whether a folder holds evidence, which is then of these models and images; other files are refused."""
+    if (folder / "run.json").is_file():
+        _require_same(folder, before, after, forget)
+        return True
+    if folder.is_dir() and any(each.name != ".lock" for each in folder.iterdir()):
+        raise InputError(
+            f"{folder}: holds files but no evidence of ours. Give another folder (-o, in Python folder=…)."
+        )
+    return False
 
 
 def _require_same(folder: Path, before: OpenModel, after: OpenModel, forget: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ loses nothing. Probes that did not run are listed as not run.
 Not guaranteed: what :mod:`vdu.evaluation.measure` does not guarantee.
 """
 
-import sys
 import tomllib
 import warnings
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from vdu.core import progress
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
+from vdu.core.processes import first_decides, say
 from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, sha256_file, write_json
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
@@ -45,6 +45,7 @@ from vdu.probes.context import ProbeContext
 from vdu.replay.generated import image_seeds
 from vdu.reporting.card import update_card
 from vdu.reporting.code_texts import warning_text
+from vdu.training.loop import make_accelerator
 
 __all__ = ["Recorded", "evaluate_pair", "evaluate_run", "require_measurable"]
 
@@ -108,6 +109,7 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
     Returns:
         The evidence. An unfinished run, or models of another run, raise an ``InputError``.
     """
+    make_accelerator()  # connects the processes of a launcher
     record = Run.reopen(folder, "unlearn")
     forgotten, config = record.record["inputs"]["forget"]["classes"], _config(record.folder)
     if options.sampler.guidance_scale is None and config.get("guidance_scale") is not None:
@@ -387,7 +389,8 @@ def _measured(
             found.evidence, words=words, warnings=(*_about_models(subject), *seen, *found.evidence.warnings)
         )
         about = _about(record, subject, options, network)
-        _save_samples(record.folder / "samples", found, drawn if subject.in_words else {}, words, seed)
+        if record.active:
+            _save_samples(record.folder / "samples", found, drawn if subject.in_words else {}, words, seed)
         _save(record, about, evidence, caught, not_yet_run(options.suite, sets))
         probes = {}
         if options.suite != "none":
@@ -403,9 +406,9 @@ def _measured(
                     keep=lambda found: _save(record, about, evidence, caught, found),
                 )  # fmt: skip
                 cost["network_evaluations"] = counter.total - n_before
-    metrics = _save(record, about, evidence, caught, probes)
+    metrics = first_decides("metrics.json", lambda: _save(record, about, evidence, caught, probes))
     for each in metrics["warnings"]:
-        print(f"vdu: warning: {warning_text(each, metrics)}", file=sys.stderr)
+        say(f"vdu: warning: {warning_text(each, metrics)}")
     return Recorded(record.folder, evidence, metrics)
 
 
@@ -449,11 +452,13 @@ def _save(
     caught: Sequence[warnings.WarningMessage],
     probes: dict[str, Any],
 ) -> dict[str, Any]:
-    """Write ``metrics.json`` and the model card of a run, and return the former."""
+    """Write ``metrics.json`` and the model card of a run, by the first process, and return the former."""
     texts = sorted({str(each.message) for each in caught if Path(each.filename).is_relative_to(PACKAGE)})
     found = (*evidence.warnings, *(WarningRecord("python_warning", {"message": text}) for text in texts))
     metrics = about | evidence.to_json()
     metrics |= {"cost": _cost(record), "warnings": [each.to_json() for each in found], "probes": probes}
+    if not record.active:
+        return metrics
     write_json(record.folder / "metrics.json", metrics)
     if record.verb == "unlearn":  # a pipeline that somebody else made keeps its own card
         update_card(record.folder, metrics)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.processes import first_decides
 from vdu.core.rng import generator
 from vdu.core.types import Denoiser
 from vdu.data.given import Images, as_images
@@ -66,7 +67,7 @@ def without_forget(images: ImageSet, judging: Judging) -> ImageSet:
     Returns:
         The others, in order.
     """
-    return images.select(~judging.filtered(images))
+    return images.select(~first_decides("filtering images", lambda: judging.filtered(images)))
 
 
 def filtered_original(

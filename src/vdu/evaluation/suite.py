@@ -7,7 +7,6 @@ original was trained on, with a test split) and ``--held-out`` (unwanted images 
 its result says.
 """
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,6 +19,7 @@ from torch import Tensor
 from vdu.core import progress
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import DivergenceError, InputError
+from vdu.core.processes import place, say
 from vdu.core.types import Denoiser
 from vdu.data.forget import split_by_class
 from vdu.data.forget_source import class_names
@@ -151,10 +151,7 @@ def _of_classes(images: ImageSet, names: list[str]) -> ImageSet:
         )
     wanted, others = split_by_class(images, names)
     if len(others):
-        print(
-            f"vdu: {len(others)} of {len(images)} held-out images are not of {', '.join(names)}; they are left out.",
-            file=sys.stderr,
-        )
+        say(f"vdu: {len(others)} of {len(images)} held-out images are not of {', '.join(names)}; they are left out.")
     return wanted
 
 
@@ -191,7 +188,7 @@ def announce(
         if n_judge_samples
         else ""
     )
-    print(f"evaluate: will take about {max(1, round(about / 60))} min{drawn}", file=sys.stderr, flush=True)
+    say(f"evaluate: will take about {max(1, round(about / 60))} min{drawn}")
 
 
 def _seconds(call: Callable[[], Tensor]) -> float:
@@ -230,7 +227,7 @@ def run_suite(
 
     Returns:
         Results by name, each with the network evaluations that it took. A probe that fails, whatever the error, is reported as not
-        run, with the error.
+        run, with the error; among several processes an error that may be of one of them alone ends all.
 
     Raises:
         KeyboardInterrupt: again, once it is kept that the suite was interrupted.
@@ -238,7 +235,7 @@ def run_suite(
     found = not_yet_run(suite, sets)
     progress.reach("probes")
     for name, probe in _probes(suite, sets).items():
-        print(f"evaluate: probe {name}", file=sys.stderr, flush=True)
+        say(f"evaluate: probe {name}")
         if name == "retrained":
             probe = partial(probe, features=features)
         before = counter.total
@@ -250,11 +247,13 @@ def run_suite(
             keep(found | {name: not_run("interrupted")})
             raise
         except Exception as error:  # whatever it is: the evidence that there is must not be lost
+            if place()[1] > 1 and not isinstance(error, InputError):
+                raise  # the other processes may be elsewhere, and wait
             text = " ".join(str(error).split())
             result = not_run(
                 "failed", error=text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
             )
-            print(f"vdu: warning: probe {name} failed: {result['error']}", file=sys.stderr, flush=True)
+            say(f"vdu: warning: probe {name} failed: {result['error']}")
         found[name] = result | {"network_evaluations": counter.total - before}
         keep(found)
     return found

@@ -17,7 +17,6 @@ too few); that the judge agrees with a person.
 """
 
 import math
-import sys
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.processes import say
 from vdu.core.rng import derive_seed, generator, isolated_global
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
@@ -114,9 +114,9 @@ def train_forget_judge(
     found = {"share_by_resemblance": zones.share, "n_like_forget": len(like), "n_unlike_forget": len(unlike)}
     record = _record(rates, found, provenance(forget, own_samples), settings)
     if progress:
-        print(
+        say(
             f"fallback classifier: misses {rates.miss_rate:.1%} of {rates.n_forget} forget images; false-positive rate about "
-            f"{rates.false_positive_rate:.1%}, up to {rates.false_positive_rate_high:.1%}", file=sys.stderr,
+            f"{rates.false_positive_rate:.1%}, up to {rates.false_positive_rate_high:.1%}"
         )  # fmt: skip
     return judge, record
 

@@ -24,7 +24,7 @@ Source: Heng & Soh 2023, "Selective Amnesia", arXiv 2305.10120; reductions as in
 (clear-nus/selective-amnesia, ``ddpm/runners/diffusion.py::save_fim``, ``ddpm/functions/losses.py``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -37,11 +37,11 @@ from vdu.core.modes import evaluating
 from vdu.core.ranges import require_fields
 from vdu.core.types import Denoiser
 from vdu.diffusion.schedule import noised_batch
-from vdu.posterior.denoising import check_samples, condition_of, gradients, only_gradients_of, parted
+from vdu.posterior.denoising import Draws, check_samples, condition_of, gradients, only_gradients_of, parted
 from vdu.posterior.fit import Progress, fit_samples
 from vdu.posterior.gaussian import GaussianPosterior, normal_like
 from vdu.posterior.names import covered
-from vdu.posterior.protocol import State, Takes
+from vdu.posterior.protocol import Parts, State, Takes
 
 __all__ = ["AmnesiaFisher", "draw_indices", "fit_amnesia_fisher"]
 
@@ -121,19 +121,35 @@ class AmnesiaFisher:
         Returns:
             The state after this sample; ``tensors["fisher"]`` is F, float64, once all samples are in.
         """
+        return self.add(state, self.measure(self.draws(state, item, denoiser), item, denoiser))
+
+    def draws(self, state: State, item: Any, denoiser: Denoiser) -> Iterator[Draws]:
+        """The timesteps and noise of one network call after another."""
         sample, label = parted(item)
         check_samples(denoiser, sample[None], label, state.generator)
-        assert state.generator is not None
-        total, parameters = state.tensors["fisher"].values(), list(covered(denoiser, self.name_filter).values())
-        indices = draw_indices(len(denoiser.schedule), self.timesteps_per_sample, state.generator)
-        g = [torch.zeros_like(accumulator) for accumulator in total]
+        source = state.generator
+        assert source is not None
+        like = sample.to(source.device)
+        for index in draw_indices(len(denoiser.schedule), self.timesteps_per_sample, source).split(self.batch_size):
+            # step by step, so that the draws do not depend on how many go into one call
+            yield Draws(index, torch.stack([normal_like(like, source) for _ in range(len(index))]))
+
+    def measure(self, draws: Iterator[Draws], item: Any, denoiser: Denoiser) -> Parts:
+        """The gradient of one sample's sum over the drawn timesteps."""
+        parameters = list(covered(denoiser, self.name_filter).values())
+        # float64: thousands of terms, squared and summed again
+        g = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
         with evaluating(denoiser.network), only_gradients_of(denoiser.network, parameters):
-            for index in indices.split(self.batch_size):
-                loss = _summed_loss(denoiser, sample, label, index, state.generator, parameters[0].device)
-                # float64: thousands of terms, squared and summed again
+            for each in draws:
+                loss = _summed_loss(denoiser, *parted(item), each, parameters[0].device)
                 torch._foreach_add_(g, [part.double() for part in gradients(loss, parameters)])
-        scale = len(denoiser.schedule) / len(indices)  # each step represents its stratum
-        for accumulator, g_x in zip(total, g, strict=True):
+        return [g]
+
+    def add(self, state: State, parts: Parts) -> State:
+        """Add the square of the gradient; each timestep represents its stratum."""
+        n_timesteps = state.values["n_timesteps"]
+        scale = n_timesteps / (self.timesteps_per_sample or n_timesteps)
+        for accumulator, g_x in zip(state.tensors["fisher"].values(), *parts, strict=True):
             accumulator.addcmul_(g_x, g_x, value=scale**2 / state.values["n_items"])
         return replace(state, count=state.count + 1)
 
@@ -232,8 +248,7 @@ def _summed_loss(
     denoiser: Denoiser,
     sample: Tensor,
     label: list[Any] | None,
-    index: Tensor,
-    generator: torch.Generator,
+    draws: Draws,
     device: torch.device,
 ) -> Tensor:
     """Σ_t ‖ε_t − ε_θ(x_t, t)‖² of one image over some timestep indices.
@@ -242,16 +257,13 @@ def _summed_loss(
         denoiser: the model.
         sample: the image, [channels, height, width].
         label: its class or prompt, in a list of its own; None for an unconditional model.
-        index: timestep indices of the own schedule, [batch], int64.
-        generator: the source of ε.
+        draws: timestep indices of the own schedule, and ε.
         device: where the network is.
 
     Returns:
         A float64 scalar.
     """
-    like = sample.to(generator.device)
-    # step by step, so that the draws do not depend on how many go into one call
-    noise = torch.stack([normal_like(like, generator) for _ in range(len(index))]).to(device)
+    index, noise = draws.index, draws.noise.to(device)
     x0 = sample.to(device).expand_as(noise)
     condition = condition_of(denoiser, label, len(index))
     batch = noised_batch(x0, index, noise, denoiser.schedule, denoiser.schedule, condition=condition)

@@ -21,7 +21,7 @@ Source: definition of this package; EWC: Kirkpatrick et al. 2017, arXiv 1612.007
 one estimate squared) is another quantity.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -35,11 +35,20 @@ from vdu.core.modes import evaluating
 from vdu.core.ranges import require_choice, require_fields, require_kind
 from vdu.core.types import Denoiser, NamedTensors
 from vdu.diffusion.schedule import NoiseSchedule, check_weights, kl_weights
-from vdu.posterior.denoising import check_samples, condition_of, draw, gradients, only_gradients_of, parted, sample_loss
+from vdu.posterior.denoising import (
+    Draws,
+    check_samples,
+    condition_of,
+    draw,
+    gradients,
+    only_gradients_of,
+    parted,
+    sample_loss,
+)
 from vdu.posterior.fit import Progress, fit_samples
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.names import covered
-from vdu.posterior.protocol import State, Takes
+from vdu.posterior.protocol import Parts, State, Takes
 
 __all__ = ["Fisher", "default_prior_precision", "fit_fisher"]
 
@@ -122,21 +131,38 @@ class Fisher:
         Returns:
             The state after this sample; F is ``tensors["fisher"]`` over ``count``, float64, possibly negative.
         """
+        return self.add(state, self.measure(self.draws(state, item, denoiser), item, denoiser))
+
+    def draws(self, state: State, item: Any, denoiser: Denoiser) -> Iterator[Draws]:
+        """The timesteps and noise of the two halves."""
         sample, label = parted(item)
         check_samples(denoiser, sample[None], label, state.generator)
         assert state.generator is not None
+        for _ in range(2):
+            yield draw(sample.expand(self.draws_per_half, *sample.shape), len(self._levels[0]), state.generator)
+
+    def measure(self, draws: Iterator[Draws], item: Any, denoiser: Denoiser) -> Parts:
+        """ĝ_a, ĝ_b and both losses of one sample."""
         parameters, (schedule, k) = list(covered(denoiser, self.name_filter).values()), self._levels
+        sample, label = parted(item)
         x0 = sample.to(parameters[0].device).expand(self.draws_per_half, *sample.shape)
-        condition = condition_of(denoiser, label, self.draws_per_half)
-        loss_sum, halves = state.values["loss"], []
+        condition, halves, losses = condition_of(denoiser, label, self.draws_per_half), [], []
         with evaluating(denoiser.network), only_gradients_of(denoiser.network, parameters):
-            for _ in range(2):
-                draws = draw(x0, len(schedule), state.generator)
-                loss = sample_loss(denoiser, x0, draws, schedule, k, condition).mean()
+            for half in draws:
+                drawn = replace(half, noise=half.noise.to(x0.device))
+                loss = sample_loss(denoiser, x0, drawn, schedule, k, condition).mean()
                 halves.append(gradients(loss, parameters))
-                loss_sum += float(loss.detach()) / 2
+                losses.append(loss.detach())
+        return [*halves, losses]
+
+    def add(self, state: State, parts: Parts) -> State:
+        """Add the product of the two gradients, and the mean of the losses."""
+        *halves, losses = parts
         for accumulator, g_a, g_b in zip(state.tensors["fisher"].values(), *halves, strict=True):
             accumulator.addcmul_(g_a.double(), g_b.double())
+        loss_sum = state.values["loss"]
+        for loss in losses:
+            loss_sum += float(loss) / 2
         return replace(state, count=state.count + 1, values={**state.values, "loss": loss_sum})
 
     def posterior(self, state: State) -> GaussianPosterior:

@@ -1,7 +1,8 @@
 """The loop over items that all estimators share."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.checks import hash_parameters
+from vdu.core.processes import gathered, place, sent_by
 from vdu.core.records import sha256_bytes
 from vdu.core.types import Denoiser
 from vdu.posterior.denoising import check_samples
@@ -33,6 +35,9 @@ def take_all(
 ) -> State:
     """Add items to a state, one after another.
 
+    Processes share samples (:mod:`vdu.core.processes`): each measures every n-th one, and all add what each measured, sample by sample.
+    So the sums have the order of one process and, on equal devices, its bits.
+
     Args:
         estimator: the estimator.
         state: the state so far; its tensors are reused.
@@ -40,14 +45,14 @@ def take_all(
         denoiser: the model.
         n_items: the total number of items, for the progress.
         save: called with the state after every ``estimator.save_every`` items and after the last one.
-        progress: called with (items done, total items) after each item.
+        progress: called with (items done, total items) after each item, or one item of each process.
 
     Returns:
         The state after all items.
     """
     saved = state.count
-    for item in items:
-        state = estimator.update(state, item, denoiser)
+    for reached in _states(estimator, state, items, denoiser):
+        state = reached
         if save and state.count - saved >= estimator.save_every:
             save(state)
             saved = state.count
@@ -56,6 +61,29 @@ def take_all(
     if save and state.count > saved:
         save(state)
     return state
+
+
+def _states(estimator: Any, state: State, items: Iterable[Any], denoiser: Denoiser) -> Iterator[State]:
+    """The state after every item, or after every n items of n processes, which stored states must not divide."""
+    number, n_processes = place()
+    if n_processes == 1 or estimator.takes != "samples":
+        for item in items:
+            state = estimator.update(state, item, denoiser)
+            yield state
+        return
+    items = list(items)
+    for start in range(0, len(items), n_processes):
+        some, mine = items[start : start + n_processes], []
+        gathered(f"{estimator.name}, sample {state.count}", None)
+        for k, item in enumerate(some):
+            draws = estimator.draws(state, item, denoiser)
+            if k == number % len(some):  # at the end, processes without a sample of their own repeat another's
+                mine = estimator.measure(draws, item, denoiser)
+            else:
+                deque(draws, maxlen=0)  # advances the generator as the other process does
+        for k in range(len(some)):
+            state = estimator.add(state, [(sent_by(k, each) for each in part) for part in mine])
+        yield state
 
 
 def fit_samples(

@@ -9,7 +9,7 @@ An estimator is a frozen record of its settings. Everything it accumulates is in
 continues from a stored state (:mod:`vdu.posterior.state_file`) and gives the bits of an uninterrupted one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from vdu.core.types import Denoiser
 from vdu.posterior.gaussian import GaussianPosterior
 
-__all__ = ["Estimator", "State", "Takes"]
+__all__ = ["Estimator", "Parts", "SampleEstimator", "State", "Takes"]
 
 Takes = Literal["samples", "members", "fine-tuned members", "nothing"]
 
@@ -39,6 +39,9 @@ class State:
     tensors: Mapping[str, dict[str, Tensor]] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     generator: torch.Generator | None = None
+
+
+Parts = Sequence[Iterable[Tensor]]
 
 
 class Estimator(Protocol):
@@ -76,4 +79,23 @@ class Estimator(Protocol):
 
     def posterior(self, state: State) -> GaussianPosterior:
         """The posterior after the items so far."""
+        ...
+
+
+class SampleEstimator(Estimator, Protocol):
+    """An estimator of samples: ``update`` is ``add(state, measure(draws(state, item, denoiser), item, denoiser))``.
+
+    Processes that share the samples (:func:`vdu.posterior.fit.take_all`) all make the draws and add, and measure one sample each.
+    """
+
+    def draws(self, state: State, item: Any, denoiser: Denoiser) -> Iterator[Any]:
+        """What is random about one sample; going through it advances the state's generator."""
+        ...
+
+    def measure(self, draws: Iterator[Any], item: Any, denoiser: Denoiser) -> Parts:
+        """What one sample contributes: lists of tensors, whose number and shapes are those of every sample."""
+        ...
+
+    def add(self, state: State, parts: Parts) -> State:
+        """Add what one sample contributes; goes through the parts in a fixed order, once."""
         ...

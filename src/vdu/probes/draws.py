@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
+from vdu.core.processes import first_decides
 from vdu.core.rng import derive_seed, generator
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_uint8
@@ -58,7 +59,7 @@ def draw(
     """
     asked = labels if labels is not None else model.labels_of(seeds)
     shown = title if case.progress else None
-    images = to_uint8(sample(model, seeds, sampler or case.sampler, labels=asked, progress=shown))
+    images = to_uint8(sample(model, seeds, sampler or case.sampler, labels=asked, shared=True, progress=shown))
     description = f"{len(seeds)} samples, {title}"
     if asked is None:
         return ImageSet(images, description=description)
@@ -78,7 +79,7 @@ def judged(case: ProbeContext, images: ImageSet) -> Tensor:
     Raises:
         InputError: if the predictions are not one bool per image.
     """
-    calls = torch.as_tensor(case.is_forget(images)).cpu()
+    calls = first_decides("judging images", lambda: torch.as_tensor(case.is_forget(images)).cpu())
     if calls.dtype != torch.bool or calls.shape != (len(images),):
         raise InputError(
             f"is_forget: got {calls.dtype} {list(calls.shape)} for {len(images)} images; expected one bool per image. "

@@ -249,7 +249,7 @@ def _drawn_instead(
     """Images that the original draws under what takes the concept's place, labelled with what is to be forgotten."""
     assert forget.labels is not None, "a conditional model's forget images have labels"
     seeds, title = image_seeds(derive_seed(seed, "instead"), N_INSTEAD), "images instead" if progress else None
-    drawn = to_uint8(sample(drawing, seeds, sampler, labels=[instead] * N_INSTEAD, progress=title))
+    drawn = to_uint8(sample(drawing, seeds, sampler, labels=[instead] * N_INSTEAD, shared=True, progress=title))
     labels = forget.labels[torch.arange(N_INSTEAD) % len(forget)]
     return ImageSet(drawn, labels, class_names=forget.class_names, description=f"{N_INSTEAD} images drawn instead")
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.cache import cache_folder, read_cached, write_cached
+from vdu.core.processes import first_decides, is_first
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser
@@ -102,8 +103,6 @@ def cached_self_model(
         The model, its training cost in network evaluations (reported even on a cache hit), and whether it was trained in
         this call.
     """
-    from accelerate.utils import gather_object
-
     accelerator, seed = make_accelerator(), derive_seed(0, "self model")
     how = self_model_settings(steps)
     parts = (
@@ -112,13 +111,13 @@ def cached_self_model(
     )  # fmt: skip
     key = repr(parts) + trained_part(original)
     path = cache_folder() / "self-models" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
-    cached = read_cached(path, "the self-trained auxiliary model is")
-    made_now = not all(gather_object([cached is not None]))  # all processes train, or none does
-    if made_now:
+    cached = first_decides("cached model", lambda: read_cached(path, "the self-trained auxiliary model is"))
+    made_now = cached is None
+    if cached is None:
         trained = fine_tuned_copy(original, own, how, seed=seed, alpha_bar_range=alpha_bar_range, progress=progress)
         cached = _difference(original, trained)
-        write_cached(path, cached, "this self-trained auxiliary model is")
-    assert cached is not None
+        if is_first():
+            write_cached(path, cached, "this self-trained auxiliary model is")
     denoiser = original.copy()
     with torch.no_grad():
         for name, parameter in denoiser.network.named_parameters():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.cache import cache_folder, read_cached, write_cached
+from vdu.core.processes import first_decides, is_first
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser
@@ -36,7 +37,7 @@ def generate_samples(
     start: int = 0,
     progress: str | None = "generated samples",
 ) -> ImageSet:
-    """Draw images from a model.
+    """Draw images from a model; processes share the work (:mod:`vdu.core.processes`).
 
     Args:
         denoiser: the model.
@@ -50,7 +51,7 @@ def generate_samples(
         The images, as uint8 like every image that leaves the model.
     """
     seeds = image_seeds(seed, n_images, start)
-    images = to_uint8(sample(denoiser, seeds, sampler, progress=progress))
+    images = to_uint8(sample(denoiser, seeds, sampler, shared=True, progress=progress))
     return _labelled(
         images, f"{n_images} generated samples, {sampler.scheduler} {sampler.steps} steps", denoiser, seeds
     )
@@ -85,7 +86,8 @@ def cached_samples(
         "" if device == "cpu" else f" {device}"
     )  # results differ by device: two models must not be compared across devices
     path = cache_folder() / "own-samples" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
-    kept = (read_cached(path, "the generated samples are") or {}).get("images")
+    found = first_decides("cached samples", lambda: read_cached(path, "the generated samples are"))
+    kept = (found or {}).get("images")
     there = n_before = 0 if kept is None else len(kept)
     writable = True
     while there < n_images:
@@ -96,7 +98,7 @@ def cached_samples(
         ).images
         kept = drawn if kept is None else torch.cat([kept, drawn])
         there = len(kept)
-        writable = writable and write_cached(path, {"images": kept}, "these generated samples are")
+        writable = writable and is_first() and write_cached(path, {"images": kept}, "these generated samples are")
     assert kept is not None
     description = f"{n_images} generated samples, {sampler.scheduler} {sampler.steps} steps"
     return _labelled(kept[:n_images], description, denoiser, image_seeds(seed, n_images)), max(0, n_images - n_before)

@@ -26,6 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vdu.core.processes import first_decides, is_first
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_uint8
 from vdu.data.pictures import save_grid
@@ -96,7 +97,7 @@ def can_stop(aids: Auxiliaries) -> bool:
 
 @dataclass(frozen=True)
 class ForgottenCheck:
-    """The rule as a callback of :func:`vdu.training.loop.train`.
+    """The rule as a callback of :func:`vdu.training.loop.train`; processes share its drawing.
 
     Attributes:
         denoiser: a copy of the model, whose weights are replaced at every evaluation.
@@ -128,7 +129,11 @@ class ForgottenCheck:
         assert self.aids.sampler is not None
         drawn = self._draw(weights, len(self.seeds), self.aids.sampler)
         classifier = copy.deepcopy(self.aids.judged.classifier).cpu()  # the method's classifier stays on its device
-        return int((mean_scores(classifier, drawn, torch.arange(len(drawn)), 0, self.denoiser) >= 0).sum())
+
+        def count() -> int:
+            return int((mean_scores(classifier, drawn, torch.arange(len(drawn)), 0, self.denoiser) >= 0).sum())
+
+        return first_decides("the stopping rule", count)
 
     def _draw(self, weights: Mapping[str, Tensor], n_images: int, sampler: Sampler) -> ImageSet:
         """The first of the seeds under given weights."""
@@ -136,7 +141,7 @@ class ForgottenCheck:
             for name, value in self.denoiser.network.named_parameters():
                 if name in weights:
                     value.copy_(weights[name])
-        return ImageSet(to_uint8(sample(self.denoiser, self.seeds[:n_images], sampler)))
+        return ImageSet(to_uint8(sample(self.denoiser, self.seeds[:n_images], sampler, shared=True)))
 
     def _show(self, step: int, weights: Mapping[str, Tensor]) -> None:
         before = self.aids.sets.get("own_forget")
@@ -144,7 +149,8 @@ class ForgottenCheck:
             return
         small = replace(self.aids.sampler, microbatch_size=N_SHOWN)  # no padding: nothing is measured on a picture
         after = self._draw(weights, N_SHOWN, small).images
-        save_grid(torch.cat([before.images[: len(after)], after]), self.picture, columns=len(after), scale=2)
+        if is_first():
+            save_grid(torch.cat([before.images[: len(after)], after]), self.picture, columns=len(after), scale=2)
         if self.say is not None:
             self.say(f"first look after {step} of at most {self.steps} steps, before above after → {self.picture}")
 

@@ -13,6 +13,7 @@ process, and several processes use exactly the draws of one process.
 Not guaranteed: equal float32 bits for different numbers of processes or micro-batches (the order of sums differs).
 """
 
+import atexit
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -23,7 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vdu.core.counter import standing_for
 from vdu.core.errors import DivergenceError, InputError
+from vdu.core.processes import leave
 from vdu.core.ranges import require_choice, require_fields
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed, isolated_global
@@ -312,6 +315,9 @@ def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", fo
         raise InputError(
             f"launcher: expected {wanted} processes, got {accelerator.num_processes}; on a CPU use torchrun."
         )
+    if wanted > 1:
+        atexit.unregister(leave)
+        atexit.register(leave)
     return accelerator
 
 
@@ -344,7 +350,7 @@ def _backward(
         # one term's gradients bypass DistributedDataParallel and are averaged below
         no_sync = (part < parts - 1 or objective.per_term) and accelerator.num_processes > 1
         with accelerator.no_sync(model) if no_sync else torch.enable_grad():
-            with accelerator.autocast():
+            with accelerator.autocast(), standing_for(accelerator.num_processes):
                 losses = objective.losses(model, micro)
             if objective.per_term:
                 for name, gradients in _term_gradients(losses.terms, list(parameters.values()), parts).items():

@@ -15,6 +15,7 @@ from typing import Any
 
 from vdu.core.cache import cache_folder
 from vdu.core.errors import InputError
+from vdu.core.processes import first_decides, is_first
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import generator
 from vdu.diffusion.sampling import Sampler
@@ -87,17 +88,17 @@ def _fitted(plan: Plan, estimator: str, progress: bool) -> GaussianPosterior:
         + trained_part(plan.original.with_network(trained_weights(plan.original.network, plan.train)))
     )
     path = cache_folder() / "posteriors" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
+    cached = first_decides("cached posterior", lambda: _cached(path))
     if progress:
         size = f", as for {N_TRAIN:,} training images" if estimator == "fisher" else ""
-        source = "taking it from the cache" if path.is_file() else f"fitting it on {N_SAMPLES} generated samples{size}"
+        source = (
+            "taking it from the cache" if cached is not None else f"fitting it on {N_SAMPLES} generated samples{size}"
+        )
         say(
             f"the method {plan.chosen.method.name} needs a posterior ({estimator}): {source}; posterior=… gives another"
         )
-    if path.is_file():
-        try:
-            return GaussianPosterior.load(path)
-        except InputError as error:
-            say(f"{error} It is fitted again.")
+    if cached is not None:
+        return cached
     denoiser = on_accelerator(plan.original)
     pipeline = plan.pipeline if denoiser is plan.original else replace_network(plan.pipeline, denoiser.network)
     images, _ = cached_samples(denoiser, N_SAMPLES, SAMPLER, progress="generated samples" if progress else None)
@@ -106,8 +107,17 @@ def _fitted(plan: Plan, estimator: str, progress: bool) -> GaussianPosterior:
         pipeline, estimator, generator=generator(0, "estimator"), samples=samples, labels=labels, train=plan.train,
         progress=progress_bar(estimator) if progress else None, **OPTIONS.get(estimator, {}),
     )  # fmt: skip
-    _keep(posterior, path)
+    if is_first():
+        _keep(posterior, path)
     return posterior
+
+
+def _cached(path: Path) -> GaussianPosterior | None:
+    try:
+        return GaussianPosterior.load(path) if path.is_file() else None
+    except InputError as error:
+        say(f"{error} It is fitted again.")
+        return None
 
 
 def _keep(posterior: GaussianPosterior, path: Path) -> None:

@@ -7,7 +7,6 @@ Not guaranteed: that everything is forgotten, or that nothing else changed; :mod
 """
 
 import copy
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vdu.core import processes
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
@@ -63,7 +63,7 @@ def carry_out(
     aids = make_auxiliaries(
         original, method, images, retain=plan.retain, n_own_samples=plan.n_own_samples, force=plan.force, sampler=plan.sampler,
         seed=seed, device=accelerator.device, teacher=_teacher(denoiser), instead=instead_of(plan.original, plan.prompts),
-        conditions=conditions(plan), say=say if progress and accelerator.is_main_process else None,
+        conditions=conditions(plan), say=say if progress else None,
     )  # fmt: skip
     # anew: what was trained for the aids had its own precision, and accelerate knows one for a process
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
@@ -86,9 +86,8 @@ def carry_out(
     if aids.judged is not None:
         identity += f" {len(aids.judged.kept)} {aids.sampler}"
     stops = method.stops and not plan.full_length and can_stop(aids)
-    main = accelerator.is_main_process
-    picture = folder / "first-look.png" if folder is not None and main else None
-    shown = say if progress and main else None
+    picture = folder / "first-look.png" if folder is not None else None
+    shown = say if progress else None
     before, rule = forget_predictions(denoiser, images), None
     if stops:
         watched = denoiser.with_network(sharing_copy(denoiser.network))
@@ -101,7 +100,7 @@ def carry_out(
     ]
     with counter.watching(denoiser.network, *(each.network for each in others)), small.watching(classifier):
         if in_closed_form(ready):
-            result = _solved(ready, denoiser, folder if main else None)
+            result = _solved(ready, denoiser, folder if processes.is_first() else None)
         else:
             result = train(
                 denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
@@ -121,7 +120,7 @@ def carry_out(
         prediction_change=relative_change(forget_predictions(denoiser, images), before),
     )  # fmt: skip
     for text in (made.ending, made.warning):
-        if text and progress and accelerator.is_main_process:
+        if text and progress:
             say(text)
     return made
 
@@ -175,7 +174,7 @@ def work(plan: Plan) -> dict[str, tuple[float, float]]:
 
 def say(text: str) -> None:
     """Print a line of progress on standard error."""
-    print(f"unlearn: {text}", file=sys.stderr, flush=True)
+    processes.say(f"unlearn: {text}")
 
 
 def _batches(

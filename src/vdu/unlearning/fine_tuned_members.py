@@ -6,6 +6,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vdu.core.processes import first_decides, is_first
 from vdu.core.records import atomic_file
 from vdu.core.rng import derive_seed
 from vdu.data.images import ImageSet
@@ -38,11 +39,11 @@ def fine_tuned_members(
     for k in range(how.n_members):
         target = folder / "members" / str(k) if folder else None
         file = target / FILE if target else None
-        if file is not None and file.is_file():
+        if file is not None and first_decides("stored member", file.is_file):
             yield load_file(file)
             continue
         made = _fine_tuned(how, denoiser, images, derive_seed(seed, "member", k), k, target)
-        if file is not None:
+        if file is not None and is_first():
             with atomic_file(file) as temporary:
                 save_file({name: value.cpu().contiguous() for name, value in made.items()}, temporary)
         yield made

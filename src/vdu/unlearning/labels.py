@@ -85,7 +85,7 @@ def forget_set_of_labels(
         )
     asked = [index[i % len(index)] for i in range(n_images)]
     seeds = image_seeds(derive_seed(seed, "forget set"), n_images)
-    drawn = to_uint8(sample(denoiser, seeds, sampler, labels=asked, progress=progress))
+    drawn = to_uint8(sample(denoiser, seeds, sampler, labels=asked, shared=True, progress=progress))
     first, more = ", ".join(names[each] for each in index[:SHOWN]), len(index) - SHOWN
     description = f"{n_images} images that the model generated as {first}" + (f" and {more} more" if more > 0 else "")
     return ImageSet(drawn, torch.tensor(asked), class_names=names, description=description)

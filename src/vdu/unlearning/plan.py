@@ -12,6 +12,7 @@ import torch
 from vdu.core.class_names import class_index
 from vdu.core.errors import InputError, shown
 from vdu.core.naming import names, words
+from vdu.core.processes import first_decides
 from vdu.core.ranges import SEED, plain_number, require_choice, require_flags, require_given, require_ranges
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.rng import generator as named_generator
@@ -245,7 +246,9 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         sampler.make(original)  # refuses what the model's schedule cannot do
     if asked["folder"] is not None:
         keep = (source or None, _place(forget), chosen.posterior_path, None if _is_self(retain) else _place(retain))
-        check_folder(asked["folder"], "unlearn", overwrite=asked["overwrite"], resume=asked["resume"], keep=keep)
+        make_accelerator()  # connects the processes of a launcher
+        how = {"overwrite": asked["overwrite"], "resume": asked["resume"], "keep": keep}
+        first_decides("a run folder", lambda: check_folder(asked["folder"], "unlearn", **how))
     images = (
         None
         if retain is None or _is_self(retain)

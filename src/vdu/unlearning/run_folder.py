@@ -58,7 +58,7 @@ def carry_out_in(
     fitted = 0
     if chosen.fits:
         with record.stage("posterior") as cost:
-            plan, fitted = with_posterior(plan, progress=bool(progress) and record.active)
+            plan, fitted = with_posterior(plan, progress=bool(progress))
             inputs |= _posterior_input(plan, folder)
             cost["network_evaluations"] = fitted
     with record.stage("unlearn") as cost:

@@ -5,7 +5,6 @@ cannot be used, and then carries it out (:mod:`vdu.unlearning.engine`), in a run
 (:mod:`vdu.unlearning.run_folder`).
 """
 
-import os
 from dataclasses import replace
 from inspect import Parameter, signature
 from pathlib import Path
@@ -123,7 +122,7 @@ def unlearn(
     with on_device(device), whole("unlearn"):
         plan = make_plan(asked | {"folder": where})
         expect(posterior_work(plan) | work(plan))
-        if title is not None and os.environ.get("RANK", "0") == "0":
+        if title is not None:
             say(forgetting(plan.forget))
         if where is not None:
             return carry_out_in(where, plan, overwrite=overwrite, resume=resume, progress=title)
