@@ -46,7 +46,9 @@ def sample(
 
     opened = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
     denoiser = opened if isinstance(opened, PipelineDenoiser) else PipelineDenoiser.from_pipeline(opened)
-    chosen = range(seeds) if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0 else seeds
+    given: Any = seeds
+    given = given.tolist() if hasattr(given, "tolist") else given  # of NumPy and PyTorch
+    chosen = range(given) if isinstance(given, int) and not isinstance(given, bool) and given > 0 else given
     if (
         not isinstance(chosen, Sequence)
         or isinstance(chosen, str | bytes)

@@ -105,6 +105,8 @@ UNIT = torch.rand(3, 1, 8, 6)
         (Listed([{"image": 1}]), "an item of the Dataset is a dict; expected an image"),
         (Listed([(GREY[0], 1), GREY[0]]), "only some items of the Dataset have a label"),
         (Listed([(torch.from_numpy(GREY[0]), "cat")]), "a label of the Dataset is 'cat'; expected class indices"),
+        (Listed([(GREY[0], 1.0), (GREY[1], 0.5)]), "a label of the Dataset is 0.5; expected class indices"),  # was class 0
+        (Listed([(GREY[0], float("inf"))]), "a label of the Dataset is inf; expected class indices"),
     ],
 )  # fmt: skip
 def test_what_is_ambiguous_or_no_image_is_refused_in_one_line(given, message):

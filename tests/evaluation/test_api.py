@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tests.evaluation.conftest import QUICK, counted
+from tests.evaluation.conftest import QUICK, PixelJudge, counted
 
 import vdu
 from vdu.commands.verify import verify
@@ -288,6 +289,38 @@ def test_images_that_measure_are_none_of_the_forget_images(pair, pixel_judge, mo
         )
     evaluate(**given, **{role: mixed})
     assert f"6 of 36 {name} are forget images, pixel by pixel; they are left out" in capsys.readouterr().err
+
+
+def test_reference_images_are_none_of_the_held_out_ones(pair, pixel_judge, capsys):
+    held, kept = (torch.randint(256, (n, 1, 8, 8), dtype=torch.uint8, generator=seeded(n)) for n in (9, 30))
+    (pair / "held").mkdir()
+    for i, each in enumerate(held):
+        Image.fromarray(each[0].numpy()).save(pair / "held" / f"{i}.png")
+    given = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted", **QUICK}
+    alone = evaluate(**given, reference=kept)
+    mixed = evaluate(**given, reference=torch.cat([kept, held]), held_out=pair / "held")
+    assert "9 of 39 reference images are held-out images, pixel by pixel; they are left out" in capsys.readouterr().err
+    assert mixed.u_fid == alone.u_fid
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("filters", ["error", "ignore"])
+def test_the_callers_filters_of_warnings_change_no_evidence(pair, pixel_judge, monkeypatch, filters):
+    monkeypatch.setattr(
+        PixelJudge, "features", lambda self, images: images.flatten(1)[:, :40]
+    )  # more than images: a warning
+    monkeypatch.setattr(PixelJudge, "n_features", 40)
+    given = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted", **QUICK}
+    found = []
+    for action in ("default", filters):
+        with warnings.catch_warnings():
+            warnings.simplefilter(action)
+            evidence = evaluate(**given, folder=pair / action)
+        found.append((evidence.pul, read(pair / action / "metrics.json")["warnings"]))
+    assert found[0] == found[1] and any(each["code"] == "python_warning" for each in found[0][1])
 
 
 def test_evidence_inside_what_it_reads_is_refused(pair):

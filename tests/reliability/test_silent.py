@@ -392,3 +392,34 @@ def test_how_words_and_levels_are_used_is_part_of_what_a_model_is(tiny):
     shifted = tiny.flux()
     shifted.scheduler.register_to_config(base_shift=0.9)
     assert identity(whole(flux)) == identity(whole(tiny.flux())) != identity(whole(shifted))
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ({"prediction_type": "v_prediction"}, True), ({"beta_schedule": "squaredcos_cap_v2"}, True), ({"beta_end": 0.03}, True),
+        ({"clip_sample": False}, False), ({"variance_type": "fixed_large"}, False),  # how samples are drawn
+    ],
+)  # fmt: skip
+def test_members_of_an_ensemble_are_models_of_one_kind(make_pipeline, change, refused):
+    def fitted(scheduler):
+        members = [make_pipeline(scheduler, seed=seed) for seed in (1, 2)]
+        source = torch.Generator().manual_seed(0)
+        return vdu.fit_posterior(make_pipeline(), "ensemble", generator=source, members=members)
+
+    if refused:
+        with pytest.raises(InputError, match="members: .* is another kind of model than the pipeline"):
+            fitted(change)
+    else:
+        assert fitted(change).sha256 == fitted({}).sha256
+
+
+def test_samples_in_double_precision_give_the_same_posterior(make_pipeline):
+    samples = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    found = {
+        vdu.fit_posterior(
+            make_pipeline(), "fisher", generator=torch.Generator().manual_seed(0), samples=each, n_train=9
+        ).sha256
+        for each in (samples, samples.double())
+    }
+    assert len(found) == 1

@@ -142,8 +142,10 @@ def test_arrays_of_images_are_looked_at_by_their_kind(make_pipeline, given):
 def test_numbers_of_numpy_are_numbers(make_pipeline, tmp_path):
     """In a run folder, whose records hold Python's numbers only, and in the protocol of an evaluation."""
     how = {"steps": np.int64(1), "batch_size": np.int32(2), "learning_rate": np.float32(1e-3), "seed": np.int64(3)}
+    how["sampler"] = vdu.Sampler("ddim", np.int64(4), eta=np.float32(0.5), microbatch_size=np.int32(8))
     vdu.unlearn(make_pipeline(), "ascent", forget=IMAGES, folder=tmp_path / "run", progress=None, **how)
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text(encoding="utf-8"))
     assert (config["steps"], config["batch_size"], config["seed"]) == (1, 2, 3)
+    assert (config["inference_steps"], config["eta"], config["microbatch_size"]) == (4, 0.5, 8)
     options = EvaluationOptions.from_python(forget_class=(), n_images=np.int64(24), seed=np.int64(5))
     assert (options.protocol()["n_images"], options.protocol()["seed"]) == (24, 5)

@@ -311,6 +311,15 @@ def test_a_class_in_a_file_is_a_method_of_the_command_line(desk, command, regist
     assert command("list", named) == 0 and "multiple=3.0" in capsys.readouterr().out
 
 
+def test_the_code_of_ones_own_class_is_part_of_what_a_run_resumes(tmp_path, monkeypatch):
+    found = []
+    for name, text in (("one", FLOOR), ("same", FLOOR), ("other", FLOOR.replace("-self.multiple", "self.multiple"))):
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.setattr(registry, "_registered", {})
+        found.append(registry.get(f"{tmp_path / name}.py:Floor")().identity)
+    assert found[0] == found[1] != found[2]
+
+
 @pytest.mark.parametrize(
     ("text", "wanted", "message"),
     [
@@ -421,6 +430,8 @@ def test_samples_are_drawn_from_a_pipeline_by_number_or_seeds(make_pipeline, tmp
     pipeline.save_pretrained(tmp_path)
     for given, seeds in ((vdu.PipelineDenoiser.from_pipeline(pipeline), range(4)), (tmp_path, [0, 1, 2, 3])):
         assert torch.equal(vdu.sample(given, seeds, short), four)
+    for seeds in (np.int64(4), np.arange(4), torch.arange(4)):
+        assert torch.equal(vdu.sample(pipeline, seeds, short), four)
     for bad in ("four", 0, -1, 1.5, True, [0.5]):
         with pytest.raises(InputError, match=r"seeds: got .*; expected a number of images, at least 1, or one integer"):
             vdu.sample(pipeline, bad, short)

@@ -92,6 +92,12 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
         )
     held_out = without_copies(held_out, images, "test images", "training images")
     require_divisible(settings.batch_size, 1)
+    shift = default_shift(images.shape) if settings.shift_pixels is None else settings.shift_pixels
+    if shift >= min(images.shape[1:]):
+        raise InputError(
+            f"--shift-pixels: got {shift} for images of {images.shape[1]}×{images.shape[2]} pixels, which can leave nothing of an image; "
+            "expected less than the smaller side, better 2."
+        )
     with isolated_global(derive_seed(settings.seed, "weights")):
         judge = Judge(settings.architecture, images.shape, _class_names(images, held_out))
     require_tracker(settings.report_to, settings.output_dir)
@@ -101,7 +107,6 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
     )
     inputs = {"data": provenance(images), "held_out": provenance(held_out)}
     record.start(to_toml(settings), inputs)
-    shift = default_shift(images.shape) if settings.shift_pixels is None else settings.shift_pixels
     seed = derive_seed(settings.seed, "batches")
     batches = LabelledImages(((images, images.labels),), settings.batch_size, shift_pixels=shift, noise=0.0, seed=seed)
     how = _how(settings, len(images))

@@ -148,11 +148,15 @@ def plain_number(value: Any) -> Any:
 
 
 def require_fields(record: Any) -> None:
-    """Raise an ``InputError`` for a number of a dataclass that is out of its name's range; None passes where its type allows it."""
+    """Raise an ``InputError`` for a number of a dataclass that is out of its name's range; None passes where its type allows it.
+
+    Numbers of NumPy become Python's own, which every record can hold.
+    """
     for item in fields(record):
         value, range_ = getattr(record, item.name), RANGES.get(item.name)
         if range_ is not None and not (value is None and "None" in str(item.type)):
             require_number(item.name, value, range_)
+            object.__setattr__(record, item.name, plain_number(value))
 
 
 def require_kind(name: str, value: Any, kinds: Any, words: str) -> None:

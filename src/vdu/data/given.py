@@ -150,10 +150,11 @@ def _labels(labels: list[Any], dataset: Any, name: str) -> tuple[Tensor | None, 
         return None, None, None
     try:
         found = torch.tensor([int(label) for label in labels])
-    except (TypeError, ValueError):
-        raise InputError(
-            f"{name}: a label of the Dataset is {shown(labels[0])}; expected class indices, 0 or more."
-        ) from None
+        wrong = [given for given, label in zip(labels, found.tolist(), strict=True) if float(given) != label]
+    except (TypeError, ValueError, OverflowError):
+        wrong = labels
+    if wrong:  # among them fractions, such as probabilities
+        raise InputError(f"{name}: a label of the Dataset is {shown(wrong[0])}; expected class indices, 0 or more.")
     classes = getattr(dataset, "classes", None)
     named = isinstance(classes, list | tuple) and len(classes) > int(found.max())
     return found, None, tuple(map(str, classes)) if named and classes else None

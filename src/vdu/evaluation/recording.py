@@ -27,6 +27,7 @@ from vdu.core.runs import Run
 from vdu.data.forget_source import class_names, reload_forget
 from vdu.data.given import Images
 from vdu.data.images import ImageSet
+from vdu.data.overlap import without_copies
 from vdu.evaluation.measure import Measurement, Target, measure
 from vdu.evaluation.models import OpenModel, open_model, open_models, open_retrained, require_comparable
 from vdu.evaluation.options import EvaluationOptions
@@ -230,6 +231,8 @@ def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
     if subject.sets is not None and subject.in_words:
         real = (_captioned(real[0], subject.sets.target[0]), *real[1:])
     reference = load_reference(options.reference, options.reference_split, subject.forget)
+    if reference is not None and real[0] is not None:
+        reference = without_copies(reference, real[0], "reference images", "held-out images")
     compared = _compared(reference, judging, classes)
     network = None if options.features == "judge" else find_feature_network(options.features)
     if options.cross_judge is not None and subject.sets is None:
@@ -375,6 +378,9 @@ def _measured(
     counter = EvaluationCounter()
     networks = [each.network for each in models.values()]
     with warnings.catch_warnings(record=True) as caught, counter.watching(*networks):
+        warnings.simplefilter(
+            "default"
+        )  # whatever the caller's filters: the evidence holds all of them, and none ends it
         with record.stage("evaluate") as cost:
             seed = derive_seed(options.seed, "evaluate")
             drawn = {} if sets is None else draw_sets(subject.models, sets, options.n_images, options.sampler, seed)

@@ -4,6 +4,7 @@ A method is a frozen dataclass: its fields are its options (and its identity), `
 attributes (:class:`Described`). ``docs/adding-a-method.md`` shows how to write one.
 """
 
+import inspect
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
@@ -117,11 +118,11 @@ class BaseMethod(Described):
 
     @property
     def identity(self) -> str:
-        """Hash of all settings, for a resumed run."""
+        """Hash of all settings, and of the code of a class that is not the package's own, for a resumed run."""
         settings = {
             item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.metadata.get("identity", True)
         }
-        return sha256_bytes(repr((self.name, sorted(settings.items()))).encode())
+        return sha256_bytes(repr((self.name, sorted(settings.items()), *_source(type(self)))).encode())
 
     def draw_weights(self, role: str = "forget") -> Tensor:
         """Uniform probabilities of the noise levels; for images to forget, within the range only.
@@ -174,6 +175,15 @@ class BaseMethod(Described):
     def in_closed_form(cls) -> bool:
         """Whether the method is solved at once and takes no steps."""
         return cls.solve is not BaseMethod.solve
+
+
+def _source(kind: type) -> tuple[str, ...]:
+    """The code of a user's class and of the user's classes that it inherits from; nothing where it is not in a file."""
+    own = [each for each in kind.__mro__ if each.__module__.partition(".")[0] not in ("vdu", "builtins")]
+    try:
+        return tuple(map(inspect.getsource, own))
+    except (OSError, TypeError):
+        return ()
 
 
 Method = BaseMethod

@@ -19,7 +19,7 @@ from vdu.core.surroundings import undisturbed
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import identity, weights_sha256
+from vdu.models.identity import configuration_sha256, identity, weights_sha256
 from vdu.models.lora import trained_weights
 from vdu.models.pipelines import load_pipeline, network_of
 from vdu.posterior.ensemble import FinetunedEnsemble
@@ -126,6 +126,8 @@ def fit_posterior(
     if chosen.takes == "samples":
         if samples is None:
             samples, labels = with_labels(denoiser, drawn())
+        if samples.is_floating_point():  # others are refused
+            samples = samples.to(next(denoiser.network.parameters()).dtype)
         source = torch.Generator().manual_seed(derive_seed(seed, "fisher"))
         posterior = fit_samples(
             chosen, part, samples, labels=labels, generator=source, state=state, save=save, progress=progress
@@ -134,7 +136,7 @@ def fit_posterior(
         if isinstance(chosen, FinetunedEnsemble) and members is None:
             members = fine_tuned_members(chosen, part, drawn(), seed=derive_seed(seed, "members"))
         state = state or chosen.init(part)
-        others = map(_weights, islice(members or (), state.count, None))
+        others = (_weights(each, denoiser) for each in islice(members or (), state.count, None))
         posterior = chosen.posterior(take_all(chosen, state, others, part, save=save, progress=progress))
     own = {"pipeline": weights_sha256(denoiser.network), "model": identity(denoiser)}
     return replace(posterior, sources={**posterior.sources, **own})
@@ -154,11 +156,29 @@ def with_labels(denoiser: PipelineDenoiser, images: ImageSet) -> tuple[Tensor, l
     return encoded(denoiser, images.floats()), labels
 
 
-def _weights(member: Any) -> dict[str, Tensor]:
+def _weights(member: Any, denoiser: PipelineDenoiser) -> dict[str, Tensor]:
+    """The named weights of a member.
+
+    Returns:
+        The weights.
+
+    Raises:
+        InputError: if a pipeline's weights mean something else than the model's: another schedule, prediction type or architecture.
+    """
     if isinstance(member, Mapping):
         return dict(member)
     pipeline = load_pipeline(member) if isinstance(member, str | Path) else member
-    return dict(network_of(pipeline).named_parameters())
+    own = PipelineDenoiser.from_pipeline(pipeline)
+    weights: dict[str, Tensor] = dict(network_of(pipeline).named_parameters())
+    known = {name: value.shape for name, value in denoiser.network.named_parameters()}
+    same_shapes = known == {name: value.shape for name, value in weights.items()}  # others are refused by name
+    alike = replace(own, scheduler_config=denoiser.scheduler_config)  # how samples are drawn is no matter
+    if same_shapes and configuration_sha256(alike) != configuration_sha256(denoiser):
+        raise InputError(
+            f"members: {shown(member)} is another kind of model than the pipeline, with as many weights (its noise schedule, prediction "
+            "type, timestep scale, classes or network options differ); expected members trained like the pipeline."
+        )
+    return weights
 
 
 def evaluations_per_sample(estimator: Any) -> int:
