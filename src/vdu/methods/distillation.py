@@ -175,6 +175,7 @@ class RetainDistillation(BaseMethod):
     strength = ("repulsion_scale", "forget_weight")
     word_options = MappingProxyType({
         "keep_scale": 0.0, "gradient_length": 0.0, "self_improvement": 0.0, "forget_weight": 3.0, "alpha_bar_range": (0.0, 1.0),
+        "classifier_width": 16,  # it serves the stopping rule alone
     })  # fmt: skip
     limits = MappingProxyType({"keep_mse": 2.0})  # ε_lead may lie as far from ε_θ as w_max (ε₀ − ε_f) reaches
     needs = frozenset({"forget", "own_forget", "retain"})
@@ -243,7 +244,7 @@ class RetainDistillation(BaseMethod):
         tools = self._tools()
         assert tools.teacher is not None
         original = tools.teacher.noise(batch)
-        target = original + self._repulsion(self.keep_scale, batch, original)
+        target = original + self._repulsion(self.keep_scale, batch, original) if self.keep_scale else original.clone()
         low, high = self.self_improvement_range
         inside = (low <= batch.alpha_bar) & (batch.alpha_bar <= high)
         if self.self_improvement and bool(inside.any()):
