@@ -30,7 +30,7 @@ ROWS: dict[str, tuple[str, str]] = {
     "distillation": ("cat", FAST),
     "distillation-dog-slow": ("cat", "--instead dog"),
     "distillation-flower": ("heart", f"--instead flower {FAST}"),
-    "esd-x": ("cat", "--method esd --train cross-attention --learning-rate 1e-4"),
+    "esd-x": ("cat", "--method esd --train cross-attention --learning-rate 1e-4 --batch-size 16"),
     "concept-ablation": ("cat", "--method concept-ablation --instead dog --learning-rate 1e-4"),
     "uce": ("cat", "--method uce --option keep_weight=0.1"),
     "uce-published": ("cat", "--method uce --instead dog"),
