@@ -51,12 +51,13 @@ def measured(name: str, work: Path, retrained: Path | None) -> dict[str, Any]:
     if not (run / "metrics.json").is_file():
         call(asked)
     words = json.loads((run / "metrics.json").read_text("utf-8"))["words"]
+    stages = {each["stage"]: each for each in json.loads((run / "run.json").read_text("utf-8"))["stages"]}
     return {
         "forgotten": concept,
         "command": f"vdu {unlearn} -o run",
         "evaluate": "vdu " + f"{EVALUATE} {evaluate}".format(run="run", work="."),
         "n_images": N_IMAGES,
-        "seconds": json.loads((run / "run.json").read_text("utf-8")).get("seconds"),
+        "network_evaluations": stages["unlearn"]["network_evaluations"],
         "accuracy": words["accuracy"],
         "changed": {each["name"]: each["changed"] for each in words["sets"] if each["changed"]},
     }
