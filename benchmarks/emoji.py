@@ -4,7 +4,8 @@
 
 Every row is a `vdu unlearn` and a `vdu evaluate` with N = 200 images of each set of prompts. A row that the file already has is not run
 again. The model retrained without cats is not packaged (docs/dev/emoji.md makes it); without it the file keeps its row from other runs.
-A row is three to eight minutes on one core. `--print` shows the file as a table.
+Hearts need heart.toml in the folder of --work: what `tools/train_emoji.py sets CANVAS heart flower fruit` prints, without the six
+prompts of "heart eyes", which name what is forgotten. A row is three to eight minutes on one core. `--print` shows the file as a table.
 """
 
 import argparse
