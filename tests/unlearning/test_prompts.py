@@ -1,21 +1,27 @@
 """What is to be forgotten in words: prompts, what is kept, and what takes their place."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
 
 import tiny_pipelines
 from vdu.core.errors import InputError
+from vdu.core.types import NoisedBatch
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.evaluation.prompt_sets import asked_class, prompt_sets
+from vdu.methods.base import in_place
+from vdu.models.adapt import adapt
 from vdu.models.words import TextDenoiser
 from vdu.replay import auxiliaries, auxiliary_models
 from vdu.replay.selection import resemblance
 from vdu.unlearning import engine
 from vdu.unlearning.chosen_method import choose
-from vdu.unlearning.prompts import read_prompts, with_prompts
+from vdu.unlearning.form import for_model
+from vdu.unlearning.prompts import read_prompts, substitutes, with_prompts
 from vdu.unlearning.unlearn import unlearn
 
 
@@ -141,7 +147,7 @@ def test_a_prompt_is_forgotten_with_low_rank_corrections(monkeypatch, tmp_path):
     assert {made.forget.class_names[label] for label in made.forget.labels.tolist()} == {"cat", "a cat on a mat"}
     retained = made.aids.sets["retain"]
     assert {retained.class_names[label] for label in retained.labels.tolist()} == {"a dog", "a tree"}
-    expected = made.plan.original.condition(["a fox"])["encoder_hidden_states"]
+    expected = made.plan.original.condition(["a fox", "a fox"])["encoder_hidden_states"]
     assert torch.equal(asked[0]["conditions"]["substitute"]["encoder_hidden_states"], expected)
     tools = made.aids.tools
     assert tools.teacher.network is asked[0]["teacher"].network  # the same network with the corrections left out
@@ -150,6 +156,55 @@ def test_a_prompt_is_forgotten_with_low_rank_corrections(monkeypatch, tmp_path):
     assert moved and all(".attn" in name for name in moved)
     assert (tmp_path / "run" / "lora" / "pytorch_lora_weights.safetensors").is_file()
     assert 'forget_prompt = [\n    "cat",\n]' in (tmp_path / "run" / "config.toml").read_text()
+
+
+class Vectors:
+    """Prompts as points: what is nearest can be read off."""
+
+    class_names = ("a dog", "a tree", "cat", "black cat")
+    points: ClassVar = {"a dog": (0.0, 1.0), "a tree": (5.0, 0.0), "cat": (0.0, 0.0), "black cat": (3.0, 0.0)}
+
+    def condition(self, prompts):
+        return {
+            "words": torch.tensor([self.points[each] for each in prompts]),
+            "mask": torch.ones(len(prompts), 1).bool(),
+        }
+
+
+def test_without_instead_the_nearest_prompt_to_keep_takes_the_place():
+    found = substitutes(Vectors(), ["cat", "black cat"], ["cat"], None)
+    assert found == {
+        "cat": "a dog",
+        "black cat": "a tree",
+    }  # "cat" is nearer to "black cat" and is to be forgotten itself
+
+
+def test_instead_takes_the_place_of_the_phrase_that_names_the_concept():
+    prompts = ["black cat, noto style", "a caterpillar, a cat on a mat, oil", "kitty"]
+    assert list(substitutes(None, prompts, ["cat", "kitty"], "dog").values()) == [
+        "dog, noto style",
+        "a caterpillar, dog, oil",
+        "dog",
+    ]
+
+
+def test_each_image_gets_the_substitute_of_its_own_prompt():
+    words, places = torch.randn(3, 4, 2), torch.randn(3, 4, 2)
+    x0, level = torch.zeros(4, 1, 2, 2), torch.full((4,), 0.5)
+    order = torch.tensor([2, 0, 0, 1])
+    batch = NoisedBatch(x0, x0, order, level, level, level, level, {"words": words[order]})
+    assert torch.equal(in_place(batch, {"words": words}, {"words": places}).condition["words"], places[order])
+    assert torch.equal(in_place(batch, None, {"words": places[:1]}).condition["words"], places[:1].expand(4, 4, 2))
+
+
+@pytest.mark.parametrize(
+    ("words", "train", "expected"), [(True, None, "cross-attention"), (True, "all", "all"), (False, None, "all")]
+)
+def test_in_words_the_cross_attention_trains_unless_another_part_is_named(words, train, expected):
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    chosen = choose("distillation", {}, others=frozenset(), retain=False, words=words)
+    original = adapt(tiny_pipelines.stable_diffusion())
+    assert for_model(chosen, original, {"forget": ("cat",)} if words else {}, (), train)[1] == expected
 
 
 def test_images_are_forgotten_under_their_prompt():

@@ -64,10 +64,12 @@ class UnlearnSettings(SamplerSettings):
         forget_prompt: text-to-image models: a prompt to forget, or a text file with one on every line; repeat the option for several.
             Without --forget the images are drawn from the model under them.
         keep_prompts: prompts to keep, likewise; by default the model's own others, or a packaged neutral list.
-        instead: a label or prompt that takes the place of what is forgotten, for some methods (vdu list); by default none in particular.
+        instead: a label or prompt that takes the place of what is forgotten, for some methods (vdu list); by default none in
+            particular, or the nearest prompt to keep (distillation).
         guidance_scale: scale of classifier-free guidance of generated samples, for models with conditions.
         train: what trains: all, attention, cross-attention, cross-attention-kv, non-cross-attention, or lora:RANK, low-rank corrections of
-            the attention layers that are merged in pipeline/ and also written alone to lora/, as a file for diffusers.
+            the attention layers that are merged in pipeline/ and also written alone to lora/, as a file for diffusers. By default all, or
+            for distillation in words cross-attention.
         convert: convert images of another size or mode to the model's; by default they cause an error.
         method: auto (the one that measured best), or one of those that "vdu list" shows.
         option: NAME=VALUE, an option of the method, for example gamma=0.1 for vdu; "vdu list METHOD" shows them.
@@ -106,7 +108,7 @@ class UnlearnSettings(SamplerSettings):
     keep_prompts: tuple[str, ...] = ()
     instead: str | None = None
     guidance_scale: Weight | None = None
-    train: str = "all"
+    train: str | None = None
     convert: bool = False
     method: Annotated[str, Parameter(validator=_known)] = "auto"
     option: tuple[str, ...] = ()
@@ -157,7 +159,8 @@ def resolved(settings: UnlearnSettings) -> UnlearnSettings:
     kind = registry.get(settings.method)
     suits = {name: value for name, value in asdict(kind.training).items() if getattr(settings, name) is None}
     named = settings.method if registry.is_file(settings.method) else kind.name
-    return replace(settings, method=named, **suits)
+    train = settings.train or (settings.forget_prompt and kind.word_part) or "all"
+    return replace(settings, method=named, train=train, **suits)
 
 
 def configuration(settings: UnlearnSettings) -> str:
@@ -233,7 +236,7 @@ def _method_options(settings: UnlearnSettings) -> dict[str, Any]:
     options = read_options(kind, settings.option)
     if kind.estimator and not settings.posterior:
         n_train = " --n-train N" if kind.estimator == "fisher" else ""
-        part = "" if settings.train == "all" else f" --train {settings.train}"
+        part = "" if settings.train in {None, "all"} else f" --train {settings.train}"
         raise InputError(
             f"--posterior is missing, which the method {kind.name} needs; fit one with "
             f"`vdu posterior {kind.estimator} --pipeline {settings.pipeline}{n_train}{part} --output-dir OUT` (no training data needed)."

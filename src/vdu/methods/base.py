@@ -30,8 +30,10 @@ __all__ = [
     "Described",
     "Method",
     "drawn",
+    "in_place",
     "matched",
     "mean_squared",
+    "nearest",
     "other_condition",
     "require_range",
     "under",
@@ -63,6 +65,7 @@ class Described(Hooks):
         substitutes: when another label or prompt takes the place of one to forget (``Tools.substitute``): "" never, "asked" if the user
             names one (``--instead``), "words" also the empty prompt for what is forgotten in words, "always" also the null condition.
         part: the only part of the network that it changes (``--train``); None if the user chooses.
+        word_part: what trains if the user says in words what is to be forgotten and chooses no part; None is all of the network.
         estimator: the estimator of the posterior that the method requires; None if it requires none.
         retain_options: options that apply if the user gives images to keep.
         word_options: options that apply if the user says in words what is to be forgotten.
@@ -82,6 +85,7 @@ class Described(Hooks):
     stops: bool = False
     substitutes: str = ""
     part: str | None = None
+    word_part: str | None = None
     strength: tuple[str, ...] = ()
     estimator: str | None = None
     retain_options: Mapping[str, str] = MappingProxyType({})
@@ -218,6 +222,32 @@ def under(batch: NoisedBatch, condition: Condition | None) -> NoisedBatch:
     rows = torch.arange(len(batch.x0))
     found = condition and {name: value[(rows % len(value)).to(value.device)] for name, value in condition.items()}
     return replace(batch, condition=found)
+
+
+def in_place(batch: NoisedBatch, unwanted: Condition | None, substitute: Condition) -> NoisedBatch:
+    """The same noised images, each under what takes the place of its own prompt.
+
+    Args:
+        batch: noised images under prompts to forget.
+        unwanted: the conditions of these prompts; None or a single substitute leaves no choice.
+        substitute: those of what takes their place, in the same order, or a single one.
+
+    Returns:
+        The batch. A condition that is not among those to forget counts as the nearest of them.
+    """
+    if unwanted is None or batch.condition is None or len(next(iter(substitute.values()))) == 1:
+        return under(batch, substitute)
+    row = nearest(batch.condition, unwanted)
+    return replace(batch, condition={name: value[row].to(batch.x0.device) for name, value in substitute.items()})
+
+
+def nearest(some: Condition, among: Condition) -> Tensor:
+    """The nearest of other conditions for each of some, by the distance of all their real numbers, as indices, [n], int64."""
+
+    def flat(condition: Condition) -> Tensor:
+        return torch.cat([each.flatten(1).float().cpu() for each in condition.values() if each.is_floating_point()], 1)
+
+    return torch.cdist(flat(some), flat(among), compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
 
 
 def other_condition(tools: Tools | None, batch: Batch) -> Condition | None:

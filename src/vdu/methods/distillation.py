@@ -35,9 +35,10 @@ no training, ``mnist``, digit 8: PUL 53 % at s = 1, 70 % at s = 2, 87 % at s = 4
 for few steps does not reach it (the leaderboard's row with s = s_k = 1).
 
 Under a prompt of the concept nearly all mass is unwanted, and there is nowhere near to go. What is forgotten in words therefore has
-another target: what the original predicts under another prompt c′ (``--instead``, by default the empty one), as in concept ablation:
+another target: what the original predicts under another prompt c′(c), as in concept ablation. ``--instead`` names it; by default it is
+the prompt to keep that is nearest to c (:func:`vdu.unlearning.prompts.substitutes`). The cross-attention trains and the rest does not:
 
-    L(θ) = E_{S_r, all t} ‖ε_θ(x_t, c) − ε₀(x_t, c)‖²/d  +  ζ E_{D_f ∪ S_f, all t} ‖ε_θ(x_t, c) − ε₀(x_t, c′)‖²/d        ζ = 3
+    L(θ) = E_{S_r, all t} ‖ε_θ(x_t, c) − ε₀(x_t, c)‖²/d  +  ζ E_{D_f ∪ S_f, all t} ‖ε_θ(x_t, c) − ε₀(x_t, c′(c))‖²/d     ζ = 3
 
 Not guaranteed: that r is right (see ``vdu.replay.selection``); that other images stay the same pixel by pixel.
 
@@ -59,7 +60,7 @@ from vdu.core.ranges import AT_LEAST_0, COUNT, NOT_NEGATIVE, POSITIVE, Range
 from vdu.core.rng import generator
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools, column
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.methods.base import PRIVATE, BaseMethod, mean_squared, require_range, under
+from vdu.methods.base import PRIVATE, BaseMethod, in_place, mean_squared, require_range
 from vdu.methods.registry import register
 from vdu.methods.retrack import CHOSEN, retrack_target
 
@@ -170,9 +171,11 @@ class RetainDistillation(BaseMethod):
     training = replace(CHOSEN, steps=600, ema_decay=0.995)
     stops = True
     substitutes = "words"
+    word_part = "cross-attention"
     strength = ("repulsion_scale", "forget_weight")
     word_options = MappingProxyType({
         "keep_scale": 0.0, "gradient_length": 0.0, "self_improvement": 0.0, "forget_weight": 3.0, "alpha_bar_range": (0.0, 1.0),
+        "classifier_width": 16,  # it serves the stopping rule alone
     })  # fmt: skip
     limits = MappingProxyType({"keep_mse": 2.0})  # ε_lead may lie as far from ε_θ as w_max (ε₀ − ε_f) reaches
     needs = frozenset({"forget", "own_forget", "retain"})
@@ -241,7 +244,7 @@ class RetainDistillation(BaseMethod):
         tools = self._tools()
         assert tools.teacher is not None
         original = tools.teacher.noise(batch)
-        target = original + self._repulsion(self.keep_scale, batch, original)
+        target = original + self._repulsion(self.keep_scale, batch, original) if self.keep_scale else original.clone()
         low, high = self.self_improvement_range
         inside = (low <= batch.alpha_bar) & (batch.alpha_bar <= high)
         if self.self_improvement and bool(inside.any()):
@@ -257,10 +260,8 @@ class RetainDistillation(BaseMethod):
             assert tools.retained is not None
             return retrack_target(batch, tools.retained)
         assert tools.teacher is not None
-        if (
-            tools.substitute is not None
-        ):  # nearly all mass under the prompt is unwanted: what the teacher draws under another
-            return tools.teacher.noise(under(batch, tools.substitute))
+        if tools.substitute is not None:  # nearly all mass under the prompt is unwanted
+            return tools.teacher.noise(in_place(batch, tools.unwanted, tools.substitute))
         original = tools.teacher.noise(batch)
         if self.lead == "gradient":
             return original + self._repulsion(self.repulsion_scale, batch, original)

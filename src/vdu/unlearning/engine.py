@@ -30,7 +30,8 @@ from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, 
 from vdu.training.log import StepLog
 from vdu.training.loop import TrainResult, make_accelerator, train
 from vdu.unlearning.effect import forget_predictions, relative_change, require_moved
-from vdu.unlearning.form import conditions, in_closed_form, instead_of
+from vdu.unlearning.form import conditions, in_closed_form, in_place_of, instead_of
+from vdu.unlearning.labels import SHOWN
 from vdu.unlearning.objective import MethodObjective
 from vdu.unlearning.plan import Plan
 from vdu.unlearning.result import UnlearnResult
@@ -60,10 +61,14 @@ def carry_out(
     if plan.gradient_checkpointing:
         cast("Any", denoiser.network).enable_gradient_checkpointing()
     denoiser.network.to(accelerator.device)  # before the method is prepared: its posterior follows the network
+    shown = say if progress else None
+    if shown and (places := in_place_of(plan)):
+        some = "; ".join(f"{forgotten!r} → {other!r}" for forgotten, other in list(places.items())[:SHOWN])
+        shown(f"each prompt to forget is taught to draw another: {some}" + ("; …" if len(places) > SHOWN else ""))
     aids = make_auxiliaries(
         original, method, images, retain=plan.retain, n_own_samples=plan.n_own_samples, force=plan.force, sampler=plan.sampler,
         seed=seed, device=accelerator.device, teacher=_teacher(denoiser), instead=instead_of(plan.original, plan.prompts),
-        conditions=conditions(plan), say=say if progress else None,
+        conditions=conditions(plan), say=shown,
     )  # fmt: skip
     # anew: what was trained for the aids had its own precision, and accelerate knows one for a process
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
@@ -87,7 +92,6 @@ def carry_out(
         identity += f" {len(aids.judged.kept)} {aids.sampler}"
     stops = method.stops and not plan.full_length and can_stop(aids)
     picture = folder / "first-look.png" if folder is not None else None
-    shown = say if progress else None
     before, rule = forget_predictions(denoiser, images), None
     if stops:
         watched = denoiser.with_network(sharing_copy(denoiser.network))

@@ -11,15 +11,20 @@ from vdu.methods.base import BaseMethod
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.unlearning.chosen_method import ChosenMethod
 from vdu.unlearning.labels import label_indices
+from vdu.unlearning.prompts import substitutes
 
 if TYPE_CHECKING:
     from vdu.unlearning.plan import Plan
 
-__all__ = ["conditions", "for_model", "in_closed_form", "instead_of", "require_no_steps"]
+__all__ = ["conditions", "for_model", "in_closed_form", "in_place_of", "instead_of", "require_no_steps"]
 
 
 def for_model(
-    chosen: ChosenMethod, original: PipelineDenoiser, prompts: Mapping[str, Any], labels: tuple[Any, ...], train: str
+    chosen: ChosenMethod,
+    original: PipelineDenoiser,
+    prompts: Mapping[str, Any],
+    labels: tuple[Any, ...],
+    train: str | None,
 ) -> tuple[ChosenMethod, str]:
     """The chosen method in its form for a model, and what trains.
 
@@ -28,7 +33,7 @@ def for_model(
         original: the model.
         prompts: what was said in words (:func:`vdu.unlearning.unwanted.prompts_of`), with what takes the place of the concept.
         labels: classes of the model to forget.
-        train: the part that the user named.
+        train: the part that the user named, or None.
 
     Returns:
         Both.
@@ -37,8 +42,8 @@ def for_model(
         InputError: if the method cannot use what takes the place of the concept, lacks it, or changes another part.
     """
     method, instead = chosen.method, prompts.get("instead")
-    substitutes, part = getattr(method, "substitutes", ""), getattr(method, "part", None)
-    if instead is not None and not substitutes:
+    kind, part = getattr(method, "substitutes", ""), getattr(method, "part", None)
+    if instead is not None and not kind:
         raise InputError(f"--instead: the method {method.name} draws nothing in its place; leave it out.")
     if isinstance(method, BaseMethod):
         chosen = replace(chosen, method=method.for_model(original, instead=instead is not None))
@@ -47,14 +52,14 @@ def for_model(
     _require_another(
         original, prompts, [original.class_names[each] for each in label_indices(original, labels)] if labels else ()
     )
-    if instead is None and substitutes == "always" and getattr(original, "null_class", 0) is None:
+    if instead is None and kind == "always" and getattr(original, "null_class", 0) is None:
         raise InputError(
             f"--instead is missing: the method {method.name} leads to the predictions without a class, and this model has no null class; "
             "expected a class that takes the place of the forgotten one (--instead LABEL)."
         )
-    if part is not None and train not in {"all", part}:
+    if part is not None and train not in {None, "all", part}:
         raise InputError(f"--train: got {train}, but the method {method.name} changes {part} alone; leave it out.")
-    return chosen, part or train
+    return chosen, part or train or ("forget" in prompts and getattr(method, "word_part", None)) or "all"
 
 
 def instead_of(original: PipelineDenoiser, prompts: Mapping[str, Any]) -> Any:
@@ -112,6 +117,22 @@ def require_no_steps(method: Any, training: Mapping[str, Any]) -> None:
             )
 
 
+def in_place_of(plan: "Plan") -> dict[str, str]:
+    """The prompt whose predictions take the place of each prompt to forget (:func:`vdu.unlearning.prompts.substitutes`).
+
+    Args:
+        plan: the plan.
+
+    Returns:
+        By prompt to forget; empty for a method that has no use for it, or if nothing is to be forgotten in words.
+    """
+    if getattr(plan.chosen.method, "substitutes", "") != "words" or "forget" not in plan.prompts:
+        return {}
+    return substitutes(
+        plan.original, plan.forget_label, plan.prompts["forget"], instead_of(plan.original, plan.prompts)
+    )
+
+
 def conditions(plan: "Plan") -> dict[str, Condition | None]:
     """The conditions that a method may use, as attributes of :class:`vdu.core.types.Tools`.
 
@@ -119,7 +140,7 @@ def conditions(plan: "Plan") -> dict[str, Condition | None]:
         plan: the plan.
 
     Returns:
-        ``substitute``; and ``unwanted`` and ``kept``, if the method uses them.
+        ``substitute``; ``unwanted``, if the method uses it or each prompt has a substitute of its own; ``kept``, if the method uses it.
 
     Raises:
         InputError: if it uses them and no label or prompt is to be forgotten.
@@ -132,8 +153,10 @@ def conditions(plan: "Plan") -> dict[str, Condition | None]:
             "have none; expected it, or images with captions."
         )
     _require_another(original, plan.prompts, plan.classes)
-    if instead is not None or kind == "always" or (kind == "words" and "forget" in plan.prompts):
+    if instead is not None or kind == "always":
         found["substitute"] = original.condition([instead])
+    if places := in_place_of(plan):
+        found["unwanted"], found["substitute"] = (original.condition(list(each)) for each in (places, places.values()))
     if "unwanted" in method.uses:
         if not plan.forget_label:
             raise InputError(

@@ -15,7 +15,7 @@ from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.replay.generated import image_seeds
 
-__all__ = ["N_DRAWN", "forget_set_of_labels", "label_indices"]
+__all__ = ["N_DRAWN", "SHOWN", "forget_set_of_labels", "label_indices"]
 
 N_DRAWN = 256
 SHOWN = 3  # labels or prompts that a description names

@@ -20,10 +20,11 @@ from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError, shown
 from vdu.core.naming import names, words
 from vdu.core.ranges import require_kind
+from vdu.methods.base import nearest
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.words import TextDenoiser
 
-__all__ = ["read_prompts", "require_told_apart", "sampled", "with_prompts"]
+__all__ = ["read_prompts", "require_told_apart", "sampled", "substitutes", "with_prompts"]
 
 
 def read_prompts(given: Any, what: str) -> tuple[str, ...]:
@@ -113,6 +114,36 @@ def sampled(original: PipelineDenoiser) -> PipelineDenoiser:
     if isinstance(original, TextDenoiser) and not any(original.prompts):
         return replace(original, prompts=read_prompts(_neutral(), "prompts"))
     return original
+
+
+def substitutes(model: Any, forgotten: Sequence[str], concepts: Sequence[str], instead: str | None) -> dict[str, str]:
+    """What takes the place of each prompt to forget.
+
+    Without a given one it is the prompt to keep that is nearest for the text encoder. A given one takes the place of the phrase, between
+    commas, that names the concept. Either way the rest of the prompt, such as a style, keeps its meaning.
+
+    Args:
+        model: draws under the prompts to keep and to forget.
+        forgotten: the prompts to forget.
+        concepts: what they name.
+        instead: what to draw in its place; None takes the nearest.
+
+    Returns:
+        A prompt for each.
+
+    Examples:
+        >>> substitutes(None, ["cat face, noto style", "a cat"], ["cat"], "dog")
+        {'cat face, noto style': 'dog, noto style', 'a cat': 'dog'}
+    """
+    if instead is None:
+        kept = [each for each in model.class_names if each not in forgotten]
+        found = nearest(model.condition(list(forgotten)), model.condition(kept)).tolist()
+        return {prompt: kept[i] for prompt, i in zip(forgotten, found, strict=True)}
+
+    def phrase(text: str) -> str:
+        return instead if any(names(text, concept) for concept in concepts) else text.strip()
+
+    return {prompt: ", ".join(phrase(each) for each in prompt.split(",")) for prompt in forgotten}
 
 
 def require_told_apart(model: PipelineDenoiser, forgotten: Sequence[str], instead: str | None) -> None:

@@ -44,7 +44,7 @@ def unlearn(
     keep_prompts: Any = None,
     instead: int | str | None = None,
     retain: Images | None = None,
-    train: str = "all",
+    train: str | None = None,
     convert: bool = False,
     n_own_samples: int | None = None,
     sampler: Sampler | None = None,
@@ -78,13 +78,14 @@ def unlearn(
             forget set is drawn from the model under them (:mod:`vdu.unlearning.prompts`).
         keep_prompts: prompts to keep, likewise; by default the model's own others, or a packaged neutral list.
         instead: a label or prompt that takes the place of what is forgotten, for methods that have a use for one; None is the null class or
-            the empty prompt where a method needs it (:mod:`vdu.unlearning.form`).
+            the empty prompt where a method needs it (:mod:`vdu.unlearning.form`), and the nearest prompt to keep for distillation
+            (:func:`vdu.unlearning.prompts.substitutes`).
         retain: real images to keep, of the same kinds, for methods that use them; classes to forget are left out of labelled ones.
             None or "self" takes generated samples without those that resemble the forget set
             (:func:`vdu.replay.selection.resemblance`).
         train: what trains: "all" weights, the "attention" layers, the "cross-attention" layers, "cross-attention-kv" (their keys and
             values), "non-cross-attention" (every other layer), or "lora:8", low-rank corrections of the attention layers, here of rank 8
-            (:mod:`vdu.models.lora`).
+            (:mod:`vdu.models.lora`). None is all, or what the method prefers in words (``Method.word_part``).
         convert: convert images of another size or mode to the model's; by default they are refused.
         n_own_samples: number of generated samples, for methods that use them; None takes the method's default.
         sampler: their sampler; likewise.
