@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from toys import PIXELS
 from vdu.commands.posterior import load_posterior
@@ -13,6 +14,7 @@ from vdu.core.errors import InputError
 from vdu.core.records import read_json
 from vdu.core.rng import derive_seed, draw_seed, generator
 from vdu.data.images import ImageSet
+from vdu.data.overlap import RETAINED, PixelHashes
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.distillation import RetainDistillation
@@ -379,8 +381,10 @@ def test_the_posterior_must_be_of_this_model(desk, call, make_pipeline, capsys):
     assert "posterior: was fitted to the model with SHA-256" in error and "(of its weights)" in error
 
 
-def test_the_class_to_forget_is_not_replayed(make_pipeline, tmp_path, command):
-    """Labelled data to keep are taken without it."""
+def test_the_class_to_forget_is_not_replayed_and_what_is_replayed_is_not_held_out(
+    make_pipeline, tmp_path, command, capsys
+):
+    """Labelled data to keep are taken without it. An evaluation knows them again."""
     pipeline = make_pipeline()
     pipeline.save_pretrained(tmp_path / "model")
     samples = some_images().floats()
@@ -396,6 +400,13 @@ def test_the_class_to_forget_is_not_replayed(make_pipeline, tmp_path, command):
     digits = load_images("digits")
     kept = digits.select(digits.labels != 3)
     assert read_json(tmp_path / "run" / "run.json")["retain"]["sha256"] == kept.sha256
+    assert PixelHashes.load(tmp_path / "run" / RETAINED).known == PixelHashes.of(kept).known
+    (tmp_path / "held").mkdir()
+    for i in range(3):
+        Image.fromarray(kept.images[i, 0].numpy()).save(tmp_path / "held" / f"{i}.png")
+    capsys.readouterr()
+    assert command("evaluate", tmp_path / "run", "--held-out", tmp_path / "held") == 2
+    assert "held-out images: all 3" in (said := capsys.readouterr().err) and "among the run's retained images" in said
 
 
 def test_a_posterior_of_other_weights_is_refused_in_python_too(make_pipeline):

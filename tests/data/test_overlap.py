@@ -11,7 +11,7 @@ from PIL import Image
 
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
-from vdu.data.overlap import n_distinct, shared, without_copies
+from vdu.data.overlap import PixelHashes, n_distinct, shared, without_copies
 
 
 def images_of(values) -> ImageSet:
@@ -69,3 +69,14 @@ def test_near_copies_are_kept_with_a_warning(capsys):
     kept = without_copies(ours, as_set(pictures[:4]), "held-out images", "forget images")
     assert kept is ours
     assert "warning: 2 of 4 held-out images look like copies of forget images" in capsys.readouterr().err
+
+
+def test_hashes_in_a_file_find_the_copies_that_the_images_find(tmp_path):
+    ours, theirs = images_of([1, 2, 3, 2]), images_of([2, 5])
+    PixelHashes.of(theirs).save(tmp_path / "hashes.safetensors")
+    hashes = PixelHashes.load(tmp_path / "hashes.safetensors")
+    assert shared(ours, hashes).tolist() == [False, True, False, True]
+    assert len(hashes.known) == 2 and hashes.description == theirs.description
+    (tmp_path / "hashes.safetensors").write_bytes(b"{}")
+    with pytest.raises(InputError, match=r"hashes\.safetensors: cannot be read"):
+        PixelHashes.load(tmp_path / "hashes.safetensors")

@@ -9,20 +9,63 @@ Not guaranteed: that cropped, mirrored or otherwise changed copies are noticed.
 """
 
 import hashlib
+import json
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.records import atomic_file
 from vdu.data.images import ImageSet
 
-__all__ = ["n_distinct", "shared", "without_copies"]
+__all__ = ["RETAINED", "PixelHashes", "n_distinct", "shared", "without_copies"]
 
+RETAINED = "retained-hashes.safetensors"  # in a run folder: hashes of the retained images that the run was trained on
 NEAR_LEVELS = 1.0  # of 255; the nearest of MNIST's test images to another training image is at 1.08
 BLANK_LEVELS = 8.0  # standard deviation below which images are alike because they show nothing
 MOST_PAIRS = 20_000_000  # for near copies: about a second
 _CELLS = 7
+
+
+@dataclass(frozen=True)
+class PixelHashes:
+    """The hashes of a set's images, for a comparison with sets that come later; the images are not in it.
+
+    Attributes:
+        known: of each image.
+        description: of the set.
+    """
+
+    known: frozenset[bytes]
+    description: str
+
+    @classmethod
+    def of(cls, images: ImageSet) -> "PixelHashes":
+        """The hashes of a set."""
+        return cls(frozenset(_hashes(images)), images.description)
+
+    def save(self, path: Path) -> None:
+        """Write a file."""
+        table = torch.tensor([list(each) for each in sorted(self.known)], dtype=torch.uint8)
+        with atomic_file(path) as temporary:
+            save_file({"hashes": table}, temporary, {"description": json.dumps(self.description)})
+
+    @classmethod
+    def load(cls, path: Path) -> "PixelHashes":
+        """Read a file of :meth:`save`; a damaged one is an ``InputError``."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                description = json.loads((file.metadata() or {})["description"])
+                return cls(frozenset(map(bytes, file.get_tensor("hashes").tolist())), description)
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise InputError(
+                f"{path}: cannot be read ({error}); expected hashes of this run's retained images. Make the run again."
+            ) from None
 
 
 def _hashes(images: ImageSet) -> list[bytes]:
@@ -35,18 +78,18 @@ def n_distinct(images: ImageSet) -> int:
     return len(set(_hashes(images)))
 
 
-def shared(images: ImageSet, others: ImageSet) -> Tensor:
+def shared(images: ImageSet, others: ImageSet | PixelHashes) -> Tensor:
     """Which images are also in another set, bool [images]."""
-    known = set(_hashes(others))
+    known = others.known if isinstance(others, PixelHashes) else set(_hashes(others))
     return torch.tensor([each in known for each in _hashes(images)], dtype=torch.bool)
 
 
-def without_copies(images: ImageSet, others: ImageSet, name: str, other_name: str) -> ImageSet:
+def without_copies(images: ImageSet, others: ImageSet | PixelHashes, name: str, other_name: str) -> ImageSet:
     """A set without the images of another one; what is left out, and near copies that are not, are counted on standard error.
 
     Args:
         images: the set.
-        others: images that must not be in it.
+        others: images that must not be in it, or their hashes, with which near copies are not looked for.
         name: what the set is called, in the plural: "retained images".
         other_name: likewise: "forget images".
 
@@ -66,7 +109,7 @@ def without_copies(images: ImageSet, others: ImageSet, name: str, other_name: st
     if n:
         kept = images.select(~copies, f"{images.description} without {n} of the {other_name}")
         _say(f"{n} of {len(images)} {name} are {other_name}, pixel by pixel; they are left out.")
-    if n_near := _n_near(kept, others):
+    if not isinstance(others, PixelHashes) and (n_near := _n_near(kept, others)):
         _say(f"warning: {n_near} of {len(kept)} {name} look like copies of {other_name}; they are kept. Look at them.")
     return kept
 

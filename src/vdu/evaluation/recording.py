@@ -27,7 +27,7 @@ from vdu.core.runs import Run
 from vdu.data.forget_source import class_names, reload_forget
 from vdu.data.given import Images
 from vdu.data.images import ImageSet
-from vdu.data.overlap import without_copies
+from vdu.data.overlap import RETAINED, PixelHashes, without_copies
 from vdu.evaluation.measure import Measurement, Target, measure
 from vdu.evaluation.models import OpenModel, open_model, open_models, open_retrained, require_comparable
 from vdu.evaluation.options import EvaluationOptions
@@ -79,6 +79,7 @@ class _Subject:
     forget: ImageSet
     classes: list[str]
     sets: PromptSets | None
+    trained_on: PixelHashes | None = None  # the retained images of a run
 
     @cached_property
     def models(self) -> dict[str, PipelineDenoiser]:
@@ -121,7 +122,9 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
     classes = _classes(options, sets, forgotten)
     sets = sets or label_sets(before.denoiser, forgotten)
     forget = reload_forget(record.folder, before.denoiser.image_shape)
-    subject = _Subject(before, after, retrained, forget, classes, sets)
+    retained = record.folder / RETAINED
+    trained_on = PixelHashes.load(retained) if retained.is_file() else None
+    subject = _Subject(before, after, retrained, forget, classes, sets, trained_on)
     fixed = _fixed(options, subject)
     record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
     with record.stage("judge") as cost:
@@ -227,7 +230,7 @@ def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
             options.sampler.make(each.denoiser)
     judging = given_judges(before, classes, judge=options.judge, second_judge=options.second_judge)
     _check_names(options, judging, class_names(subject.forget))
-    real = real_images(options.data, options.held_out, classes, subject.forget)
+    real = real_images(options.data, options.held_out, classes, subject.forget, subject.trained_on)
     if subject.sets is not None and subject.in_words:
         real = (_captioned(real[0], subject.sets.target[0]), *real[1:])
     reference = load_reference(options.reference, options.reference_split, subject.forget)

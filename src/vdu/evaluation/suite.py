@@ -24,7 +24,7 @@ from vdu.core.types import Denoiser
 from vdu.data.forget import split_by_class
 from vdu.data.forget_source import class_names
 from vdu.data.images import ImageSet
-from vdu.data.overlap import without_copies
+from vdu.data.overlap import PixelHashes, without_copies
 from vdu.data.sources import load_images
 from vdu.evaluation.prompt_sets import PromptSets
 from vdu.probes import (
@@ -80,7 +80,11 @@ EVALUATIONS = {"none": 0, "quick": 150_000, "full": 700_000}  # about, with thre
 
 
 def real_images(
-    data: Path | str | None, held_out: Path | str | None, names: list[str], forget: ImageSet
+    data: Path | str | None,
+    held_out: Path | str | None,
+    names: list[str],
+    forget: ImageSet,
+    trained_on: PixelHashes | None = None,
 ) -> tuple[ImageSet | None, ImageSet | None, ImageSet | None]:
     """The real images that there are besides the forget set.
 
@@ -89,6 +93,7 @@ def real_images(
         held_out: unwanted images that no model saw.
         names: the classes to be forgotten, as the data set calls them.
         forget: the forget set, of the model's shape, of which no other set holds copies.
+        trained_on: the retained images that the unlearned model was trained on, if any; no held-out set holds copies of them.
 
     Returns:
         ``forget_held_out``, ``retain`` and ``retain_held_out`` of a :class:`vdu.probes.context.ProbeContext`, each None if not known.
@@ -129,6 +134,13 @@ def real_images(
                 forget_held_out = without_copies(forget_held_out, kept, "held-out images", "retained images")
         if seen is not None and len(seen):  # the model has seen them, whether or not they are in the forget set
             forget_held_out = without_copies(forget_held_out, seen, "held-out images", "training images")
+    if trained_on is not None:
+        if forget_held_out is not None:
+            forget_held_out = without_copies(forget_held_out, trained_on, "held-out images", "run's retained images")
+        if retain_held_out is not None:
+            retain_held_out = without_copies(
+                retain_held_out, trained_on, "held-out retained images", "run's retained images"
+            )
     return forget_held_out, retain, retain_held_out
 
 

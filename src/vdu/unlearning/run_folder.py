@@ -11,6 +11,7 @@ from typing import Any
 
 from vdu.core.runs import Run
 from vdu.data.forget_source import write_forget
+from vdu.data.overlap import RETAINED, PixelHashes
 from vdu.data.sources import place_of
 from vdu.diffusion.schedule import kl_weights, weight_share
 from vdu.methods import registry
@@ -120,6 +121,8 @@ def _store_objects(record: Run, plan: Plan) -> None:
             save_pipeline(plan.pipeline, temporary)
     if plan.forget_label or not plan.forget_source:
         write_forget(record.folder, plan.forget)
+    if plan.retain is not None:
+        PixelHashes.of(plan.retain).save(record.folder / RETAINED)
     if plan.chosen.posterior is not None and plan.chosen.posterior_path is None:
         plan.chosen.posterior.save(record.folder / POSTERIOR)
 
