@@ -73,6 +73,7 @@ def test_unusable_data_and_settings_are_refused(tmp_path):
         run(JudgeSettings(data=str(tmp_path / "list.txt"), output_dir=tmp_path / "run"))
     with pytest.raises(InputError, match="epochs: got 0; expected at least 1"):
         run(JudgeSettings(data="digits", output_dir=tmp_path / "run", epochs=0))
+    assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="--shift-pixels: got 8 for images of 8×8 pixels"):
         run(JudgeSettings(data="digits", output_dir=tmp_path / "shifted", shift_pixels=8))
     assert not (tmp_path / "shifted").exists()

@@ -92,6 +92,7 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
         )
     held_out = without_copies(held_out, images, "test images", "training images")
     require_divisible(settings.batch_size, 1)
+    how = _how(settings, len(images))
     shift = default_shift(images.shape) if settings.shift_pixels is None else settings.shift_pixels
     if shift >= min(images.shape[1:]):
         raise InputError(
@@ -109,7 +110,6 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
     record.start(to_toml(settings), inputs)
     seed = derive_seed(settings.seed, "batches")
     batches = LabelledImages(((images, images.labels),), settings.batch_size, shift_pixels=shift, noise=0.0, seed=seed)
-    how = _how(settings, len(images))
     identity = f"{settings.architecture} {images.sha256} {settings.batch_size} {shift}"
     with record.stage("judge") as cost:
         train(
