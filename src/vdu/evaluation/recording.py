@@ -234,9 +234,7 @@ def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
     if subject.sets is not None and subject.in_words:
         real = (_captioned(real[0], subject.sets.target[0]), *real[1:])
     reference = load_reference(options.reference, options.reference_split, subject.forget)
-    if reference is not None and real[0] is not None:
-        reference = without_copies(reference, real[0], "reference images", "held-out images")
-    compared = _compared(reference, judging, classes)
+    compared = _compared(reference, judging, classes, real[0])
     network = None if options.features == "judge" else find_feature_network(options.features)
     if options.cross_judge is not None and subject.sets is None:
         raise InputError(
@@ -260,8 +258,10 @@ def _require_known_classes(sets: PromptSets | None, judging: Judging | None, cro
             )
 
 
-def _compared(reference: ImageSet | None, judging: Judging | None, classes: list[str]) -> ImageSet | None:
-    """The reference without what a judge, where there is one, takes for the forget classes.
+def _compared(
+    reference: ImageSet | None, judging: Judging | None, classes: list[str], held_out: ImageSet | None
+) -> ImageSet | None:
+    """The reference without what a judge, where there is one, takes for the forget classes, and without held-out unwanted images.
 
     Returns:
         The images, or None without a reference.
@@ -269,7 +269,10 @@ def _compared(reference: ImageSet | None, judging: Judging | None, classes: list
     Raises:
         InputError: if there are too few.
     """
-    left = reference if reference is None or judging is None else reference_images(reference, judging, classes)
+    left = reference
+    if reference is not None and judging is not None:
+        left = reference_images(reference, judging, classes)
+        left = left if held_out is None else without_copies(left, held_out, "reference images", "held-out images")
     if left is not None and len(left) < FEWEST_IN_REFERENCE:
         raise InputError(
             f"--reference: {len(left)} images are left ({left.description}); expected at least {FEWEST_IN_REFERENCE}, since a distance of "
@@ -376,7 +379,7 @@ def _measured(
     progress.reach(DRAWN)
     network = fixed.network or find_feature_network("judge", judging=judging)
     given = options.judge is not None
-    reference = fixed.compared if given else _compared(fixed.reference, judging, subject.classes)
+    reference = fixed.compared if given else _compared(fixed.reference, judging, subject.classes, fixed.real[0])
     seen = fixed.warnings if given else _seen(judging, subject.forget, fixed.real[0])
     counter = EvaluationCounter()
     networks = [each.network for each in models.values()]
