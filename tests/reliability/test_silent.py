@@ -14,6 +14,8 @@ import tiny_pipelines
 import vdu
 from vdu.core.errors import InputError
 from vdu.core.rng import isolated_global
+from vdu.data.forget import split_by_class
+from vdu.data.given import as_images
 from vdu.data.images import ImageSet
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets
@@ -423,3 +425,75 @@ def test_samples_in_double_precision_give_the_same_posterior(make_pipeline):
         for each in (samples, samples.double())
     }
     assert len(found) == 1
+
+
+# results, and classes that share a name
+
+
+def test_a_result_is_evaluated_only_as_long_as_it_is_what_its_folder_holds(make_pipeline, tmp_path, monkeypatch):
+    """Another run in the same folder, a relative folder seen from elsewhere, and weights changed by hand."""
+    pipeline, forget = make_pipeline(), pixels(8)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    result = vdu.unlearn(pipeline, "bounded", forget=forget, folder="run", **QUICK)
+    assert result.folder == tmp_path / "one" / "run" and not result.is_out_of_date()
+    monkeypatch.chdir(tmp_path / "two")
+    again = {"folder": result.folder, "overwrite": True, "seed": 1} | QUICK
+    later = vdu.unlearn(pipeline, "bounded", forget=forget, **again)
+    result.save_pretrained("old")
+    later.save_pretrained("new")
+    assert ["seed 0" in Path(name, "README.md").read_text() for name in ("old", "new")] == [True, False]
+    with pytest.raises(InputError, match=r"out of date: the run in .*run has other weights"):
+        vdu.evaluate(result)
+    assert not later.is_out_of_date()
+    bare = vdu.unlearn(pipeline, "bounded", forget=forget, **QUICK)
+    with torch.no_grad():
+        pipeline.unet.conv_in.bias += 1
+    with pytest.raises(InputError, match="out of date: the original has other weights than it started from"):
+        vdu.evaluate(bare)
+
+
+def test_weights_in_another_order_are_another_model(make_pipeline):
+    """Changed through ``.data``, which PyTorch counts nowhere, to values with the same sum."""
+    model = whole(make_pipeline())
+    before, weight = identity(model), model.network.mid_block.resnets[0].conv1.weight.data
+    weight.copy_(weight.flip(0))
+    changed = identity(model)
+    weight.copy_(weight.flip(0))
+    assert changed != before == identity(model)
+
+
+def test_a_name_of_two_classes_is_refused():
+    images = ImageSet(pixels(6), torch.tensor([0, 1, 2, 0, 1, 2]), class_names=("crane", "dog", "crane"))
+    with pytest.raises(InputError, match="the name of the classes 0 and 2"):
+        split_by_class(images, "crane")
+    assert split_by_class(images, 2)[0].labels.tolist() == [2, 2]
+
+
+def test_a_part_of_a_data_set_has_the_names_of_its_classes():
+    """Class 1 among 1, 10 and 2 is the first one."""
+    data = torch.utils.data.TensorDataset(pixels(6), torch.tensor([0, 1, 2, 0, 1, 2]))
+    data.classes = ["1", "10", "2"]
+    part = torch.utils.data.Subset(torch.utils.data.Subset(data, [5, 4, 3, 2]), [0, 1, 2])
+    found = as_images(part, name="forget")
+    assert found.class_names == ("1", "10", "2")
+    assert split_by_class(found, 1)[0].images.equal(data.tensors[0][3:4])
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, "0.5", float("inf")])
+def test_a_factor_on_timesteps_is_a_number_above_0_wherever_it_is_recorded(make_pipeline, scale):
+    pipeline = make_pipeline()
+    pipeline.unet.register_to_config(timestep_scale=scale)
+    with pytest.raises(InputError, match=r"timestep_scale: got .*; expected a number above 0"):
+        whole(pipeline)
+
+
+def test_a_file_that_an_earlier_model_left_is_not_taken_for_this_ones(make_pipeline, tmp_path):
+    pipeline = make_pipeline()
+    pipeline.unet.register_to_config(timestep_scale=0.25)
+    vdu.save_pipeline(pipeline, tmp_path)
+    pipeline.unet.register_to_config(timestep_scale=0.5)
+    pipeline.save_pretrained(str(tmp_path))
+    with pytest.raises(InputError, match=r"timestep_scale is 0.25, and 0.5 in the network's config.json"):
+        vdu.load_pipeline(tmp_path)

@@ -149,4 +149,14 @@ def _run_folder(result: Any) -> Path | None:
             "evaluate: got a result without a run folder; expected one, or two pipelines. Give before=…, after=result.pipeline and "
             "forget=… (or unlearn with folder=…)."
         )
+    if getattr(result, "is_out_of_date", bool)():
+        changed = (
+            f"the run in {folder} has other weights"
+            if folder
+            else "the original has other weights than it started from"
+        )
+        raise InputError(
+            f"evaluate: got a result that is out of date: {changed}, since one of them was changed or made again. Give the "
+            "two pipelines that you mean as before=… and after=…, with forget=…, or a run folder."
+        )
     return folder

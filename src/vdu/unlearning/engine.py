@@ -121,7 +121,7 @@ def carry_out(
     made = UnlearnResult(
         replace_network(plan.pipeline, _whole(denoiser.network, plan.train)), result, evaluations, plan, aids, stopping,
         seconds=time.monotonic() - began, folder=folder, trained=denoiser.network,
-        prediction_change=relative_change(forget_predictions(denoiser, images), before),
+        prediction_change=relative_change(forget_predictions(denoiser, images), before), original_sha256=plan.weights_sha256,
     )  # fmt: skip
     for text in (made.ending, made.warning):
         if text and progress:

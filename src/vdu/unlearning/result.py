@@ -10,10 +10,12 @@ from typing import Any
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path
 from vdu.core.ranges import require_flags, require_kind
+from vdu.core.records import read_json
 from vdu.data.images import ImageSet
 from vdu.models.adapt import family_of
+from vdu.models.identity import weights_sha256
 from vdu.models.lora import save_lora
-from vdu.models.pipelines import save_pipeline
+from vdu.models.pipelines import network_of, save_pipeline
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.stopping import FEWEST, Stopping
 from vdu.reporting.card import write_card
@@ -41,6 +43,7 @@ class UnlearnResult:
         trained: the network as it was trained, with low-rank corrections if there are any.
         prediction_change: how far the predictions for forget images moved, relative to their length
             (:mod:`vdu.unlearning.effect`).
+        original_sha256: of the weights of the original as it was then.
     """
 
     pipeline: Any
@@ -53,6 +56,7 @@ class UnlearnResult:
     folder: Path | None = None
     trained: Any = None
     prediction_change: float | None = None
+    original_sha256: str | None = None
 
     @property
     def method(self) -> Any:
@@ -119,15 +123,30 @@ class UnlearnResult:
         left = f"{rule.n_left} of {rule.n_seeds} generated samples still match the forget set (aim: at most {rule.aim})"
         return f"{'stopped early' if rule.reason == 'forgotten' else 'all steps were done'}: {left}"
 
+    def is_out_of_date(self) -> bool:
+        """Whether this result and what it was made of, or its run folder, are no longer of the same weights.
+
+        Returns:
+            True if the folder holds another run by now, or the pipeline (without a folder: the original) was changed.
+        """
+        if self.folder is None:
+            return self.original_sha256 not in {None, weights_sha256(network_of(self.original))}
+        path = self.folder / "run.json"
+        recorded = (
+            read_json(path).get("pipeline") if path.is_file() else None
+        )  # without one the folder itself is refused
+        return bool(recorded) and recorded["sha256"] != weights_sha256(network_of(self.pipeline))
+
     def save_pretrained(self, folder: Path | str) -> None:
         """Save the new pipeline for plain diffusers, with a model card.
 
         Args:
-            folder: where; made if needed. The card of a run folder, with the figures of its evaluation, is copied. A file is refused.
+            folder: where; made if needed. The card of a run folder that still holds this pipeline, with the figures of its
+                evaluation, is copied. A file is refused.
         """
         folder = _folder(folder)
         save_pipeline(self.pipeline, folder)
-        card = self.folder / "pipeline" / "README.md" if self.folder else None
+        card = self.folder / "pipeline" / "README.md" if self.folder and not self.is_out_of_date() else None
         if card and card.is_file():
             shutil.copyfile(card, Path(folder) / "README.md")
         else:

@@ -92,7 +92,7 @@ def carry_out_in(
         "weights": "raw" if result.training.ema is None else "ema",
     }
     record.finish(pipeline=weights, **extras)
-    return replace(result, network_evaluations=result.network_evaluations + fitted, folder=folder)
+    return replace(result, network_evaluations=result.network_evaluations + fitted, folder=folder.absolute())
 
 
 def _path(source: str | None) -> Path | None:
