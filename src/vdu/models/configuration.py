@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from vdu.core.errors import InputError
+from vdu.core.ranges import POSITIVE, require_number
 from vdu.diffusion.sampling import levels_of
 from vdu.diffusion.schedule import NoiseSchedule
 
@@ -181,6 +182,8 @@ def read_shape(config: Any) -> tuple[int, int, int]:
 def unet_parts(pipeline: Any) -> dict[str, Any]:
     """What a pixel-space pipeline of a U-Net and a discrete-time scheduler gives its denoiser, by argument name."""
     scale, schedule = extra(pipeline, "timestep_scale"), read_schedule(pipeline.scheduler)
+    if scale is not None:
+        require_number("pipeline: timestep_scale", scale, POSITIVE)
     refuse_unknown_options(pipeline.scheduler, "pipeline's scheduler")
     refuse_unknown_options(pipeline.unet, "pipeline's unet")
     return {

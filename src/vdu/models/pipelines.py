@@ -98,7 +98,13 @@ def load_pipeline(path: Path | str) -> Any:
     for name, part in loaded.items():
         refuse_unknown_options(part, f"{path}: {name}")
     if (path / EXTRA_FILE).is_file():
-        for name, value in _read_extra(path / EXTRA_FILE).items():
+        held, scale = _read_extra(path / EXTRA_FILE), extra(pipeline, "timestep_scale")
+        if scale is not None and held.get("timestep_scale", scale) != scale:
+            raise InputError(
+                f"{path / EXTRA_FILE}: timestep_scale is {held['timestep_scale']}, and {scale} in the network's config.json; expected one "
+                "model's. Remove vdu.json if it is of an earlier model in this folder."
+            )
+        for name, value in held.items():
             setattr(pipeline, name, value)
     for name, part in loaded.items():
         check_network(part, str(path / name))
