@@ -39,6 +39,11 @@ def class_index(wanted: Any, names: Sequence[str], what: str = "class") -> int:
     if not isinstance(wanted, str | Integral) or isinstance(wanted, bool):
         raise InputError(f"{what}: got {shown(wanted)}; expected the name or the number of a class.")
     if isinstance(wanted, str) and wanted in names:
+        if names.count(wanted) > 1:
+            where = " and ".join(str(i) for i, name in enumerate(names) if name == wanted)
+            raise InputError(
+                f"{what} {wanted!r}: is the name of the classes {where}, counted from 0; expected a name of one class."
+            )
         return names.index(wanted)
     value, got = _value(str(wanted)), shown(wanted if isinstance(wanted, str) else int(wanted))
     if value is not None:

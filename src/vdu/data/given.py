@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path
@@ -155,6 +155,8 @@ def _labels(labels: list[Any], dataset: Any, name: str) -> tuple[Tensor | None, 
         wrong = labels
     if wrong:  # among them fractions, such as probabilities
         raise InputError(f"{name}: a label of the Dataset is {shown(wrong[0])}; expected class indices, 0 or more.")
+    while isinstance(dataset, Subset):  # its labels are those of the whole
+        dataset = dataset.dataset
     classes = getattr(dataset, "classes", None)
     named = isinstance(classes, list | tuple) and len(classes) > int(found.max())
     return found, None, tuple(map(str, classes)) if named and classes else None

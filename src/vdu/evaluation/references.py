@@ -158,7 +158,7 @@ def reference_images(images: ImageSet, judging: Judging, names: list[str]) -> Im
     if names and set(names) <= set(known):
         assert images.labels is not None
         left_out = torch.isin(
-            images.labels, torch.tensor([known.index(name) for name in names])
+            images.labels, torch.tensor([i for i, name in enumerate(known) if name in names])
         )  # perhaps none: all were copies
         return images.select(~left_out, f"{images.description} without {', '.join(names)} (by label)")
     return images.select(~judging.finds_forget(images), f"{images.description} without forget images (by the judge)")
