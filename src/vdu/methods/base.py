@@ -245,7 +245,9 @@ def nearest(some: Condition, among: Condition) -> Tensor:
     """The nearest of other conditions for each of some, by the distance of all their real numbers, as indices, [n], int64."""
 
     def flat(condition: Condition) -> Tensor:
-        return torch.cat([each.flatten(1).float().cpu() for each in condition.values() if each.is_floating_point()], 1)
+        return torch.cat(
+            [each.reshape(len(each), -1).float().cpu() for each in condition.values() if each.is_floating_point()], 1
+        )
 
     return torch.cdist(flat(some), flat(among), compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
 
