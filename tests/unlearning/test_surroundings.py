@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import vdu
+from vdu.core.errors import InputError
 
 SETTERS = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype, torch.float64),
@@ -128,3 +129,15 @@ def test_the_user_may_choose_a_precision_afterwards():
 def test_a_refusal_puts_the_settings_back_too():
     with setting(torch.get_default_dtype, torch.set_default_dtype, torch.float64), pytest.raises(vdu.InputError):
         vdu.unlearn(pipeline(), vdu.gradient_ascent(), forget=images(), steps=0, progress=None)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="an older PyTorch has one setting for all")
+def test_a_precision_of_one_backend_is_refused_until_it_is_off():
+    torch.backends.fp32_precision = "tf32"
+    try:
+        with pytest.raises(InputError, match='Set fp32_precision = "none"'):
+            vdu.sample("zoo:mnist", 1)
+    finally:
+        torch.backends.fp32_precision = "none"
+        torch.backends.cuda.matmul.fp32_precision = "none"
+    assert torch.get_float32_matmul_precision() == "highest"

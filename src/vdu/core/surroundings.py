@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from vdu.core.device import VARIABLES
+from vdu.core.errors import InputError
 
 __all__ = ["accelerate_variables_hidden", "own_torch", "undisturbed"]
 
@@ -41,7 +42,7 @@ def own_torch() -> Iterator[None]:
     """
     dtype, precision, mkldnn = (
         torch.get_default_dtype(),
-        torch.get_float32_matmul_precision(),
+        _matmul_precision(),
         torch.backends.mkldnn.enabled,  # pyright: ignore[reportAttributeAccessIssue]
     )
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
@@ -63,6 +64,17 @@ def own_torch() -> Iterator[None]:
         if not mkldnn:
             undo.enter_context(torch.backends.mkldnn.flags(enabled=True))
         yield
+
+
+def _matmul_precision() -> str:
+    """The precision of matrix products, which PyTorch does not name where it was set per backend."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        raise InputError(
+            'torch.backends: matrix products have a precision of their own (fp32_precision); expected "none" or "ieee", since results '
+            'must not depend on it. Set fp32_precision = "none" on torch.backends and torch.backends.cuda.matmul, or start a new process.'
+        ) from None
 
 
 @contextmanager
