@@ -23,9 +23,11 @@ from vdu.evaluation.recording import _require_known_classes, _seen, require_meas
 from vdu.evaluation.suite import real_images
 from vdu.judges.classifier import Judge, save_judge
 from vdu.judges.judging import Judging, given_judges
+from vdu.models.adapt import adapt
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity
 from vdu.reporting.code_texts import warning_text
+from vdu.unlearning.labels import label_indices
 from vdu.unlearning.unlearn import planned
 
 RECORD = {
@@ -497,3 +499,12 @@ def test_a_file_that_an_earlier_model_left_is_not_taken_for_this_ones(make_pipel
     pipeline.save_pretrained(str(tmp_path))
     with pytest.raises(InputError, match=r"timestep_scale is 0.25, and 0.5 in the network's config.json"):
         vdu.load_pipeline(tmp_path)
+
+
+def test_a_class_whose_name_another_one_has_too_is_not_taken_for_it_unsaid(capsys):
+    shared = {number: f"class{number}" for number in range(1000)} | {3: "crane", 7: "crane"}  # diffusers keeps the last
+    denoiser = adapt(tiny_pipelines.dit(id2label=shared))
+    assert label_indices(denoiser, ["crane"]) == [7]
+    said = capsys.readouterr().err
+    assert "to forget: crane (class 7). 1 of the model's classes have no name of their own (3)" in said
+    assert label_indices(denoiser, [3]) == [3] and capsys.readouterr().err == ""

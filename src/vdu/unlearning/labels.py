@@ -9,6 +9,7 @@ import torch
 
 from vdu.core.class_names import class_index
 from vdu.core.errors import InputError
+from vdu.core.processes import say
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_uint8
@@ -43,6 +44,14 @@ def label_indices(denoiser: Denoiser, labels: Sequence[int | str]) -> list[int]:
     index = sorted({class_index(label, names, "forget label") for label in labels})
     if len(index) == len(names):
         raise InputError("forget label: all classes of the model are to be forgotten; expected at least one to keep.")
+    unnamed = [name for number, name in enumerate(names) if name == str(number)]
+    if 0 < len(unnamed) < len(names) and any(names[each] != str(each) for each in index):
+        meant = ", ".join(f"{names[each]} (class {each})" for each in index)
+        some = ", ".join(unnamed[:5]) + ("" if len(unnamed) <= 5 else ", …")
+        say(
+            f"vdu: to forget: {meant}. {len(unnamed)} of the model's classes have no name of their own ({some}), as where two classes "
+            "share one. Give the number if one of them is meant."
+        )
     return index
 
 
