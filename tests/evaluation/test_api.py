@@ -104,6 +104,9 @@ def test_the_evidence_object(evidence, tmp_path):
     ]  # and nothing beside them
     assert len(repr(evidence).splitlines()) == 6
     assert evidence._repr_html_().count("<tr>") == 5
+    for nonsense, why in ((3, "path: got 3; expected a path"), (tmp_path, "which is a folder; expected a file in it")):
+        with pytest.raises(InputError, match=why):
+            evidence.to_html(nonsense)
 
 
 def test_assert_gone_is_for_tests(evidence):

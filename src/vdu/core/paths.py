@@ -5,7 +5,7 @@ from typing import Any
 
 from vdu.core.errors import InputError, shown
 
-__all__ = ["given_path", "home_cache", "require_text"]
+__all__ = ["given_file", "given_path", "home_cache", "require_text"]
 
 
 def given_path(given: Any, name: str = "path") -> Path:
@@ -30,6 +30,14 @@ def given_path(given: Any, name: str = "path") -> Path:
         raise InputError(
             f"{name}: got {given}, and this user has no such home folder; write the whole path, or ./{given} for a file of that name."
         ) from None
+
+
+def given_file(given: Any, name: str = "path") -> Path:
+    """A path of a file that is to be written; a folder is refused, besides what :func:`given_path` refuses."""
+    path = given_path(given, name)
+    if path.is_dir():
+        raise InputError(f"{name}: got {path}, which is a folder; expected a file in it.")
+    return path
 
 
 def home_cache() -> Path | None:

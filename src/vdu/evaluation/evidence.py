@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from vdu.core.paths import given_file
 from vdu.core.records import atomic_file
 from vdu.evaluation.recording import Recorded
 from vdu.evaluation.records import EvidenceRecord, Interval, KeptRecord, PULRecord
@@ -140,7 +141,7 @@ class Evidence:
 
     def _written(self, name: str, path: Path | str) -> Path:
         """Make the page and its JSON, and keep one of the two."""
-        path = Path(path)
+        path = given_file(path)
         with tempfile.TemporaryDirectory() as place:
             render_report(self.folder, output=Path(place) / "report.html")
             with atomic_file(path) as temporary:

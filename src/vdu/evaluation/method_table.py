@@ -20,7 +20,7 @@ import torch
 from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError, shown
 from vdu.core.former_names import former_names
-from vdu.core.paths import given_path
+from vdu.core.paths import given_file, given_path
 from vdu.core.ranges import COUNT, require_given, require_number
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
 from vdu.core.runs import require_apart
@@ -168,7 +168,7 @@ class MethodTable:
             f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>\n<style>{STYLE}</style>\n<h1>{title}</h1>\n'
             f"{self._repr_html_()}\n</html>\n"
         )
-        path = Path(path)
+        path = given_file(path)
         with atomic_file(path) as temporary:
             temporary.write_text(page, encoding="utf-8")
         return path
