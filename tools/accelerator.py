@@ -138,7 +138,9 @@ def run_until(deadline: float, line: list[str], processes: int) -> bool:
     Raises:
         InputError: if one fails; the others are stopped.
     """
-    running = [subprocess.Popen(line, start_new_session=True) for _ in range(processes)]
+    threads = str(max(1, (os.cpu_count() or 1) // processes))  # more than there are cores wait for each other
+    own = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+    running = [subprocess.Popen(line, start_new_session=True, env=own) for _ in range(processes)]
     try:
         while any(each.poll() is None for each in running):
             if failed := [each.returncode for each in running if each.poll()]:
