@@ -131,13 +131,12 @@ def test_a_refusal_puts_the_settings_back_too():
         vdu.unlearn(pipeline(), vdu.gradient_ascent(), forget=images(), steps=0, progress=None)
 
 
-@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="an older PyTorch has one setting for all")
-def test_a_precision_of_one_backend_is_refused_until_it_is_off():
-    torch.backends.fp32_precision = "tf32"
-    try:
-        with pytest.raises(InputError, match='Set fp32_precision = "none"'):
-            vdu.sample("zoo:mnist", 1)
-    finally:
-        torch.backends.fp32_precision = "none"
-        torch.backends.cuda.matmul.fp32_precision = "none"
-    assert torch.get_float32_matmul_precision() == "highest"
+def test_a_precision_that_pytorch_cannot_name_is_refused(monkeypatch):
+    """As after ``torch.backends.fp32_precision = "tf32"``, which no process can take back entirely."""
+
+    def unnamed():
+        raise RuntimeError("you have used mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", unnamed)
+    with pytest.raises(InputError, match='Set fp32_precision = "none"'):
+        vdu.sample("zoo:mnist", 1)
