@@ -10,7 +10,6 @@ Not guaranteed: that cropped, mirrored or otherwise changed copies are noticed.
 
 import hashlib
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.processes import say
 from vdu.core.records import atomic_file
 from vdu.data.images import ImageSet
 
@@ -108,14 +108,12 @@ def without_copies(images: ImageSet, others: ImageSet | PixelHashes, name: str, 
     kept = images
     if n:
         kept = images.select(~copies, f"{images.description} without {n} of the {other_name}")
-        _say(f"{n} of {len(images)} {name} are {other_name}, pixel by pixel; they are left out.")
+        say(f"vdu: {n} of {len(images)} {name} are {other_name}, pixel by pixel; they are left out.")
     if not isinstance(others, PixelHashes) and (n_near := _n_near(kept, others)):
-        _say(f"warning: {n_near} of {len(kept)} {name} look like copies of {other_name}; they are kept. Look at them.")
+        say(
+            f"vdu: warning: {n_near} of {len(kept)} {name} look like copies of {other_name}; they are kept. Look at them."
+        )
     return kept
-
-
-def _say(text: str) -> None:
-    print(f"vdu: {text}", file=sys.stderr, flush=True)
 
 
 def _n_near(images: ImageSet, others: ImageSet) -> int:

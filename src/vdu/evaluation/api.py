@@ -7,7 +7,6 @@ Not guaranteed: what :mod:`vdu.evaluation.measure` does not guarantee.
 """
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from vdu.core.device import on_device
 from vdu.core.errors import InputError, shown
 from vdu.core.former_names import former_names
 from vdu.core.paths import given_path
-from vdu.core.processes import first_decides, is_first
+from vdu.core.processes import first_decides, is_first, say
 from vdu.core.ranges import require_given
 from vdu.core.surroundings import undisturbed
 from vdu.diffusion.sampling import Sampler
@@ -130,7 +129,7 @@ def _temporary(before: Any, after: Any, forget: Any, options: EvaluationOptions,
         return Evidence.read(evaluate_pair(before, after, forget, options, place, how), temporary=is_first())
     except BaseException:
         if (place / "metrics.json").is_file():  # interrupted in a probe: the rest was measured
-            print(f"vdu: what was measured is in {place}; vdu.report reads it.", file=sys.stderr, flush=True)
+            say(f"vdu: what was measured is in {place}; vdu.report reads it.")
         else:
             shutil.rmtree(place, ignore_errors=True)
         raise
