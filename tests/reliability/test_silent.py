@@ -507,7 +507,9 @@ def test_a_file_that_an_earlier_model_left_beside_a_plain_one_is_refused(make_pi
     old.timestep_scale = 0.25
     vdu.save_pipeline(old, tmp_path)
     make_pipeline().save_pretrained(str(tmp_path))
-    with pytest.raises(InputError, match=r"timestep_scale is 0.25, and absent in the network's config.json.* Remove vdu.json"):
+    with pytest.raises(
+        InputError, match=r"timestep_scale is 0.25, and absent in the network's config.json.* Remove vdu.json"
+    ):
         vdu.load_pipeline(tmp_path)
     (tmp_path / "vdu.json").unlink()
     assert adapt(vdu.load_pipeline(tmp_path)).timestep_scale == 1.0

@@ -24,7 +24,7 @@ from vdu.core.paths import given_path
 from vdu.core.records import read_json, sha256_file, write_json
 from vdu.core.surroundings import own_torch
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
-from vdu.models.configuration import EXTRAS, extra, keep_extras, quiet_diffusers, refuse_unknown_options
+from vdu.models.configuration import EXTRAS, extra, keep_extras, odd_options, quiet_diffusers, refuse_unknown_options
 from vdu.models.words import ENCODERS
 from vdu.zoo.packaged import PREFIX, packaged_pipelines, pipeline_folder
 
@@ -83,7 +83,7 @@ def load_pipeline(path: Path | str) -> Any:
             raise
         except Exception as error:  # each class of diffusers has errors of its own
             raise InputError(
-                f"{path}: diffusers cannot load this pipeline: {error} Save or download the pipeline again."
+                f"{path}: diffusers cannot load this pipeline: {_odd_parts(path, parts) or error} Save or download the pipeline again."
             ) from error
     unknown = sorted(
         name
@@ -105,6 +105,17 @@ def load_pipeline(path: Path | str) -> Any:
     for name, part in loaded.items():
         check_network(part, str(path / name))
     return keep_extras(pipeline, pipeline, loaded.get(network))
+
+
+def _odd_parts(path: Path, parts: Mapping[str, list[str]]) -> str:
+    """What :func:`odd_options` finds in the parts of diffusers' classes, as a sentence; empty if nothing."""
+    found = []
+    for name, (library, kind) in parts.items():
+        file = path / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
+        if library == "diffusers" and file.is_file() and isinstance(config := read_json(file), dict):
+            odd = odd_options(getattr(import_module(library), kind, object), config)
+            found += [f"in {file}, {odd}"] if odd else []
+    return f"{'; '.join(found)}." if found else ""
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -319,6 +330,9 @@ def _own_extra(path: Path, network: str, config: Mapping[str, Any]) -> dict[str,
 
     The network's configuration has the same entries, unless an earlier version or a person wrote the file.
 
+    Returns:
+        The entries, by name.
+
     Raises:
         InputError: if the two are of different models.
     """
@@ -338,7 +352,11 @@ def _own_extra(path: Path, network: str, config: Mapping[str, Any]) -> dict[str,
 
 def _few(value: Any) -> str:
     """An entry of a configuration in a message; of a list the first three."""
-    return f"{', '.join(map(repr, value[:3]))}{' …' if len(value) > 3 else ''}" if isinstance(value, list) else shown(value)
+    return (
+        f"{', '.join(map(repr, value[:3]))}{' …' if len(value) > 3 else ''}"
+        if isinstance(value, list)
+        else shown(value)
+    )
 
 
 def _config_sha256(path: Path, network: str) -> str | None:
