@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from vdu.core.errors import InputError, shown
-from vdu.core.paths import given_path
+from vdu.core.paths import given_output, given_path
 from vdu.core.records import read_json, sha256_file, write_json
 from vdu.core.surroundings import own_torch
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
@@ -424,7 +424,7 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
     """
     if not hasattr(pipeline, "save_pretrained") or isinstance(pipeline, type):
         raise InputError(f"pipeline: got {shown(pipeline)}; expected a diffusers pipeline.")
-    path = given_path(path)
+    path = given_output(path)
     if path.is_file():
         raise InputError(f"path: got {path}, which is a file; expected a folder for the pipeline.")
     keep_extras(pipeline, pipeline, network_of(pipeline))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError, shown
-from vdu.core.paths import given_path
+from vdu.core.paths import given_output
 from vdu.core.ranges import require_flags, require_kind
 from vdu.core.records import read_json
 from vdu.data.images import ImageSet
@@ -223,4 +223,4 @@ def _folder(given: Any) -> Path:
     """
     if not isinstance(given, str | Path) or Path(given).is_file():
         raise InputError(f"folder: got {shown(given)}; expected the path of a folder.")
-    return given_path(given, "folder")
+    return given_output(given, "folder")
