@@ -196,14 +196,9 @@ WRITERS = {
 @pytest.mark.parametrize("verb", WRITERS)
 def test_an_output_below_a_file_is_refused_before_any_input_is_looked_at(verb, command, capsys, tmp_path):
     (tmp_path / "file").touch()
-    option = f"--{WRITERS[verb].replace('_', '-')}"
-    given = [str(each) for each in VERBS[verb]]
-    if option in given:
-        del given[given.index(option) : given.index(option) + 2]
-    elif verb == "import":  # its output is an argument
-        given, option = given[:-1], ""
-    place = tmp_path / "file" / "sub"
-    assert command(verb, *given, *([option] if option else []), place) == 2
+    place, option = tmp_path / "file" / "sub", f"--{WRITERS[verb].replace('_', '-')}"
+    given = [str(place) if each == "out" else each for each in VERBS[verb]]
+    assert command(verb, *given, *([] if str(place) in given else [option, place])) == 2
     assert f"got {place}, and {tmp_path / 'file'} is a file; expected a folder there" in capsys.readouterr().err
 
 
