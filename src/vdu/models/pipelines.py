@@ -9,7 +9,6 @@ configuration has none.
 import copy
 import inspect
 import re
-import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from torch import nn
 
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_output, given_path
+from vdu.core.processes import say
 from vdu.core.records import read_json, sha256_file, write_json
 from vdu.core.surroundings import own_torch
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
@@ -179,11 +179,7 @@ def _variant(folders: Mapping[str, Path]) -> str | None:
             "*.safetensors alone; expected one of them. Remove the files of the other."
         )
     for kind, where in found.items():
-        print(
-            f"vdu: the weights in {where} are there as the variant {kind} alone; they are converted to float32.",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"vdu: the weights in {where} are there as the variant {kind} alone; they are converted to float32.")
     return next(iter(found), None)
 
 
@@ -251,7 +247,7 @@ def find_pipeline(source: Path | str) -> Path:
     if (path / "model_index.json").is_file():
         return path
     if (path / "pipeline" / "model_index.json").is_file():
-        print(f"vdu: {path} is a run folder; its pipeline {path / 'pipeline'} is used.", file=sys.stderr, flush=True)
+        say(f"vdu: {path} is a run folder; its pipeline {path / 'pipeline'} is used.")
         return path / "pipeline"
     if not path.exists() and str(path).startswith(PREFIX):
         return pipeline_folder(str(path))
@@ -265,7 +261,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    print(f"vdu: {name} is no folder here; it is looked up on the Hugging Face Hub.", file=sys.stderr, flush=True)
+    say(f"vdu: {name} is no folder here; it is looked up on the Hugging Face Hub.")
     local = f"For a folder of that name check the path from {Path.cwd()}; a folder is preferred to the Hub."
     try:
         folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))

@@ -81,7 +81,11 @@ class UnlearnResult:
     @property
     def ending(self) -> str:
         """Why training ended: the outcome of the stopping rule, or why there was none; one sentence without a full stop."""
-        return self._without_a_rule() if self.stopping is None else self.stopping.sentence(self.method.strength)
+        if self.stopping is None:
+            return self._without_a_rule()
+        in_words = bool(self.plan.prompts)  # a substitute leads there, and nothing repels
+        strength = tuple(name for name in self.method.strength if not (in_words and name == "repulsion_scale"))
+        return self.stopping.sentence(strength, in_words=in_words)
 
     def _without_a_rule(self) -> str:
         if not self.method.stops:
