@@ -186,6 +186,22 @@ def test_the_device_that_is_given_is_the_one_of_accelerate(monkeypatch):
     assert make_accelerator().device.type == "cpu"
 
 
+WRITERS = {
+    verb: next(name for name in ("output_dir", "output") if name in names)
+    for verb, kind in cli.SETTINGS.items()
+    if {"output_dir", "output"} & (names := {item.name for item in fields(kind)})
+}
+
+
+@pytest.mark.parametrize("verb", WRITERS)
+def test_an_output_below_a_file_is_refused_before_any_input_is_looked_at(verb, command, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    place, option = tmp_path / "file" / "sub", f"--{WRITERS[verb].replace('_', '-')}"
+    given = [str(place) if each == "out" else each for each in VERBS[verb]]
+    assert command(verb, *given, *([] if str(place) in given else [option, place])) == 2
+    assert f"got {place}, and {tmp_path / 'file'} is a file; expected a folder there" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("verb", VERBS)
 def test_dry_run_prints_settings_that_config_takes(verb, command, capsys, tmp_path):

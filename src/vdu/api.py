@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdu.core.errors import InputError, did_you_mean, shown
-from vdu.core.paths import given_path
+from vdu.core.paths import given_output, given_path
 from vdu.core.ranges import require_flags, require_kind
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def report(folder: Path | str, **settings: Any) -> Path:
                 f"report: got an unexpected keyword argument {name!r}; expected some of {', '.join(known)}.{hint}"
             )
     if settings.get("output") is not None:
-        settings["output"] = given_path(settings["output"], "output")
+        settings["output"] = given_output(settings["output"], "output")
     require_kind("by", settings.get("by"), str, "a name")
     require_flags({"hide_forgotten": False} | settings, "hide_forgotten")
     return Path(run(ReportSettings(run=folder, **settings))["report"])

@@ -1,5 +1,7 @@
 """What a user means by a class, against a list of the cases and a search through all names."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +23,8 @@ from vdu.core.errors import InputError
         ("2", ("cat", "dog", "frog"), 2),
         (0, ("0",), 0),
         ("000", ("0",), 0),
+        (2, ("cat", "dog", "frog", "K9"), 2),  # another name's number is another one
+        (1, ("class_0", "class_1", "class_2"), 1),
     ],
 )
 def test_a_name_then_a_value_then_a_place(wanted, names, place):
@@ -31,6 +35,8 @@ def test_a_name_then_a_value_then_a_place(wanted, names, place):
     ("wanted", "names", "message"),
     [
         (1, ("class_1", "class_10", "class_2"), r"class 1: unknown; the classes are: class_1, class_10, class_2\."),
+        (0, ("class_1", "class_10", "class_2"), r"class 0: unknown"),
+        (2, ("K9", "dog", "frog", "R2"), r"class 2: unknown"),
         ("0", ("01", "02"), r"class '0': unknown; the classes are: 01, 02\."),
         (1, ("1", "01"), r"class 1: means 1 and 01; expected the name of one class, as text"),
         (3, ("cat", "dog"), r"class 3: unknown; the classes are: 0 = cat, 1 = dog\."),
@@ -47,19 +53,21 @@ def test_nothing_else_is_guessed(wanted, names, message):
 
 
 NAMES = st.lists(
-    st.one_of(st.integers(0, 12).map(str), st.integers(0, 12).map("{:02}".format), st.text("ab_", min_size=1, max_size=2)),
+    st.one_of(st.integers(0, 12).map(str), st.integers(0, 12).map("{:02}".format), st.text("ab_12", min_size=1, max_size=2)),
     min_size=1, max_size=6, unique=True,
 )  # fmt: skip
 
 
 @given(names=NAMES, number=st.integers(-1, 13))
 def test_a_number_never_means_a_class_of_another_value(names, number):
-    """Whatever the order of the folders: the class has the value, or no name has a digit."""
+    """Whatever the order of the folders: the class has the value, or is at the place and no name has a number that says otherwise."""
     try:
-        found = names[class_index(number, names)]
+        place = class_index(number, names)
     except InputError:
         return
-    assert int(found) == number if any(each.isdigit() for each in "".join(names)) else names.index(found) == number
+    if not (names[place].isdigit() and int(names[place]) == number):
+        numbers = [{int(each) for each in re.findall(r"\d+", name)} for name in names]
+        assert place == number and numbers.pop(place) <= {number} and number not in set().union(*numbers)
 
 
 @given(names=NAMES, data=st.data())

@@ -9,7 +9,7 @@ import pytest
 from vdu.core import cache
 from vdu.core.cache import cache_folder
 from vdu.core.errors import InputError
-from vdu.core.paths import given_path, home_cache, require_text
+from vdu.core.paths import given_file, given_output, given_path, home_cache, require_text
 
 LATIN_1 = os.fsdecode(b"unw\xe4nted")
 
@@ -61,3 +61,23 @@ def test_names_that_no_record_could_hold_are_refused_in_printable_words(text, pr
         require_text(text, "images")
     assert printed in str(refused.value).encode("ascii").decode()
     require_text("кошки 猫 ü", "images")
+
+
+@pytest.mark.parametrize("given", [given_output, given_file])
+def test_what_is_written_lies_in_a_folder(given, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("kept")
+    monkeypatch.chdir(tmp_path)
+    for path in ("file/sub", tmp_path / "file" / "a" / "b"):
+        with pytest.raises(InputError, match="out: got .*, and .*/file is a file; expected a folder there"):
+            given(path, "out")
+    for path in ("new", "new/a/b", "file", tmp_path / "new"):
+        assert given(path, "out") == Path(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_written_lies_where_one_may_write(monkeypatch, tmp_path):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == tmp_path / "mine")
+    assert given_output(tmp_path / "mine") == tmp_path / "mine"
+    with pytest.raises(InputError, match="cannot be written in"):
+        given_output(tmp_path / "other" / "sub")

@@ -121,7 +121,9 @@ def test_a_failed_stage_gives_the_folder_free(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match=r"file/run: cannot be made \(Not a directory\); choose another --output-dir"):
+    with pytest.raises(
+        InputError, match=r"--output-dir: got .*file/run, and .*/file is a file; expected a folder there"
+    ):
         Run(tmp_path / "file" / "run", "unlearn")
 
 

@@ -3,6 +3,8 @@
 Whether a change is carried is seen by saving and loading in plain diffusers.
 """
 
+import copy
+import json
 import types
 from importlib import import_module
 
@@ -20,7 +22,7 @@ import vdu
 from vdu.core.errors import InputError
 from vdu.models.as_saved import require_no_global_hooks
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import identity
+from vdu.models.identity import configuration_sha256, identity, is_recorded_configuration, recorded_identities
 
 ATTENTION = {"down_block_types": ("AttnDownBlock2D",), "up_block_types": ("AttnUpBlock2D",)}
 
@@ -214,6 +216,12 @@ def stable_diffusion():
     return tiny_pipelines.stable_diffusion()
 
 
+@pytest.fixture(scope="module")
+def emoji():
+    pytest.importorskip("transformers", reason="the packaged model reads words")
+    return vdu.load_pipeline("zoo:emoji")
+
+
 def quantised(pipeline):
     pipeline.text_encoder = torch.ao.quantization.quantize_dynamic(pipeline.text_encoder, {torch.nn.Linear})
 
@@ -313,6 +321,48 @@ def test_how_prompts_are_filled_up_is_part_of_what_a_model_is(stable_diffusion, 
     assert other != known and not torch.equal(after, before)
     stable_diffusion.save_pretrained(tmp_path)
     assert identity(opened(vdu.load_pipeline(tmp_path))) == other
+
+
+def tokens_by(tokenizer, change):
+    """A tokenizer after a change of its tokenizer.json."""
+    held = json.loads(tokenizer.backend_tokenizer.to_str())
+    change(held)
+    tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(held))
+
+
+FORMER = {
+    "configuration": "dbd27630a27a55de2cdc4bddfb6918af8c55991eea1925deb5d28d91da48103b",
+    "identity": "f45e07f45a56dec7172b97b8edcc65d427c284586b545d0c6c6a002840f3fbca",
+}
+RULES = {
+    "a merge less": lambda held: held["model"]["merges"].pop(),
+    "merges in another order": lambda held: held["model"]["merges"].reverse(),
+    "letters keep their case": lambda held: held["normalizer"]["normalizers"].pop(),
+    "one word for another": lambda held: held["normalizer"]["normalizers"].append(
+        {"type": "Replace", "pattern": {"String": "dog"}, "content": "cat"}
+    ),
+    "no punctuation": lambda held: held["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "Punctuation", "behavior": "Removed"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", RULES)
+def test_how_texts_become_tokens_is_part_of_what_a_model_is(emoji, change):
+    pipeline = copy.copy(emoji)
+    known, configuration = identity(opened(pipeline)), configuration_sha256(opened(pipeline))
+    pipeline.tokenizer = copy.deepcopy(pipeline.tokenizer)
+    pipeline.tokenizer(
+        ["a longer prompt", "another"], padding=True, truncation=True, max_length=5
+    )  # which it keeps in itself
+    assert identity(opened(pipeline)) == known
+    tokens_by(pipeline.tokenizer, RULES[change])
+    assert identity(opened(pipeline)) != known
+    assert not is_recorded_configuration(pipeline, opened(pipeline), configuration)
+
+
+def test_what_earlier_versions_recorded_of_a_text_model_is_still_its_own(emoji):
+    """As the version before hashed the packaged model, whose description had no rules of its tokenizer."""
+    assert is_recorded_configuration(emoji, opened(emoji), FORMER["configuration"])
+    assert FORMER["identity"] in recorded_identities(opened(emoji))
 
 
 def test_a_scheduler_of_lcm_is_sampled_without_a_warning(make_pipeline, caplog, capsys):

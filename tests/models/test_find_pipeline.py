@@ -89,3 +89,13 @@ def test_what_is_no_pipeline_is_answered_with_what_to_type(model, tmp_path):
     model.rename(tmp_path / "members" / "member-0" / "pipeline")
     with pytest.raises(InputError, match=r"Did you mean members/member-0/pipeline\?"):
         find_pipeline("members")
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", 1), ("1", 0)])
+def test_of_several_processes_the_first_says_which_pipeline_is_used(monkeypatch, tmp_path, capsys, rank, said):
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline" / "model_index.json").touch()
+    for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert find_pipeline(tmp_path) == tmp_path / "pipeline"
+    assert capsys.readouterr().err.count("is a run folder; its pipeline") == said

@@ -1,6 +1,7 @@
 """The stopping rule: with a stub for the classifier, whose answer is known by the brightness of an image."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.generated import SHARED_SEED, image_seeds
 from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
+from vdu.unlearning.result import UnlearnResult
 
 SAMPLER = Sampler("ddpm", steps=2, microbatch_size=4)
 
@@ -78,3 +80,22 @@ def test_what_is_left_is_counted_on_noised_pixels_of_the_given_weights(check):
         noise = torch.randn(again.shape, generator=source)
         scores += (level**0.5 * again + (1 - level) ** 0.5 * noise).flatten(1).mean(1) / 3
     assert left == int((scores >= 0).sum()) and 0 < left < 12
+
+
+@pytest.mark.parametrize(
+    ("prompts", "strength", "hint"),
+    [
+        (
+            {}, ("repulsion_scale", "forget_weight"),
+            "a larger repulsion_scale or forget_weight (--option) forgets more, and more --steps may",
+        ),
+        (
+            {"forget": ["cat"]}, ("repulsion_scale", "forget_weight"),
+            "a larger forget_weight (--option) forgets more, and a higher --learning-rate, more --steps or another --instead may",
+        ),
+    ],
+)  # fmt: skip
+def test_the_hint_for_a_missed_aim_names_what_has_an_effect(prompts, strength, hint):
+    method, missed = SimpleNamespace(strength=strength), Stopping("all_steps", 9, 5, 40, 4)
+    run = SimpleNamespace(plan=SimpleNamespace(prompts=prompts), method=method, stopping=missed)
+    assert vars(UnlearnResult)["ending"].fget(run).endswith(f"; {hint}")

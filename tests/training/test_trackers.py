@@ -1,5 +1,7 @@
 import json
 import sys
+import types
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from accelerate.tracking import GeneralTracker
 
 from vdu.core.errors import DivergenceError, InputError
 from vdu.training.loop import TrainSettings, make_accelerator, train
+from vdu.training.trackers import require_tracker
 
 SETTINGS = TrainSettings(steps=7, learning_rate=0.02, lr_schedule="cosine", checkpointing_steps=2, ema_decay=0.9)
 
@@ -216,3 +219,22 @@ def test_a_tracker_that_fails_later_costs_no_run(make_network, make_batches, reg
     assert capsys.readouterr().err.count("--report-to broken failed (the line is down)") == 1
     for plain, other in zip(*(each.parameters() for each in networks), strict=True):
         assert torch.equal(plain, other)
+
+
+def no_login(verify):
+    raise RuntimeError("No API key configured.")
+
+
+@pytest.mark.parametrize(
+    ("mode", "login", "is_refused"), [(None, no_login, True), ("offline", no_login, False), (None, print, False)]
+)
+def test_a_login_that_is_missing_is_found_before_any_work(monkeypatch, tmp_path, mode, login, is_refused):
+    package = types.ModuleType("wandb")
+    package.login, package.__spec__ = lambda verify: login(verify), ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    monkeypatch.setenv("WANDB_MODE", mode) if mode else monkeypatch.delenv("WANDB_MODE", raising=False)
+    if is_refused:
+        with pytest.raises(InputError, match=r"No API key configured\.\). Log in with `wandb login`"):
+            require_tracker("wandb", tmp_path)
+    else:
+        require_tracker("wandb", tmp_path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from vdu.core.paths import given_path
+from vdu.core.paths import given_output, given_path
 from vdu.core.ranges import AT_LEAST_0, COUNT, ENOUGH_IMAGES, FRACTION, NOT_NEGATIVE, POSITIVE, SEED, UNIT, Range
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ __all__ = [
     "to_toml",
     "within",
 ]
+
+
+OUTPUTS = ("output_dir", "output")  # paths that verbs write
 
 
 def within(allowed: Range) -> Parameter:
@@ -103,11 +106,12 @@ class SamplerSettings:
 
 
 def at_home(settings: Any) -> Any:
-    """Settings with ~ expanded in every path, which no shell does in ``--option=~/x`` or in a file."""
+    """Settings with ~ expanded in every path, which no shell does in ``--option=~/x`` or in a file; what cannot be written is refused."""
 
     def expanded(name: str, value: Any) -> Any:
         if isinstance(value, Path):
-            return given_path(value, f"--{name.replace('_', '-')}")
+            meant = given_output if name in OUTPUTS else given_path
+            return meant(value, f"--{name.replace('_', '-')}")
         return tuple(expanded(name, each) for each in value) if isinstance(value, tuple) else value
 
     return replace(

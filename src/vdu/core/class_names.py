@@ -2,11 +2,14 @@
 
     1. a text that is the name of a class                       → that class
     2. a number, as text or int, that is the value of one name  → that class ("1" and 1 mean "01" among 01, 02, 03)
-    3. a number, where no name has a digit in it                → the class at that place, counted from 0
+    3. a number that no name contradicts                        → the class at that place, counted from 0
 
-Nothing else is guessed: a number among names such as class_1, class_2, class_10 is refused, and so is one that two names share.
+A name contradicts a number that is in it, and the place that it is at if another number is in it: among class_1, class_2 and class_10 no
+number means a class, and beside K9 only 9 does not. A name that is itself a number, and not that of its place, contradicts every place.
+Nothing else is guessed: a number that two names share is refused.
 """
 
+import re
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
@@ -54,13 +57,21 @@ def class_index(wanted: Any, names: Sequence[str], what: str = "class") -> int:
             raise InputError(
                 f"{what} {got}: means {' and '.join(names[i] for i in same)}; expected the name of one class, as text."
             )
-    places = not any(character.isdigit() for name in names for character in name)
-    if places and value is not None and len(value) < 10 and int(value) < len(names):
-        return int(value)
+    values = any(_value(name) not in {None, str(i)} for i, name in enumerate(names))  # numbers are names here
+    if value is not None and len(value) < 10 and int(value) < len(names) and not values:
+        place = int(value)
+        others = [*names[:place], *names[place + 1 :]]
+        if _numbers(names[place]) <= {value} and not any(value in _numbers(name) for name in others):
+            return place
+    places = not any(map(_numbers, names))
     listed = [f"{i} = {name}" if places else name for i, name in enumerate(names[:_LISTED])]
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     hint = did_you_mean(wanted, names) if isinstance(wanted, str) else ""
     raise InputError(f"{what} {got}: unknown; the classes are: {', '.join(listed)}{more}.{hint}")
+
+
+def _numbers(name: str) -> set[str]:
+    return {_value(each) or "" for each in re.findall(r"[0-9]+", name)}
 
 
 def _value(text: str) -> str | None:

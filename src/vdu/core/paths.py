@@ -1,11 +1,12 @@
 """Paths that a user gives: ~ expanded, and nothing in them that a record could not hold. Standard library only."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError, shown
 
-__all__ = ["given_file", "given_path", "home_cache", "require_text"]
+__all__ = ["given_file", "given_output", "given_path", "home_cache", "require_text"]
 
 
 def given_path(given: Any, name: str = "path") -> Path:
@@ -32,9 +33,30 @@ def given_path(given: Any, name: str = "path") -> Path:
         ) from None
 
 
-def given_file(given: Any, name: str = "path") -> Path:
-    """A path of a file that is to be written; a folder is refused, besides what :func:`given_path` refuses."""
+def given_output(given: Any, name: str = "path") -> Path:
+    """A path that is to be written; one below a file, or in a folder that cannot be written in, is refused before any work.
+
+    Args:
+        given: as for :func:`given_path`.
+        name: likewise.
+
+    Returns:
+        The path, which need not exist.
+
+    Raises:
+        InputError: if it cannot be made there.
+    """
     path = given_path(given, name)
+    place = next(each for each in (path, *path.absolute().parents) if each.is_dir() or (each != path and each.exists()))
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        kind = "cannot be written in" if place.is_dir() else "is a file"
+        raise InputError(f"{name}: got {path}, and {place} {kind}; expected a folder there. Choose another path.")
+    return path
+
+
+def given_file(given: Any, name: str = "path") -> Path:
+    """A path of a file that is to be written; a folder is refused, besides what :func:`given_output` refuses."""
+    path = given_output(given, name)
     if path.is_dir():
         raise InputError(f"{name}: got {path}, which is a folder; expected a file in it.")
     return path

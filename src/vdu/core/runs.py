@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import BusyError, InputError
-from vdu.core.paths import given_path
+from vdu.core.paths import given_output, given_path
 from vdu.core.processes import first_decides, is_first, say
 from vdu.core.records import (
     FORMAT_VERSION,
@@ -90,7 +90,7 @@ def check_folder(
     Raises:
         InputError: if the folder cannot be used so, or lies inside one of the folders that the run reads.
     """
-    folder, kept = given_path(folder, "--output-dir"), [Path(path) for path in keep if path]
+    folder, kept = given_output(folder, "--output-dir"), [Path(path) for path in keep if path]
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; expected a folder for the run's output.")
     require_apart(folder, kept)

@@ -17,7 +17,7 @@ import torch
 from vdu.core.device import on_device
 from vdu.core.errors import InputError, shown
 from vdu.core.former_names import former_names
-from vdu.core.paths import given_path
+from vdu.core.paths import given_output
 from vdu.core.processes import first_decides, is_first, say
 from vdu.core.ranges import require_given
 from vdu.core.surroundings import undisturbed
@@ -97,7 +97,7 @@ def evaluate(
     require_given({"forget_class": forget_class, "forget_prompt": forget_prompt}, "forget_class", "forget_prompt")
     require_one_subject(run, before, after, forget, forget_prompt)
     own = run if run is None or isinstance(run, str | Path) else _run_folder(run)  # a folder to evaluate in place
-    folder = None if folder is None else given_path(folder, "folder")
+    folder = None if folder is None else given_output(folder, "folder")
     if own is not None and folder is not None:
         raise InputError(f"folder: got {folder} with a run, which is evaluated in its own folder. Leave it out.")
     if run is not None and own is None and (said := getattr(getattr(run, "plan", None), "prompts", None)):

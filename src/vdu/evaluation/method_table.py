@@ -20,7 +20,7 @@ import torch
 from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError, shown
 from vdu.core.former_names import former_names
-from vdu.core.paths import given_file, given_path
+from vdu.core.paths import given_file, given_output
 from vdu.core.ranges import COUNT, require_given, require_number
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
 from vdu.core.runs import require_apart
@@ -263,7 +263,7 @@ def compare(
             raise InputError(
                 f"{each}: got one; expected none, since every run has a seed and a folder of its own. Leave it out."
             )
-    where = None if folder is None else given_path(folder, "folder")
+    where = None if folder is None else given_output(folder, "folder")
     if where is not None:
         require_apart(where, [place_of(each) for each in (forget, options.reference) if is_named(each)])
     with on_device(device), tempfile.TemporaryDirectory() as place:

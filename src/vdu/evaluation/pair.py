@@ -14,7 +14,7 @@ from typing import Any
 import tomli_w
 
 from vdu.core.errors import InputError
-from vdu.core.paths import given_path
+from vdu.core.paths import given_output
 from vdu.core.processes import first_decides
 from vdu.core.records import read_json
 from vdu.core.runs import Run, require_apart
@@ -175,7 +175,7 @@ def open_folder(
     method = how["method"] if how else method_of(after)
     run = {"run": None if after.run is None else str(after.run), "method": method}
     inputs = {"model": before.to_json(), "unlearned": after.to_json() | run, "forget": forget}
-    folder = given_path(folder, "folder")
+    folder = given_output(folder, "folder")
     sources = (forget["source"], options.reference, options.held_out, options.data)
     places = [place_of(each) for each in sources if is_named(each) and each != GIVEN]
     require_apart(folder, [before.path, after.path, *places])

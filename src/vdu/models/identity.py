@@ -25,7 +25,14 @@ from vdu.diffusion.sampling import SCHEDULERS, same_levels, scheduler_over
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.models.configuration import EXTRAS
 
-__all__ = ["configuration_sha256", "identity", "is_recorded_configuration", "trained_part", "weights_sha256"]
+__all__ = [
+    "configuration_sha256",
+    "identity",
+    "is_recorded_configuration",
+    "recorded_identities",
+    "trained_part",
+    "weights_sha256",
+]
 
 SCHEDULE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
 ELSEWHERE = {
@@ -47,6 +54,19 @@ def identity(denoiser: Denoiser) -> str:
         64 hexadecimal digits.
     """
     return _digest(_described(denoiser))
+
+
+def recorded_identities(denoiser: Denoiser) -> set[str]:
+    """The identities that a record of a model may have: that of this version, and that of earlier ones.
+
+    Args:
+        denoiser: the model.
+
+    Returns:
+        Each as :func:`identity` gives it.
+    """
+    described = _described(denoiser)
+    return {_digest(described), _digest(_former(described))}
 
 
 def configuration_sha256(denoiser: Denoiser) -> str:
@@ -104,7 +124,9 @@ def is_recorded_configuration(pipeline: Any, denoiser: Denoiser, recorded: str) 
     Returns:
         Whether it is.
     """
-    return recorded in {configuration_sha256(denoiser), *_earlier(denoiser.network, pipeline.scheduler)}
+    described = _described(denoiser, weights=False)
+    known = {_digest(described), _digest(_former(described))}
+    return recorded in known.union(_earlier(denoiser.network, pipeline.scheduler))
 
 
 def _sum(tensor: Tensor) -> tuple[Any, ...]:
@@ -136,6 +158,11 @@ def _described(model: Any, weights: bool = True) -> dict[str, Any]:
         elif item.default is MISSING or _plain(value, weights) != _plain(item.default, weights):
             found[item.name] = _plain(value, weights)
     return found | ({} if "scheduler_config" in found else {"wrapper": type(model).__name__})
+
+
+def _former(described: dict[str, Any]) -> dict[str, Any]:
+    """As earlier versions described a model: without how its tokenizers make tokens of a text."""
+    return described | {"words": described["words"][:-1]} if "words" in described else described
 
 
 def _plain(value: Any, weights: bool = True) -> Any:

@@ -9,6 +9,7 @@ model has its classes. Any other prompt can be asked for by its text, and captio
 """
 
 import inspect
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,13 @@ from vdu.models.latent import LatentDenoiser, visiting
 __all__ = ["ENCODERS", "PromptEncoder", "TextDenoiser", "text_parts"]
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+RULES = (
+    "added_tokens",
+    "normalizer",
+    "pre_tokenizer",
+    "post_processor",
+    "model",
+)  # of tokenizer.json; the rest is set by calls
 REMEMBERED = 1024  # prompts; of Stable Diffusion 1.x 240 MB
 
 
@@ -46,11 +54,16 @@ class PromptEncoder:
         return self._encoders
 
     def described(self) -> list[Any]:
-        """What determines the condition of a prompt: the text encoders, their tokenizers, and how the pipeline uses them."""
+        """What determines the condition of a prompt: the text encoders, their tokenizers, and how the pipeline uses them.
+
+        Returns:
+            Modules, hashes and texts; the last is how texts become tokens, which earlier versions left out.
+        """
         words = [sha256_bytes(repr(sorted(each.get_vocab().items())).encode()) for each, _ in self._tokenizers()]
         zeros = getattr(self._pipeline, "config", {}).get("force_zeros_for_empty_prompt")
         padding = [f"{i} {way}" for i, (each, _) in enumerate(self._tokenizers()) for way in _own_padding(each)]
-        return [*self._encoders, words, [most for _, most in self._tokenizers()], zeros, *padding]
+        rules = [sha256_bytes(json.dumps(_rules(each), sort_keys=True).encode()) for each, _ in self._tokenizers()]
+        return [*self._encoders, words, [most for _, most in self._tokenizers()], zeros, *padding, rules]
 
     def _tokenizers(self) -> Iterator[tuple[Any, int]]:
         """The tokenizers, each with the most tokens that are read of a prompt."""
@@ -180,6 +193,24 @@ def text_parts(pipeline: Any, encode: Callable[[Any, str | None, torch.device], 
                     f"most as many. Set pipeline.{tokenizer}.model_max_length = {places}."
                 )
     return {"words": PromptEncoder(pipeline, encode), "prompts": tuple(getattr(pipeline, "prompts", None) or ("",))}
+
+
+def _rules(tokenizer: Any) -> Any:
+    """How a text becomes tokens, besides the vocabulary: normaliser, merges or scores, what is added, without options that are off."""
+    if not hasattr(tokenizer, "backend_tokenizer"):  # a tokenizer in Python
+        merges = getattr(tokenizer, "bpe_ranks", {})
+        return [type(tokenizer).__name__, [list(pair) for pair in sorted(merges, key=lambda pair: merges[pair])]]
+    held = json.loads(tokenizer.backend_tokenizer.to_str())
+    if isinstance(held["model"]["vocab"], dict):  # else with the scores of a unigram model
+        del held["model"]["vocab"]
+    added = [each for each in held["added_tokens"] if each["content"] not in tokenizer.all_special_tokens]
+    return _without_empty({name: held.get(name) for name in RULES} | {"added_tokens": added})
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_empty(each) for name, each in value.items() if each not in (None, False, "", [])}
+    return [_without_empty(each) for each in value] if isinstance(value, list) else value
 
 
 def _own_padding(tokenizer: Any) -> list[str]:

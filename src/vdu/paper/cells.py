@@ -9,7 +9,6 @@ Not guaranteed: locks between machines on file systems without ``flock``; in tha
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import DivergenceError, InputError
+from vdu.core.processes import say
 from vdu.core.records import FORMAT_VERSION, environment, read_json, sha256_bytes, sha256_file, write_json
 
 __all__ = ["Cell", "CellStore", "run_cells", "with_needs"]
@@ -84,7 +84,7 @@ class CellStore:
             trouble = self._trouble(path)
             if trouble:
                 if (path, trouble) not in self._told:
-                    print(f"vdu: {trouble.rstrip('.')}; this cell is made again.", file=sys.stderr)
+                    say(f"vdu: {trouble.rstrip('.')}; this cell is made again.")
                     self._told.add((path, trouble))
                 return None
             self._read[cell.id] = read_json(path)

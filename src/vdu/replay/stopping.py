@@ -59,11 +59,12 @@ class Stopping:
     n_seeds: int
     aim: int
 
-    def sentence(self, strength: tuple[str, ...] = ()) -> str:
+    def sentence(self, strength: tuple[str, ...] = (), in_words: bool = False) -> str:
         """The record in words.
 
         Args:
             strength: options whose larger values forget more; named if the aim was missed.
+            in_words: whether a concept was forgotten by its prompt; then what takes its place is named too.
 
         Returns:
             One sentence without a full stop.
@@ -78,7 +79,8 @@ class Stopping:
         )
         if self.reason == "forgotten":
             return found
-        return f"{found}; all steps were used; a larger {' or '.join(strength)} (--option) forgets more, and more --steps may"
+        may = "a higher --learning-rate, more --steps or another --instead" if in_words else "more --steps"
+        return f"{found}; all steps were used; a larger {' or '.join(strength)} (--option) forgets more, and {may} may"
 
     def to_text(self) -> str:
         """The record as JSON, which the training loop stores as the reason for an early stop."""

@@ -1,10 +1,10 @@
 """The run's log: one JSON line per step in ``log.jsonl``, and a progress bar on standard error."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, Self
 
+from vdu.core.processes import say
 from vdu.core.progress import bar
 from vdu.core.records import atomic_file
 
@@ -64,7 +64,5 @@ def _lines_before(path: Path, start: int) -> list[str]:
             break  # a line cut off by a kill
         kept.append(text)
     if len(kept) < start:  # an interruption cannot cause this: each line is written before the checkpoint of its step
-        print(
-            f"vdu: warning: {path}: damaged after line {len(kept)}; steps up to {start} are missing.", file=sys.stderr
-        )
+        say(f"vdu: warning: {path}: damaged after line {len(kept)}; steps up to {start} are missing.")
     return kept

@@ -24,14 +24,16 @@ steps on an accelerator may differ in their last bits from those reported before
 """
 
 import json
-import sys
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError
+from vdu.core.processes import is_first, say
 from vdu.core.records import read_json, write_json
 
 __all__ = ["FOLDER", "TRACKERS", "flatten", "require_tracker", "tracking"]
@@ -39,6 +41,7 @@ __all__ = ["FOLDER", "TRACKERS", "flatten", "require_tracker", "tracking"]
 TRACKERS = ("none", "tensorboard", "wandb", "trackio")
 FOLDER = "tracking"
 _PROJECT = "vdu"
+OFFLINE = ("offline", "disabled", "dryrun")  # modes of wandb without a login
 _ADVICE = {"wandb": "Log in with `wandb login`, or keep its records on this machine with WANDB_MODE=offline."}
 
 
@@ -50,7 +53,7 @@ def require_tracker(report_to: Any, folder: Path | None) -> None:
         folder: the run folder, where the known trackers keep their files.
 
     Raises:
-        InputError: if the name is unknown, its package is not installed, or there is no folder.
+        InputError: if the name is unknown, its package is not installed or broken, there is no folder, or wandb has no login.
     """
     if not isinstance(report_to, str):
         from accelerate.tracking import GeneralTracker
@@ -72,6 +75,20 @@ def require_tracker(report_to: Any, folder: Path | None) -> None:
         )
     if folder is None:
         raise InputError(f"report_to: got {report_to!r} and no run folder; expected a folder for its files. Give one.")
+    if is_first():
+        _require_ready(report_to)
+
+
+def _require_ready(name: str) -> None:
+    """Raise an error for a tracker whose package is broken, or that has no login; nothing is sent."""
+    try:
+        package = import_module(name)
+        if name == "wandb" and os.environ.get("WANDB_MODE") not in OFFLINE:
+            package.login(verify=False)  # on a terminal it lets one log in now
+    except Exception as error:  # each tracker has errors of its own
+        raise InputError(
+            f"--report-to {name}: could not be started ({error}). {_ADVICE.get(name, '')}".strip()
+        ) from error
 
 
 def flatten(line: Mapping[str, Any]) -> dict[str, float]:
@@ -144,10 +161,7 @@ def tracking(
             action()
         except Exception as error:  # the run is worth more than its copy elsewhere
             if not failed:
-                print(
-                    f"vdu: warning: --report-to {name} failed ({error}). The run goes on; its log is complete.",
-                    file=sys.stderr,
-                )
+                say(f"vdu: warning: --report-to {name} failed ({error}). The run goes on; its log is complete.")
             failed = True
 
     def report(line: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from vdu.data.sources import absolute, place_of
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.defaults import TrainingDefaults
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import identity, weights_sha256
+from vdu.models.identity import recorded_identities, weights_sha256
 from vdu.models.lora import check_train, trained_weights
 from vdu.models.pipelines import check_network, configuration_of, find_pipeline, load_pipeline
 from vdu.posterior.gaussian import GaussianPosterior
@@ -459,13 +459,13 @@ def check_origin(posterior: GaussianPosterior, original: PipelineDenoiser) -> No
         InputError: if the posterior's record names another.
     """
     known = (
-        ("pipeline", weights_sha256(original.network), "of its weights", "the same weights"),
-        ("model", identity(original), "of weights and configuration", "the same noise schedule, prediction type and options too"),
+        ("pipeline", {weights_sha256(original.network)}, "of its weights", "the same weights"),
+        ("model", recorded_identities(original), "of weights and options", "the same noise schedule, prediction type and options too"),
     )  # fmt: skip
     for name, own, of, expected in known:
         fitted = posterior.sources.get(name)
-        if fitted is not None and fitted != own:
+        if fitted is not None and fitted not in own:
             raise InputError(
-                f"posterior: was fitted to the model with SHA-256 {fitted[:12]}… ({of}), this one has {own[:12]}…; expected {expected}. "
+                f"posterior: was fitted to the model with SHA-256 {fitted[:12]}… ({of}), this one {min(own)[:12]}…; expected {expected}. "
                 "Fit one for this model with `vdu posterior`."
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError, shown
-from vdu.core.paths import given_path
+from vdu.core.paths import given_output
 from vdu.core.ranges import require_flags, require_kind
 from vdu.core.records import read_json
 from vdu.data.images import ImageSet
@@ -81,7 +81,11 @@ class UnlearnResult:
     @property
     def ending(self) -> str:
         """Why training ended: the outcome of the stopping rule, or why there was none; one sentence without a full stop."""
-        return self._without_a_rule() if self.stopping is None else self.stopping.sentence(self.method.strength)
+        if self.stopping is None:
+            return self._without_a_rule()
+        in_words = bool(self.plan.prompts)  # a substitute leads there, and nothing repels
+        strength = tuple(name for name in self.method.strength if not (in_words and name == "repulsion_scale"))
+        return self.stopping.sentence(strength, in_words=in_words)
 
     def _without_a_rule(self) -> str:
         if not self.method.stops:
@@ -223,4 +227,4 @@ def _folder(given: Any) -> Path:
     """
     if not isinstance(given, str | Path) or Path(given).is_file():
         raise InputError(f"folder: got {shown(given)}; expected the path of a folder.")
-    return given_path(given, "folder")
+    return given_output(given, "folder")

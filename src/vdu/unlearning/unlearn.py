@@ -15,7 +15,7 @@ import torch
 from vdu.core.device import on_device
 from vdu.core.errors import InputError
 from vdu.core.former_names import former_names
-from vdu.core.paths import given_path
+from vdu.core.paths import given_output
 from vdu.core.progress import expect, whole
 from vdu.core.ranges import require_flags, require_kind
 from vdu.core.surroundings import undisturbed
@@ -119,7 +119,7 @@ def unlearn(
     if folder is None and (overwrite or resume):
         raise InputError(f"{'resume' if resume else 'overwrite'}: got True without a folder; expected folder=….")
     require_kind("progress", progress, str, "the title of a progress bar, or None")
-    where, title = None if folder is None else given_path(folder, "folder"), progress or None
+    where, title = None if folder is None else given_output(folder, "folder"), progress or None
     with on_device(device), whole("unlearn"):
         plan = make_plan(asked | {"folder": where})
         expect(posterior_work(plan) | work(plan))
