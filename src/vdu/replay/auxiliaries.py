@@ -67,7 +67,7 @@ class Auxiliaries:
     forget_seeds: tuple[int, ...] = ()
     judged: Resemblance | None = None
     sampler: Sampler | None = None
-    held_out: HeldOut = HeldOut()
+    held_out: HeldOut = field(default_factory=HeldOut)
 
     @property
     def classifier_share(self) -> float:
@@ -82,7 +82,13 @@ def needs_selection(method: Method, has_retain: bool) -> bool:
 
 
 def auxiliary_work(
-    original: Denoiser, method: Method, *, has_retain: bool, n_own_samples: int, sampler: Sampler, holds_out: bool = False
+    original: Denoiser,
+    method: Method,
+    *,
+    has_retain: bool,
+    n_own_samples: int,
+    sampler: Sampler,
+    holds_out: bool = False,
 ) -> dict[str, tuple[float, float]]:
     """The stages of :func:`make_auxiliaries`, for :func:`vdu.core.progress.expect`.
 
@@ -105,7 +111,10 @@ def auxiliary_work(
         width = getattr(method, "classifier_width", CLASSIFIER_WIDTH)
         stages |= selection_work(original, width, by_label=bool(original.class_names))
         if holds_out:
-            stages["held-out samples"] = (n_own_samples / 2, sampler.steps)  # at most twice as many, if few are unwanted
+            stages["held-out samples"] = (
+                n_own_samples / 2,
+                sampler.steps,
+            )  # at most twice as many, if few are unwanted
     if "self_model" in wanted:
         how = self_model_settings(getattr(method, "self_model_steps", SELF_MODEL_STEPS))
         stages["self-trained model"] = (how["steps"], 3 * how["batch_size"])

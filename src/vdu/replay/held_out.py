@@ -1,8 +1,8 @@
 """Seeds that no training has used, on which the stopping rule looks.
 
 They continue the sequence of generated samples from which the method learns: image n, n + 1, … of the original. Those that the
-classifier calls unwanted give the seeds; those that the selection calls unlike the forget set give the classifier's error
-(:mod:`vdu.replay.guarantee`). At most as many are drawn as the method learns from, and they are cached with these.
+classifier calls unwanted give the seeds, and the classifier's error is what the selection says of them (:mod:`vdu.replay.guarantee`).
+At most as many samples are drawn as the method learns from, and they are cached with these.
 
 Not guaranteed: enough seeds for a low aim, if the model rarely generates the forget concept.
 """
@@ -16,12 +16,15 @@ import torch
 
 from vdu.core.processes import first_decides
 from vdu.core.types import Denoiser
+from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.replay.generated import SHARED_SEED, cached_samples, image_seeds
-from vdu.replay.guarantee import acceptable, at_most, seeds_needed
+from vdu.replay.guarantee import MOST, acceptable, at_most, seeds_needed
 from vdu.replay.selection import FEWEST_LIKE_FORGET, Resemblance, mean_scores
 
 __all__ = ["HeldOut", "hold_out"]
+
+FIRST_ERROR = 0.01  # until samples are drawn
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class HeldOut:
 
     Attributes:
         seeds: of the original's images that the classifier calls unwanted.
-        error: f, fraction of the held-out images unlike the forget set that the classifier calls unwanted.
+        error: f, fraction of them whose image the selection calls unlike the forget set, by the rule of succession.
         n_drawn: number of held-out images.
         n_drawn_now: how many of them were not in the cache.
     """
@@ -52,13 +55,18 @@ class HeldOut:
 
     def describe(self) -> dict[str, Any]:
         """Plain values for a record."""
-        return {"n_drawn": self.n_drawn, "n_drawn_now": self.n_drawn_now, "n_seeds": len(self.seeds), "error": self.error}
+        return {
+            "n_drawn": self.n_drawn,
+            "n_drawn_now": self.n_drawn_now,
+            "n_seeds": len(self.seeds),
+            "error": self.error,
+        }
 
     def __str__(self) -> str:
+        n = len(self.seeds)
         return (
-            f"stopping rule: {len(self.seeds)} seeds of {self.n_drawn} held-out generated samples; the classifier is wrong about "
-            f"{self.error:.1%} of the others, so the aim is at most {self.aim_bound:.1%} of the unwanted seeds (at most {self.aim} of "
-            f"{len(self.seeds)} left)"
+            f"stopping rule: {n} unwanted seeds among {self.n_drawn} held-out generated samples. The classifier is wrong about "
+            f"{self.error:.1%} of them, so the aim is at most {self.aim_bound:.1%} left, which {self.aim} or fewer of {n} show"
         )
 
 
@@ -75,28 +83,30 @@ def hold_out(
         progress: title of the progress bar; None shows none.
 
     Returns:
-        The seeds; none are drawn if fewer than 10 of ``n_own_samples`` are expected to be unwanted.
+        The seeds, at most 128; none are drawn if fewer than 10 of ``n_own_samples`` are expected to be unwanted.
     """
-    found = HeldOut()
     if judged.share * n_own_samples < FEWEST_LIKE_FORGET:
-        return found
-    classifier = copy.deepcopy(judged.classifier).cpu()
+        return HeldOut()
+    found, batch = HeldOut(error=FIRST_ERROR), sampler.microbatch_size
     for _ in range(2):  # the error is known after the first samples
-        wanted = math.ceil(seeds_needed(found.error) / judged.share / sampler.microbatch_size) * sampler.microbatch_size
-        n = max(found.n_drawn, min(n_own_samples, wanted))
-        if n == found.n_drawn:
+        wanted = math.ceil(seeds_needed(found.error) / judged.share / batch) * batch
+        if (n := min(n_own_samples, wanted)) <= found.n_drawn:
             break
         samples, now = cached_samples(drawing, n_own_samples + n, sampler, progress=progress)
-        further = samples.select(range(n_own_samples, n_own_samples + n))
+        seeds, error = _sorted(drawing, judged, samples.select(range(n_own_samples, n_own_samples + n)), n_own_samples)
+        found = HeldOut(seeds[:MOST], error, n, found.n_drawn_now + now)
+    return found
 
-        def decide(images: Any = further) -> tuple[list[int], float]:
-            unwanted = mean_scores(classifier, images, torch.arange(len(images)), 0, drawing) >= 0
-            unlike = judged.unlike(images)
-            wrong = int((unwanted & unlike).sum()) / max(1, int(unlike.sum()))
-            return unwanted.nonzero().flatten().tolist(), wrong
 
-        chosen, error = first_decides("the held-out seeds", decide)
-        every = image_seeds(SHARED_SEED, n, n_own_samples)
-        found = HeldOut(tuple(every[i] for i in chosen), error, n, found.n_drawn_now + now)
-    n_seeds = seeds_needed(found.error)
-    return HeldOut(found.seeds[:n_seeds], found.error, found.n_drawn, found.n_drawn_now)
+def _sorted(drawing: Denoiser, judged: Resemblance, images: ImageSet, start: int) -> tuple[tuple[int, ...], float]:
+    """Seeds of the unwanted images, and how often the selection calls them unlike the forget set."""
+    classifier = copy.deepcopy(judged.classifier).cpu()  # the method's classifier stays on its device
+
+    def decide() -> tuple[list[int], float]:
+        unwanted = mean_scores(classifier, images, torch.arange(len(images)), 0, drawing) >= 0
+        wrong = int((unwanted & judged.unlike(images)).sum())
+        return unwanted.nonzero().flatten().tolist(), (wrong + 1) / (int(unwanted.sum()) + 2)
+
+    chosen, error = first_decides("the held-out seeds", decide)
+    seeds = image_seeds(SHARED_SEED, len(images), start)
+    return tuple(seeds[i] for i in chosen), error

@@ -55,7 +55,7 @@ class Stopping:
         bound: upper bound of the rate that remains; None in checkpoints of older versions, whose seeds were not held out.
         aim_bound: the same of ``aim``.
         confidence: of the bound, over all looks.
-        error: fraction of held-out images unlike the forget set that the classifier calls unwanted.
+        error: of the classifier (:class:`vdu.replay.held_out.HeldOut`).
     """
 
     reason: Literal["forgotten", "all_steps"]

@@ -254,9 +254,7 @@ def stopping_text(stopping: Mapping[str, Any], strength: Sequence[str] = ()) -> 
             f"{stopping['step']} steps, drawn again from the same noise; the aim was {stopping['aim']} or fewer"
         )
         return f"{found}; all steps were taken" if missed else found
-    found = (
-        f"{guarantee_text(stopping)} ({stopping['n_left']} of {stopping['n_seeds']} held-out seeds after {stopping['step']} steps)"
-    )
+    found = f"{guarantee_text(stopping)} ({stopping['n_left']} of {stopping['n_seeds']} held-out seeds after {stopping['step']} steps)"
     aim = f"the aim of at most {percent(100 * stopping['aim_bound'])}"
     if not missed:
         return f"{found}; {aim} was reached"
