@@ -101,7 +101,9 @@ def _improvement(data: ReportData) -> str:
     """Whether distillation also corrected the original's own errors; nothing where the run does not tell."""
     if any("self_model" in each for each in data.run.get("stages") or ()):
         return ", with self-improvement: it also corrects some of the original's own errors"
-    options = dict(str(each).partition("=")[::2] for each in data.settings.get("option") or ())
+    options = {
+        name: value for name, _, value in (str(each).partition("=") for each in data.settings.get("option") or ())
+    }
     is_off = re.fullmatch(r"0*\.?0*", options.get("self_improvement", "on"))
     return ", without self-improvement: it only forgets" if is_off else ""
 
