@@ -94,7 +94,7 @@ def hold_out(
             break
         samples, now = cached_samples(drawing, n_own_samples + n, sampler, progress=progress)
         seeds, error = _sorted(drawing, judged, samples.select(range(n_own_samples, n_own_samples + n)), n_own_samples)
-        found = HeldOut(seeds[:MOST], error, n, found.n_drawn_now + now)
+        found = HeldOut(seeds[:MOST], error, n, min(n, found.n_drawn_now + now))  # the others were counted before
     return found
 
 
