@@ -7,7 +7,7 @@ import torch
 
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.replay.generated import SHARED_SEED, generate_samples, image_seeds
+from vdu.replay.generated import HELD_OUT_SEED, SHARED_SEED, generate_samples, image_seeds
 from vdu.replay.guarantee import seeds_needed
 from vdu.replay.held_out import HeldOut, hold_out
 from vdu.replay.selection import FEWEST_LIKE_FORGET
@@ -48,11 +48,11 @@ def judged(level, share, unlike):
 
 
 def test_seeds_and_error_are_counted_on_samples_that_the_method_never_sees(denoiser):
-    drawn = generate_samples(denoiser, 2 * N_OWN, SAMPLER, seed=SHARED_SEED, progress=None).images[N_OWN:]
+    drawn = generate_samples(denoiser, N_OWN, SAMPLER, seed=HELD_OUT_SEED, progress=None).images
     level = float(by_hand(drawn, 0).median()) + 1e-4
     unwanted, unlike = by_hand(drawn, level) >= 0, drawn.flatten(1)[:, 0] > 100
     found = hold_out(denoiser, judged(level, 0.5, lambda images: images.images.flatten(1)[:, 0] > 100), SAMPLER, N_OWN)
-    seeds = torch.tensor(image_seeds(SHARED_SEED, N_OWN, N_OWN))
+    seeds = torch.tensor(image_seeds(HELD_OUT_SEED, N_OWN))
     assert list(found.seeds) == seeds[unwanted].tolist() and len(found.seeds) == N_OWN // 2
     assert not set(found.seeds) & set(image_seeds(SHARED_SEED, N_OWN))
     wrong = int((unwanted & unlike).sum())

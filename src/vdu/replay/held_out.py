@@ -1,8 +1,8 @@
 """Seeds that no training has used, on which the stopping rule looks.
 
-They continue the sequence of generated samples from which the method learns: image n, n + 1, … of the original. Those that the
-classifier calls unwanted give the seeds, and the classifier's error is what the selection says of them (:mod:`vdu.replay.guarantee`).
-At most as many samples are drawn as the method learns from, and they are cached with these.
+The original draws images from noise of its own. Those that the classifier calls unwanted give the seeds, and the classifier's error
+is what the selection says of them (:mod:`vdu.replay.guarantee`). At most as many images are drawn as the method learns from, and they
+are cached like these.
 
 Not guaranteed: enough seeds for a low aim, if the model rarely generates the forget concept.
 """
@@ -18,7 +18,7 @@ from vdu.core.processes import first_decides
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
-from vdu.replay.generated import SHARED_SEED, cached_samples, image_seeds
+from vdu.replay.generated import HELD_OUT_SEED, cached_samples, image_seeds
 from vdu.replay.guarantee import MOST, acceptable, at_most, seeds_needed
 from vdu.replay.selection import FEWEST_LIKE_FORGET, Resemblance, mean_scores
 
@@ -92,13 +92,13 @@ def hold_out(
         wanted = math.ceil(seeds_needed(found.error) / judged.share / batch) * batch
         if (n := min(n_own_samples, wanted)) <= found.n_drawn:
             break
-        samples, now = cached_samples(drawing, n_own_samples + n, sampler, progress=progress)
-        seeds, error = _sorted(drawing, judged, samples.select(range(n_own_samples, n_own_samples + n)), n_own_samples)
-        found = HeldOut(seeds[:MOST], error, n, min(n, found.n_drawn_now + now))  # the others were counted before
+        samples, now = cached_samples(drawing, n, sampler, seed=HELD_OUT_SEED, progress=progress)
+        seeds, error = _sorted(drawing, judged, samples)
+        found = HeldOut(seeds[:MOST], error, n, found.n_drawn_now + now)
     return found
 
 
-def _sorted(drawing: Denoiser, judged: Resemblance, images: ImageSet, start: int) -> tuple[tuple[int, ...], float]:
+def _sorted(drawing: Denoiser, judged: Resemblance, images: ImageSet) -> tuple[tuple[int, ...], float]:
     """Seeds of the unwanted images, and how often the selection calls them unlike the forget set."""
     classifier = copy.deepcopy(judged.classifier).cpu()  # the method's classifier stays on its device
 
@@ -108,5 +108,5 @@ def _sorted(drawing: Denoiser, judged: Resemblance, images: ImageSet, start: int
         return unwanted.nonzero().flatten().tolist(), (wrong + 1) / (int(unwanted.sum()) + 2)
 
     chosen, error = first_decides("the held-out seeds", decide)
-    seeds = image_seeds(SHARED_SEED, len(images), start)
+    seeds = image_seeds(HELD_OUT_SEED, len(images))
     return tuple(seeds[i] for i in chosen), error
