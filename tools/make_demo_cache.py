@@ -3,9 +3,10 @@
 
     python tools/make_demo_cache.py
 
-For the packaged model: the generated samples, the held-out samples and the self-trained model of ``vdu unlearn``, and the samples that
-``vdu demo`` evaluates of it and of the model retrained without eights. All of it depends on the packaged weights and on settings, not on the
-forget set; the names of the files are hashes of both, so that other settings find nothing here. About ten minutes on two cores.
+For the packaged model: the generated samples, the held-out samples and the self-trained model of ``vdu unlearn``, and the samples
+that ``vdu demo`` evaluates of it and of the model retrained without eights. All of it depends on the packaged weights and on settings,
+not on the forget set; the names of the files are hashes of both, so that other settings find nothing here. About ten minutes on two
+cores.
 """
 
 import os
