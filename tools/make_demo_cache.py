@@ -3,9 +3,10 @@
 
     python tools/make_demo_cache.py
 
-For the packaged model: the generated samples and the self-trained model of ``vdu unlearn``, and the samples that ``vdu demo``
-evaluates of it and of the model retrained without eights. All of it depends on the packaged weights and on settings, not on the
-forget set; the names of the files are hashes of both, so that other settings find nothing here. About ten minutes on two cores.
+For the packaged model: the generated samples, the held-out samples and the self-trained model of ``vdu unlearn``, and the samples
+that ``vdu demo`` evaluates of it and of the model retrained without eights. All of it depends on the packaged weights and on settings,
+not on the forget set; the names of the files are hashes of both, so that other settings find nothing here. About ten minutes on two
+cores.
 """
 
 import os
@@ -20,9 +21,10 @@ from vdu.core.rng import derive_seed
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.pipelines import load_pipeline
 from vdu.replay.auxiliary_models import cached_self_model
-from vdu.replay.generated import cached_samples
+from vdu.replay.generated import HELD_OUT_SEED, cached_samples
 from vdu.zoo.packaged import pipeline_folder
 
+HELD_OUT = 1250  # a tenth are eights, and the stopping rule needs at most 128
 SPARE = 100  # of the original, whose eights the filtered-oracle baseline leaves out
 
 
@@ -38,6 +40,7 @@ def main() -> None:
             for name in ("mnist", *RETRAINED.values())
         )
         own, _ = cached_samples(original, method.training.n_own_samples, sampler)
+        cached_samples(original, HELD_OUT, sampler, seed=HELD_OUT_SEED)
         cached_self_model(original, own, method.self_improvement_range, method.self_model_steps)
         for each, n in ((original, N_IMAGES + SPARE), (retrained, N_IMAGES)):
             cached_samples(each, n, sampler, seed=derive_seed(0, "evaluate"))

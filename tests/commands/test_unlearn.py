@@ -298,17 +298,23 @@ def test_a_record_names_the_method_that_auto_stands_for(model, tmp_path, monkeyp
 
 
 def test_the_stopping_rule_is_recorded_as_numbers(model, tmp_path, monkeypatch):
-    made = Stopping("forgotten", 4, 1, 30, 3)
+    made = Stopping("forgotten", 4, 1, 114, 1, bound=0.054, aim_bound=0.055, error=0.005)
     real = run_folder.carry_out
 
     def stopped(*given, **how):
         return dataclasses.replace(real(*given, **how), stopping=made)
 
     monkeypatch.setattr(run_folder, "carry_out", stopped)
-    assert recipe.run(options(model, tmp_path / "run"))["ending"] == made.sentence()
-    (stage,) = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
-    assert stage["stopping"] == {"reason": "forgotten", "step": 4, "n_left": 1, "n_seeds": 30, "aim": 3}
+    statement = (
+        "at most 5.4\u202f% of the model's own unwanted seeds remain, 95\u202f% confidence, by the run's own classifier"
+    )
+    folder = tmp_path / "run"
+    assert recipe.run(options(model, folder))["ending"].startswith(statement)
+    (stage,) = json.loads((folder / "run.json").read_text())["stages"]
+    assert stage["stopping"] == dataclasses.asdict(made) and stage["statement"] == statement
     assert "ending" not in stage
+    card = (folder / "pipeline" / "README.md").read_text("utf-8")
+    assert f"| what remains | {statement} |" in card
 
 
 def test_the_forget_set_of_a_run_must_not_change(model, tmp_path):

@@ -18,6 +18,7 @@ from vdu.methods.vdu import gradient_ascent
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.replay import auxiliaries as aids_recipe
 from vdu.replay import auxiliary_models as copies_recipe
+from vdu.replay import held_out as held_out_recipe
 from vdu.replay import selection as resemblance_recipe
 from vdu.replay.auxiliaries import make_auxiliaries
 from vdu.replay.generated import SHARED_SEED, cached_samples, generate_samples, image_seeds
@@ -52,6 +53,12 @@ def quick(monkeypatch):
     monkeypatch.setattr(resemblance_recipe, "KEPT", 1.0)  # untrained classifiers tell nothing apart
     monkeypatch.setattr(resemblance_recipe, "FEWEST_IMAGES", 1)
     set_copies(monkeypatch, batch_size=5)
+
+
+@pytest.fixture
+def all_unwanted(monkeypatch):
+    """A classifier that calls every held-out sample unwanted."""
+    monkeypatch.setattr(held_out_recipe, "mean_scores", lambda classifier, images, chosen, *_: torch.zeros(len(chosen)))
 
 
 # own samples
@@ -315,29 +322,56 @@ def test_the_forget_set_stands_in_for_too_few_like_it(make_pipeline, quick, monk
 @pytest.mark.parametrize(
     ("left", "full", "steps", "words"),
     [
-        (0, False, 6, "after 6 steps 0 of"),
-        (99, False, 9, "after 9 steps 99 of"),
+        (0, False, 6, "0 of {n} held-out seeds after 6 steps); the aim of at most"),
+        (99, False, 9, "99 of {n} held-out seeds after 9 steps); the aim of at most"),
         (99, True, 9, "all 9 steps were taken: the stopping rule was off"),
     ],
 )
-def test_a_run_ends_when_the_rule_says_so(make_pipeline, quick, monkeypatch, left, full, steps, words):
+def test_a_run_ends_when_the_rule_says_so(make_pipeline, quick, all_unwanted, monkeypatch, left, full, steps, words):
     monkeypatch.setattr(ForgottenCheck, "remaining", lambda *_: left)
     result = unlearn(
         make_pipeline(), RetainDistillation(), forget=some_images(), steps=9, batch_size=8, n_own_samples=60, sampler=SAMPLER,
         force=True, full_length=full, generator=torch.Generator().manual_seed(0), progress=None,
     )  # fmt: skip
     assert result.training.steps == steps
-    assert result.ending.startswith(words)
+    assert words.format(n=len(result.aids.held_out.seeds)) in result.ending
     assert (result.stopping is None) if full else result.stopping.reason == ("all_steps" if left else "forgotten")
-    assert ("all steps were used; a larger repulsion_scale" in result.ending) == (left > 0 and not full)
+    assert ("more --steps forget more, and so does a larger repulsion_scale" in result.ending) == (
+        left > 0 and not full
+    )
+    assert bool(result.statement) == (not full)
+
+
+def test_a_run_that_was_stopped_has_the_weights_of_a_shorter_one_without_the_rule(
+    make_pipeline, quick, all_unwanted, monkeypatch
+):
+    real = ForgottenCheck.remaining
+    monkeypatch.setattr(ForgottenCheck, "remaining", lambda *given: 0 * real(*given))  # it draws, and is content
+    stopped, short = (
+        unlearn(
+            make_pipeline(), RetainDistillation(), forget=some_images(), steps=n, full_length=full, batch_size=8, n_own_samples=60,
+            sampler=SAMPLER, force=True, generator=torch.Generator().manual_seed(0), progress=None,
+        )
+        for n, full in ((9, False), (6, True))
+    )  # fmt: skip
+    assert stopped.stopping.step == short.training.steps == 6 and short.stopping is None
+    others = short.pipeline.unet.state_dict()
+    assert all(torch.equal(value, others[name]) for name, value in stopped.pipeline.unet.state_dict().items())
+    held = stopped.aids.held_out
+    looked = (
+        len(held.seeds) * 2 + held.n_drawn * 2
+    )  # one look and the held-out samples, 2 evaluations each; three levels of noise
+    share = stopped.aids.record["resemblance"]["classifier_flops_share"]
+    assert stopped.network_evaluations - short.network_evaluations == pytest.approx(
+        looked + 3 * (3 + 1) * held.n_drawn * share, abs=2
+    )
 
 
 def test_a_run_without_the_rule_ends_with_the_reason(make_pipeline, quick, monkeypatch):
-    monkeypatch.setattr(resemblance_recipe, "LIKE_FORGET", 0.97)  # few samples reach the forget set's highest scores
+    monkeypatch.setattr(held_out_recipe, "FEWEST_LIKE_FORGET", 61)  # the concept is too rare
     result = unlearn(
         make_pipeline(), RetainDistillation(), forget=some_images(), steps=3, batch_size=8, n_own_samples=60, sampler=SAMPLER,
         force=True, progress=None,
     )  # fmt: skip
-    n_like = len(result.aids.forget_seeds)
-    assert n_like < 10 and result.stopping is None
-    assert result.ending.startswith("all 3 steps were taken:") and result.ending.endswith(f"there were {n_like}")
+    assert result.aids.held_out.n_drawn == 0 and result.stopping is None
+    assert result.ending.startswith("all 3 steps were taken:") and "and there were 0; draw more" in result.ending

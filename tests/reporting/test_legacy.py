@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vdu.reporting.code_texts import not_run_text, stopping_text
+from vdu.reporting.code_texts import guarantee_text, not_run_text, stopping_text
 from vdu.reporting.findings.reliability import aim_missed
 from vdu.reporting.legacy import current_metrics, current_probe, current_run, current_stage
 from vdu.reporting.records import check_metrics
@@ -94,3 +94,18 @@ def test_an_ending_without_numbers_is_read_too():
 )
 def test_what_is_not_of_the_expected_kind_passes_unchanged(value):
     assert current_metrics(value) == value and current_run(value) == value
+
+
+def test_a_stopping_rule_with_and_without_a_bound():
+    old = {"reason": "all_steps", "step": 9, "n_left": 20, "n_seeds": 100, "aim": 10}
+    assert stopping_text(old).endswith("the aim was 10 or fewer; all steps were taken") and guarantee_text(old) == ""
+    new = old | {"bound": 0.3, "aim_bound": 0.19, "confidence": 0.95, "error": 0.05}
+    assert stopping_text(new, ("s",)).replace("\u202f", " ") == (
+        "at most 30.0 % of the model's own unwanted seeds remain, 95 % confidence, by the run's own classifier (20 of 100 held-out seeds "
+        "after 9 steps); the aim of at most 19.0 % was not reached, and all steps were taken: more --steps forget more, and so does a "
+        "larger s (--option)"
+    )
+    assert stopping_text(new | {"reason": "forgotten", "n_left": 9}).endswith(
+        "the aim of at most 19.0\u202f% was reached"
+    )
+    assert aim_missed(new) and not aim_missed(new | {"n_left": 9})

@@ -39,6 +39,27 @@ def test_the_masthead_is_what_the_run_recorded(run_dir):
     assert (found.method, found.steps, found.max_steps, found.vdu) == (None, 40, 60, "0.1.0")
 
 
+@pytest.mark.parametrize(
+    ("stage", "config", "words"),
+    [
+        (
+            {"self_model": {"sha256": "0"}},
+            "",
+            ", with self-improvement: it also corrects some of the original's own errors",
+        ),
+        ({}, 'option = ["self_improvement=0"]', ", without self-improvement: it only forgets"),
+        ({}, 'option = ["keep_scale=1", "self_improvement=0.0"]', ", without self-improvement: it only forgets"),
+        ({}, 'option = ["self_improvement=2"]', ""),  # an older version, which did not record the auxiliary model
+        ({}, "", ""),
+    ],
+)
+def test_the_method_is_named_with_or_without_self_improvement(run_dir, stage, config, words):
+    data = collect(run_dir)
+    run = data.run | {"stages": [{"stage": "unlearn", **stage}]}
+    found = masthead(replace(data, run=run, config=f'method = "distillation"\n{config}'))
+    assert found.method_words == method_words("distillation") + words
+
+
 def test_foreign_texts_do_not_become_a_date_or_an_id(run_dir):
     data = collect(run_dir)
     evil = '"; } * { display: none }'

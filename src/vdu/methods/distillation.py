@@ -133,13 +133,13 @@ def _capped(step: Tensor, reference: Tensor) -> Tensor:
 @register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RetainDistillation(BaseMethod):
-    """Retain-score distillation, with self-improvement.
+    """Retain-score distillation, with self-improvement unless it is 0.
 
     Args:
         repulsion_scale: s ≥ 0, scale of the correction on forget images; a larger one forgets more.
         keep_scale: s_k ≥ 0, scale of the correction on retained images.
         gradient_length: ℓ* ≥ 0, as a fraction of the noise's length; 0 leaves the correction unscaled.
-        self_improvement: w ≥ 0; 0 needs no self-trained auxiliary model.
+        self_improvement: w ≥ 0; 0 only forgets: the original's own errors stay, and no self-trained auxiliary model is made.
         self_improvement_range: A_w, the smallest and the largest ᾱ at which w acts, within [0, 1].
         lead: the forget target ε_lead: "gradient", "forget-model" or "retrack".
         forget_weight: ζ > 0.

@@ -22,11 +22,13 @@ from vdu.diffusion.sampling import Sampler, sample
 from vdu.models.identity import weights_sha256
 from vdu.replay.auxiliary_models import FORGET_MODEL, cached_self_model, fine_tuned_copy, self_model_settings
 from vdu.replay.generated import SHARED_SEED, cached_samples, image_seeds
+from vdu.replay.held_out import HeldOut, hold_out
 from vdu.replay.noise_classifier import NoiseClassifier
 from vdu.replay.selection import (
     BATCH_SIZE,
     FEWEST_LIKE_FORGET,
     SCORE_STEPS,
+    SCORED_AT,
     STEPS,
     Resemblance,
     require_enough,
@@ -54,6 +56,7 @@ class Auxiliaries:
         forget_seeds: noise seeds of the generated samples that match the forget set.
         judged: the selection among the generated samples, or None.
         sampler: the sampler that drew them.
+        held_out: seeds for the stopping rule; none without one.
     """
 
     sets: Mapping[str, ImageSet | None]
@@ -64,6 +67,7 @@ class Auxiliaries:
     forget_seeds: tuple[int, ...] = ()
     judged: Resemblance | None = None
     sampler: Sampler | None = None
+    held_out: HeldOut = field(default_factory=HeldOut)
 
     @property
     def classifier_share(self) -> float:
@@ -78,7 +82,13 @@ def needs_selection(method: Method, has_retain: bool) -> bool:
 
 
 def auxiliary_work(
-    original: Denoiser, method: Method, *, has_retain: bool, n_own_samples: int, sampler: Sampler
+    original: Denoiser,
+    method: Method,
+    *,
+    has_retain: bool,
+    n_own_samples: int,
+    sampler: Sampler,
+    holds_out: bool = False,
 ) -> dict[str, tuple[float, float]]:
     """The stages of :func:`make_auxiliaries`, for :func:`vdu.core.progress.expect`.
 
@@ -88,6 +98,7 @@ def auxiliary_work(
         has_retain: whether there are real images to keep.
         n_own_samples: number of generated samples.
         sampler: their sampler.
+        holds_out: as for :func:`make_auxiliaries`.
 
     Returns:
         Title of the progress bar → number of items, network evaluations of each.
@@ -99,6 +110,11 @@ def auxiliary_work(
     if sorts:
         width = getattr(method, "classifier_width", CLASSIFIER_WIDTH)
         stages |= selection_work(original, width, by_label=bool(original.class_names))
+        if holds_out:
+            stages["held-out samples"] = (
+                n_own_samples / 2,
+                sampler.steps,
+            )  # at most twice as many, if few are unwanted
     if "self_model" in wanted:
         how = self_model_settings(getattr(method, "self_model_steps", SELF_MODEL_STEPS))
         stages["self-trained model"] = (how["steps"], 3 * how["batch_size"])
@@ -140,6 +156,7 @@ def make_auxiliaries(
     seed: int,
     device: torch.device | None = None,
     force: bool = False,
+    holds_out: bool = False,
     teacher: Denoiser | None = None,
     instead: Any = None,
     conditions: Mapping[str, Any] = MappingProxyType({}),
@@ -157,6 +174,7 @@ def make_auxiliaries(
         seed: seeds the classifiers and the forget model; all seeds share the generated samples and the self-trained model.
         device: where to draw samples and to place the result.
         force: see :func:`vdu.replay.selection.resemblance`.
+        holds_out: also draw held-out samples, for the stopping rule.
         teacher: the frozen original on the device, if there is one already; else it is a copy.
         instead: the class index or prompt that takes the place of what is forgotten; None is the null condition.
         conditions: further tools that are conditions (:class:`vdu.core.types.Tools`), by name.
@@ -170,7 +188,7 @@ def make_auxiliaries(
     sets: dict[str, ImageSet | None] = {"forget": forget, "retain": retain, "own_forget": None}
     tools: dict[str, Any] = {"n_forget": len(forget), **conditions}
     record: dict[str, Any] = {}
-    judged, seeds, own, reused = None, (), None, 0
+    judged, seeds, own, reused, held_out = None, (), None, 0, HeldOut()
     sorts = needs_selection(method, retain is not None)
     tell = say or (lambda text: None)
     levels = getattr(method, "self_improvement_range", (0.0, 1.0))
@@ -223,6 +241,15 @@ def make_auxiliaries(
             "retained": encoded(original, kept.floats()).to(device or "cpu"),
         }
         seeds = tuple(torch.tensor(image_seeds(SHARED_SEED, len(own)))[judged.forget].tolist())
+        if holds_out:
+            drawing, title = tools.get("teacher") or _on(original, device), "held-out samples" if say else None
+            held_out = hold_out(drawing, judged, sampler, n_own_samples, progress=title)
+            record["held_out"] = held_out.describe()
+            # by this classifier and the two of the selection
+            counter.total += held_out.n_drawn * sampler.steps + round(3 * len(SCORED_AT) * held_out.n_drawn * share)
+            reused += (held_out.n_drawn - held_out.n_drawn_now) * sampler.steps
+            if held_out.seeds:
+                tell(str(held_out))
     if "self_model" in wanted:
         assert own is not None
         tell("the self-trained auxiliary model (trained once, then cached)")
@@ -240,7 +267,7 @@ def make_auxiliaries(
                 original, forget, FORGET_MODEL, seed=derive_seed(seed, "forget_model"), progress="forget model" if say else None
             )  # fmt: skip
         tools["forget_model"] = _frozen(copied, device)
-    return Auxiliaries(sets, Tools(**tools), record, counter.total, reused, seeds, judged, sampler)
+    return Auxiliaries(sets, Tools(**tools), record, counter.total, reused, seeds, judged, sampler, held_out)
 
 
 def _drawn_instead(

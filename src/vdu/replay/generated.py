@@ -17,9 +17,10 @@ from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.models.identity import identity
 
-__all__ = ["SHARED_SEED", "cached_samples", "generate_samples", "image_seeds"]
+__all__ = ["HELD_OUT_SEED", "SHARED_SEED", "cached_samples", "generate_samples", "image_seeds"]
 
 SHARED_SEED = derive_seed(0, "own samples, shared")
+HELD_OUT_SEED = derive_seed(0, "held-out samples")
 PIECE = 500  # images between two writes of the cache
 
 

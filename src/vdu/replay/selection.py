@@ -22,7 +22,7 @@ Not guaranteed: that the selection is right (``mnist``, by the packaged judge: 1
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -76,12 +76,14 @@ class Selection:
         forget: mask of the positives (like the forget set), [n], bool.
         kept: mask of the negatives (unlike the forget set), [n], bool.
         evaluations: classifier evaluations: forward counts 1 and backward 2 per image.
+        unlike: further generated samples → mask of the negatives among them, [n], bool.
     """
 
     share: float
     forget: Tensor
     kept: Tensor
     evaluations: int
+    unlike: Callable[[ImageSet], Tensor]
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def resemblance(
     n = len(own)
     corrected = PriorCorrected(classifier, (zones.share * n + 1) / (n + 2)).requires_grad_(False).eval()
     evaluations = zones.evaluations + 3 * 2 * batch_size * steps
-    return Resemblance(zones.share, zones.forget, zones.kept, evaluations, corrected)
+    return Resemblance(zones.share, zones.forget, zones.kept, evaluations, zones.unlike, corrected)
 
 
 def select_samples(
@@ -219,19 +221,27 @@ def select_samples(
     fit = _Fit(schedule, batch_size, learning_rate, width)
     of_own, of_forget = torch.empty(len(own)), torch.empty(len(forget))
     own_parts, forget_parts = _halves(len(own), seed, "own"), _halves(len(forget), seed, "forget")
+    scorers: list[nn.Module] = []
     for k in (0, 1):
         sets = (forget.select(forget_parts[k]), own.select(own_parts[k]))
         title = f"selection, half {k + 1} of 2" if progress else None
-        scorer = fit([sets[0]], sets[1], levels, score_steps, derive_seed(seed, "score", k), title)
+        scorers.append(fit([sets[0]], sets[1], levels, score_steps, derive_seed(seed, "score", k), title))
         for scores, images, parts in ((of_own, own, own_parts), (of_forget, forget, forget_parts)):
             rest = parts[1 - k]
-            scores[rest] = mean_scores(scorer, images, rest, derive_seed(seed, "noise", k))
+            scores[rest] = mean_scores(scorers[k], images, rest, derive_seed(seed, "noise", k))
     thresholds = {q: float(of_forget.quantile(q)) for q in (LIKE_FORGET, KEPT, COUNTED)}
     share = min(1.0, float((of_own >= thresholds[COUNTED]).double().mean()) / (1 - COUNTED))
     like, kept = of_own >= thresholds[LIKE_FORGET], of_own < thresholds[KEPT]
     _check_share(share, like, kept, force=force)
     scored = (len(own) + len(forget)) * len(SCORED_AT)
-    return Selection(share, like, kept, 3 * 2 * batch_size * 2 * score_steps + scored)
+    unlike = partial(_scored_below, thresholds[KEPT], scorers, derive_seed(seed, "further"))
+    return Selection(share, like, kept, 3 * 2 * batch_size * 2 * score_steps + scored, unlike)
+
+
+def _scored_below(threshold: float, scorers: Sequence[nn.Module], seed: int, images: ImageSet) -> Tensor:
+    """Which images that no scorer has seen score below the threshold on average, [n], bool."""
+    every = torch.arange(len(images))
+    return torch.stack([mean_scores(each, images, every, seed) for each in scorers]).mean(0) < threshold
 
 
 def select_by_label(own: ImageSet, forget_labels: Collection[int]) -> Selection:
@@ -251,10 +261,15 @@ def select_by_label(own: ImageSet, forget_labels: Collection[int]) -> Selection:
         raise InputError(
             "forget labels: given, but the generated samples have no labels; expected a class-conditional model."
         )
-    forget = torch.isin(own.labels, torch.tensor(sorted(forget_labels)))
-    if not bool((~forget).any()):
+    kept = _labelled_otherwise(forget_labels, own)
+    if not bool(kept.any()):
         raise InputError("forget labels: all classes of the model are to be forgotten; expected at least one to keep.")
-    return Selection(float(forget.double().mean()), forget, ~forget, 0)
+    return Selection(float((~kept).double().mean()), ~kept, kept, 0, partial(_labelled_otherwise, forget_labels))
+
+
+def _labelled_otherwise(forget_labels: Collection[int], images: ImageSet) -> Tensor:
+    assert images.labels is not None, "a conditional model's samples have labels"
+    return ~torch.isin(images.labels, torch.tensor(sorted(forget_labels)))
 
 
 def _check_share(share: float, like: Tensor, kept: Tensor, *, force: bool) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.records import atomic_file, passed_over, read_json
-from vdu.reporting.code_texts import source_text
+from vdu.reporting.code_texts import guarantee_text, source_text
 from vdu.reporting.collect import report_data
 from vdu.reporting.evidence_json import QUESTIONS
 from vdu.reporting.findings.gone import rate_text
@@ -87,7 +87,9 @@ images thrown away: perfect forgetting without damage. Numbers of another N, jud
 """
 
 
-def write_card(folder: Path, inputs: dict[str, Any], method: str, settings: dict[str, Any]) -> None:
+def write_card(
+    folder: Path, inputs: dict[str, Any], method: str, settings: dict[str, Any], remaining: str = ""
+) -> None:
     """Write ``README.md`` with front matter into a pipeline's folder.
 
     Args:
@@ -95,16 +97,17 @@ def write_card(folder: Path, inputs: dict[str, Any], method: str, settings: dict
         inputs: the run's record of what went in.
         method: the method's name.
         settings: the settings worth telling.
+        remaining: the run's statement about what remains (:func:`vdu.reporting.code_texts.guarantee_text`).
     """
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(
         library_name="diffusers", tags=[*_tags(inputs), method], **_known_of_base(inputs["model"]["path"])
     )
-    _write(folder / "README.md", data, _text(inputs, method, settings))
+    _write(folder / "README.md", data, _text(inputs, method, settings, remaining))
 
 
-def _text(inputs: dict[str, Any], method: str, settings: dict[str, Any]) -> str:
+def _text(inputs: dict[str, Any], method: str, settings: dict[str, Any], remaining: str) -> str:
     """The card without its figures."""
     told = {
         name: " ".join(map(str, each)) if isinstance(each, list | tuple) else each for name, each in settings.items()
@@ -112,7 +115,7 @@ def _text(inputs: dict[str, Any], method: str, settings: dict[str, Any]) -> str:
     return TEXT.format(
         title=_inline(_title(inputs["forget"])),
         kind="A class-conditional" if _is_conditional(inputs) else "An unconditional",
-        rows="\n".join(f"| {name} | {value} |" for name, value in _rows(inputs, method).items()),
+        rows="\n".join(f"| {name} | {value} |" for name, value in _rows(inputs, method, remaining).items()),
         settings=_inline(", ".join(f"{name} {value}" for name, value in told.items() if _told(value))),
     )
 
@@ -133,7 +136,7 @@ def update_card(run_folder: Path | str, metrics: dict[str, Any]) -> Path:
     path = folder / "pipeline" / "README.md"
     record = read_json(folder / "run.json")
     if not path.is_file():
-        write_card(path.parent, record["inputs"], *_as_recorded(folder / "config.toml"))
+        write_card(path.parent, record["inputs"], *_as_recorded(folder / "config.toml"), _remaining(record))
     card = ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True)
     data: Any = card.data  # its class is made when the module is imported
     for name, value in _known_of_base(record["inputs"]["model"]["path"]).items():
@@ -147,7 +150,7 @@ def update_card(run_folder: Path | str, metrics: dict[str, Any]) -> Path:
     data.eval_results = _results(metrics)
     heading = re.compile(rf"^# {TITLE}.*$", flags=re.MULTILINE)
     text = heading.sub(lambda _: f"# {_inline(title)}", card.text, count=1)
-    written = _text(record["inputs"], *_as_recorded(folder / "config.toml"))
+    written = _text(record["inputs"], *_as_recorded(folder / "config.toml"), _remaining(record))
     for part in (_OPENING, _SETTINGS):  # of another version
         ours = part.search(written)
         assert ours is not None
@@ -169,7 +172,7 @@ def check_card(run_folder: Path | str) -> Iterator[tuple[str, str | None, str]]:
     folder = Path(run_folder)
     card = _card(folder)
     record, metrics = read_json(folder / "run.json"), current_metrics(read_json(folder / "metrics.json"))
-    rows = _rows(record["inputs"], _as_recorded(folder / "config.toml")[0])
+    rows = _rows(record["inputs"], _as_recorded(folder / "config.toml")[0], _remaining(record))
     for name, expected in rows.items():
         stated = re.search(rf"^\| {name} \| (.*) \|$", card.text, flags=re.MULTILINE)
         yield f"model card, {name}", stated and stated[1], expected
@@ -213,7 +216,7 @@ def _lines(text: str) -> list[str]:
 
 def _lines_of_vdu(folder: Path, record: dict[str, Any]) -> list[str]:
     """The lines without the title, which a person may change."""
-    return _lines(_text(record["inputs"], *_as_recorded(folder / "config.toml")))[1:]
+    return _lines(_text(record["inputs"], *_as_recorded(folder / "config.toml"), _remaining(record)))[1:]
 
 
 def _written_by(text: str) -> str | None:
@@ -221,7 +224,7 @@ def _written_by(text: str) -> str | None:
     return found and found[1]
 
 
-def _rows(inputs: dict[str, Any], method: str) -> dict[str, str]:
+def _rows(inputs: dict[str, Any], method: str, remaining: str) -> dict[str, str]:
     """The rows of the card's first table that ``run.json`` and ``config.toml`` decide."""
     forget = inputs["forget"]
     beside = passed_over(forget.get("passed_over", {}))
@@ -230,7 +233,12 @@ def _rows(inputs: dict[str, Any], method: str) -> dict[str, str]:
         "forgotten": f"{_inline(forget['description'])} ({counted})",
         "made from": f"weights with SHA-256 `{inputs['model']['sha256']}`",
         "method": method,
+        **({"what remains": _inline(remaining)} if remaining else {}),
     }
+
+
+def _remaining(record: dict[str, Any]) -> str:
+    return guarantee_text(next((each["stopping"] for each in record.get("stages") or () if "stopping" in each), {}))
 
 
 def _is_conditional(inputs: dict[str, Any]) -> bool:

@@ -3,13 +3,14 @@
 A code that is not known is shown as it is, so that nothing a run recorded is lost.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vdu.reporting.formatting import flat
+from vdu.reporting.formatting import flat, percent
 
 __all__ = [
     "attack_text",
+    "guarantee_text",
     "hidden_text",
     "images_text",
     "not_run_text",
@@ -234,19 +235,49 @@ def _left_out(each: Any) -> str:
     return images_text(str(each))
 
 
-def stopping_text(stopping: Mapping[str, Any]) -> str:
+def stopping_text(stopping: Mapping[str, Any], strength: Sequence[str] = (), *, in_words: bool = False) -> str:
     """How the stopping rule ended a run, as a sentence without its full stop.
 
     Args:
-        stopping: "reason", "step", "n_left", "n_seeds" and "aim"; of an older version "text" instead.
+        stopping: the fields of :class:`vdu.replay.stopping.Stopping`; of older versions without "bound", or "text" alone.
+        strength: options whose larger values forget more; named if the aim was missed.
+        in_words: whether a concept was forgotten by its prompt; then what takes its place is named too.
 
     Returns:
         The sentence.
     """
     if "text" in stopping:
         return str(stopping["text"])
-    found = (
-        f"of {stopping['n_seeds']} generated samples that were like the forget set, {stopping['n_left']} still are after "
-        f"{stopping['step']} steps, drawn again from the same noise; the aim was {stopping['aim']} or fewer"
-    )
-    return f"{found}; all steps were taken" if stopping["reason"] == "all_steps" else found
+    missed = stopping["reason"] == "all_steps"
+    if stopping.get("bound") is None:
+        found = (
+            f"of {stopping['n_seeds']} generated samples that were like the forget set, {stopping['n_left']} still are after "
+            f"{stopping['step']} steps, drawn again from the same noise; the aim was {stopping['aim']} or fewer"
+        )
+        return f"{found}; all steps were taken" if missed else found
+    found = f"{guarantee_text(stopping)} ({stopping['n_left']} of {stopping['n_seeds']} held-out seeds after {stopping['step']} steps)"
+    aim = f"the aim of at most {percent(100 * stopping['aim_bound'])}"
+    if not missed:
+        return f"{found}; {aim} was reached"
+    larger = f", and so does a larger {' or '.join(strength)} (--option)" if strength else ""
+    other = "; a higher --learning-rate or another --instead may" if in_words else ""
+    return f"{found}; {aim} was not reached, and all steps were taken: more --steps forget more{larger}{other}"
+
+
+def guarantee_text(stopping: Mapping[str, Any]) -> str:
+    """What a run states about the model's own unwanted seeds, without a full stop; empty without a bound (older versions).
+
+    Args:
+        stopping: as for :func:`stopping_text`.
+
+    Returns:
+        The statement.
+
+    Examples:
+        >>> guarantee_text({"bound": 0.05, "confidence": 0.95}).replace("\u202f", " ")
+        "at most 5.0 % of the model's own unwanted seeds remain, 95 % confidence, by the run's own classifier"
+    """
+    if stopping.get("bound") is None:
+        return ""
+    most, sure = percent(100 * stopping["bound"]), percent(100 * stopping["confidence"], 0)
+    return f"at most {most} of the model's own unwanted seeds remain, {sure} confidence, by the run's own classifier"

@@ -43,7 +43,7 @@ class Masthead:
         model: name of the original.
         original_id: the first 8 digits of the SHA-256 of its weights.
         method: name of the method that was used.
-        method_words: what it does; empty for a method that is not built in.
+        method_words: what it does, and whether with self-improvement; empty for a method that is not built in.
         steps: optimiser steps taken.
         max_steps: those that were allowed.
         vdu: version of vdu that unlearned.
@@ -90,11 +90,22 @@ def masthead(data: ReportData, by: str | None = None) -> Masthead:
         model=_model_name(original.get("path")),
         original_id=_id(original.get("sha256") or protocol.get("original_sha256")),
         method=method if isinstance(method, str) else None,
-        method_words=method_words(method if isinstance(method, str) else None),
+        method_words=method_words(method if isinstance(method, str) else None) + _improvement(data),
         steps=stopped.get("step", last),
         max_steps=steps if isinstance(steps := settings.get("steps"), int) else None,
         vdu=_dict(_dict(run.get("environment")).get("packages")).get("vdu"),
     )
+
+
+def _improvement(data: ReportData) -> str:
+    """Whether distillation also corrected the original's own errors; nothing where the run does not tell."""
+    if any("self_model" in each for each in data.run.get("stages") or ()):
+        return ", with self-improvement: it also corrects some of the original's own errors"
+    options = {
+        name: value for name, _, value in (str(each).partition("=") for each in data.settings.get("option") or ())
+    }
+    is_off = re.fullmatch(r"0*\.?0*", options.get("self_improvement", "on"))
+    return ", without self-improvement: it only forgets" if is_off else ""
 
 
 def _dict(value: Any) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from vdu.models.identity import identity as identity_of
 from vdu.models.lora import low_rank_layers, merged, sharing_copy, training_copy, without_corrections
 from vdu.models.pipelines import replace_network
 from vdu.replay.auxiliaries import auxiliary_work, make_auxiliaries
-from vdu.replay.stopping import LOOKS, MOST, ForgottenCheck, Stopping, can_stop
+from vdu.replay.guarantee import MOST, N_LOOKS
+from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
 from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, role_size, together
 from vdu.training.log import StepLog
 from vdu.training.loop import TrainResult, make_accelerator, train
@@ -68,7 +69,7 @@ def carry_out(
     aids = make_auxiliaries(
         original, method, images, retain=plan.retain, n_own_samples=plan.n_own_samples, force=plan.force, sampler=plan.sampler,
         seed=seed, device=accelerator.device, teacher=_teacher(denoiser), instead=instead_of(plan.original, plan.prompts),
-        conditions=conditions(plan), say=shown,
+        conditions=conditions(plan), say=shown, holds_out=plan.stops,
     )  # fmt: skip
     # anew: what was trained for the aids had its own precision, and accelerate knows one for a process
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
@@ -90,10 +91,9 @@ def carry_out(
         identity += f" {plan.retain.sha256}"
     if aids.judged is not None:
         identity += f" {len(aids.judged.kept)} {aids.sampler}"
-    stops = method.stops and not plan.full_length and can_stop(aids)
     picture = folder / "first-look.png" if folder is not None else None
     before, rule = forget_predictions(denoiser, images), None
-    if stops:
+    if can_stop(aids):
         watched = denoiser.with_network(sharing_copy(denoiser.network))
         rule = ForgottenCheck(watched, aids, settings.steps, picture, shown)
     tools = aids.tools
@@ -163,7 +163,8 @@ def work(plan: Plan) -> dict[str, tuple[float, float]]:
     """
     method, steps = plan.chosen.method, plan.training.steps
     stages = auxiliary_work(
-        plan.original, method, has_retain=plan.retain is not None, n_own_samples=plan.n_own_samples, sampler=plan.sampler
+        plan.original, method, has_retain=plan.retain is not None, n_own_samples=plan.n_own_samples, sampler=plan.sampler,
+        holds_out=plan.stops,
     )  # fmt: skip
     images = plan.batch_size * sum(method.batch_shares.get(role, 1.0) for role in method.needs)
     frozen = len(
@@ -172,7 +173,7 @@ def work(plan: Plan) -> dict[str, tuple[float, float]]:
     step = images * (3 + frozen * min(1.0, (method.pool or steps) / steps))
     if "sampler" in method.uses:  # half of the way from noise to an image, for each image of a step
         step += images * plan.sampler.steps / 2 * (1 if plan.sampler.guidance_scale is None else 2)
-    looks = (len(LOOKS) + 1) * MOST * plan.sampler.steps if method.stops and not plan.full_length else 0
+    looks = N_LOOKS * MOST * plan.sampler.steps if plan.stops else 0
     return stages | {"unlearn": (steps, step + looks / steps)}
 
 

@@ -141,6 +141,11 @@ class Plan:
         return weights_sha256(self.original.network)
 
     @property
+    def stops(self) -> bool:
+        """Whether the stopping rule is asked for."""
+        return self.chosen.method.stops and not self.full_length
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the forgotten classes, where the user named them or gave a set whose classes have names."""
         named = self.forget_class or self.forget_label or (not self.forget_source and self.forget.class_names)

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from vdu.models.pipelines import network_of, save_pipeline
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.stopping import FEWEST, Stopping
 from vdu.reporting.card import write_card
+from vdu.reporting.code_texts import guarantee_text, stopping_text
 from vdu.training.loop import TrainResult
 from vdu.unlearning.effect import UNMOVED
 from vdu.unlearning.plan import Plan
@@ -85,7 +86,12 @@ class UnlearnResult:
             return self._without_a_rule()
         in_words = bool(self.plan.prompts)  # a substitute leads there, and nothing repels
         strength = tuple(name for name in self.method.strength if not (in_words and name == "repulsion_scale"))
-        return self.stopping.sentence(strength, in_words=in_words)
+        return stopping_text(asdict(self.stopping), strength, in_words=in_words)
+
+    @property
+    def statement(self) -> str:
+        """What the run states about the model's own unwanted seeds, without a full stop; empty without a stopping rule."""
+        return "" if self.stopping is None else guarantee_text(asdict(self.stopping))
 
     def _without_a_rule(self) -> str:
         if not self.method.stops:
@@ -93,9 +99,10 @@ class UnlearnResult:
         elif self.plan.full_length:
             reason = "the stopping rule was off (full length)"
         else:
-            n_like = len(self.aids.forget_seeds) if self.aids else 0
+            n_like = len(self.aids.held_out.seeds) if self.aids else 0
             reason = (
-                f"the stopping rule needs {FEWEST} generated samples that match the forget set, and there were {n_like}"
+                f"the stopping rule needs {FEWEST} held-out generated samples that are unwanted, and there were {n_like}; draw more "
+                "(--n-own-samples)"
             )
         n = self.training.steps
         return f"{f'all {n} steps were' if n > 1 else 'its one step was'} taken: {reason}"
@@ -124,8 +131,7 @@ class UnlearnResult:
         rule = self.stopping
         if rule is None:
             return self.ending
-        left = f"{rule.n_left} of {rule.n_seeds} generated samples still match the forget set (aim: at most {rule.aim})"
-        return f"{'stopped early' if rule.reason == 'forgotten' else 'all steps were done'}: {left}"
+        return f"{'stopped early' if rule.reason == 'forgotten' else 'all steps were done'}: {self.statement or self.ending}"
 
     def is_out_of_date(self) -> bool:
         """Whether this result and what it was made of, or its run folder, are no longer of the same weights.
@@ -154,7 +160,7 @@ class UnlearnResult:
         if card and card.is_file():
             shutil.copyfile(card, Path(folder) / "README.md")
         else:
-            write_card(Path(folder), self.plan.inputs(), self.method.name, self.plan.told())
+            write_card(Path(folder), self.plan.inputs(), self.method.name, self.plan.told(), self.statement)
 
     def save_lora(self, folder: Path | str) -> Path:
         """Save the low-rank corrections alone, for ``load_lora_weights`` of the original pipeline in plain diffusers.

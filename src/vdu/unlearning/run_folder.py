@@ -67,12 +67,13 @@ def carry_out_in(
         cost["network_evaluations"] = result.network_evaluations
         cost["reused"] = result.aids.reused if result.aids else 0
         cost |= result.aids.record if result.aids else {}
-        cost |= {"stopping": asdict(result.stopping)} if result.stopping else {}
+        if result.stopping is not None:
+            cost |= {"stopping": asdict(result.stopping), "statement": result.statement}
     _store_objects(record, plan)
     method, made = plan.chosen.method, result.pipeline
     with record.replacing("pipeline") as temporary:
         save_pipeline(made, temporary)
-        write_card(temporary, inputs, method.name, plan.told())
+        write_card(temporary, inputs, method.name, plan.told(), result.statement)
     if lora_rank(plan.train):
         with record.replacing("lora") as temporary:
             result.save_lora(temporary)
