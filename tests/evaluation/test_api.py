@@ -21,6 +21,7 @@ from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.api import evaluate
 from vdu.evaluation.pair import unwanted_images
 from vdu.explore.open_run import open_run
+from vdu.reporting.code_texts import ABOUT_MODELS
 from vdu.reporting.run_comparison import read_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:Fréchet distance:UserWarning")
@@ -135,11 +136,33 @@ def test_equal_weights_are_a_warning_and_no_effect(pair, pixel_judge, capsys):
     assert "same weights" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("scheduler", [{"prediction_type": "v_prediction"}, {"beta_end": 0.01}])
-def test_another_schedule_or_prediction_is_a_warning(pair, pixel_judge, make_pipeline, scheduler):
-    other = make_pipeline(scheduler, seed=0)
-    found = evaluate(before=pair / "before", after=other, forget=pair / "unwanted", **QUICK)
-    assert found.record.warnings[0].code == "different_schedules"
+@pytest.mark.parametrize(
+    ("scheduler", "named"),
+    [
+        ({"prediction_type": "v_prediction"}, "prediction_type"),
+        ({"beta_end": 0.01}, "beta_end"),
+        ({"clip_sample_range": 0.3}, "clip_sample_range"),
+        (None, "timestep_scale"),
+    ],
+)
+def test_other_options_of_the_sampling_are_a_warning_of_the_first_screen(
+    pair, pixel_judge, make_pipeline, scheduler, named
+):
+    levels = ["different_schedules"] * (named in ("prediction_type", "beta_end"))
+    for seed, code in ((0, "same_weights"), (1, "different_options")):
+        other = make_pipeline(scheduler, seed=seed)
+        other.timestep_scale = 1.0 if scheduler else 0.25
+        found = evaluate(before=pair / "before", after=other, forget=pair / "unwanted", **QUICK)
+        warned = [each for each in found.record.warnings if each.code in ABOUT_MODELS]
+        assert [each.code for each in warned] == [code, *levels] and warned[0].details["options"] == named
+        page = found.to_html(pair / "page.html").read_text("utf-8")
+        assert (
+            f"({named})" in page.partition('id="verdict"')[0] or f"{named} differ" in page.partition('id="verdict"')[0]
+        )
+
+
+def test_two_models_with_the_same_options_have_no_such_warning(evidence):
+    assert not [each for each in evidence.record.warnings if each.code in ABOUT_MODELS]
 
 
 def test_other_shapes_are_refused(pair, make_pipeline):
