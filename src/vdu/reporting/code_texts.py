@@ -172,8 +172,8 @@ def warning_text(warning: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     options = warning.get("options")
     if code == "different_options":
         return (
-            f"The model {warning['model']} is not drawn from like the model before: {options} differ. What differs in their images may come "
-            "from these options, and not from the weights."
+            f"The model {warning['model']} is not drawn from like the model before: {options} differ. What differs in their images may "
+            "come from these options, and not from the weights."
         )
     if code == "same_weights" and options:
         return (
