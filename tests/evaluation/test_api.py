@@ -275,6 +275,23 @@ def test_a_result_of_unlearning_brings_what_its_evaluation_needs(pair, pixel_jud
     assert (found.pul, found.u_fid) == (given.pul, given.u_fid)
 
 
+def test_held_out_images_are_none_of_the_retained_ones_wherever_the_run_is(pair, make_pipeline):
+    kept, original = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=seeded(1)), make_pipeline(seed=0)
+    (pair / "held").mkdir()
+    for i, each in enumerate(kept):
+        Image.fromarray(each[0].numpy()).save(pair / "held" / f"{i}.png")
+    how = {"forget": pair / "unwanted", "retain": kept, "steps": 1, "batch_size": 4, "progress": None}
+    result = vdu.unlearn(original, "finetune", **how)
+    vdu.unlearn(original, "finetune", folder=pair / "run", **how)
+    for given in (
+        {"run": result},
+        {"run": pair / "run"},
+        {"before": original, "after": pair / "run", "forget": pair / "unwanted"},
+    ):
+        with pytest.raises(InputError, match="held-out images: all 6 .* are among the run's retained images"):
+            evaluate(**given, held_out=pair / "held", **QUICK)
+
+
 def test_the_cost_and_the_method_of_a_result_in_memory_are_part_of_the_evidence(pair, pixel_judge):
     result = vdu.unlearn(pair / "before", "ascent", forget=pair / "unwanted", steps=2, batch_size=4, progress=None)
     evidence = evaluate(result, folder=pair / "new", device="cpu", **QUICK)
