@@ -122,6 +122,16 @@ class BaseMethod(Described):
     _conditional: bool = field(default=False, repr=False, metadata=PRIVATE)
     _instead: bool = field(default=False, repr=False, metadata=PRIVATE)
 
+    def __new__(cls, *unnamed: Any, **_: Any) -> Self:
+        """Refuse an option without its name, where the options have to be named."""
+        places = [item for item in fields(cls) if item.init and not item.kw_only]
+        if len(unnamed) > len(places):
+            raise InputError(
+                f"{cls.__name__}: got {shown(unnamed[len(places)])} without a name; expected options by name, "
+                "such as alpha_bar_range=(0.1, 0.9)."
+            )
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         require_range("alpha_bar_range", self.alpha_bar_range)
         for kind in type(self).__mro__:
@@ -366,7 +376,7 @@ def of_what_trains(posterior: GaussianPosterior, denoiser: Denoiser) -> Any:
     if corrected_layers(trainable):
         return low_rank_posterior(posterior.to(first.device, first.dtype), denoiser.network)
     found = matched(posterior, denoiser)
-    return found if set(found.mean) <= set(trainable) else found.only(trainable)
+    return found if set(found.mean) <= set(trainable) else found.only(name for name in found.mean if name in trainable)
 
 
 def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:
