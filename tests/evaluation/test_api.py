@@ -19,6 +19,7 @@ from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.api import evaluate
+from vdu.evaluation.models import open_model, open_retrained
 from vdu.evaluation.pair import unwanted_images
 from vdu.explore.open_run import open_run
 from vdu.reporting.code_texts import ABOUT_MODELS
@@ -169,6 +170,19 @@ def test_other_shapes_are_refused(pair, make_pipeline):
     with pytest.raises(InputError, match=r"before makes images of shape \(1, 8, 8\), after \(1, 16, 16\)"):
         evaluate(before=pair / "before", after=make_pipeline(sample_size=16), forget=pair / "unwanted")
     assert not (pair / "evidence").exists()
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a", "c"), None])
+def test_a_retrained_model_of_other_classes_is_refused(make_pipeline, names):
+    def model(names, seed):
+        made = make_pipeline(seed=seed, **({"num_class_embeds": len(names)} if names else {}))
+        made.class_names = names
+        return made
+
+    with pytest.raises(
+        InputError, match=r"retrained: has the classes .*, the original a, b, c; expected the same in the same order"
+    ):
+        open_retrained(model(names, 1), open_model(model(("a", "b", "c"), 0), "before"))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -12,7 +12,7 @@ from vdu.methods import registry
 from vdu.methods.base import BaseMethod, compiled
 from vdu.methods.esd import ESD
 from vdu.methods.options import options_of, read_options
-from vdu.methods.vdu import VDU
+from vdu.methods.vdu import VDU, gradient_ascent
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +141,11 @@ def test_options_are_read_as_the_type_of_their_default():
     for hidden in ("posterior=x", "tools=x", "schedule=x"):
         with pytest.raises(InputError, match="expected NAME=VALUE with an option of esd"):
             read_options(ESD, (hidden,))
+
+
+def test_an_option_without_its_name_is_refused_in_words():
+    with pytest.raises(InputError, match="FunctionAnchor: got 3 without a name; expected options by name"):
+        registry.get("anchor")(3)  # pyright: ignore
+    with pytest.raises(InputError, match="weights: got 3; expected one of paper, elbo, uniform"):
+        gradient_ascent(3)
+    assert VDU(None, 0.0).gamma == replace(VDU(None, 0.0), weights="elbo").gamma == 0

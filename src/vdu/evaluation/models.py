@@ -161,10 +161,10 @@ def open_retrained(source: Any, *others: OpenModel) -> OpenModel | None:
         )
     names, own = others[0].denoiser.class_names, found.denoiser.class_names
     if names != own and not (others[0].denoiser.takes_prompts and found.denoiser.takes_prompts):
+        theirs, ours = (", ".join(each[:10]) or "none" for each in (own, names))
         raise InputError(
-            f"{shown}: has the classes {', '.join(own[:10]) or 'none'}, the original {', '.join(names[:10]) or 'none'}; expected the "
-            "same in the same order: all are sampled under the same classes. Train it with the classes of the original, and without images of the "
-            "forgotten one."
+            f"{shown}: has the classes {theirs}, the original {ours}; expected the same in the same order: all models are sampled "
+            "under the same classes. Train it with the classes of the original, and without images of the forgotten one."
         )
     if found.sha256 in {each.sha256 for each in others}:
         raise InputError(

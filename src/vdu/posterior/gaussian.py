@@ -202,6 +202,9 @@ class GaussianPosterior:
 
         Returns:
             A new posterior.
+
+        Raises:
+            InputError: if there is no such device or dtype.
         """
         require_kind("dtype", dtype, torch.dtype, "a torch.dtype")
         try:
@@ -247,8 +250,8 @@ class GaussianPosterior:
         chosen = set(names)
         if unknown := sorted(map(str, chosen - set(self.mean))):
             raise InputError(
-                f"names: {len(unknown)} of {len(chosen)} are none of the posterior's {len(self.mean)} parameters, first {unknown[:3]}; expected "
-                "names that it covers (those of its mean)."
+                f"names: {len(unknown)} of {len(chosen)} are not among the posterior's {len(self.mean)} parameters, first {unknown[:3]}; "
+                "expected names that it covers (those of its mean)."
             )
         mean, variance = ({name: each[name] for name in each if name in chosen} for each in (self.mean, self.variance))
         return replace(self, mean=mean, variance=variance)
@@ -257,13 +260,10 @@ class GaussianPosterior:
         """The posterior with variance τσ²; τ is multiplied into the record.
 
         Args:
-            temperature: τ > 0.
+            temperature: τ > 0, finite.
 
         Returns:
             A new posterior.
-
-        Raises:
-            InputError: if τ is not positive and finite.
         """
         require_number("temperature", temperature, POSITIVE)
         variance = {name: tensor * temperature for name, tensor in self.variance.items()}
