@@ -131,5 +131,5 @@ def test_held_out_images_of_a_data_set_are_of_its_test_split(capsys):
     train, test = (load_images("digits", split=each) for each in ("train", "test"))
     forget = train.select(train.labels == 8)
     held_out = real_images(None, "digits", ["8"], forget)[0]
-    assert torch.equal(held_out.images, test.images[test.labels == 8])
+    assert held_out is not None and torch.equal(held_out.images, test.images[test.labels == 8])
     assert "test split of digits" in capsys.readouterr().err

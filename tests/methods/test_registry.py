@@ -74,7 +74,7 @@ def test_a_file_that_was_changed_is_run_again_in_the_same_process(tmp_path):
 
     def loss(**code):
         file.write_text(MINE.format(**{"scale": 1, "factor": 1, "own": 1, "name": "mine"} | code))
-        return registry.get(f"{file}:Mine")().losses(None, {}).terms["forget"]
+        return registry.get(f"{file}:Mine")().losses(None, {}).terms["forget"]  # pyright: ignore
 
     found = [loss(), loss(scale=2), loss(factor=3), loss(own=5), loss(), loss(own=7, name="other")]
     assert found == [1, 2, 3, 5, 1, 7]  # as large as before and in the same second
