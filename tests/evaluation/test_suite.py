@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.evaluation.conftest import QUICK
 
+from vdu.commands.verify import verify
 from vdu.core.errors import DivergenceError, InputError
 from vdu.data.sources import load_images
 from vdu.evaluation.api import evaluate
@@ -113,6 +114,10 @@ def test_finished_probes_survive_another_evaluation_of_the_same(pair, pixel_judg
     after = metrics(pair)
     assert (after["n_images"], after["suite"]) == (30, "quick")
     assert [each["stage"] for each in after["cost"]] == [each["stage"] for each in before["cost"]]
+    assert {each.answer for each in verify(pair / "evidence")} == {
+        "matches",
+        "not available",
+    }  # the toy judge is in no folder
     with pytest.raises(
         InputError, match=r"2 finished probes \(likelihood, membership\) of other models.*--suite quick"
     ):
