@@ -71,7 +71,7 @@ def test_a_stage_counts_by_its_items_and_what_is_between_stages_by_its_evaluatio
         assert verb.done == 2400
 
 
-def test_a_stage_that_ends_early_says_so_and_one_that_fails_does_not(capsys):
+def test_a_stage_that_ends_early_says_so_and_one_that_fails_does_not(clock, capsys):
     with progress.bar("unlearn", 600, "step", initial=100) as shown:
         shown.update(300)
     assert capsys.readouterr().err == "unlearn: ended early, at step 400 of 600\n"

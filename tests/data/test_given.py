@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import ChainDataset, ConcatDataset, Dataset, IterableDataset, Subset
 
 from vdu.core.errors import InputError
 from vdu.data.forget_source import STORED, _read_forget, forget_images, write_forget
@@ -69,6 +69,37 @@ def test_labels_and_names_of_classes_come_from_a_dataset():
         InputError, match=r"forget: 5 images given in Python holds 3 classes \(a, b, c\); name those to forget"
     ):
         forget_images(Listed(pairs, ["a", "b", "c"]), (1, 8, 6))
+
+
+def test_parts_of_a_dataset_have_their_classes_by_name():
+    names, n = (["cat", "dog", "fox"], ["fox", "cat"]), (3, 2)
+    parts = [Listed([(GREY[i], i % n[k]) for i in range(5)], names[k]) for k in (0, 1)]
+    truth = [names[k][i % n[k]] for k in (0, 1) for i in range(5)]
+    streams = [Streamed(part.items) for part in parts]
+    for stream, part in zip(streams, parts, strict=True):
+        stream.classes = part.classes
+    some = [7, 0, 9, 4]
+    kinds = {
+        "concat": (ConcatDataset(parts), truth),
+        "subset": (Subset(ConcatDataset(parts), some), [truth[i] for i in some]),
+        "nested": (ConcatDataset([Subset(ConcatDataset(parts), some), parts[1]]), [truth[i] for i in some] + truth[5:]),
+        "chain": (ChainDataset(streams), truth),
+    }
+    for given, expected in kinds.values():
+        found = as_images(given, name="forget")
+        assert [found.class_names[label] for label in found.labels] == expected
+        assert len(forget_images(given, (1, 8, 6), classes=("cat",))) == expected.count("cat")
+        for number in (0, "0"):
+            with pytest.raises(
+                InputError, match=r"forget_class: got the class 0 of a Dataset whose parts .* different or"
+            ):
+                forget_images(given, (1, 8, 6), classes=(number,))
+    same = ConcatDataset([parts[0], Listed(parts[0].items, ["cat", "dog", "fox", "owl"])])
+    assert len(forget_images(same, (1, 8, 6), classes=(0,))) == 4
+    unnamed = ConcatDataset([Listed(parts[0].items), Listed(parts[1].items)])
+    assert as_images(unnamed, name="forget").labels.tolist() == [0, 1, 2, 0, 1, 0, 1, 0, 1, 0]
+    with pytest.raises(InputError, match="the label 0 has no name in one of them"):
+        as_images(ConcatDataset([parts[0], Listed(parts[1].items)]), name="forget")
 
 
 def test_images_are_converted_only_on_request_and_stay_open():

@@ -90,6 +90,9 @@ def test_select_keeps_pixels_labels_and_names_together(selection, places):
         ([-1], r"indices in -1 … -1"),
         ([True, False], r"got torch\.bool \[2\], expected bool \[4\]"),
         ([0.0], r"got torch\.float32"),
+        (slice(0, 2), r"selection: got a slice; expected bool \[4\] or integers"),
+        ("abc", r"selection: got 'abc'; expected bool \[4\] or integers"),
+        (["a"], r"selection: got a list; expected bool \[4\] or integers"),
     ],
 )
 def test_select_refuses_what_names_no_image(selection, message):

@@ -19,8 +19,10 @@ from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.api import evaluate
+from vdu.evaluation.models import open_model, open_retrained
 from vdu.evaluation.pair import unwanted_images
 from vdu.explore.open_run import open_run
+from vdu.reporting.code_texts import ABOUT_MODELS
 from vdu.reporting.run_comparison import read_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore:Fréchet distance:UserWarning")
@@ -135,17 +137,52 @@ def test_equal_weights_are_a_warning_and_no_effect(pair, pixel_judge, capsys):
     assert "same weights" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("scheduler", [{"prediction_type": "v_prediction"}, {"beta_end": 0.01}])
-def test_another_schedule_or_prediction_is_a_warning(pair, pixel_judge, make_pipeline, scheduler):
-    other = make_pipeline(scheduler, seed=0)
-    found = evaluate(before=pair / "before", after=other, forget=pair / "unwanted", **QUICK)
-    assert found.record.warnings[0].code == "different_schedules"
+@pytest.mark.parametrize(
+    ("scheduler", "named"),
+    [
+        ({"prediction_type": "v_prediction"}, "prediction_type"),
+        ({"beta_end": 0.01}, "beta_end"),
+        ({"clip_sample_range": 0.3}, "clip_sample_range"),
+        (None, "timestep_scale"),
+    ],
+)
+def test_other_options_of_the_sampling_are_a_warning_of_the_first_screen(
+    pair, pixel_judge, make_pipeline, scheduler, named
+):
+    levels = ["different_schedules"] * (named in ("prediction_type", "beta_end"))
+    for seed, code in ((0, "same_weights"), (1, "different_options")):
+        other = make_pipeline(scheduler, seed=seed)
+        other.timestep_scale = 1.0 if scheduler else 0.25
+        found = evaluate(before=pair / "before", after=other, forget=pair / "unwanted", **QUICK)
+        warned = [each for each in found.record.warnings if each.code in ABOUT_MODELS]
+        assert [each.code for each in warned] == [code, *levels] and warned[0].details["options"] == named
+        page = found.to_html(pair / "page.html").read_text("utf-8")
+        assert (
+            f"({named})" in page.partition('id="verdict"')[0] or f"{named} differ" in page.partition('id="verdict"')[0]
+        )
+
+
+def test_two_models_with_the_same_options_have_no_such_warning(evidence):
+    assert not [each for each in evidence.record.warnings if each.code in ABOUT_MODELS]
 
 
 def test_other_shapes_are_refused(pair, make_pipeline):
     with pytest.raises(InputError, match=r"before makes images of shape \(1, 8, 8\), after \(1, 16, 16\)"):
         evaluate(before=pair / "before", after=make_pipeline(sample_size=16), forget=pair / "unwanted")
     assert not (pair / "evidence").exists()
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a", "c"), None])
+def test_a_retrained_model_of_other_classes_is_refused(make_pipeline, names):
+    def model(names, seed):
+        made = make_pipeline(seed=seed, **({"num_class_embeds": len(names)} if names else {}))
+        made.class_names = names
+        return made
+
+    with pytest.raises(
+        InputError, match=r"retrained: has the classes .*, the original a, b, c; expected the same in the same order"
+    ):
+        open_retrained(model(names, 1), open_model(model(("a", "b", "c"), 0), "before"))
 
 
 @pytest.mark.parametrize(
@@ -250,6 +287,23 @@ def test_a_result_of_unlearning_brings_what_its_evaluation_needs(pair, pixel_jud
     assert found.folder == where or folder is None
     given = vdu.evaluate(before=original, after=result.pipeline, forget=images, **QUICK)
     assert (found.pul, found.u_fid) == (given.pul, given.u_fid)
+
+
+def test_held_out_images_are_none_of_the_retained_ones_wherever_the_run_is(pair, make_pipeline):
+    kept, original = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=seeded(1)), make_pipeline(seed=0)
+    (pair / "held").mkdir()
+    for i, each in enumerate(kept):
+        Image.fromarray(each[0].numpy()).save(pair / "held" / f"{i}.png")
+    how = {"forget": pair / "unwanted", "retain": kept, "steps": 1, "batch_size": 4, "progress": None}
+    result = vdu.unlearn(original, "finetune", **how)
+    vdu.unlearn(original, "finetune", folder=pair / "run", **how)
+    for given in (
+        {"run": result},
+        {"run": pair / "run"},
+        {"before": original, "after": pair / "run", "forget": pair / "unwanted"},
+    ):
+        with pytest.raises(InputError, match="held-out images: all 6 .* are among the run's retained images"):
+            evaluate(**given, held_out=pair / "held", **QUICK)
 
 
 def test_the_cost_and_the_method_of_a_result_in_memory_are_part_of_the_evidence(pair, pixel_judge):

@@ -13,6 +13,7 @@ from vdu.core.errors import DivergenceError, InputError
 from vdu.evaluation import method_table
 from vdu.evaluation.api import compare, evaluate
 from vdu.evaluation.method_table import MethodRow, MethodTable
+from vdu.methods import registry
 
 pytestmark = pytest.mark.filterwarnings("ignore:Fréchet distance:UserWarning")
 SHORT = {"steps": 2, "batch_size": 4, "learning_rate": 1e-3, "progress": None}
@@ -80,6 +81,31 @@ def test_a_finished_row_is_not_computed_again(pair, pixel_judge, monkeypatch):
     with pytest.raises(InputError, match="holds the row of another comparison"):
         compare(pair / "before", methods=["ascent"], **given | {"steps": 3})
     assert done == [0, 1]
+
+
+def test_a_row_of_other_code_is_another_comparison(pair, pixel_judge, monkeypatch):
+    def diverge(*_, **__):
+        raise DivergenceError("step 1: the loss is NaN")
+
+    def own(factor):
+        class Own(vdu.Method):
+            """Own."""
+
+            name = "own"
+            losses = eval(f"lambda self, denoiser, batch: {factor}")
+
+        return vdu.register(Own)
+
+    monkeypatch.setattr(method_table, "unlearn", diverge)
+    given = {"forget": pair / "unwanted", "folder": pair / "table", **QUICK, **SHORT}
+    assert (
+        compare(pair / "before", methods=[own(1)], **given).rows
+        == compare(pair / "before", methods=[own(1)], **given).rows
+    )
+    for method in (own(2), "own", own(2)()):
+        with pytest.raises(InputError, match="holds the row of another comparison"):
+            compare(pair / "before", methods=[method], **given)
+    registry._registered.pop("own")
 
 
 def test_a_run_that_diverges_is_a_row_without_numbers(pair, pixel_judge, monkeypatch):

@@ -1,13 +1,17 @@
 """Evidence survives: what was measured is in metrics.json when a probe fails, whatever the error, or is interrupted."""
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 from tests.evaluation.conftest import QUICK
 
+from vdu.commands.verify import verify
 from vdu.core.errors import DivergenceError, InputError
+from vdu.data.sources import load_images
 from vdu.evaluation.api import evaluate
-from vdu.evaluation.suite import SUITES
+from vdu.evaluation.suite import SUITES, real_images
 from vdu.probes.context import not_run
 from vdu.reporting.code_texts import not_run_text
 
@@ -83,3 +87,54 @@ def test_every_result_is_on_disk_before_the_next_probe_begins(pair, suite, monke
     monkeypatch.setitem(SUITES, "quick", dict.fromkeys(("likelihood", "membership", "stochastic"), look))  # pyright: ignore
     run(pair)
     assert [each.count("latent_model") for each in seen] == [0, 1, 2]
+
+
+def test_finished_probes_survive_another_evaluation_of_the_same(pair, pixel_judge, monkeypatch, capsys):
+    known = json.loads((Path(__file__).parents[1] / "reporting" / "probes.json").read_text("utf-8"))
+    names = ("likelihood", "membership")
+
+    def ended(context):
+        raise SystemExit(9)  # as good as a kill
+
+    def found(name, seconds):
+        return lambda context: known[name] | {"seconds": float(seconds)}
+
+    def again(suite, first=None, second=None, **other):
+        monkeypatch.setitem(SUITES, "quick", dict(zip(names, (first, second), strict=True)))  # pyright: ignore
+        given = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted", "forget_class": "a"}
+        evaluate(**given, folder=pair / "evidence", suite=suite, **QUICK | other)
+        return held()
+
+    def held():
+        return [metrics(pair)["probes"][name].get("seconds") for name in names]
+
+    assert again("quick", found("likelihood", 1), found("membership", 2)) == [1, 2]
+    before = metrics(pair)
+    assert again("none", n_images=30) == [1, 2]
+    after = metrics(pair)
+    assert (after["n_images"], after["suite"]) == (30, "quick")
+    assert [each["stage"] for each in after["cost"]] == [each["stage"] for each in before["cost"]]
+    assert {each.answer for each in verify(pair / "evidence")} == {
+        "matches",
+        "not available",
+    }  # the toy judge is in no folder
+    with pytest.raises(
+        InputError, match=r"2 finished probes \(likelihood, membership\) of other models.*--suite quick"
+    ):
+        again("none", seed=1)
+    assert metrics(pair) == after
+    with pytest.raises(SystemExit):
+        again("quick", ended)
+    assert held() == [1, 2]
+    assert again("quick", found("likelihood", 5), lambda context: not_run("latent_model")) == [5, 2]
+    capsys.readouterr()
+    assert again("quick", found("likelihood", 7), lambda context: DONE, seed=1) == [7, None]
+    assert "holds 2 finished probes of other models, images or settings" in capsys.readouterr().err
+
+
+def test_held_out_images_of_a_data_set_are_of_its_test_split(capsys):
+    train, test = (load_images("digits", split=each) for each in ("train", "test"))
+    forget = train.select(train.labels == 8)
+    held_out = real_images(None, "digits", ["8"], forget)[0]
+    assert held_out is not None and torch.equal(held_out.images, test.images[test.labels == 8])
+    assert "test split of digits" in capsys.readouterr().err

@@ -2,16 +2,17 @@
 
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
 from vdu.core.errors import InputError
+from vdu.core.records import sha256_bytes
 from vdu.methods import registry
-from vdu.methods.base import BaseMethod
+from vdu.methods.base import BaseMethod, compiled
 from vdu.methods.esd import ESD
 from vdu.methods.options import options_of, read_options
-from vdu.methods.vdu import VDU
+from vdu.methods.vdu import VDU, gradient_ascent
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,62 @@ def test_a_users_method_is_known_after_it_is_registered():
     registry.register(Mine)  # the same once more, as on a reload
 
 
+MINE = """
+import vdu
+from vdu.core.types import Losses
+
+SCALE = {scale}
+
+def scaled(x):
+    return {factor} * x
+
+@vdu.register("{name}")
+class Mine(vdu.Method):
+    "Mine."
+    needs = frozenset({{"forget", "retain"}})
+
+    def losses(self, denoiser, batch):
+        return Losses({{"forget": scaled({own} * SCALE)}}, {{}})
+"""
+
+
+def test_a_file_that_was_changed_is_run_again_in_the_same_process(tmp_path):
+    file = tmp_path / "mine.py"
+
+    def loss(**code):
+        file.write_text(MINE.format(**{"scale": 1, "factor": 1, "own": 1, "name": "mine"} | code))
+        return registry.get(f"{file}:Mine")().losses(None, {}).terms["forget"]  # pyright: ignore
+
+    found = [loss(), loss(scale=2), loss(factor=3), loss(own=5), loss(), loss(own=7, name="other")]
+    assert found == [1, 2, 3, 5, 1, 7]  # as large as before and in the same second
+    assert "other" in registry.names() and "mine" not in registry.names()
+    file.write_text("1 +")
+    for _ in range(2):
+        with pytest.raises(InputError, match="cannot be run"):
+            registry.get(f"{file}:Mine")
+
+
+def test_code_that_differs_is_seen_in_a_class_without_a_file(tmp_path):
+    def made(place, **code):
+        text = MINE.format(**{"scale": 1, "factor": 1, "own": 1, "name": "mine"} | code)
+        exec(compile(text, place, "exec"), found := {"__name__": "__main__"})
+        return found["Mine"]
+
+    same = compiled(made("cell-1")), compiled(made("cell-2"))
+    assert same[0] == same[1] != ()
+    others = [compiled(made("cell", **{name: 2})) for name in ("scale", "factor", "own")]
+    assert len({*others, same[0]}) == 4
+    assert made("a")().identity == made("b")().identity != made("c", own=2)().identity
+    program = (
+        "import sys; sys.argv = ['x']; from vdu.core.records import sha256_bytes; from vdu.methods.base import compiled\n"
+        "exec(sys.stdin.read(), found := {'__name__': '__main__'})\nprint(sha256_bytes(repr(compiled(found['Mine'])).encode()))"
+    )
+    text = MINE.format(scale=1, factor=1, own=1, name="mine")
+    done = subprocess.run([sys.executable, "-c", program], input=text, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == sha256_bytes(repr(same[0]).encode())
+    assert compiled(ESD) == compiled(VDU) == ()
+
+
 @pytest.mark.parametrize("name", ["auto", "esd"])
 def test_a_name_that_is_taken_is_refused(name):
     class Other(BaseMethod):
@@ -84,3 +141,11 @@ def test_options_are_read_as_the_type_of_their_default():
     for hidden in ("posterior=x", "tools=x", "schedule=x"):
         with pytest.raises(InputError, match="expected NAME=VALUE with an option of esd"):
             read_options(ESD, (hidden,))
+
+
+def test_an_option_without_its_name_is_refused_in_words():
+    with pytest.raises(InputError, match="FunctionAnchor: got 3 without a name; expected options by name"):
+        registry.get("anchor")(3)  # pyright: ignore
+    with pytest.raises(InputError, match="weights: got 3; expected one of paper, elbo, uniform"):
+        gradient_ascent(3)
+    assert VDU(None, 0.0).gamma == replace(VDU(None, 0.0), weights="elbo").gamma == 0

@@ -173,7 +173,7 @@ def test_temperature_scales_the_variance_and_is_recorded():
     torch.testing.assert_close(hot.variance["attn.q"], 2 * posterior.variance["attn.q"])
     assert float(hot.penalty(theta)) == pytest.approx(float(posterior.penalty(theta)) / 2, rel=1e-6)
     for bad in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(InputError, match=r"temperature: got .*expected a positive finite number"):
+        with pytest.raises(InputError, match=r"temperature: got .*expected a number above 0"):
             posterior.scaled(bad)
 
 
@@ -193,3 +193,26 @@ def test_samples_have_the_posterior_mean_and_variance():
 def test_to_changes_the_dtype_of_both_parts():
     posterior = make().to(dtype=torch.float64)
     assert posterior.mean["scale"].dtype == posterior.variance["scale"].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda each: each.scaled("2"), "temperature: got '2'; expected a number above 0"),
+        (lambda each: each.sample(0), r"generator: got 0; expected a torch\.Generator"),
+        (lambda each: each.with_mean(None), "mean: got None; expected tensors by name"),
+        (lambda each: each.to("gpu"), "device: got 'gpu'; expected a torch.device"),
+        (lambda each: each.to(dtype="float16"), "dtype: got 'float16'; expected a torch.dtype"),
+        (lambda each: each.penalty(nn.Linear(2, 2)), "parameters: got a Linear; expected tensors by name"),
+        (lambda each: each.check_matches(nn.Linear(2, 2)), "named_parameters: got a Linear; expected tensors by name"),
+        (lambda each: each.save(3), "path: got 3; expected a path"),
+        (lambda each: each.only("attn.q"), "names: got 'attn.q'; expected a list of names"),
+        (lambda each: each.only(["attn.q", "nope"]), r"names: 1 of 2 are not among the posterior's 3 .*\['nope'\]"),
+        (lambda _: make(temperature=-1.0), "temperature: got -1.0; expected a number above 0"),
+        (lambda _: make(n_train=-5), "n_train: got -5; expected at least 1"),
+        (lambda _: make(n_train=2.0), "n_train: got 2.0; expected a whole number, at least 1"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_words(call, message):
+    with pytest.raises(InputError, match=message):
+        call(make())

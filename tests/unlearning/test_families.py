@@ -239,10 +239,10 @@ def test_a_posterior_of_every_kind_covers_what_trains(make, name, estimator):
         "amnesia-fisher": {"timesteps_per_sample": 2},
         "finetuned-ensemble": {"n_members": 2, "finetune_steps": 1, "finetune_batch_size": 2},
     }
+    drawn = {} if estimator == "isotropic" else {"n_samples": 3, "sampler": SAMPLER}
     found = fit_posterior(
-        pipeline, estimator, generator=generator(0, "x"), n_samples=3, sampler=SAMPLER, train="attention",
-        **options.get(estimator, {}),
-    )  # fmt: skip
+        pipeline, estimator, generator=generator(0, "x"), train="attention", **drawn, **options.get(estimator, {})
+    )
     part = trained_weights(network_of(pipeline), "attention")
     assert set(found.mean) == {key for key, value in part.named_parameters() if value.requires_grad}
     if estimator == "fisher":  # some weight is known better than its prior says

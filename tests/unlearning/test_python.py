@@ -382,7 +382,7 @@ def test_a_file_that_is_no_method_is_refused(tmp_path, registered, text, wanted,
         ({"overwrite": True}, "overwrite: got True without a folder"),
         ({"steps": -1}, "steps: got -1; expected at least 1"),
         ({"steps": "many"}, "steps: got 'many'; expected at least 1"),
-        ({"steps": 2.5}, "steps: got 2.5; expected at least 1"),
+        ({"steps": 2.5}, "steps: got 2.5; expected a whole number, at least 1"),
         ({"learning_rate": [1]}, "learning_rate: got a list; expected a number above 0"),
         ({"lr_schedule": "cosin"}, "lr_schedule: got 'cosin'; expected one of constant, linear, cosine"),
         ({"mixed_precision": "fp8"}, "mixed_precision: got 'fp8'; expected one of no, fp16, bf16"),
@@ -458,3 +458,27 @@ def test_public_names_exist_and_no_room_hides_one():
     assert np.isclose(vdu.metrics.frechet_distance(np.eye(4)[:, :2] * 1.0, np.eye(4)[:, :2] * 1.0).value, 0, atol=1e-6)
     with pytest.raises(AttributeError, match="has no attribute 'unlern'"):
         vdu.unlern  # ruff: ignore[useless-expression]
+
+
+def test_arguments_about_samples_that_are_not_drawn_are_said_or_refused(desk, make_pipeline, capsys):
+    given = {"forget": desk / "unwanted", **SMALL, "steps": 1}
+    vdu.unlearn(desk / "model", "ascent", sampler=vdu.Sampler("ddpm", 7), n_own_samples=99, **given)
+    said = capsys.readouterr().err
+    assert all(
+        f"warning: {name} has no effect: the method ascent draws no samples" in said
+        for name in ("sampler", "n_own_samples")
+    )
+    vdu.unlearn(desk / "model", "ascent", **given)
+    assert "no effect" not in capsys.readouterr().err
+    pipeline, generator = make_pipeline(), torch.Generator()
+    members = {"members": [make_pipeline(seed=each) for each in (1, 2)]}
+    for estimator, more in (
+        ("isotropic", {}),
+        ("finetuned-ensemble", members),
+        ("fisher", {"samples": torch.zeros(2, 1, 8, 8), "n_train": 9}),
+    ):
+        for name, value in (("n_samples", 77), ("sampler", vdu.Sampler("ddpm", 7))):
+            with pytest.raises(InputError, match=f"{name}: got .*, and no samples are drawn"):
+                vdu.fit_posterior(pipeline, estimator, generator=generator, **more, **{name: value})
+    with pytest.raises(InputError, match="n_members: got 1; expected at least 2"):
+        vdu.fit_posterior(pipeline, "finetuned-ensemble", generator=generator, n_members=1)

@@ -110,7 +110,8 @@ class EvaluateSettings(SamplerSettings):
         retrained: pipeline folder of a model trained without the forget class, for comparison.
         data: the original's labelled training data set, for measurements only: it gives held-out images of the forget class and
             images of the rest for likelihood, membership and inpainting.
-        held_out: held-out images of the forget class (a folder or list), if --data has none.
+        held_out: held-out images of the forget class (a folder, a list, or a data set, of which the test split is taken), if --data has
+            none.
         n_images: number of images from each model.
         n_judge_samples: number of generated samples for training the fallback classifier.
         seed: image i starts from noise drawn from (seed, i), for both models.

@@ -137,7 +137,10 @@ def require_number(name: str, value: Any, range_: Range) -> None:
         InputError: with the range.
     """
     if not range_.holds(value):
-        raise InputError(f"{name}: got {shown(value)}; expected {range_.words}.")
+        whole = (
+            "a whole number, " if range_.whole and isinstance(value, float) and "a whole" not in range_.words else ""
+        )
+        raise InputError(f"{name}: got {shown(value)}; expected {whole}{range_.words}.")
 
 
 def plain_number(value: Any) -> Any:

@@ -347,9 +347,10 @@ class Run:
         self._stages[:] = [other for other in self._stages if other["stage"] != name] + [record]
         self._write()
 
-    def add_stage(self, record: dict[str, Any]) -> None:
-        """Add the record of a stage that ran elsewhere, before the others."""
-        self._stages[:] = [record, *(other for other in self._stages if other["stage"] != record["stage"])]
+    def add_stage(self, record: dict[str, Any], *, last: bool = False) -> None:
+        """Add the record of a stage that ran elsewhere or earlier, before the others or after them."""
+        others = [other for other in self._stages if other["stage"] != record["stage"]]
+        self._stages[:] = [*others, record] if last else [record, *others]
 
     def _end_of_checks(self) -> None:
         if _CHECKING.get():

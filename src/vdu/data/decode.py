@@ -33,6 +33,10 @@ Shape = tuple[int, int, int]
 _CHANNELS = {"L": 1, "RGB": 3}
 _MODES = {1: "L", 3: "RGB"}
 _LISTED = 10
+_FIT = (
+    "Resize them, or have it done: `vdu unlearn --convert`; in Python convert=True of vdu.unlearn, or elsewhere the images of "
+    "vdu.load_images(…, shape=(channels, height, width), convert=True)."
+)
 _MOST_PIXELS = 1 << 26  # a photograph of 67 megapixels
 _SHORT_SIGNATURES = {"BMP", "PPM"}  # two letters, with which a text may begin
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -186,7 +190,7 @@ def decode_all(
             pixels[i] = array
     if problems or pixels is None:
         hint = "Repair or remove them" + (
-            "." if convert else "; where only size or colours differ, --convert (in Python convert=True) fits them."
+            "." if convert else f"; where only size or colours differ: {_FIT[0].lower()}{_FIT[1:]}"
         )
         raise InputError(complaint(source, problems, len(names), "images cannot be used", hint))
     return torch.from_numpy(pixels)
@@ -229,7 +233,7 @@ def fit_shape(images: ImageSet, shape: Shape | None, convert: bool) -> ImageSet:
     if not convert:
         raise InputError(
             f"{images.description}: all {len(images)} images have channels, height, width {images.shape}, expected "
-            f"{tuple(shape)}. Use other images, or --convert (in Python convert=True)."
+            f"{tuple(shape)}. {_FIT}"
         )
     arrays = [array[0] if images.shape[0] == 1 else array.transpose(1, 2, 0) for array in images.images.numpy()]
     pixels = np.empty((len(arrays), *shape), np.uint8)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_file, passed_over, read_json
 from vdu.data.forget import split_by_class
-from vdu.data.given import Images, as_images, is_named
+from vdu.data.given import Images, as_images, is_named, require_one_order
 from vdu.data.images import ImageSet
 from vdu.data.overlap import n_distinct
 
@@ -42,6 +42,7 @@ def forget_images(
     """
     images = as_images(source, name="forget", shape=shape, convert=convert)
     if classes:
+        require_one_order(source, classes, "forget_class")
         return split_by_class(images, classes)[0]
     if isinstance(source, ImageSet):
         return images  # its maker chose the images

@@ -3,10 +3,13 @@
 Nothing ambiguous is guessed. Pixels are 8-bit, 0…255: floating-point values may mean [0, 1] or [−1, 1] and are refused with both
 conversions in the message. Sizes and colours are those of the model, unless ``convert`` asks for a conversion.
 
+A torch Dataset put together of others (``ConcatDataset``, ``Subset``, ``ChainDataset``) has their classes by name: a label counts in the
+``classes`` of its own part.
+
 Not guaranteed: that a data set without random transforms was given; what it returns is taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -16,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import ChainDataset, ConcatDataset, Dataset, IterableDataset, Subset
 
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path
@@ -24,10 +27,11 @@ from vdu.data.decode import Shape, decode_all, fit_shape, open_image
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 
-__all__ = ["Images", "as_images", "is_named"]
+__all__ = ["Images", "as_images", "is_named", "require_one_order"]
 
 Images = ImageSet | str | Path | Sequence[Any] | Tensor | np.ndarray | Dataset
 """What stands for images in Python."""
+Classes = tuple[str, ...] | None
 
 _KINDS = (
     "a folder, a list file or the name of a data set, an ImageSet, a list of Pillow images or of image files, uint8 pixels as a "
@@ -122,7 +126,8 @@ def _from_list(given: Sequence[Any], name: str, shape: Shape | None, convert: bo
 
 
 def _from_dataset(given: Any, name: str, shape: Shape | None, convert: bool) -> ImageSet:
-    items = list(given) if isinstance(given, IterableDataset) else [given[i] for i in range(len(given))]
+    found = list(_items(given))
+    items, classes = [item for item, _ in found], [names for _, names in found]
     pairs = [isinstance(item, tuple | list) and len(item) == 2 for item in items]
     if any(pairs) and not all(pairs):
         raise InputError(f"{name}: only some items of the Dataset have a label; expected all or none.")
@@ -132,7 +137,56 @@ def _from_dataset(given: Any, name: str, shape: Shape | None, convert: bool) -> 
         pixels = _decoded(images, name, shape, convert)
     else:
         pixels = torch.cat([_one(each, name) for each in images])
-    return ImageSet(pixels, *_labels(labels, given, name))
+    return ImageSet(pixels, *_labels(labels, classes, name))
+
+
+def _items(dataset: Any) -> Iterator[tuple[Any, Classes]]:
+    """The items of a Dataset, each with the names of the classes among which its label counts."""
+    if isinstance(dataset, ChainDataset):
+        for part in dataset.datasets:
+            yield from _items(part)
+    elif isinstance(dataset, IterableDataset):
+        yield from ((item, _own_classes(dataset)) for item in dataset)
+    else:
+        yield from ((dataset[i], names) for i, names in enumerate(_classes(dataset)))
+
+
+def _classes(dataset: Any) -> list[Classes]:
+    """The same names without the items; of a stream, once."""
+    if isinstance(dataset, Subset):  # its labels are those of the whole
+        whole = _classes(dataset.dataset)
+        return [whole[int(i)] for i in dataset.indices]
+    if isinstance(dataset, ConcatDataset | ChainDataset):
+        return [names for part in dataset.datasets for names in _classes(part)]
+    return [_own_classes(dataset)] * (1 if isinstance(dataset, IterableDataset) else len(dataset))
+
+
+def _own_classes(dataset: Any) -> Classes:
+    classes = getattr(dataset, "classes", None)
+    return tuple(map(str, classes)) if isinstance(classes, list | tuple) and classes else None
+
+
+def require_one_order(given: Any, classes: Sequence[Any], name: str) -> None:
+    """Raise an error for a class that is given by its place, if the parts of a Dataset have their classes in different orders.
+
+    Args:
+        given: images of any kind.
+        classes: names or numbers, which mean a place where no name has a digit in it (:mod:`vdu.core.class_names`).
+        name: the argument, for messages.
+
+    Raises:
+        InputError: with the orders.
+    """
+    orders = [each for each in dict.fromkeys(_classes(given)) if each] if isinstance(given, Dataset) else []
+    longest = max(orders, key=len, default=())
+    by_place = [each for each in classes if str(each).isdigit()]
+    named = any(character.isdigit() for order in orders for each in order for character in each)
+    if by_place and not named and any(order != longest[: len(order)] for order in orders):
+        shown_orders = " and ".join(", ".join(order[:5]) for order in orders[:3])
+        raise InputError(
+            f"{name}: got the class {by_place[0]} of a Dataset whose parts have their classes in different orders ({shown_orders}); "
+            "expected the name of a class."
+        )
 
 
 def _one(image: Any, name: str) -> Tensor:
@@ -144,22 +198,34 @@ def _one(image: Any, name: str) -> Tensor:
     return _pixels(image[None], f"{name}: an item of the Dataset")
 
 
-def _labels(labels: list[Any], dataset: Any, name: str) -> tuple[Tensor | None, None, tuple[str, ...] | None]:
-    """Labels, names of the images (None) and names of the classes."""
+def _labels(
+    labels: list[Any], classes: Sequence[Classes], name: str
+) -> tuple[Tensor | None, None, tuple[str, ...] | None]:
+    """Labels, names of the images (None) and names of the classes; parts with classes of their own are merged by name."""
     if not labels:
         return None, None, None
     try:
-        found = torch.tensor([int(label) for label in labels])
-        wrong = [given for given, label in zip(labels, found.tolist(), strict=True) if float(given) != label]
+        found = [int(label) for label in labels]
+        torch.tensor(found)
+        wrong = [given for given, label in zip(labels, found, strict=True) if float(given) != label]
     except (TypeError, ValueError, OverflowError):
-        wrong = labels
+        found, wrong = [], labels
     if wrong:  # among them fractions, such as probabilities
         raise InputError(f"{name}: a label of the Dataset is {shown(wrong[0])}; expected class indices, 0 or more.")
-    while isinstance(dataset, Subset):  # its labels are those of the whole
-        dataset = dataset.dataset
-    classes = getattr(dataset, "classes", None)
-    named = isinstance(classes, list | tuple) and len(classes) > int(found.max())
-    return found, None, tuple(map(str, classes)) if named and classes else None
+    several = len(set(classes)) > 1
+    unnamed = [label for label, names in zip(found, classes, strict=True) if not names or not 0 <= label < len(names)]
+    if unnamed and several:
+        raise InputError(
+            f"{name}: the Dataset is put together of parts, and the label {unnamed[0]} has no name in one of them, so that it cannot be "
+            "compared with the labels of the others; expected parts that all have classes, or none (the attribute classes)."
+        )
+    if unnamed:
+        return torch.tensor(found), None, None
+    merged = dict.fromkeys(each for names in dict.fromkeys(classes) for each in names or ())
+    place = {each: i for i, each in enumerate(merged)}
+    if several:
+        found = [place[(names or ())[label]] for label, names in zip(found, classes, strict=True)]
+    return torch.tensor(found), None, tuple(merged) if several else classes[0]
 
 
 def _decoded(images: Sequence[Image.Image], name: str, shape: Shape | None, convert: bool) -> Tensor:

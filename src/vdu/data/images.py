@@ -172,7 +172,12 @@ class ImageSet:
         return to_float(self.images if indices is None else self.images[self._indices(indices)])
 
     def _indices(self, mask_or_indices: Tensor | Sequence[int]) -> Tensor:
-        where = torch.as_tensor(mask_or_indices, device="cpu")
+        try:
+            where = torch.as_tensor(mask_or_indices, device="cpu")
+        except (TypeError, ValueError, RuntimeError):
+            raise InputError(
+                f"selection: got {shown(mask_or_indices)}; expected bool [{len(self)}] or integers [n], as a list, tensor or array."
+            ) from None
         if where.dtype == torch.bool and where.shape == (len(self),):
             return where.nonzero().squeeze(1)
         if where.numel() == 0:

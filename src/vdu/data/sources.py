@@ -38,7 +38,7 @@ from vdu.data.idx import MNIST_MD5, SPLIT_FILES, load_idx_folder, read_idx
 from vdu.data.images import ImageSet
 from vdu.data.tiny_imagenet import is_tiny_imagenet, load_tiny_imagenet
 
-__all__ = ["MNIST_MIRRORS", "absolute", "fetch_mnist", "load_images", "place_of"]
+__all__ = ["MNIST_MIRRORS", "absolute", "fetch_mnist", "is_data_set", "load_images", "place_of"]
 
 MNIST_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -103,6 +103,12 @@ def load_images(
     except OSError as error:
         raise InputError(f"{spec}: cannot be read ({error}). Check the path and its permissions.") from error
     raise InputError(f"{spec}: no such source, folder or file; expected {_KINDS}.")
+
+
+def is_data_set(spec: str | Path) -> bool:
+    """Whether a source is a data set, of which "train" is taken where no split is named; else it is a folder or a list of images."""
+    kind, place = _parsed(spec)
+    return bool(kind) or is_tiny_imagenet(given_path(place, "images"))
 
 
 def place_of(spec: str | Path) -> Path | None:

@@ -78,7 +78,7 @@ def evaluate(
         reference_split: "train" or "test", which part of a data set.
         retrained: a model trained without the forget class, a pipeline or its folder; it is the target of every number.
         data: the original's labelled training data set, for measurements by probes.
-        held_out: held-out images of the forget class, for the same.
+        held_out: held-out images of the forget class, for the same; of a data set its test split.
         features: network whose features give u-FID: "judge", "inception" or "efficientnet-lite0".
         suite: of probes, attempts to bring it back: "none", "quick" (minutes) or "full".
         sampler: the sampling protocol; None takes DDPM with 20 steps, as the command line does.

@@ -34,6 +34,7 @@ from vdu.evaluation.pair import made_by, unwanted_images
 from vdu.evaluation.recording import evaluate_pair, require_measurable
 from vdu.evaluation.records import EvidenceRecord
 from vdu.methods import registry
+from vdu.methods.base import compiled
 from vdu.metrics.intervals import seeds_interval
 from vdu.models.pipelines import load_pipeline
 from vdu.unlearning.unlearn import planned, unlearn
@@ -345,12 +346,14 @@ def _names(methods: Sequence[Any]) -> list[str]:
 def _row(job: _Job, method: Any, name: str, texts: str, seed: int, folder: Path) -> _Finished:
     """The row of one run, read where it is finished, else computed and kept."""
     options = "" if isinstance(method, str | type) else method.identity  # of the method
+    kind = registry.get(method) if isinstance(method, str) else method if isinstance(method, type) else type(method)
     training = {
         each: value for each, value in job.training.items() if each not in ("retain", "posterior")
     }  # among the contents
     described = (
         job.identity, job.forget.sha256, name, options, seed, sorted(job.options.protocol().items(), key=str),
         job.options.forget_class, sorted(training.items(), key=str), *job.contents,
+        *compiled(kind),
     )  # fmt: skip
     identity, path, references = sha256_bytes(repr(described).encode()), folder / "row.json", []
     if path.is_file():

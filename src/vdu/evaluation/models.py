@@ -146,7 +146,7 @@ def open_retrained(source: Any, *others: OpenModel) -> OpenModel | None:
         The model, or None.
 
     Raises:
-        InputError: if its images have another shape, or it is one of the others.
+        InputError: if its images have another shape or it has other classes, or it is one of the others.
     """
     if source is None:
         return None
@@ -158,6 +158,13 @@ def open_retrained(source: Any, *others: OpenModel) -> OpenModel | None:
         raise InputError(
             f"{shown}: makes images of shape {found.denoiser.image_shape}, the original {others[0].denoiser.image_shape}; expected the "
             "same. Give a model of the same kind, trained without the forget class."
+        )
+    names, own = others[0].denoiser.class_names, found.denoiser.class_names
+    if names != own and not (others[0].denoiser.takes_prompts and found.denoiser.takes_prompts):
+        theirs, ours = (", ".join(each[:10]) or "none" for each in (own, names))
+        raise InputError(
+            f"{shown}: has the classes {theirs}, the original {ours}; expected the same in the same order: all models are sampled "
+            "under the same classes. Train it with the classes of the original, and without images of the forgotten one."
         )
     if found.sha256 in {each.sha256 for each in others}:
         raise InputError(

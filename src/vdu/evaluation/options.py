@@ -45,7 +45,7 @@ class EvaluationOptions:
         suite: probe suite: "none", "quick" or "full".
         retrained: a model trained without the forget class: a pipeline or its folder.
         data: a labelled data set that the original was trained on, for measurements only.
-        held_out: held-out images of the forget class.
+        held_out: held-out images of the forget class; of a data set its test split.
         n_images: images from each model.
         n_judge_samples: generated samples for training the fallback classifier.
         seed: image i starts from noise drawn from (seed, i).

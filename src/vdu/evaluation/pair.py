@@ -20,8 +20,9 @@ from vdu.core.records import read_json
 from vdu.core.runs import Run, require_apart
 from vdu.data.forget import split_by_class
 from vdu.data.forget_source import class_names, forget_images, record_of
-from vdu.data.given import Images, as_images, is_named
+from vdu.data.given import Images, as_images, is_named, require_one_order
 from vdu.data.images import ImageSet
+from vdu.data.overlap import PixelHashes
 from vdu.data.sources import absolute, place_of
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
@@ -82,6 +83,7 @@ def unwanted_images(
     """
     images = as_images(source, name="forget", shape=shape)
     if classes and len(class_names(images)) > 1:
+        require_one_order(source, classes, "forget_class")
         images = split_by_class(images, classes)[0]
     elif is_named(source):
         images = forget_images(source, shape)  # refuses several classes of which none is named
@@ -130,14 +132,17 @@ def made_by(result: Any) -> dict[str, Any] | None:
         result: the result, or a like object.
 
     Returns:
-        ``method``, and the cost as a stage of ``run.json``; None if the result holds no cost.
+        ``method``, the cost as a stage of ``run.json``, and ``trained_on``, the hashes of the retained images or None; None if the result
+        holds no cost.
     """
     evaluations, seconds = getattr(result, "network_evaluations", None), getattr(result, "seconds", None)
     if evaluations is None or seconds is None:
         return None
     reused = getattr(getattr(result, "aids", None), "reused", 0)
     cost = {"stage": "unlearn", "seconds": round(seconds, 3), "network_evaluations": evaluations, "reused": reused}
-    return {"method": getattr(getattr(result, "method", None), "name", None), "cost": cost}
+    retain = getattr(getattr(result, "plan", None), "retain", None)
+    trained_on = None if retain is None else PixelHashes.of(retain)
+    return {"method": getattr(getattr(result, "method", None), "name", None), "cost": cost, "trained_on": trained_on}
 
 
 def method_of(model: OpenModel) -> str | None:

@@ -21,7 +21,7 @@ from vdu.core import progress
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
 from vdu.core.processes import first_decides, say
-from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, sha256_file, write_json
+from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, sha256_bytes, sha256_file, write_json
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
 from vdu.data.forget_source import class_names, reload_forget
@@ -42,6 +42,7 @@ from vdu.judges.fallback import require_enough
 from vdu.judges.judging import Judging, find_judges, given_judges, judge_place
 from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import SCHEDULE, differences, identity
 from vdu.probes.context import ProbeContext
 from vdu.replay.generated import image_seeds
 from vdu.reporting.card import update_card
@@ -50,6 +51,7 @@ from vdu.training.loop import make_accelerator
 
 __all__ = ["Recorded", "evaluate_pair", "evaluate_run", "require_measurable"]
 
+LEVELS = {*SCHEDULE, "alpha_bars", "scaling", "prediction_type"}  # images from the same noise are then not alike
 FEWEST_IN_REFERENCE = 12  # two halves of 6, which precision and recall need
 PACKAGE = Path(__file__).parents[1]  # whose warnings are part of the record
 
@@ -122,14 +124,13 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
     classes = _classes(options, sets, forgotten)
     sets = sets or label_sets(before.denoiser, forgotten)
     forget = reload_forget(record.folder, before.denoiser.image_shape)
-    retained = record.folder / RETAINED
-    trained_on = PixelHashes.load(retained) if retained.is_file() else None
-    subject = _Subject(before, after, retrained, forget, classes, sets, trained_on)
+    subject = _Subject(before, after, retrained, forget, classes, sets, _retained(record.folder))
     fixed = _fixed(options, subject)
     record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
     with record.stage("judge") as cost:
+        kept = _kept(record.folder, options.suite, _probe_inputs(subject, options, fixed))
         judging = _judging(subject, options, cost)
-    found = _measured(record, subject, judging, options, fixed)
+    found = _measured(record, subject, judging, options, fixed, kept)
     record.close()
     return found
 
@@ -166,16 +167,24 @@ def evaluate_pair(
         images, about = unwanted_images(forget, first.denoiser.image_shape, options.forget_class)
     else:
         images, about = images_of_prompts(forget, first.denoiser, sets, options)
-    subject = _Subject(first, second, retrained, images, classes, sets or label_sets(first.denoiser, classes))
+    sets, trained_on = sets or label_sets(first.denoiser, classes), (how or {}).get("trained_on")
+    subject = _Subject(first, second, retrained, images, classes, sets, trained_on or _retained(second.run))
     fixed = _fixed(options, subject)
     record = open_folder(folder, first, second, about, options, how)
     if how:
         record.add_stage(how["cost"])
     with record.stage("judge") as cost:
+        kept = _kept(record.folder, options.suite, _probe_inputs(subject, options, fixed))
         judging = _judging(subject, options, cost)
-    found = _measured(record, subject, judging, options, fixed)
+    found = _measured(record, subject, judging, options, fixed, kept)
     record.finish(origin="compared", pipeline=second.to_json() | {"weights": "raw"})
     return found
+
+
+def _retained(run: Path | None) -> PixelHashes | None:
+    """The hashes of the retained images that a run was trained on, if there were any."""
+    path = None if run is None else run / RETAINED
+    return PixelHashes.load(path) if path is not None and path.is_file() else None
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -331,8 +340,64 @@ def require_measurable(before: Any, forget: ImageSet, options: EvaluationOptions
         _require_samples(forget, options)
     found = [] if fixed.reference is None else [f"reference {fixed.reference.sha256}"]
     found += [] if retrained is None else [f"retrained {retrained.sha256} {retrained.configuration}"]
+    return found + _given_judges(options)
+
+
+def _given_judges(options: EvaluationOptions) -> list[str]:
+    """The hashes of the judges that are in folders."""
     judges = [judge_place(each) for each in (options.judge, options.second_judge) if each is not None]
-    return found + [f"judge {sha256_file(place / 'judge.json')}" for place, kind in judges if kind == "given"]
+    return [f"judge {sha256_file(place / 'judge.json')}" for place, kind in judges if kind == "given"]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What earlier probes found with the same ``inputs``; by ``suite``, at the ``cost`` of that stage."""
+
+    inputs: str
+    suite: str
+    probes: dict[str, Any]
+    cost: dict[str, Any] | None
+
+
+def _probe_inputs(subject: _Subject, options: EvaluationOptions, fixed: _Fixed) -> str:
+    """SHA-256 of all that probes of a suite depend on."""
+    images = [None if each is None else each.sha256 for each in (subject.forget, *fixed.real)]
+    models = {name: identity(each) for name, each in subject.models.items()}
+    judges = [options.judge, options.second_judge, options.n_judge_samples, subject.classes, *_given_judges(options)]
+    return sha256_bytes(
+        repr((models, images, judges, options.sampler, options.seed, options.features, subject.sets)).encode()
+    )
+
+
+def _kept(folder: Path, suite: str, inputs: str) -> _Kept:
+    """The probes that an earlier evaluation in the folder finished, of the same inputs and of the suite that is to run, if any.
+
+    Returns:
+        Them; without any, none.
+
+    Raises:
+        InputError: if there are some of other inputs, and none are to run in their place.
+    """
+    path = folder / "metrics.json"
+    old = read_json(path) if path.is_file() else None
+    old = old if isinstance(old, dict) else {}
+    probes, known = old.get("probes") or {}, str(old.get("suite"))
+    done = [name for name, each in probes.items() if isinstance(each, dict) and each.get("status") == "measured"]
+    same = old.get("probe_inputs") == inputs
+    if done and same and suite in ("none", known):
+        cost = next((each for each in old.get("cost", ()) if each.get("stage") == "probes"), None)
+        found = probes if suite == "none" else {name: probes[name] for name in done}
+        return _Kept(inputs, known, found, cost)
+    if done and suite == "none":
+        raise InputError(
+            f"{path}: holds {len(done)} finished probes ({', '.join(done)}) of other models, images or settings, or of an earlier version, "
+            f"which would be lost; expected --suite {known}, which measures them again. To evaluate without probes, move or delete the "
+            "file."
+        )
+    if done:
+        why = f"the suite {known}" if same else "other models, images or settings, or of an earlier version"
+        say(f"vdu: warning: {path}: holds {len(done)} finished probes of {why}; the suite {suite} takes their place.")
+    return _Kept(inputs, suite, {}, None)
 
 
 def _require_samples(forget: ImageSet, options: EvaluationOptions) -> None:
@@ -373,6 +438,7 @@ def _measured(
     judging: Judging,
     options: EvaluationOptions,
     fixed: _Fixed,
+    kept: _Kept,
 ) -> Recorded:
     """Measure, write the files, run the probes, write the files again."""
     sets, models, target = subject.sets, subject.asked("others"), subject.asked("target")
@@ -400,11 +466,13 @@ def _measured(
         evidence = replace(
             found.evidence, words=words, warnings=(*_about_models(subject), *seen, *found.evidence.warnings)
         )
-        about = _about(record, subject, options, network)
+        about = _about(record, subject, replace(options, suite=kept.suite), network) | {"probe_inputs": kept.inputs}
+        if kept.cost is not None:
+            record.add_stage(kept.cost, last=True)
         if record.active:
             _save_samples(record.folder / "samples", found, drawn if subject.in_words else {}, words, seed)
-        _save(record, about, evidence, caught, not_yet_run(options.suite, sets))
-        probes = {}
+        probes = not_yet_run(options.suite, sets) | kept.probes
+        _save(record, about, evidence, caught, probes)
         if options.suite != "none":
             with record.stage("probes") as cost:
                 context = ProbeContext(
@@ -415,7 +483,7 @@ def _measured(
                 n_before = counter.total
                 probes = run_suite(
                     options.suite, context, network.extract, counter, sets=sets,
-                    keep=lambda found: _save(record, about, evidence, caught, found),
+                    keep=lambda found: _save(record, about, evidence, caught, found), earlier=kept.probes,
                 )  # fmt: skip
                 cost["network_evaluations"] = counter.total - n_before
     metrics = first_decides("metrics.json", lambda: _save(record, about, evidence, caught, probes))
@@ -425,16 +493,19 @@ def _measured(
 
 
 def _about_models(subject: _Subject) -> tuple[WarningRecord, ...]:
-    """Warnings of what the two models are, whatever their samples show."""
-    before, after = subject.before, subject.after
-    if (before.sha256, before.configuration) == (after.sha256, after.configuration):
-        return (WarningRecord("same_weights", {}),)
-    first, second = before.denoiser, after.denoiser
-    same = first.prediction_type == second.prediction_type and first.schedule.scaling == second.schedule.scaling
-    if same and torch.equal(first.schedule.alpha_bars, second.schedule.alpha_bars):
-        return ()
-    kinds = {"before": first.prediction_type, "after": second.prediction_type}
-    return (WarningRecord("different_schedules", kinds),)
+    """Warnings of what the models are, whatever their samples show."""
+    before, found = subject.before, []
+    for name, other in (("after", subject.after), ("retrained", subject.retrained)):
+        options = [] if other is None else differences(before.denoiser, other.denoiser)
+        named = {"options": ", ".join(options)} if options else {}
+        if other is not None and other.sha256 == before.sha256:
+            found.append(WarningRecord("same_weights", named))
+        elif named:
+            found.append(WarningRecord("different_options", {"model": name, **named}))
+        if name == "after" and LEVELS & set(options):
+            first, second = before.denoiser.prediction_type, subject.after.denoiser.prediction_type
+            found.append(WarningRecord("different_schedules", {"before": first, "after": second}))
+    return tuple(found)
 
 
 def _about(record: Run, subject: _Subject, options: EvaluationOptions, network: FeatureNetwork) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from vdu.data.forget import split_by_class
 from vdu.data.forget_source import class_names
 from vdu.data.images import ImageSet
 from vdu.data.overlap import PixelHashes, without_copies
-from vdu.data.sources import load_images
+from vdu.data.sources import is_data_set, load_images
 from vdu.evaluation.prompt_sets import PromptSets
 from vdu.probes import (
     completion,
@@ -90,7 +91,7 @@ def real_images(
 
     Args:
         data: a labelled data set that the original was trained on.
-        held_out: unwanted images that no model saw.
+        held_out: unwanted images that no model saw; of a data set its test split is taken.
         names: the classes to be forgotten, as the data set calls them.
         forget: the forget set, of the model's shape, of which no other set holds copies.
         trained_on: the retained images that the unlearned model was trained on, if any; no held-out set holds copies of them.
@@ -122,7 +123,10 @@ def real_images(
             else:
                 forget_held_out, retain_held_out = unwanted, rest
     if held_out is not None:
-        forget_held_out = _of_classes(load_images(held_out, shape=shape), names)
+        split = "test" if is_data_set(held_out) else None
+        forget_held_out = _of_classes(load_images(held_out, shape=shape, split=split), names)
+        if split:
+            say(f"vdu: the held-out images are of the test split of {held_out}.")
     if retain is not None and retain_held_out is not None:
         retain = without_copies(retain, forget, "retained images", "forget images")
         retain_held_out = without_copies(retain_held_out, retain, "held-out retained images", "retained images")
@@ -226,6 +230,7 @@ def run_suite(
     counter: EvaluationCounter,
     keep: Callable[[dict[str, Any]], object],
     sets: PromptSets | None = None,
+    earlier: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Run the probes of a suite, one after the other; what one has measured is kept before the next begins.
 
@@ -236,6 +241,7 @@ def run_suite(
         counter: counts the evaluations of the context's models and their copies.
         keep: called after every probe with the results of all; those that are still to run are reported as not run.
         sets: what conditional models are asked for; they are attacked through their condition as well.
+        earlier: results of the same probes, which stay until the new ones are there.
 
     Returns:
         Results by name, each with the network evaluations that it took. A probe that fails, whatever the error, is reported as not
@@ -244,7 +250,7 @@ def run_suite(
     Raises:
         KeyboardInterrupt: again, once it is kept that the suite was interrupted.
     """
-    found = not_yet_run(suite, sets)
+    found = not_yet_run(suite, sets) | dict(earlier)
     progress.reach("probes")
     for name, probe in _probes(suite, sets).items():
         say(f"evaluate: probe {name}")
@@ -256,7 +262,7 @@ def run_suite(
         except DivergenceError as error:
             result = not_run("diverged", error=str(error))
         except KeyboardInterrupt:
-            keep(found | {name: not_run("interrupted")})
+            keep(found if name in earlier else found | {name: not_run("interrupted")})
             raise
         except Exception as error:  # whatever it is: the evidence that there is must not be lost
             if place()[1] > 1 and not isinstance(error, InputError):
@@ -266,6 +272,9 @@ def run_suite(
                 "failed", error=text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
             )
             say(f"vdu: warning: probe {name} failed: {result['error']}")
+        if name in earlier and result["status"] != "measured":
+            say(f"vdu: warning: probe {name} did not run again; its earlier result stays.")
+            continue
         found[name] = result | {"network_evaluations": counter.total - before}
         keep(found)
     return found

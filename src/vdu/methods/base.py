@@ -6,9 +6,10 @@ attributes (:class:`Described`). ``docs/adding-a-method.md`` shows how to write 
 
 import inspect
 import math
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
-from types import MappingProxyType
+from types import CellType, CodeType, FunctionType, MappingProxyType
 from typing import Any, Self
 
 import torch
@@ -29,6 +30,7 @@ __all__ = [
     "BaseMethod",
     "Described",
     "Method",
+    "compiled",
     "drawn",
     "in_place",
     "matched",
@@ -43,6 +45,15 @@ ANY = Range("a finite number", -math.inf, above=True)
 WHOLE = Range("a whole number", -math.inf, whole=True)
 HIDDEN = MappingProxyType({"option": False})
 """Metadata of a field that is not an option of the command line."""
+UNSTABLE = {
+    "__doc__",
+    "__module__",
+    "__qualname__",
+    "__firstlineno__",
+    "__dict__",
+    "__weakref__",
+    "__dataclass_fields__",
+}
 PRIVATE = MappingProxyType({"option": False, "identity": False})
 """Metadata of a field that :meth:`BaseMethod.prepare` fills; it is not a setting."""
 
@@ -110,6 +121,16 @@ class BaseMethod(Described):
     tools: Tools | None = field(default=None, repr=False, metadata=PRIVATE)
     _conditional: bool = field(default=False, repr=False, metadata=PRIVATE)
     _instead: bool = field(default=False, repr=False, metadata=PRIVATE)
+
+    def __new__(cls, *unnamed: Any, **_: Any) -> Self:
+        """Refuse an option without its name, where the options have to be named."""
+        places = [item for item in fields(cls) if item.init and not item.kw_only]
+        if len(unnamed) > len(places):
+            raise InputError(
+                f"{cls.__name__}: got {shown(unnamed[len(places)])} without a name; expected options by name, "
+                "such as alpha_bar_range=(0.1, 0.9)."
+            )
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         require_range("alpha_bar_range", self.alpha_bar_range)
@@ -182,12 +203,68 @@ class BaseMethod(Described):
 
 
 def _source(kind: type) -> tuple[str, ...]:
-    """The code of a user's class and of the user's classes that it inherits from; nothing where it is not in a file."""
-    own = [each for each in kind.__mro__ if each.__module__.partition(".")[0] not in ("vdu", "builtins")]
+    """The code of a user's class and of the user's classes that it inherits from: its text, or where it is in no file compiled."""
+    own = _users(kind)
     try:
         return tuple(map(inspect.getsource, own))
     except (OSError, TypeError):
-        return ()
+        return compiled(kind)
+
+
+def compiled(kind: type) -> tuple[str, ...]:
+    """The compiled code of a user's class and of the user's classes that it inherits from, and the text of their ``FILE.py``.
+
+    Args:
+        kind: a method's class.
+
+    Returns:
+        Equal for equal code, in one version of Python; () for a class of the package. Functions and plain values of the same module that
+        the code names are part of it; what it imports is not.
+    """
+    own = [each for each in _users(kind) if each.__module__ not in ("abc", "typing")]
+    files = {str(vars(sys.modules.get(each.__module__, sys)).get("__vdu_text__", "")) for each in own}
+    return (*(_stable(dict(vars(each))) for each in own), *sorted(files - {""}))
+
+
+def _users(kind: type) -> list[type]:
+    return [each for each in kind.__mro__ if each.__module__.partition(".")[0] not in ("vdu", "builtins")]
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _stable(value: Any, seen: tuple[Any, ...] = ()) -> str:
+    """A text of code and plain values that another process gives, too; ``seen``: the functions around it."""
+    if value is None or isinstance(value, str | bytes | int | float | complex):
+        return repr(value)
+    if isinstance(value, CodeType):
+        return _stable(
+            (value.co_code.hex(), value.co_names, value.co_varnames, value.co_freevars, value.co_consts), seen
+        )
+    if isinstance(value, FunctionType) and value not in seen:
+        named = {each: value.__globals__.get(each) for each in value.__code__.co_names}
+        cells = list(map(_content, value.__closure__ or ()))
+        used = {
+            each: other
+            for each, other in named.items()
+            if getattr(other, "__module__", None) in (None, value.__module__)
+        }
+        return _stable((value.__code__, value.__defaults__, value.__kwdefaults__, cells, used), (*seen, value))
+    if isinstance(value, staticmethod | classmethod):
+        return _stable(value.__func__, seen)
+    if isinstance(value, property):
+        return _stable((value.fget, value.fset), seen)
+    if isinstance(value, Mapping):
+        parts = {f"{name}: {_stable(each, seen)}" for name, each in value.items() if name not in UNSTABLE}
+        return f"{{{', '.join(sorted(parts))}}}"
+    if isinstance(value, set | frozenset | tuple | list):
+        parts = [_stable(each, seen) for each in value]
+        return f"[{', '.join(sorted(parts) if isinstance(value, set | frozenset) else parts)}]"
+    return type(value).__qualname__
 
 
 Method = BaseMethod
@@ -299,7 +376,7 @@ def of_what_trains(posterior: GaussianPosterior, denoiser: Denoiser) -> Any:
     if corrected_layers(trainable):
         return low_rank_posterior(posterior.to(first.device, first.dtype), denoiser.network)
     found = matched(posterior, denoiser)
-    return found if set(found.mean) <= set(trainable) else found.only(trainable)
+    return found if set(found.mean) <= set(trainable) else found.only(name for name in found.mean if name in trainable)
 
 
 def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:

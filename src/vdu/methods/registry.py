@@ -3,7 +3,7 @@
 A class registers itself with the decorator :func:`register`, and all metadata are attributes of the class: its name,
 a one-sentence summary, what it needs and uses, its options (its dataclass fields), its default training settings, and whether it has
 a stopping rule. The table below only maps built-in names to files. A class in a file of one's own has the name ``FILE.py:CLASS``; the
-file is run when that name is used.
+file is run when that name is used, and again after its text has changed.
 """
 
 import re
@@ -45,6 +45,7 @@ _FILES: Mapping[str, str] = MappingProxyType({
     "siss": "siss",
     "finetune": "finetune",
 })
+_TEXT = "__vdu_text__"  # in the module of a user's file, the text that was run
 ROLES = frozenset({"forget", "retain", "own_forget", "instead", "surrogate"})  # of images in a batch
 _registered: dict[str, type["BaseMethod"]] = {}
 
@@ -189,7 +190,7 @@ def get(name: str) -> "type[BaseMethod]":
 
 
 def _from_file(name: str) -> "type[BaseMethod]":
-    """The class of ``FILE.py:CLASS``, registered; the file is run once.
+    """The class of ``FILE.py:CLASS``, registered; the file is run once, and again after it was changed.
 
     Returns:
         The class.
@@ -201,8 +202,10 @@ def _from_file(name: str) -> "type[BaseMethod]":
     path = Path(place).expanduser().resolve()
     if not path.is_file():
         raise InputError(f"method: {place}: no such file; expected FILE.py:CLASS, a file with the class of a method.")
-    title = f"vdu_method_{path.stem}_{abs(hash(path)):x}"
-    module = sys.modules.get(title) or _run_file(path, title)
+    title, text = f"vdu_method_{path.stem}_{abs(hash(path)):x}", path.read_bytes()
+    module = sys.modules.get(title)
+    if module is None or vars(module)[_TEXT] != text:
+        module = _run_file(path, title, text)
     kind = getattr(module, wanted, None)
     if not isinstance(kind, type):
         found = [each for each, value in vars(module).items() if getattr(value, "__module__", None) == title]
@@ -215,12 +218,16 @@ def _from_file(name: str) -> "type[BaseMethod]":
     return kind
 
 
-def _run_file(path: Path, title: str) -> Any:
+def _run_file(path: Path, title: str, text: bytes) -> Any:
+    """A module from the text of a file; it is compiled here, since Python's own cache of compiled files may be of an earlier text."""
     spec = spec_from_file_location(title, path)
-    assert spec is not None and spec.loader is not None  # the name ends in .py
+    assert spec is not None  # the name ends in .py
+    for name in [name for name, kind in _registered.items() if kind.__module__ == title]:
+        del _registered[name]  # of an earlier text
     module = sys.modules[title] = module_from_spec(spec)
+    vars(module)[_TEXT] = text
     try:
-        spec.loader.exec_module(module)
+        exec(compile(text, path, "exec"), vars(module))
     except BaseException as error:
         del sys.modules[title]
         if isinstance(error, InputError) or not isinstance(error, Exception):

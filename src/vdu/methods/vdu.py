@@ -143,6 +143,6 @@ class GradientAscent(VDU):
     estimator = None
 
 
-def gradient_ascent(**options: Any) -> VDU:
-    """:class:`GradientAscent`; ``options`` as for :class:`VDU` except posterior and gamma."""
-    return GradientAscent(**options)
+def gradient_ascent(*unnamed: Any, **options: Any) -> VDU:
+    """:class:`GradientAscent`; ``options`` as for :class:`VDU` except posterior and gamma, by name alone."""
+    return GradientAscent(*unnamed, **options)

@@ -27,6 +27,7 @@ from vdu.models.configuration import EXTRAS
 
 __all__ = [
     "configuration_sha256",
+    "differences",
     "identity",
     "is_recorded_configuration",
     "recorded_identities",
@@ -40,6 +41,7 @@ ELSEWHERE = {
     "timestep_spacing",
     "stochastic_sampling",
 }  # described as an own entry; always chosen by the sampler
+_ABSENT = object()
 BLOCK = 2**20  # integers that are summed at a time
 _known: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
 
@@ -79,6 +81,32 @@ def configuration_sha256(denoiser: Denoiser) -> str:
         64 hexadecimal digits.
     """
     return _digest(_described(denoiser, weights=False))
+
+
+def differences(first: Denoiser, second: Denoiser) -> list[str]:
+    """What differs in the identities of two models besides the weights of their networks.
+
+    Args:
+        first: a model.
+        second: another one.
+
+    Returns:
+        Names, sorted: options of the networks and of the schedulers (those that define ᾱ only if it differs), and fields of the
+        denoisers. What samples are drawn under does not count.
+    """
+    one, two = (_by_name(_described(each)) for each in (first, second))
+    names = {name for name in one | two if one.get(name, _ABSENT) != two.get(name, _ABSENT)}
+    a, b = first.schedule, second.schedule
+    if a.scaling == b.scaling and torch.equal(a.alpha_bars, b.alpha_bars):
+        names -= {*SCHEDULE, "alpha_bars", "scaling"}
+    return sorted(names)
+
+
+def _by_name(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a description on one level, without the network's weights."""
+    found = {name: value for name, value in described.items() if name != "prompts"}
+    network, schedule, sampling = (found.pop(name, {}) for name in ("network", "schedule", "scheduler_config"))
+    return found | network["options"] | schedule | sampling
 
 
 def trained_part(denoiser: Denoiser) -> str:

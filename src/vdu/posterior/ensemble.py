@@ -166,6 +166,11 @@ class FinetunedEnsemble(Ensemble):
     finetune_learning_rate: float = 1e-4
     finetune_batch_size: int = 64
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_members < 2:  # before one is fine-tuned
+            raise InputError(f"n_members: got {self.n_members}; expected at least 2, and better 5 or more.")
+
 
 def fit_ensemble(members: Iterable[NamedTensors], **options: Any) -> GaussianPosterior:
     """The posterior of :class:`Ensemble`.

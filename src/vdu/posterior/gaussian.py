@@ -22,10 +22,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from vdu.core.checks import hash_parameters, require_finite
+from vdu.core.checks import hash_parameters, require_finite, require_generator
 from vdu.core.errors import InputError, shown
-from vdu.core.paths import given_path
-from vdu.core.ranges import require_kind
+from vdu.core.paths import given_file, given_path
+from vdu.core.ranges import POSITIVE, RANGES, require_kind, require_number, require_ranges
 from vdu.core.records import sha256_bytes
 from vdu.core.types import NamedTensors
 from vdu.posterior.names import require_same, require_usable_variance, select_names
@@ -46,6 +46,28 @@ def normal_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
         z ~ N(0, 1).
     """
     return torch.randn(tensor.shape, generator=generator, device=generator.device, dtype=tensor.dtype).to(tensor.device)
+
+
+def _named(given: Any, name: str) -> dict[str, Tensor]:
+    """Named tensors from a mapping or from pairs.
+
+    Args:
+        given: name → tensor, or (name, tensor) one after another.
+        name: the argument, for messages.
+
+    Returns:
+        A new dictionary.
+
+    Raises:
+        InputError: if it is neither.
+    """
+    try:
+        found = dict(given)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or not all(isinstance(each, Tensor) for each in found.values()):
+        raise InputError(f"{name}: got {shown(given)}; expected tensors by name, such as network.named_parameters().")
+    return found
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,9 +124,11 @@ class GaussianPosterior:
             require_finite(f"posterior mean of {name}", mean)
             require_usable_variance(name, self.variance[name])
         object.__setattr__(self, "extras", {name: float(value) for name, value in self.extras.items()})
-        for name, value in {**self.extras, "temperature": self.temperature}.items():
+        for name, value in self.extras.items():
             if not math.isfinite(value):
                 raise InputError(f"posterior record: {name} is {value}; expected a finite number. Check the input.")
+        require_number("posterior record: temperature", self.temperature, POSITIVE)
+        require_ranges(vars(self), {name: RANGES[name] for name in ("n_members", "n_train", "prior_precision")})
 
     # The penalty and its gradient
 
@@ -157,6 +181,8 @@ class GaussianPosterior:
         Raises:
             InputError: if a name is missing.
         """
+        if not isinstance(parameters, Mapping):
+            parameters = _named(parameters, "parameters")
         missing = [name for name in self.mean if name not in parameters]
         if missing:
             raise InputError(
@@ -176,11 +202,21 @@ class GaussianPosterior:
 
         Returns:
             A new posterior.
+
+        Raises:
+            InputError: if there is no such device or dtype.
         """
+        require_kind("dtype", dtype, torch.dtype, "a torch.dtype")
+        try:
+            place = None if device is None else torch.device(device)
+        except (RuntimeError, TypeError):
+            raise InputError(
+                f"device: got {shown(device)}; expected a torch.device, or its name, such as 'cuda'."
+            ) from None
         return replace(
             self,
-            mean={name: tensor.to(device, dtype) for name, tensor in self.mean.items()},
-            variance={name: tensor.to(device, dtype) for name, tensor in self.variance.items()},
+            mean={name: tensor.to(place, dtype) for name, tensor in self.mean.items()},
+            variance={name: tensor.to(place, dtype) for name, tensor in self.variance.items()},
         )
 
     def with_mean(self, mean: NamedTensors) -> Self:
@@ -192,7 +228,7 @@ class GaussianPosterior:
         Returns:
             A new posterior.
         """
-        chosen = self._covered_part(mean)
+        chosen = self._covered_part(_named(mean, "mean"))
         require_same("new mean", chosen, self.mean)
         copies = {name: tensor.detach().to(self.mean[name], copy=True) for name, tensor in chosen.items()}
         return replace(self, mean=copies)
@@ -205,8 +241,18 @@ class GaussianPosterior:
 
         Returns:
             A new posterior that shares the tensors.
+
+        Raises:
+            InputError: if a name is not covered.
         """
+        if isinstance(names, str) or not isinstance(names, Iterable):
+            raise InputError(f"names: got {shown(names)}; expected a list of names of parameters.")
         chosen = set(names)
+        if unknown := sorted(map(str, chosen - set(self.mean))):
+            raise InputError(
+                f"names: {len(unknown)} of {len(chosen)} are not among the posterior's {len(self.mean)} parameters, first {unknown[:3]}; "
+                "expected names that it covers (those of its mean)."
+            )
         mean, variance = ({name: each[name] for name in each if name in chosen} for each in (self.mean, self.variance))
         return replace(self, mean=mean, variance=variance)
 
@@ -214,16 +260,12 @@ class GaussianPosterior:
         """The posterior with variance τσ²; τ is multiplied into the record.
 
         Args:
-            temperature: τ > 0.
+            temperature: τ > 0, finite.
 
         Returns:
             A new posterior.
-
-        Raises:
-            InputError: if τ is not positive and finite.
         """
-        if not (temperature > 0 and math.isfinite(temperature)):
-            raise InputError(f"temperature: got {temperature}; expected a positive finite number.")
+        require_number("temperature", temperature, POSITIVE)
         variance = {name: tensor * temperature for name, tensor in self.variance.items()}
         return replace(self, variance=variance, temperature=self.temperature * temperature)
 
@@ -236,6 +278,7 @@ class GaussianPosterior:
         Returns:
             name → tensor, new.
         """
+        require_generator(generator)
         return {
             name: mean + self.variance[name].sqrt() * normal_like(mean, generator) for name, mean in self.mean.items()
         }
@@ -250,7 +293,7 @@ class GaussianPosterior:
         Args:
             named_parameters: ``network.named_parameters()`` or a mapping.
         """
-        require_same("network", self._covered_part(dict(named_parameters)), self.mean)
+        require_same("network", self._covered_part(_named(named_parameters, "named_parameters")), self.mean)
 
     def _covered_part(self, named: NamedTensors) -> dict[str, Tensor]:
         return {
@@ -267,7 +310,7 @@ class GaussianPosterior:
 
     def save(self, path: Path | str) -> None:
         """Write the posterior atomically as safetensors, float32."""
-        write_posterior(path, self.mean, self.variance, self._record())
+        write_posterior(given_file(path), self.mean, self.variance, self._record())
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

@@ -9,6 +9,7 @@ from typing import Any
 from vdu.reporting.formatting import flat, percent
 
 __all__ = [
+    "ABOUT_MODELS",
     "attack_text",
     "guarantee_text",
     "hidden_text",
@@ -21,6 +22,8 @@ __all__ = [
     "warning_text",
 ]
 
+ABOUT_MODELS = ("same_weights", "different_options", "different_schedules")
+"""Warnings that the models themselves, and not what they drew, give reason for; a report begins with them."""
 _IMAGES = {
     "forget_train": "forgotten images",
     "forget_held_out": "held-out images of the forgotten class",
@@ -166,6 +169,17 @@ def warning_text(warning: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         return (
             f"The classifier finds what was to be forgotten in only {warning['n_seen']} of the {warning['n_images']} {warning['set']} "
             "images: perhaps they show something else, or it does not suit them."
+        )
+    options = warning.get("options")
+    if code == "different_options":
+        return (
+            f"The model {warning['model']} is not drawn from like the model before: {options} differ. What differs in their images may "
+            "come from these options, and not from the weights."
+        )
+    if code == "same_weights" and options:
+        return (
+            "The model after has the same weights as the model before: nothing was forgotten, and whatever differs in their images comes "
+            f"from other options ({options})."
         )
     texts = {
         "fallback_judge": (

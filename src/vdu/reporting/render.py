@@ -25,7 +25,7 @@ from vdu.core.errors import InputError
 from vdu.core.records import atomic_file, sha256_bytes, write_json
 from vdu.reporting import page_tables
 from vdu.reporting.asked import asked_tables
-from vdu.reporting.code_texts import attack_text, row_note, source_text
+from vdu.reporting.code_texts import ABOUT_MODELS, attack_text, row_note, source_text, warning_text
 from vdu.reporting.collect import ReportData, collect
 from vdu.reporting.evidence_json import QUESTIONS, evidence
 from vdu.reporting.findings.answer import Answer
@@ -180,6 +180,13 @@ def without_paths(data: ReportData) -> ReportData:
     return replace(data, **changes, **texts)
 
 
+def _doubts(data: ReportData) -> list[str]:
+    """The warnings of the first screen: of models that cannot be compared without more ado."""
+    doubt = retrained_doubt(data)
+    about = [warning_text(each, data.metrics) for each in data.metrics["warnings"] if each["code"] in ABOUT_MODELS]
+    return about + ([doubt] if doubt else [])
+
+
 def _context(
     data: ReportData, about: Masthead, found: dict[str, Answer], probes: dict[str, Answer], hide_forgotten: bool
 ) -> dict[str, Any]:
@@ -199,7 +206,7 @@ def _context(
         "overview": overview(sheet, probes),
         "covered": not hide_forgotten and needs_cover(data),
         "answers": found,
-        "doubt": retrained_doubt(data),
+        "doubts": _doubts(data),
         "kept_kinds": len(data.classes) - len(data.forget_ids),
         "questions": QUESTIONS,
         "parts": probes,

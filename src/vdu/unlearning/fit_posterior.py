@@ -34,6 +34,7 @@ from vdu.unlearning.prompts import sampled
 
 __all__ = ["FILE", "evaluations_per_sample", "fit_posterior", "load_posterior", "progress_bar", "with_labels"]
 
+N_SAMPLES = 200
 FILE = "posterior.safetensors"  # in the run folder of ``vdu posterior``
 
 
@@ -52,7 +53,7 @@ def fit_posterior(
     samples: Tensor | None = None,
     labels: Sequence[Any] | None = None,
     train: str = "all",
-    n_samples: int = 200,
+    n_samples: int | None = None,
     sampler: Sampler | None = None,
     members: Iterable[Any] | None = None,
     state: State | None = None,
@@ -71,7 +72,7 @@ def fit_posterior(
         labels: conditional models: the class (name or index) or prompt that each sample was drawn under.
         train: what an unlearning is to train, as for :func:`vdu.unlearning.unlearn.unlearn`: the posterior covers these weights alone, for
             low-rank corrections ("lora:8") the weights that they correct.
-        n_samples: number of samples to draw.
+        n_samples: number of samples to draw; by default 200.
         sampler: their sampler; by default 20 ancestral steps.
         members: ensembles: pipelines of the members, their folders, or their named weights; an iterator keeps one in memory at a time.
             A fine-tuned ensemble makes them itself without.
@@ -94,7 +95,8 @@ def fit_posterior(
     require_kind("samples", samples, Tensor, "a tensor [images, channels, height, width] in [−1, 1]")
     require_kind("sampler", sampler, Sampler, "a vdu.Sampler")
     require_kind("state", state, State, "the state of the same, interrupted estimation")
-    require_number("n_samples", n_samples, COUNT)
+    if n_samples is not None:
+        require_number("n_samples", n_samples, COUNT)
     for name, called in (("save", save), ("progress", progress)):
         if called is not None and not callable(called):
             raise InputError(f"{name}: got {shown(called)}; expected a function, or None.")
@@ -108,6 +110,15 @@ def fit_posterior(
             raise InputError(f"{name}: got some, and the estimator {estimator} takes none. Leave them out.")
     if labels is not None and samples is None:
         raise InputError("labels: got some without samples; expected both, or neither.")
+    draws = samples is None if chosen.takes == "samples" else isinstance(chosen, FinetunedEnsemble) and members is None
+    for name, given in (("n_samples", n_samples), ("sampler", sampler)):
+        if given is not None and not draws:
+            why = (
+                f"the estimator {estimator} takes none"
+                if samples is members is None
+                else "samples or members are given"
+            )
+            raise InputError(f"{name}: got {shown(given)}, and no samples are drawn: {why}. Leave it out.")
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     part = denoiser.with_network(trained_weights(denoiser.network, train))
     if (
@@ -121,7 +132,9 @@ def fit_posterior(
 
     def drawn() -> ImageSet:
         how = sampler or Sampler(scheduler="ddpm", steps=20)
-        return generate_samples(sampled(denoiser), n_samples, how, seed=derive_seed(seed, "own samples"))
+        return generate_samples(
+            sampled(denoiser), N_SAMPLES if n_samples is None else n_samples, how, seed=derive_seed(seed, "own samples")
+        )
 
     if chosen.takes == "samples":
         if samples is None:

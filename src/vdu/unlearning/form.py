@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from vdu.core.class_names import class_index
 from vdu.core.errors import InputError, shown
 from vdu.core.types import Condition
+from vdu.diffusion.sampling import Sampler
 from vdu.methods.base import BaseMethod
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.replay.auxiliaries import needs_selection
 from vdu.unlearning.chosen_method import ChosenMethod
 from vdu.unlearning.labels import label_indices
 from vdu.unlearning.prompts import substitutes
@@ -16,7 +18,15 @@ from vdu.unlearning.prompts import substitutes
 if TYPE_CHECKING:
     from vdu.unlearning.plan import Plan
 
-__all__ = ["conditions", "for_model", "in_closed_form", "in_place_of", "instead_of", "require_no_steps"]
+__all__ = [
+    "conditions",
+    "for_model",
+    "in_closed_form",
+    "in_place_of",
+    "instead_of",
+    "require_no_steps",
+    "without_effect",
+]
 
 
 def for_model(
@@ -115,6 +125,25 @@ def require_no_steps(method: Any, training: Mapping[str, Any]) -> None:
             raise InputError(
                 f"{name}: got {value}, but the method {method.name} is solved in closed form; leave it out."
             )
+
+
+def without_effect(plan: "Plan", asked: Mapping[str, Any]) -> list[str]:
+    """The arguments about generated samples that have no effect, since none are drawn.
+
+    Args:
+        plan: the plan.
+        asked: the arguments of :func:`vdu.unlearning.unlearn.unlearn` by name.
+
+    Returns:
+        Names of those among ``n_own_samples`` and ``sampler`` that were given and are not the method's default.
+    """
+    method, default = plan.chosen.method, plan.chosen.method.training
+    wanted = {*method.needs, *method.uses}
+    draws = needs_selection(method, plan.retain is not None) or "self_model" in wanted
+    samples = draws or bool(wanted & {"sampler", "instead"}) or (asked["forget"] is None and bool(plan.forget_label))
+    usual = Sampler(scheduler=default.scheduler, steps=default.inference_steps)
+    found = ["n_own_samples"] if not draws and asked["n_own_samples"] not in (None, default.n_own_samples) else []
+    return found + (["sampler"] if not samples and asked["sampler"] not in (None, usual) else [])
 
 
 def in_place_of(plan: "Plan") -> dict[str, str]:

@@ -24,6 +24,7 @@ from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.unlearning.default_posterior import posterior_work, with_posterior
 from vdu.unlearning.engine import carry_out, say, work
+from vdu.unlearning.form import without_effect
 from vdu.unlearning.plan import Plan, TrainingOptions, check_origin, make_plan
 from vdu.unlearning.result import UnlearnResult
 from vdu.unlearning.run_folder import carry_out_in
@@ -122,6 +123,10 @@ def unlearn(
     where, title = None if folder is None else given_output(folder, "folder"), progress or None
     with on_device(device), whole("unlearn"):
         plan = make_plan(asked | {"folder": where})
+        for each in without_effect(plan, asked):
+            say(
+                f"warning: {each} has no effect: the method {plan.chosen.method.name} draws no samples here; leave it out"
+            )
         expect(posterior_work(plan) | work(plan))
         if title is not None:
             say(forgetting(plan.forget))
