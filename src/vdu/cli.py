@@ -36,7 +36,7 @@ from vdu.commands.settings import Estimator, EvaluateSettings, PosteriorSettings
 from vdu.commands.unlearn import UnlearnSettings, configuration
 from vdu.commands.verify import VerifySettings
 from vdu.core.device import on_device
-from vdu.core.errors import DivergenceError, InputError
+from vdu.core.errors import DivergenceError, InputError, is_out_of_memory
 from vdu.core.paths import given_path
 from vdu.core.processes import is_first, say
 from vdu.core.runs import only_checks
@@ -412,7 +412,7 @@ def _guarded(action: Callable[[], None]) -> int:
         print(f"vdu: {error} (completed results are kept)", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         print(
             f"vdu: out of memory ({str(error).strip().splitlines()[0] if str(error).strip() else 'no details given'}). In "
@@ -422,9 +422,3 @@ def _guarded(action: Callable[[], None]) -> int:
         )
         return 1
     return 0
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, an accelerator or PyTorch on the CPU ran out of memory; works without importing PyTorch."""
-    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
-    return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)

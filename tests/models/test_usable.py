@@ -248,3 +248,29 @@ def test_a_schedule_that_its_pipeline_cannot_follow_is_refused(make_unet, make_p
     edit(tmp_path / "model_index.json", _class_name=DDIMPipeline.__name__)
     with pytest.raises(InputError, match="sigmoid is not implemented"):
         load_pipeline(tmp_path)
+
+
+ODD = {
+    "norm_eps": None,
+    "freq_shift": None,
+    "act_fn": None,
+    "layers_per_block": "two",
+}  # two fail on loading, two when used
+
+
+@pytest.mark.parametrize("option", ODD)
+def test_an_option_of_another_kind_is_named_instead_of_the_librarys_error(make_pipeline, tmp_path, option):
+    make_pipeline().save_pretrained(tmp_path)
+    file = tmp_path / "unet/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {option: ODD[option]}))
+    with pytest.raises(InputError, match=f"{option} is {json.dumps(ODD[option])} .usually") as refused:
+        PipelineDenoiser.from_pipeline(load_pipeline(tmp_path))
+    assert "NoneType" not in str(refused.value) and "group_norm()" not in str(refused.value)
+
+
+@pytest.mark.parametrize("size", ["x", [8, 8, 8], [8.5, 8]])
+def test_a_size_that_is_none_is_refused(make_pipeline, size):
+    pipeline = make_pipeline()
+    pipeline.unet.register_to_config(sample_size=size)
+    with pytest.raises(InputError, match="sample_size is .*; expected a whole number"):
+        PipelineDenoiser.from_pipeline(pipeline)

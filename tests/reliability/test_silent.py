@@ -26,6 +26,7 @@ from vdu.judges.judging import Judging, given_judges
 from vdu.models.adapt import adapt
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity
+from vdu.models.networks import new_pipeline
 from vdu.reporting.code_texts import warning_text
 from vdu.unlearning.labels import label_indices
 from vdu.unlearning.unlearn import planned
@@ -499,6 +500,38 @@ def test_a_file_that_an_earlier_model_left_is_not_taken_for_this_ones(make_pipel
     pipeline.save_pretrained(str(tmp_path))
     with pytest.raises(InputError, match=r"timestep_scale is 0.25, and 0.5 in the network's config.json"):
         vdu.load_pipeline(tmp_path)
+
+
+def test_a_file_that_an_earlier_model_left_beside_a_plain_one_is_refused(make_pipeline, tmp_path):
+    old = make_pipeline()
+    old.timestep_scale = 0.25
+    vdu.save_pipeline(old, tmp_path)
+    make_pipeline().save_pretrained(str(tmp_path))
+    with pytest.raises(
+        InputError, match=r"timestep_scale is 0.25, and absent in the network's config.json.* Remove vdu.json"
+    ):
+        vdu.load_pipeline(tmp_path)
+    (tmp_path / "vdu.json").unlink()
+    assert adapt(vdu.load_pipeline(tmp_path)).timestep_scale == 1.0
+
+
+def test_names_that_an_earlier_model_left_are_refused(tmp_path):
+    vdu.save_pipeline(new_pipeline((1, 8, 8), seed=0, class_names=("a", "b")), tmp_path)
+    new_pipeline((1, 8, 8), seed=0, class_names=("c", "d")).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="class_names is 'a', 'b', and 'c', 'd' in the network's"):
+        vdu.load_pipeline(tmp_path)
+
+
+def test_the_same_model_saved_again_and_a_corrected_file_are_taken(make_pipeline, tmp_path):
+    pipeline = make_pipeline()
+    pipeline.timestep_scale = 0.25
+    vdu.save_pipeline(pipeline, tmp_path)
+    vdu.load_pipeline(tmp_path).save_pretrained(str(tmp_path))  # its config.json has a _name_or_path now
+    assert vdu.load_pipeline(tmp_path).timestep_scale == 0.25
+    vdu.save_pipeline(pipeline, tmp_path)
+    file = tmp_path / "vdu.json"
+    file.write_text(file.read_text().replace("0.25", "0.5"))
+    assert adapt(vdu.load_pipeline(tmp_path)).timestep_scale == 0.5
 
 
 def test_a_class_whose_name_another_one_has_too_is_not_taken_for_it_unsaid(capsys):

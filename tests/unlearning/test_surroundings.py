@@ -9,9 +9,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import vdu
-from vdu.core.errors import InputError
+from vdu.core.surroundings import own_torch
 
 SETTERS = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype, torch.float64),
@@ -32,8 +33,70 @@ MODES = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "default device": lambda: torch.device("meta"),
     "no oneDNN": lambda: torch.backends.mkldnn.flags(enabled=False),
+    "bf16 in oneDNN": lambda: torch.backends.mkldnn.flags(enabled=True, fp32_precision="bf16"),
     "another random stream": lambda: nullcontext(torch.manual_seed(99)),
 }
+
+
+PLACES = [
+    ("generic", "all"),
+    *((name, kind) for name in ("cuda", "mkldnn") for kind in ("all", "matmul", "conv", "rnn")),
+]
+CHANGES = {
+    "of everything": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+    "of oneDNN": lambda: torch.backends.mkldnn.set_flags(_fp32_precision="bf16"),
+    "of everything, by oneDNN's name": lambda: setattr(torch.backends.mkldnn, "fp32_precision", "bf16"),
+    "of convolutions": lambda: setattr(torch.backends.mkldnn.conv, "fp32_precision", "bf16"),
+    "of matrix products": lambda: torch.set_float32_matmul_precision("medium"),
+    "of both kinds": lambda: (torch.set_float32_matmul_precision("high"), setattr(torch.backends.mkldnn.matmul, "fp32_precision", "bf16")),
+    "of cuDNN": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+}  # fmt: skip
+
+
+def precisions():
+    """All of them, as PyTorch names them; "mixed" where it refuses to."""
+    try:
+        matmul = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        matmul = "mixed"
+    return [matmul, *(torch._C._get_fp32_precision_getter(*place) for place in PLACES)]
+
+
+def set_precisions(values):
+    torch.set_float32_matmul_precision(values[0])
+    for place, value in zip(PLACES, values[1:], strict=True):
+        torch._C._set_fp32_precision_setter(*place, value)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_float32_precisions_are_those_of_a_fresh_process_and_come_back(change):
+    fresh = ["highest", "none", "none", "none", "tf32", "tf32", "none", "none", "none", "none"]
+    set_precisions(fresh)
+    try:
+        CHANGES[change]()
+        before = precisions()
+        assert before != fresh
+        with own_torch():
+            assert [value.replace("ieee", "none") for value in precisions()] == fresh
+        assert precisions() == before
+    finally:
+        set_precisions(fresh)
+
+
+def test_the_kernel_of_attention_is_that_of_a_fresh_process():
+    x = torch.randn(1, 4, 64, 32, generator=torch.Generator().manual_seed(0))
+
+    def attended():
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+    truth, order = attended(), torch._C._get_sdp_priority_order()
+    with sdpa_kernel([SDPBackend.MATH, SDPBackend.FLASH_ATTENTION], set_priority=True):
+        assert torch._C._get_sdp_priority_order() != order
+        with own_torch():
+            assert torch.equal(attended(), truth) and torch._C._get_sdp_priority_order() == order
+        assert not torch.backends.cuda.mem_efficient_sdp_enabled()
+    with sdpa_kernel(SDPBackend.MATH), own_torch():
+        assert torch.equal(attended(), truth)
 
 
 @cache
@@ -129,14 +192,3 @@ def test_the_user_may_choose_a_precision_afterwards():
 def test_a_refusal_puts_the_settings_back_too():
     with setting(torch.get_default_dtype, torch.set_default_dtype, torch.float64), pytest.raises(vdu.InputError):
         vdu.unlearn(pipeline(), vdu.gradient_ascent(), forget=images(), steps=0, progress=None)
-
-
-def test_a_precision_that_pytorch_cannot_name_is_refused(monkeypatch):
-    """As after ``torch.backends.fp32_precision = "tf32"``, which no process can take back entirely."""
-
-    def unnamed():
-        raise RuntimeError("you have used mix of the legacy and new APIs")
-
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", unnamed)
-    with pytest.raises(InputError, match='Set fp32_precision = "none"'):
-        vdu.sample("zoo:mnist", 1)

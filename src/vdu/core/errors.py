@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["BusyError", "DivergenceError", "InputError", "did_you_mean", "shown"]
+__all__ = ["BusyError", "DivergenceError", "InputError", "did_you_mean", "is_out_of_memory", "shown"]
 
 
 class InputError(ValueError):
@@ -23,6 +23,19 @@ class BusyError(InputError):
 
 class DivergenceError(RuntimeError):
     """A training or unlearning run diverged (exit code 4)."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, an accelerator or PyTorch on the CPU ran out of memory; works without importing PyTorch.
+
+    Args:
+        error: any.
+
+    Returns:
+        Whether it did.
+    """
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)
 
 
 def shown(value: Any) -> str:

@@ -1,6 +1,7 @@
 """The settings of a process that belong to the caller: results do not depend on them, and afterwards they are as they were.
 
-    PyTorch      default dtype and device, gradient and inference mode, autocast, matmul precision, oneDNN, the global random stream
+    PyTorch      default dtype and device, gradient and inference mode, autocast, float32 precision, oneDNN, cuDNN, attention kernels,
+                 the global random stream
     accelerate   its ``ACCELERATE_…`` variables, and the state that all of its objects share; the device asked for is kept
     neither      processes, ranks and addresses of a launcher, which ``torchrun`` sets
 
@@ -8,18 +9,66 @@ Not guaranteed: equal bits under ``torch.set_flush_denormal``, which cannot be r
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 
 from vdu.core.device import VARIABLES
-from vdu.core.errors import InputError
 
 __all__ = ["accelerate_variables_hidden", "own_torch", "undisturbed"]
 
 PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
 DEVICES = ("cpu", "cuda", "mps")
+OPERATIONS = ("matmul", "conv", "rnn")
+Read = Callable[[], Any]
+Write = Callable[[Any], object]
+
+
+def _attribute(owner: Any, name: str) -> tuple[Read, Write]:
+    return partial(getattr, owner, name), partial(setattr, owner, name)
+
+
+def _precisions() -> Iterator[tuple[Read, Write, str]]:
+    """``fp32_precision`` of each backend and kind of operation, since PyTorch 2.9; a "none" reads as what is above, so that comes first."""
+    if not hasattr(torch._C, "_get_fp32_precision_getter"):
+        return
+    places = [("generic", "all"), *((each, kind) for kind in ("all", *OPERATIONS) for each in ("cuda", "mkldnn"))]
+    for place in places:
+        fresh = "tf32" if place in {("cuda", "conv"), ("cuda", "rnn")} else "none"  # cuDNN's
+        yield (
+            partial(torch._C._get_fp32_precision_getter, *place),
+            partial(torch._C._set_fp32_precision_setter, *place),
+            fresh,
+        )
+
+
+def _matmul_precision() -> str:
+    """What ``set_float32_matmul_precision`` was called with; PyTorch names it only while the backends' own precisions agree with it."""
+    for cuda, mkldnn in (("none", "none"), ("tf32", "tf32"), ("tf32", "bf16")):
+        try:
+            return torch.get_float32_matmul_precision()
+        except RuntimeError:
+            torch._C._set_fp32_precision_setter("cuda", "matmul", cuda)
+            torch._C._set_fp32_precision_setter("mkldnn", "matmul", mkldnn)
+    return torch.get_float32_matmul_precision()
+
+
+SETTINGS: tuple[tuple[Read, Write, Any], ...] = (
+    (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+    (*_attribute(torch.backends.mkldnn, "enabled"), True),
+    (*_attribute(torch.backends.cudnn, "enabled"), True),
+    (*_attribute(torch.backends.cudnn, "benchmark"), False),
+    *_precisions(),
+    (_matmul_precision, torch.set_float32_matmul_precision, "highest"),
+    (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp, True),
+    (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp, True),
+    (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp, True),
+    (torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp, True),
+    (torch._C._get_sdp_priority_order, torch._C._set_sdp_priority_order, [1, 2, 0, 3, 4]),
+)  # how each is read and written, and its value in a fresh process
 
 
 @contextmanager
@@ -40,11 +89,6 @@ def own_torch() -> Iterator[None]:
     Yields:
         Nothing. As a decorator, every call is a block.
     """
-    dtype, precision, mkldnn = (
-        torch.get_default_dtype(),
-        _matmul_precision(),
-        torch.backends.mkldnn.enabled,  # pyright: ignore[reportAttributeAccessIssue]
-    )
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with ExitStack() as undo:
         undo.enter_context(torch.random.fork_rng(devices=devices))
@@ -55,26 +99,11 @@ def own_torch() -> Iterator[None]:
                 undo.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":  # a mode of functions, which costs a little in every call
             undo.enter_context(torch.device("cpu"))
-        if dtype != torch.float32:
-            undo.callback(torch.set_default_dtype, dtype)
-            torch.set_default_dtype(torch.float32)
-        if precision != "highest":
-            undo.callback(torch.set_float32_matmul_precision, precision)
-            torch.set_float32_matmul_precision("highest")
-        if not mkldnn:
-            undo.enter_context(torch.backends.mkldnn.flags(enabled=True))
+        for read, write, fresh in SETTINGS:
+            if (before := read()) != fresh:
+                undo.callback(write, before)
+                write(fresh)
         yield
-
-
-def _matmul_precision() -> str:
-    """The precision of matrix products, which PyTorch does not name where it was set per backend."""
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:
-        raise InputError(
-            'torch.backends: matrix products have a precision of their own (fp32_precision); expected "none" or "ieee", since results '
-            'must not depend on it. Set fp32_precision = "none" on torch.backends and torch.backends.cuda.matmul, or start a new process.'
-        ) from None
 
 
 @contextmanager

@@ -407,9 +407,8 @@ def _read_published(path: Path, accepted: Collection[str]) -> tuple[Any, str]:
         TypeError,
         AttributeError,
     ) as error:
-        first_line = str(error).strip().split("\n")[0]
         raise InputError(
-            f"{path}: cannot be read without running code in it ({type(error).__name__}: {first_line}); expected named tensors "
+            f"{path}: cannot be read without running code in it ({type(error).__name__}); expected named tensors "
             f"alone, {_advice(accepted)}"
         ) from None
 

@@ -20,7 +20,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
-from vdu.models.configuration import quiet_diffusers
+from vdu.models.configuration import odd_options, quiet_diffusers
 from vdu.models.pipelines import OWN_NETWORKS
 
 __all__ = ["require_as_saved", "require_known_class", "require_no_global_hooks"]
@@ -57,9 +57,11 @@ def require_as_saved(part: nn.Module, what: str) -> None:
     try:
         twin = _twin(part)
     except Exception as error:  # each class has errors of its own
+        config = getattr(part, "config", {})  # transformers' is no mapping
+        odd = odd_options(type(part), config) if isinstance(config, Mapping) else ""
         raise InputError(
-            f"pipeline: the configuration of its {what} makes no {type(part).__name__} ({error}); expected the one that the {what} was "
-            "made with, since it is what loads a saved pipeline."
+            f"pipeline: the configuration of its {what} makes no {type(part).__name__} ({odd or error}); expected the one that the {what} "
+            "was made with, since it is what loads a saved pipeline."
         ) from error
     found = next(_differences(part, twin), None)
     if found:

@@ -4,6 +4,8 @@ diffusers has no field for ``timestep_scale``, ``class_names`` and ``null_class`
 network's configuration, which every ``save_pretrained`` writes: so they come back however the model was saved.
 """
 
+import inspect
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,14 +13,14 @@ from typing import Any
 
 from torch import nn
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 from vdu.core.ranges import POSITIVE, require_number
 from vdu.diffusion.sampling import levels_of
 from vdu.diffusion.schedule import NoiseSchedule
 
 __all__ = [
-    "EXTRAS", "discrete_parts", "extra", "is_a", "keep_extras", "quiet_diffusers", "read_prediction_type", "read_schedule", "read_shape",
-    "refuse_unknown_options", "scheduler_configuration", "unet_parts",
+    "EXTRAS", "discrete_parts", "extra", "is_a", "keep_extras", "odd_options", "quiet_diffusers", "read_prediction_type", "read_schedule",
+    "read_shape", "refuse_unknown_options", "scheduler_configuration", "unet_parts",
 ]  # fmt: skip
 
 DISCRETE_TYPES = ("epsilon", "v_prediction", "sample")
@@ -119,6 +121,33 @@ def refuse_unknown_options(part: Any, where: str) -> None:
         )
 
 
+def odd_options(kind: type, config: Mapping[str, Any]) -> str:
+    """Options of another kind than the defaults of their class, which its code mostly fails on, in libraries' words.
+
+    Args:
+        kind: a class of diffusers.
+        config: its configuration.
+
+    Returns:
+        For a message, such as "norm_eps is null (usually 1e-05)"; empty if there are none.
+    """
+    usual = {each.name: each.default for each in inspect.signature(kind.__init__).parameters.values()}
+    odd = [
+        f"{name} is {json.dumps(config[name])} (usually {json.dumps(usual[name])})"
+        for name in usual
+        if name in config
+        and isinstance(usual[name], bool | int | float | str | tuple | list)
+        and _json_kind(config[name]) is not _json_kind(usual[name])
+    ]
+    return ", ".join(odd)
+
+
+def _json_kind(value: Any) -> type:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float
+    return list if isinstance(value, tuple) else type(value)
+
+
 def read_schedule(scheduler: Any) -> NoiseSchedule:
     """The noise schedule of a discrete-time diffusers scheduler.
 
@@ -175,7 +204,12 @@ def read_shape(config: Any) -> tuple[int, int, int]:
         raise InputError(
             "pipeline: the unet's configuration has no sample_size, so the image size is unknown; set it and save again."
         )
-    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    sides = (size, size) if isinstance(size, int) else size
+    if not isinstance(sides, list | tuple) or [type(each) for each in sides] != [int, int]:
+        raise InputError(
+            f"pipeline: the unet's sample_size is {shown(size)}; expected a whole number of pixels, or two. Correct its config.json."
+        )
+    height, width = sides
     return int(config.in_channels), int(height), int(width)
 
 

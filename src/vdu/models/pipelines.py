@@ -21,10 +21,10 @@ from torch import nn
 
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path
-from vdu.core.records import read_json, write_json
+from vdu.core.records import read_json, sha256_file, write_json
 from vdu.core.surroundings import own_torch
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
-from vdu.models.configuration import EXTRAS, extra, keep_extras, quiet_diffusers, refuse_unknown_options
+from vdu.models.configuration import EXTRAS, extra, keep_extras, odd_options, quiet_diffusers, refuse_unknown_options
 from vdu.models.words import ENCODERS
 from vdu.zoo.packaged import PREFIX, packaged_pipelines, pipeline_folder
 
@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 EXTRA_FILE = "vdu.json"
+CONFIG_HASH = "config_sha256"  # of the network's config.json that vdu.json was written beside
 SHARD = r"-\d{5}-of-\d{5}"
 LOADED = (*NETWORKS, *ENCODERS, "vae", "vqvae")  # each with all of its tensors
 HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
@@ -82,7 +83,7 @@ def load_pipeline(path: Path | str) -> Any:
             raise
         except Exception as error:  # each class of diffusers has errors of its own
             raise InputError(
-                f"{path}: diffusers cannot load this pipeline: {error} Save or download the pipeline again."
+                f"{path}: diffusers cannot load this pipeline: {_odd_parts(path, parts) or error} Save or download the pipeline again."
             ) from error
     unknown = sorted(
         name
@@ -97,18 +98,24 @@ def load_pipeline(path: Path | str) -> Any:
     refuse_unknown_options(pipeline.scheduler, f"{path}: scheduler")
     for name, part in loaded.items():
         refuse_unknown_options(part, f"{path}: {name}")
+    network = next((name for name in NETWORKS if name in loaded), "")
     if (path / EXTRA_FILE).is_file():
-        held, scale = _read_extra(path / EXTRA_FILE), extra(pipeline, "timestep_scale")
-        if scale is not None and held.get("timestep_scale", scale) != scale:
-            raise InputError(
-                f"{path / EXTRA_FILE}: timestep_scale is {held['timestep_scale']}, and {scale} in the network's config.json; expected one "
-                "model's. Remove vdu.json if it is of an earlier model in this folder."
-            )
-        for name, value in held.items():
+        for name, value in _own_extra(path, network, getattr(loaded.get(network), "config", {})).items():
             setattr(pipeline, name, value)
     for name, part in loaded.items():
         check_network(part, str(path / name))
-    return keep_extras(pipeline, pipeline, next((loaded[name] for name in NETWORKS if name in loaded), None))
+    return keep_extras(pipeline, pipeline, loaded.get(network))
+
+
+def _odd_parts(path: Path, parts: Mapping[str, list[str]]) -> str:
+    """What :func:`odd_options` finds in the parts of diffusers' classes, as a sentence; empty if nothing."""
+    found = []
+    for name, (library, kind) in parts.items():
+        file = path / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
+        if library == "diffusers" and file.is_file() and isinstance(config := read_json(file), dict):
+            odd = odd_options(getattr(import_module(library), kind, object), config)
+            found += [f"in {file}, {odd}"] if odd else []
+    return f"{'; '.join(found)}." if found else ""
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -318,6 +325,45 @@ def network_of(pipeline: Any) -> nn.Module:
     return getattr(pipeline, family_of(pipeline).NETWORK)
 
 
+def _own_extra(path: Path, network: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``vdu.json`` says of the model in a folder, where a plain ``save_pretrained`` may have put another model since.
+
+    The network's configuration has the same entries, unless an earlier version or a person wrote the file.
+
+    Returns:
+        The entries, by name.
+
+    Raises:
+        InputError: if the two are of different models.
+    """
+    held, written = _read_extra(path / EXTRA_FILE), read_json(path / EXTRA_FILE).get(CONFIG_HASH)
+    if written is not None and written == _config_sha256(path, network):  # a person may have corrected the file
+        return held
+    for name, value in held.items():
+        here, there = (list(each) if isinstance(each, tuple) else each for each in (value, config.get(name)))
+        if here != there and (written is not None or (there is not None and name != "prompts")):
+            raise InputError(
+                f"{path / EXTRA_FILE}: {name} is {_few(here)}, and {'absent' if there is None else _few(there)} in the network's "
+                "config.json; expected one model's. Remove vdu.json if it is of an earlier model in this folder; else save the model "
+                "again with vdu.save_pipeline."
+            )
+    return held
+
+
+def _few(value: Any) -> str:
+    """An entry of a configuration in a message; of a list the first three."""
+    return (
+        f"{', '.join(map(repr, value[:3]))}{' …' if len(value) > 3 else ''}"
+        if isinstance(value, list)
+        else shown(value)
+    )
+
+
+def _config_sha256(path: Path, network: str) -> str | None:
+    file = path / network / "config.json"
+    return sha256_file(file) if file.is_file() else None
+
+
 def _read_extra(path: Path) -> dict[str, Any]:
     """The checked content of ``vdu.json``."""
     held = read_json(path)
@@ -392,7 +438,7 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
     if found.get("timestep_scale") == 1.0:
         del found["timestep_scale"]
     if found:
-        write_json(Path(path) / EXTRA_FILE, found)
+        write_json(path / EXTRA_FILE, found | {CONFIG_HASH: _config_sha256(path, family_of(pipeline).NETWORK)})
 
 
 def replace_network(pipeline: Any, network: nn.Module) -> Any:

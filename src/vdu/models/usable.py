@@ -1,15 +1,17 @@
 """Refuses a model that no verb could use, before any work."""
 
+import traceback
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, is_out_of_memory
 from vdu.core.modes import evaluating
 from vdu.diffusion.sampling import Sampler
 from vdu.models.as_saved import require_as_saved, require_no_global_hooks
+from vdu.models.configuration import odd_options
 from vdu.models.pipelines import check_network
 
 __all__ = ["require_usable"]
@@ -90,8 +92,12 @@ def _try(denoiser: Any) -> None:
         with evaluating(network), _eager(network):
             x_t = torch.zeros(2, *shape, device=device, dtype=torch.float32)
             output = denoiser.raw(x_t, torch.tensor([0.0, 0.5], device=device, dtype=torch.float32), condition)
-    except (RuntimeError, IndexError) as error:
-        raise InputError(_why(network, shape, str(error).strip().splitlines()[0])) from error
+    except InputError:
+        raise
+    except Exception as error:  # each network has errors of its own
+        if is_out_of_memory(error):
+            raise
+        raise InputError(_why(network, shape, _failing(network, error))) from error
     if not bool(torch.isfinite(output).all()):
         check_network(network, "pipeline")
         raise InputError(
@@ -111,8 +117,16 @@ def _eager(network: nn.Module) -> Any:
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
-def _why(network: Any, shape: tuple[int, ...], error: str) -> str:
-    """Why a network may fail on its own images."""
+def _failing(network: nn.Module, error: BaseException) -> str:
+    """The innermost module of a network in an error's traceback, by name."""
+    names, found = {id(module): name for name, module in network.named_modules()}, ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        found = names.get(id(frame.f_locals.get("self")), "") or found
+    return found
+
+
+def _why(network: Any, shape: tuple[int, ...], part: str) -> str:
+    """Why a network may fail on its own images, where a part of it failed."""
     config, advice = getattr(network, "config", {}), "Correct its configuration, or use another model."
     factor = 2 ** (len(config.get("block_out_channels", (0,))) - 1)
     if config.get("time_embedding_type") == "learned":
@@ -124,4 +138,8 @@ def _why(network: Any, shape: tuple[int, ...], error: str) -> str:
         advice = (
             f"Its halvings need sides divisible by {factor}: set its sample_size to such a size, and train it at that."
         )
-    return f"pipeline: its network fails on images of its own size {shape} ({error}); expected an output. {advice}"
+    odd = odd_options(type(getattr(network, "_orig_mod", network)), config)
+    if odd:
+        advice = f"In its configuration, {odd}. {advice}"
+    where = f", in {part}" if part else ""
+    return f"pipeline: its network fails on images of its own size {shape}{where}; expected an output. {advice}"
