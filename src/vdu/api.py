@@ -31,7 +31,7 @@ def sample(
         pipeline: a diffusers pipeline, its folder, or a :class:`vdu.PipelineDenoiser`.
         seeds: one seed per image; or the number of images, whose seeds are then 0, 1, ….
         sampler: the protocol; None takes 50 steps of DDIM.
-        labels: the class of each image, for a class-conditional model.
+        labels: the class of each image, for a class-conditional model, by name or number (:func:`vdu.core.class_names.class_index`).
         progress: title of the progress bar; None shows none.
 
     Returns:
@@ -62,7 +62,8 @@ def sample(
         raise InputError(f"sampler: got {shown(sampler)}; expected a vdu.Sampler.")
     if labels is not None and (not isinstance(labels, Sequence) or isinstance(labels, str | bytes)):
         raise InputError(f"labels: got {shown(labels)}; expected one class per image, as a list.")
-    return sample(denoiser, chosen, sampler or Sampler(), labels=labels, progress=progress)
+    meant = None if labels is None else denoiser.meant(labels)
+    return sample(denoiser, chosen, sampler or Sampler(), labels=meant, progress=progress)
 
 
 def _is_index(value: Any) -> bool:

@@ -5,6 +5,7 @@ Whether a change is carried is seen by saving and loading in plain diffusers.
 
 import copy
 import json
+import threading
 import types
 from importlib import import_module
 
@@ -20,7 +21,7 @@ from torch.nn.utils import parametrizations, prune
 import tiny_pipelines
 import vdu
 from vdu.core.errors import InputError
-from vdu.models.as_saved import require_no_global_hooks
+from vdu.models.as_saved import require_as_saved, require_no_global_hooks
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import configuration_sha256, identity, is_recorded_configuration, recorded_identities
 
@@ -201,6 +202,31 @@ def test_hooks_of_the_whole_process_are_refused(make_pipeline):
     require_no_global_hooks()
 
 
+def test_networks_are_checked_in_threads_at_once_and_beside_others_that_are_made(make_pipeline):
+    """Whoever makes a module meanwhile, or afterwards, has one with values."""
+    models = [make_pipeline(**ATTENTION) for _ in range(2)]
+    checked, on_meta = threading.Event(), []
+
+    def make():
+        while not checked.is_set():
+            on_meta.append(torch.nn.Linear(2, 2).weight.is_meta)
+
+    def check(pipeline):
+        for _ in range(5):
+            require_as_saved(pipeline.unet, "network")
+
+    maker = threading.Thread(target=make)
+    threads = [threading.Thread(target=check, args=(each,)) for each in models]
+    maker.start()
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    checked.set()
+    maker.join()
+    assert on_meta and not any(on_meta) and not torch.nn.Linear(2, 2).weight.is_meta
+
+
 def test_an_own_scheduler_is_refused(make_pipeline):
     pipeline = DDPMPipeline(make_pipeline().unet, OwnScheduler())
     with pytest.raises(InputError, match=r"its scheduler is a .*\.OwnScheduler, which nobody finds"):
@@ -237,7 +263,12 @@ PARTS = {
     "layers of the words": (lambda each: setattr(each.text_encoder.config, "num_hidden_layers", 1), r"it has .*layers\.1 besides"),
     "quantised words": (quantised, "quantized"),
     "group offloading": (
-        lambda each: each.unet.enable_group_offload(torch.device("cpu"), offload_type="leaf_level"), "conv_in has a forward of its own",
+        lambda each: each.unet.enable_group_offload(torch.device("cpu"), offload_type="leaf_level"),
+        "conv_in has a forward of its own .*load the pipeline again, without enable_group_offload",
+    ),
+    "layerwise casting": (
+        lambda each: each.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32),
+        "conv_in has a forward of its own .*load the pipeline again, without enable_group_offload and enable_layerwise_casting",
     ),
     "scale 0": (lambda each: each.vae.register_to_config(scaling_factor=0.0), r"have the scale 0\.0 and the shift 0\.0; expected finite"),
     "scale nan": (lambda each: each.vae.register_to_config(scaling_factor=float("nan")), "have the scale nan"),

@@ -1,12 +1,16 @@
 """What once gave a wrong result without a word: each is refused before any work, or has the right result."""
 
+import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image, ImageFile
 from tests.evaluation.conftest import PixelJudge
 
@@ -541,3 +545,143 @@ def test_a_class_whose_name_another_one_has_too_is_not_taken_for_it_unsaid(capsy
     said = capsys.readouterr().err
     assert "to forget: crane (class 7). 1 of the model's classes have no name of their own (3)" in said
     assert label_indices(denoiser, [3]) == [3] and capsys.readouterr().err == ""
+
+
+# weights of an earlier model
+
+
+def half(pipeline):
+    return copy.deepcopy(pipeline).to(torch.float16)
+
+
+OLDER = {
+    "unet/diffusion_pytorch_model.fp16.safetensors": lambda p, at: half(p).save_pretrained(at, variant="fp16"),
+    "unet/diffusion_pytorch_model.bin": lambda p, at: p.save_pretrained(at, safe_serialization=False),
+    "unet/diffusion_pytorch_model.fp16-00001-of-": lambda p, at: half(p).save_pretrained(
+        at, variant="fp16", max_shard_size="5KB"
+    ),
+    "diffusion_pytorch_model.safetensors": lambda p, at: p.unet.save_pretrained(at),
+}
+
+
+@pytest.mark.parametrize("file", OLDER)
+def test_a_folder_in_which_other_weights_would_stay_is_refused(make_pipeline, tmp_path, file):
+    OLDER[file](make_pipeline(), str(tmp_path))
+    before = {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()}
+    with pytest.raises(InputError, match=rf"holds other weights of the pipeline's parts \({file}.*another folder"):
+        vdu.save_pipeline(make_pipeline(seed=1), tmp_path)
+    assert before == {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()}
+
+
+@pytest.mark.parametrize("sizes", [("5KB", "10GB"), ("10GB", "5KB")], ids=["several files before", "one file before"])
+def test_a_model_replaces_one_of_the_same_form(make_pipeline, tmp_path, monkeypatch, sizes):
+    old, new = make_pipeline(), make_pipeline(seed=1)
+    old.save_pretrained(str(tmp_path), max_shard_size=sizes[0])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.safetensors").write_bytes(b"")  # of no part of this pipeline
+    write = new.save_pretrained
+    monkeypatch.setattr(new, "save_pretrained", lambda *at, **how: write(*at, max_shard_size=sizes[1], **how))
+    vdu.save_pipeline(new, tmp_path)
+    known = {each.name for each in (tmp_path / "unet").iterdir()}
+    new.unet.save_pretrained(tmp_path / "fresh", max_shard_size=sizes[1])
+    assert known == {each.name for each in (tmp_path / "fresh").iterdir()}
+    assert identity(whole(vdu.load_pipeline(tmp_path))) == identity(whole(new))
+    assert (tmp_path / "other" / "model.safetensors").is_file()
+
+
+def test_an_upload_replaces_every_form_of_the_older_weights(make_pipeline, tmp_path, monkeypatch):
+    result = vdu.unlearn(make_pipeline(), "ascent", forget=pixels(4), **QUICK | {"learning_rate": 1e-2})
+    repository = tmp_path / "repository"
+    for save in OLDER.values():
+        save(make_pipeline(), str(repository))
+    make_pipeline().save_pretrained(str(repository), max_shard_size="5KB")
+    kept = ["pytorch_lora_weights.safetensors", "training.log", "other/model.safetensors", "unet/notes.txt"]
+    for name in (*kept, "vdu.json"):
+        (repository / name).parent.mkdir(exist_ok=True)
+        (repository / name).write_text("{}")
+
+    def there():
+        return [each.relative_to(repository).as_posix() for each in repository.rglob("*") if each.is_file()]
+
+    class Hub:
+        def __init__(self, token):
+            pass
+
+        def create_repo(self, **_):
+            return "u"
+
+        def upload_folder(self, *, folder_path, delete_patterns, **_):
+            for each in filter_repo_objects(there(), allow_patterns=delete_patterns):  # as the Hub's own does
+                (repository / each).unlink()
+            shutil.copytree(folder_path, repository, dirs_exist_ok=True)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    result.push_to_hub("me/clean")
+    found = sorted(there())
+    weights = [each for each in found if each.endswith((".safetensors", ".bin", ".index.json"))]
+    assert weights == sorted([kept[0], kept[2], "unet/diffusion_pytorch_model.safetensors"])
+    assert {*kept, "README.md", "model_index.json"} <= {*found} and "vdu.json" not in found
+    assert identity(whole(vdu.load_pipeline(repository))) == identity(whole(result.pipeline))
+
+
+# numbers as names
+
+
+def numbered(make_pipeline, names=("1", "2", "3")):
+    pipeline = make_pipeline(num_class_embeds=len(names))
+    pipeline.class_names = names
+    return pipeline
+
+
+def test_a_number_is_the_same_class_everywhere(make_pipeline):
+    """Class 1 among 1, 2 and 3 is the first one, for what forgets, draws and estimates."""
+    pipeline, once = numbered(make_pipeline), vdu.Sampler("ddim", 1, microbatch_size=1)
+    plan = planned(pipeline, "ascent", forget=pixels(2), forget_label=1, **QUICK)
+    assert plan.forget_label == ("1",) and plan.forget.labels.tolist() == [0, 0]
+    by_name = vdu.sample(pipeline, [7], once, labels=["1"])
+    assert torch.equal(vdu.sample(pipeline, [7], once, labels=[1]), by_name)
+    assert not torch.equal(vdu.sample(pipeline, [7], once, labels=[2]), by_name)
+    with pytest.raises(InputError, match="label 0: unknown; the classes are: 1, 2, 3"):
+        vdu.sample(pipeline, [7], once, labels=[0])
+
+    def fitted(label):
+        samples = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
+        source = torch.Generator().manual_seed(0)
+        return vdu.fit_posterior(pipeline, "fisher", generator=source, samples=samples, labels=[label] * 4, n_train=9)
+
+    assert fitted(1).sha256 == fitted("1").sha256 != fitted(2).sha256
+
+
+def test_labels_without_names_are_refused_where_they_may_be_numbers_or_names(make_pipeline):
+    images = ImageSet(pixels(6), torch.tensor([0, 1, 2, 0, 1, 2]))
+    with pytest.raises(InputError, match="label 1 has no name; it may be the class '1', or the one at place 1 .*, '2'"):
+        planned(numbered(make_pipeline), "ascent", forget=images, forget_class=1, **QUICK)
+    for names in (("0", "1", "2"), ("cat", "dog", "fox")):
+        plan = planned(numbered(make_pipeline, names), "ascent", forget=images, forget_class=1, **QUICK)
+        assert plan.classes == (names[1],) and plan.forget.labels.tolist() == [1, 1]
+
+
+# noise levels
+
+
+@pytest.mark.parametrize(("n", "counted"), [(100, 25), (25, 100)])
+def test_a_schedule_that_counts_other_timesteps_than_it_has_levels_is_refused(make_pipeline, n, counted):
+    pipeline = make_pipeline({"trained_betas": np.linspace(1e-3, 0.2, n).tolist(), "num_train_timesteps": counted})
+    with pytest.raises(InputError, match=f"has {n} noise levels and num_train_timesteps {counted}"):
+        vdu.sample(pipeline, [0], vdu.Sampler("ddim", 5))
+
+
+def test_levels_that_were_changed_in_memory_are_not_saved_as_if_they_were_not(make_pipeline, tmp_path):
+    pipeline = make_pipeline()
+    pipeline.scheduler.alphas_cumprod = pipeline.scheduler.alphas_cumprod**2
+    with pytest.raises(InputError, match=r"alphas_cumprod\) of its DDPMScheduler are not those of its configuration"):
+        vdu.save_pipeline(pipeline, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("clip_sample_range", 0.0), ("clip_sample_range", -1.0), ("dynamic_thresholding_ratio", 5)]
+)
+def test_options_of_sampling_out_of_their_range_are_refused(make_pipeline, option, value):
+    with pytest.raises(InputError, match=f"{option}: got {value}; expected a number"):
+        whole(make_pipeline({option: value}))

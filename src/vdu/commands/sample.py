@@ -19,8 +19,8 @@ class SampleSettings(SamplerSettings):
         pipeline: a diffusers pipeline folder.
         output_dir: the folder for the images.
         n_images: how many.
-        label: a class to draw, by name, or a prompt for a text-to-image model; several are drawn in turn. By default a model draws all
-            its classes or prompts equally.
+        label: a class to draw, by name or number, or a prompt for a text-to-image model; several are drawn in turn. By default a model
+            draws all its classes or prompts equally.
         guidance_scale: scale of classifier-free guidance; 1 switches it off.
         seed: image i starts from noise drawn from (seed, i).
         overwrite: start anew in a folder that already holds a run.
@@ -63,7 +63,8 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     sampler = replace(settings.sampler(), guidance_scale=settings.guidance_scale)
     sampler.make(denoiser)  # fails early if the model's schedule does not support it
     labels = [settings.label[i % len(settings.label)] for i in range(settings.n_images)] if settings.label else None
-    denoiser.condition(labels or [])  # and unknown classes
+    labels = labels and denoiser.meant(labels)
+    denoiser.condition(labels or [])  # refuses unknown classes
     record = Run(settings.output_dir, "sample", overwrite=settings.overwrite, keep=(settings.pipeline,))
     model = {"path": str(settings.pipeline), "sha256": weights_sha256(network_of(pipeline))}
     record.start(to_toml(settings), {"model": model})

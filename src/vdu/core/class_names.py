@@ -10,13 +10,13 @@ Nothing else is guessed: a number that two names share is refused.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
 from vdu.core.errors import InputError, did_you_mean, shown
 
-__all__ = ["class_index"]
+__all__ = ["class_index", "require_clear"]
 
 _LISTED = 20
 
@@ -68,6 +68,26 @@ def class_index(wanted: Any, names: Sequence[str], what: str = "class") -> int:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     hint = did_you_mean(wanted, names) if isinstance(wanted, str) else ""
     raise InputError(f"{what} {got}: unknown; the classes are: {', '.join(listed)}{more}.{hint}")
+
+
+def require_clear(labels: Iterable[int], names: Sequence[str], what: str) -> None:
+    """Refuse numbers without names that may be places in the list of classes, and names of other classes.
+
+    Args:
+        labels: places.
+        names: of all classes, in order.
+        what: subject of the message.
+
+    Raises:
+        InputError: for the first such number.
+    """
+    for label in labels:
+        others = [name for i, name in enumerate(names) if i != label and _value(name) == str(label)]
+        if others and label < len(names):
+            raise InputError(
+                f"{what}: the label {label} has no name; it may be the class {others[0]!r}, or the one at place {label} counted from 0, "
+                f"{names[label]!r}. Give the names of the classes with the images (class_names=…)."
+            )
 
 
 def _numbers(name: str) -> set[str]:

@@ -16,8 +16,8 @@ from itertools import chain
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vdu.core.errors import InputError
 from vdu.models.configuration import odd_options, quiet_diffusers
@@ -34,7 +34,10 @@ ADVICE = {
     "hook": "Call remove() of the handle that its registration returned.",
     "torch.nn.utils": "Make it permanent: torch.nn.utils.prune.remove(module, name) or torch.nn.utils.remove_weight_norm(module).",
     "parametrized": "Make it permanent: torch.nn.utils.parametrize.remove_parametrizations(module, name).",
-    "method": "Take it off: disable_cache() of the part, unwrap_model(…, keep_fp32_wrapper=False), or delete the attribute.",
+    "method": "Take it off: delete the attribute, so that the one of the class is used again.",
+    "cache": "Call disable_cache() of the part.",
+    "offloading": "diffusers cannot take this off: load the pipeline again, without enable_group_offload and enable_layerwise_casting.",
+    "accelerate": "Call accelerator.unwrap_model(…, keep_fp32_wrapper=False).",
     "processor": "Call set_processor of that module with a processor of the latter class.",
     "use_tiling": "Call pipeline.vae.disable_tiling().",
     "shared": "Give each its own: module.weight = torch.nn.Parameter(module.weight.detach().clone()).",
@@ -110,10 +113,18 @@ def require_no_global_hooks() -> None:
             )
 
 
+class _WithoutValues(TorchFunctionMode):
+    """Make parameters on the meta device, in this thread alone; unlike ``torch.device("meta")``, computed buffers have values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        return func(*args, **(named | {"device": "meta"} if func is torch.empty else named))
+
+
 def _twin(part: Any) -> nn.Module:
     if hasattr(part, "from_config"):
         options = {name: value for name, value in part.config.items() if name != "_use_default_values"}
-        with init_empty_weights(), quiet_diffusers():
+        with _WithoutValues(), quiet_diffusers():
             return type(part).from_config(options)
     with torch.device("meta"):
         return type(part)(copy.deepcopy(part.config))
@@ -149,7 +160,7 @@ def _of_module(module: nn.Module, twin: nn.Module) -> Iterator[Difference]:
             yield f"the hook {_called(hook)}", "torch.nn.utils" if _of_library(hook, "torch.nn.utils.") else "hook"
     for name in own.keys() - made.keys():
         if callable(getattr(type(module), name, None)) and not _is_own_method(module, name):
-            yield f"a {name} of its own ({_called(own[name])})", "method"
+            yield f"a {name} of its own ({_called(own[name])})", _origin(module, own[name])
     for name in made:
         if not name.startswith(("_", "tile_")) and name not in HARMLESS:
             here, there = _plain(own.get(name)), _plain(made[name])
@@ -222,6 +233,14 @@ def _is_own_method(module: nn.Module, name: str) -> bool:
         usual.append(method)
         method = getattr(method, "__wrapped__", None)
     return getattr(value, "__func__", None) in usual and getattr(value, "__self__", None) is module
+
+
+def _origin(module: nn.Module, method: Any) -> str:
+    """The key of ADVICE for a method that replaces the one of the class."""
+    hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+    if any("offloading" in name or name in {"layerwise_casting", "layer_execution_tracker"} for name in hooks):
+        return "offloading"
+    return "cache" if hooks else "accelerate" if _of_library(method, "accelerate.") else "method"
 
 
 def _of_library(value: Any, prefix: str) -> bool:

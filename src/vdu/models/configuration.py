@@ -14,17 +14,18 @@ from typing import Any
 from torch import nn
 
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import POSITIVE, require_number
-from vdu.diffusion.sampling import levels_of
+from vdu.core.ranges import POSITIVE, UNIT, require_number
+from vdu.diffusion.sampling import levels_of, same_levels
 from vdu.diffusion.schedule import NoiseSchedule
 
 __all__ = [
     "EXTRAS", "discrete_parts", "extra", "is_a", "keep_extras", "odd_options", "quiet_diffusers", "read_prediction_type", "read_schedule",
-    "read_shape", "refuse_unknown_options", "scheduler_configuration", "unet_parts",
+    "read_shape", "refuse_unknown_options", "require_own_schedule", "scheduler_configuration", "unet_parts",
 ]  # fmt: skip
 
 DISCRETE_TYPES = ("epsilon", "v_prediction", "sample")
 EXTRAS = ("timestep_scale", "class_names", "null_class", "prompts", "image_size")  # what diffusers lacks
+SAMPLING = {"clip_sample_range": POSITIVE, "dynamic_thresholding_ratio": UNIT, "sample_max_value": POSITIVE}
 RENAMED = {"predict_epsilon": "prediction_type, which is epsilon where it was true, and sample where it was false"}
 
 
@@ -158,7 +159,8 @@ def read_schedule(scheduler: Any) -> NoiseSchedule:
         The schedule.
 
     Raises:
-        InputError: if the scheduler does not provide it.
+        InputError: if the scheduler does not provide it, counts other timesteps than it has levels, or has an option for sampling that is
+            out of its range.
     """
     alpha_bars = levels_of(scheduler)
     if alpha_bars is None:
@@ -166,7 +168,35 @@ def read_schedule(scheduler: Any) -> NoiseSchedule:
             f"pipeline: its scheduler {type(scheduler).__name__} has no alphas_cumprod, so its noise schedule is unknown; "
             "expected a discrete-time scheduler (DDPM, DDIM, DPM-Solver++ …). Save the pipeline with the scheduler it was trained with."
         )
+    n_timesteps = scheduler.config.get("num_train_timesteps", len(alpha_bars))
+    if n_timesteps != len(alpha_bars):
+        raise InputError(
+            f"pipeline: its scheduler has {len(alpha_bars)} noise levels and num_train_timesteps {shown(n_timesteps)}, so training and "
+            "sampling would use different timesteps; expected the same number. Set num_train_timesteps to the length of trained_betas."
+        )
+    for name in SAMPLING.keys() & scheduler.config.keys():
+        require_number(f"pipeline's scheduler: {name}", scheduler.config[name], SAMPLING[name])
     return NoiseSchedule(alpha_bars)
+
+
+def require_own_schedule(scheduler: Any) -> None:
+    """Refuse a scheduler whose noise levels were changed in memory, since its configuration is all that is saved.
+
+    Args:
+        scheduler: any of diffusers; one without ``alphas_cumprod`` passes.
+
+    Raises:
+        InputError: if its configuration gives other levels.
+    """
+    if levels_of(scheduler) is None:
+        return
+    with quiet_diffusers():
+        twin = type(scheduler).from_config(scheduler_configuration(scheduler))
+    if not same_levels(twin, read_schedule(scheduler)):
+        raise InputError(
+            f"pipeline: the noise levels (alphas_cumprod) of its {type(scheduler).__name__} are not those of its configuration, which is "
+            "all that a saved pipeline holds; expected the same. Make the scheduler with options, or trained_betas, that give the levels."
+        )
 
 
 def read_prediction_type(scheduler: Any) -> str:

@@ -137,6 +137,10 @@ class PipelineDenoiser(_Predictions):
             raise InputError(f"label: got {asked[0]!r}, but this model is unconditional; leave the label out.")
         return None
 
+    def meant(self, labels: Sequence[Any]) -> list[Any]:
+        """Labels as a user gives them, as :meth:`condition` takes them: unchanged, but for the numbers of classes."""
+        return list(labels)
+
     def labels_of(self, seeds: Sequence[int]) -> list[int] | None:
         """None: the model is unconditional."""
         return None

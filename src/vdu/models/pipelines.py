@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -24,7 +25,15 @@ from vdu.core.processes import say
 from vdu.core.records import read_json, sha256_file, write_json
 from vdu.core.surroundings import own_torch
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
-from vdu.models.configuration import EXTRAS, extra, keep_extras, odd_options, quiet_diffusers, refuse_unknown_options
+from vdu.models.configuration import (
+    EXTRAS,
+    extra,
+    keep_extras,
+    odd_options,
+    quiet_diffusers,
+    refuse_unknown_options,
+    require_own_schedule,
+)
 from vdu.models.words import ENCODERS
 from vdu.zoo.packaged import PREFIX, packaged_pipelines, pipeline_folder
 
@@ -36,13 +45,28 @@ __all__ = [
     "network_of",
     "replace_network",
     "save_pipeline",
+    "weight_files",
 ]
 
 EXTRA_FILE = "vdu.json"
 CONFIG_HASH = "config_sha256"  # of the network's config.json that vdu.json was written beside
+WEIGHTS = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".msgpack",
+    ".h5",
+    ".onnx",
+    ".onnx_data",
+    ".gguf",
+    ".index*.json",
+)
 SHARD = r"-\d{5}-of-\d{5}"
 LOADED = (*NETWORKS, *ENCODERS, "vae", "vqvae")  # each with all of its tensors
 HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
+LOADING = Lock()  # diffusers patches nn.Module for the whole process while it makes a network
 LIBRARIES = (
     "diffusers",
     "transformers",
@@ -72,7 +96,7 @@ def load_pipeline(path: Path | str) -> Any:
     parts = {name: part for name, part in index.items() if isinstance(part, list) and part[0]}
     variant = _variant({name: path / name for name in parts if (path / name).is_dir()} or {"": path})
     absent = {name: None for name, part in index.items() if isinstance(part, list) and not part[0] and name in PARTS}
-    with quiet_diffusers():
+    with LOADING, quiet_diffusers():
         try:
             loaded = {name: _load_part(path, name, variant, *parts[name]) for name in LOADED if name in parts}
             pipeline = DiffusionPipeline.from_pretrained(
@@ -416,25 +440,65 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
     """Save a pipeline in diffusers' layout (safetensors), with ``vdu.json`` beside it where diffusers has no field for something.
 
     Raises:
-        InputError: if it is no pipeline, or the path is none.
+        InputError: if it is no pipeline, its noise levels are not those of its configuration, the path is none, or its parts have weights
+            there that would stay beside the new ones.
     """
     if not hasattr(pipeline, "save_pretrained") or isinstance(pipeline, type):
         raise InputError(f"pipeline: got {shown(pipeline)}; expected a diffusers pipeline.")
     path = given_output(path)
     if path.is_file():
         raise InputError(f"path: got {path}, which is a file; expected a folder for the pipeline.")
+    require_own_schedule(pipeline.scheduler)
     keep_extras(pipeline, pipeline, network_of(pipeline))
-    for old in (
-        path / EXTRA_FILE,
-        *path.glob("*/*.safetensors.index.json"),
-    ):  # of another model, which diffusers would leave there
-        old.unlink(missing_ok=True)
+    _make_room(pipeline, path)
     pipeline.save_pretrained(str(path), safe_serialization=True)
+    for name in _networks(pipeline):
+        for index in (path / name).glob("*.safetensors.index.json"):  # in place of one file
+            index.with_name(index.name.removesuffix(".index.json")).unlink(missing_ok=True)
     found = {name: value for name in EXTRAS if (value := extra(pipeline, name)) is not None}
     if found.get("timestep_scale") == 1.0:
         del found["timestep_scale"]
     if found:
         write_json(path / EXTRA_FILE, found | {CONFIG_HASH: _config_sha256(path, family_of(pipeline).NETWORK)})
+
+
+def _make_room(pipeline: Any, path: Path) -> None:
+    """Remove what describes the model that a new one replaces, and that diffusers would leave in the folder.
+
+    Raises:
+        InputError: if there are weights that would stay, and that others could load for those of the new model.
+    """
+    written = "|".join(
+        f"{name}/{'diffusion_pytorch_' if hasattr(part, 'from_config') else ''}model"
+        for name, part in _networks(pipeline).items()
+    )  # transformers' have no from_config
+    replaced = re.compile(rf"({written})({SHARD})?\.safetensors(\.index\.json)?")
+    there = sorted({file for pattern in weight_files(pipeline) for file in path.glob(pattern)})
+    others = [name for file in there if not replaced.fullmatch(name := file.relative_to(path).as_posix())]
+    if others:
+        raise InputError(
+            f"{path}: holds other weights of the pipeline's parts ({', '.join(others[:3])}{' …' if len(others) > 3 else ''}), which would "
+            "stay beside the new ones, so that the model from before could be loaded. Choose another folder, or remove these files."
+        )
+    for file in (path / EXTRA_FILE, *(each for each in there if each.name.endswith(".index.json"))):
+        file.unlink(missing_ok=True)
+
+
+def weight_files(pipeline: Any) -> list[str]:
+    """Where the weights of a pipeline's parts may be in its folder, in any form and variant.
+
+    Args:
+        pipeline: whose parts are meant.
+
+    Returns:
+        Patterns of relative paths; of files beside model_index.json only those named as a network's alone.
+    """
+    stems = (*(f"{name}/" for name in _networks(pipeline)), "diffusion_")
+    return [f"{stem}*{ending}" for stem in stems for ending in WEIGHTS]
+
+
+def _networks(pipeline: Any) -> dict[str, nn.Module]:
+    return {name: part for name, part in pipeline.components.items() if isinstance(part, nn.Module)}
 
 
 def replace_network(pipeline: Any, network: nn.Module) -> Any:

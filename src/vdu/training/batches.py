@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vdu.core.class_names import require_clear
 from vdu.core.errors import InputError
 from vdu.core.rng import generator
 from vdu.core.types import Condition, Denoiser, NoisedBatch
@@ -222,7 +223,7 @@ def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) 
         One class index of the model per chosen image. For a text-to-image model one caption each, or None for images without labels.
 
     Raises:
-        InputError: if the images have no labels, or a class that the model lacks.
+        InputError: if the images have no labels, a class that the model lacks, or labels without names that may be numbers or names.
     """
     if denoiser.takes_prompts:
         return _captions(images, chosen, what)
@@ -233,6 +234,7 @@ def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) 
         )
     labels = images.labels[chosen].tolist()
     if images.class_names is None:
+        require_clear(sorted(set(labels)), denoiser.class_names, what)
         return labels
     names = list(denoiser.class_names)
     unknown = sorted({images.class_names[label] for label in labels} - set(names))

@@ -69,7 +69,8 @@ def fit_posterior(
         generator: one draw from it seeds everything.
         samples: fishers: generated samples of the model, [N, channels, height, width] in [−1, 1]; by default
             ``n_samples`` are drawn.
-        labels: conditional models: the class (name or index) or prompt that each sample was drawn under.
+        labels: conditional models: the class (by name or number, :func:`vdu.core.class_names.class_index`) or prompt that each sample was
+            drawn under.
         train: what an unlearning is to train, as for :func:`vdu.unlearning.unlearn.unlearn`: the posterior covers these weights alone, for
             low-rank corrections ("lora:8") the weights that they correct.
         n_samples: number of samples to draw; by default 200.
@@ -120,6 +121,7 @@ def fit_posterior(
             )
             raise InputError(f"{name}: got {shown(given)}, and no samples are drawn: {why}. Leave it out.")
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    labels = None if labels is None else denoiser.meant(labels)
     part = denoiser.with_network(trained_weights(denoiser.network, train))
     if (
         samples is not None and not denoiser.is_latent and bool((samples.abs() > 1.001).any())
@@ -163,10 +165,14 @@ def with_labels(denoiser: PipelineDenoiser, images: ImageSet) -> tuple[Tensor, l
         images: with labels if it is conditional.
 
     Returns:
-        The samples in the model's own space, and their classes or prompts; None for an unconditional model.
+        The samples in the model's own space, and the names of their classes or their prompts; None for an unconditional model.
     """
-    labels = labels_for(denoiser, images, torch.arange(len(images)), "samples") if denoiser.class_names else None
-    return encoded(denoiser, images.floats()), labels
+    if not denoiser.class_names:
+        return encoded(denoiser, images.floats()), None
+    labels = labels_for(denoiser, images, torch.arange(len(images)), "samples")
+    return encoded(denoiser, images.floats()), [
+        denoiser.class_names[each] if isinstance(each, int) else each for each in labels
+    ]
 
 
 def _weights(member: Any, denoiser: PipelineDenoiser) -> dict[str, Tensor]:

@@ -266,8 +266,12 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         original=original,
         source=source,
         chosen=chosen,
-        forget=forget_set(
-            original if forget is not None else drawing, forget, classes, labels, convert, sampler, label_seed
+        forget=_named(
+            forget_set(
+                original if forget is not None else drawing, forget, classes, labels, convert, sampler, label_seed
+            ),
+            original,
+            "--forget",
         ),
         forget_source=absolute(forget) if is_named(forget) else "",
         forget_class=tuple(map(str, classes)),
@@ -423,7 +427,7 @@ def _is_self(retain: Any) -> bool:
 
 def _with_retain(plan: Plan, images: ImageSet) -> Plan:
     """The plan with the images to keep; classes to forget are left out of labelled ones, and copies of forget images."""
-    forget, images = _named(plan.forget, plan.original), _named(images, plan.original)
+    forget, images = plan.forget, _named(images, plan.original, "--retain")
     unwanted = class_names(forget) if forget.class_names or plan.forget_class else []
     if plan.classes and images.labels is not None and (forget.class_names is None) != (images.class_names is None):
         without, others = ("forget", "retained")[:: 1 if forget.class_names is None else -1]
@@ -442,10 +446,12 @@ def _with_retain(plan: Plan, images: ImageSet) -> Plan:
     return replace(plan, retain=images)
 
 
-def _named(images: ImageSet, original: PipelineDenoiser) -> ImageSet:
+def _named(images: ImageSet, original: PipelineDenoiser, what: str) -> ImageSet:
     """Images whose labels without names are those of a class-conditional model."""
-    numbers = images.labels is not None and images.class_names is None and not original.takes_prompts
-    return replace(images, class_names=original.class_names or None) if numbers else images
+    if images.labels is None or images.class_names is not None or original.takes_prompts or not original.class_names:
+        return images
+    condition_of(original, images, torch.arange(len(images)), what)  # refuses others
+    return replace(images, class_names=original.class_names)
 
 
 def _same(name: str, unwanted: str, original: PipelineDenoiser) -> bool:

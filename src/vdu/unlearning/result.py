@@ -15,7 +15,7 @@ from vdu.data.images import ImageSet
 from vdu.models.adapt import family_of
 from vdu.models.identity import weights_sha256
 from vdu.models.lora import save_lora
-from vdu.models.pipelines import network_of, save_pipeline
+from vdu.models.pipelines import EXTRA_FILE, network_of, save_pipeline, weight_files
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.stopping import FEWEST, Stopping
 from vdu.reporting.card import write_card
@@ -152,7 +152,8 @@ class UnlearnResult:
 
         Args:
             folder: where; made if needed. The card of a run folder that still holds this pipeline, with the figures of its
-                evaluation, is copied. A file is refused.
+                evaluation, is copied. A file is refused, and a folder where the original's weights would stay beside the new ones, such as
+                those of a variant.
         """
         folder = _folder(folder)
         save_pipeline(self.pipeline, folder)
@@ -175,6 +176,9 @@ class UnlearnResult:
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload the new pipeline with its model card to the Hugging Face Hub; nothing else of the run.
+
+        Older weights of its parts, in any form and variant, are removed from the repository, so that nobody loads them for the new ones;
+        the repository's history keeps them.
 
         Args:
             repo_id: "owner/name"; made if there is none.
@@ -199,8 +203,10 @@ class UnlearnResult:
         with tempfile.TemporaryDirectory() as folder:
             where = _uploaded(hub.create_repo, repo_id=repo_id, private=private, exist_ok=True)
             self.save_pretrained(folder)
-            message = "Unlearned with vdu"
-            _uploaded(hub.upload_folder, repo_id=repo_id, folder_path=folder, commit_message=message)
+            _uploaded(
+                hub.upload_folder, repo_id=repo_id, folder_path=folder, commit_message="Unlearned with vdu",
+                delete_patterns=[EXTRA_FILE, *weight_files(self.pipeline)],
+            )  # fmt: skip
         return str(where)
 
 

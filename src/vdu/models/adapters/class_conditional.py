@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vdu.core.class_names import class_index
 from vdu.core.errors import InputError, shown
 from vdu.core.types import Condition
 from vdu.models.configuration import extra, unet_parts
@@ -53,6 +54,18 @@ class ClassConditionalDenoiser(PipelineDenoiser):
             ``class_labels``, [batch], int64. An unknown class, or None without a null class, raises an error.
         """
         return {"class_labels": torch.tensor([self._index(label) for label in labels], dtype=torch.int64)}
+
+    def meant(self, labels: Sequence[Any]) -> list[int | None]:
+        """The classes that a user means.
+
+        Args:
+            labels: names, numbers (:func:`vdu.core.class_names.class_index`), or None for the null class.
+
+        Returns:
+            Their indices. A label that means no class, or more than one, is refused.
+        """
+        plain = [label.item() if isinstance(label, torch.Tensor) and label.ndim == 0 else label for label in labels]
+        return [None if label is None else class_index(label, self.names, "label") for label in plain]
 
     def labels_of(self, seeds: Sequence[int]) -> list[int] | None:
         """Seed modulo the number of classes: balanced classes, and the same class for a seed in every model with these classes.
