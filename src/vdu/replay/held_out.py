@@ -87,14 +87,14 @@ def hold_out(
     """
     if judged.share * n_own_samples < FEWEST_LIKE_FORGET:
         return HeldOut()
-    found, batch = HeldOut(error=FIRST_ERROR), sampler.microbatch_size
-    for _ in range(2):  # the error is known after the first samples
-        wanted = math.ceil(seeds_needed(found.error) / judged.share / batch) * batch
+    found, batch, share = HeldOut(error=FIRST_ERROR), sampler.microbatch_size, judged.share
+    for _ in range(2):  # the error, and how many the classifier finds, are known after the first samples
+        wanted = math.ceil(seeds_needed(found.error) / share / batch) * batch
         if (n := min(n_own_samples, wanted)) <= found.n_drawn:
             break
         samples, now = cached_samples(drawing, n, sampler, seed=HELD_OUT_SEED, progress=progress)
         seeds, error = _sorted(drawing, judged, samples)
-        found = HeldOut(seeds[:MOST], error, n, found.n_drawn_now + now)
+        found, share = HeldOut(seeds[:MOST], error, n, found.n_drawn_now + now), max(len(seeds), 1) / n
     return found
 
 
