@@ -46,7 +46,7 @@ ROWS: dict[str, tuple[str, str]] = {
     "uce": ("cat", "--method uce --option keep_weight=0.1"),
     "uce-published": ("cat", "--method uce --instead dog"),
     "vdu": ("cat", "--method vdu"),
-    "vdu-isotropic": ("cat", "--method vdu --posterior isotropic"),
+    "vdu-isotropic": ("cat", "--method vdu --posterior {work}isotropic"),
     "retrack": ("cat", "--method retrack"),
     "distillation-fluent": ("twemoji", f"--instead 'fluent style' {FAST}"),
     "esd-x-hearts": ("heart", "--method esd --train cross-attention --learning-rate 1e-4 --batch-size 16"),
@@ -60,11 +60,13 @@ def measured(name: str, work: Path, retrained: Path | None) -> dict[str, Any]:
     forget, judges = CONCEPTS[concept]
     run, prompts = work / name, CATS if concept == "cat" else work / f"{concept}.json"
     unlearn = f"{UNLEARN} {forget} {options}"
+    if "isotropic" in options and not (work / "isotropic").is_dir():
+        call(f"posterior isotropic zoo:emoji -o {work / 'isotropic'}")
     evaluate = f"evaluate {{}} {judges} --n-images {N_IMAGES} --suite none --forget-class {concept} --prompts {{}}"
     if not prompts.is_file():
         write_json(prompts, prompts_of(concept))
     if not (run / "run.json").is_file():
-        call(f"{unlearn} -o {run} --overwrite")
+        call(f"{unlearn.format(work=f'{work}/')} -o {run} --overwrite")
     if not (run / "metrics.json").is_file():
         known = f" --retrained {retrained}" if retrained is not None and concept == "cat" else ""
         call(evaluate.format(run, prompts) + known)
@@ -72,7 +74,7 @@ def measured(name: str, work: Path, retrained: Path | None) -> dict[str, Any]:
     stages = {each["stage"]: each for each in json.loads((run / "run.json").read_text("utf-8"))["stages"]}
     return {
         "forgotten": concept,
-        "command": f"vdu {unlearn} -o run",
+        "command": f"vdu {unlearn.format(work='')} -o run",
         "evaluate": "vdu " + evaluate.format("run", CATS if concept == "cat" else prompts.name),
         "n_images": N_IMAGES,
         "network_evaluations": stages["unlearn"]["network_evaluations"],
