@@ -4,8 +4,9 @@
 
 Every row is a `vdu unlearn` and a `vdu evaluate` with N = 200 images of each set of prompts. A row that the file already has is not run
 again. The model retrained without cats is not packaged (docs/dev/emoji.md makes it); without it the file keeps its row from other runs.
-Hearts need heart.toml in the folder of --work: what `tools/train_emoji.py sets CANVAS heart flower fruit` prints, without the six
-prompts of "heart eyes", which name what is forgotten. A row is three to eight minutes on one core. `--print` shows the file as a table.
+The prompts of hearts and of the style come from the packaged model's and from the `classes` of examples/emoji-cat.toml. Six prompts of
+"heart eyes" name what is forgotten and ask for another object; they are left out. A row is three to eight minutes on one core. `--print`
+shows the file as a table.
 """
 
 import argparse
@@ -13,18 +14,27 @@ import json
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
+from vdu.core.naming import names
 from vdu.core.records import write_json
 
 N_IMAGES = 200
 UNLEARN = "unlearn zoo:emoji --guidance-scale 3"
-EVALUATE = f"evaluate {{run}} --judge zoo:emoji-object --cross-judge zoo:emoji-style --n-images {N_IMAGES} --suite none"
-OBJECTS = {
-    "cat": ("--forget-prompt cat", "--forget-class cat --prompts examples/emoji-cat.toml"),
-    "heart": ("--forget-prompt heart --forget-prompt hearts", "--forget-class heart --prompts {work}/heart.toml"),
+OBJECTS, STYLES = (
+    "--judge zoo:emoji-object --cross-judge zoo:emoji-style",
+    "--judge zoo:emoji-style --cross-judge zoo:emoji-object",
+)
+CATS = Path("examples/emoji-cat.toml")
+CONCEPTS = {
+    "cat": ("--forget-prompt cat", OBJECTS),
+    "heart": ("--forget-prompt heart --forget-prompt hearts", OBJECTS),
+    "twemoji": ("--forget-prompt 'twemoji style'", STYLES),
 }
+DRAWINGS = Path("src/vdu/zoo/emoji/vdu.json")
+NEAR_HEARTS = ("flower", "fruit")
 FAST = "--learning-rate 1e-3 --steps 300"
 ROWS: dict[str, tuple[str, str]] = {
     **{f"distillation-dog-{seed}": ("cat", f"--instead dog {FAST} --seed {seed}") for seed in (0, 1, 2)},
@@ -35,32 +45,57 @@ ROWS: dict[str, tuple[str, str]] = {
     "concept-ablation": ("cat", "--method concept-ablation --instead dog --learning-rate 1e-4"),
     "uce": ("cat", "--method uce --option keep_weight=0.1"),
     "uce-published": ("cat", "--method uce --instead dog"),
+    "vdu": ("cat", "--method vdu"),
+    "vdu-isotropic": ("cat", "--method vdu --posterior {work}isotropic"),
+    "retrack": ("cat", "--method retrack"),
+    "distillation-fluent": ("twemoji", f"--instead 'fluent style' {FAST}"),
+    "esd-x-hearts": ("heart", "--method esd --train cross-attention --learning-rate 1e-4 --batch-size 16"),
+    "concept-ablation-hearts": ("heart", "--method concept-ablation --instead flower --learning-rate 1e-4"),
 }
 
 
 def measured(name: str, work: Path, retrained: Path | None) -> dict[str, Any]:
     """A row: run what its folder lacks, and read the counts."""
     concept, options = ROWS[name]
-    forget, evaluate = OBJECTS[concept]
-    run = work / name
+    forget, judges = CONCEPTS[concept]
+    run, prompts = work / name, CATS if concept == "cat" else work / f"{concept}.json"
     unlearn = f"{UNLEARN} {forget} {options}"
-    asked = f"{EVALUATE} {evaluate}".format(run=run, work=work)
-    if retrained is not None and concept == "cat":
-        asked += f" --retrained {retrained}"
+    if "isotropic" in options and not (work / "isotropic").is_dir():
+        call(f"posterior isotropic zoo:emoji -o {work / 'isotropic'}")
+    evaluate = f"evaluate {{}} {judges} --n-images {N_IMAGES} --suite none --forget-class {concept} --prompts {{}}"
+    if not prompts.is_file():
+        write_json(prompts, prompts_of(concept))
     if not (run / "run.json").is_file():
-        call(f"{unlearn} -o {run} --overwrite")
+        call(f"{unlearn.format(work=f'{work}/')} -o {run} --overwrite")
     if not (run / "metrics.json").is_file():
-        call(asked)
+        known = f" --retrained {retrained}" if retrained is not None and concept == "cat" else ""
+        call(evaluate.format(run, prompts) + known)
     words = json.loads((run / "metrics.json").read_text("utf-8"))["words"]
     stages = {each["stage"]: each for each in json.loads((run / "run.json").read_text("utf-8"))["stages"]}
     return {
         "forgotten": concept,
-        "command": f"vdu {unlearn} -o run",
-        "evaluate": "vdu " + f"{EVALUATE} {evaluate}".format(run="run", work="."),
+        "command": f"vdu {unlearn.format(work='')} -o run",
+        "evaluate": "vdu " + evaluate.format("run", CATS if concept == "cat" else prompts.name),
         "n_images": N_IMAGES,
         "network_evaluations": stages["unlearn"]["network_evaluations"],
         "accuracy": words["accuracy"],
         "changed": {each["name"]: each["changed"] for each in words["sets"] if each["changed"]},
+    }
+
+
+def prompts_of(concept: str) -> dict[str, Any]:
+    """The sets of prompts for another concept than cats, in the order of the packaged model's prompts."""
+    asked = tomllib.loads(CATS.read_text("utf-8"))["classes"]
+    drawings = {text: asked[text] for text in json.loads(DRAWINGS.read_text("utf-8"))["prompts"]}
+    wanted = [text for text, classes in drawings.items() if concept in classes]
+    if concept == "heart":
+        plain = {f"heart, {style} style": ["heart", style] for style in ("noto", "fluent", "twemoji")}
+        drawings, wanted = drawings | plain, wanted + list(plain)
+    kept = {text: asked for text, asked in drawings.items() if text not in wanted and not names(text, concept)}
+    near = [text for text, asked in kept.items() if concept == "heart" and asked[0] in NEAR_HEARTS]
+    sets = {"target": wanted, "neighbours": near, "others": [text for text in kept if text not in near]}
+    return {name: each for name, each in sets.items() if each} | {
+        "classes": {text: drawings[text] for text in (*wanted, *kept)}
     }
 
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from huggingface_hub.utils import filter_repo_objects
 from PIL import Image, ImageFile
 from tests.evaluation.conftest import PixelJudge
+from torch.utils.data import TensorDataset
 
 import tiny_pipelines
 import vdu
@@ -21,6 +23,7 @@ from vdu.core.rng import isolated_global
 from vdu.data.forget import split_by_class
 from vdu.data.given import as_images
 from vdu.data.images import ImageSet
+from vdu.evaluation.evidence import Evidence
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets
 from vdu.evaluation.recording import _require_known_classes, _seen, require_measurable
@@ -31,6 +34,7 @@ from vdu.models.adapt import adapt
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity
 from vdu.models.networks import new_pipeline
+from vdu.replay.stopping import Stopping
 from vdu.reporting.code_texts import warning_text
 from vdu.unlearning.labels import label_indices
 from vdu.unlearning.unlearn import planned
@@ -459,6 +463,49 @@ def test_a_result_is_evaluated_only_as_long_as_it_is_what_its_folder_holds(make_
         pipeline.unet.conv_in.bias += 1
     with pytest.raises(InputError, match="out of date: the original has other weights than it started from"):
         vdu.evaluate(bare)
+
+
+def test_a_card_states_what_remains_of_the_runs_own_weights_alone(make_pipeline, tmp_path):
+    result = vdu.unlearn(make_pipeline(), "bounded", forget=pixels(8), **QUICK)
+    rule = Stopping("forgotten", 2, 0, 40, 1, bound=0.1, aim_bound=0.2)
+    result = replace(result, stopping=rule)
+    result.save_pretrained(tmp_path / "own")
+    assert not result.is_out_of_date()
+    with torch.no_grad():
+        result.pipeline.unet.conv_in.bias += 1
+    result.save_pretrained(tmp_path / "changed")
+    assert result.is_out_of_date()
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("own", "changed")]
+    assert [result.statement in card for card in cards] == [True, False]
+
+
+@pytest.mark.parametrize("classes", [np.array(["7", "5"]), {"7": 0, "5": 1}, {1: "5", 0: "7"}])
+def test_the_classes_of_a_dataset_are_names_in_every_form(classes):
+    """A label of place 0 is the class "7", so that "5" is the other one."""
+    own = ImageSet(pixels(2), torch.tensor([0, 1]), class_names=("7", "5"))
+    dataset = TensorDataset(own.images, own.labels)
+    dataset.classes = classes
+    found = as_images(dataset, name="forget")
+    assert found.class_names == ("7", "5") and found.labels.tolist() == [0, 1]
+    del dataset.classes
+    dataset.class_to_idx = {"7": 0, "5": 1}
+    assert as_images(dataset, name="forget").class_names == ("7", "5")
+    dataset.class_to_idx = {"7": 1, "5": 2}
+    with pytest.raises(InputError, match="expected 0 to 1, so that every label has a name"):
+        as_images(dataset, name="forget")
+
+
+def test_an_array_that_is_changed_later_changes_no_set():
+    array = pixels(3).numpy().copy()
+    sets = [as_images(given, name="forget") for given in (array, torch.from_numpy(array))]
+    array //= 255
+    assert all(torch.equal(each.images, pixels(3)) for each in sets)
+
+
+@pytest.mark.parametrize("value", [0.8, -5, True, "80", None])
+def test_what_must_be_gone_is_a_percentage(value):
+    with pytest.raises(InputError, match="at_least: got .*; expected (a percentage from 0 to 100|percent)"):
+        Evidence.assert_gone(SimpleNamespace(), value)
 
 
 def test_weights_in_another_order_are_another_model(make_pipeline):

@@ -327,3 +327,15 @@ def test_lines_that_a_person_wrote_into_the_card_are_named_as_not_covered(whole)
     found = run(VerifySettings(run=whole))
     assert "exit_code" not in found
     assert any("Certified by the vendor." in each for each in found["not covered"])
+
+
+def test_a_page_does_not_take_the_evidence_of_another_page_away(run_dir, tmp_path):
+    there = tmp_path / "reports"
+    there.mkdir()
+    render_report(run_dir, output=there / "a.html")
+    first = (there / "evidence.json").read_bytes()
+    with pytest.raises(InputError, match=r"evidence.json belongs to a.html"):
+        render_report(run_dir, output=there / "b.html", hide_forgotten=True)
+    render_report(run_dir, output=there / "a.html")
+    assert (there / "evidence.json").read_bytes() == first
+    assert not (there / "b.html").exists()

@@ -65,6 +65,7 @@ NOT_NEGATIVE = Range("0 or more", 0, whole=True)
 AT_LEAST_0 = Range("a finite number, 0 or more", 0)
 FRACTION = Range("a number from 0 to below 1", 0, high=1)
 UNIT = Range("a number from 0 to 1", 0, high=1, below=False)
+PERCENTAGE = Range("a percentage from 0 to 100", 0, high=100, below=False)
 SEED = Range("an integer of at most 64 bits", -(2**63), high=2**63, whole=True)
 PORT = Range("a port from 1 to 65535", 1, high=65535, below=False, whole=True)
 ENOUGH_IMAGES = Range(

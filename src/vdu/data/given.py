@@ -9,7 +9,7 @@ A torch Dataset put together of others (``ConcatDataset``, ``Subset``, ``ChainDa
 Not guaranteed: that a data set without random transforms was given; what it returns is taken.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -102,7 +102,7 @@ def _pixels(given: Tensor | np.ndarray, name: str) -> Tensor:
         raise InputError(
             f"{name}: got pixels of {got}; expected [images, channels, height, width]{also}, with 1 or 3 channels."
         )
-    return pixels.contiguous()
+    return pixels.contiguous().clone()  # what the caller changes later changes no set
 
 
 def _from_list(given: Sequence[Any], name: str, shape: Shape | None, convert: bool) -> ImageSet:
@@ -163,7 +163,19 @@ def _classes(dataset: Any) -> list[Classes]:
 
 def _own_classes(dataset: Any) -> Classes:
     classes = getattr(dataset, "classes", None)
-    return tuple(map(str, classes)) if isinstance(classes, list | tuple) and classes else None
+    if classes is None:
+        classes = getattr(dataset, "class_to_idx", None)
+    if isinstance(classes, Mapping):  # name → label, or label → name
+        labels = {place: name for name, place in classes.items()} if set(map(type, classes)) == {str} else dict(classes)
+        if set(labels) != set(range(len(labels))):
+            raise InputError(
+                f"the dataset's classes: got labels {shown(sorted(map(str, labels)))}; expected 0 to {len(labels) - 1}, so that every "
+                "label has a name. Give its classes as a list, in the order of the labels."
+            )
+        classes = [labels[place] for place in range(len(labels))]
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        return None
+    return tuple(map(str, classes)) or None
 
 
 def require_one_order(given: Any, classes: Sequence[Any], name: str) -> None:

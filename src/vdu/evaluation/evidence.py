@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from vdu.core.errors import InputError
 from vdu.core.paths import given_file
+from vdu.core.ranges import PERCENTAGE, require_number
 from vdu.core.records import atomic_file
 from vdu.evaluation.recording import Recorded
 from vdu.evaluation.records import EvidenceRecord, Interval, KeptRecord, PULRecord
@@ -113,11 +115,15 @@ class Evidence:
         """Fail unless enough is gone, for tests and continuous integration.
 
         Args:
-            at_least: the smallest acceptable PUL (its value, not the lower end of its interval), in percent.
+            at_least: the smallest acceptable PUL (its value, not the lower end of its interval), in percent, 0 to 100.
 
         Raises:
             AssertionError: with the numbers, if PUL is lower.
+            InputError: for anything but a percentage; a number between 0 and 1 is refused as a fraction.
         """
+        require_number("at_least", at_least, PERCENTAGE)
+        if 0 < at_least < 1:
+            raise InputError(f"at_least: got {at_least:g}; expected percent. For a fraction write {100 * at_least:g}.")
         pul = self.pul
         if not pul.value >= at_least:
             raise AssertionError(

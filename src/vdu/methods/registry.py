@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
+from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_file_location
 from inspect import get_annotations
 from pathlib import Path
@@ -218,16 +219,24 @@ def _from_file(name: str) -> "type[BaseMethod]":
     return kind
 
 
+class _Uncompiled(SourceFileLoader):
+    """Reads the text of a file, since Python's own cache of compiled files may be of an earlier one."""
+
+    def path_stats(self, path: Any) -> Any:
+        """No time and size, so that nothing compiled is looked for or kept."""
+        raise OSError(path)
+
+
 def _run_file(path: Path, title: str, text: bytes) -> Any:
-    """A module from the text of a file; it is compiled here, since Python's own cache of compiled files may be of an earlier text."""
-    spec = spec_from_file_location(title, path)
-    assert spec is not None  # the name ends in .py
+    """A module from the text of a file."""
+    spec = spec_from_file_location(title, path, loader=_Uncompiled(title, str(path)))
+    assert spec is not None and spec.loader is not None
     for name in [name for name, kind in _registered.items() if kind.__module__ == title]:
         del _registered[name]  # of an earlier text
     module = sys.modules[title] = module_from_spec(spec)
     vars(module)[_TEXT] = text
     try:
-        exec(compile(text, path, "exec"), vars(module))
+        spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[title]
         if isinstance(error, InputError) or not isinstance(error, Exception):

@@ -136,7 +136,12 @@ def _odd_parts(path: Path, parts: Mapping[str, list[str]]) -> str:
     found = []
     for name, (library, kind) in parts.items():
         file = path / name / ("scheduler_config.json" if name == "scheduler" else "config.json")
-        if library == "diffusers" and file.is_file() and isinstance(config := read_json(file), dict):
+        if (
+            library == "diffusers"
+            and isinstance(kind, str)
+            and file.is_file()
+            and isinstance(config := read_json(file), dict)
+        ):
             odd = odd_options(getattr(import_module(library), kind, object), config)
             found += [f"in {file}, {odd}"] if odd else []
     return f"{'; '.join(found)}." if found else ""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdu.core.errors import InputError
-from vdu.core.records import atomic_file, sha256_bytes, write_json
+from vdu.core.records import atomic_file, read_json, sha256_bytes, sha256_file, write_json
 from vdu.reporting import page_tables
 from vdu.reporting.asked import asked_tables
 from vdu.reporting.code_texts import ABOUT_MODELS, attack_text, row_note, source_text, warning_text
@@ -77,11 +77,29 @@ def render_report(
         raise InputError(
             f"{path}: is a folder; expected the name of the page to write, for example {path / 'report.html'}."
         )
+    _require_no_other_evidence(path)
     page, machine = make_report(folder, hide_forgotten=hide_forgotten, by=by)  # refuses before anything is written
     with atomic_file(path) as temporary:
         temporary.write_bytes(page)
     write_json(path.with_name("evidence.json"), machine)
     return path
+
+
+def _require_no_other_evidence(path: Path) -> None:
+    """Raise an error where the ``evidence.json`` beside a page is that of another page there."""
+    beside = path.with_name("evidence.json")
+    if not beside.is_file():
+        return
+    try:
+        stated = read_json(beside).get("provenance", {}).get("page")
+    except (InputError, AttributeError):
+        return  # no evidence of ours; it is replaced as before
+    for other in sorted(path.parent.glob("*.html")):
+        if other.name != path.name and sha256_file(other) == stated:
+            raise InputError(
+                f"{path}: beside it {beside.name} belongs to {other.name}, which could not be verified without it. Write the page to a "
+                "folder of its own."
+            )
 
 
 def make_report(

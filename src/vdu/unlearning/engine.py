@@ -22,8 +22,9 @@ from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser, Method
 from vdu.data.images import ImageSet
 from vdu.models.identity import identity as identity_of
+from vdu.models.identity import weights_sha256
 from vdu.models.lora import low_rank_layers, merged, sharing_copy, training_copy, without_corrections
-from vdu.models.pipelines import replace_network
+from vdu.models.pipelines import network_of, replace_network
 from vdu.replay.auxiliaries import auxiliary_work, make_auxiliaries
 from vdu.replay.guarantee import MOST, N_LOOKS
 from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
@@ -118,10 +119,12 @@ def carry_out(
         if rule is not None and stopping is None:
             stopping = rule.look(result.steps, dict(denoiser.network.named_parameters()))
     evaluations = aids.evaluations + counter.total + round(small.total * aids.classifier_share)
+    new = replace_network(plan.pipeline, _whole(denoiser.network, plan.train))
     made = UnlearnResult(
-        replace_network(plan.pipeline, _whole(denoiser.network, plan.train)), result, evaluations, plan, aids, stopping,
+        new, result, evaluations, plan, aids, stopping,
         seconds=time.monotonic() - began, folder=folder, trained=denoiser.network,
         prediction_change=relative_change(forget_predictions(denoiser, images), before), original_sha256=plan.weights_sha256,
+        pipeline_sha256=weights_sha256(network_of(new)),
     )  # fmt: skip
     for text in (made.ending, made.warning):
         if text and progress:

@@ -45,6 +45,7 @@ class UnlearnResult:
         prediction_change: how far the predictions for forget images moved, relative to their length
             (:mod:`vdu.unlearning.effect`).
         original_sha256: of the weights of the original as it was then.
+        pipeline_sha256: of the new weights.
     """
 
     pipeline: Any
@@ -58,6 +59,7 @@ class UnlearnResult:
     trained: Any = None
     prediction_change: float | None = None
     original_sha256: str | None = None
+    pipeline_sha256: str | None = None
 
     @property
     def method(self) -> Any:
@@ -137,15 +139,18 @@ class UnlearnResult:
         """Whether this result and what it was made of, or its run folder, are no longer of the same weights.
 
         Returns:
-            True if the folder holds another run by now, or the pipeline (without a folder: the original) was changed.
+            True if the folder holds another run by now, or the pipeline (without a folder: or the original) was changed.
         """
         if self.folder is None:
-            return self.original_sha256 not in {None, weights_sha256(network_of(self.original))}
+            return self._was_changed() or self.original_sha256 not in {None, weights_sha256(network_of(self.original))}
         path = self.folder / "run.json"
         recorded = (
             read_json(path).get("pipeline") if path.is_file() else None
         )  # without one the folder itself is refused
         return bool(recorded) and recorded["sha256"] != weights_sha256(network_of(self.pipeline))
+
+    def _was_changed(self) -> bool:
+        return self.pipeline_sha256 not in {None, weights_sha256(network_of(self.pipeline))}
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Save the new pipeline for plain diffusers, with a model card.
@@ -161,7 +166,13 @@ class UnlearnResult:
         if card and card.is_file():
             shutil.copyfile(card, Path(folder) / "README.md")
         else:
-            write_card(Path(folder), self.plan.inputs(), self.method.name, self.plan.told(), self.statement)
+            write_card(
+                Path(folder),
+                self.plan.inputs(),
+                self.method.name,
+                self.plan.told(),
+                "" if self._was_changed() else self.statement,
+            )
 
     def save_lora(self, folder: Path | str) -> Path:
         """Save the low-rank corrections alone, for ``load_lora_weights`` of the original pipeline in plain diffusers.
