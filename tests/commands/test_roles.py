@@ -360,7 +360,7 @@ def test_an_interrupted_replay_ends_in_the_same_bits(desk, call, monkeypatch):
         ({"method": "vdu", "retain": "self"}, "--retain: got self, but the method vdu does not use retained images"),
         ({"method": "ascent", "posterior": None, "retain": "digits"}, "--retain: got digits, but the method ascent does not use"),
         ({"retain": "nowhere"}, "nowhere: no such source"),
-        ({"retain": "mnist-mini"}, "(1, 28, 28), expected (1, 8, 8). Use other images, or --convert"),
+        ({"retain": "mnist-mini"}, "(1, 28, 28), expected (1, 8, 8). Resize them, or have it done: `vdu unlearn --convert`"),
         ({"option": "ewc=-1"}, "ewc: got -1.0; expected a finite number"),
         ({"retain": "self", "n_own_samples": 39}, "got 39 generated samples (--n-own-samples); expected at least 40"),
         ({"batch_size": 4, "gradient_accumulation_steps": 3}, "batch_size: got 4"),
