@@ -28,6 +28,7 @@ from vdu.data.forget_source import class_names, reload_forget
 from vdu.data.given import Images
 from vdu.data.images import ImageSet
 from vdu.data.overlap import RETAINED, PixelHashes, without_copies
+from vdu.evaluation.kept_probes import KeptProbes, kept_probes
 from vdu.evaluation.measure import Measurement, Target, measure
 from vdu.evaluation.models import OpenModel, open_model, open_models, open_retrained, require_comparable
 from vdu.evaluation.options import EvaluationOptions
@@ -128,7 +129,7 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
     fixed = _fixed(options, subject)
     record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
     with record.stage("judge") as cost:
-        kept = _kept(record.folder, options.suite, _probe_inputs(subject, options, fixed))
+        kept = kept_probes(record.folder, options.suite, _probe_inputs(subject, options, fixed))
         judging = _judging(subject, options, cost)
     found = _measured(record, subject, judging, options, fixed, kept)
     record.close()
@@ -174,7 +175,7 @@ def evaluate_pair(
     if how:
         record.add_stage(how["cost"])
     with record.stage("judge") as cost:
-        kept = _kept(record.folder, options.suite, _probe_inputs(subject, options, fixed))
+        kept = kept_probes(record.folder, options.suite, _probe_inputs(subject, options, fixed))
         judging = _judging(subject, options, cost)
     found = _measured(record, subject, judging, options, fixed, kept)
     record.finish(origin="compared", pipeline=second.to_json() | {"weights": "raw"})
@@ -349,16 +350,6 @@ def _given_judges(options: EvaluationOptions) -> list[str]:
     return [f"judge {sha256_file(place / 'judge.json')}" for place, kind in judges if kind == "given"]
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """What earlier probes found with the same ``inputs``; by ``suite``, at the ``cost`` of that stage."""
-
-    inputs: str
-    suite: str
-    probes: dict[str, Any]
-    cost: dict[str, Any] | None
-
-
 def _probe_inputs(subject: _Subject, options: EvaluationOptions, fixed: _Fixed) -> str:
     """SHA-256 of all that probes of a suite depend on."""
     images = [None if each is None else each.sha256 for each in (subject.forget, *fixed.real)]
@@ -367,37 +358,6 @@ def _probe_inputs(subject: _Subject, options: EvaluationOptions, fixed: _Fixed) 
     return sha256_bytes(
         repr((models, images, judges, options.sampler, options.seed, options.features, subject.sets)).encode()
     )
-
-
-def _kept(folder: Path, suite: str, inputs: str) -> _Kept:
-    """The probes that an earlier evaluation in the folder finished, of the same inputs and of the suite that is to run, if any.
-
-    Returns:
-        Them; without any, none.
-
-    Raises:
-        InputError: if there are some of other inputs, and none are to run in their place.
-    """
-    path = folder / "metrics.json"
-    old = read_json(path) if path.is_file() else None
-    old = old if isinstance(old, dict) else {}
-    probes, known = old.get("probes") or {}, str(old.get("suite"))
-    done = [name for name, each in probes.items() if isinstance(each, dict) and each.get("status") == "measured"]
-    same = old.get("probe_inputs") == inputs
-    if done and same and suite in ("none", known):
-        cost = next((each for each in old.get("cost", ()) if each.get("stage") == "probes"), None)
-        found = probes if suite == "none" else {name: probes[name] for name in done}
-        return _Kept(inputs, known, found, cost)
-    if done and suite == "none":
-        raise InputError(
-            f"{path}: holds {len(done)} finished probes ({', '.join(done)}) of other models, images or settings, or of an earlier version, "
-            f"which would be lost; expected --suite {known}, which measures them again. To evaluate without probes, move or delete the "
-            "file."
-        )
-    if done:
-        why = f"the suite {known}" if same else "other models, images or settings, or of an earlier version"
-        say(f"vdu: warning: {path}: holds {len(done)} finished probes of {why}; the suite {suite} takes their place.")
-    return _Kept(inputs, suite, {}, None)
 
 
 def _require_samples(forget: ImageSet, options: EvaluationOptions) -> None:
@@ -438,7 +398,7 @@ def _measured(
     judging: Judging,
     options: EvaluationOptions,
     fixed: _Fixed,
-    kept: _Kept,
+    kept: KeptProbes,
 ) -> Recorded:
     """Measure, write the files, run the probes, write the files again."""
     sets, models, target = subject.sets, subject.asked("others"), subject.asked("target")
