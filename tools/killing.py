@@ -17,6 +17,7 @@ Not guaranteed: anything about power loss (the files are flushed before they are
 that a kill falls between two given instructions: only many random ones.
 """
 
+import csv
 import json
 import os
 import random
@@ -409,7 +410,7 @@ def _last_words(place: Path) -> str:
 
 
 def content(out: Path) -> dict[str, str]:
-    """Every file of a finished run by what must be equal: bytes, or JSON without times, with the run's own path taken out."""
+    """Every file of a finished run by what must be equal: bytes, or JSON and CSV without times, the run's own path taken out."""
     from vdu.core.records import sha256_bytes
 
     found = {}
@@ -419,6 +420,9 @@ def content(out: Path) -> dict[str, str]:
         data = path.read_bytes().replace(str(out).encode(), b"OUT")
         if path.suffix == ".json" and path.name != "state.json":
             data = json.dumps(_timeless(json.loads(data)), sort_keys=True).encode()
+        if path.suffix == ".csv":
+            lines = csv.DictReader(data.decode().splitlines())
+            data = json.dumps([_timeless(line) for line in lines], sort_keys=True).encode()
         if path.suffix == ".md":
             data = re.sub(rb"\| [\d.]+ \|$", b"|", data, flags=re.MULTILINE)  # a table's last column: seconds
         if path.name == "config.toml":

@@ -32,13 +32,21 @@ def test_the_comparison_sees_a_changed_bit_a_leftover_and_a_torn_file(tmp_path):
     truth = kills.content(out)
     (out / "a.json").write_text(json.dumps({"value": 1, "seconds": 3.0}))
     assert kills.faults(tmp_path, truth, kills.content(out)) == []  # times may differ
+    (out / "a.json").write_text(json.dumps({"value": 1, "seconds": 2.0}))
+    (out / "b.csv").write_text("pul,unlearn_seconds\n99.0,0.1\n")
+    truth = kills.content(out)
+    (out / "b.csv").write_text("pul,unlearn_seconds\n99.0,0.2\n")
+    assert kills.faults(tmp_path, truth, kills.content(out)) == []
+    (out / "b.csv").write_text("pul,unlearn_seconds\n98.0,0.1\n")
+    assert kills.faults(tmp_path, truth, kills.content(out)) == ["b.csv: differs"]
+    (out / "b.csv").write_text("pul,unlearn_seconds\n99.0,0.1\n")
     (out / "a.json").write_text(json.dumps({"value": 2, "seconds": 2.0}))
     assert kills.faults(tmp_path, truth, kills.content(out)) == ["a.json: differs"]
     (out / "a.json").write_text(json.dumps({"value": 1, "seconds": 2.0}))
     (out / ".pipeline.7.tmp").mkdir()
-    (out / "b.safetensors").write_bytes(b"half")
+    (out / "c.safetensors").write_bytes(b"half")
     found = " ".join(kills.faults(tmp_path, truth, kills.content(out)))
     assert "out/.pipeline.7.tmp: a leftover of a writer" in found
-    assert "b.safetensors: not in the undisturbed run" in found and "b.safetensors: damaged" in found
+    assert "c.safetensors: not in the undisturbed run" in found and "c.safetensors: damaged" in found
     (out / "a.json").unlink()
     assert "a.json: missing" in kills.faults(tmp_path, truth, kills.content(out))
