@@ -242,6 +242,19 @@ def test_a_reloaded_pipeline_is_the_same(family, tmp_path):
     assert before.keys() == after.keys() and all(torch.equal(after[name], value) for name, value in before.items())
 
 
+def test_a_later_change_of_the_original_does_not_reach_the_new_pipeline(family):
+    _, pipeline, denoiser = family
+    made = replace_network(pipeline, denoiser.copy().network)
+    shared = {
+        name
+        for name, part in made.components.items()
+        if isinstance(part, torch.nn.Module)
+        and {id(value) for value in part.state_dict(keep_vars=True).values()}
+        & {id(value) for value in pipeline.components[name].state_dict(keep_vars=True).values()}
+    }
+    assert shared == set()
+
+
 def test_a_training_step_moves_what_trains_and_nothing_else(family):
     row, pipeline, denoiser = family
     denoiser.network.get_submodule(row.frozen).requires_grad_(False)

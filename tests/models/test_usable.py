@@ -274,3 +274,9 @@ def test_a_size_that_is_none_is_refused(make_pipeline, size):
     pipeline.unet.register_to_config(sample_size=size)
     with pytest.raises(InputError, match="sample_size is .*; expected a whole number"):
         PipelineDenoiser.from_pipeline(pipeline)
+
+
+@pytest.mark.parametrize("kind", ["learned", "learned_range"])
+def test_a_learned_variance_that_the_network_has_not_is_refused(make_pipeline, kind):
+    with pytest.raises(InputError, match=f"variance_type '{kind}', and its network gives 1 channels; expected 2"):
+        PipelineDenoiser.from_pipeline(make_pipeline({"variance_type": kind}))

@@ -507,7 +507,7 @@ def _networks(pipeline: Any) -> dict[str, nn.Module]:
 
 
 def replace_network(pipeline: Any, network: nn.Module) -> Any:
-    """A new pipeline of the same kind around another network; scheduler and tokenizers are copied, other networks are shared.
+    """A new pipeline of the same kind around another network; its other parts are copies, so that no later change of one reaches the other.
 
     Args:
         pipeline: the pipeline to copy.
@@ -517,11 +517,7 @@ def replace_network(pipeline: Any, network: nn.Module) -> Any:
         The new pipeline.
     """
     changed = family_of(pipeline).NETWORK
-    parts = {
-        name: part if isinstance(part, nn.Module) else copy.deepcopy(part)
-        for name, part in pipeline.components.items()
-        if name != changed
-    }
+    parts = {name: copy.deepcopy(part) for name, part in pipeline.components.items() if name != changed}
     made = copy.copy(pipeline)  # keeps what is no part, such as whether a safety checker is required
     with quiet_diffusers():
         made.register_modules(**parts, **{changed: network})

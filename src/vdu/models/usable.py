@@ -109,6 +109,11 @@ def _try(denoiser: Any) -> None:
             f"pipeline: its network gives {tuple(output.shape[1:])} for images of {shape}; expected the same shape, or twice the channels "
             "(a learned variance). Correct its configuration, or use another model."
         )
+    if denoiser.learned_variance and output.shape[1] == shape[0]:
+        raise InputError(
+            f"pipeline: its scheduler has variance_type {denoiser.scheduler_config['variance_type']!r}, and its network gives {shape[0]} "
+            f"channels; expected {2 * shape[0]}, noise and variance. Give the scheduler variance_type fixed_small, or use another model."
+        )
 
 
 def _eager(network: nn.Module) -> Any:
