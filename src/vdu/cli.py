@@ -223,8 +223,8 @@ VERBS: Mapping[str, Verb] = {
         """Reproduce the paper's tables and figures beside the published numbers.
 
         Args:
-            table: table1, table2 or figures; leaderboard (comparison of methods) or labels (the same on a model with labels); or a TOML
-                file of the same form. A restarted run continues where it stopped.
+            table: table1, table2 or figures; leaderboard (comparison of methods), labels (the same on a model with labels) or
+                digits (the defaults on the other digits); or a TOML file of the same form. A restarted run continues where it stopped.
         """,
         RESEARCH, {"table": str}, ("TABLE",), module="paper.reproduce",
     ),

@@ -53,6 +53,17 @@ def measured(pul, u_fid, seconds=1.0, n=("80",)) -> dict:
     return result | {"steps": 9, "network_evaluations": 27}
 
 
+def test_kept_images_that_changed_are_the_mean_over_seeds_and_absent_where_one_lacks_them():
+    seeds = [measured(50.0, 20.0), measured(60.0, 22.0)]
+    counted = [
+        {**each, "at": {"80": {**each["at"]["80"], "changed": [n, 60]}}} for each, n in zip(seeds, (6, 9), strict=True)
+    ]
+    (row,) = aggregate(table(), {("digits", "3", "vdu"): counted})
+    assert row["at"]["80"]["changed"] == [7.5, 60]
+    (row,) = aggregate(table(), {("digits", "3", "vdu"): [counted[0], seeds[1]]})
+    assert "changed" not in row["at"]["80"]
+
+
 DIVERGED = {"status": "diverged", "message": "mse rose to 7", "seconds": 4.0}
 
 

@@ -243,8 +243,8 @@ def test_the_plot_is_small_and_has_at_most_ten_labels(tmp_path, monkeypatch):
     monkeypatch.setattr(Axes, "annotate", annotate)
     spread = Spread(50.0, 40.0, 60.0)
     ratios = [Spread(k + 1, k + 0.5, k + 2) for k in range(12)]
-    lines = [Line(f"m{k}", f"m{k}", spread, 10.0, spread, each, *[None] * 5, 0) for k, each in enumerate(ratios)]
-    retrained = Line("retrained", "never saw it", spread, 10.0, spread, Spread(1.0, 1.0, 1.0), *[None] * 5, 0)
+    lines = [Line(f"m{k}", f"m{k}", spread, 10.0, spread, each, *[None] * 6, 0) for k, each in enumerate(ratios)]
+    retrained = Line("retrained", "never saw it", spread, 10.0, spread, Spread(1.0, 1.0, 1.0), *[None] * 6, 0)
     draw_summary(Summary(100, (("digits", "3"),), tuple(lines), (retrained,), None), tmp_path / "plot.png")
     assert labels == [*(f"m{k}" for k in range(8)), "never saw it"]
     assert 0 < (tmp_path / "plot.png").stat().st_size < 150_000

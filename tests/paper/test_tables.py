@@ -218,7 +218,7 @@ def test_what_a_file_should_not_hold_is_refused(write, old, new, message):
 
 def test_no_table_no_scale_and_no_text_are_refused(write, tmp_path):
     for name in ("table3", "scales", "", str(tmp_path)):
-        known = "labels, leaderboard, table1, table2, figures, or a TOML file"
+        known = "digits, labels, leaderboard, table1, table2, figures, or a TOML file"
         with pytest.raises(InputError, match=rf"table: got .*; expected one of {known}"):
             load_table(name, "small")
     for name, scale in (("table1", "tiny"), (write(), "small")):

@@ -211,6 +211,21 @@ def compare(
     )
 
 
+def count_changed(before: Predictions, after: Predictions, judging: Judging) -> tuple[int, int]:
+    """The images to keep that changed class: of those of which the original made another class, the ones with a new class now.
+
+    Args:
+        before: the first judge's predictions on the original's images.
+        after: its predictions on the unlearned model's, image i from the same noise.
+        judging: knows the forget class.
+
+    Returns:
+        How many changed, and of how many.
+    """
+    kept = ~judging.is_forget(before.classes)
+    return int((before.classes[kept] != after.classes[kept]).sum()), int(kept.sum())
+
+
 def require_forget_images(before: Predictions, judging: Judging) -> None:
     """Refuse an original that makes no image of the class.
 

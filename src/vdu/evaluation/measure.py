@@ -18,6 +18,7 @@ from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.compare import (
     compare,
     corrected,
+    count_changed,
     count_forget,
     distances,
     fidelity,
@@ -162,7 +163,7 @@ def measure(
         rows=tuple(rows),
         histogram=found.histogram,
         transitions=transitions,
-        kept=_kept(transitions, found.histogram, judging),
+        kept=_kept(count_changed(was.judge, now.judge, judging), found.histogram, judging),
         judge=judge,
         corrected_pul_percent=corrected(found.pul, judge.forget_false_positive_rate),
         second_judge=found.second,
@@ -193,14 +194,14 @@ def _transitions(before: Predictions, after: Predictions, judging: Judging) -> T
     return Transitions(judging.judge.class_names, tuple(tuple(row) for row in counts))
 
 
-def _kept(flips: Transitions, histogram: HistogramRecord, judging: Judging) -> KeptRecord:
+def _kept(changed: tuple[int, int], histogram: HistogramRecord, judging: Judging) -> KeptRecord:
     """The retained images that changed class; there are some, since ``expected`` needs them."""
+    n_changed, n_kept = changed
     kept = [i for i in range(judging.n_classes) if i not in judging.forget_classes]
-    n_kept = sum(sum(flips.counts[i]) for i in kept)
     made, expected = histogram.unlearned, histogram.expected
     most = max(kept, key=lambda i: abs(made[i] - expected[i]))
     return KeptRecord(
-        n_changed=n_kept - sum(flips.counts[i][i] for i in kept),
+        n_changed=n_changed,
         n_kept=n_kept,
         shifted_class=histogram.classes[most],
         shifted_expected=expected[most],

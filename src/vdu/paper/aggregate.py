@@ -120,6 +120,8 @@ def _at(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for name in ("precision", "recall", "density", "coverage"):
         if name in values[0]:
             made[name] = fmean(each[name] for each in values)
+    if all("changed" in each for each in values):
+        made["changed"] = [fmean(each["changed"][i] for each in values) for i in (0, 1)]
     if values[0].get("histogram"):
         made["histogram_distance"] = fmean(each["histogram"]["distance"] for each in values)
         made["histogram_chance_high"] = values[0]["histogram"]["chance_high"]

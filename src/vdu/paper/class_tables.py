@@ -19,7 +19,8 @@ value, and in brackets its 95 % interval over images. Compare only rows with the
 | u-FID | Fréchet distance on the classifier's features to held-out real images of the other classes |
 | mix shift | total variation distance of the other classes' shares from the original's; in brackets what chance exceeds in 5 % of draws |
 """
-MORE = """| precision, recall | of the generated images, on the same features |
+MORE = """| kept images changed | images of the other classes that are of another class than the original's from the same noise |
+| precision, recall | of the generated images, on the same features |
 | cost | network evaluations, an image forward 1 and backward 2 |
 | seconds | of the runs' machines, which the CSV file names |
 """
@@ -89,7 +90,7 @@ def _by_class(verdicts: Mapping[str, str]) -> str:
 
 def _header(pretraining: int | None) -> list[str]:
     names = ["method", "seeds", "left, of before", "PUL, %", "second classifier's PUL, %", "u-FID", "mix shift"]
-    names += ["precision", "recall", "cost, % of pre-training"] if pretraining else []
+    names += ["kept images changed, %", "precision", "recall", "cost, % of pre-training"] if pretraining else []
     names.append("seconds" if pretraining else "seconds, images included")
     return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
 
@@ -110,6 +111,7 @@ def _line(table: Table, row: Row, n: str, pretraining: int | None) -> str:
         shift,
     ]
     if pretraining:
+        cells.append(f"{100 * at['changed'][0] / at['changed'][1]:.1f}" if "changed" in at else "–")
         cells += [f"{at[name]:.2f}" if name in at else "–" for name in ("precision", "recall")]
         cells.append(cost(row.get("network_evaluations"), row.get("posterior_evaluations"), pretraining))
     seconds = row.get("unlearn_seconds") if pretraining else row["seconds"]

@@ -81,18 +81,18 @@ def _summary(table: Table, results: Mapping[str, Any], summary: Summary) -> list
     mix = "total variation distance of the other classes' shares from the original's"
     if summary.chance is not None:
         mix += f"; equal mixes exceed {summary.chance:.3f} in 5 % of draws"
-    measured = "left, of before | PUL, % | u-FID ÷ retrained model's | mix shift"
+    measured = "left, of before | PUL, % | u-FID ÷ retrained model's | mix shift | kept images changed, %"
     return [
         f"Each value is the mean over the classes ({', '.join(datasets)}: {forgotten}) and three seeds, with the lowest and highest run in "
         f"brackets; {summary.n_images} images per run. Only methods with three seeds in every class are here. Those that forget "
         f"at least {FORGETS:.0f} % come first, by u-FID.",
         "",
         f"| method | {measured} | needs | cost, % of pre-training | seconds | settings tried |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(_method(table, line, pretraining) for line in summary.methods),
         "",
         f"| reference | {measured} |",
-        "|---|---|---|---|---|",
+        "|---|---|---|---|---|---|",
         *(f"| {line.label} | {_measured(line)} |" for line in summary.references),
         "",
         "| column | meaning |",
@@ -101,13 +101,13 @@ def _summary(table: Table, results: Mapping[str, Any], summary: Summary) -> list
         "| PUL | the share of the class that is gone |",
         "| u-FID | Fréchet distance to held-out real images of the other classes, divided by that of a model that never saw the class |",
         f"| mix shift | {mix} |",
+        "| kept images changed | images of the other classes that are of another class than the original's from the same noise |",
         "| cost | network evaluations, an image forward 1 and backward 2 |",
         f"| seconds | to unlearn, without the posterior, on {' or '.join(str(each) for each in machines)}; median of the "
         f"runs made there, some of them beside other work ({timed}, in the table's order) |",
         "| settings tried | before these were fixed |",
         "",
-        "Not measured: how many kept images changed (the cells hold counts per class, not pairs of images), and whether the class comes "
-        "back after fine-tuning.",
+        "Not measured: whether the class comes back after fine-tuning; and how many kept images changed in results of earlier versions.",
         "",
     ]
 
@@ -123,7 +123,8 @@ def _method(table: Table, line: Line, pretraining: int) -> str:
 
 def _measured(line: Line) -> str:
     left = "–" if line.left is None else f"{_spread(line.left, 1, 0)} of {line.before:.0f}"
-    return f"{left} | {_spread(line.pul, 1, 1)} | {_spread(line.ratio, 2, 2)} | {_spread(line.mix_shift, 3, 3)}"
+    shift, changed = _spread(line.mix_shift, 3, 3), _spread(line.changed, 1, 1)
+    return f"{left} | {_spread(line.pul, 1, 1)} | {_spread(line.ratio, 2, 2)} | {shift} | {changed}"
 
 
 def _spread(value: Spread | None, digits: int, of_runs: int) -> str:

@@ -27,7 +27,7 @@ from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
-from vdu.evaluation.compare import compare, distances, fidelity, judge_record, paired_pul, predict
+from vdu.evaluation.compare import compare, count_changed, distances, fidelity, judge_record, paired_pul, predict
 from vdu.evaluation.references import split_at_random, without_forget
 from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.features import classify, extract_features
@@ -270,7 +270,7 @@ class Making:
         at = {
             str(n): compare(
                 was.first(n), now.first(n), features[:n], real, judging, self.evaluation_seed, with_fidelity=self.leaderboard
-            ).to_json()
+            ).to_json() | {"changed": count_changed(was.first(n).judge, now.first(n).judge, judging)}
             for n in sizes
         }  # fmt: skip
         path = stem.with_name(stem.name + ".safetensors")

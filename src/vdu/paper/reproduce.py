@@ -36,7 +36,8 @@ class ReproduceSettings:
     """Run a table of the paper, or its figures, cell by cell; finished cells are not repeated.
 
     Attributes:
-        table: table1, table2, figures, leaderboard or labels (the same for a model with labels), or a TOML file of that form.
+        table: table1, table2, figures, leaderboard, labels (the same for a model with labels) or digits (the defaults on the other
+            digits), or a TOML file of that form.
         scale: smoke (minutes), small (two CPU cores, hours), network (the paper's MNIST network, trained for a few epochs; two CPU
             cores, days) or paper (the paper's networks; needs an accelerator).
         output_dir: the folder of all scales' cells; several processes and machines can share it.
@@ -188,8 +189,7 @@ def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = 
                     made.rows.setdefault((dataset, forget, name), []).extend(
                         cells.row(table.rows[name], forget, seed, each.n_images) for seed in each.seeds
                     )
-        classes = dict.fromkeys(forget for each in runs for forget in each.forget)
-        for forget in classes if table.leaderboard else table.worlds[dataset].retrained:
+        for forget in table.worlds[dataset].retrained:
             if (dataset, forget) in made.references:
                 made.retrained[dataset, forget] = cells.retrained_row(forget)
         for forget in table.worlds[dataset].average:

@@ -39,6 +39,7 @@ class Run:
         precision, recall: of the generated images, on the same features, 0 to 1.
         mix_shift: total variation distance of the other classes' shares from the original's, 0 to 1.
         mix_shift_chance: what equal mixes exceed in 5 % of draws.
+        n_changed, n_kept: images of the other classes whose class is another one now, and of how many; None in results of earlier versions.
         network_evaluations: of the method (an image forward counts 1, backward 2).
         posterior_evaluations: of its posterior, if it has one.
         unlearn_seconds: time to unlearn, without the posterior and the measurement.
@@ -67,6 +68,8 @@ class Run:
     recall: float | None = None
     mix_shift: float | None = None
     mix_shift_chance: float | None = None
+    n_changed: int | None = None
+    n_kept: int | None = None
     network_evaluations: int | None = None
     posterior_evaluations: int | None = None
     unlearn_seconds: float | None = None
@@ -156,6 +159,8 @@ def _numbers(at: Mapping[str, Any]) -> dict[str, Any]:
         found |= {"n_before": pul["n_original"], "n_left": pul["n_unlearned"]}
     if second := at.get("second"):
         found["second_pul"] = second["pul"]["value"]
+    if changed := at.get("changed"):
+        found |= dict(zip(("n_changed", "n_kept"), changed, strict=True))
     if mix := at.get("histogram"):
         found |= {"mix_shift": mix["distance"], "mix_shift_chance": mix["chance_high"]}
     return found

@@ -39,6 +39,7 @@ class Line:
         pul: share that is gone, in per cent.
         ratio: u-FID divided by the retrained model's for the same class and number of images.
         mix_shift: total variation distance of the other classes' shares from the original's.
+        changed: share of the images of the other classes that are of another class now, in per cent.
         evaluations: network evaluations of the method.
         posterior_evaluations: of its posterior.
         seconds: median time of a run on the machine that made most of its runs.
@@ -53,6 +54,7 @@ class Line:
     pul: Spread | None
     ratio: Spread | None
     mix_shift: Spread | None
+    changed: Spread | None
     evaluations: float | None
     posterior_evaluations: float | None
     seconds: float | None
@@ -137,6 +139,7 @@ def _line(table: Table, runs: Sequence[Run], name: str, classes: Sequence[tuple[
     return Line(
         name=name, label=label_of(table, name), left=over(lambda run: run.n_left), before=mean(lambda run: run.n_before),
         pul=over(lambda run: run.pul), ratio=over(ratio), mix_shift=over(lambda run: run.mix_shift),
+        changed=over(lambda run: 100 * run.n_changed / run.n_kept if run.n_changed is not None and run.n_kept else None),
         evaluations=mean(lambda run: run.network_evaluations),
         posterior_evaluations=mean(lambda run: run.posterior_evaluations),
         seconds=median(seconds) if seconds else None, machine=machine, n_timed=n_timed,
