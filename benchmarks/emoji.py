@@ -35,19 +35,24 @@ CONCEPTS = {
 }
 DRAWINGS = Path("src/vdu/zoo/emoji/vdu.json")
 NEAR_HEARTS = ("flower", "fruit")
+POSTERIORS = {"isotropic": "", "fisher": "--n-train 14496"}  # 16 pictures of each of 906 drawings (docs/dev/emoji.md)
 FAST = "--learning-rate 1e-3 --steps 300"
 ROWS: dict[str, tuple[str, str]] = {
     **{f"distillation-dog-{seed}": ("cat", f"--instead dog {FAST} --seed {seed}") for seed in (0, 1, 2)},
     "distillation": ("cat", FAST),
     "distillation-dog-slow": ("cat", "--instead dog"),
     "distillation-flower": ("heart", f"--instead flower {FAST}"),
+    **{f"distillation-flower-{seed}": ("heart", f"--instead flower {FAST} --seed {seed}") for seed in (1, 2)},
     "esd-x": ("cat", "--method esd --train cross-attention --learning-rate 1e-4 --batch-size 16"),
     "concept-ablation": ("cat", "--method concept-ablation --instead dog --learning-rate 1e-4"),
     "uce": ("cat", "--method uce --option keep_weight=0.1"),
     "uce-published": ("cat", "--method uce --instead dog"),
-    "vdu": ("cat", "--method vdu"),
+    "vdu": ("cat", "--method vdu --posterior {work}fisher"),
     "vdu-isotropic": ("cat", "--method vdu --posterior {work}isotropic"),
     "retrack": ("cat", "--method retrack"),
+    **{f"retrack-{seed}": ("cat", f"--method retrack --seed {seed}") for seed in (1, 2)},
+    "retrack-hearts": ("heart", "--method retrack"),
+    "retrack-fluent": ("twemoji", "--method retrack"),
     "distillation-fluent": ("twemoji", f"--instead 'fluent style' {FAST}"),
     "esd-x-hearts": ("heart", "--method esd --train cross-attention --learning-rate 1e-4 --batch-size 16"),
     "concept-ablation-hearts": ("heart", "--method concept-ablation --instead flower --learning-rate 1e-4"),
@@ -60,8 +65,9 @@ def measured(name: str, work: Path, retrained: Path | None) -> dict[str, Any]:
     forget, judges = CONCEPTS[concept]
     run, prompts = work / name, CATS if concept == "cat" else work / f"{concept}.json"
     unlearn = f"{UNLEARN} {forget} {options}"
-    if "isotropic" in options and not (work / "isotropic").is_dir():
-        call(f"posterior isotropic zoo:emoji -o {work / 'isotropic'}")
+    for kind, given in POSTERIORS.items():
+        if f"{{work}}{kind}" in options and not (work / kind).is_dir():
+            call(f"posterior {kind} zoo:emoji {given} -o {work / kind}")
     evaluate = f"evaluate {{}} {judges} --n-images {N_IMAGES} --suite none --forget-class {concept} --prompts {{}}"
     if not prompts.is_file():
         write_json(prompts, prompts_of(concept))

@@ -177,6 +177,25 @@ def test_more_steps_than_the_schedule_has_are_refused(make_pipeline):
             sample(denoiser, [1], Sampler(name, steps=21))
 
 
+def test_a_timestep_beyond_the_schedule_is_refused(make_pipeline):
+    """Leading spacing adds the offset that Stable Diffusion's schedulers have: of all 20 steps the first would be 20, of 0 to 19."""
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline({"num_train_timesteps": 20, "steps_offset": 1}))
+    assert Sampler("ddim", steps=10, spacing="leading").make(denoiser).timesteps[0] == 19
+    with pytest.raises(InputError, match="steps_offset 1 reach the timestep 20; expected at most 19"):
+        sample(denoiser, [1], Sampler("ddim", steps=20, spacing="leading"))
+    with pytest.raises(InputError, match="steps_offset: got -1"):
+        PipelineDenoiser.from_pipeline(make_pipeline({"steps_offset": -1}))
+
+
+@pytest.mark.parametrize("option", ["use_karras_sigmas", "use_lu_lambdas"])
+def test_a_pipelines_own_spacing_does_not_take_the_place_of_the_protocols(make_pipeline, option):
+    pipeline = make_pipeline()
+    plain = Sampler("dpm++", steps=4).make(PipelineDenoiser.from_pipeline(pipeline))
+    own = DDPMPipeline(pipeline.unet, DPMSolverMultistepScheduler(**{option: True}))
+    made = Sampler("dpm++", steps=4).make(PipelineDenoiser.from_pipeline(own))
+    assert torch.equal(made.timesteps, plain.timesteps) and torch.equal(made.sigmas, plain.sigmas)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -185,6 +204,7 @@ def test_more_steps_than_the_schedule_has_are_refused(make_pipeline):
         ({"microbatch_size": 0}, "microbatch_size: got 0; expected at least 1"),
         ({"eta": 1.5}, r"eta: got 1.5; expected a number from 0 to 1"),
         ({"scheduler": "ddpm", "eta": 0.5}, "only ddim has an eta"),
+        ({"scheduler": "dpm++", "clip_sample": True}, "'dpm\\+\\+', which never clips"),
     ],
 )
 def test_bad_protocols_are_refused(options, message):

@@ -6,9 +6,17 @@ import shutil
 import diffusers
 import pytest
 import torch
-from diffusers import CogVideoXDDIMScheduler, DDIMPipeline, DDPMScheduler, EulerDiscreteScheduler
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    DDIMPipeline,
+    DDPMPipeline,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+)
 from safetensors.torch import load_file, save_file
 
+import tiny_pipelines
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import SCHEDULERS, Sampler, sample
@@ -280,3 +288,54 @@ def test_a_size_that_is_none_is_refused(make_pipeline, size):
 def test_a_learned_variance_that_the_network_has_not_is_refused(make_pipeline, kind):
     with pytest.raises(InputError, match=f"variance_type '{kind}', and its network gives 1 channels; expected 2"):
         PipelineDenoiser.from_pipeline(make_pipeline({"variance_type": kind}))
+
+
+def test_a_scheduler_that_speaks_of_other_times_or_levels_is_refused(make_pipeline):
+    unet = make_pipeline().unet
+    continuous = EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction")
+    flow = DPMSolverMultistepScheduler(use_flow_sigmas=True)
+    for scheduler, message in ((continuous, "timestep_type 'continuous'"), (flow, "use_flow_sigmas on")):
+        with pytest.raises(InputError, match=message):
+            PipelineDenoiser.from_pipeline(DDPMPipeline(unet, scheduler))
+
+
+@pytest.mark.parametrize("train", ["attention", "lora:2"])
+def test_what_was_frozen_stays_frozen_in_a_result_of_which_a_part_was_trained(make_pipeline, train):
+    pipeline = make_pipeline(down_block_types=("AttnDownBlock2D",), up_block_types=("AttnUpBlock2D",))
+    pipeline.unet.time_embedding.requires_grad_(False)
+    made = unlearn(
+        pipeline,
+        gradient_ascent(),
+        forget=images(),
+        steps=1,
+        batch_size=4,
+        learning_rate=1e-2,
+        train=train,
+        progress=None,
+    )
+    flags = {name: value.requires_grad for name, value in pipeline.unet.named_parameters()}
+    assert {name: value.requires_grad for name, value in made.pipeline.unet.named_parameters()} == flags
+    assert sorted(set(flags.values())) == [False, True]
+
+
+def test_a_prompt_that_a_textual_inversion_lengthens_is_counted_with_all_its_vectors():
+    pipeline = stable_diffusion_of_words()
+    pipeline.load_textual_inversion({"<toy>": torch.ones(20, 16)}, token="<toy>")
+    denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    most = pipeline.tokenizer.model_max_length
+    fits = "<toy> " + "x" * (most - 22)  # two tokens for start and end, 20 vectors, one token a letter
+    denoiser.condition([fits])
+    with pytest.raises(InputError, match=f"has {most + 1} tokens, and this model reads {most}"):
+        denoiser.condition([fits + "y"])
+
+
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused():
+    pipeline = stable_diffusion_of_words()
+    pipeline.tokenizer.add_tokens(["<new>"])
+    with pytest.raises(InputError, match="its tokenizer has 515 tokens, and its text_encoder embeddings for 514"):
+        PipelineDenoiser.from_pipeline(pipeline)
+
+
+def stable_diffusion_of_words():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    return tiny_pipelines.stable_diffusion()

@@ -20,7 +20,7 @@ class SampleSettings(SamplerSettings):
         output_dir: the folder for the images.
         n_images: how many.
         label: a class to draw, by name or number, or a prompt for a text-to-image model; several are drawn in turn. By default a model
-            draws all its classes or prompts equally.
+            draws them by the images' seeds, each with the same chance.
         guidance_scale: scale of classifier-free guidance; 1 switches it off.
         seed: image i starts from noise drawn from (seed, i).
         overwrite: start anew in a folder that already holds a run.

@@ -29,6 +29,12 @@ from vdu.diffusion.schedule import NoiseSchedule
 
 __all__ = ["SCHEDULERS", "Sampler", "levels_of", "same_levels", "sample", "scheduler_over"]
 
+OTHER_SPACINGS = (
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "use_lu_lambdas",
+)  # of a pipeline's own sampler
 SPACINGS = ("leading", "linspace", "trailing")
 SCHEDULERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler"}
 
@@ -41,8 +47,9 @@ class Sampler:
         scheduler: "ddpm" (ancestral), "ddim" or "dpm++" (DPM-Solver++, second order).
         steps: network evaluations per image; the paper's protocol is ddpm with all steps of the model's schedule.
         eta: DDIM's noise, 0 (deterministic) to 1 (ancestral).
-        spacing: distribution of the steps over the schedule ("trailing" starts at pure noise).
-        clip_sample: clip the predicted x0 to [−1, 1] at every step; None takes the pipeline's own setting.
+        spacing: distribution of the steps over the schedule ("trailing" starts at pure noise); flow matching has "trailing" alone.
+        clip_sample: clip the predicted x0 to [−1, 1] at every step; None takes the pipeline's own setting. dpm++ and flow matching never
+            clip.
         microbatch_size: images per network evaluation.
         guidance_scale: s of classifier-free guidance, ε̂(∅) + s (ε̂(c) − ε̂(∅)) (Ho & Salimans 2022, arXiv 2207.12598), on the
             raw output of the network; None evaluates the network once, under the condition alone. A network that was distilled to
@@ -65,6 +72,10 @@ class Sampler:
             require_flags(vars(self), "clip_sample")
         if self.eta and self.scheduler != "ddim":
             raise InputError(f"eta: got {self.eta} with scheduler {self.scheduler!r}; only ddim has an eta.")
+        if self.clip_sample and self.scheduler == "dpm++":
+            raise InputError(
+                "clip_sample: got True with scheduler 'dpm++', which never clips; use ddim or ddpm, or leave it out."
+            )
 
     def make(self, denoiser: Denoiser) -> Any:
         """A diffusers scheduler with this protocol over the model's own noise schedule.
@@ -97,7 +108,7 @@ class Sampler:
             config.pop("variance_type", None)  # their step uses the predicted noise alone
         if self.scheduler == "dpm++":
             # a pipeline's own variant may be stochastic, and would then draw from the global stream
-            config |= {"algorithm_type": "dpmsolver++", "solver_order": 2}
+            config |= {"algorithm_type": "dpmsolver++", "solver_order": 2} | dict.fromkeys(OTHER_SPACINGS, False)
         scheduler = scheduler_over(denoiser.schedule, SCHEDULERS[self.scheduler], config)
         if hasattr(scheduler, "alphas_cumprod") and not same_levels(scheduler, denoiser.schedule):
             raise InputError(
@@ -106,6 +117,12 @@ class Sampler:
                 "pipeline with a DDPMScheduler whose options, or trained_betas, give the model's own schedule."
             )
         scheduler.set_timesteps(self.steps, **denoiser.step_options(self.steps))
+        if len(scheduler.timesteps) and int(scheduler.timesteps.max()) >= len(denoiser.schedule):
+            raise InputError(
+                f"sampler: {self.steps} steps with spacing {self.spacing!r} and the pipeline's steps_offset {config.get('steps_offset')} "
+                f"reach the timestep {int(scheduler.timesteps.max())}; expected at most {len(denoiser.schedule) - 1}. Use fewer steps, or "
+                "the spacing trailing."
+            )
         return scheduler
 
     def _flow(self, denoiser: Denoiser) -> Any:
@@ -116,6 +133,11 @@ class Sampler:
             raise InputError(
                 f"sampler: got {self.scheduler} with eta {self.eta} for a flow-matching model; expected ddim (deterministic) or ddpm (it "
                 "draws the noise of every step anew), without eta."
+            )
+        if self.spacing != "trailing" or self.clip_sample:
+            raise InputError(
+                f"sampler: got spacing {self.spacing!r} and clip_sample {self.clip_sample} for a flow-matching model, where neither has an "
+                "effect; expected trailing, and no clipping. Leave them out."
             )
         config = {**denoiser.scheduler_config, "stochastic_sampling": self.scheduler == "ddpm"}
         scheduler: Any = _made(FlowMatchEulerDiscreteScheduler, config)
@@ -230,8 +252,8 @@ def sample(
     if world > 1:
         step = f"drawing images {sha256_bytes(repr((list(seeds), asked)).encode())[:8]}"
         mine = {start: part for each in gathered(step, mine) for start, part in each.items()}
-    images = [mine[start] for start in starts]
-    return torch.cat(images) if images else torch.empty(0, *denoiser.image_shape)
+    images = [mine[start] for start in starts]  # of an autoencoder perhaps with the channels last in memory
+    return torch.cat(images).contiguous() if images else torch.empty(0, *denoiser.image_shape)
 
 
 @torch.no_grad()

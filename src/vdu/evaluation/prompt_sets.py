@@ -103,7 +103,7 @@ def label_sets(model: PipelineDenoiser, classes: Sequence[str]) -> PromptSets | 
 
 
 def asking(model: PipelineDenoiser, prompts: Sequence[str]) -> PipelineDenoiser:
-    """The same text-to-image model, whose samples are drawn under other prompts, each as often as the others.
+    """The same text-to-image model, whose samples are drawn under other prompts, each with the same chance.
 
     Args:
         model: the model.

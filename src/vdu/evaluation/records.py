@@ -420,7 +420,7 @@ class PromptSetRecord:
 
     Attributes:
         name: "target", "neighbours", "others" or "null".
-        prompts: the prompts or labels, each asked as often as the others.
+        prompts: the prompts or labels; each image asks one, drawn by its seed with equal chances.
         found: by model, images in which the judge finds the concept.
         changed: by model, images of another class than the original's from the same noise and prompt; kept sets only.
     """

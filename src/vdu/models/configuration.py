@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import POSITIVE, UNIT, require_number
+from vdu.core.ranges import NOT_NEGATIVE, POSITIVE, UNIT, require_number
 from vdu.diffusion.sampling import levels_of, same_levels
 from vdu.diffusion.schedule import NoiseSchedule
 
@@ -25,7 +25,12 @@ __all__ = [
 
 DISCRETE_TYPES = ("epsilon", "v_prediction", "sample")
 EXTRAS = ("timestep_scale", "class_names", "null_class", "prompts", "image_size")  # what diffusers lacks
-SAMPLING = {"clip_sample_range": POSITIVE, "dynamic_thresholding_ratio": UNIT, "sample_max_value": POSITIVE}
+SAMPLING = {
+    "steps_offset": NOT_NEGATIVE,
+    "clip_sample_range": POSITIVE,
+    "dynamic_thresholding_ratio": UNIT,
+    "sample_max_value": POSITIVE,
+}
 RENAMED = {"predict_epsilon": "prediction_type, which is epsilon where it was true, and sample where it was false"}
 
 
@@ -173,6 +178,16 @@ def read_schedule(scheduler: Any) -> NoiseSchedule:
         raise InputError(
             f"pipeline: its scheduler has {len(alpha_bars)} noise levels and num_train_timesteps {shown(n_timesteps)}, so training and "
             "sampling would use different timesteps; expected the same number. Set num_train_timesteps to the length of trained_betas."
+        )
+    if scheduler.config.get("timestep_type") == "continuous":
+        raise InputError(
+            f"pipeline: its scheduler {type(scheduler).__name__} has timestep_type 'continuous', so its network takes a function of the "
+            "noise level for a timestep; expected 'discrete'. Networks of that kind are not supported."
+        )
+    if scheduler.config.get("use_flow_sigmas"):
+        raise InputError(
+            f"pipeline: its scheduler {type(scheduler).__name__} has use_flow_sigmas on, and noise levels of a diffusion process beside "
+            "them; expected one of the two. Turn it off, or use the scheduler that the model was trained with."
         )
     for name in SAMPLING.keys() & scheduler.config.keys():
         require_number(f"pipeline's scheduler: {name}", scheduler.config[name], SAMPLING[name])

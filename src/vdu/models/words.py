@@ -75,8 +75,12 @@ class PromptEncoder:
                 yield tokenizer, limit.default if of_t5 and limit is not None else tokenizer.model_max_length
 
     def _require_whole(self, prompt: str) -> None:
-        """Raise an error for a prompt whose end no encoder reads."""
-        lengths = [(len(tokenizer(prompt, verbose=False).input_ids), most) for tokenizer, most in self._tokenizers()]
+        """Raise an error for a prompt whose end no encoder reads; a word of a textual inversion counts as often as it has vectors."""
+        expand = getattr(self._pipeline, "maybe_convert_prompt", lambda text, _: text)
+        lengths = [
+            (len(tokenizer(expand(prompt, tokenizer), verbose=False).input_ids), most)
+            for tokenizer, most in self._tokenizers()
+        ]
         if lengths and all(n > most for n, most in lengths):
             n, most = max(lengths, key=lambda each: each[1])
             raise InputError(
@@ -185,6 +189,15 @@ def text_parts(pipeline: Any, encode: Callable[[Any, str | None, torch.device], 
             if known[0] == known[1]:
                 raise InputError(
                     f"pipeline: its {tokenizer} does not know letters; save or download the pipeline again."
+                )
+            words, vectors = (
+                len(getattr(pipeline, tokenizer)),
+                getattr(pipeline, name).get_input_embeddings().num_embeddings,
+            )
+            if words > vectors:
+                raise InputError(
+                    f"pipeline: its {tokenizer} has {words:,} tokens, and its {name} embeddings for {vectors:,}; expected one for each. "
+                    f"Save both parts of the same training, or call pipeline.{name}.resize_token_embeddings({words})."
                 )
             most, read = getattr(pipeline, tokenizer).model_max_length, getattr(pipeline, name).config
             if most > (places := getattr(read, "max_position_embeddings", most)):

@@ -1,6 +1,6 @@
 """Paraphrases: does the concept come when it is asked for in other words?
 
-The same noise is drawn under the prompts that name the concept and under paraphrases, each of these as often as the others. The
+The same noise is drawn under the prompts that name the concept and under paraphrases, each of these with the same chance. The
 rate is over all paraphrases. A retrained model knows the words as well and never saw the concept: its rate is the judge's error, or
 likeness.
 

@@ -119,7 +119,7 @@ def carry_out(
         if rule is not None and stopping is None:
             stopping = rule.look(result.steps, dict(denoiser.network.named_parameters()))
     evaluations = aids.evaluations + counter.total + round(small.total * aids.classifier_share)
-    new = replace_network(plan.pipeline, _whole(denoiser.network, plan.train))
+    new = replace_network(plan.pipeline, _whole(denoiser.network, plan.train, original.network))
     made = UnlearnResult(
         new, result, evaluations, plan, aids, stopping,
         seconds=time.monotonic() - began, folder=folder, trained=denoiser.network,
@@ -148,11 +148,14 @@ def _solved(method: Any, denoiser: Denoiser, folder: Path | None) -> TrainResult
     return TrainResult(1, None, line)
 
 
-def _whole(network: nn.Module, train: str) -> nn.Module:
-    """The trained network with corrections merged, in memory of its own."""
+def _whole(network: nn.Module, train: str, original: nn.Module) -> nn.Module:
+    """The trained network with corrections merged, in memory of its own; frozen where the original is."""
     if train == "all":
         return network
-    return merged(network) if low_rank_layers(network) else copy.deepcopy(network).requires_grad_(True)
+    made = merged(network) if low_rank_layers(network) else copy.deepcopy(network)
+    for name, value in original.named_parameters():
+        made.get_parameter(name).requires_grad_(value.requires_grad)
+    return made
 
 
 def work(plan: Plan) -> dict[str, tuple[float, float]]:

@@ -3,7 +3,7 @@
     forget    the given prompts, and those of the model's own prompts that name one of them as a whole word or phrase
     keep      the given prompts; else the model's own others (``prompts`` in ``vdu.json``); else a packaged neutral list
 
-The model's samples are drawn under both, each prompt as often as the others. From there on a prompt is what a class is to a
+The model's samples are drawn under both, each prompt with the same chance. From there on a prompt is what a class is to a
 class-conditional model. The forget target is the original's prediction under another prompt ("instead"), or the empty one.
 
 Not guaranteed: that no kept prompt means the concept in other words.
