@@ -111,6 +111,15 @@ def test_a_run_without_probes_has_gaps(make_run, pair, tmp_path):
     assert next(line for line in found["table"].splitlines() if line.startswith("completion")).endswith("–")
 
 
+def test_an_unknown_cost_is_a_gap_and_no_zero(pair, tmp_path):
+    edit(pair[1], lambda m: m.update(cost=[{"stage": "evaluate", "seconds": 3.0, "network_evaluations": 9}]))
+    found = run(Settings(*pair, output=tmp_path / "c.html"))
+    told = [(each["figures"]["seconds"], each["figures"]["network_evaluations"]) for each in found["runs"]]
+    assert [figure["value"] for figure in told[0]] == [54.1, 111_600] and told[1] == (None, None)
+    lines = [line for line in found["table"].splitlines() if "to forget" in line]
+    assert len(lines) == 2 and all(line.endswith("–") for line in lines)
+
+
 def test_foreign_names_are_escaped(pair, tmp_path):
     evil = tmp_path / "<script>alert(1)<"
     pair[1].rename(evil)

@@ -258,11 +258,15 @@ def _to_retrained(metrics: dict[str, Any]) -> Figure | None:
     return _plain(next((row["u_fid"] for row in rows if row["model"] == "unlearned"), None))
 
 
-def _seconds(found: CostFinding) -> Figure:
+def _seconds(found: CostFinding) -> Figure | None:
+    if not found.recorded:
+        return None
     return Figure(found.seconds, None, None, duration(found.seconds))
 
 
-def _evaluations(found: CostFinding) -> Figure:
+def _evaluations(found: CostFinding) -> Figure | None:
+    if not found.recorded:
+        return None
     text = f"{'' if found.complete else '≥ '}{found.network_evaluations:,}"
     return Figure(found.network_evaluations, None, None, text)
 
