@@ -111,6 +111,28 @@ def test_the_evidence_object(evidence, tmp_path):
             evidence.to_html(nonsense)
 
 
+def test_evidence_writes_its_own_numbers_or_says_that_it_is_out_of_date(pair, pixel_judge, monkeypatch, tmp_path):
+    where = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted", **QUICK}
+    found = {}
+    for name, n_images in (("one", 24), ("two", 36)):  # folders of one relative name
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        found[name] = evaluate(**where | {"n_images": n_images}, folder="ev")
+    assert found["one"].folder == tmp_path / "one" / "ev"
+    assert read(found["one"].to_json(tmp_path / "one.json"))["metrics"]["n_images"] == 24
+    again = evaluate(**where | {"n_images": 30}, seed=1, folder=tmp_path / "one" / "ev")
+    for write in (found["one"].to_html, found["one"].to_json):
+        with pytest.raises(
+            InputError, match=r"out of date: .*one/ev holds other files than it was read from \(metrics.json"
+        ):
+            write(tmp_path / "late")
+    assert not (tmp_path / "late").exists() and found["one"].pul.n_images == 24
+    assert read(again.to_json(tmp_path / "again.json"))["metrics"]["n_images"] == 30
+    (again.folder / "log.jsonl").unlink()
+    with pytest.raises(InputError, match=r"\(log.jsonl\)"):
+        again.to_html(tmp_path / "late")
+
+
 def test_assert_gone_is_for_tests(evidence):
     value = evidence.pul.value
     evidence.assert_gone(at_least=value)
