@@ -89,6 +89,47 @@ def test_the_other_verbs_read_the_folder(pair, evidence, command):
     assert unlike == {"feature network": "not available"}  # the toy judge is in no folder
 
 
+def forget_set(folder):
+    return next(each for each in verify(folder) if each.item == "forget set")
+
+
+def changed_images(folder):
+    """Every way in which somebody may change a folder of images, and put it back."""
+    first = min(folder.rglob("*.png"))
+    held = first.read_bytes()
+    first.unlink()
+    yield "deleted"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(first)
+    yield "blackened"
+    first.write_bytes(held)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("objects", [False, True])
+def test_the_forget_set_of_two_pipelines_is_verified(pair, pixel_judge, make_pipeline, labelled, objects):
+    images, models = pair / "unwanted", {"before": pair / "before", "after": pair / "after"}
+    if labelled:
+        shutil.copytree(images, pair / "images" / "a")
+        shutil.copytree(images, pair / "images" / "b")
+        images = pair / "images"
+    if objects:
+        models = {name: make_pipeline(seed=seed) for seed, name in enumerate(models)}
+    evaluate(**models, forget=images, forget_class="a", folder=pair / "out", **QUICK)
+    vdu.report(pair / "out")
+    assert forget_set(pair / "out").answer == "matches"
+    for how in changed_images(images):
+        assert forget_set(pair / "out").answer == "differs", how
+    assert forget_set(pair / "out").answer == "matches"
+
+
+def test_a_forget_set_that_the_evidence_does_not_hold_is_not_available_for_its_own_reason(pair, pixel_judge):
+    images = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=seeded(0))
+    evaluate(before=pair / "before", after=pair / "after", forget=images, folder=pair / "out", **QUICK)
+    vdu.report(pair / "out")
+    found = forget_set(pair / "out")
+    assert found.answer == "not available" and "the images were given in Python, and" in found.detail
+
+
 def test_the_evidence_object(evidence, tmp_path):
     assert evidence.pul.value == pytest.approx(
         100 * (evidence.pul.n_original - evidence.pul.n_unlearned) / evidence.pul.n_original
