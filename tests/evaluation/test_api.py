@@ -89,6 +89,25 @@ def test_the_other_verbs_read_the_folder(pair, evidence, command):
     assert unlike == {"feature network": "not available"}  # the toy judge is in no folder
 
 
+@pytest.mark.parametrize(("objects", "advised"), [((), True), (("before",), False), (("after",), False)])
+def test_exploring_is_advised_where_both_models_are_in_folders(
+    pair, pixel_judge, make_pipeline, command, capsys, objects, advised
+):
+    models = {
+        name: make_pipeline(seed=seed) if name in objects else pair / name
+        for seed, name in enumerate(("before", "after"))
+    }
+    evaluate(**models, forget=pair / "unwanted", folder=pair / "out", **QUICK)
+    capsys.readouterr()
+    assert command("report", pair / "out") == 0
+    assert (f"next: vdu explore {pair / 'out'}" in capsys.readouterr().out) == advised
+    if advised:
+        open_run(pair / "out")
+    else:
+        with pytest.raises(InputError, match="was a pipeline object in Python"):
+            open_run(pair / "out")
+
+
 def forget_set(folder):
     return next(each for each in verify(folder) if each.item == "forget set")
 
