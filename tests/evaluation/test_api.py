@@ -89,6 +89,66 @@ def test_the_other_verbs_read_the_folder(pair, evidence, command):
     assert unlike == {"feature network": "not available"}  # the toy judge is in no folder
 
 
+@pytest.mark.parametrize(("objects", "advised"), [((), True), (("before",), False), (("after",), False)])
+def test_exploring_is_advised_where_both_models_are_in_folders(
+    pair, pixel_judge, make_pipeline, command, capsys, objects, advised
+):
+    models = {
+        name: make_pipeline(seed=seed) if name in objects else pair / name
+        for seed, name in enumerate(("before", "after"))
+    }
+    evaluate(**models, forget=pair / "unwanted", folder=pair / "out", **QUICK)
+    capsys.readouterr()
+    assert command("report", pair / "out") == 0
+    assert (f"next: vdu explore {pair / 'out'}" in capsys.readouterr().out) == advised
+    if advised:
+        open_run(pair / "out")
+    else:
+        with pytest.raises(InputError, match="was a pipeline object in Python"):
+            open_run(pair / "out")
+
+
+def forget_set(folder):
+    return next(each for each in verify(folder) if each.item == "forget set")
+
+
+def changed_images(folder):
+    """Every way in which somebody may change a folder of images, and put it back."""
+    first = min(folder.rglob("*.png"))
+    held = first.read_bytes()
+    first.unlink()
+    yield "deleted"
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(first)
+    yield "blackened"
+    first.write_bytes(held)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("objects", [False, True])
+def test_the_forget_set_of_two_pipelines_is_verified(pair, pixel_judge, make_pipeline, labelled, objects):
+    images, models = pair / "unwanted", {"before": pair / "before", "after": pair / "after"}
+    if labelled:
+        shutil.copytree(images, pair / "images" / "a")
+        shutil.copytree(images, pair / "images" / "b")
+        images = pair / "images"
+    if objects:
+        models = {name: make_pipeline(seed=seed) for seed, name in enumerate(models)}
+    evaluate(**models, forget=images, forget_class="a", folder=pair / "out", **QUICK)
+    vdu.report(pair / "out")
+    assert forget_set(pair / "out").answer == "matches"
+    for how in changed_images(images):
+        assert forget_set(pair / "out").answer == "differs", how
+    assert forget_set(pair / "out").answer == "matches"
+
+
+def test_a_forget_set_that_the_evidence_does_not_hold_is_not_available_for_its_own_reason(pair, pixel_judge):
+    images = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=seeded(0))
+    evaluate(before=pair / "before", after=pair / "after", forget=images, folder=pair / "out", **QUICK)
+    vdu.report(pair / "out")
+    found = forget_set(pair / "out")
+    assert found.answer == "not available" and "the images were given in Python, and" in found.detail
+
+
 def test_the_evidence_object(evidence, tmp_path):
     assert evidence.pul.value == pytest.approx(
         100 * (evidence.pul.n_original - evidence.pul.n_unlearned) / evidence.pul.n_original
@@ -109,6 +169,28 @@ def test_the_evidence_object(evidence, tmp_path):
     for nonsense, why in ((3, "path: got 3; expected a path"), (tmp_path, "which is a folder; expected a file in it")):
         with pytest.raises(InputError, match=why):
             evidence.to_html(nonsense)
+
+
+def test_evidence_writes_its_own_numbers_or_says_that_it_is_out_of_date(pair, pixel_judge, monkeypatch, tmp_path):
+    where = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted", **QUICK}
+    found = {}
+    for name, n_images in (("one", 24), ("two", 36)):  # folders of one relative name
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        found[name] = evaluate(**where | {"n_images": n_images}, folder="ev")
+    assert found["one"].folder == tmp_path / "one" / "ev"
+    assert read(found["one"].to_json(tmp_path / "one.json"))["metrics"]["n_images"] == 24
+    again = evaluate(**where | {"n_images": 30}, seed=1, folder=tmp_path / "one" / "ev")
+    for write in (found["one"].to_html, found["one"].to_json):
+        with pytest.raises(
+            InputError, match=r"out of date: .*one/ev holds other files than it was read from \(metrics.json"
+        ):
+            write(tmp_path / "late")
+    assert not (tmp_path / "late").exists() and found["one"].pul.n_images == 24
+    assert read(again.to_json(tmp_path / "again.json"))["metrics"]["n_images"] == 30
+    (again.folder / "log.jsonl").unlink()
+    with pytest.raises(InputError, match=r"\(log.jsonl\)"):
+        again.to_html(tmp_path / "late")
 
 
 def test_assert_gone_is_for_tests(evidence):

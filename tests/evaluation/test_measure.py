@@ -1,5 +1,6 @@
 """The evaluator on images whose class is a pixel: every count, distance and choice of images is made again by brute force."""
 
+import hashlib
 from dataclasses import replace
 from typing import Any, cast
 
@@ -142,6 +143,8 @@ def test_every_row_is_the_distance_of_its_images():
         "real_split", None, "filtered_by_judge", None, "retrained", None, None,
     ]  # fmt: skip
     assert (found.reference.kind, found.reference.n_images) == ("real", len(REAL))
+    pixels = f"images {list(REAL.images.shape)} ".encode() + REAL.images.numpy().tobytes()
+    assert found.reference.to_json()["sha256"] == hashlib.sha256(pixels).hexdigest()
     assert found.row("retrained").forget_count == sum(class_of(RETRAINED) == 0)
     flips = found.transitions_retrained
     assert flips is not None
@@ -160,6 +163,7 @@ def test_without_a_reference_further_filtered_samples_are_it(second):
         assert distances is not None and distances.u_fid.value == pytest.approx(frechet(base, drawn), rel=1e-6)
     assert found.row("filtered_original").note_code == ("filtered_by_second_judge" if second else "filtered_by_judge")
     assert (found.reference.kind, found.reference.n_images) == ("filtered_original", N)
+    assert "sha256" not in found.reference.to_json()
     assert found.rows[0].name == "original"
     assert found.row("retrained").distances is None
 

@@ -2,13 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from tests.evaluation.conftest import PixelJudge
 
 import tiny_pipelines
+from vdu.commands.verify import verify
 from vdu.core.errors import InputError
+from vdu.data.forget_source import reload_forget
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation import recording as evaluation
 from vdu.evaluation.api import evaluate
@@ -16,6 +20,7 @@ from vdu.explore.film import denoise
 from vdu.explore.open_run import Checkpoint, open_run
 from vdu.explore.tradeoff import _bench, _measured, measure_checkpoints
 from vdu.judges.judging import Judging
+from vdu.reporting.render import render_report
 from vdu.unlearning.unlearn import unlearn
 
 pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
@@ -116,6 +121,36 @@ def test_a_run_knows_its_prompts_and_is_explored_by_them(folders, judged, tmp_pa
     bench_again = _measured(opened, _bench(opened), final)  # the final model, measured as a checkpoint
     assert set(points) == {"checkpoint-1", "checkpoint-2", "final"}
     assert bench_again.pul == curve.points["final"].pul and bench_again.u_fid == curve.points["final"].u_fid
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_forget_set_of_an_evaluation_in_words_is_verified(folders, judged, tmp_path, given):
+    where = {"before": folders / "before", "after": folders / "after", "folder": tmp_path / "out"}
+    images = tmp_path / "cats"
+    images.mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((16, 16, 3), 20 * i, np.uint8)).save(images / f"{i}.png")
+    evaluate(**where, forget=images if given else None, forget_prompt="cat", prompts=PROMPTS, **QUICK)
+    render_report(tmp_path / "out")
+    found = {each.item: each for each in verify(tmp_path / "out")}["forget set"]
+    if not given:
+        assert found.answer == "not available" and "the images were drawn from the model before, and" in found.detail
+        return
+    assert found.answer == "matches"
+    (images / "0.png").unlink()
+    found = {each.item: each for each in verify(tmp_path / "out")}["forget set"]
+    assert found.answer == "differs"
+
+
+def test_a_run_that_forgets_given_images_in_words_is_evaluated(folders, judged, tmp_path):
+    for i in range(3):
+        (tmp_path / "cats").mkdir(exist_ok=True)
+        Image.fromarray(np.full((16, 16, 3), 20 * i, np.uint8)).save(tmp_path / "cats" / f"{i}.png")
+    unlearn(
+        folders / "before", "ascent", forget=tmp_path / "cats", forget_prompt="cat", keep_prompts=["dog", "tree"], steps=1, batch_size=2,
+        learning_rate=1e-3, sampler=QUICK["sampler"], folder=tmp_path / "run", progress=None,
+    )  # fmt: skip
+    assert len(reload_forget(tmp_path / "run", (3, 16, 16))) == 3
 
 
 def test_words_that_do_not_fit_are_refused(folders, pair, pixel_judge):

@@ -1,5 +1,6 @@
 """What a name of a model stands for: a folder, a run's pipeline, a model of the Hub; anything else is answered with what to type."""
 
+import json
 from pathlib import Path
 
 import huggingface_hub
@@ -73,14 +74,25 @@ def test_what_is_no_pipeline_is_answered_with_what_to_type(model, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "net.ckpt").write_text("")
-    (tmp_path / "alone").mkdir()
-    (tmp_path / "alone" / "config.json").write_text("{}")
+    for name, config in {
+        "alone": {"_class_name": "UNet2DModel"},
+        "conditional": {"_class_name": "UNet2DConditionModel"},
+        "text": {"architectures": ["CLIPTextModel"]},
+        "unknown": {"architectures": []},
+        "list": [],
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
     (tmp_path / "members" / "member-0").mkdir(parents=True)
     for name, text in {
         "nosuch": "nosuch: no such folder",
-        "net.ckpt": "is a file of weights; .*`vdu import ARCHITECTURE net.ckpt OUT",
+        "net.ckpt": r"is a file of weights; .*from_single_file\(\"net.ckpt\"\).*`vdu import ARCHITECTURE net.ckpt OUT",
         "model/unet": f"only a part of a pipeline; give the folder above, {model}",
-        "alone": "is a network without a scheduler",
+        "alone": r"is a network without a scheduler; .*DDPMPipeline\(unet=UNet2DModel",
+        "conditional": r"conditional: is one part of a pipeline alone \(UNet2DConditionModel\); expected the whole pipeline",
+        "text": r"text: is one part of a pipeline alone \(CLIPTextModel\)",
+        "unknown": r"unknown: is one part of a pipeline alone \(of unknown kind\)",
+        "list": r"list: is one part of a pipeline alone \(of unknown kind\)",
         "run": "is a run folder without a pipeline: the run is not finished",
         ".": r"no model_index\.json there; .* Did you mean model\?",
     }.items():

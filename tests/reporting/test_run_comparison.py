@@ -67,6 +67,55 @@ def test_runs_measured_unlike_are_refused_by_name_and_forced_ones_marked(pair, t
     assert "Not comparable, shown because --force was given" in page.read_text("utf-8")
 
 
+def in_words(target, others, neighbours=(), kind="prompts"):
+    """What metrics.json holds of prompts, as far as a comparison reads it."""
+    sets = {"target": target, "neighbours": neighbours, "others": others, "null": [""]}
+    return {"kind": kind, "sets": [{"name": name, "prompts": list(each)} for name, each in sets.items() if each]}
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (in_words(["a cat"], ["xylophone", "a b c"]), "target: 'a cat'; others: 'a b c', 'xylophone' in"),
+        (in_words(["kitty"], ["a house", "a tree"]), "target: 'kitty'; others: 'a house', 'a tree' in"),
+        (in_words(["a cat"], ["a house, a tree"]), "others: 'a house, a tree' in"),
+        (in_words(["a cat"], map(str, range(9))), "'5' and 3 more, SHA-256 "),
+        (in_words(["a cat"], ["a house", "a tree"], kind="labels"), "none in"),
+        (None, "none in"),
+    ],
+)
+def test_other_prompts_are_refused(pair, monkeypatch, words, named):
+    monkeypatch.setattr("vdu.reporting.collect.check_metrics", lambda *_: None)  # no counts are needed here
+    edit(pair[0], lambda m: m.update(words=in_words(["a cat"], ["a house", "a tree"])))
+    edit(pair[1], lambda m: None if words is None else m.update(words=words))
+    (found,) = differences(read_runs(pair))
+    assert found.startswith("prompts differs: target: 'a cat'; others: 'a house', 'a tree' in ") and named in found
+
+
+def test_lists_that_differ_behind_the_first_prompts_are_other_prompts(pair, monkeypatch):
+    monkeypatch.setattr("vdu.reporting.collect.check_metrics", lambda *_: None)
+    for folder, last in zip(pair, "89", strict=True):
+        edit(folder, lambda m, last=last: m.update(words=in_words(["a cat"], [*"1234567", last])))
+    assert [line.split(":")[0] for line in differences(read_runs(pair))] == ["prompts differs"]
+
+
+def test_the_order_of_prompts_and_neighbours_forbid_no_comparison(pair, monkeypatch):
+    monkeypatch.setattr("vdu.reporting.collect.check_metrics", lambda *_: None)
+    edit(pair[0], lambda m: m.update(words=in_words(["a cat"], ["a house", "a tree"], ["a dog"])))
+    edit(pair[1], lambda m: m.update(words=in_words(["a cat"], ["a tree", "a house"], ["a fox"])))
+    runs = read_runs(pair)
+    assert differences(runs) == []
+    assert [line.split(" in ")[0] for line in notes(runs)] == ["neighbouring prompts differs: neighbours: 'a dog'"]
+
+
+def test_other_reference_images_of_one_description_are_refused_where_both_tell_their_content(pair):
+    edit(pair[0], lambda m: m["reference"].update(sha256="aa" * 32))
+    assert differences(read_runs(pair)) == []
+    edit(pair[1], lambda m: m["reference"].update(sha256="bb" * 32))
+    (found,) = differences(read_runs(pair))
+    assert found.startswith("content of the reference images differs: aaaaaaaaaaaa in ")
+
+
 def test_another_original_is_refused_only_where_its_images_are_the_reference(pair):
     for folder, sha in zip(pair, ("aa" * 32, "bb" * 32), strict=True):
         edit(folder, lambda m, sha=sha: m["protocol"].update(original_sha256=sha))
@@ -109,6 +158,15 @@ def test_a_run_without_probes_has_gaps(make_run, pair, tmp_path):
     found = run(Settings(pair[0], bare, output=tmp_path / "c.html"))
     assert found["runs"][1]["figures"]["relearned"] is None
     assert next(line for line in found["table"].splitlines() if line.startswith("completion")).endswith("–")
+
+
+def test_an_unknown_cost_is_a_gap_and_no_zero(pair, tmp_path):
+    edit(pair[1], lambda m: m.update(cost=[{"stage": "evaluate", "seconds": 3.0, "network_evaluations": 9}]))
+    found = run(Settings(*pair, output=tmp_path / "c.html"))
+    told = [(each["figures"]["seconds"], each["figures"]["network_evaluations"]) for each in found["runs"]]
+    assert [figure["value"] for figure in told[0]] == [54.1, 111_600] and told[1] == (None, None)
+    lines = [line for line in found["table"].splitlines() if "to forget" in line]
+    assert len(lines) == 2 and all(line.endswith("–") for line in lines)
 
 
 def test_foreign_names_are_escaped(pair, tmp_path):

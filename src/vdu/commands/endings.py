@@ -115,7 +115,14 @@ def _demo(settings: Any, result: Result) -> tuple[list[str], str]:
 def _report(settings: Any, result: Result) -> tuple[list[str], str]:
     lines = [f"The report: {_page(result['report'])}", f"The same for machines: {result['evidence']}"]
     lines.append(_hash(Path(result["evidence"]).parent))
-    return lines, _command("explore", settings.run)
+    return lines, _command("explore", settings.run) if _can_be_explored(settings.run) else ""
+
+
+def _can_be_explored(folder: Path) -> bool:
+    """Whether both models are in folders; one that was an object in Python is not, and `vdu explore` refuses it."""
+    record = read_json(folder / "run.json")
+    original, made = record["inputs"].get("model") or {}, record.get("pipeline") or {}
+    return original.get("path") is not None and made.get("path", folder) is not None
 
 
 def _sample(settings: Any, result: Result) -> tuple[list[str], str]:

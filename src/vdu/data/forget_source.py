@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -15,7 +16,20 @@ from vdu.data.given import Images, as_images, is_named, require_one_order
 from vdu.data.images import ImageSet
 from vdu.data.overlap import n_distinct
 
-__all__ = ["class_names", "current_forget", "forget_images", "forgetting", "record_of", "reload_forget", "write_forget"]
+__all__ = [
+    "DRAWN",
+    "GIVEN",
+    "class_names",
+    "compared_images",
+    "current_forget",
+    "forget_images",
+    "forgetting",
+    "record_of",
+    "reload_forget",
+    "write_forget",
+]  # fmt: skip
+
+GIVEN, DRAWN = "images given in Python", "the model before"  # sources of evidence that are neither a name nor a path
 
 STORED = (
     "forget.safetensors"  # stored in the run folder: drawn from the model, with an assigned label, or given in Python
@@ -23,13 +37,13 @@ STORED = (
 
 
 def forget_images(
-    source: Images, shape: tuple[int, int, int], *, classes: Sequence[Any] = (), convert: bool = False
+    source: Images, shape: tuple[int, int, int] | None, *, classes: Sequence[Any] = (), convert: bool = False
 ) -> ImageSet:
     """Load the images to forget and check them against the model's size.
 
     Args:
         source: the images or where they are, see :func:`vdu.data.given.as_images`.
-        shape: channels, height and width of the model.
+        shape: channels, height and width of the model; None takes those of the first image.
         classes: the classes to forget, if the images have labels.
         convert: convert images of another size or mode.
 
@@ -54,6 +68,26 @@ def forget_images(
             "(in Python forget_class=…), or give forget images only."
         )
     return images
+
+
+def compared_images(source: Images, shape: tuple[int, int, int] | None, classes: Sequence[str]) -> ImageSet:
+    """Load the images that one of two compared pipelines was to forget.
+
+    Args:
+        source: the images, or where they are.
+        shape: channels, height and width of the models; None takes those of the first image.
+        classes: of a labelled source, those to be forgotten; of one without labels, what the judge calls them.
+
+    Returns:
+        The images. Images of another shape, or of several classes of which none is named, are refused with an ``InputError``.
+    """
+    images = as_images(source, name="forget", shape=shape)
+    if classes and len(class_names(images)) > 1:
+        require_one_order(source, classes, "forget_class")
+        return split_by_class(images, classes)[0]
+    return (
+        forget_images(source, shape) if is_named(source) else images
+    )  # refuses several classes of which none is named
 
 
 def forgetting(images: ImageSet) -> str:
@@ -102,25 +136,58 @@ def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
     return images
 
 
-def current_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
-    """Load the images that are now where a run's forget set came from, unchanged or not.
+def current_forget(folder: Path, shape: tuple[int, int, int] | None) -> ImageSet:
+    """Load the images that are now where a run's forget set, or that of two compared pipelines, came from, unchanged or not.
 
     Args:
-        folder: the run folder.
-        shape: channels, height and width of the model.
+        folder: the run folder, or the folder of the evidence.
+        shape: channels, height and width of the model; None takes those of the first image.
 
     Returns:
-        The images. A source that is gone or cannot be read is refused with an ``InputError``.
+        The images. A source that is gone or cannot be read, or of which the folder holds only the hash, is refused with an ``InputError``.
     """
     config = _config(folder)
+    if read_json(folder / "run.json").get("verb") == "evaluate":
+        return _of_evidence(folder, config, shape)
     if _is_stored(config):
         return _read_forget(folder / STORED)
     options = {"classes": config.get("forget_class", ()), "convert": config.get("convert", False)}
     return forget_images(config["forget"], shape, **options)
 
 
+def _of_evidence(folder: Path, config: dict[str, Any], shape: tuple[int, int, int] | None) -> ImageSet:
+    """What :func:`current_forget` gives for two compared pipelines."""
+    source = config["forget"]
+    if source == GIVEN:
+        raise InputError(
+            f"forget: the images were given in Python, and {folder} holds only their hash. To have them checked, evaluate their folder."
+        )
+    if source == DRAWN:
+        raise InputError(
+            f"forget: the images were drawn from the model before, and {folder} holds only their hash. `vdu evaluate` draws them again."
+        )
+    if not config.get("forget_prompt"):
+        return compared_images(source, shape, config.get("forget_class", ()))
+    images = forget_images(source, shape)
+    return images if images.labels is not None else _under_first_prompt(images, folder / "metrics.json")
+
+
+def _under_first_prompt(images: ImageSet, metrics: Path) -> ImageSet:
+    """Images without captions under the first prompt that asks for the concept, as an evaluation in words labels them."""
+    try:
+        sets = {each["name"]: tuple(each["prompts"]) for each in read_json(metrics)["words"]["sets"]}
+        names = (*sets["others"], *sets["target"])
+        label = names.index(sets["target"][0])
+    except (KeyError, TypeError, IndexError) as error:
+        raise InputError(
+            f"{metrics}: lacks the prompts that the models were asked with ({error}). Run `vdu evaluate` again."
+        ) from None
+    return ImageSet(images.images, torch.full((len(images),), label), class_names=names, description=images.description)
+
+
 def _is_stored(config: dict[str, Any]) -> bool:
-    return bool(config.get("forget_label") or not config.get("forget"))
+    """Whether the run folder holds the forget set: its labels are not those of its source, or it has none."""
+    return bool(config.get("forget_label") or config.get("forget_prompt") or not config.get("forget"))
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Not guaranteed: certification of anything; the evidence is approximate, as the p
 import shutil
 import tempfile
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -15,12 +16,13 @@ from pathlib import Path
 from vdu.core.errors import InputError
 from vdu.core.paths import given_file
 from vdu.core.ranges import PERCENTAGE, require_number
-from vdu.core.records import atomic_file
+from vdu.core.records import atomic_file, sha256_file
 from vdu.evaluation.recording import Recorded
 from vdu.evaluation.records import EvidenceRecord, Interval, KeptRecord, PULRecord
 from vdu.reporting.collect import collect
 from vdu.reporting.evidence_json import QUESTIONS
 from vdu.reporting.findings.answer import Answer
+from vdu.reporting.provenance import READ_FILES
 from vdu.reporting.render import answers, render_report
 
 __all__ = ["Evidence"]
@@ -41,6 +43,7 @@ class Evidence:
         back: the answer to "Does it come back?".
         cost: the answer to "What did it cost?".
         trust: the answer to "Can I trust this?".
+        files: SHA-256 of the folder's files that the answers and the page are made from, by name.
     """
 
     folder: Path
@@ -50,6 +53,7 @@ class Evidence:
     back: Answer
     cost: Answer
     trust: Answer
+    files: Mapping[str, str]
 
     @classmethod
     def read(cls, found: Recorded, *, temporary: bool = False) -> "Evidence":
@@ -62,9 +66,10 @@ class Evidence:
         Returns:
             The evidence.
         """
-        made = cls(found.folder, found.evidence, **answers(collect(found.folder)))
+        folder = found.folder.resolve()  # the same one after a change of the working directory
+        made = cls(folder, found.evidence, **answers(collect(folder)), files=_hashes(folder))
         if temporary:
-            weakref.finalize(made, shutil.rmtree, found.folder, ignore_errors=True)
+            weakref.finalize(made, shutil.rmtree, folder, ignore_errors=True)
         return made
 
     @property
@@ -96,7 +101,7 @@ class Evidence:
             path: the file; an older one is replaced.
 
         Returns:
-            The path.
+            The path. Evidence whose folder holds another evaluation by now, or lost a part, is refused with an ``InputError``.
         """
         return self._written("report.html", path)
 
@@ -107,7 +112,7 @@ class Evidence:
             path: the file; an older one is replaced.
 
         Returns:
-            The path.
+            The path. Evidence whose folder holds another evaluation by now, or lost a part, is refused with an ``InputError``.
         """
         return self._written("evidence.json", path)
 
@@ -148,8 +153,24 @@ class Evidence:
     def _written(self, name: str, path: Path | str) -> Path:
         """Make the page and its JSON, and keep one of the two."""
         path = given_file(path)
+        self._require_current()
         with tempfile.TemporaryDirectory() as place:
             render_report(self.folder, output=Path(place) / "report.html")
             with atomic_file(path) as temporary:
                 shutil.copyfile(Path(place) / name, temporary)
         return path
+
+    def _require_current(self) -> None:
+        """Raise an error if the folder no longer holds what this was read from."""
+        changed = [name for name, sha256 in _hashes(self.folder).items() if sha256 != self.files[name]]
+        if changed:
+            raise InputError(
+                f"evidence: is out of date: {self.folder} holds other files than it was read from ({', '.join(changed)}), as after another "
+                "evaluation there. Use the evidence of that one, or evaluate again with a folder of its own."
+            )
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that a page is made from, by name; empty for a file that is not there."""
+    paths = {name: folder / name for name in READ_FILES}
+    return {name: sha256_file(path) if path.is_file() else "" for name, path in paths.items()}

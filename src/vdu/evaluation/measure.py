@@ -182,7 +182,8 @@ def _reference(
     """Features of the reference: real images, or the filtered original's images beyond the first N."""
     if reference is not None:
         features = network.extract(reference)
-        return features, ReferenceRecord("real", reference.description, len(features))
+        pixels = ImageSet(reference.images)  # labels, if any, are not measured
+        return features, ReferenceRecord("real", reference.description, len(features), pixels.sha256)
     features = network.extract(filtered.select(range(n_images, len(filtered))))
     return features, ReferenceRecord(
         "filtered_original", f"filtered original, {n_images} further samples", len(features)

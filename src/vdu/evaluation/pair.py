@@ -18,9 +18,8 @@ from vdu.core.paths import given_output
 from vdu.core.processes import first_decides
 from vdu.core.records import read_json
 from vdu.core.runs import Run, require_apart
-from vdu.data.forget import split_by_class
-from vdu.data.forget_source import class_names, forget_images, record_of
-from vdu.data.given import Images, as_images, is_named, require_one_order
+from vdu.data.forget_source import DRAWN, GIVEN, compared_images, forget_images, record_of
+from vdu.data.given import Images, is_named
 from vdu.data.images import ImageSet
 from vdu.data.overlap import PixelHashes
 from vdu.data.sources import absolute, place_of
@@ -33,7 +32,6 @@ from vdu.unlearning.labels import forget_set_of_labels
 __all__ = ["images_of_prompts", "made_by", "method_of", "open_folder", "require_one_subject", "unwanted_images"]
 
 VERB = "evaluate"
-GIVEN = "images given in Python"
 
 
 def require_one_subject(run: Any, before: Any, after: Any, forget: Any, forget_prompt: Any = None) -> None:
@@ -81,12 +79,7 @@ def unwanted_images(
         The images and their record. Images of another shape, or of several classes of which none is named, are refused with an
         ``InputError``.
     """
-    images = as_images(source, name="forget", shape=shape)
-    if classes and len(class_names(images)) > 1:
-        require_one_order(source, classes, "forget_class")
-        images = split_by_class(images, classes)[0]
-    elif is_named(source):
-        images = forget_images(source, shape)  # refuses several classes of which none is named
+    images = compared_images(source, shape, classes)
     record = {
         "source": absolute(source) if is_named(source) else GIVEN,
         "classes": list(classes),
@@ -116,7 +109,7 @@ def images_of_prompts(
         images = forget_set_of_labels(
             asked, prompts, images, sampler=options.sampler, seed=options.seed, progress="forget set"
         )
-    named = GIVEN if source is not None else "the model before"
+    named = GIVEN if source is not None else DRAWN
     about = {
         "source": absolute(source) if is_named(source) else named,
         "classes": list(sets.target),

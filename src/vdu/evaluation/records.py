@@ -306,15 +306,17 @@ class ReferenceRecord:
         kind: real images, or the original's samples without those of the forget class.
         description: of the images.
         n_images: how many.
+        sha256: of the pixels of real images; None where the original's samples are the reference.
     """
 
     kind: ReferenceKind
     description: str
     n_images: int
+    sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; without the hash where there is none."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

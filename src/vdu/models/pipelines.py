@@ -321,13 +321,19 @@ def _no_pipeline(path: Path) -> str:
     if path.is_file():
         if path.suffix in {".ckpt", ".pt", ".pth", ".safetensors"}:
             return (
-                f"{path}: is a file of weights; expected a pipeline folder. Make one with `vdu import ARCHITECTURE {path} OUT` "
-                "(`vdu import --help` lists the architectures), or give the folder that holds model_index.json."
+                f"{path}: is a file of weights; expected a pipeline folder (with model_index.json). Of a Stable Diffusion file make one in "
+                f'Python: diffusers.StableDiffusionPipeline.from_single_file("{path}").save_pretrained("my-sd"). Of an architecture that '
+                f"`vdu import --help` lists: `vdu import ARCHITECTURE {path} OUT`."
             )
         return f"{path}: is a file; expected a pipeline folder (with model_index.json)."
     if (path / "config.json").is_file():  # a single network, as UNet2DModel.save_pretrained writes it
         if (path.resolve().parent / "model_index.json").is_file():
             return f"{path}: is only a part of a pipeline; give the folder above, {path.resolve().parent}."
+        if (kind := _kind(path / "config.json")) != "UNet2DModel":
+            return (
+                f"{path}: is one part of a pipeline alone ({kind}); expected the whole pipeline. Give the folder that holds its "
+                "model_index.json."
+            )
         return (
             f"{path}: is a network without a scheduler; expected a whole pipeline. In Python: DDPMPipeline(unet=UNet2DModel"
             f'.from_pretrained("{path}"), scheduler=DDPMScheduler()).save_pretrained("my-ddpm"), with the scheduler it was trained with.'
@@ -343,6 +349,14 @@ def _no_pipeline(path: Path) -> str:
     return (
         f"{path}: no model_index.json there; expected a folder that a diffusers pipeline's save_pretrained wrote.{hint}"
     )
+
+
+def _kind(config: Path) -> str:
+    """The class of the part that a ``config.json`` is of, as diffusers or transformers wrote it."""
+    held = read_json(config)
+    held = held if isinstance(held, dict) else {}
+    named = held.get("_class_name") or next(iter(held.get("architectures") or ()), None)
+    return named if isinstance(named, str) else "of unknown kind"
 
 
 def network_of(pipeline: Any) -> nn.Module:

@@ -317,11 +317,12 @@ class Flips(TypedDict):
 
 
 class Reference(TypedDict):
-    """The images that distances are measured to."""
+    """The images that distances are measured to; ``sha256`` of the pixels of real ones, which earlier versions left out."""
 
     kind: Literal["real", "filtered_original"]
     description: str
     n_images: Count
+    sha256: NotRequired[Sha256]
 
 
 class Forget(TypedDict):

@@ -2,9 +2,10 @@
 
 Figures of two runs are comparable only if they were measured alike. The runs must agree in the number of images N, the
 judge and the second judge (name, architecture, source, held-out error), the feature network, the reference images, the
-sampler, the forgotten classes and, where both tell its hash, the retrained model; otherwise :func:`differences` names what
+sampler, the forgotten classes, the prompts of the sets "target" and "others" (in whatever order) and, where both tell
+their hashes, the retrained model and the content of the reference; otherwise :func:`differences` names what
 differs. So must the original, where its own images are the reference; elsewhere another original is noted, as are other
-seeds and other images of the same classes. A probe whose protocol differs is noted as well.
+seeds, other images of the same classes and other neighbouring prompts. A probe whose protocol differs is noted as well.
 
 Units: PUL and rates in percent; u-FID and bits/dim as they are; seconds.
 
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vdu.core.records import sha256_bytes
 from vdu.reporting.code_texts import source_text
 from vdu.reporting.collect import read_records
 from vdu.reporting.findings.cost import CostFinding, find_cost
@@ -24,6 +26,8 @@ from vdu.reporting.formatting import duration, number, percent, percent_interval
 from vdu.reporting.rates import Rate, difference, measured
 
 __all__ = ["FIGURES", "PROTOCOL", "ComparedRun", "Figure", "differences", "figures", "notes", "read_runs"]
+
+SHOWN = 6  # prompts of a set that a sentence names
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,21 @@ def _features(metrics: dict[str, Any]) -> list[str]:
     return [f"{key.removeprefix('features_')} {value}" for key, value in named if value != metrics["feature_network"]]
 
 
+def _prompts(metrics: dict[str, Any], *names: str) -> str:
+    """The prompts of some sets; "none" where the models were not asked in words."""
+    words = metrics.get("words") or {"kind": "", "sets": []}
+    sets = [each for each in words["sets"] if words["kind"] == "prompts" and each["name"] in names]
+    return "; ".join(f"{each['name']}: {_listed(sorted(each['prompts']))}" for each in sets) or "none"
+
+
+def _listed(prompts: Sequence[str]) -> str:
+    """Prompts in words; of many the first ones, with a hash of all."""
+    told = ", ".join(map(repr, prompts[:SHOWN]))
+    if len(prompts) <= SHOWN:
+        return told
+    return f"{told} and {len(prompts) - SHOWN:,} more, SHA-256 {sha256_bytes(repr(list(prompts)).encode())[:12]}"
+
+
 PROTOCOL: dict[str, Callable[[dict[str, Any]], str]] = {
     "images per model (N)": lambda m: f"{m['n_images']:,}",
     "judge": lambda m: _judge_words(m["judge"]),
@@ -91,6 +110,7 @@ PROTOCOL: dict[str, Callable[[dict[str, Any]], str]] = {
     "reference images": lambda m: f"{m['reference']['description']} ({m['reference']['n_images']:,})",
     "sampler": _sampler_words,
     "forgotten classes": lambda m: ", ".join(sorted(m["forget"]["classes"] or [])) or "not recorded",
+    "prompts": lambda m: _prompts(m, "target", "others"),
 }
 
 
@@ -107,6 +127,10 @@ def differences(runs: Sequence[ComparedRun]) -> list[str]:
     found = _differing(told, runs)
     known = [run for run in runs if "retrained_sha256" in run.metrics["protocol"]]
     found += _differing({"retrained model": [_hash(run, "retrained") for run in known]}, known)
+    known = [run for run in runs if "sha256" in run.metrics["reference"]]
+    found += _differing(
+        {"content of the reference images": [run.metrics["reference"]["sha256"][:12] for run in known]}, known
+    )
     if any(run.metrics["reference"]["kind"] == "filtered_original" for run in runs):
         found += _differing({"original model": [_hash(run, "original") for run in runs]}, runs)
     return found
@@ -130,6 +154,7 @@ def notes(runs: Sequence[ComparedRun]) -> list[str]:
             f"{run.metrics['forget']['description']} ({run.metrics['forget']['sha256'][:8]})" for run in runs
         ],
         "original model": [_hash(run, "original") for run in runs],
+        "neighbouring prompts": [_prompts(run.metrics, "neighbours") for run in runs],
         "seed of the evaluation": [str(run.metrics["protocol"].get("seed", "not recorded")) for run in runs],
     }
     found = _differing(told, runs)
@@ -258,11 +283,15 @@ def _to_retrained(metrics: dict[str, Any]) -> Figure | None:
     return _plain(next((row["u_fid"] for row in rows if row["model"] == "unlearned"), None))
 
 
-def _seconds(found: CostFinding) -> Figure:
+def _seconds(found: CostFinding) -> Figure | None:
+    if not found.recorded:
+        return None
     return Figure(found.seconds, None, None, duration(found.seconds))
 
 
-def _evaluations(found: CostFinding) -> Figure:
+def _evaluations(found: CostFinding) -> Figure | None:
+    if not found.recorded:
+        return None
     text = f"{'' if found.complete else '≥ '}{found.network_evaluations:,}"
     return Figure(found.network_evaluations, None, None, text)
 

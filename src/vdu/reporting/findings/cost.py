@@ -29,6 +29,7 @@ class CostFinding:
         reused: those that an earlier run had spent.
         complete: every stage counted its evaluations.
         measuring_seconds: wall-clock time of the stages that measure.
+        recorded: some stage that forgets is recorded; without one the numbers of forgetting are unknown, not 0.
     """
 
     seconds: float
@@ -36,6 +37,7 @@ class CostFinding:
     reused: int
     complete: bool
     measuring_seconds: float
+    recorded: bool
 
 
 def cost_split(metrics: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -61,12 +63,13 @@ def find_cost(metrics: dict[str, Any]) -> CostFinding:
         reused=sum(stage.get("reused", 0) for stage in making),
         complete=None not in counts,
         measuring_seconds=sum(stage["seconds"] for stage in measuring),
+        recorded=bool(making),
     )
 
 
 def cost_answer(data: ReportData, found: CostFinding) -> Answer:
     """The finding in sentences."""
-    if not cost_split(data.metrics)[0]:
+    if not found.recorded:
         text = f"The evidence does not say how the model was made. Measuring took {duration(found.measuring_seconds)}."
         return Answer(
             "fact", "not_recorded", "Not recorded", f"measuring took {duration(found.measuring_seconds)}", text
