@@ -169,6 +169,12 @@ def test_an_unknown_cost_is_a_gap_and_no_zero(pair, tmp_path):
     assert len(lines) == 2 and all(line.endswith("–") for line in lines)
 
 
+def test_no_reused_evaluations_are_a_zero_and_no_gap(pair, tmp_path):
+    edit(pair[1], lambda m: next(each for each in m["cost"] if each["stage"] == "unlearn").update(reused=180))
+    found = run(Settings(*pair, output=tmp_path / "c.html"))
+    assert [each["figures"]["reused_evaluations"]["value"] for each in found["runs"]] == [0, 180]
+
+
 def test_foreign_names_are_escaped(pair, tmp_path):
     evil = tmp_path / "<script>alert(1)<"
     pair[1].rename(evil)

@@ -289,6 +289,10 @@ def _seconds(found: CostFinding) -> Figure | None:
     return Figure(found.seconds, None, None, duration(found.seconds))
 
 
+def _reused(found: CostFinding) -> Figure | None:
+    return _number(found.reused) if found.recorded else None
+
+
 def _evaluations(found: CostFinding) -> Figure | None:
     if not found.recorded:
         return None
@@ -329,7 +333,7 @@ FIGURES: dict[str, tuple[str, Callable[[dict[str, Any]], Figure | None]]] = {
     "distance_to_retrained": ("samples to retrained, u-FID", _to_retrained),
     "seconds": ("time to forget", lambda m: _seconds(find_cost(m))),
     "network_evaluations": ("network evaluations to forget", lambda m: _evaluations(find_cost(m))),
-    "reused_evaluations": ("reused from an earlier run", lambda m: _number(find_cost(m).reused or None)),
+    "reused_evaluations": ("reused from an earlier run", lambda m: _reused(find_cost(m))),
 }
 
 
