@@ -27,10 +27,11 @@ from vdu.core.surroundings import own_torch
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
 from vdu.models.configuration import (
     EXTRAS,
-    extra,
+    checked_extra,
     keep_extras,
     odd_options,
     quiet_diffusers,
+    read_extras,
     refuse_unknown_options,
     require_own_schedule,
 )
@@ -392,23 +393,9 @@ def _config_sha256(path: Path, network: str) -> str | None:
 def _read_extra(path: Path) -> dict[str, Any]:
     """The checked content of ``vdu.json``."""
     held = read_json(path)
-    scale = held.get("timestep_scale", 1.0) if isinstance(held, dict) else None
-    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1e9:
-        raise InputError(f"{path}: timestep_scale is {scale!r}; expected a number above 0. Save the pipeline again.")
-    null_class = held.get("null_class")
-    lists = {name: held[name] for name in ("class_names", "prompts") if held.get(name) is not None}
-    for name, value in lists.items():
-        words = isinstance(value, list) and value and all(isinstance(each, str) for each in value)
-        if not words or (name == "class_names" and not all(value)):  # a prompt may be empty
-            raise InputError(f"{path}: {name} is {value!r}; expected a list of names. Save the pipeline again.")
-    size = held.get("image_size")
-    for name, value in (("null_class", null_class), ("image_size", size)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-            raise InputError(f"{path}: {name} is {value!r}; expected a whole number or null. Save the pipeline again.")
-    found: dict[str, Any] = {"timestep_scale": float(scale)} if "timestep_scale" in held else {}
-    found |= {name: tuple(value) for name, value in lists.items()}
-    found |= {"image_size": size} if size is not None else {}
-    return found | ({"null_class": null_class} if null_class is not None else {})
+    if not isinstance(held, dict):
+        raise InputError(f"{path}: holds {shown(held)}; expected names and values. Save the pipeline again.")
+    return {name: checked_extra(name, held[name], str(path)) for name in EXTRAS if held.get(name) is not None}
 
 
 def check_network(network: nn.Module | None, where: str) -> None:
@@ -460,7 +447,7 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
     for name in _networks(pipeline):
         for index in (path / name).glob("*.safetensors.index.json"):  # in place of one file
             index.with_name(index.name.removesuffix(".index.json")).unlink(missing_ok=True)
-    found = {name: value for name in EXTRAS if (value := extra(pipeline, name)) is not None}
+    found = read_extras(pipeline)
     if found.get("timestep_scale") == 1.0:
         del found["timestep_scale"]
     if found:
