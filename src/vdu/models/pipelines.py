@@ -432,15 +432,15 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
     """Save a pipeline in diffusers' layout (safetensors), with ``vdu.json`` beside it where diffusers has no field for something.
 
     Raises:
-        InputError: if it is no pipeline, its noise levels are not those of its configuration, the path is none, or its parts have weights
-            there that would stay beside the new ones.
+        InputError: if it is no pipeline, its saved files would not give it back, the path is none, or its parts have weights there that
+            would stay beside the new ones.
     """
     if not hasattr(pipeline, "save_pretrained") or isinstance(pipeline, type):
         raise InputError(f"pipeline: got {shown(pipeline)}; expected a diffusers pipeline.")
     path = given_output(path)
     if path.is_file():
         raise InputError(f"path: got {path}, which is a file; expected a folder for the pipeline.")
-    require_own_schedule(pipeline.scheduler)
+    _require_saveable(pipeline)
     keep_extras(pipeline, pipeline, network_of(pipeline))
     _make_room(pipeline, path)
     pipeline.save_pretrained(str(path), safe_serialization=True)
@@ -452,6 +452,20 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
         del found["timestep_scale"]
     if found:
         write_json(path / EXTRA_FILE, found | {CONFIG_HASH: _config_sha256(path, family_of(pipeline).NETWORK)})
+
+
+def _require_saveable(pipeline: Any) -> None:
+    """Refuse a pipeline that would be another one, or none, when it is loaded again; weights of any precision may be saved."""
+    from vdu.models.adapt import adapt
+    from vdu.models.as_saved import require_known_class
+    from vdu.models.usable import require_whole
+
+    denoiser = adapt(pipeline)
+    require_own_schedule(pipeline.scheduler)
+    require_known_class(pipeline, "class")
+    require_known_class(pipeline.scheduler, "scheduler")
+    require_whole(denoiser)
+    check_network(denoiser.network, "pipeline")
 
 
 def _make_room(pipeline: Any, path: Path) -> None:
