@@ -59,7 +59,7 @@ PROBES: dict[str, Any] = {
     "completion": partial(completion.probe, n_images=4, n_draws=24),
 }
 PATCHED = {
-    usable: ("require_usable",),
+    usable: ("require_usable", "require_whole"),
     recording: ("find_judges", "require_enough"),
     suite: ("SUITES",),
     default_posterior: ("N_SAMPLES", "SAMPLER"),
@@ -242,7 +242,7 @@ def forget_words(folder: Path) -> None:
         part.double()
     pipeline.unet.register_forward_pre_hook(in_double, with_kwargs=True)
     pipeline.prompts = ("a cat", "a dog")
-    usable.require_usable = lambda _: None  # which refuses float64
+    usable.require_usable = usable.require_whole = lambda _: None  # which refuse float64 and the hook
     forget_set_of_labels.__kwdefaults__["n_images"] = 8
     default_posterior.N_SAMPLES, default_posterior.SAMPLER = 4, Sampler("ddim", steps=2, microbatch_size=2)
     default_posterior.OPTIONS["fisher"] = {"n_train": 100, "draws_per_half": 1}

@@ -45,6 +45,10 @@ class OwnScheduler(DDPMScheduler):
     pass
 
 
+class OwnPipeline(DDPMPipeline):
+    pass
+
+
 class OwnTensor(torch.Tensor):
     pass
 
@@ -125,15 +129,17 @@ NETWORK = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NETWORK)
-def test_a_network_that_would_be_saved_as_another_is_refused(make_pipeline, name):
+def test_a_network_that_would_be_saved_as_another_is_refused(make_pipeline, tmp_path, name):
     change, message = NETWORK[name]
     pipeline = make_pipeline(**ATTENTION)
     opened(pipeline)
     change(pipeline.unet)
     with pytest.raises(InputError, match=message):
         vdu.unlearn(pipeline, "ascent", forget=torch.zeros(4, 1, 8, 8, dtype=torch.uint8), steps=1, progress=None)
-    with pytest.raises(InputError, match=message):
-        opened(pipeline)
+    for use in (opened, lambda each: vdu.save_pipeline(each, tmp_path)):
+        with pytest.raises(InputError, match=message):
+            use(pipeline)
+    assert not list(tmp_path.iterdir())
 
 
 def offloaded(unet):
@@ -227,10 +233,65 @@ def test_networks_are_checked_in_threads_at_once_and_beside_others_that_are_made
     assert on_meta and not any(on_meta) and not torch.nn.Linear(2, 2).weight.is_meta
 
 
-def test_an_own_scheduler_is_refused(make_pipeline):
-    pipeline = DDPMPipeline(make_pipeline().unet, OwnScheduler())
-    with pytest.raises(InputError, match=r"its scheduler is a .*\.OwnScheduler, which nobody finds"):
-        opened(pipeline)
+@pytest.mark.parametrize(("kind", "scheduler"), [(DDPMPipeline, OwnScheduler), (OwnPipeline, DDPMScheduler)])
+def test_a_class_of_ones_own_around_the_network_is_refused(make_pipeline, tmp_path, kind, scheduler):
+    pipeline, what = kind(make_pipeline().unet, scheduler()), "class" if kind is OwnPipeline else "scheduler"
+    own = {"class": "OwnPipeline", "scheduler": "OwnScheduler"}[what]
+    forget = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    for use in (
+        opened,
+        lambda each: vdu.save_pipeline(each, tmp_path),
+        lambda each: vdu.unlearn(each, "ascent", forget=forget, steps=1, progress=None, folder=tmp_path / "run"),
+    ):
+        with pytest.raises(InputError, match=rf"its {what} is a .*\.{own}, which nobody finds"):
+            use(pipeline)
+    assert not list(tmp_path.iterdir())
+
+
+def hook_on(pipeline):
+    pipeline.unet.register_forward_hook(lambda *_: None)
+
+
+def levels_of_its_own(pipeline):
+    pipeline.scheduler.alphas_cumprod = pipeline.scheduler.alphas_cumprod**2
+
+
+def class_of_its_own(pipeline):
+    pipeline.__class__ = OwnPipeline
+
+
+def not_a_number(pipeline):
+    pipeline.unet.conv_in.bias.data[0] = float("nan")
+
+
+RESULT = {
+    "hook": (hook_on, "it has the hook"),
+    "levels": (levels_of_its_own, "alphas_cumprod"),
+    "class": (class_of_its_own, "its class is a"),
+    "nan": (not_a_number, "NaN or infinite weights in 1 tensors"),
+}
+
+
+@pytest.mark.parametrize("name", RESULT)
+def test_a_result_that_was_changed_afterwards_is_not_saved_as_if_it_were_not(make_pipeline, tmp_path, name):
+    change, message = RESULT[name]
+    forget = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    result = vdu.unlearn(
+        make_pipeline(), "ascent", forget=forget, steps=1, batch_size=2, learning_rate=1e-6, progress=None
+    )
+    result.save_pretrained(tmp_path / "sound")
+    change(result.pipeline)
+    with pytest.raises(InputError, match=message):
+        result.save_pretrained(tmp_path / "changed")
+    assert not list((tmp_path / "changed").glob("*"))
+
+
+def test_a_pipeline_in_half_precision_is_saved_as_it_is(make_pipeline, tmp_path):
+    pipeline = make_pipeline().to(torch.float16)
+    vdu.save_pipeline(pipeline, tmp_path)
+    loaded = vdu.load_pipeline(tmp_path)
+    for name, value in pipeline.unet.state_dict().items():
+        assert torch.equal(loaded.unet.state_dict()[name], value.float()), name
 
 
 # autoencoders and words
@@ -252,6 +313,10 @@ def quantised(pipeline):
     pipeline.text_encoder = torch.ao.quantization.quantize_dynamic(pipeline.text_encoder, {torch.nn.Linear})
 
 
+def wordless(pipeline):
+    pipeline.text_encoder = pipeline.tokenizer = None
+
+
 PARTS = {
     "a hook on the autoencoder": (
         lambda each: each.vae.decoder.register_forward_hook(lambda *_: None), "its autoencoder is not .*: decoder has the hook",
@@ -262,6 +327,8 @@ PARTS = {
     ),
     "layers of the words": (lambda each: setattr(each.text_encoder.config, "num_hidden_layers", 1), r"it has .*layers\.1 besides"),
     "quantised words": (quantised, "quantized"),
+    "no words": (wordless, "has no text_encoder and no tokenizer, so it cannot read a prompt; expected both"),
+    "FreeU": (lambda each: each.enable_freeu(0.9, 0.2, 1.5, 1.6), r"FreeU on, which no saved model has.*disable_freeu\(\)"),
     "group offloading": (
         lambda each: each.unet.enable_group_offload(torch.device("cpu"), offload_type="leaf_level"),
         "conv_in has a forward of its own .*load the pipeline again, without enable_group_offload",
@@ -282,11 +349,13 @@ PARTS = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", PARTS)
-def test_parts_around_the_network_are_refused_too(stable_diffusion, name):
+def test_parts_around_the_network_are_refused_too(stable_diffusion, tmp_path, name):
     change, message = PARTS[name]
     change(stable_diffusion)
-    with pytest.raises(InputError, match=message):
-        opened(stable_diffusion)
+    for use in (opened, lambda each: vdu.save_pipeline(each, tmp_path)):
+        with pytest.raises(InputError, match=message):
+            use(stable_diffusion)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_cache_of_diffusers_is_refused_until_it_is_off():

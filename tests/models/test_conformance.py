@@ -429,7 +429,7 @@ def test_what_has_no_condition_refuses_one(make_pipeline):
 def test_class_names_that_do_not_fit_the_network_are_refused(make_pipeline):
     pipeline = make_pipeline(num_class_embeds=3)
     pipeline.class_names, pipeline.null_class = ("a", "b", "c"), 3
-    with pytest.raises(InputError, match=r"embeds 3 classes, and vdu\.json names 3 with the null class 3"):
+    with pytest.raises(InputError, match=r"embeds 3 classes, and its class_names name 3 with the null class 3"):
         adapt(pipeline)
 
 

@@ -276,7 +276,7 @@ def test_an_option_of_another_kind_is_named_instead_of_the_librarys_error(make_p
     assert "NoneType" not in str(refused.value) and "group_norm()" not in str(refused.value)
 
 
-@pytest.mark.parametrize("size", ["x", [8, 8, 8], [8.5, 8]])
+@pytest.mark.parametrize("size", ["x", 0, -8, [8, 8, 8], [8.5, 8]])
 def test_a_size_that_is_none_is_refused(make_pipeline, size):
     pipeline = make_pipeline()
     pipeline.unet.register_to_config(sample_size=size)

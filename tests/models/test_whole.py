@@ -5,17 +5,20 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 import tiny_pipelines
+from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.methods.vdu import gradient_ascent
+from vdu.models.adapt import adapt
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity
 from vdu.models.networks import new_pipeline
-from vdu.models.pipelines import load_pipeline, save_pipeline
+from vdu.models.pipelines import load_pipeline, network_of, replace_network, save_pipeline
 from vdu.unlearning.unlearn import unlearn
 
 
@@ -151,6 +154,139 @@ def test_what_is_set_on_the_pipeline_comes_before_what_it_was_saved_with(make_pi
     changed.timestep_scale = 1.0
     save_pipeline(changed, tmp_path / "c")
     assert PipelineDenoiser.from_pipeline(load_pipeline(tmp_path / "c")).timestep_scale == 1.0
+
+
+# what diffusers lacks, in every family that has a use for it
+
+
+def in_words(make):
+    pipeline = tiny_pipelines.stable_diffusion()
+    pipeline.prompts = ("a cat", "a dog")
+    return pipeline
+
+
+def of_a_size(make):
+    pipeline = tiny_pipelines.flux()
+    pipeline.image_size = 32
+    return pipeline
+
+
+def with_labels(make):
+    pipeline = tiny_pipelines.dit()
+    pipeline.class_names = tuple(f"n{i}" for i in range(1000))
+    return pipeline
+
+
+EXTRA = {  # the model, what it is set to, where its denoiser has it, and what it is by default
+    "prompts": (in_words, lambda each: each.prompts, ("a cat", "a dog"), ("",)),
+    "image_size": (of_a_size, lambda each: each.image_shape, (3, 32, 32), (3, 256, 256)),
+    "class_names": (with_labels, lambda each: each.class_names[998:], ("n998", "n999"), ("998", "999")),
+    "timestep_scale": (scaled, lambda each: each.timestep_scale, 0.25, 1.0),
+    "null_class": (conditional, lambda each: each.null_class, 2, None),
+}
+
+
+@pytest.fixture(params=EXTRA)
+def extra(request, make_pipeline):
+    if request.param in {"prompts", "image_size"}:
+        pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    make, read, value, default = EXTRA[request.param]
+    return make(make_pipeline), request.param, lambda each: read(adapt(each)), value, default
+
+
+def test_plain_diffusers_passes_on_what_it_has_no_field_for(extra, tmp_path):
+    pipeline, name, read, value, _ = extra
+    save_pipeline(pipeline, tmp_path)
+    plain = type(pipeline).from_pretrained(tmp_path)
+    assert name not in vars(plain) and read(plain) == value
+    save_pipeline(replace_network(plain, network_of(plain)), tmp_path)
+    assert read(load_pipeline(tmp_path)) == value
+
+
+def test_none_is_the_default_again_in_memory_and_in_files(extra, tmp_path):
+    pipeline, name, read, value, default = extra
+    save_pipeline(pipeline, tmp_path / "a")
+    given = load_pipeline(tmp_path / "a")
+    assert read(given) == value
+    setattr(given, name, None)
+    if name == "null_class":  # its embedding is a class now
+        given.class_names = ("cat", "dog", "any")
+    assert read(given) == read(replace_network(given, network_of(given))) == default
+    save_pipeline(given, tmp_path / "b")
+    for each in (load_pipeline(tmp_path / "b"), type(given).from_pretrained(tmp_path / "b")):
+        assert read(each) == default
+
+
+WRONG = {
+    "timestep_scale": (0, -1.0, "0.5", True, float("nan"), torch.tensor(0.25)),
+    "class_names": (
+        {"dog": 1, "cat": 0},
+        "cat",
+        {"cat", "dog"},
+        ("cat", 3),
+        ("cat", ""),
+        (),
+        iter(["cat", "dog"]),
+        np.array("cat"),
+    ),
+    "null_class": (True, 2.0, "2", -1),
+    "prompts": ("a cat", ["a cat", 7], (), {"a cat": 0}, np.array([1, 2])),
+    "image_size": (0, -16, 16.0, "16", True),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, each) for name, values in WRONG.items() for each in values])
+def test_what_cannot_be_saved_is_refused_wherever_it_stands(make_pipeline, tmp_path, name, value):
+    """On the pipeline, in its network's configuration, in the file, and before anything is written."""
+    said = f"{name}: got .*; expected a"
+    pipeline, other = make_pipeline(), make_pipeline()
+    setattr(pipeline, name, value)
+    other.unet.register_to_config(**{name: value})
+    for given in (pipeline, other):
+        with pytest.raises(InputError, match=f"pipeline: {said}"):
+            adapt(given)
+        with pytest.raises(InputError, match=f"pipeline: {said}"):
+            save_pipeline(given, tmp_path)
+    assert not list(tmp_path.iterdir())
+    if isinstance(value, bool | int | float | str | list | tuple | dict):
+        save_pipeline(make_pipeline(), tmp_path)
+        (tmp_path / "vdu.json").write_text(json.dumps({name: value}))
+        with pytest.raises(InputError, match=f"vdu.json: {said}"):
+            load_pipeline(tmp_path)
+
+
+def test_arrays_and_numbers_of_numpy_are_saved_in_their_order(make_pipeline, tmp_path):
+    pipeline = make_pipeline(num_class_embeds=4)
+    pipeline.class_names, pipeline.null_class = np.array(["dog", "cat", "fox"]), np.int64(3)
+    pipeline.timestep_scale = np.float32(0.25)
+    save_pipeline(pipeline, tmp_path)
+    for each in (pipeline, load_pipeline(tmp_path), DDPMPipeline.from_pretrained(tmp_path)):
+        found = adapt(each)
+        assert (found.class_names, found.null_class, found.timestep_scale) == (("dog", "cat", "fox"), 3, 0.25)
+
+
+def test_names_and_a_null_class_that_do_not_fit_a_transformer_are_refused():
+    for name, value in (("class_names", ("cat", "dog")), ("class_names", ("cat",) * 1000), ("null_class", 5)):
+        pipeline = tiny_pipelines.dit()
+        setattr(pipeline, name, value)
+        with pytest.raises(
+            InputError, match="its network embeds 1001 classes.* expected one name per class, each once"
+        ):
+            adapt(pipeline)
+
+
+def test_a_size_that_is_not_made_of_whole_patches_is_refused():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline = tiny_pipelines.flux()
+    pipeline.image_size = 18
+    with pytest.raises(InputError, match=r"image_size: got 18; expected a multiple of 4.* pipeline\.image_size = 16\."):
+        adapt(pipeline)
+    pipeline = tiny_pipelines.stable_diffusion()
+    pipeline.unet.register_to_config(sample_size=0)
+    with pytest.raises(
+        InputError, match="the network's sample_size is 0; expected a whole number of pixels, at least 1"
+    ):
+        adapt(pipeline)
 
 
 def every_tensor(pipeline):

@@ -20,6 +20,7 @@ from vdu.models.adapters import (
     stable_diffusion,
     unconditional,
 )
+from vdu.models.configuration import read_extras
 from vdu.models.denoiser import PipelineDenoiser
 
 __all__ = ["FAMILIES", "NETWORKS", "PARTS", "adapt", "family_of", "refuse_parts"]
@@ -41,9 +42,11 @@ def adapt(pipeline: Any) -> PipelineDenoiser:
 
     Returns:
         The denoiser; its network is the pipeline's own object, not a copy. A pipeline of another kind is refused
-        (:func:`family_of`), and one whose schedule or prediction type is unknown.
+        (:func:`family_of`), and one whose schedule or prediction type is unknown, or with names or numbers set on it that cannot be saved.
     """
-    return family_of(pipeline).adapt(pipeline)
+    family = family_of(pipeline)
+    read_extras(pipeline)  # those too that this family has no use for, since they are saved
+    return family.adapt(pipeline)
 
 
 def family_of(pipeline: Any) -> Any:

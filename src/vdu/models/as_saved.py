@@ -79,7 +79,7 @@ def require_known_class(part: Any, what: str) -> None:
     """Refuse a class that is not found by its name when a saved pipeline is loaded.
 
     Args:
-        part: a network, encoder or scheduler.
+        part: a network, encoder, scheduler, or the pipeline itself.
         what: what messages call it.
 
     Raises:

@@ -1,7 +1,8 @@
 """Reads the configurations of a pipeline's scheduler and network, for the adapters, and refuses what cannot be used.
 
-diffusers has no field for ``timestep_scale``, ``class_names`` and ``null_class``. They are attributes of the pipeline, and entries of its
-network's configuration, which every ``save_pretrained`` writes: so they come back however the model was saved.
+diffusers has no field for ``EXTRAS``. They are attributes of the pipeline, and entries of its network's configuration, which every
+``save_pretrained`` writes: so they come back however the model was saved. An attribute comes first, also where it is None: then the
+pipeline has no such property, whatever its network's configuration says. Whoever needs one asks :func:`extra`, which checks it.
 """
 
 import inspect
@@ -14,16 +15,26 @@ from typing import Any
 from torch import nn
 
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import NOT_NEGATIVE, POSITIVE, UNIT, require_number
+from vdu.core.ranges import NOT_NEGATIVE, POSITIVE, UNIT, Range, require_number
 from vdu.diffusion.sampling import levels_of, same_levels
 from vdu.diffusion.schedule import NoiseSchedule
 
 __all__ = [
-    "EXTRAS", "discrete_parts", "extra", "is_a", "keep_extras", "odd_options", "quiet_diffusers", "read_prediction_type", "read_schedule",
-    "read_shape", "refuse_unknown_options", "require_own_schedule", "scheduler_configuration", "unet_parts",
+    "EXTRAS", "checked_extra", "discrete_parts", "extra", "is_a", "keep_extras", "odd_options", "quiet_diffusers", "read_extras",
+    "read_prediction_type", "read_schedule", "read_shape", "read_sides", "refuse_unknown_options", "require_own_schedule",
+    "scheduler_configuration", "unet_parts",
 ]  # fmt: skip
 
 DISCRETE_TYPES = ("epsilon", "v_prediction", "sample")
+NUMBERS = {
+    "timestep_scale": POSITIVE,
+    "null_class": Range("a whole number, the place of the null class counted from 0, or None", 0, whole=True),
+    "image_size": Range("a whole number of pixels, at least 1, or None for the model's own", 1, whole=True),
+}
+LISTS = {
+    "class_names": "a list of names, one for every class, in the order of the classes",
+    "prompts": "a list of prompts",
+}
 EXTRAS = ("timestep_scale", "class_names", "null_class", "prompts", "image_size")  # what diffusers lacks
 SAMPLING = {
     "steps_offset": NOT_NEGATIVE,
@@ -42,14 +53,58 @@ def extra(pipeline: Any, name: str) -> Any:
         name: which.
 
     Returns:
-        Its value; None if the pipeline has none.
+        Its value (:func:`checked_extra`); None if the pipeline has none, or if the attribute is None.
     """
-    found = getattr(pipeline, name, None)
-    for part in getattr(pipeline, "components", {}).values() if found is None else ():
+    found, own = getattr(pipeline, name, None), hasattr(pipeline, name)
+    for part in () if own else getattr(pipeline, "components", {}).values():
         config = getattr(part, "config", None)
         if isinstance(part, nn.Module) and isinstance(config, Mapping) and found is None:  # transformers' are none
             found = config.get(name)
-    return found
+    return None if found is None else checked_extra(name, found, "pipeline")
+
+
+def read_extras(pipeline: Any) -> dict[str, Any]:
+    """All of ``EXTRAS`` that a pipeline has, by name (:func:`extra`)."""
+    return {name: value for name in EXTRAS if (value := extra(pipeline, name)) is not None}
+
+
+def checked_extra(name: str, value: Any, where: str) -> Any:
+    """One of ``EXTRAS``, in the form that can be saved.
+
+    Args:
+        name: which.
+        value: as it was given; not None.
+        where: subject of the message.
+
+    Returns:
+        A Python number, or a tuple of texts; a list's, or an array's, order is kept.
+
+    Raises:
+        InputError: if it is something else.
+
+    Examples:
+        >>> checked_extra("class_names", ["cat", "dog"], "pipeline"), checked_extra("timestep_scale", 1, "pipeline")
+        (('cat', 'dog'), 1.0)
+    """
+    if name in NUMBERS:
+        require_number(f"{where}: {name}", value, NUMBERS[name])
+        return float(value) if name == "timestep_scale" else int(value)
+    texts = value.tolist() if hasattr(value, "tolist") else value
+    ordered = isinstance(texts, list | tuple)
+    wrong = (
+        [each for each in texts if not isinstance(each, str) or (not each and name == "class_names")] if ordered else []
+    )
+    if not ordered or not texts or wrong:  # a prompt may be empty
+        got = (
+            f"{shown(value)} with {shown(wrong[0])} in it"
+            if wrong
+            else f"{'an empty list' if ordered else shown(value)}"
+        )
+        raise InputError(
+            f"{where}: {name}: got {got}; expected {LISTS[name]}. Set pipeline.{name} to one, or to None for the default; in a saved model "
+            "correct vdu.json and the network's config.json."
+        )
+    return tuple(map(str, texts))
 
 
 def keep_extras(pipeline: Any, source: Any, network: Any) -> Any:
@@ -63,11 +118,13 @@ def keep_extras(pipeline: Any, source: Any, network: Any) -> Any:
     Returns:
         The pipeline.
     """
-    found = {name: value for name in EXTRAS if (value := extra(source, name)) is not None}
+    found, had = read_extras(source), getattr(network, "config", {})
     for name, value in found.items():
-        setattr(pipeline, name, tuple(value) if isinstance(value, list) else value)
-    had = getattr(network, "config", {})
+        setattr(pipeline, name, value)
     known = {name: value for name, value in found.items() if name in had or (name, value) != ("timestep_scale", 1.0)}
+    known |= {
+        name: None for name in EXTRAS if name in had and name not in found and hasattr(source, name)
+    }  # set to None
     if known and hasattr(network, "register_to_config"):
         network.register_to_config(**known)
     return pipeline
@@ -249,20 +306,35 @@ def read_shape(config: Any) -> tuple[int, int, int]:
         raise InputError(
             "pipeline: the unet's configuration has no sample_size, so the image size is unknown; set it and save again."
         )
+    return int(config.in_channels), *read_sides(size, "unet")
+
+
+def read_sides(size: Any, part: str) -> tuple[int, int]:
+    """Height and width from a ``sample_size``.
+
+    Args:
+        size: a side, or two.
+        part: whose configuration has it.
+
+    Returns:
+        Height and width.
+
+    Raises:
+        InputError: if it is something else than whole numbers above 0.
+    """
     sides = (size, size) if isinstance(size, int) else size
-    if not isinstance(sides, list | tuple) or [type(each) for each in sides] != [int, int]:
+    if not isinstance(sides, list | tuple) or [type(each) for each in sides] != [int, int] or min(sides) < 1:
         raise InputError(
-            f"pipeline: the unet's sample_size is {shown(size)}; expected a whole number of pixels, or two. Correct its config.json."
+            f"pipeline: the {part}'s sample_size is {shown(size)}; expected a whole number of pixels, at least 1, or two of them. Correct "
+            "its config.json."
         )
     height, width = sides
-    return int(config.in_channels), int(height), int(width)
+    return height, width
 
 
 def unet_parts(pipeline: Any) -> dict[str, Any]:
     """What a pixel-space pipeline of a U-Net and a discrete-time scheduler gives its denoiser, by argument name."""
     scale, schedule = extra(pipeline, "timestep_scale"), read_schedule(pipeline.scheduler)
-    if scale is not None:
-        require_number("pipeline: timestep_scale", scale, POSITIVE)
     refuse_unknown_options(pipeline.scheduler, "pipeline's scheduler")
     refuse_unknown_options(pipeline.unet, "pipeline's unet")
     return {
@@ -271,7 +343,7 @@ def unet_parts(pipeline: Any) -> dict[str, Any]:
         "prediction_type": read_prediction_type(pipeline.scheduler),
         "image_shape": read_shape(pipeline.unet.config),
         "scheduler_config": scheduler_configuration(pipeline.scheduler),
-        "timestep_scale": 1.0 if scale is None else float(scale),
+        "timestep_scale": 1.0 if scale is None else scale,
     }
 
 

@@ -87,6 +87,7 @@ class PipelineDenoiser(_Predictions):
         from vdu.models.usable import require_usable
 
         denoiser = adapt(pipeline)
+        require_known_class(pipeline, "class")
         require_known_class(pipeline.scheduler, "scheduler")
         require_usable(denoiser)
         return denoiser

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
+from vdu.models.configuration import read_sides
 from vdu.models.denoiser import PipelineDenoiser
 
 __all__ = ["LatentDenoiser", "latent_parts", "visiting"]
@@ -135,9 +136,9 @@ def latent_parts(
         The arguments.
 
     Raises:
-        InputError: if the network has no size, or its channels are not those of the latents.
+        InputError: if the network has no size, or none that is above 0, or its channels are not those of the latents.
     """
-    config, size = autoencoder.config, size or network.config.sample_size
+    config, size = autoencoder.config, network.config.sample_size if size is None else size
     if size is None:
         raise InputError(
             f"pipeline: the network of this {type(pipeline).__name__} has no sample_size in its configuration, so the size of its "
@@ -152,12 +153,12 @@ def latent_parts(
             f"pipeline: the network of this {type(pipeline).__name__} takes {channels} channels and its autoencoder makes "
             f"{made}; expected the same number. Inpainting, depth and editing models are not supported."
         )
-    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    height, width = read_sides(size, "network")
     factor = 2 ** (len(config.block_out_channels) - 1)
     return {
         "autoencoder": autoencoder.eval(),
-        "latent_size": (channels, int(height), int(width)),
-        "image_shape": (int(config.in_channels), factor * int(height), factor * int(width)),
+        "latent_size": (channels, height, width),
+        "image_shape": (int(config.in_channels), factor * height, factor * width),
         "scale": config.scaling_factor,
     }
 

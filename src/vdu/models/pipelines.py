@@ -27,10 +27,11 @@ from vdu.core.surroundings import own_torch
 from vdu.models.adapt import NETWORKS, PARTS, family_of, refuse_parts
 from vdu.models.configuration import (
     EXTRAS,
-    extra,
+    checked_extra,
     keep_extras,
     odd_options,
     quiet_diffusers,
+    read_extras,
     refuse_unknown_options,
     require_own_schedule,
 )
@@ -406,23 +407,9 @@ def _config_sha256(path: Path, network: str) -> str | None:
 def _read_extra(path: Path) -> dict[str, Any]:
     """The checked content of ``vdu.json``."""
     held = read_json(path)
-    scale = held.get("timestep_scale", 1.0) if isinstance(held, dict) else None
-    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0 < scale < 1e9:
-        raise InputError(f"{path}: timestep_scale is {scale!r}; expected a number above 0. Save the pipeline again.")
-    null_class = held.get("null_class")
-    lists = {name: held[name] for name in ("class_names", "prompts") if held.get(name) is not None}
-    for name, value in lists.items():
-        words = isinstance(value, list) and value and all(isinstance(each, str) for each in value)
-        if not words or (name == "class_names" and not all(value)):  # a prompt may be empty
-            raise InputError(f"{path}: {name} is {value!r}; expected a list of names. Save the pipeline again.")
-    size = held.get("image_size")
-    for name, value in (("null_class", null_class), ("image_size", size)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-            raise InputError(f"{path}: {name} is {value!r}; expected a whole number or null. Save the pipeline again.")
-    found: dict[str, Any] = {"timestep_scale": float(scale)} if "timestep_scale" in held else {}
-    found |= {name: tuple(value) for name, value in lists.items()}
-    found |= {"image_size": size} if size is not None else {}
-    return found | ({"null_class": null_class} if null_class is not None else {})
+    if not isinstance(held, dict):
+        raise InputError(f"{path}: holds {shown(held)}; expected names and values. Save the pipeline again.")
+    return {name: checked_extra(name, held[name], str(path)) for name in EXTRAS if held.get(name) is not None}
 
 
 def check_network(network: nn.Module | None, where: str) -> None:
@@ -459,26 +446,40 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
     """Save a pipeline in diffusers' layout (safetensors), with ``vdu.json`` beside it where diffusers has no field for something.
 
     Raises:
-        InputError: if it is no pipeline, its noise levels are not those of its configuration, the path is none, or its parts have weights
-            there that would stay beside the new ones.
+        InputError: if it is no pipeline, its saved files would not give it back, the path is none, or its parts have weights there that
+            would stay beside the new ones.
     """
     if not hasattr(pipeline, "save_pretrained") or isinstance(pipeline, type):
         raise InputError(f"pipeline: got {shown(pipeline)}; expected a diffusers pipeline.")
     path = given_output(path)
     if path.is_file():
         raise InputError(f"path: got {path}, which is a file; expected a folder for the pipeline.")
-    require_own_schedule(pipeline.scheduler)
+    _require_saveable(pipeline)
     keep_extras(pipeline, pipeline, network_of(pipeline))
     _make_room(pipeline, path)
     pipeline.save_pretrained(str(path), safe_serialization=True)
     for name in _networks(pipeline):
         for index in (path / name).glob("*.safetensors.index.json"):  # in place of one file
             index.with_name(index.name.removesuffix(".index.json")).unlink(missing_ok=True)
-    found = {name: value for name in EXTRAS if (value := extra(pipeline, name)) is not None}
+    found = read_extras(pipeline)
     if found.get("timestep_scale") == 1.0:
         del found["timestep_scale"]
     if found:
         write_json(path / EXTRA_FILE, found | {CONFIG_HASH: _config_sha256(path, family_of(pipeline).NETWORK)})
+
+
+def _require_saveable(pipeline: Any) -> None:
+    """Refuse a pipeline that would be another one, or none, when it is loaded again; weights of any precision may be saved."""
+    from vdu.models.adapt import adapt
+    from vdu.models.as_saved import require_known_class
+    from vdu.models.usable import require_whole
+
+    denoiser = adapt(pipeline)
+    require_own_schedule(pipeline.scheduler)
+    require_known_class(pipeline, "class")
+    require_known_class(pipeline.scheduler, "scheduler")
+    require_whole(denoiser)
+    check_network(denoiser.network, "pipeline")
 
 
 def _make_room(pipeline: Any, path: Path) -> None:

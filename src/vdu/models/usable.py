@@ -14,7 +14,7 @@ from vdu.models.as_saved import require_as_saved, require_no_global_hooks
 from vdu.models.configuration import odd_options
 from vdu.models.pipelines import check_network
 
-__all__ = ["require_usable"]
+__all__ = ["require_usable", "require_whole"]
 
 
 def require_usable(denoiser: Any) -> None:
@@ -28,7 +28,28 @@ def require_usable(denoiser: Any) -> None:
             schedule, or its network fails on its own images.
     """
     require_no_global_hooks()
+    require_whole(denoiser)
     weights = dict(denoiser.network.named_parameters())
+    others = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()} - {"float32"})
+    if others:
+        raise InputError(
+            f"pipeline: its network has weights in {', '.join(others)}; expected float32. Load it with torch_dtype=torch.float32, or "
+            "convert it with pipeline.to(torch.float32); mixed_precision trains in less."
+        )
+    Sampler("ddpm", steps=1).make(denoiser)  # refuses a schedule that no sampler follows
+    _try(denoiser)
+
+
+def require_whole(denoiser: Any) -> None:
+    """Refuse a model whose saved files would not give it back.
+
+    Args:
+        denoiser: the model.
+
+    Raises:
+        InputError: if the weights of a part are not loaded, a part is not what its saved files give back, or another part than the network
+            has NaN or infinite weights.
+    """
     for what, part in _parts(denoiser).items():
         absent = [name for name, value in part.named_parameters() if value.is_meta]
         if absent:
@@ -40,14 +61,6 @@ def require_usable(denoiser: Any) -> None:
         require_as_saved(part, what)
         if part is not denoiser.network:
             check_network(part, f"pipeline: {what}")
-    others = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()} - {"float32"})
-    if others:
-        raise InputError(
-            f"pipeline: its network has weights in {', '.join(others)}; expected float32. Load it with torch_dtype=torch.float32, or "
-            "convert it with pipeline.to(torch.float32); mixed_precision trains in less."
-        )
-    Sampler("ddpm", steps=1).make(denoiser)  # refuses a schedule that no sampler follows
-    _try(denoiser)
 
 
 def _parts(denoiser: Any) -> dict[str, nn.Module]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vdu.core.errors import InputError, shown
 from vdu.core.records import sha256_bytes
 from vdu.core.types import Condition
+from vdu.models.configuration import extra
 from vdu.models.latent import LatentDenoiser, visiting
 
 __all__ = ["ENCODERS", "PromptEncoder", "TextDenoiser", "text_parts"]
@@ -205,7 +206,7 @@ def text_parts(pipeline: Any, encode: Callable[[Any, str | None, torch.device], 
                     f"pipeline: its {tokenizer} lets {most:,} tokens pass (model_max_length), and its {name} reads {places}; expected at "
                     f"most as many. Set pipeline.{tokenizer}.model_max_length = {places}."
                 )
-    return {"words": PromptEncoder(pipeline, encode), "prompts": tuple(getattr(pipeline, "prompts", None) or ("",))}
+    return {"words": PromptEncoder(pipeline, encode), "prompts": extra(pipeline, "prompts") or ("",)}
 
 
 def _rules(tokenizer: Any) -> Any:

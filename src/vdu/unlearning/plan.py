@@ -25,6 +25,7 @@ from vdu.data.overlap import without_copies
 from vdu.data.sources import absolute, place_of
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.defaults import TrainingDefaults
+from vdu.models.configuration import extra
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import recorded_identities, weights_sha256
 from vdu.models.lora import check_train, trained_weights
@@ -165,7 +166,7 @@ class Plan:
                 "path": self.source or model_path,
                 "sha256": self.weights_sha256,
                 "configuration_sha256": configuration_of(self.pipeline),  # without the prompts of this run
-                "class_names": list(getattr(self.pipeline, "class_names", None) or ()),
+                "class_names": list(extra(self.pipeline, "class_names") or ()),
             },
             "forget": {
                 "source": self.forget_source or ("the model itself" if self.forget_label else "images given in Python"),

@@ -2,7 +2,7 @@
 
 diffusers has no pipeline that passes labels to such a network; use ``vdu.sample`` or your own loop to sample it. The
 names of the classes and the null class (a further embedding that stands for "any class", for classifier-free guidance) are
-stored in ``vdu.json``; without that file the classes are "0", "1", … and there is no null class.
+stored in ``vdu.json`` and the network's configuration; without them the classes are "0", "1", … and there is no null class.
 
 Not guaranteed: that class i of a model is class i of a data set. Images are matched to classes by name if both have names.
 """
@@ -21,7 +21,7 @@ from vdu.core.types import Condition
 from vdu.models.configuration import extra, unet_parts
 from vdu.models.denoiser import PipelineDenoiser
 
-__all__ = ["NETWORK", "PARTS", "ClassConditionalDenoiser", "adapt", "matches"]
+__all__ = ["NETWORK", "PARTS", "ClassConditionalDenoiser", "adapt", "matches", "read_names"]
 
 PARTS = frozenset({"unet", "scheduler"})
 NETWORK = "unet"
@@ -114,21 +114,42 @@ def adapt(pipeline: Any) -> ClassConditionalDenoiser:
 
     Returns:
         The denoiser.
-
-    Raises:
-        InputError: if the recorded class names do not fit the network.
     """
     n_embeddings = int(pipeline.unet.config.num_class_embeds)
     null_class = extra(pipeline, "null_class")
-    n_classes = n_embeddings - (null_class is not None)
-    names = tuple(extra(pipeline, "class_names") or map(str, range(n_classes)))
-    if len(names) != n_classes or len(set(names)) != n_classes or null_class not in {None, n_classes}:
-        raise InputError(
-            f"pipeline: its network embeds {n_embeddings} classes, and vdu.json names {len(names)} with the null class {null_class}; "
-            "expected one name per class, each once, and the null class (if any) last. Correct vdu.json beside model_index.json."
-        )
+    usual = list(map(str, range(n_embeddings - (null_class is not None))))
     return ClassConditionalDenoiser(
         **unet_parts(pipeline),
-        names=names,
+        names=read_names(pipeline, n_embeddings, null_class, usual),
         null_class=null_class,
     )
+
+
+def read_names(pipeline: Any, n_embeddings: int, null_class: int | None, usual: Sequence[str]) -> tuple[str, ...]:
+    """The names of the classes of a pipeline's network.
+
+    Args:
+        pipeline: may have ``class_names``.
+        n_embeddings: classes of the network, with the null class.
+        null_class: its place, or None.
+        usual: the names of a pipeline that has none.
+
+    Returns:
+        One name per class.
+
+    Raises:
+        InputError: if the pipeline's names or its null class do not fit the network.
+    """
+    n_classes, given = n_embeddings - (null_class is not None), extra(pipeline, "class_names")
+    names = tuple(usual) if given is None else given
+    if (
+        len(names) != n_classes
+        or len(set(given or range(n_classes))) != n_classes
+        or null_class not in {None, n_classes}
+    ):
+        raise InputError(
+            f"pipeline: its network embeds {n_embeddings} classes, and its class_names name {len(names)} with the null class {null_class}; "
+            "expected one name per class, each once, and the null class (if any) last. Correct pipeline.class_names and "
+            "pipeline.null_class; in a saved model vdu.json beside model_index.json."
+        )
+    return names

@@ -1,7 +1,7 @@
 """``DiTPipeline``: an autoencoder and a transformer with an embedding per class (Peebles & Xie 2023, arXiv 2212.09748).
 
-The null class is the last embedding. The classes have the names of the pipeline's ``id2label`` (of several names of a class the first
-in alphabetical order), else "0", "1", ….
+The null class is the last embedding. The classes have the pipeline's ``class_names``, else the names of its ``id2label`` (of several
+names of a class the first in alphabetical order), else "0", "1", ….
 
 diffusers' network replaces a tenth of its labels at random while it trains. Labels are dropped here where a training asks for it
 (``label_dropout``), so that student and teacher see the same ones; the network's own dropping is turned off.
@@ -11,8 +11,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from vdu.models.adapters.class_conditional import ClassConditionalDenoiser
-from vdu.models.configuration import discrete_parts, is_a
+from vdu.models.adapters.class_conditional import ClassConditionalDenoiser, read_names
+from vdu.models.configuration import discrete_parts, extra, is_a
 from vdu.models.latent import LatentDenoiser, latent_parts
 
 __all__ = ["NETWORK", "PARTS", "DiTDenoiser", "adapt", "matches"]
@@ -36,7 +36,7 @@ def adapt(pipeline: Any) -> DiTDenoiser:
     for module in pipeline.transformer.modules():
         if hasattr(module, "dropout_prob"):  # diffusers' LabelEmbedding
             module.dropout_prob = 0.0
-    n_classes = int(pipeline.transformer.config.num_embeds_ada_norm)
+    n_classes, null_class = int(pipeline.transformer.config.num_embeds_ada_norm), extra(pipeline, "null_class")
     names, called = list(map(str, range(n_classes))), defaultdict(list)
     for name, index in sorted(pipeline.labels.items(), key=lambda item: item[0].lower()):
         called[str(index)].append(name)
@@ -48,6 +48,6 @@ def adapt(pipeline: Any) -> DiTDenoiser:
         network=pipeline.transformer,
         **discrete_parts(pipeline.scheduler),
         **latent_parts(pipeline, pipeline.transformer, pipeline.vae),
-        names=tuple(getattr(pipeline, "class_names", None) or names),
+        names=read_names(pipeline, n_classes + 1, n_classes if null_class is None else null_class, names),
         null_class=n_classes,
     )

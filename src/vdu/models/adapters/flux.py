@@ -3,7 +3,8 @@
 The condition is ``encoder_hidden_states``, ``pooled_projections`` and, for a distilled network (``guidance_embeds``), ``guidance``: the
 scale of guidance is an argument of such a network, 3.5 where nothing else is asked for. Others are guided by the empty prompt.
 
-The network's configuration has no size of the image: it is the pipeline's default (1024 pixels), or ``image_size`` in ``vdu.json``.
+diffusers' configuration has no size of the image: it is the pipeline's default (1024 pixels), or ``image_size``, which ``vdu.json`` and
+the network's configuration hold.
 Latents are noised and sampled unpacked, [channels, height, width], and packed for the network alone. Its timesteps are s, not 1000 s.
 """
 
@@ -13,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vdu.core.errors import InputError
 from vdu.core.types import Condition
-from vdu.models.configuration import is_a
+from vdu.models.configuration import extra, is_a
 from vdu.models.denoiser import on_device
 from vdu.models.flow import dynamic_shift, flow_parts
 from vdu.models.latent import latent_parts
@@ -64,11 +66,26 @@ def matches(pipeline: Any) -> bool:
 
 
 def adapt(pipeline: Any) -> FluxDenoiser:
-    """The pipeline's network itself, not a copy, as a denoiser."""
-    config, factor = pipeline.transformer.config, pipeline.vae_scale_factor
-    size = getattr(pipeline, "image_size", None) or pipeline.default_sample_size * factor
+    """The pipeline's network itself, not a copy, as a denoiser.
+
+    Args:
+        pipeline: a ``FluxPipeline``.
+
+    Returns:
+        The denoiser.
+
+    Raises:
+        InputError: if its images are not made of whole patches.
+    """
+    config, factor, size = pipeline.transformer.config, pipeline.vae_scale_factor, extra(pipeline, "image_size")
+    size = pipeline.default_sample_size * factor if size is None else size
+    if size % (2 * factor):
+        raise InputError(
+            f"pipeline: image_size: got {size}; expected a multiple of {2 * factor}, the side of a patch in pixels. Set "
+            f"pipeline.image_size = {2 * factor * max(1, round(size / (2 * factor)))}."
+        )
     parts = latent_parts(
-        pipeline, pipeline.transformer, pipeline.vae, channels=config.in_channels // 4, size=2 * (size // (2 * factor))
+        pipeline, pipeline.transformer, pipeline.vae, channels=config.in_channels // 4, size=size // factor
     )
     return FluxDenoiser(
         network=pipeline.transformer,
