@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from vdu.core.errors import InputError
+from vdu.data.forget_source import forgetting
 from vdu.data.sources import load_images
 
 RNG = np.random.default_rng(0)
@@ -201,6 +202,19 @@ def test_files_are_images_by_their_content_and_the_rest_is_counted(tmp_path):
     assert found.names == tuple(sorted(names))
     assert found.passed_over == {"hidden": 2, "of the operating system": 2, "text": 2}
     assert found.select([0]).passed_over == found.passed_over
+
+
+def test_the_files_in_hidden_folders_are_counted_one_by_one(tmp_path):
+    """Five images; 30 in a hidden folder, 12 in that of an archive and 1 deeper in it, 1 hidden file, and a folder without any."""
+    folders = {".": 5, ".review": 30, "__MACOSX": 12, "__MACOSX/deep/er": 1}
+    for folder, n in folders.items():
+        for i in range(n):
+            save(tmp_path / folder / f"{i}.png", noise(4, 4))
+    (tmp_path / ".DS_Store").write_bytes(b"\0")
+    (tmp_path / ".cache").mkdir()
+    found = load_images(tmp_path)
+    assert len(found) == 5 and found.passed_over == {"hidden": 44}
+    assert forgetting(found).endswith("; 44 files passed over (44 hidden)")
 
 
 @pytest.mark.parametrize("name", ["scan", "scan.txt", "scan.json"])

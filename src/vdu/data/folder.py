@@ -108,8 +108,20 @@ def _only_train(place: Path, split: str | None) -> None:
         raise InputError(f"{place}: has no {split} split. Put the images into {place}/{split}, or ask for 'train'.")
 
 
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith((".", "__MACOSX"))
+
+
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+    return sorted(path for path in folder.iterdir() if not _is_hidden(path))
+
+
+def _n_files(path: Path) -> int:
+    """Files below a folder, at any depth; a file, a link, or a folder that cannot be read counts as one."""
+    if not path.is_dir() or path.is_symlink():
+        return 1
+    closed: list[OSError] = []
+    return sum(len(files) for _, _, files in os.walk(path, onerror=closed.append)) + len(closed)
 
 
 def _enter_split(root: Path, split: str | None) -> Path:
@@ -137,7 +149,7 @@ def _image_names(root: Path) -> tuple[list[str], Counter[str]]:
     while stack:
         folder = stack.pop()
         held = _visible(folder)
-        passed_over["hidden"] += sum(1 for _ in folder.iterdir()) - len(held)
+        passed_over["hidden"] += sum(_n_files(path) for path in folder.iterdir() if _is_hidden(path))
         for path in held:
             suffix = path.suffix.lower().rstrip(".")
             name = path.relative_to(root).as_posix()
