@@ -267,3 +267,19 @@ def test_folders_that_are_no_splits_are_classes(tmp_path):
     assert load_images(str(tmp_path)).class_names == ("train", "tram")
     save(tmp_path / "2.png", noise(3, 3))  # an image beside them: all of it is one set
     assert load_images(str(tmp_path)).class_names is None
+
+
+@pytest.mark.parametrize("split", [None, "train", "test"])
+def test_images_beside_splits_are_refused_and_never_mix_them(tmp_path, split):
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        save(tmp_path / name / "1.png", noise(3, 3))
+    save(tmp_path / "example.png", noise(3, 3))
+    expected = rf"holds 1 image \(example\.png\) beside the splits test, train; expected splits alone.*such as .*/{split or 'test'};"
+    with pytest.raises(InputError, match=expected):
+        load_images(tmp_path, split=split)
+    save(tmp_path / "more.png", noise(3, 3))
+    with pytest.raises(InputError, match=r"holds 2 images \(example\.png, …\) beside the splits"):
+        load_images(tmp_path, split=split)
+    for name in ("example.png", "more.png"):
+        (tmp_path / name).unlink()
+    assert load_images(tmp_path, split=split or "train").class_names == ("a", "b")

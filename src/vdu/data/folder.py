@@ -1,7 +1,8 @@
 """Images in a folder, or listed in a text file; sorted by name, so that a set has one order everywhere.
 
 A folder that holds only folders is a set of classes: the first folder on an image's path is its class. A folder whose only folders
-are splits (train, test, val and the like) is entered at the requested split; without a request several splits are an error.
+are splits (train, test, val and the like) is entered at the requested split; without a request several splits are an error, and so
+are images beside splits: they would turn training and test images into one set.
 
 Files are taken by their content, whatever their names. Hidden files, those of the operating system (Thumbs.db) and texts (captions,
 tables) are passed over and counted; any other file that is not an image is an error, so that no forget image is missed.
@@ -47,7 +48,7 @@ def load_folder(root: Path, split: str | None, shape: Shape | None, convert: boo
         The images, named by their path below the folder, with labels if it holds only folders.
 
     Raises:
-        InputError: if it holds no images, no such split, files of an unknown kind, or images that do not fit.
+        InputError: if it holds no images, no such split, images beside splits, files of an unknown kind, or images that do not fit.
     """
     root = _enter_split(root, split)
     names, passed_over = _image_names(root)
@@ -127,11 +128,18 @@ def _n_files(path: Path) -> int:
 def _enter_split(root: Path, split: str | None) -> Path:
     held = _visible(root)
     folders = [path for path in held if path.is_dir()]
-    only_splits = bool(folders) and all(path.name.lower() in _SPLITS for path in folders)
-    if not only_splits or any(path.suffix.lower() in _IMAGES or is_image(path) for path in held if path.is_file()):
+    if not folders or any(path.name.lower() not in _SPLITS for path in folders):
         _only_train(root, split)
         return root
     names, wanted = ", ".join(path.name for path in folders), [path for path in folders if path.name.lower() == split]
+    beside = [path for path in held if path.is_file() and (path.suffix.lower() in _IMAGES or is_image(path))]
+    if beside:
+        some, one = f"{len(beside)} image{'s' * (len(beside) != 1)}", (wanted or folders)[0]
+        raise InputError(
+            f"{root}: holds {some} ({beside[0].name}{', …' * (len(beside) > 1)}) beside the split{'s' * (len(folders) != 1)} {names}; "
+            f"expected splits alone. Move the image{'s' * (len(beside) != 1)} elsewhere, or name one folder, such as {one}; a folder that "
+            "is no split needs another name."
+        )
     if split is None and len(folders) > 1:
         raise InputError(
             f"{root}: holds the splits {names}; expected one of them, such as {folders[0]}. For the images of all, put them into one "
