@@ -2,16 +2,24 @@ import importlib.util
 import json
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vdu.core.errors import InputError
 from vdu.data import digits, huggingface
-from vdu.data.sources import load_images
+from vdu.data.given import as_images
+from vdu.data.images import ImageSet
+from vdu.data.sources import is_data_set, load_images, place_of
+from vdu.evaluation.references import load_reference
+from vdu.evaluation.suite import real_images
 
 no_datasets = importlib.util.find_spec("datasets") is None
+GREY = ImageSet(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
 needs_datasets = pytest.mark.skipif(no_datasets, reason='needs the extra "datasets"')
 
 
@@ -114,12 +122,21 @@ def test_a_row_without_an_image_is_an_input_error():
         huggingface._open(None)
 
 
+@pytest.mark.parametrize("name", ["mnist", "mnist-mini", "./digits", "cifar10", "idx:x", "mnist:x", "hf:x"])
+def test_a_path_that_is_missing_is_no_data_set(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    text = name.removeprefix("./")  # as pathlib writes it
+    expected = rf"^{text}: no such source, folder or file; .*A Path is a folder or a file; .* give the text '{text}'\."
+    for load in (load_images, partial(as_images, name="retain"), partial(load_reference, split="train", forget=GREY)):
+        with pytest.raises(InputError, match=expected):
+            load(Path(name))
+    with pytest.raises(InputError, match=expected):
+        real_images(None, Path(name), [], GREY)
+    assert not is_data_set(Path(name)) and place_of(Path(name)) is None
+
+
 @pytest.mark.parametrize("name", ["mnist", "mnist-mini", "digits", "cifar10", "idx:x", "mnist:x", "hf:x"])
 def test_a_name_of_a_data_set_and_of_a_folder_here_is_not_guessed(tmp_path, monkeypatch, name):
-    from pathlib import Path
-
-    from PIL import Image
-
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir()
     Image.new("L", (8, 8), 7).save(Path(name) / "a.png")
