@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from vdu.core.errors import InputError
+from vdu.data.folder import left_out
 from vdu.data.forget_source import forgetting
 from vdu.data.sources import load_images
 
@@ -267,6 +268,32 @@ def test_folders_that_are_no_splits_are_classes(tmp_path):
     assert load_images(str(tmp_path)).class_names == ("train", "tram")
     save(tmp_path / "2.png", noise(3, 3))  # an image beside them: all of it is one set
     assert load_images(str(tmp_path)).class_names is None
+
+
+@pytest.mark.parametrize(
+    ("held", "read", "missed"),
+    [
+        (("a.png", "b/c.png"), ("a.png", "b/c.png"), []),
+        (("b/c.png", "a.png", "d.heic"), ("a.png",), ["b/c.png", "d.heic"]),
+        (
+            ("train/a.png", "train/b.png", "test/c.png"),
+            ("train/a.png",),
+            ["train/b.png"],
+        ),  # the other split was not asked for
+        (("train/a.png", "test/c.png", "b.png"), ("train/a.png",), ["b.png"]),
+        (("train/a.png", "other/c.png"), ("train/a.png",), ["other/c.png"]),  # no split
+    ],
+)
+def test_what_another_reader_left_out_is_found(tmp_path, held, read, missed):
+    for name in (*held, ".hidden/1.png"):
+        save(tmp_path / "any.png", noise(3, 3))
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "any.png").rename(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("file_name")
+    heic = tmp_path / "d.heic"
+    if heic.exists():
+        heic.write_bytes(b"\0\0\0\x18ftypheic\0\0")
+    assert left_out(tmp_path, read) == (missed, {"hidden": 1, "text": 1})
 
 
 @pytest.mark.parametrize("split", [None, "train", "test"])

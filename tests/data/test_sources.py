@@ -1,7 +1,9 @@
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -114,6 +116,36 @@ def test_metadata_gives_labels_and_names_or_is_refused(pets):
     assert images.labels is not None and images.labels.tolist() == [1, 0]
     describe(pets, note=["x", "y"])
     with pytest.raises(InputError, match=r"has subfolders but no labels: a metadata file hides them"):
+        load_images(f"hf:{pets}")
+
+
+@needs_datasets
+def test_no_image_of_a_local_folder_is_left_out(pets):
+    """Of two images and one in a hidden folder: renamed so that imagefolder passes one over, or takes it for another split."""
+    (pets / ".review").mkdir()
+    shutil.copy(pets / "cat/0.png", pets / ".review/1.png")
+    assert load_images(f"hf:{pets}").passed_over == load_images(pets).passed_over == {"hidden": 1}
+    before = pets / "cat/0.png"
+    (pets / "dog/1.png").rename(pets / "dog/train_1.png")
+    for name in ("cat/d41d8cd98f00b204", "cat/0.jpg_large", "cat/test_0.png"):
+        before = before.rename(pets / name)
+        assert len(load_images(pets)) == 2
+        with pytest.raises(InputError, match=rf"1 of 2 files are not among those .* the split 'train':\n  {name}"):
+            load_images(f"hf:{pets}")
+
+
+@needs_datasets
+def test_splits_and_metadata_of_a_local_folder_leave_nothing_out(pets, tmp_path):
+    splits = tmp_path / "splits"
+    for split in ("training", "testing"):
+        shutil.copytree(pets, splits / split)
+    assert load_images(f"hf:{splits}").class_names == ("cat", "dog")
+    assert load_images(f"hf:{splits}", split="test").names == ("testing/cat/0.png", "testing/dog/1.png")
+    describe(pets, label=["tom", "rex"])
+    shutil.copy(pets / "cat/0.png", pets / "cat/more.png")  # not in the metadata
+    with zipfile.ZipFile(pets / "more.zip", "w") as archive:
+        archive.write(pets / "cat/0.png", "9.png")
+    with pytest.raises(InputError, match=r"2 of 4 files are not among those .*:\n  cat/more.png\n  more.zip"):
         load_images(f"hf:{pets}")
 
 

@@ -12,7 +12,7 @@ Not guaranteed: that two links to one file are noticed.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ from vdu.core.paths import require_text
 from vdu.data.decode import Shape, complaint, decode_all, is_image, is_text, open_image
 from vdu.data.images import ImageSet
 
-__all__ = ["load_folder", "load_list"]
+__all__ = ["left_out", "load_folder", "load_list"]
 
 _IMAGES = {
     ".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
@@ -100,6 +100,25 @@ def load_list(file: Path, split: str | None, shape: Shape | None, convert: bool)
     return ImageSet(images, names=tuple(names), description=str(file))
 
 
+def left_out(root: Path, read: Collection[str]) -> tuple[list[str], Counter[str]]:
+    """The files of a folder that another reader did not take.
+
+    Args:
+        root: the folder.
+        read: the files that it took, as paths below the folder; of a folder of splits only the splits that they are in count.
+
+    Returns:
+        The images and the files of unknown kinds that are not among them, sorted, as paths below the folder; and how many files of what
+        kind :func:`load_folder` passes over.
+    """
+    names, strangers, passed_over = _files(root)
+    splits, entered = _is_split(root), {name.split("/", 1)[0] for name in read}
+    missed = {
+        name for name in (*names, *strangers) if not splits or "/" not in name or name.split("/", 1)[0] in entered
+    }
+    return sorted(missed - set(read)), passed_over
+
+
 def _opener(path: Path) -> Callable[[], Image.Image]:
     return partial(open_image, path)
 
@@ -125,10 +144,16 @@ def _n_files(path: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(path, onerror=closed.append)) + len(closed)
 
 
+def _is_split(root: Path) -> bool:
+    """Whether the only folders in a folder are splits."""
+    folders = [path for path in _visible(root) if path.is_dir()]
+    return bool(folders) and all(path.name.lower() in _SPLITS for path in folders)
+
+
 def _enter_split(root: Path, split: str | None) -> Path:
     held = _visible(root)
     folders = [path for path in held if path.is_dir()]
-    if not folders or any(path.name.lower() not in _SPLITS for path in folders):
+    if not _is_split(root):
         _only_train(root, split)
         return root
     names, wanted = ", ".join(path.name for path in folders), [path for path in folders if path.name.lower() == split]
@@ -151,7 +176,17 @@ def _enter_split(root: Path, split: str | None) -> Path:
 
 
 def _image_names(root: Path) -> tuple[list[str], Counter[str]]:
-    """The paths of the images below a folder, and how many files of what kind were passed over."""
+    """The paths of the images below a folder, and how many files of what kind were passed over; other files are an error."""
+    names, strangers, passed_over = _files(root)
+    if strangers:
+        hint = "Convert them to PNG or remove them; a link to a folder, or to nothing, is not followed."
+        total = len(names) + len(strangers)
+        raise InputError(complaint(str(root), strangers, total, "files are of a kind that cannot be read", hint))
+    return names, passed_over
+
+
+def _files(root: Path) -> tuple[list[str], list[str], Counter[str]]:
+    """The paths of the images below a folder, those of files of unknown kinds, and how many of what kind are passed over."""
     names, strangers, passed_over = [], [], Counter[str]()
     stack = [root]
     while stack:
@@ -171,13 +206,7 @@ def _image_names(root: Path) -> tuple[list[str], Counter[str]]:
                 passed_over["text"] += 1
             else:
                 strangers.append(name)
-    if strangers:
-        hint = "Convert them to PNG or remove them; a link to a folder, or to nothing, is not followed."
-        total = len(names) + len(strangers)
-        raise InputError(
-            complaint(str(root), sorted(strangers), total, "files are of a kind that cannot be read", hint)
-        )
-    return sorted(names), +passed_over
+    return sorted(names), sorted(strangers), +passed_over
 
 
 def _labels(root: Path, names: Sequence[str]) -> tuple[torch.Tensor | None, tuple[str, ...] | None]:
