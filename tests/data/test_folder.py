@@ -3,6 +3,8 @@ import pytest
 from PIL import Image
 
 from vdu.core.errors import InputError
+from vdu.data.folder import left_out
+from vdu.data.forget_source import forgetting
 from vdu.data.sources import load_images
 
 RNG = np.random.default_rng(0)
@@ -203,6 +205,19 @@ def test_files_are_images_by_their_content_and_the_rest_is_counted(tmp_path):
     assert found.select([0]).passed_over == found.passed_over
 
 
+def test_the_files_in_hidden_folders_are_counted_one_by_one(tmp_path):
+    """Five images; 30 in a hidden folder, 12 in that of an archive and 1 deeper in it, 1 hidden file, and a folder without any."""
+    folders = {".": 5, ".review": 30, "__MACOSX": 12, "__MACOSX/deep/er": 1}
+    for folder, n in folders.items():
+        for i in range(n):
+            save(tmp_path / folder / f"{i}.png", noise(4, 4))
+    (tmp_path / ".DS_Store").write_bytes(b"\0")
+    (tmp_path / ".cache").mkdir()
+    found = load_images(tmp_path)
+    assert len(found) == 5 and found.passed_over == {"hidden": 44}
+    assert forgetting(found).endswith("; 44 files passed over (44 hidden)")
+
+
 @pytest.mark.parametrize("name", ["scan", "scan.txt", "scan.json"])
 def test_what_is_named_like_a_text_and_holds_none_stops_the_load(tmp_path, name):
     save(tmp_path / "a.png", noise(2, 2))
@@ -253,3 +268,45 @@ def test_folders_that_are_no_splits_are_classes(tmp_path):
     assert load_images(str(tmp_path)).class_names == ("train", "tram")
     save(tmp_path / "2.png", noise(3, 3))  # an image beside them: all of it is one set
     assert load_images(str(tmp_path)).class_names is None
+
+
+@pytest.mark.parametrize(
+    ("held", "read", "missed"),
+    [
+        (("a.png", "b/c.png"), ("a.png", "b/c.png"), []),
+        (("b/c.png", "a.png", "d.heic"), ("a.png",), ["b/c.png", "d.heic"]),
+        (
+            ("train/a.png", "train/b.png", "test/c.png"),
+            ("train/a.png",),
+            ["train/b.png"],
+        ),  # the other split was not asked for
+        (("train/a.png", "test/c.png", "b.png"), ("train/a.png",), ["b.png"]),
+        (("train/a.png", "other/c.png"), ("train/a.png",), ["other/c.png"]),  # no split
+    ],
+)
+def test_what_another_reader_left_out_is_found(tmp_path, held, read, missed):
+    for name in (*held, ".hidden/1.png"):
+        save(tmp_path / "any.png", noise(3, 3))
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "any.png").rename(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("file_name")
+    heic = tmp_path / "d.heic"
+    if heic.exists():
+        heic.write_bytes(b"\0\0\0\x18ftypheic\0\0")
+    assert left_out(tmp_path, read) == (missed, {"hidden": 1, "text": 1})
+
+
+@pytest.mark.parametrize("split", [None, "train", "test"])
+def test_images_beside_splits_are_refused_and_never_mix_them(tmp_path, split):
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        save(tmp_path / name / "1.png", noise(3, 3))
+    save(tmp_path / "example.png", noise(3, 3))
+    expected = rf"holds 1 image \(example\.png\) beside the splits test, train; expected splits alone.*such as .*/{split or 'test'};"
+    with pytest.raises(InputError, match=expected):
+        load_images(tmp_path, split=split)
+    save(tmp_path / "more.png", noise(3, 3))
+    with pytest.raises(InputError, match=r"holds 2 images \(example\.png, …\) beside the splits"):
+        load_images(tmp_path, split=split)
+    for name in ("example.png", "more.png"):
+        (tmp_path / name).unlink()
+    assert load_images(tmp_path, split=split or "train").class_names == ("a", "b")

@@ -1,17 +1,27 @@
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
+import zipfile
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vdu.core.errors import InputError
 from vdu.data import digits, huggingface
-from vdu.data.sources import load_images
+from vdu.data.given import as_images
+from vdu.data.images import ImageSet
+from vdu.data.sources import is_data_set, load_images, place_of
+from vdu.evaluation.references import load_reference
+from vdu.evaluation.suite import real_images
 
 no_datasets = importlib.util.find_spec("datasets") is None
+GREY = ImageSet(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
 needs_datasets = pytest.mark.skipif(no_datasets, reason='needs the extra "datasets"')
 
 
@@ -109,17 +119,56 @@ def test_metadata_gives_labels_and_names_or_is_refused(pets):
         load_images(f"hf:{pets}")
 
 
+@needs_datasets
+def test_no_image_of_a_local_folder_is_left_out(pets):
+    """Of two images and one in a hidden folder: renamed so that imagefolder passes one over, or takes it for another split."""
+    (pets / ".review").mkdir()
+    shutil.copy(pets / "cat/0.png", pets / ".review/1.png")
+    assert load_images(f"hf:{pets}").passed_over == load_images(pets).passed_over == {"hidden": 1}
+    before = pets / "cat/0.png"
+    (pets / "dog/1.png").rename(pets / "dog/train_1.png")
+    for name in ("cat/d41d8cd98f00b204", "cat/0.jpg_large", "cat/test_0.png"):
+        before = before.rename(pets / name)
+        assert len(load_images(pets)) == 2
+        with pytest.raises(InputError, match=rf"1 of 2 files are not among those .* the split 'train':\n  {name}"):
+            load_images(f"hf:{pets}")
+
+
+@needs_datasets
+def test_splits_and_metadata_of_a_local_folder_leave_nothing_out(pets, tmp_path):
+    splits = tmp_path / "splits"
+    for split in ("training", "testing"):
+        shutil.copytree(pets, splits / split)
+    assert load_images(f"hf:{splits}").class_names == ("cat", "dog")
+    assert load_images(f"hf:{splits}", split="test").names == ("testing/cat/0.png", "testing/dog/1.png")
+    describe(pets, label=["tom", "rex"])
+    shutil.copy(pets / "cat/0.png", pets / "cat/more.png")  # not in the metadata
+    with zipfile.ZipFile(pets / "more.zip", "w") as archive:
+        archive.write(pets / "cat/0.png", "9.png")
+    with pytest.raises(InputError, match=r"2 of 4 files are not among those .*:\n  cat/more.png\n  more.zip"):
+        load_images(f"hf:{pets}")
+
+
 def test_a_row_without_an_image_is_an_input_error():
     with pytest.raises(InputError, match=r"no image in this row"):
         huggingface._open(None)
 
 
+@pytest.mark.parametrize("name", ["mnist", "mnist-mini", "./digits", "cifar10", "idx:x", "mnist:x", "hf:x"])
+def test_a_path_that_is_missing_is_no_data_set(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    text = name.removeprefix("./")  # as pathlib writes it
+    expected = rf"^{text}: no such source, folder or file; .*A Path is a folder or a file; .* give the text '{text}'\."
+    for load in (load_images, partial(as_images, name="retain"), partial(load_reference, split="train", forget=GREY)):
+        with pytest.raises(InputError, match=expected):
+            load(Path(name))
+    with pytest.raises(InputError, match=expected):
+        real_images(None, Path(name), [], GREY)
+    assert not is_data_set(Path(name)) and place_of(Path(name)) is None
+
+
 @pytest.mark.parametrize("name", ["mnist", "mnist-mini", "digits", "cifar10", "idx:x", "mnist:x", "hf:x"])
 def test_a_name_of_a_data_set_and_of_a_folder_here_is_not_guessed(tmp_path, monkeypatch, name):
-    from pathlib import Path
-
-    from PIL import Image
-
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir()
     Image.new("L", (8, 8), 7).save(Path(name) / "a.png")

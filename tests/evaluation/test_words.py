@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from probes_toys import EXACT, flat
+from vdu.cli import main
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
+from vdu.evaluation.api import evaluate
 from vdu.evaluation.prompt_sets import PromptSets, asked_class, label_sets, prompt_sets
 from vdu.evaluation.words import CrossJudge, draw_sets, measure_words
 from words_toys import GreyJudge, painter, stub_judging
@@ -154,6 +156,15 @@ def test_sets_come_from_the_run_or_a_file(tmp_path):
 def test_sets_that_cannot_be_used_are_refused(given, message):
     with pytest.raises(InputError, match=message):
         prompt_sets(painter(BEFORE, ("a cat", "a dog")), ["cat"], given=given)
+
+
+def test_two_models_are_asked_for_the_prompts_of_a_file_that_exists(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^forget_prompt: 'cats\.csv' looks like a file, and there is none"):
+        evaluate(before="a", after="b", forget_prompt="cats.csv")
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--before", "a", "--after", "b", "--forget-prompt", "cats.csv"])
+    assert "--forget-prompt: 'cats.csv' looks like a file" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_file_that_is_none_is_refused(tmp_path):

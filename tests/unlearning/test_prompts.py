@@ -1,5 +1,6 @@
 """What is to be forgotten in words: prompts, what is kept, and what takes their place."""
 
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -21,7 +22,7 @@ from vdu.replay.selection import resemblance
 from vdu.unlearning import engine
 from vdu.unlearning.chosen_method import choose
 from vdu.unlearning.form import for_model
-from vdu.unlearning.prompts import read_prompts, substitutes, with_prompts
+from vdu.unlearning.prompts import keeping, read_prompts, substitutes, with_prompts
 from vdu.unlearning.unlearn import unlearn
 
 
@@ -56,6 +57,78 @@ def test_prompts_that_cannot_be_read_are_refused(tmp_path, monkeypatch, given, m
         read_prompts(given, "x")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("kept.csv", "looks like a file, and there is none; expected a prompt, or a file that exists"),
+        ("cats.list", "looks like a file"),
+        ("K6.TXT", "K6.TXT cannot be read"),
+        ("my prompts.md", "looks like a file"),
+        ("lists/my prompts.md", "looks like a file"),
+        ("~/kept", "looks like a file"),
+        ("./kept", "looks like a file"),
+        ("C:\\kept", "looks like a file"),
+        ("none/", "looks like a file"),
+        ("prompts/", "is a folder"),
+        ("./prompts", "is a folder"),
+        ("there.csv", r"is also a file here; write \./there\.csv for the file"),
+        (Path("prompts"), "prompts cannot be read"),
+        (Path("~/none.txt"), r"none\.txt cannot be read"),
+    ],
+)
+def test_a_file_that_is_missing_is_no_prompt(tmp_path, monkeypatch, given, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "there.csv").write_text("a dog\n")
+    for each in (given, ["a fox", given]):
+        with pytest.raises(InputError, match=rf"^--keep-prompts: .*{message}"):
+            read_prompts(each, "--keep-prompts")
+
+
+@pytest.mark.parametrize("given", ["~/kept.txt", "~/my prompts.md", "~/kept", "./KEPT.TXT", "KEPT.TXT", "./kept"])
+def test_a_file_of_prompts_may_have_any_name_and_lie_in_the_home_folder(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / given.removeprefix("~/")).write_text("a dog\nnotes.csv\n")
+    assert read_prompts(given, "x") == read_prompts(Path(given), "x") == ("a dog", "notes.csv")  # lines are prompts
+
+
+ORDINARY = (
+    "a cat, 3.5 stars", "a cat.", "black/white photo", "AC/DC", "a cat and/or a dog", "f/1.8", "Dr.Who", "U.S.A.", "(cat:1.2)",
+    "a cat \\(animal\\)", "by J.R.R.Tolkien", "a .pdf icon", "trending on artstation.com", "...", "two lines\nkept.csv",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", ORDINARY)
+def test_ordinary_prompts_are_prompts(prompt):
+    assert read_prompts(prompt, "x") == (prompt,)
+
+
+def test_a_word_that_is_also_a_folder_here_is_a_prompt(tmp_path, monkeypatch):
+    """Else a loop over words would stop at the run folders that it made: -o cat --forget-prompt cat."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat").mkdir()
+    assert read_prompts("cat", "x") == ("cat",)
+
+
+def test_prompts_that_were_read_are_not_read_again(tmp_path, monkeypatch):
+    """Those of a record, or of a file: what happens to lie here changes no evaluation."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat", "will.i.am"):
+        (tmp_path / name).write_text("a dog\n")
+    changed, forgotten = with_prompts(model("a fox"), ["cat", "will.i.am"], ["kept.csv"])
+    assert forgotten == ("cat", "will.i.am") and changed.prompts == ("kept.csv", "cat", "will.i.am")
+    sets = prompt_sets(model("a fox"), ["cat", "will.i.am"], keep=["kept.csv"])
+    assert (sets.concepts, sets.target, sets.others) == (("cat", "will.i.am"), ("cat", "will.i.am"), ("kept.csv",))
+
+
+def test_what_is_kept_in_words_is_said():
+    kept = with_prompts(model("a cat", "a dog"), ["cat"], ["a fox"])[0]
+    assert keeping(kept, ["cat"]) == "keeping 1 prompt: 'a fox'"
+    kept = with_prompts(model("a cat", "a", "b", "c", "d"), ["cat"])[0]
+    assert keeping(kept, ["cat"]) == "keeping 4 prompts: 'a', 'b', 'c', …"
+
+
 def test_own_prompts_that_name_the_concept_are_forgotten_with_it():
     own = model("Cat face, noto style", "a dog", "a caterpillar", "two cats")
     changed, forgotten = with_prompts(own, "cat")
@@ -76,6 +149,7 @@ def test_a_model_without_prompts_keeps_the_packaged_ones():
     [
         ({"keep": ["a Cat on a mat"]}, "'a Cat on a mat' names what is to be forgotten"),
         ({"instead": "CAT"}, "--instead: got 'CAT', which names what is to be forgotten"),
+        ({"instead": "instead.csv"}, "--instead: got 'instead.csv', which looks like a file; expected a prompt"),
     ],
 )
 def test_contradictions_are_refused(arguments, message):
@@ -207,7 +281,7 @@ def test_in_words_the_cross_attention_trains_unless_another_part_is_named(words,
     assert for_model(chosen, original, {"forget": ("cat",)} if words else {}, (), train)[1] == expected
 
 
-def test_images_are_forgotten_under_their_prompt():
+def test_images_are_forgotten_under_their_prompt(capsys):
     pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
     pipeline = tiny_pipelines.stable_diffusion()
     images = ImageSet(torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8))
@@ -216,11 +290,12 @@ def test_images_are_forgotten_under_their_prompt():
         "ascent",
         forget=images,
         forget_prompt="cat",
+        keep_prompts="a dog",
         train="cross-attention-kv",
         steps=1,
         batch_size=4,
-        progress=None,
     )
+    assert "unlearn: keeping 1 prompt: 'a dog'\n" in capsys.readouterr().err
     assert made.forget_classes == ("cat",)
     before, after = pipeline.unet.state_dict(), made.pipeline.unet.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}

@@ -28,11 +28,14 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     from vdu.evaluation.pair import require_one_subject
     from vdu.evaluation.recording import evaluate_pair, evaluate_run
     from vdu.reporting.code_texts import warning_text
+    from vdu.unlearning.prompts import read_prompts
 
     require_one_subject(settings.run, settings.before, settings.after, settings.forget, settings.forget_prompt)
     names = [item.name for item in fields(EvaluationOptions) if item.name != "sampler"]
     sampler = replace(settings.sampler(), guidance_scale=settings.guidance_scale)
     options = EvaluationOptions(sampler=sampler, **{name: getattr(settings, name) for name in names})
+    if options.forget_prompt:
+        options = replace(options, forget_prompt=read_prompts(options.forget_prompt, "--forget-prompt"))
     if settings.run is not None:
         if settings.output_dir is not None:
             raise InputError(

@@ -1,7 +1,8 @@
 """Images in a folder, or listed in a text file; sorted by name, so that a set has one order everywhere.
 
 A folder that holds only folders is a set of classes: the first folder on an image's path is its class. A folder whose only folders
-are splits (train, test, val and the like) is entered at the requested split; without a request several splits are an error.
+are splits (train, test, val and the like) is entered at the requested split; without a request several splits are an error, and so
+are images beside splits: they would turn training and test images into one set.
 
 Files are taken by their content, whatever their names. Hidden files, those of the operating system (Thumbs.db) and texts (captions,
 tables) are passed over and counted; any other file that is not an image is an error, so that no forget image is missed.
@@ -11,7 +12,7 @@ Not guaranteed: that two links to one file are noticed.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +25,7 @@ from vdu.core.paths import require_text
 from vdu.data.decode import Shape, complaint, decode_all, is_image, is_text, open_image
 from vdu.data.images import ImageSet
 
-__all__ = ["load_folder", "load_list"]
+__all__ = ["left_out", "load_folder", "load_list"]
 
 _IMAGES = {
     ".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
@@ -47,7 +48,7 @@ def load_folder(root: Path, split: str | None, shape: Shape | None, convert: boo
         The images, named by their path below the folder, with labels if it holds only folders.
 
     Raises:
-        InputError: if it holds no images, no such split, files of an unknown kind, or images that do not fit.
+        InputError: if it holds no images, no such split, images beside splits, files of an unknown kind, or images that do not fit.
     """
     root = _enter_split(root, split)
     names, passed_over = _image_names(root)
@@ -99,6 +100,25 @@ def load_list(file: Path, split: str | None, shape: Shape | None, convert: bool)
     return ImageSet(images, names=tuple(names), description=str(file))
 
 
+def left_out(root: Path, read: Collection[str]) -> tuple[list[str], Counter[str]]:
+    """The files of a folder that another reader did not take.
+
+    Args:
+        root: the folder.
+        read: the files that it took, as paths below the folder; of a folder of splits only the splits that they are in count.
+
+    Returns:
+        The images and the files of unknown kinds that are not among them, sorted, as paths below the folder; and how many files of what
+        kind :func:`load_folder` passes over.
+    """
+    names, strangers, passed_over = _files(root)
+    splits, entered = _is_split(root), {name.split("/", 1)[0] for name in read}
+    missed = {
+        name for name in (*names, *strangers) if not splits or "/" not in name or name.split("/", 1)[0] in entered
+    }
+    return sorted(missed - set(read)), passed_over
+
+
 def _opener(path: Path) -> Callable[[], Image.Image]:
     return partial(open_image, path)
 
@@ -108,18 +128,43 @@ def _only_train(place: Path, split: str | None) -> None:
         raise InputError(f"{place}: has no {split} split. Put the images into {place}/{split}, or ask for 'train'.")
 
 
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith((".", "__MACOSX"))
+
+
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", "__MACOSX")))
+    return sorted(path for path in folder.iterdir() if not _is_hidden(path))
+
+
+def _n_files(path: Path) -> int:
+    """Files below a folder, at any depth; a file, a link, or a folder that cannot be read counts as one."""
+    if not path.is_dir() or path.is_symlink():
+        return 1
+    closed: list[OSError] = []
+    return sum(len(files) for _, _, files in os.walk(path, onerror=closed.append)) + len(closed)
+
+
+def _is_split(root: Path) -> bool:
+    """Whether the only folders in a folder are splits."""
+    folders = [path for path in _visible(root) if path.is_dir()]
+    return bool(folders) and all(path.name.lower() in _SPLITS for path in folders)
 
 
 def _enter_split(root: Path, split: str | None) -> Path:
     held = _visible(root)
     folders = [path for path in held if path.is_dir()]
-    only_splits = bool(folders) and all(path.name.lower() in _SPLITS for path in folders)
-    if not only_splits or any(path.suffix.lower() in _IMAGES or is_image(path) for path in held if path.is_file()):
+    if not _is_split(root):
         _only_train(root, split)
         return root
     names, wanted = ", ".join(path.name for path in folders), [path for path in folders if path.name.lower() == split]
+    beside = [path for path in held if path.is_file() and (path.suffix.lower() in _IMAGES or is_image(path))]
+    if beside:
+        some, one = f"{len(beside)} image{'s' * (len(beside) != 1)}", (wanted or folders)[0]
+        raise InputError(
+            f"{root}: holds {some} ({beside[0].name}{', …' * (len(beside) > 1)}) beside the split{'s' * (len(folders) != 1)} {names}; "
+            f"expected splits alone. Move the image{'s' * (len(beside) != 1)} elsewhere, or name one folder, such as {one}; a folder that "
+            "is no split needs another name."
+        )
     if split is None and len(folders) > 1:
         raise InputError(
             f"{root}: holds the splits {names}; expected one of them, such as {folders[0]}. For the images of all, put them into one "
@@ -131,13 +176,23 @@ def _enter_split(root: Path, split: str | None) -> Path:
 
 
 def _image_names(root: Path) -> tuple[list[str], Counter[str]]:
-    """The paths of the images below a folder, and how many files of what kind were passed over."""
+    """The paths of the images below a folder, and how many files of what kind were passed over; other files are an error."""
+    names, strangers, passed_over = _files(root)
+    if strangers:
+        hint = "Convert them to PNG or remove them; a link to a folder, or to nothing, is not followed."
+        total = len(names) + len(strangers)
+        raise InputError(complaint(str(root), strangers, total, "files are of a kind that cannot be read", hint))
+    return names, passed_over
+
+
+def _files(root: Path) -> tuple[list[str], list[str], Counter[str]]:
+    """The paths of the images below a folder, those of files of unknown kinds, and how many of what kind are passed over."""
     names, strangers, passed_over = [], [], Counter[str]()
     stack = [root]
     while stack:
         folder = stack.pop()
         held = _visible(folder)
-        passed_over["hidden"] += sum(1 for _ in folder.iterdir()) - len(held)
+        passed_over["hidden"] += sum(_n_files(path) for path in folder.iterdir() if _is_hidden(path))
         for path in held:
             suffix = path.suffix.lower().rstrip(".")
             name = path.relative_to(root).as_posix()
@@ -151,13 +206,7 @@ def _image_names(root: Path) -> tuple[list[str], Counter[str]]:
                 passed_over["text"] += 1
             else:
                 strangers.append(name)
-    if strangers:
-        hint = "Convert them to PNG or remove them; a link to a folder, or to nothing, is not followed."
-        total = len(names) + len(strangers)
-        raise InputError(
-            complaint(str(root), sorted(strangers), total, "files are of a kind that cannot be read", hint)
-        )
-    return sorted(names), +passed_over
+    return sorted(names), sorted(strangers), +passed_over
 
 
 def _labels(root: Path, names: Sequence[str]) -> tuple[torch.Tensor | None, tuple[str, ...] | None]:

@@ -1,6 +1,9 @@
 """Images by way of the Hugging Face ``datasets`` library (the extra ``datasets``).
 
-A local folder is read by its ``imagefolder`` builder, which needs no network; any other name is loaded from the Hub.
+A local folder is read by its ``imagefolder`` builder, which needs no network; any other name is loaded from the Hub. That builder
+goes by names: it takes no image without a usual suffix, finds splits in file names ("test_1.png"), and with metadata takes what they
+list. A folder of which it would leave out images is refused.
+
 The images are the only column of type Image; labels the column ``label``, or else the only ClassLabel; names the
 column ``id`` if it holds text, or else a local file's path below the folder.
 
@@ -18,7 +21,8 @@ from PIL import Image
 
 from vdu.core.errors import InputError
 from vdu.core.paths import given_path
-from vdu.data.decode import Shape, decode_all, open_image
+from vdu.data.decode import Shape, complaint, decode_all, open_image
+from vdu.data.folder import left_out
 from vdu.data.images import ImageSet
 
 __all__ = ["load_huggingface"]
@@ -37,7 +41,8 @@ def load_huggingface(name: str, split: str, shape: Shape | None, convert: bool) 
         The images, in the data set's order.
 
     Raises:
-        InputError: if the library is missing, the data set cannot be loaded, or its images do not fit.
+        InputError: if the library is missing, the data set cannot be loaded, a local folder holds images that it leaves out, or images
+            do not fit.
     """
     try:
         datasets: Any = import_module("datasets")
@@ -63,8 +68,9 @@ def load_huggingface(name: str, split: str, shape: Shape | None, convert: bool) 
             "Save the images into a folder and load that."
         )
     files = list(data.cast_column(columns[0], datasets.Image(decode=False))[columns[0]])
-    labels, class_names = _labels(name, data, datasets.ClassLabel)
     paths = [file and file.get("path") for file in files]
+    passed_over = _passed_over(name, folder, paths, split) if folder else {}
+    labels, class_names = _labels(name, data, datasets.ClassLabel)
     if folder and labels is None and len({Path(path).parent for path in paths if path}) > 1:
         raise InputError(
             f"hf:{name}: has subfolders but no labels: a metadata file hides them. Give the metadata a column "
@@ -73,7 +79,39 @@ def load_huggingface(name: str, split: str, shape: Shape | None, convert: bool) 
     names = _names(data, folder, paths)
     called = names or [f"row {i}" for i in range(len(files))]
     images = decode_all(f"hf:{name}", called, [partial(_open, file) for file in files], shape, convert)
-    return ImageSet(images, labels, tuple(names) if names else None, class_names, f"{name} {split}")
+    return ImageSet(images, labels, tuple(names) if names else None, class_names, f"{name} {split}", passed_over)
+
+
+def _passed_over(name: str, folder: Path, paths: list[str | None], split: str) -> dict[str, int]:
+    """How many files of what kind are passed over in a local folder.
+
+    Args:
+        name: of the data set.
+        folder: the folder.
+        paths: of the images that were read, absolute.
+        split: what was asked for.
+
+    Returns:
+        Numbers by kind; without texts, since metadata are texts that are read.
+
+    Raises:
+        InputError: if images are left out.
+    """
+    home = folder.resolve()
+    read = {Path(path).relative_to(home).as_posix() for path in paths if path and Path(path).is_relative_to(home)}
+    others, passed_over = left_out(home, read)
+    missed = [each for each in others if Path(each).name != "metadata.parquet"]
+    if missed:
+        raise InputError(
+            complaint(
+                f"hf:{name}",
+                missed,
+                len(read) + len(missed),
+                f"files are not among those that imagefolder reads as the split {split!r}",
+                "Load the folder without the prefix hf:, which goes by the content of files; or move them, or name them in the metadata.",
+            )
+        )
+    return {kind: n for kind, n in passed_over.items() if kind != "text"}
 
 
 def _open(file: dict[str, Any] | None) -> Image.Image:

@@ -13,7 +13,8 @@ a folder          its images, recursively; labels if it holds class folders only
 a text file       image paths, one per line, relative to the file
 ================  =====================================================================================================
 
-Nothing is guessed: a name that is also that of a file or folder here is refused; ``./mnist``, or a ``Path``, is the folder.
+Nothing is guessed: a name that is also that of a file or folder here is refused; ``./mnist``, or a ``Path``, is the folder, and is
+refused where there is none.
 Nothing is converted unless ``convert`` asks for it: an image of the wrong size or colour mode stops the load.
 
 Not guaranteed: that two files with the same pixels are noticed.
@@ -102,7 +103,10 @@ def load_images(
             return load_list(path, split, shape, convert)
     except OSError as error:
         raise InputError(f"{spec}: cannot be read ({error}). Check the path and its permissions.") from error
-    raise InputError(f"{spec}: no such source, folder or file; expected {_KINDS}.")
+    named = (
+        f" A Path is a folder or a file; for the data set give the text {str(spec)!r}." if _is_name(str(spec)) else ""
+    )
+    raise InputError(f"{spec}: no such source, folder or file; expected {_KINDS}.{named}")
 
 
 def is_data_set(spec: str | Path) -> bool:
@@ -125,11 +129,17 @@ def absolute(spec: str | Path) -> str:
     return str(spec) if place is None else f"{kind}:{place}" if kind else str(place)
 
 
+def _is_name(text: str) -> bool:
+    """Whether a text stands for a data set."""
+    kind, colon, _ = text.partition(":")
+    return kind in _NAMES or (kind == "hf" and bool(colon))
+
+
 def _parsed(spec: str | Path) -> tuple[str, str]:
     """What a source means.
 
     Returns:
-        Its kind (empty for a folder or a list), and its place (empty for a packaged or fetched data set).
+        Its kind (empty for a folder or a list, which every ``Path`` is), and its place (empty for a packaged or fetched data set).
 
     Raises:
         InputError: if the text cannot be read so, or stands for a data set and for a file or folder here.
@@ -137,10 +147,9 @@ def _parsed(spec: str | Path) -> tuple[str, str]:
     text = str(spec)
     require_text(text, "images")
     kind, colon, place = text.partition(":")
-    here = os.path.exists(text)
-    if not (kind in _NAMES or (kind == "hf" and colon)) or (isinstance(spec, Path) and here):
+    if isinstance(spec, Path) or not _is_name(text):
         return "", text
-    if here:
+    if os.path.exists(text):
         raise InputError(
             f"{text}: is a file or folder here and the name of a data set. Write ./{text} for the one here (in Python also a Path); for "
             "the data set rename the other, or work in another folder."

@@ -28,6 +28,7 @@ from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import made_by, require_one_subject
 from vdu.evaluation.recording import evaluate_pair, evaluate_run
 from vdu.training.loop import make_accelerator
+from vdu.unlearning.prompts import read_prompts
 
 __all__ = ["Evidence", "MethodRow", "MethodTable", "compare", "evaluate"]
 
@@ -100,6 +101,7 @@ def evaluate(
     folder = None if folder is None else given_output(folder, "folder")
     if own is not None and folder is not None:
         raise InputError(f"folder: got {folder} with a run, which is evaluated in its own folder. Leave it out.")
+    forget_prompt = None if forget_prompt is None else read_prompts(forget_prompt, "forget_prompt")
     if run is not None and own is None and (said := getattr(getattr(run, "plan", None), "prompts", None)):
         forget_prompt = said["forget"]
         prompts = prompts if prompts is not None else {"others": said["keep"]} if "keep" in said else None

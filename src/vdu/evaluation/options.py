@@ -112,14 +112,14 @@ class EvaluationOptions:
         cls,
         *,
         forget_class: str | Sequence[str] | None,
-        forget_prompt: str | Sequence[str] | None = None,
+        forget_prompt: Sequence[str] | None = None,
         **values: Any,
     ) -> "EvaluationOptions":
         """The options of a call in Python: paths become text, one class is a class, and None is the default.
 
         Args:
             forget_class: one name, or several.
-            forget_prompt: one prompt, or several, or a file of them.
+            forget_prompt: prompts, as :func:`vdu.unlearning.prompts.read_prompts` returns them.
             **values: the other options; in-memory images stay what they are.
 
         Returns:
@@ -137,13 +137,5 @@ class EvaluationOptions:
                 f"forget_class: got {shown(forget_class)}; expected the name of a class, or a list of names."
             )
         known: dict[str, Any] = {name: plain_number(value) for name, value in values.items() if value is not None}
-        prompts = (
-            (forget_prompt,)
-            if isinstance(forget_prompt, str | Path)
-            else ()
-            if forget_prompt is None
-            else forget_prompt
-        )
-        if not isinstance(prompts, list | tuple) or not all(isinstance(each, str | Path) for each in prompts):
-            raise InputError(f"forget_prompt: got {shown(forget_prompt)}; expected a prompt, or a list of prompts.")
-        return cls(forget_class=tuple(map(str, names)), forget_prompt=tuple(prompts), **known)
+        prompts = () if forget_prompt is None else tuple(forget_prompt)
+        return cls(forget_class=tuple(map(str, names)), forget_prompt=prompts, **known)

@@ -29,7 +29,7 @@ from vdu.core.naming import names
 from vdu.core.paths import given_path
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.words import TextDenoiser
-from vdu.unlearning.prompts import read_prompts, with_prompts
+from vdu.unlearning.prompts import with_prompts
 
 __all__ = ["PromptSets", "asked_class", "asking", "label_sets", "prompt_sets"]
 
@@ -73,7 +73,7 @@ def prompt_sets(
 
     Args:
         model: the original.
-        concepts: the prompts that were to be forgotten, or files of them.
+        concepts: the prompts that were to be forgotten.
         keep: the prompts that were to be kept; none takes the model's own or the packaged neutral ones.
         given: a file, or a mapping of the same form (see the module's first lines); None for the defaults.
 
@@ -82,7 +82,7 @@ def prompt_sets(
     """
     view, forgotten = with_prompts(model, list(concepts), list(keep) or None)
     kept = tuple(each for each in view.class_names if each not in forgotten)
-    default = PromptSets(read_prompts(list(concepts), "--forget-prompt"), forgotten, kept)
+    default = PromptSets(tuple(concepts), forgotten, kept)
     return default if given is None else _with_given(default, given)
 
 

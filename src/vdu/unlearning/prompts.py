@@ -6,11 +6,15 @@
 The model's samples are drawn under both, each prompt with the same chance. From there on a prompt is what a class is to a
 class-conditional model. The forget target is the original's prediction under another prompt ("instead"), or the empty one.
 
+A file of prompts is never taken for a prompt: a text is refused if it looks like a file or a path and there is none, or if it is also
+the name of a file here.
+
 Not guaranteed: that no kept prompt means the concept in other words.
 """
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -19,47 +23,66 @@ from typing import Any
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError, shown
 from vdu.core.naming import names, words
+from vdu.core.paths import given_path
 from vdu.core.ranges import require_kind
 from vdu.methods.base import nearest
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.words import TextDenoiser
+from vdu.unlearning.labels import SHOWN
 
-__all__ = ["read_prompts", "require_told_apart", "sampled", "substitutes", "with_prompts"]
+__all__ = ["keeping", "read_prompts", "require_told_apart", "sampled", "substitutes", "with_prompts"]
+
+_LIKE_A_FILE = re.compile(
+    r"(~\w*|\.\.?|[A-Za-z]:)?[/\\].*"  # a path from the root, the home folder or here
+    r"|.*[/\\]"  # a folder
+    r"|\S*[^\s.]\.([a-z]{2,5}|[A-Z]{2,5})"  # one word with a suffix; "Dr.Who" has none
+    r"|\S*[/\\]\S*\.[A-Za-z]\w{0,4}"  # the same in a folder
+    r"|.*[^\s.]\.(?i:csv|docx?|jsonl?|list|md|odt|pdf|rtf|text|toml|tsv|txt|xlsx?|ya?ml)"  # several words, and a suffix of texts
+)
 
 
 def read_prompts(given: Any, what: str) -> tuple[str, ...]:
     """Prompts from a list or a file.
 
     Args:
-        given: a prompt, a list of prompts, or the path of a UTF-8 file with a prompt on every line; empty lines do not count.
+        given: a prompt, a list of prompts, or the path of a UTF-8 file with a prompt on every line; empty lines do not count. A text
+            that ends in .txt, or a path at which there is a file, is that file; ~ is the home folder. Lines are prompts as they are.
         what: name of the argument, for messages.
 
     Returns:
         The prompts, each once, in order.
 
     Raises:
-        InputError: if there are none, one is no text, or the file cannot be read.
+        InputError: if there are none, one is no text, the file cannot be read, or a text is also the name of a file here or looks
+            like a file that is missing.
+
+    Examples:
+        >>> read_prompts("a cat, 3.5 stars", "keep_prompts")
+        ('a cat, 3.5 stars',)
     """
     listed = [given] if isinstance(given, str | Path) else given
     if not isinstance(listed, Sequence) or not all(isinstance(each, str | Path) for each in listed):
         raise InputError(
             f"{what}: got {shown(given)}; expected a prompt, a list of prompts, or a file with one on every line."
         )
-    found = [line for each in listed for line in (_lines(Path(each), what) if _is_file(each) else [str(each).strip()])]
-    found = [prompt for prompt in dict.fromkeys(found) if prompt]
+    files_of = [(each, _file(each, what)) for each in listed]
+    found = _distinct(line for each, file in files_of for line in (_lines(file, what) if file else [str(each)]))
     if not found:
         raise InputError(f"{what}: got no prompt; expected at least one.")
-    return tuple(found)
+    return found
 
 
 def with_prompts(
-    original: PipelineDenoiser, forget: Any, keep: Any = None, instead: str | None = None
+    original: PipelineDenoiser,
+    forget: str | Sequence[str],
+    keep: Sequence[str] | None = None,
+    instead: str | None = None,
 ) -> tuple[PipelineDenoiser, tuple[str, ...]]:
     """A model whose samples are drawn under the prompts to forget and to keep.
 
     Args:
         original: a text-to-image model.
-        forget: the prompts to forget (:func:`read_prompts`).
+        forget: the prompts to forget, as :func:`read_prompts` returns them.
         keep: the prompts to keep, likewise; None takes the model's own or the packaged list.
         instead: what to draw in the place of the concept, or None.
 
@@ -69,7 +92,7 @@ def with_prompts(
     Raises:
         InputError: if the model is not asked in words, a prompt is both to be forgotten and to be kept, or no prompt is left to keep.
     """
-    concepts = read_prompts(forget, "--forget-prompt")
+    concepts = (forget,) if isinstance(forget, str) else tuple(forget)
     if not isinstance(original, TextDenoiser):
         raise InputError(
             f"--forget-prompt: got {concepts[0]!r}, and this model is not asked in words; expected a text-to-image model. Use "
@@ -78,6 +101,8 @@ def with_prompts(
     if wordless := [each for each in concepts if not words(each)]:
         raise InputError(f"--forget-prompt: got {wordless[0]!r}, which has no word; expected what is to be forgotten.")
     require_kind("--instead", instead, str, "a prompt")
+    if instead is not None and _LIKE_A_FILE.fullmatch(instead.strip()):
+        raise InputError(f"--instead: got {instead!r}, which looks like a file; expected a prompt.")
     if instead is not None and any(names(instead, each) for each in concepts):
         raise InputError(
             f"--instead: got {instead!r}, which names what is to be forgotten; expected another prompt, or none."
@@ -88,18 +113,33 @@ def with_prompts(
 
     own = tuple(prompt for prompt in original.prompts if prompt)
     if keep is not None:
-        kept = read_prompts(keep, "--keep-prompts")
+        kept = tuple(keep)
         both = [prompt for prompt in kept if unwanted(prompt)]
         if both:
             raise InputError(
                 f"--keep-prompts: {both[0]!r} names what is to be forgotten; expected other prompts. Leave it out."
             )
     else:
-        kept = tuple(prompt for prompt in own or read_prompts(_neutral(), "--keep-prompts") if not unwanted(prompt))
+        kept = tuple(prompt for prompt in own or _neutral() if not unwanted(prompt))
     if not kept:
         raise InputError("--keep-prompts: every prompt of the model names what is to be forgotten; give some to keep.")
     forgotten = tuple(dict.fromkeys([*concepts, *(prompt for prompt in own if unwanted(prompt))]))
     return replace(original, prompts=(*kept, *forgotten)), forgotten
+
+
+def keeping(model: PipelineDenoiser, concepts: Sequence[str]) -> str:
+    """What is kept in words, in a line: how many prompts, and the first of them.
+
+    Args:
+        model: draws under the prompts to keep and to forget (:func:`with_prompts`).
+        concepts: what is to be forgotten.
+
+    Returns:
+        The line.
+    """
+    kept = [each for each in model.class_names if not any(names(each, concept) for concept in concepts)]
+    n, some = len(kept), ", ".join(map(repr, kept[:SHOWN]))
+    return f"keeping {n} prompt{'s' * (n != 1)}: {some}{', …' * (n > SHOWN)}"
 
 
 def sampled(original: PipelineDenoiser) -> PipelineDenoiser:
@@ -112,7 +152,7 @@ def sampled(original: PipelineDenoiser) -> PipelineDenoiser:
         The model to draw from.
     """
     if isinstance(original, TextDenoiser) and not any(original.prompts):
-        return replace(original, prompts=read_prompts(_neutral(), "prompts"))
+        return replace(original, prompts=_neutral())
     return original
 
 
@@ -168,24 +208,45 @@ def require_told_apart(model: PipelineDenoiser, forgotten: Sequence[str], instea
                 )
 
 
-def _neutral() -> list[str]:
-    return files("vdu.unlearning").joinpath("neutral_prompts.txt").read_text("utf-8").splitlines()
+def _neutral() -> tuple[str, ...]:
+    return _distinct(files("vdu.unlearning").joinpath("neutral_prompts.txt").read_text("utf-8").splitlines())
 
 
-def _is_file(given: str | Path) -> bool:
+def _distinct(lines: Iterable[str]) -> tuple[str, ...]:
+    """Lines without space around them, each once, none empty."""
+    return tuple(line for line in dict.fromkeys(line.strip() for line in lines) if line)
+
+
+def _file(given: str | Path, what: str) -> Path | None:
+    """The file that is meant; None for a prompt.
+
+    A word that is also a folder here is a prompt: no folder is read, and runs and images are kept in folders of such names.
+
+    Args:
+        given: a prompt or a path.
+        what: name of the argument, for messages.
+
+    Returns:
+        Its path, which need not exist if it ends in .txt or was given as a ``Path``.
+
+    Raises:
+        InputError: if it cannot be told.
+    """
     if isinstance(given, Path):
-        return True
-    there = "\n" not in given and "\0" not in given and len(given) < 256 and Path(given).is_file()
-    path = "/" in given or "\\" in given
-    if there and not path and not given.endswith(".txt"):
-        raise InputError(
-            f"prompt: {given!r} is also a file here; write ./{given} for the file, or work in another folder."
-        )
-    if path and not there and re.fullmatch(r"\S+\.\w{1,5}", given):
-        raise InputError(
-            f"prompt: {given!r} looks like a file, and there is none; expected a prompt, or a file that exists."
-        )
-    return given.endswith(".txt") or there
+        return given_path(given, what)
+    text = given.strip()
+    place, named = os.path.expanduser(text), text.lower().endswith(".txt") and "\n" not in text
+    there, path = os.path.isfile(place), "/" in text or "\\" in text
+    hint = "To have it as a prompt, write it into a text file, on a line of its own, and give that."
+    if there and not path and not named:
+        raise InputError(f"{what}: {given!r} is also a file here; write ./{text} for the file. {hint}")
+    if there or named:
+        return Path(place)
+    folder = path and os.path.isdir(place)
+    if folder or _LIKE_A_FILE.fullmatch(text):
+        got = "is a folder" if folder else "looks like a file, and there is none"
+        raise InputError(f"{what}: {given!r} {got}; expected a prompt, or a file that exists. {hint}")
+    return None
 
 
 def _lines(path: Path, what: str) -> list[str]:

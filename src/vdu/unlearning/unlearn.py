@@ -26,6 +26,7 @@ from vdu.unlearning.default_posterior import posterior_work, with_posterior
 from vdu.unlearning.engine import carry_out, say, work
 from vdu.unlearning.form import without_effect
 from vdu.unlearning.plan import Plan, TrainingOptions, check_origin, make_plan
+from vdu.unlearning.prompts import keeping
 from vdu.unlearning.result import UnlearnResult
 from vdu.unlearning.run_folder import carry_out_in
 
@@ -130,6 +131,8 @@ def unlearn(
         expect(posterior_work(plan) | work(plan))
         if title is not None:
             say(forgetting(plan.forget))
+            if "forget" in plan.prompts:
+                say(keeping(plan.original, plan.prompts["forget"]))
         if where is not None:
             return carry_out_in(where, plan, overwrite=overwrite, resume=resume, progress=title)
         plan, fitted = with_posterior(plan, progress=title is not None)
