@@ -140,7 +140,7 @@ class EvaluationOptions:
         return cls(forget_class=tuple(map(str, names)), forget_prompt=listed_prompts(forget_prompt), **known)
 
 
-def listed_prompts(forget_prompt: Any) -> tuple[str | Path, ...]:
+def listed_prompts(forget_prompt: Any) -> tuple[Any, ...]:
     """What was to be forgotten in words, as a tuple.
 
     Args:
