@@ -24,6 +24,7 @@ from vdu.evaluation.references import (
     load_reference,
     reference_images,
     split_at_random,
+    unshared_reference,
     without_forget,
 )
 from vdu.judges.judging import Judging
@@ -278,9 +279,11 @@ def test_a_reference_loses_the_forget_classes_by_label_or_by_the_judge(monkeypat
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     stored = ImageSet(images(6, 4).images, labels, None, CLASSES, "labelled")
     monkeypatch.setattr(references, "load_images", lambda source, shape, split: stored)
-    forget = ImageSet(stored.images[:1] ^ 255)
-    loaded = load_reference("data", "test", forget)
-    assert loaded is stored
+    loaded = load_reference("data", "test", stored.shape)
+    assert loaded is stored and unshared_reference(loaded, ImageSet(stored.images[:1] ^ 255)) is stored
+    assert (
+        unshared_reference(loaded, ImageSet(stored.images[:1])).description == "labelled without 1 of the forget images"
+    )
     by_label = reference_images(loaded, judging("a"), ["a"])
     assert by_label.description == "labelled without a (by label)"
     assert torch.equal(by_label.images, stored.images[labels != 0])
@@ -288,7 +291,7 @@ def test_a_reference_loses_the_forget_classes_by_label_or_by_the_judge(monkeypat
     by_judge = reference_images(stored, judging("a"), ["a"])
     assert by_judge.description == "unlabelled without forget images (by the judge)"
     assert torch.equal(by_judge.images, stored.images[torch.from_numpy(class_of(stored) != 0)])
-    assert load_reference(None, "test", forget) is None
+    assert load_reference(None, "test", stored.shape) is None
 
 
 def test_no_set_becomes_floating_point_as_a_whole(monkeypatch):

@@ -11,7 +11,7 @@ from vdu.commands.verify import verify
 from vdu.core.errors import DivergenceError, InputError
 from vdu.data.sources import load_images
 from vdu.evaluation.api import evaluate
-from vdu.evaluation.suite import SUITES, real_images
+from vdu.evaluation.suite import SUITES, load_real_images, real_images
 from vdu.probes.context import not_run
 from vdu.reporting.code_texts import not_run_text
 
@@ -135,6 +135,6 @@ def test_finished_probes_survive_another_evaluation_of_the_same(pair, pixel_judg
 def test_held_out_images_of_a_data_set_are_of_its_test_split(capsys):
     train, test = (load_images("digits", split=each) for each in ("train", "test"))
     forget = train.select(train.labels == 8)
-    held_out = real_images(None, "digits", ["8"], forget)[0]
+    held_out = real_images(load_real_images(None, "digits", ["8"], forget.shape), forget)[0]
     assert held_out is not None and torch.equal(held_out.images, test.images[test.labels == 8])
     assert "test split of digits" in capsys.readouterr().err

@@ -162,3 +162,36 @@ def test_words_that_do_not_fit_are_refused(folders, pair, pixel_judge):
         evaluate(**plain, forget_prompt="cat", **QUICK)
     with pytest.raises(InputError, match="--prompts: got prompts, and nothing was to be forgotten in words"):
         evaluate(**plain, prompts={"others": ["dog"]}, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"folder": "used"}, "holds files but no evidence of ours"),
+        ({"folder": "used/notes.txt"}, "is a file; expected a folder for the run"),
+        ({"judge": "nowhere"}, "nowhere"),
+        ({"reference": "nowhere"}, "nowhere"),
+        ({"reference": torch.zeros(11, 3, 16, 16, dtype=torch.uint8)}, "--reference: 11 images are left"),
+        ({"held_out": "nowhere"}, "nowhere"),
+        ({"data": "nowhere"}, "nowhere"),
+        ({"cross_judge": "nowhere"}, "nowhere"),
+        ({"features": "nothing"}, "nothing"),
+        ({"n_judge_samples": 3}, r"got 3 generated samples \(--n-judge-samples\)"),
+    ],
+)
+def test_what_needs_no_drawn_image_is_refused_before_the_forget_set_is_drawn(
+    folders, tmp_path, monkeypatch, given, message
+):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("x")
+    monkeypatch.chdir(tmp_path)
+
+    def drawn(*_, **__):
+        raise AssertionError("an image was drawn")
+
+    monkeypatch.setattr("vdu.unlearning.labels.sample", drawn)
+    with pytest.raises(InputError, match=message):
+        evaluate(before=folders / "before", after=folders / "after", forget_prompt="cat", **QUICK | given)
+    assert [path.name for path in tmp_path.iterdir()] == ["used"]
+    with pytest.raises(AssertionError, match="an image was drawn"):  # without it, the forget set is drawn
+        evaluate(before=folders / "before", after=folders / "after", forget_prompt="cat", **QUICK)

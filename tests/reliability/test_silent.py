@@ -27,7 +27,7 @@ from vdu.evaluation.evidence import Evidence
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets
 from vdu.evaluation.recording import _require_known_classes, _seen, require_measurable
-from vdu.evaluation.suite import real_images
+from vdu.evaluation.suite import load_real_images, real_images
 from vdu.judges.classifier import Judge, save_judge
 from vdu.judges.judging import Judging, given_judges
 from vdu.models.adapt import adapt
@@ -79,13 +79,17 @@ def test_a_cut_image_is_refused_whatever_pillow_was_told(tmp_path, monkeypatch):
     assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
+def measuring(data, held_out, names, forget):
+    return real_images(load_real_images(data, held_out, names, forget.shape), forget)
+
+
 def test_held_out_images_that_the_model_was_trained_on_are_left_out(tmp_path, capsys):
     train, test = pixels(12, 1), pixels(6, 2)
     for split, images in (("train", train), ("test", test)):
         written(tmp_path / "data" / split / "a", images)
         written(tmp_path / "data" / split / "b", pixels(6, 3 if split == "train" else 4))
     held_out = written(tmp_path / "held", torch.cat([train[:4], test]))
-    found, _, _ = real_images(tmp_path / "data", held_out, ["a"], ImageSet(train[6:]))
+    found, _, _ = measuring(tmp_path / "data", held_out, ["a"], ImageSet(train[6:]))
     assert found is not None and sorted(found.images.flatten(1).tolist()) == sorted(test.flatten(1).tolist())
     assert "4 of 10 held-out images are training images" in capsys.readouterr().err
 
@@ -105,27 +109,27 @@ def test_held_out_images_of_a_kept_class_are_left_out_or_refused(tmp_path, capsy
     sets, forget = dataset(tmp_path / "data"), ImageSet(pixels(6, 9))
     kept = torch.cat([sets["train", "b"][:2], sets["test", "b"][:3]])
     held_out = written(tmp_path / "held", torch.cat([kept, pixels(4, 8)]))
-    found, _, _ = real_images(tmp_path / "data", held_out, ["a"], forget)
+    found, _, _ = measuring(tmp_path / "data", held_out, ["a"], forget)
     assert found is not None and torch.equal(found.images.sort(0).values, pixels(4, 8).sort(0).values)
     said = capsys.readouterr().err
     assert "2 of 9 held-out images are retained images" in said
     assert "3 of 7 held-out images are retained images" in said
     only = written(tmp_path / "only", sets["train", "b"])
     with pytest.raises(InputError, match=r"held-out images: all 6 .* are among the retained images"):
-        real_images(tmp_path / "data", only, ["a"], forget)
+        measuring(tmp_path / "data", only, ["a"], forget)
 
 
 def test_held_out_images_in_class_folders_are_those_of_the_forgotten_class(tmp_path, capsys):
     sets, forget = dataset(tmp_path / "data"), ImageSet(pixels(6, 9))
-    found, _, _ = real_images(None, tmp_path / "data" / "test", ["a"], forget)
+    found, _, _ = measuring(None, tmp_path / "data" / "test", ["a"], forget)
     assert found is not None and torch.equal(found.images, sets["test", "a"])
     assert "6 of 12 held-out images are not of a; they are left out" in capsys.readouterr().err
     with pytest.raises(
         InputError, match=r"--held-out: .* holds the classes a, b; expected images of what was forgotten"
     ):
-        real_images(None, tmp_path / "data" / "test", ["c"], forget)
+        measuring(None, tmp_path / "data" / "test", ["c"], forget)
     with pytest.raises(InputError, match=r"--data .*: all its images are of a, b; expected images that stay"):
-        real_images(tmp_path / "data", None, ["a", "b"], forget)
+        measuring(tmp_path / "data", None, ["a", "b"], forget)
 
 
 def labelled(n, names, seed=0, shape=(1, 8, 8)):

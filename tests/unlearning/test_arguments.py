@@ -22,6 +22,17 @@ OTHERS = {
     "an array": np.zeros(3),
     "a tensor": torch.zeros(2, 2),
 }
+SCHEDULE = vdu.NoiseSchedule.linear(9)
+RIGHT = {  # where these are what is expected
+    ("ImageSet", "labels", "a tensor"),
+    ("fit_posterior", "members", "a generator"),
+    ("NoiseSchedule.coefficients", "like", "a tensor"),
+    ("NoiseSchedule.coefficients_at", "timestep", "a tensor"),
+    ("NoiseSchedule.coefficients_at", "like", "a tensor"),
+    ("NoiseSchedule.alpha_bar_at", "timestep", "a tensor"),
+    ("NoiseSchedule.timesteps_at", "alpha_bars", "a tensor"),
+    ("NoiseSchedule.flow.timesteps_at", "alpha_bars", "a tensor"),
+}
 UNET = object()  # refused only after everything else
 CALLS = {
     "unlearn": (
@@ -32,8 +43,8 @@ CALLS = {
     ),
     "evaluate": (
         vdu.evaluate, {"before": UNET, "after": UNET, "forget": IMAGES},
-        "run before forget_classes judge second_judge reference_split data held_out features probes sampler n_images n_judge_samples "
-        "seed folder",
+        "run before forget_classes forget_prompt judge second_judge reference_split data held_out features probes sampler n_images "
+        "n_judge_samples seed folder",
     ),
     "compare": (
         vdu.compare, {"pipeline": UNET, "forget": IMAGES, "methods": ["ascent"]},
@@ -54,6 +65,16 @@ CALLS = {
     "Sampler": (vdu.Sampler, {}, "scheduler steps eta spacing clip_sample microbatch_size guidance_scale"),
     "NoiseSchedule": (vdu.NoiseSchedule, {"alpha_bars": torch.tensor([0.9, 0.5])}, "scaling"),
     "NoiseSchedule.linear": (vdu.NoiseSchedule.linear, {}, "steps beta_start beta_end"),
+    "NoiseSchedule.coefficients": (SCHEDULE.coefficients, {"index": torch.tensor([1]), "like": torch.zeros(1)}, "index like"),
+    "NoiseSchedule.coefficients_at": (
+        SCHEDULE.coefficients_at, {"timestep": torch.tensor([0.5]), "like": torch.zeros(1)}, "timestep like",
+    ),
+    "NoiseSchedule.alpha_bar_at": (SCHEDULE.alpha_bar_at, {}, "timestep"),
+    "NoiseSchedule.timesteps_at": (SCHEDULE.timesteps_at, {}, "alpha_bars"),
+    "NoiseSchedule.flow.timesteps_at": (vdu.NoiseSchedule.flow(9).timesteps_at, {}, "alpha_bars"),
+    "NoiseSchedule.within": (SCHEDULE.within, {}, "alpha_bar_range"),
+    "Sampler.make": (vdu.Sampler().make, {}, "denoiser"),
+    "GaussianPosterior.check_matches": (NOTHING.check_matches, {}, "named_parameters"),
     "GaussianPosterior": (vdu.GaussianPosterior, {"mean": {}, "variance": {}}, "estimator"),
     "GaussianPosterior.load": (vdu.GaussianPosterior.load, {}, "path"),
     "VDU": (vdu.VDU, {"posterior": NOTHING}, "posterior gamma weights schedule alpha_bar_range"),
@@ -72,8 +93,8 @@ def test_an_argument_of_another_kind_is_refused_in_our_words(name, argument, tmp
     monkeypatch.chdir(tmp_path)
     call, others, _ = CALLS[name]
     for kind, value in OTHERS.items():
-        if (name, argument, kind) in {("ImageSet", "labels", "a tensor"), ("fit_posterior", "members", "a generator")}:
-            continue  # right
+        if (name, argument, kind) in RIGHT:
+            continue
         if name == "fit_posterior" and argument == "members" and kind in {"a set", "an array", "a tensor"}:
             continue  # can be iterated over
         with pytest.raises(vdu.InputError) as refused:
@@ -105,6 +126,54 @@ def test_an_argument_of_another_kind_is_refused_in_our_words(name, argument, tmp
 def test_values_that_look_right(arguments, message):
     with pytest.raises(vdu.InputError, match=message):
         vdu.unlearn(object(), "ascent", forget=IMAGES, progress=None, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda _: SCHEDULE.alpha_bar_at(500), r"timestep: got 500; expected timesteps as a tensor \[batch\]"),
+        (lambda _: SCHEDULE.timesteps_at([0.5]), "alpha_bars: got a list; expected noise levels"),
+        (lambda _: SCHEDULE.coefficients(3, torch.zeros(1)), "index: got 3; expected timestep indices as a tensor"),
+        (lambda _: SCHEDULE.within(0.5), "alpha_bar_range: got 0.5; expected two numbers"),
+        (lambda made: vdu.Sampler().make(made), "denoiser: got a DDPMPipeline; expected a vdu.PipelineDenoiser. Of a pipeline"),
+        (lambda made: vdu.PipelineDenoiser.from_pipeline(made).condition(1), "labels: got 1; expected the class or prompt"),
+        (lambda made: vdu.PipelineDenoiser.from_pipeline(made).condition("01"), "labels: got '01'; expected the class"),
+        (lambda made: vdu.PipelineDenoiser.from_pipeline(made).meant({0: 1}), "labels: got a dict; expected the class"),
+        (lambda _: NOTHING.check_matches(torch.zeros(2, 2)), "named_parameters: got a Tensor; expected tensors by name"),
+        *(
+            (lambda made, labels=labels: fitted(made, labels), f"labels: got {shown}; expected the class or prompt of each")
+            for labels, shown in ((3, "3"), ("0101", "'0101'"), (torch.tensor(1), "a Tensor"), ({"0": 1}, "a dict"))
+        ),
+        *(
+            (lambda made, part=part: trained(made, part), rf"train: got {shown}; expected one of all, attention")
+            for part, shown in ((np.array(["attention", "lora:2"]), "a ndarray"), (torch.zeros(2), "a Tensor"), ([], "a list"))
+        ),
+        *(
+            (lambda _, said=said: vdu.evaluate(before=UNET, after=UNET, forget_prompt=said), f"forget_prompt: got {shown}; exp")
+            for said, shown in ((np.array(["a cat", "a dog"]), "a ndarray"), (torch.zeros(2), "a Tensor"), (3, "3"))
+        ),
+    ],
+)  # fmt: skip
+def test_the_message_names_the_argument_and_what_is_expected(make_pipeline, call, message):
+    with pytest.raises(vdu.InputError, match=message):
+        call(make_pipeline(num_class_embeds=2))
+
+
+def fitted(pipeline, labels):
+    how = {"generator": torch.Generator(), "n_train": 9, "samples": torch.zeros(4, 1, 8, 8)}
+    return vdu.fit_posterior(pipeline, "fisher", labels=labels, **how)
+
+
+def trained(pipeline, part):
+    return vdu.unlearn(pipeline, "ascent", forget_label=0, train=part, progress=None)
+
+
+def test_labels_of_samples_are_a_list_an_array_or_a_tensor(make_pipeline):
+    found = [
+        fitted(make_pipeline(num_class_embeds=2), labels).variance for labels in ([0, 1, 1, 0], np.array([0, 1, 1, 0]))
+    ]
+    found.append(fitted(make_pipeline(num_class_embeds=2), torch.tensor([0, 1, 1, 0])).variance)
+    assert all(torch.equal(each[name], value) for each in found[1:] for name, value in found[0].items())
 
 
 @pytest.mark.parametrize("empty", ["", [], (), {}])

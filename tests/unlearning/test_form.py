@@ -5,14 +5,19 @@ import torch
 
 import tiny_pipelines
 from vdu.core.errors import InputError
-from vdu.data.images import ImageSet
-from vdu.diffusion.sampling import Sampler
+from vdu.core.rng import derive_seed
+from vdu.data.images import ImageSet, to_uint8
+from vdu.diffusion.sampling import Sampler, sample
+from vdu.models.adapt import adapt
 from vdu.models.networks import new_pipeline
 from vdu.posterior.isotropic import fit_isotropic
+from vdu.replay.generated import image_seeds
 from vdu.unlearning import engine
+from vdu.unlearning.fit_posterior import fit_posterior
 from vdu.unlearning.unlearn import planned, unlearn
 
 NAMES = ("dark", "bright", "grey")
+PIXELS = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
 QUICK = {
     "sampler": Sampler("ddim", 2, microbatch_size=64),
     "steps": 2,
@@ -56,12 +61,6 @@ def test_a_label_goes_to_the_null_class_or_to_another_one(labelled, caught, meth
 
 def test_what_is_drawn_instead_is_what_the_original_draws_under_that_label(labelled, caught):
     """The label of the drawing is the other one, that of the training the one to forget."""
-    from vdu.core.rng import derive_seed
-    from vdu.data.images import to_uint8
-    from vdu.diffusion.sampling import sample
-    from vdu.models.adapt import adapt
-    from vdu.replay.generated import image_seeds
-
     made = unlearn(labelled, "concept-ablation", forget_label="bright", instead="grey", **QUICK)
     seeds = image_seeds(derive_seed(made.plan.run_seed, "instead"), 64)
     expected = to_uint8(sample(adapt(labelled), seeds, QUICK["sampler"], labels=["grey"] * 64))
@@ -85,6 +84,51 @@ def test_what_is_drawn_instead_is_what_the_original_draws_under_that_label(label
 def test_what_cannot_be_is_refused_before_anything_is_drawn(labelled, monkeypatch, method, options, message):
     with pytest.raises(InputError, match=message):
         unlearn(labelled, method, forget_label="bright", **QUICK | options)
+
+
+def other_posterior(make_pipeline):
+    other = make_pipeline(num_class_embeds=3)
+    with torch.no_grad():
+        other.unet.conv_in.weight.mul_(2)
+    return {"method": "vdu", "posterior": fit_posterior(other, "isotropic", generator=torch.Generator())}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (lambda _: {"retain": PIXELS}, "the model is class-conditional, and these images have no labels"),
+        (
+            lambda _: {"retain": ImageSet(PIXELS, torch.ones(8, dtype=torch.int64))},
+            r"--retain: all 8 images are of a class to be forgotten \(1\); expected others",
+        ),
+        (other_posterior, "posterior: was fitted to the model with SHA-256"),
+    ],
+)
+def test_what_needs_no_drawn_image_is_refused_before_the_forget_set_is_drawn(
+    make_pipeline, monkeypatch, options, message
+):
+    pipeline, given = make_pipeline(num_class_embeds=3), options(make_pipeline)
+
+    def drawn(*_, **__):
+        raise AssertionError("an image was drawn")
+
+    monkeypatch.setattr("vdu.unlearning.labels.sample", drawn)
+    how = {"method": "finetune", "forget_label": 1, "sampler": QUICK["sampler"]}
+    with pytest.raises(InputError, match=message):
+        planned(pipeline, **how | given)
+    with pytest.raises(AssertionError, match="an image was drawn"):  # without it, the forget set is drawn
+        planned(pipeline, **how)
+
+
+def test_a_drawn_forget_set_is_what_the_model_draws_under_its_label(make_pipeline):
+    pipeline = make_pipeline(num_class_embeds=3)
+    retain = ImageSet(PIXELS, torch.arange(8) % 3)
+    plan = planned(pipeline, "finetune", forget_label=1, retain=retain, sampler=QUICK["sampler"], seed=7)
+    assert plan.forget.labels is not None and plan.forget.labels.tolist() == [1] * 256
+    seeds = image_seeds(derive_seed(7, "forget set"), 4)
+    first = to_uint8(sample(adapt(pipeline), seeds, QUICK["sampler"], labels=[1] * 4))
+    assert torch.equal(plan.forget.images[:4], first)
+    assert plan.retain is not None and torch.equal(plan.retain.images, PIXELS[retain.labels != 1])
 
 
 def test_a_model_without_a_null_class_needs_another_one(make_pipeline):

@@ -19,9 +19,12 @@ from vdu.core.device import on_device
 from vdu.core.errors import InputError
 from vdu.core.records import sha256_file
 from vdu.data.forget_source import reload_forget
+from vdu.data.images import ImageSet
 from vdu.methods import registry
 from vdu.posterior.isotropic import fit_isotropic
-from vdu.unlearning import default_posterior
+from vdu.replay import auxiliaries
+from vdu.replay.selection import resemblance
+from vdu.unlearning import default_posterior, engine
 
 SMALL = {"steps": 3, "batch_size": 4, "learning_rate": 1e-3, "progress": None}
 PIXELS = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -112,6 +115,57 @@ def test_what_was_given_as_an_object_is_stored_and_evaluated(desk, make_pipeline
     with pytest.raises(InputError, match="other settings, data or model"):
         vdu.unlearn(pipeline, vdu.VDU(posterior), resume=True, **how | {"forget": PIXELS[:5]})
     assert reload_forget(desk / "run", (1, 8, 8)).sha256 == made.forget.sha256
+
+
+def test_another_run_is_not_resumed_and_nothing_is_trained_for_it(make_pipeline, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        auxiliaries,
+        "resemblance",
+        lambda *given, **named: resemblance(*given, **named | {"steps": 2, "score_steps": 2}),
+    )
+    pipeline, labels = make_pipeline(num_class_embeds=3), torch.zeros(40, dtype=torch.int64)
+    first, other = (ImageSet(torch.full((40, 1, 8, 8), level, dtype=torch.uint8), labels) for level in (9, 200))
+    kept_images, sampler = ImageSet(other.images, labels + 1), vdu.Sampler("ddim", 1, microbatch_size=60)
+    how = {"n_own_samples": 60, "sampler": sampler, "force": True, "folder": tmp_path / "run"}
+    made = vdu.unlearn(pipeline, "finetune", forget=first, **how | SMALL)
+    again = vdu.unlearn(pipeline, "finetune", forget=first, resume=True, **how | SMALL)
+    assert weights(again.pipeline) == weights(made.pipeline)
+    kept = [(tmp_path / "run" / name).read_bytes() for name in ("config.toml", "run.json")]
+
+    def trained(*_, **__):
+        raise AssertionError("a classifier was trained")
+
+    monkeypatch.setattr(engine, "make_auxiliaries", trained)
+    resumed = {"forget": first, "resume": True} | how | SMALL
+    for changes in (
+        {"learning_rate": 2e-3},
+        {"forget": other},
+        {"n_own_samples": 61},
+        {"retain": kept_images},
+    ):
+        with pytest.raises(InputError, match="was written with other settings, data or model"):
+            vdu.unlearn(pipeline, "finetune", **resumed | changes)
+    with pytest.raises(InputError, match="steps: got 2, but the newest checkpoint has 3 steps"):
+        vdu.unlearn(pipeline, "finetune", **resumed | {"steps": 2})
+    assert [(tmp_path / "run" / name).read_bytes() for name in ("config.toml", "run.json")] == kept
+    with pytest.raises(AssertionError, match="a classifier was trained"):  # the same run goes on
+        vdu.unlearn(pipeline, "finetune", **resumed)
+
+
+def test_a_posterior_that_is_fitted_again_does_not_replace_the_settings_of_the_run(
+    make_pipeline, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(default_posterior, "N_SAMPLES", 3)
+    monkeypatch.setattr(default_posterior, "SAMPLER", vdu.Sampler("ddim", 1, microbatch_size=3))
+    pipeline, how = make_pipeline(), {"forget": PIXELS, "folder": tmp_path / "run", **SMALL}
+    made = vdu.unlearn(pipeline, "vdu", **how)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"Use the settings in the run's config\.toml"):
+            vdu.unlearn(pipeline, "vdu", resume=True, **how | {"learning_rate": 2e-3})
+    rate = tomllib.loads((tmp_path / "run" / "config.toml").read_text("utf-8"))["learning_rate"]
+    assert rate == 1e-3  # of SMALL
+    again = vdu.unlearn(pipeline, "vdu", resume=True, **how | {"learning_rate": rate})  # the advice
+    assert weights(again.pipeline) == weights(made.pipeline)
 
 
 def test_one_draw_of_a_generator_or_a_seed_and_never_both(make_pipeline):

@@ -1,7 +1,7 @@
 """Checks with helpful messages: non-finite numbers, unexpected names among tensors, and the hash of a set of weights."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,15 @@ from torch import Tensor
 
 from vdu.core.errors import InputError, shown
 
-__all__ = ["as_tensor", "first_differences", "hash_parameters", "require_finite", "require_generator"]
+__all__ = [
+    "as_tensor",
+    "first_differences",
+    "hash_parameters",
+    "require_finite",
+    "require_generator",
+    "require_labels",
+    "require_tensor",
+]
 
 
 def as_tensor(name: str, value: Any, words: str) -> Tensor:
@@ -34,6 +42,35 @@ def as_tensor(name: str, value: Any, words: str) -> Tensor:
         kind = "complex numbers" if found.is_complex() else "a tensor on the meta device, which has no values"
         raise InputError(f"{name}: got {kind}; expected {words}.")
     return found
+
+
+def require_tensor(name: str, value: Any, words: str) -> None:
+    """Raise an error for anything but a tensor.
+
+    Args:
+        name: the argument.
+        value: what was given.
+        words: the expectation, for the message.
+
+    Raises:
+        InputError: with the kind of what was given.
+    """
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name}: got {shown(value)}; expected {words}.")
+
+
+def require_labels(labels: Any) -> None:
+    """Raise an error for anything but several labels: a list, a tuple, or an array or a tensor of one dimension.
+
+    Args:
+        labels: what was given; a text is one label, not several.
+
+    Raises:
+        InputError: with the kind of what was given.
+    """
+    listed = isinstance(labels, Sequence) and not isinstance(labels, str | bytes)
+    if not listed and not (hasattr(labels, "tolist") and getattr(labels, "ndim", 0) == 1):
+        raise InputError(f"labels: got {shown(labels)}; expected the class or prompt of each sample, as a list.")
 
 
 def require_generator(generator: Any) -> None:

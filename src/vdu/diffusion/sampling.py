@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.counter import standing_for
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 from vdu.core.modes import evaluating
 from vdu.core.processes import gathered, place
 from vdu.core.progress import bar
@@ -87,8 +87,13 @@ class Sampler:
             The scheduler, with its timesteps set.
 
         Raises:
-            InputError: if there are more steps than the model's schedule has, or diffusers gives the sampler another schedule.
+            InputError: if it is no denoiser, there are more steps than its schedule has, or diffusers gives the sampler another schedule.
         """
+        if not isinstance(getattr(denoiser, "schedule", None), NoiseSchedule):
+            raise InputError(
+                f"denoiser: got {shown(denoiser)}; expected a vdu.PipelineDenoiser. Of a pipeline make one with "
+                "vdu.PipelineDenoiser.from_pipeline(pipeline)."
+            )
         if self.guidance_scale is not None:
             if not denoiser.class_names:
                 raise InputError(

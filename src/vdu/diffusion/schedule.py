@@ -27,8 +27,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from vdu.core.checks import as_tensor
-from vdu.core.errors import InputError
+from vdu.core.checks import as_tensor, require_tensor
+from vdu.core.errors import InputError, shown
 from vdu.core.ranges import POSITIVE, UNIT, Range, require_choice, require_number
 from vdu.core.types import Condition, NoisedBatch
 
@@ -39,10 +39,12 @@ __all__ = [
     "kl_weights",
     "matching_timesteps",
     "noised_batch",
+    "require_range",
     "weight_share",
 ]
 
 SCALINGS = ("variance-preserving", "flow")
+LEVELS = "noise levels ᾱ as a tensor [n]"
 STEPS = Range("a number of steps, at least 2", 2, whole=True)
 
 
@@ -135,7 +137,14 @@ class NoiseSchedule:
 
         Returns:
             Both [batch].
+
+        Raises:
+            InputError: if one is no tensor, or the indices are no whole numbers.
         """
+        require_tensor("index", index, "timestep indices as a tensor [batch]")
+        require_tensor("like", like, "a tensor of the dtype and device that the result shall have")
+        if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+            raise InputError(f"index: got {index.dtype}; expected whole numbers, as torch.int64.")
         level = self.alpha_bars[index.cpu()].to(like)  # the roots are taken in the precision of the images
         alpha, sigma = level.sqrt(), (1 - level).sqrt()
         return (
@@ -154,6 +163,8 @@ class NoiseSchedule:
         Returns:
             Both [batch].
         """
+        require_tensor("timestep", timestep, "timesteps as a tensor [batch]")
+        require_tensor("like", like, "a tensor of the dtype and device that the result shall have")
         if self.scaling == "flow":
             s = (timestep / 1000).to(like)
             return 1 - s, s
@@ -171,6 +182,7 @@ class NoiseSchedule:
         """
         if self.scaling == "variance-preserving":
             return matching_timesteps(alpha_bars, self)
+        require_tensor("alpha_bars", alpha_bars, LEVELS)
         level = alpha_bars.double()
         return 1000 * (1 - level).sqrt() / (level.sqrt() + (1 - level).sqrt())
 
@@ -207,6 +219,7 @@ class NoiseSchedule:
         Raises:
             InputError: if there is none.
         """
+        require_range(name, alpha_bar_range)
         low, high = alpha_bar_range
         inside = (self.alpha_bars >= low) & (self.alpha_bars <= high)
         if not bool(inside.any()):
@@ -222,12 +235,32 @@ class NoiseSchedule:
         Returns:
             ᾱ, [batch], float64, on the device of ``timestep``.
         """
+        require_tensor("timestep", timestep, "timesteps as a tensor [batch]")
         t = timestep.detach().to("cpu", torch.float64)
         low = t.floor().long().clamp(0, len(self) - 1)
         high = (low + 1).clamp(max=len(self) - 1)
         fraction = t - low
         between = torch.sigmoid(torch.lerp(self.log_snr[low], self.log_snr[high], fraction))
         return torch.where(fraction == 0, self.alpha_bars[low], between).to(timestep.device)
+
+
+def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:
+    """Raise an error for an invalid range of ᾱ.
+
+    Raises:
+        InputError: unless it is two numbers with 0 ≤ smallest ≤ largest ≤ 1.
+    """
+    two = (
+        isinstance(alpha_bar_range, tuple | list)
+        and len(alpha_bar_range) == 2
+        and all(map(UNIT.holds, alpha_bar_range))
+    )
+    if not two or alpha_bar_range[0] > alpha_bar_range[1]:
+        numbers = isinstance(alpha_bar_range, tuple | list) and all(
+            isinstance(each, int | float) for each in alpha_bar_range
+        )
+        got = alpha_bar_range if numbers else shown(alpha_bar_range)
+        raise InputError(f"{name}: got {got}; expected two numbers, 0 ≤ smallest ᾱ ≤ largest ᾱ ≤ 1.")
 
 
 def matching_timesteps(alpha_bars: Tensor, own: NoiseSchedule) -> Tensor:
@@ -241,6 +274,7 @@ def matching_timesteps(alpha_bars: Tensor, own: NoiseSchedule) -> Tensor:
         Timesteps within [0, T_own − 1], [n], float64. A level outside the range of ``own`` is clamped to its nearest end, since
         the network was not trained on cleaner or noisier images.
     """
+    require_tensor("alpha_bars", alpha_bars, LEVELS)
     wanted = torch.log(alpha_bars.double().clamp(min=1e-20)) - torch.log1p(-alpha_bars.double())
     rising = own.log_snr.flip(0)
     right = torch.searchsorted(rising, wanted).clamp(1, len(own) - 1)

@@ -24,7 +24,7 @@ from vdu.core.surroundings import undisturbed
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.evidence import Evidence
 from vdu.evaluation.method_table import MethodRow, MethodTable, compare
-from vdu.evaluation.options import EvaluationOptions
+from vdu.evaluation.options import EvaluationOptions, listed_prompts
 from vdu.evaluation.pair import made_by, require_one_subject
 from vdu.evaluation.recording import evaluate_pair, evaluate_run
 from vdu.training.loop import make_accelerator
@@ -96,7 +96,7 @@ def evaluate(
         InputError: if the arguments do not fit together, or a model, image or folder does not suit; as on the command line.
     """
     require_given({"forget_class": forget_class, "forget_prompt": forget_prompt}, "forget_class", "forget_prompt")
-    require_one_subject(run, before, after, forget, forget_prompt)
+    require_one_subject(run, before, after, forget, listed_prompts(forget_prompt))
     own = run if run is None or isinstance(run, str | Path) else _run_folder(run)  # a folder to evaluate in place
     folder = None if folder is None else given_output(folder, "folder")
     if own is not None and folder is not None:

@@ -20,7 +20,7 @@ from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.suite import SUITES
 
-__all__ = ["EvaluationOptions"]
+__all__ = ["EvaluationOptions", "listed_prompts"]
 
 MEASURABLE = Range("at least 6, since a distance of fewer images is undefined, and better 500 or more", 6, whole=True)
 DEFAULT_SAMPLER = Sampler("ddpm", 20)  # that of the command line
@@ -137,5 +137,24 @@ class EvaluationOptions:
                 f"forget_class: got {shown(forget_class)}; expected the name of a class, or a list of names."
             )
         known: dict[str, Any] = {name: plain_number(value) for name, value in values.items() if value is not None}
-        prompts = () if forget_prompt is None else tuple(forget_prompt)
-        return cls(forget_class=tuple(map(str, names)), forget_prompt=prompts, **known)
+        return cls(forget_class=tuple(map(str, names)), forget_prompt=listed_prompts(forget_prompt), **known)
+
+
+def listed_prompts(forget_prompt: Any) -> tuple[Any, ...]:
+    """What was to be forgotten in words, as a tuple.
+
+    Args:
+        forget_prompt: one prompt, or several, or a file of them; None for none.
+
+    Returns:
+        The prompts and files.
+
+    Raises:
+        InputError: if it is of another kind.
+    """
+    given = (
+        (forget_prompt,) if isinstance(forget_prompt, str | Path) else () if forget_prompt is None else forget_prompt
+    )
+    if not isinstance(given, list | tuple) or not all(isinstance(each, str | Path) for each in given):
+        raise InputError(f"forget_prompt: got {shown(forget_prompt)}; expected a prompt, or a list of prompts.")
+    return tuple(given)

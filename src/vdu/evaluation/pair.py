@@ -17,7 +17,7 @@ from vdu.core.errors import InputError
 from vdu.core.paths import given_output
 from vdu.core.processes import first_decides
 from vdu.core.records import read_json
-from vdu.core.runs import Run, require_apart
+from vdu.core.runs import Run, check_folder, require_apart
 from vdu.data.forget_source import DRAWN, GIVEN, compared_images, forget_images, record_of
 from vdu.data.given import Images, is_named
 from vdu.data.images import ImageSet
@@ -27,9 +27,17 @@ from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets, asking
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.unlearning.labels import forget_set_of_labels
+from vdu.unlearning.labels import forget_set_of_labels, labelled_images
 
-__all__ = ["images_of_prompts", "made_by", "method_of", "open_folder", "require_one_subject", "unwanted_images"]
+__all__ = [
+    "check_evidence_folder",
+    "images_of_prompts",
+    "made_by",
+    "method_of",
+    "open_folder",
+    "require_one_subject",
+    "unwanted_images",
+]
 
 VERB = "evaluate"
 
@@ -105,9 +113,12 @@ def images_of_prompts(
     images = None if source is None else forget_images(source, original.image_shape)
     if images is None or images.labels is None:  # given images are those of the first prompt
         asked = asking(original, (*sets.others, *sets.target))
-        prompts = sets.target if images is None else sets.target[:1]
-        images = forget_set_of_labels(
-            asked, prompts, images, sampler=options.sampler, seed=options.seed, progress="forget set"
+        images = (
+            labelled_images(asked, sets.target[:1], images)
+            if images is not None
+            else forget_set_of_labels(
+                asked, sets.target, sampler=options.sampler, seed=options.seed, progress="forget set"
+            )
         )
     named = GIVEN if source is not None else DRAWN
     about = {
@@ -149,6 +160,35 @@ def method_of(model: OpenModel) -> str | None:
         return None
 
 
+def check_evidence_folder(
+    folder: Path | str,
+    before: OpenModel,
+    after: OpenModel,
+    options: EvaluationOptions,
+    forget: dict[str, Any] | None = None,
+) -> bool:
+    """Check the evidence folder of two models without touching it, before anything is drawn.
+
+    Args:
+        folder: where the evidence goes.
+        before: the original.
+        after: the other model.
+        options: of the evaluation.
+        forget: the record of the forget set; None where it is yet to be drawn.
+
+    Returns:
+        Whether it already holds evidence of these models. One that holds anything else, or lies in what is read, is refused with an
+        ``InputError``.
+    """
+    folder, source = given_output(folder, "folder"), (forget or {}).get("source")
+    sources = (source, options.reference, options.held_out, options.data)
+    places = [place_of(each) for each in sources if is_named(each) and each != GIVEN]
+    require_apart(folder, [before.path, after.path, *places])
+    held = first_decides("an evidence folder", lambda: _holds_evidence(folder, before, after, forget))
+    first_decides("its record", lambda: check_folder(folder, VERB, resume=held))
+    return held
+
+
 def open_folder(
     folder: Path | str,
     before: OpenModel,
@@ -173,11 +213,7 @@ def open_folder(
     method = how["method"] if how else method_of(after)
     run = {"run": None if after.run is None else str(after.run), "method": method}
     inputs = {"model": before.to_json(), "unlearned": after.to_json() | run, "forget": forget}
-    folder = given_output(folder, "folder")
-    sources = (forget["source"], options.reference, options.held_out, options.data)
-    places = [place_of(each) for each in sources if is_named(each) and each != GIVEN]
-    require_apart(folder, [before.path, after.path, *places])
-    resume = first_decides("an evidence folder", lambda: _holds_evidence(folder, before, after, forget))
+    resume = check_evidence_folder(folder, before, after, options, forget)
     record = Run(folder, VERB, resume=resume)
     config = {"before": inputs["model"]["path"], "after": inputs["unlearned"]["path"], "method": method}
     config |= {"forget": forget["source"], "forget_class": list(options.forget_class), **options.protocol()}
@@ -188,7 +224,7 @@ def open_folder(
     return record
 
 
-def _holds_evidence(folder: Path, before: OpenModel, after: OpenModel, forget: dict[str, Any]) -> bool:
+def _holds_evidence(folder: Path, before: OpenModel, after: OpenModel, forget: dict[str, Any] | None) -> bool:
     """Whether a folder holds evidence, which is then of these models and images; other files are refused."""
     if (folder / "run.json").is_file():
         _require_same(folder, before, after, forget)
@@ -200,8 +236,8 @@ def _holds_evidence(folder: Path, before: OpenModel, after: OpenModel, forget: d
     return False
 
 
-def _require_same(folder: Path, before: OpenModel, after: OpenModel, forget: dict[str, Any]) -> None:
-    """Refuse a folder that holds a finished record of anything but these models and images."""
+def _require_same(folder: Path, before: OpenModel, after: OpenModel, forget: dict[str, Any] | None) -> None:
+    """Refuse a folder that holds a finished record of anything but these models and images, as far as these are known."""
     record = read_json(folder / "run.json")
     record = record if isinstance(record, dict) else {}
     verb, old = record.get("verb"), record.get("inputs")
@@ -214,7 +250,8 @@ def _require_same(folder: Path, before: OpenModel, after: OpenModel, forget: dic
     same = {
         "before": before.is_recorded(old.get("model")),
         "after": after.is_recorded(old.get("unlearned")),
-        "forget": isinstance(old.get("forget"), dict) and old["forget"].get("sha256") == forget["sha256"],
+        "forget": forget is None
+        or (isinstance(old.get("forget"), dict) and old["forget"].get("sha256") == forget["sha256"]),
     }
     if record.get("finished") and not all(same.values()):
         what = " and ".join(name for name, equal in same.items() if not equal)

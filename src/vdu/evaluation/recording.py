@@ -32,11 +32,19 @@ from vdu.evaluation.kept_probes import KeptProbes, kept_probes
 from vdu.evaluation.measure import Measurement, Target, measure
 from vdu.evaluation.models import OpenModel, open_model, open_models, open_retrained, require_comparable
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.pair import images_of_prompts, open_folder, unwanted_images
+from vdu.evaluation.pair import check_evidence_folder, images_of_prompts, open_folder, unwanted_images
 from vdu.evaluation.prompt_sets import PromptSets, asked_class, asking, label_sets, prompt_sets
 from vdu.evaluation.records import EvidenceRecord, WarningRecord, WordsRecord
-from vdu.evaluation.references import load_reference, reference_images
-from vdu.evaluation.suite import DRAWN, announce, not_yet_run, real_images, run_suite
+from vdu.evaluation.references import load_reference, reference_images, unshared_reference
+from vdu.evaluation.suite import (
+    DRAWN,
+    LoadedImages,
+    announce,
+    load_real_images,
+    not_yet_run,
+    real_images,
+    run_suite,
+)
 from vdu.evaluation.words import CrossJudge, Drawn, cross_judge, draw_sets, measure_words, set_seed
 from vdu.judges.classifier import load_judge
 from vdu.judges.fallback import require_enough
@@ -126,7 +134,8 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
     sets = sets or label_sets(before.denoiser, forgotten)
     forget = reload_forget(record.folder, before.denoiser.image_shape)
     subject = _Subject(before, after, retrained, forget, classes, sets, _retained(record.folder))
-    fixed = _fixed(options, subject)
+    given = _given(options, (before, after, retrained), sets, classes, class_names(forget))
+    fixed = _fixed(given, subject)
     record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
     with record.stage("judge") as cost:
         kept = kept_probes(record.folder, options.suite, _probe_inputs(subject, options, fixed))
@@ -163,14 +172,23 @@ def evaluate_pair(
     retrained = open_retrained(options.retrained, first, second)
     sets = _sets(first.denoiser, options.forget_prompt, (), options)
     classes = _classes(options, sets, list(options.forget_class))
-    if sets is None:
-        assert forget is not None  # see require_one_subject
-        images, about = unwanted_images(forget, first.denoiser.image_shape, options.forget_class)
+    models = (first, second, retrained)
+    if sets is not None and forget is None:  # drawn from the original, after all that needs no pixels
+        given = _given(options, models, sets, classes, list(sets.target))
+        _require_usable(given, classes)
+        check_evidence_folder(folder, first, second, options)
+        images, about = images_of_prompts(None, first.denoiser, sets, options)
     else:
-        images, about = images_of_prompts(forget, first.denoiser, sets, options)
-    sets, trained_on = sets or label_sets(first.denoiser, classes), (how or {}).get("trained_on")
+        if sets is None:
+            assert forget is not None  # see require_one_subject
+            images, about = unwanted_images(forget, first.denoiser.image_shape, options.forget_class)
+            sets = label_sets(first.denoiser, classes)
+        else:
+            images, about = images_of_prompts(forget, first.denoiser, sets, options)
+        given = _given(options, models, sets, classes, class_names(images))
+    trained_on = (how or {}).get("trained_on")
     subject = _Subject(first, second, retrained, images, classes, sets, trained_on or _retained(second.run))
-    fixed = _fixed(options, subject)
+    fixed = _fixed(given, subject)
     record = open_folder(folder, first, second, about, options, how)
     if how:
         record.add_stage(how["cost"])
@@ -218,6 +236,59 @@ def _classes(options: EvaluationOptions, sets: PromptSets | None, forgotten: lis
 
 
 @dataclass(frozen=True, eq=False)
+class _Given:
+    """What the options name, as it was loaded: given judges, real images, and a feature network that is not the judge."""
+
+    judging: Judging | None
+    real: LoadedImages
+    reference: ImageSet | None
+    network: FeatureNetwork | None
+    cross: CrossJudge | None
+
+
+def _given(
+    options: EvaluationOptions,
+    models: Sequence[OpenModel | None],
+    sets: PromptSets | None,
+    classes: list[str],
+    forgotten: list[str],
+) -> _Given:
+    """All that can fail before the forget set is there; ``forgotten`` are its classes.
+
+    Returns:
+        What the options name.
+
+    Raises:
+        InputError: if something is missing, or does not fit the first model, the original.
+    """
+    known = [each.denoiser for each in models if each is not None]
+    for each in known:
+        options.sampler.make(each)
+    judging = given_judges(known[0], classes, judge=options.judge, second_judge=options.second_judge)
+    _check_names(options, judging, forgotten)
+    shape = known[0].image_shape
+    real = load_real_images(options.data, options.held_out, classes, shape)
+    reference = load_reference(options.reference, options.reference_split, shape)
+    network = None if options.features == "judge" else find_feature_network(options.features)
+    if options.cross_judge is not None and sets is None:
+        raise InputError(
+            f"--cross-judge: got {options.cross_judge} for models without conditions; expected models that are asked with prompts or "
+            "labels. Leave it out."
+        )
+    cross = cross_judge(options.cross_judge, shape)
+    _require_known_classes(sets, judging, cross)
+    if judging is None:
+        _require_judge_samples(options)
+    return _Given(judging, real, reference, network, cross)
+
+
+def _require_usable(given: _Given, classes: list[str]) -> None:
+    """Raise an ``InputError`` for given images that will not do, whatever the forget set is."""
+    _compared(given.reference, given.judging, classes, None)
+    _seen(given.judging, None, given.real.forget_held_out)
+
+
+@dataclass(frozen=True, eq=False)
 class _Fixed:
     """What is there before anything is drawn: real images, given judges, and a feature network that is not the judge.
 
@@ -232,28 +303,15 @@ class _Fixed:
     warnings: tuple[WarningRecord, ...]
 
 
-def _fixed(options: EvaluationOptions, subject: _Subject) -> _Fixed:
-    """All that can fail before anything is drawn."""
-    before, classes = subject.before.denoiser, subject.classes
-    for each in (subject.before, subject.after, subject.retrained):
-        if each is not None:
-            options.sampler.make(each.denoiser)
-    judging = given_judges(before, classes, judge=options.judge, second_judge=options.second_judge)
-    _check_names(options, judging, class_names(subject.forget))
-    real = real_images(options.data, options.held_out, classes, subject.forget, subject.trained_on)
+def _fixed(given: _Given, subject: _Subject) -> _Fixed:
+    """What was given beside the forget set: copies of its images are left out."""
+    real = real_images(given.real, subject.forget, subject.trained_on)
     if subject.sets is not None and subject.in_words:
         real = (_captioned(real[0], subject.sets.target[0]), *real[1:])
-    reference = load_reference(options.reference, options.reference_split, subject.forget)
-    compared = _compared(reference, judging, classes, real[0])
-    network = None if options.features == "judge" else find_feature_network(options.features)
-    if options.cross_judge is not None and subject.sets is None:
-        raise InputError(
-            f"--cross-judge: got {options.cross_judge} for models without conditions; expected models that are asked with prompts or "
-            "labels. Leave it out."
-        )
-    cross = cross_judge(options.cross_judge, before.image_shape)
-    _require_known_classes(subject.sets, judging, cross)
-    return _Fixed(real, reference, compared, network, cross, _seen(judging, subject.forget, real[0]))
+    reference = unshared_reference(given.reference, subject.forget)
+    compared = _compared(reference, given.judging, subject.classes, real[0])
+    warned = _seen(given.judging, subject.forget, real[0])
+    return _Fixed(real, reference, compared, given.network, given.cross, warned)
 
 
 def _require_known_classes(sets: PromptSets | None, judging: Judging | None, cross: CrossJudge | None) -> None:
@@ -291,7 +349,7 @@ def _compared(
     return left
 
 
-def _seen(judging: Judging | None, forget: ImageSet, held_out: ImageSet | None) -> tuple[WarningRecord, ...]:
+def _seen(judging: Judging | None, forget: ImageSet | None, held_out: ImageSet | None) -> tuple[WarningRecord, ...]:
     """Warnings of unwanted images that a judge, where there is one, mostly takes for something else.
 
     Returns:
@@ -336,7 +394,9 @@ def require_measurable(before: Any, forget: ImageSet, options: EvaluationOptions
     model = open_model(before, "pipeline")
     retrained = open_retrained(options.retrained, model, model)
     classes = list(options.forget_class)
-    fixed = _fixed(options, _Subject(model, model, retrained, forget, classes, label_sets(model.denoiser, classes)))
+    sets = label_sets(model.denoiser, classes)
+    given = _given(options, (model, model, retrained), sets, classes, class_names(forget))
+    fixed = _fixed(given, _Subject(model, model, retrained, forget, classes, sets))
     if options.judge is None:
         _require_samples(forget, options)
     found = [] if fixed.reference is None else [f"reference {fixed.reference.sha256}"]
@@ -363,6 +423,11 @@ def _probe_inputs(subject: _Subject, options: EvaluationOptions, fixed: _Fixed) 
 def _require_samples(forget: ImageSet, options: EvaluationOptions) -> None:
     """Refuse too few images for a fallback classifier."""
     require_enough("forget images", len(forget))
+    _require_judge_samples(options)
+
+
+def _require_judge_samples(options: EvaluationOptions) -> None:
+    """Refuse too few generated samples for a fallback classifier."""
     require_enough("generated samples (--n-judge-samples)", options.n_judge_samples)
 
 

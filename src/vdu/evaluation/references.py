@@ -28,6 +28,7 @@ __all__ = [
     "load_reference",
     "reference_images",
     "split_at_random",
+    "unshared_reference",
     "without_forget",
 ]
 
@@ -122,25 +123,35 @@ def split_at_random(features: Tensor, n_images: int, seed: int) -> tuple[Tensor,
     return features[order[:n_first]], features[order[n_first:]]
 
 
-def load_reference(source: Images | None, split: str, forget: ImageSet) -> ImageSet | None:
-    """Load the reference, before anything is drawn; copies of forget images are left out.
+def load_reference(source: Images | None, split: str, shape: tuple[int, int, int]) -> ImageSet | None:
+    """Load the reference, before anything is drawn.
 
     Args:
         source: images, or where they are (:func:`vdu.data.given.as_images`); None for no reference.
         split: which part of a data set.
-        forget: the forget set, of the model's shape.
+        shape: channels, height and width of the model.
 
     Returns:
         The images, or None if no reference is given.
     """
     if source is None:
         return None
-    images = (
-        load_images(source, shape=forget.shape, split=split)
-        if isinstance(source, str | Path)
-        else as_images(source, name="reference", shape=forget.shape)
-    )
-    return without_copies(images, forget, "reference images", "forget images")
+    if isinstance(source, str | Path):
+        return load_images(source, shape=shape, split=split)
+    return as_images(source, name="reference", shape=shape)
+
+
+def unshared_reference(images: ImageSet | None, forget: ImageSet) -> ImageSet | None:
+    """The reference without copies of forget images.
+
+    Args:
+        images: of :func:`load_reference`.
+        forget: the forget set, of the same shape.
+
+    Returns:
+        The images, or None without a reference. A reference of forget images alone is refused with an ``InputError``.
+    """
+    return None if images is None else without_copies(images, forget, "reference images", "forget images")
 
 
 def reference_images(images: ImageSet, judging: Judging, names: list[str]) -> ImageSet:

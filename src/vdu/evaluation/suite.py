@@ -9,6 +9,7 @@ its result says.
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -43,7 +44,7 @@ from vdu.probes import (
 from vdu.probes.context import ProbeContext, not_run
 from vdu.replay.auxiliaries import selection_work
 
-__all__ = ["DRAWN", "SUITES", "announce", "not_yet_run", "real_images", "run_suite"]
+__all__ = ["DRAWN", "SUITES", "LoadedImages", "announce", "load_real_images", "not_yet_run", "real_images", "run_suite"]
 
 Probe = Callable[..., dict[str, Any]]
 SUITES: Mapping[str, Mapping[str, Probe]] = {
@@ -80,29 +81,41 @@ DRAWN = "images of the models"  # the stage before the probes
 EVALUATIONS = {"none": 0, "quick": 150_000, "full": 700_000}  # about, with three models and 20 sampling steps
 
 
-def real_images(
-    data: Path | str | None,
-    held_out: Path | str | None,
-    names: list[str],
-    forget: ImageSet,
-    trained_on: PixelHashes | None = None,
-) -> tuple[ImageSet | None, ImageSet | None, ImageSet | None]:
-    """The real images that there are besides the forget set.
+@dataclass(frozen=True, eq=False)
+class LoadedImages:
+    """Real images besides the forget set, each None if not known; one may hold copies of another.
+
+    Attributes:
+        forget_held_out: unwanted images that no model saw.
+        retain: of classes that stay, which the original was trained on.
+        retain_held_out: likewise, which no model saw.
+        seen: unwanted images that the original was trained on.
+    """
+
+    forget_held_out: ImageSet | None = None
+    retain: ImageSet | None = None
+    retain_held_out: ImageSet | None = None
+    seen: ImageSet | None = None
+
+
+def load_real_images(
+    data: Path | str | None, held_out: Path | str | None, names: list[str], shape: tuple[int, int, int]
+) -> LoadedImages:
+    """Load the real images that there are besides the forget set, before anything is drawn.
 
     Args:
         data: a labelled data set that the original was trained on.
         held_out: unwanted images that no model saw; of a data set its test split is taken.
         names: the classes to be forgotten, as the data set calls them.
-        forget: the forget set, of the model's shape, of which no other set holds copies.
-        trained_on: the retained images that the unlearned model was trained on, if any; no held-out set holds copies of them.
+        shape: channels, height and width of the model.
 
     Returns:
-        ``forget_held_out``, ``retain`` and ``retain_held_out`` of a :class:`vdu.probes.context.ProbeContext`, each None if not known.
+        The images.
 
     Raises:
         InputError: if ``data`` has no labels of these classes, or ``held_out`` has several classes and they are not among them.
     """
-    shape, forget_held_out, retain, retain_held_out, seen = forget.shape, None, None, None, None
+    forget_held_out, retain, retain_held_out, seen = None, None, None, None
     if data is not None:
         for split in ("train", "test"):
             images = load_images(data, shape=shape, split=split)
@@ -127,6 +140,25 @@ def real_images(
         forget_held_out = _of_classes(load_images(held_out, shape=shape, split=split), names)
         if split:
             say(f"vdu: the held-out images are of the test split of {held_out}.")
+    return LoadedImages(forget_held_out, retain, retain_held_out, seen)
+
+
+def real_images(
+    loaded: LoadedImages, forget: ImageSet, trained_on: PixelHashes | None = None
+) -> tuple[ImageSet | None, ImageSet | None, ImageSet | None]:
+    """The real images that there are besides the forget set, none of them in two sets.
+
+    Args:
+        loaded: the images as they were loaded.
+        forget: the forget set, of the model's shape, of which no other set holds copies.
+        trained_on: the retained images that the unlearned model was trained on, if any; no held-out set holds copies of them.
+
+    Returns:
+        ``forget_held_out``, ``retain`` and ``retain_held_out`` of a :class:`vdu.probes.context.ProbeContext`, each None if not known.
+        A set of which nothing is left is refused with an ``InputError``.
+    """
+    forget_held_out, retain, retain_held_out = loaded.forget_held_out, loaded.retain, loaded.retain_held_out
+    seen = loaded.seen
     if retain is not None and retain_held_out is not None:
         retain = without_copies(retain, forget, "retained images", "forget images")
         retain_held_out = without_copies(retain_held_out, retain, "held-out retained images", "retained images")

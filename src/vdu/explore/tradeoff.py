@@ -25,7 +25,7 @@ from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import sample
 from vdu.evaluation.compare import distances, paired_pul
 from vdu.evaluation.prompt_sets import asking
-from vdu.evaluation.references import filtered_original, load_reference, reference_images
+from vdu.evaluation.references import filtered_original, load_reference, reference_images, unshared_reference
 from vdu.explore.open_run import Checkpoint, OpenRun
 from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
@@ -156,7 +156,8 @@ def _bench(run: OpenRun) -> _Bench:
     _require_same_judge(run, judging)
     network = find_feature_network(settings.features, judging=judging)
     seed, n = derive_seed(settings.seed, "evaluate"), len(stored)
-    real = load_reference(settings.reference, settings.reference_split, forget)
+    loaded = load_reference(settings.reference, settings.reference_split, forget.shape)
+    real = unshared_reference(loaded, forget)
     if real is not None:
         reference = reference_images(real, judging, classes)
     else:

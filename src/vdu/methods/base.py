@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import UNIT, Range, require_choice, require_flags, require_kind, require_ranges
+from vdu.core.ranges import Range, require_choice, require_flags, require_kind, require_ranges
 from vdu.core.records import sha256_bytes
 from vdu.core.types import Batch, Condition, Denoiser, Hooks, Losses, NoisedBatch, Tools
-from vdu.diffusion.schedule import NoiseSchedule
+from vdu.diffusion.schedule import NoiseSchedule, require_range
 from vdu.methods.defaults import TrainingDefaults
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.low_rank import corrected_layers, low_rank_posterior
@@ -37,7 +37,6 @@ __all__ = [
     "mean_squared",
     "nearest",
     "other_condition",
-    "require_range",
     "under",
 ]
 
@@ -377,25 +376,6 @@ def of_what_trains(posterior: GaussianPosterior, denoiser: Denoiser) -> Any:
         return low_rank_posterior(posterior.to(first.device, first.dtype), denoiser.network)
     found = matched(posterior, denoiser)
     return found if set(found.mean) <= set(trainable) else found.only(name for name in found.mean if name in trainable)
-
-
-def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:
-    """Raise an error for an invalid range of ᾱ.
-
-    Raises:
-        InputError: unless it is two numbers with 0 ≤ smallest ≤ largest ≤ 1.
-    """
-    two = (
-        isinstance(alpha_bar_range, tuple | list)
-        and len(alpha_bar_range) == 2
-        and all(map(UNIT.holds, alpha_bar_range))
-    )
-    if not two or alpha_bar_range[0] > alpha_bar_range[1]:
-        numbers = isinstance(alpha_bar_range, tuple | list) and all(
-            isinstance(each, int | float) for each in alpha_bar_range
-        )
-        got = alpha_bar_range if numbers else shown(alpha_bar_range)
-        raise InputError(f"{name}: got {got}; expected two numbers, 0 ≤ smallest ᾱ ≤ largest ᾱ ≤ 1.")
 
 
 def _require_kind(item: Field[Any], value: Any) -> None:

@@ -59,8 +59,8 @@ from vdu.core.errors import InputError
 from vdu.core.ranges import AT_LEAST_0, COUNT, NOT_NEGATIVE, POSITIVE, Range
 from vdu.core.rng import generator
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools, column
-from vdu.diffusion.schedule import NoiseSchedule, noised_batch
-from vdu.methods.base import PRIVATE, BaseMethod, in_place, mean_squared, require_range
+from vdu.diffusion.schedule import NoiseSchedule, noised_batch, require_range
+from vdu.methods.base import PRIVATE, BaseMethod, in_place, mean_squared
 from vdu.methods.registry import register
 from vdu.methods.retrack import CHOSEN, retrack_target
 

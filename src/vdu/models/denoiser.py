@@ -17,6 +17,7 @@ from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
+from vdu.core.checks import require_labels
 from vdu.core.errors import InputError
 from vdu.core.surroundings import own_torch
 from vdu.core.types import Condition, NoisedBatch, column
@@ -133,6 +134,7 @@ class PipelineDenoiser(_Predictions):
         Raises:
             InputError: if a label is given.
         """
+        require_labels(labels)
         asked = [label for label in labels if label is not None]
         if asked:
             raise InputError(f"label: got {asked[0]!r}, but this model is unconditional; leave the label out.")
@@ -140,6 +142,7 @@ class PipelineDenoiser(_Predictions):
 
     def meant(self, labels: Sequence[Any]) -> list[Any]:
         """Labels as a user gives them, as :meth:`condition` takes them: unchanged, but for the numbers of classes."""
+        require_labels(labels)
         return list(labels)
 
     def labels_of(self, seeds: Sequence[int]) -> list[int] | None:

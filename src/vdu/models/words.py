@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vdu.core.checks import require_labels
 from vdu.core.errors import InputError, shown
 from vdu.core.records import sha256_bytes
 from vdu.core.types import Condition
@@ -146,6 +147,7 @@ class TextDenoiser(LatentDenoiser):
         Raises:
             InputError: if an index is out of range.
         """
+        require_labels(labels)
         strange = [
             each for each in labels if isinstance(each, bool) or not (each is None or isinstance(each, int | str))
         ]

@@ -65,7 +65,7 @@ def _named(given: Any, name: str) -> dict[str, Tensor]:
         found = dict(given)
     except (TypeError, ValueError):
         found = None
-    if found is None or not all(isinstance(each, Tensor) for each in found.values()):
+    if found is None or not all(isinstance(each, str) and isinstance(found[each], Tensor) for each in found):
         raise InputError(f"{name}: got {shown(given)}; expected tensors by name, such as network.named_parameters().")
     return found
 

@@ -22,7 +22,14 @@ from vdu.core.errors import InputError
 from vdu.core.records import FORMAT_VERSION, atomic_folder, read_json, sha256_bytes, sha256_file, write_json
 from vdu.training.ema import ExponentialMovingAverage
 
-__all__ = ["latest_checkpoint", "list_checkpoints", "load_checkpoint", "load_weights", "save_checkpoint"]
+__all__ = [
+    "latest_checkpoint",
+    "list_checkpoints",
+    "load_checkpoint",
+    "load_weights",
+    "require_same_run",
+    "save_checkpoint",
+]
 
 _FIELDS = {"format_version", "step", "fingerprint", "sha256", "extra"}
 _FILES = {"model.safetensors", "optimizer.safetensors"}  # in every checkpoint; ema.safetensors in some
@@ -89,6 +96,28 @@ def save_checkpoint(
     return path
 
 
+def require_same_run(path: Path, fingerprint: str) -> int:
+    """Refuse a checkpoint of another run, before anything is loaded.
+
+    Args:
+        path: the checkpoint's folder.
+        fingerprint: hash of everything that must be equal to the run that wrote it.
+
+    Returns:
+        The number of steps done.
+
+    Raises:
+        InputError: if its record is damaged, or of another run or format.
+    """
+    state = _read_record(path)
+    if state["fingerprint"] != fingerprint:
+        raise InputError(
+            f"{path}: was written with other settings, data or model than the present ones; a resumed run must have the same. "
+            "Use the settings in the run's config.toml, or start anew with --overwrite."
+        )
+    return int(state["step"])
+
+
 def load_checkpoint(
     path: Path,
     network: nn.Module,
@@ -97,7 +126,7 @@ def load_checkpoint(
     *,
     fingerprint: str,
 ) -> tuple[int, dict[str, Any]]:
-    """Restore a checkpoint in place.
+    """Restore a checkpoint in place; one that is damaged, or of another run or format, is refused with an ``InputError``.
 
     Args:
         path: the checkpoint's folder.
@@ -108,16 +137,9 @@ def load_checkpoint(
 
     Returns:
         The number of steps done, and the extra state.
-
-    Raises:
-        InputError: if a file is damaged, or the checkpoint belongs to another run or format.
     """
+    require_same_run(path, fingerprint)
     state = _read_state(path)
-    if state["fingerprint"] != fingerprint:
-        raise InputError(
-            f"{path}: was written with other settings, data or model than the present ones; a resumed run must have the same. "
-            "Use the settings in the run's config.toml, or start anew with --overwrite."
-        )
     network.load_state_dict(
         load_weights(path, network), strict=False
     )  # its names were checked; frozen ones are not in it
@@ -160,7 +182,8 @@ def load_weights(path: Path, network: nn.Module, *, average: bool = False, parti
     return weights
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def _read_record(path: Path) -> dict[str, Any]:
+    """The content of ``state.json``, which is undamaged; the other files are not looked at."""
     file, advice = path / "state.json", f"Delete {path.name} to resume from the checkpoint before it."
     try:
         state = read_json(file)
@@ -173,6 +196,12 @@ def _read_state(path: Path) -> dict[str, Any]:
     sound = sound and isinstance(state["sha256"], dict) and isinstance(state["extra"], dict)
     if not sound or path.name != f"checkpoint-{state['step']}":
         raise InputError(f"{file}: damaged. {advice}")
+    return state
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The content of ``state.json``, after the checksums of all files."""
+    state, advice = _read_record(path), f"Delete {path.name} to resume from the checkpoint before it."
     for name in sorted(_FILES | set(state["sha256"])):
         known = state["sha256"].get(name)
         if known is None or not (path / name).is_file() or sha256_file(path / name) != known:

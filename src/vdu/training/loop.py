@@ -32,12 +32,20 @@ from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed, isolated_global
 from vdu.core.surroundings import accelerate_variables_hidden, own_torch
 from vdu.core.types import Hooks, Losses
-from vdu.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from vdu.training.checkpoint import latest_checkpoint, load_checkpoint, require_same_run, save_checkpoint
 from vdu.training.ema import ExponentialMovingAverage
 from vdu.training.log import StepLog
 from vdu.training.trackers import FOLDER, require_tracker, tracking
 
-__all__ = ["Objective", "TrainResult", "TrainSettings", "make_accelerator", "require_trainable", "train"]
+__all__ = [
+    "Objective",
+    "TrainResult",
+    "TrainSettings",
+    "make_accelerator",
+    "require_resumable",
+    "require_trainable",
+    "train",
+]
 
 TensorBatch = Mapping[str, Tensor]
 
@@ -203,11 +211,7 @@ def train(
             accelerator.scaler.load_state_dict(extra["scaler"])
         objective.load_state(extra.get("objective", {}))
         stopped = extra.get("stopped")
-    if start > settings.steps:
-        raise InputError(
-            f"steps: got {settings.steps}, but the newest checkpoint has {start} steps; expected at least as many. "
-            "Give more steps, or start anew with --overwrite."
-        )
+    _require_steps(settings, start)
 
     def checkpoint(step: int) -> None:
         if checkpoints and accelerator.is_main_process:
@@ -263,6 +267,27 @@ def train(
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # mixed precision changes the network's forward in place
     network.eval()
     return TrainResult(start, ema.shadow if ema else None, log.last, stopped)
+
+
+def require_resumable(folder: Path, settings: TrainSettings, identity: str, n_processes: int) -> None:
+    """Refuse a newest checkpoint of a different or longer run, as :func:`train` does, before there is anything to train.
+
+    Args:
+        folder: the run folder; one without a checkpoint passes.
+        settings: as for :func:`train`.
+        identity: likewise.
+        n_processes: of the launcher.
+    """
+    if newest := latest_checkpoint(folder / "checkpoints"):
+        _require_steps(settings, require_same_run(newest, _fingerprint(settings, identity, n_processes)))
+
+
+def _require_steps(settings: TrainSettings, done: int) -> None:
+    if done > settings.steps:
+        raise InputError(
+            f"steps: got {settings.steps}, but the newest checkpoint has {done} steps; expected at least as many. "
+            "Give more steps, or start anew with --overwrite."
+        )
 
 
 def require_trainable(network: nn.Module) -> None:

@@ -25,12 +25,12 @@ from vdu.models.identity import identity as identity_of
 from vdu.models.identity import weights_sha256
 from vdu.models.lora import low_rank_layers, merged, sharing_copy, training_copy, without_corrections
 from vdu.models.pipelines import network_of, replace_network
-from vdu.replay.auxiliaries import auxiliary_work, make_auxiliaries
+from vdu.replay.auxiliaries import auxiliary_work, make_auxiliaries, needs_selection
 from vdu.replay.guarantee import MOST, N_LOOKS
 from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
 from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, role_size, together
 from vdu.training.log import StepLog
-from vdu.training.loop import TrainResult, make_accelerator, train
+from vdu.training.loop import TrainResult, make_accelerator, require_resumable, train
 from vdu.unlearning.effect import forget_predictions, relative_change, require_moved
 from vdu.unlearning.form import conditions, in_closed_form, in_place_of, instead_of
 from vdu.unlearning.labels import SHOWN
@@ -39,7 +39,7 @@ from vdu.unlearning.plan import Plan
 from vdu.unlearning.result import UnlearnResult
 from vdu.unlearning.target_pool import TargetPool
 
-__all__ = ["carry_out", "say", "work"]
+__all__ = ["carry_out", "check_resumable", "say", "work"]
 
 
 def carry_out(
@@ -58,6 +58,8 @@ def carry_out(
     """
     began, seed = time.monotonic(), plan.run_seed
     original, method, images, settings = plan.original, plan.chosen.method, plan.forget, plan.training
+    if resume and folder is not None:  # before auxiliary models are trained in vain
+        check_resumable(plan, folder)
     denoiser = original.with_network(training_copy(original.network, plan.train, seed=seed))
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
     if plan.gradient_checkpointing:
@@ -81,17 +83,6 @@ def carry_out(
     make_batch = _batches(ready, aids.sets, denoiser, plan.batch_size, seed)
     if ready.pool:
         make_batch = TargetPool(make_batch, ready, denoiser, ready.pool)
-    identity = (
-        f"unlearn 2 {seed} {images.sha256} {identity_of(original)} {plan.batch_size} {method.name} {method.identity}"
-    )
-    if plan.train != "all":
-        identity += f" {plan.train}"
-    if plan.prompts:
-        identity += f" {sorted(plan.prompts.items())}"
-    if plan.retain is not None and "retain" in method.needs:
-        identity += f" {plan.retain.sha256}"
-    if aids.judged is not None:
-        identity += f" {len(aids.judged.kept)} {aids.sampler}"
     picture = folder / "first-look.png" if folder is not None else None
     before, rule = forget_predictions(denoiser, images), None
     if can_stop(aids):
@@ -109,7 +100,7 @@ def carry_out(
         else:
             result = train(
                 denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
-                folder=folder, resume=resume, identity=identity, progress=progress, accelerator=accelerator, stop=rule,
+                folder=folder, resume=resume, identity=_identity(plan), progress=progress, accelerator=accelerator, stop=rule,
             )  # fmt: skip
         result.load_average(denoiser.network)
         if plan.gradient_checkpointing:
@@ -130,6 +121,35 @@ def carry_out(
         if text and progress:
             say(text)
     return made
+
+
+def check_resumable(plan: Plan, folder: Path) -> None:
+    """Refuse to resume another run than the one in a folder, before anything is made for it.
+
+    Args:
+        plan: what, and how.
+        folder: the run folder; one without checkpoints passes. A newest checkpoint of other settings, data or another model does not.
+    """
+    if not in_closed_form(plan.chosen.method):
+        require_resumable(folder, plan.training, _identity(plan), processes.place()[1])
+
+
+def _identity(plan: Plan) -> str:
+    """What must be equal on resume, besides the settings of the loop."""
+    method = plan.chosen.method
+    identity = (
+        f"unlearn 2 {plan.run_seed} {plan.forget.sha256} {identity_of(plan.original)} {plan.batch_size} {method.name} "
+        f"{method.identity}"
+    )
+    if plan.train != "all":
+        identity += f" {plan.train}"
+    if plan.prompts:
+        identity += f" {sorted(plan.prompts.items())}"
+    if plan.retain is not None and "retain" in method.needs:
+        identity += f" {plan.retain.sha256}"
+    if needs_selection(method, plan.retain is not None):
+        identity += f" {plan.n_own_samples} {plan.sampler}"
+    return identity
 
 
 def _teacher(denoiser: Denoiser) -> Denoiser | None:

@@ -10,6 +10,7 @@ from vdu.core.types import Condition
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.base import BaseMethod
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.lora import lora_rank
 from vdu.replay.auxiliaries import needs_selection
 from vdu.unlearning.chosen_method import ChosenMethod
 from vdu.unlearning.labels import label_indices
@@ -51,6 +52,8 @@ def for_model(
     Raises:
         InputError: if the method cannot use what takes the place of the concept, lacks it, or changes another part.
     """
+    if train is not None:
+        lora_rank(train)  # refuses what names no part
     method, instead = chosen.method, prompts.get("instead")
     kind, part = getattr(method, "substitutes", ""), getattr(method, "part", None)
     if instead is not None and not kind:

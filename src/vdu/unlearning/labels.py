@@ -4,6 +4,7 @@ Given images are assigned the label; if none are given, the forget set is drawn 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -16,7 +17,7 @@ from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.replay.generated import image_seeds
 
-__all__ = ["N_DRAWN", "SHOWN", "forget_set_of_labels", "label_indices"]
+__all__ = ["N_DRAWN", "SHOWN", "forget_set_of_labels", "label_indices", "labelled_images", "undrawn_forget_set"]
 
 N_DRAWN = 256
 SHOWN = 3  # labels or prompts that a description names
@@ -55,46 +56,76 @@ def label_indices(denoiser: Denoiser, labels: Sequence[int | str]) -> list[int]:
     return index
 
 
+def labelled_images(denoiser: Denoiser, labels: Sequence[int | str], images: ImageSet) -> ImageSet:
+    """The forget set of given images without labels, which are assigned the label of the model.
+
+    Args:
+        denoiser: the original, class-conditional.
+        labels: the class to forget, by name or number.
+        images: of that class.
+
+    Returns:
+        Images with the model's classes as labels.
+
+    Raises:
+        InputError: as by :func:`label_indices`, or if there are several labels.
+    """
+    names, index = denoiser.class_names, label_indices(denoiser, labels)
+    if len(index) > 1:
+        words = ", ".join(names[each] for each in index)
+        raise InputError(
+            f"forget label: got {words} for images without labels; expected one label. Give images in class folders for several."
+        )
+    return ImageSet(
+        images.images, torch.full((len(images),), index[0]), class_names=names, description=images.description
+    )
+
+
+def undrawn_forget_set(denoiser: Denoiser, labels: Sequence[int | str], n_images: int = N_DRAWN) -> ImageSet:
+    """The forget set that :func:`forget_set_of_labels` draws, with its labels and black images: for checks before the drawing.
+
+    Args:
+        denoiser: the original, class-conditional.
+        labels: classes to forget, by name or number.
+        n_images: number of images that will be drawn, over all labels together.
+
+    Returns:
+        Black images with the model's classes as labels; they take no memory. Labels that cannot be used are refused as by
+        :func:`label_indices`.
+    """
+    names, index = denoiser.class_names, label_indices(denoiser, labels)
+    asked = torch.tensor([index[i % len(index)] for i in range(n_images)])
+    first, more = ", ".join(names[each] for each in index[:SHOWN]), len(index) - SHOWN
+    description = f"{n_images} images that the model generated as {first}" + (f" and {more} more" if more > 0 else "")
+    black = torch.zeros(1, dtype=torch.uint8).expand(n_images, *denoiser.image_shape)
+    return ImageSet(black, asked, class_names=names, description=description)
+
+
 def forget_set_of_labels(
     denoiser: Denoiser,
     labels: Sequence[int | str],
-    images: ImageSet | None = None,
     *,
     sampler: Sampler,
     seed: int,
     n_images: int = N_DRAWN,
     progress: str | None = None,
 ) -> ImageSet:
-    """The forget set for some labels of the model.
+    """Draw the forget set for some labels of the model.
 
     Args:
         denoiser: the original, class-conditional.
         labels: classes to forget, by name or number.
-        images: unlabelled images of a single class; None draws them from the original.
-        sampler: the sampler for drawn images.
+        sampler: the sampler.
         seed: seeds them.
         n_images: number of images to draw, over all labels together.
         progress: title of the progress bar; None shows none.
 
     Returns:
-        Images with the model's classes as labels.
-
-    Raises:
-        InputError: as by :func:`label_indices`, or if images are given for several labels.
+        Images with the model's classes as labels. Labels that cannot be used are refused as by :func:`label_indices`.
     """
-    names, index = denoiser.class_names, label_indices(denoiser, labels)
-    words = ", ".join(names[each] for each in index)
-    if images is not None:
-        if len(index) > 1:
-            raise InputError(
-                f"forget label: got {words} for images without labels; expected one label. Give images in class folders for several."
-            )
-        return ImageSet(
-            images.images, torch.full((len(images),), index[0]), class_names=names, description=images.description
-        )
-    asked = [index[i % len(index)] for i in range(n_images)]
-    seeds = image_seeds(derive_seed(seed, "forget set"), n_images)
-    drawn = to_uint8(sample(denoiser, seeds, sampler, labels=asked, shared=True, progress=progress))
-    first, more = ", ".join(names[each] for each in index[:SHOWN]), len(index) - SHOWN
-    description = f"{n_images} images that the model generated as {first}" + (f" and {more} more" if more > 0 else "")
-    return ImageSet(drawn, torch.tensor(asked), class_names=names, description=description)
+    undrawn = undrawn_forget_set(denoiser, labels, n_images)
+    assert undrawn.labels is not None
+    asked, seeds = undrawn.labels.tolist(), image_seeds(derive_seed(seed, "forget set"), n_images)
+    return replace(
+        undrawn, images=to_uint8(sample(denoiser, seeds, sampler, labels=asked, shared=True, progress=progress))
+    )

@@ -39,6 +39,7 @@ from vdu.training.trackers import require_tracker
 from vdu.unlearning.chosen_method import ChosenMethod, choose
 from vdu.unlearning.effect import require_concepts
 from vdu.unlearning.form import conditions, for_model, require_no_steps
+from vdu.unlearning.labels import forget_set_of_labels
 from vdu.unlearning.prompts import require_told_apart, with_prompts
 from vdu.unlearning.unwanted import forget_set, listed, prompts_of, require_forget
 
@@ -247,7 +248,8 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         original, all_named = with_prompts(original, prompts["forget"], prompts.get("keep"), prompts.get("instead"))
         require_told_apart(original, all_named, prompts.get("instead"))
         labels = all_named if forget is None else prompts["forget"]
-    draws = selects or (labels and forget is None) or "instead" in chosen.method.needs
+    draws_forget = forget is None  # under labels or prompts, see require_forget
+    draws = selects or draws_forget or "instead" in chosen.method.needs
     if draws or sampler.guidance_scale is not None:
         sampler.make(original)  # refuses what the model's schedule cannot do
     if asked["folder"] is not None:
@@ -260,20 +262,13 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         if retain is None or _is_self(retain)
         else as_images(retain, name="retain", shape=original.image_shape, convert=convert)
     )
-    drawing = on_accelerator(original)
     plan = Plan(
         train=train,
         pipeline=pipeline,
         original=original,
         source=source,
         chosen=chosen,
-        forget=_named(
-            forget_set(
-                original if forget is not None else drawing, forget, classes, labels, convert, sampler, label_seed
-            ),
-            original,
-            "--forget",
-        ),
+        forget=_named(forget_set(original, forget, classes, labels, convert), original, "--forget"),
         forget_source=absolute(forget) if is_named(forget) else "",
         forget_class=tuple(map(str, classes)),
         prompts=prompts,
@@ -294,10 +289,17 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     )
     _require_fitting(plan, selects)
     conditions(plan)  # refuses what the method cannot do without
+    kept = None if images is None else _kept(plan, images)
+    drawing = on_accelerator(original)
+    if draws_forget:  # after all that needs no pixels
+        drawn = forget_set_of_labels(drawing, labels, sampler=sampler, seed=label_seed, progress="forget set")
+        plan = replace(plan, forget=drawn)
     if "forget" in prompts and not plan.force:
-        kept = [prompt for prompt in original.class_names if prompt not in plan.forget_label]
-        require_concepts(drawing, plan.forget, plan.forget_label, kept, prompts.get("instead"))
-    return plan if images is None else _with_retain(plan, images)
+        staying = [prompt for prompt in original.class_names if prompt not in plan.forget_label]
+        require_concepts(drawing, plan.forget, plan.forget_label, staying, prompts.get("instead"))
+    if kept is None:
+        return plan
+    return replace(plan, retain=without_copies(kept, plan.forget, "retained images", "forget images"))
 
 
 def _seeds(seed: Any, generator: Any) -> tuple[int, int]:
@@ -426,8 +428,8 @@ def _is_self(retain: Any) -> bool:
     return asked
 
 
-def _with_retain(plan: Plan, images: ImageSet) -> Plan:
-    """The plan with the images to keep; classes to forget are left out of labelled ones, and copies of forget images."""
+def _kept(plan: Plan, images: ImageSet) -> ImageSet:
+    """The images to keep, copies of forget images among them; classes to forget are left out of labelled ones."""
     forget, images = plan.forget, _named(images, plan.original, "--retain")
     unwanted = class_names(forget) if forget.class_names or plan.forget_class else []
     if plan.classes and images.labels is not None and (forget.class_names is None) != (images.class_names is None):
@@ -442,9 +444,8 @@ def _with_retain(plan: Plan, images: ImageSet) -> Plan:
         raise InputError(
             f"--retain: all {len(images)} images are of a class to be forgotten ({', '.join(shared)}); expected others."
         )
-    images = without_copies(kept, plan.forget, "retained images", "forget images")
-    condition_of(plan.original, images, torch.arange(len(images)), "--retain")
-    return replace(plan, retain=images)
+    condition_of(plan.original, kept, torch.arange(len(kept)), "--retain")
+    return kept
 
 
 def _named(images: ImageSet, original: PipelineDenoiser, what: str) -> ImageSet:

@@ -21,7 +21,7 @@ from vdu.models.lora import lora_rank
 from vdu.models.pipelines import configuration_of, network_of, save_pipeline
 from vdu.reporting.card import write_card
 from vdu.unlearning.default_posterior import with_posterior
-from vdu.unlearning.engine import carry_out
+from vdu.unlearning.engine import carry_out, check_resumable
 from vdu.unlearning.plan import Plan
 from vdu.unlearning.result import UnlearnResult
 
@@ -60,6 +60,8 @@ def carry_out_in(
     if chosen.fits:
         with record.stage("posterior") as cost:
             plan, fitted = with_posterior(plan, progress=bool(progress))
+            if resume:  # before this stage replaces the settings of the run
+                check_resumable(plan, folder)
             inputs |= _posterior_input(plan, folder)
             cost["network_evaluations"] = fitted
     with record.stage("unlearn") as cost:

@@ -7,9 +7,8 @@ from typing import Any
 from vdu.core.errors import InputError, shown
 from vdu.data.forget_source import forget_images
 from vdu.data.images import ImageSet
-from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.unlearning.labels import forget_set_of_labels, label_indices
+from vdu.unlearning.labels import label_indices, labelled_images, undrawn_forget_set
 from vdu.unlearning.prompts import read_prompts
 
 __all__ = ["forget_set", "listed", "prompts_of", "require_forget"]
@@ -91,36 +90,31 @@ def forget_set(
     classes: tuple[Any, ...],
     labels: tuple[Any, ...],
     convert: bool,
-    sampler: Sampler,
-    seed: int,
 ) -> ImageSet:
-    """The forget set as images.
+    """The forget set as images, which are black where they are yet to be drawn.
 
     Args:
         original: the model.
         given: images or where they are, or None.
         classes: of labelled images, those to forget.
-        labels: of the model, likewise; without images they are drawn.
+        labels: of the model, likewise; without images they are to be drawn.
         convert: whether images are converted to the model's kind.
-        sampler: draws them.
-        seed: of what is drawn.
 
     Returns:
-        The images.
+        The images; without given ones :func:`vdu.unlearning.labels.undrawn_forget_set`.
 
     Raises:
         InputError: if the images have labels of their own beside those of the model, or cannot be used.
     """
+    if given is None:
+        return undrawn_forget_set(original, labels)
     if labels:
-        label_indices(original, labels)  # refuses unknown ones before images are loaded or drawn
-    images = None
-    if given is not None:
-        images = forget_images(given, original.image_shape, classes=classes, convert=convert)
+        label_indices(original, labels)  # refuses unknown ones before images are loaded
+    images = forget_images(given, original.image_shape, classes=classes, convert=convert)
     if not labels:
-        assert images is not None
         return images
-    if images is not None and images.labels is not None:
+    if images.labels is not None:
         raise InputError(
             "--forget-label: the images have labels of their own; leave it out, or give images without labels."
         )
-    return forget_set_of_labels(original, labels, images, sampler=sampler, seed=seed, progress="forget set")
+    return labelled_images(original, labels, images)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vdu.core.checks import require_labels
 from vdu.core.class_names import class_index
 from vdu.core.errors import InputError, shown
 from vdu.core.types import Condition
@@ -53,6 +54,7 @@ class ClassConditionalDenoiser(PipelineDenoiser):
         Returns:
             ``class_labels``, [batch], int64. An unknown class, or None without a null class, raises an error.
         """
+        require_labels(labels)
         return {"class_labels": torch.tensor([self._index(label) for label in labels], dtype=torch.int64)}
 
     def meant(self, labels: Sequence[Any]) -> list[int | None]:
@@ -64,6 +66,7 @@ class ClassConditionalDenoiser(PipelineDenoiser):
         Returns:
             Their indices. A label that means no class, or more than one, is refused.
         """
+        require_labels(labels)
         plain = [label.item() if isinstance(label, torch.Tensor) and label.ndim == 0 else label for label in labels]
         return [None if label is None else class_index(label, self.names, "label") for label in plain]
 
