@@ -66,6 +66,7 @@ class Sampler:
         if self.eta and self.scheduler != "ddim":
             raise InputError(f"eta: got {self.eta} with scheduler {self.scheduler!r}; only ddim has an eta.")
 
+    @own_torch()
     def make(self, denoiser: Denoiser) -> Any:
         """A diffusers scheduler with this protocol over the model's own noise schedule.
 
