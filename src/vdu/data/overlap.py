@@ -11,6 +11,7 @@ which is said, nor among hashes of images.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,13 @@ class PixelHashes:
     def of(cls, images: ImageSet) -> "PixelHashes":
         """The hashes of a set."""
         return cls(frozenset(_hashes(images)), images.description)
+
+    @classmethod
+    def union(cls, sets: Iterable["PixelHashes"]) -> "PixelHashes | None":
+        """The hashes of several sets as one; None of no set."""
+        several = list(sets)
+        descriptions = dict.fromkeys(each.description for each in several)
+        return cls(frozenset().union(*(each.known for each in several)), ", ".join(descriptions)) if several else None
 
     def save(self, path: Path) -> None:
         """Write a file."""
