@@ -134,7 +134,7 @@ def without_copies(images: ImageSet, others: ImageSet | PixelHashes, name: str, 
 
 def _n_near(images: ImageSet, others: ImageSet) -> int:
     """How many images are near copies."""
-    if images.shape != others.shape:
+    if images.shape != others.shape or not len(others):
         return 0
     ours, theirs = _thumbnails(images), _thumbnails(others)
     bound = NEAR_LEVELS * ours.shape[1] ** 0.5
