@@ -71,6 +71,24 @@ def test_near_copies_are_kept_with_a_warning(capsys):
     assert "warning: 2 of 4 held-out images look like copies of forget images" in capsys.readouterr().err
 
 
+def test_near_copies_are_found_among_as_many_images_as_mnist_has_or_it_is_said(capsys, monkeypatch):
+    rng = np.random.default_rng(0)
+    forget = torch.from_numpy(rng.integers(0, 256, (1000, 1, 7, 7), dtype=np.uint8))
+    others = torch.from_numpy(rng.integers(0, 256, (59_900, 1, 7, 7), dtype=np.uint8))
+    near = forget[:100].clone()
+    near[:, 0, 0, 0] = near[:, 0, 0, 0].where(near[:, 0, 0, 0] == 255, near[:, 0, 0, 0] + 1)  # 1/7 of a level
+    near[:, 0, 6, 6] = near[:, 0, 6, 6].where(near[:, 0, 6, 6] == 0, near[:, 0, 6, 6] - 1)
+    retain = ImageSet(torch.cat([others, near]))
+    assert without_copies(retain, ImageSet(forget), "retained images", "forget images") is retain
+    assert "warning: 100 of 60000 retained images look like copies of forget images" in capsys.readouterr().err
+    monkeypatch.setattr("vdu.data.overlap.MOST_PAIRS", 59_999_999)
+    without_copies(retain, ImageSet(forget), "retained images", "forget images")
+    said = (
+        "near copies were not looked for: 60000 retained images and 1000 forget images are more than 59,999,999 pairs"
+    )
+    assert said in capsys.readouterr().err
+
+
 def test_hashes_in_a_file_find_the_copies_that_the_images_find(tmp_path):
     ours, theirs = images_of([1, 2, 3, 2]), images_of([2, 5])
     PixelHashes.of(theirs).save(tmp_path / "hashes.safetensors")

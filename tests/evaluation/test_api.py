@@ -383,9 +383,45 @@ def test_held_out_images_are_none_of_the_retained_ones_wherever_the_run_is(pair,
         {"run": result},
         {"run": pair / "run"},
         {"before": original, "after": pair / "run", "forget": pair / "unwanted"},
+        {"before": original, "after": pair / "run" / "pipeline", "forget": pair / "unwanted"},
+        {"before": pair / "run" / "pipeline", "after": original, "forget": pair / "unwanted"},
     ):
         with pytest.raises(InputError, match="held-out images: all 6 .* are among the run's retained images"):
             evaluate(**given, held_out=pair / "held", **QUICK)
+
+
+def test_held_out_images_are_none_that_an_earlier_run_retained(pair, pixel_judge, capsys):
+    first, second = (torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=seeded(seed)) for seed in (1, 2))
+    (pair / "held").mkdir()
+    for i, each in enumerate([*first, *second]):
+        Image.fromarray(each[0].numpy()).save(pair / "held" / f"{i}.png")
+    how = {"forget": pair / "unwanted", "steps": 1, "batch_size": 4, "progress": None}
+    vdu.unlearn(pair / "before", "finetune", retain=first, folder=pair / "run", **how)
+    vdu.unlearn(pair / "run", "finetune", retain=second, folder=pair / "run2", **how)
+    in_memory = vdu.unlearn(pair / "run2" / "pipeline", "ascent", **how)
+    vdu.unlearn(pair / "run2", "ascent", folder=pair / "run3", **how)
+    for run in (pair / "run2", pair / "run3", in_memory):
+        with pytest.raises(InputError, match="held-out images: all 12 .* are among the run's retained images"):
+            evaluate(run, held_out=pair / "held", **QUICK)
+    capsys.readouterr()
+    vdu.unlearn(pair / "before", "ascent", folder=pair / "run", overwrite=True, **how)  # what run2 started from is gone
+    evaluate(pair / "run3", held_out=pair / "held", **QUICK)
+    said = capsys.readouterr().err
+    assert "run: holds another run by now" in said and "6 of 12 held-out images are run's retained images" in said
+
+
+def test_the_pipeline_of_a_run_is_that_run(pair, pixel_judge):
+    how = {"forget": pair / "unwanted", "steps": 2, "batch_size": 4, "progress": None}
+    vdu.unlearn(pair / "before", "ascent", folder=pair / "run", **how)
+    given = {"before": pair / "before", "forget": pair / "unwanted", **QUICK}
+    for after, folder in ((pair / "run", "a"), (pair / "run" / "pipeline", "b")):
+        evaluate(**given, after=after, folder=pair / folder)
+        assert 'method = "ascent"' in (pair / folder / "config.toml").read_text()
+    costs = [read(pair / folder / "metrics.json")["cost"][0] for folder in "ab"]
+    assert costs[0] == costs[1] and costs[1]["stage"] == "unlearn" and costs[1]["network_evaluations"] > 0
+    shutil.copytree(pair / "after" / "unet", pair / "run" / "pipeline" / "unet", dirs_exist_ok=True)
+    with pytest.raises(InputError, match="pipeline: is not what this run made"):
+        evaluate(**given, after=pair / "run" / "pipeline")
 
 
 def test_the_cost_and_the_method_of_a_result_in_memory_are_part_of_the_evidence(pair, pixel_judge):

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from tests.evaluation.conftest import QUICK
 
 import vdu
@@ -47,6 +49,24 @@ def test_a_row_is_unlearning_and_evaluating_by_hand(pair, pixel_judge):
     last = found.to_markdown().splitlines()[-4:]
     assert last[1].startswith("| filtered-oracle baseline | – | – | – | – | ") and last[1].endswith(" | – | – | – |")
     assert last[3].startswith("All runs: ") and "steps=2, batch_size=4, learning_rate=0.001." in last[3]
+
+
+def test_a_comparison_is_that_of_a_fresh_process_and_leaves_the_callers_settings(pair, pixel_judge):
+    given = {"methods": ["ascent"], "forget": pair / "unwanted", **QUICK, **SHORT}
+    fresh = compare(pair / "before", **given)
+    AcceleratorState._reset_state(True)  # accelerate knows one precision for a process
+    mine = Accelerator(mixed_precision="bf16", gradient_accumulation_steps=4, cpu=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            found = compare(pair / "before", **given)
+        assert torch.get_default_dtype() == torch.float64
+        assert (mine.mixed_precision, mine.gradient_accumulation_steps) == ("bf16", 4)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        AcceleratorState._reset_state(True)
+    assert [replace(row, seconds=0.0) for row in found.rows] == [replace(row, seconds=0.0) for row in fresh.rows]
+    assert found.references == fresh.references
 
 
 def test_all_methods_are_checked_before_the_first_runs_and_rows_show_options(pair, pixel_judge, monkeypatch):

@@ -1,5 +1,6 @@
 """A small job under each setting of a process that belongs to the caller: the same bits, and the setting is as it was."""
 
+import hashlib
 import os
 from contextlib import contextmanager, nullcontext
 from functools import cache
@@ -9,10 +10,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import vdu
+from tiny_pipelines import flux
 from vdu.core.surroundings import own_torch
+from vdu.data.forget import split_by_class
+from vdu.judges.classifier import Judge, load_judge, save_judge
 
 SETTERS = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype, torch.float64),
@@ -100,12 +105,12 @@ def test_the_kernel_of_attention_is_that_of_a_fresh_process():
 
 
 @cache
-def pipeline():
+def pipeline(**more):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = UNet2DModel(
             sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8,), norm_num_groups=4, dropout=0.1,
-            down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",),
+            down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), **more,
         )  # fmt: skip
     return DDPMPipeline(unet=unet, scheduler=DDPMScheduler(num_train_timesteps=100, beta_end=0.1))
 
@@ -192,3 +197,89 @@ def test_the_user_may_choose_a_precision_afterwards():
 def test_a_refusal_puts_the_settings_back_too():
     with setting(torch.get_default_dtype, torch.set_default_dtype, torch.float64), pytest.raises(vdu.InputError):
         vdu.unlearn(pipeline(), vdu.gradient_ascent(), forget=images(), steps=0, progress=None)
+
+
+@cache
+def class_conditional():
+    return vdu.PipelineDenoiser.from_pipeline(pipeline(num_class_embeds=3))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Class folders, a saved model, a judge, and a run."""
+    folder = tmp_path_factory.mktemp("inputs")
+    for name, level in (("a", 10), ("b", 200)):
+        (folder / "images" / name).mkdir(parents=True)
+        Image.new("L", (8, 8), level).save(folder / "images" / name / "0.png")
+    vdu.save_pipeline(pipeline(), folder / "model")
+    record = {
+        "name": "j",
+        "trained_by": "labels",
+        "data": {},
+        "held_out": {},
+        "held_out_error": 0.5,
+        "n_held_out": 2,
+        "settings": {},
+    }
+    save_judge(
+        Judge("cnn", (1, 8, 8), ("a", "b")), folder / "judge", record | {"confusion": [[1, 0], [1, 0]], "command": "c"}
+    )
+    given = {"forget": folder / "images" / "a", "steps": 1, "batch_size": 4, "progress": None}
+    vdu.unlearn(folder / "model", vdu.gradient_ascent(), folder=folder / "run", **given)
+    return folder
+
+
+def files(folder):
+    """The hash of every file by its name."""
+    found = (each for each in folder.rglob("*") if each.is_file())
+    return {each.relative_to(folder).as_posix(): hashlib.sha256(each.read_bytes()).hexdigest() for each in found}
+
+
+def saved(folder):
+    vdu.save_pipeline(pipeline(), folder)
+    return files(folder)
+
+
+def saved_result(folder):
+    made = vdu.unlearn(pipeline(), vdu.gradient_ascent(), forget=images(), steps=1, batch_size=4, progress=None)
+    made.save_pretrained(folder)
+    return files(folder)
+
+
+SMALL = {
+    "class folders": lambda place, _: vdu.load_images(place / "images").labels.tolist(),
+    "a class": lambda place, _: split_by_class(vdu.load_images(place / "images"), "b")[0].sha256,
+    "a saved model": lambda _, out: saved(out),
+    "a saved result": lambda _, out: saved_result(out),
+    "a condition": lambda *_: class_conditional().condition([2, "1"])["class_labels"].tolist(),
+    "a protocol": lambda *_: vdu.Sampler("ddim", 2).make(vdu.PipelineDenoiser.from_pipeline(pipeline())).timesteps.tolist(),
+    "a judge": lambda place, _: load_judge(place / "judge")[0].class_names,
+    "a check": lambda place, _: vdu.verify(place / "run"),
+    "a distribution": lambda *_: vdu.metrics.expected_distribution([5, 3, 1], [0]).tolist(),
+    "a schedule": lambda *_: vdu.NoiseSchedule([0.9, 0.5, 0.1]).alpha_bars.tolist(),
+}  # fmt: skip
+KNOWN = {
+    "class folders": [0, 1], "a condition": [2, 1], "a distribution": [0, 0.75, 0.25], "a schedule": [0.9, 0.5, 0.1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_functions_under_another_default_device_and_dtype(name, place, tmp_path):
+    fresh = SMALL[name](place, tmp_path / "fresh")
+    assert fresh == KNOWN.get(name, fresh)
+    with torch.device("meta"):
+        assert SMALL[name](place, tmp_path / "device") == fresh
+    for dtype in (torch.float64, torch.bfloat16):
+        with setting(torch.get_default_dtype, torch.set_default_dtype, dtype):
+            assert SMALL[name](place, tmp_path / str(dtype)) == fresh
+
+
+def test_a_flux_network_under_another_default_device():
+    pytest.importorskip("transformers")
+    model = vdu.PipelineDenoiser.from_pipeline(flux())
+    x_t, timestep, condition = torch.ones(1, *model.latent_shape), torch.full((1,), 500.0), model.condition(["a cat"])
+    with torch.no_grad():
+        fresh = model.raw(x_t, timestep, condition)
+        with torch.device("meta"):
+            assert torch.equal(model.raw(x_t, timestep, condition), fresh)
+            assert model.step_options(4)["sigmas"] == [1.0, 0.75, 0.5, 0.25]

@@ -140,6 +140,7 @@ def verify(folder: Path | str) -> tuple[Checked, ...]:
         InputError: if there is neither a run of ``vdu unlearn``, nor the evidence of two pipelines, nor a page with ``evidence.json``.
     """
     from vdu.core.records import read_json
+    from vdu.core.surroundings import own_torch
 
     folder, page = _place(folder)
     evidence = _optional(folder / "evidence.json")
@@ -155,14 +156,15 @@ def verify(folder: Path | str) -> tuple[Checked, ...]:
     protocol = metrics.get("protocol") or {}
     forget = [(record["inputs"].get("forget") or {}).get("sha256"), (metrics.get("forget") or {}).get("sha256")]
     files = tuple(_files(folder, page, evidence))
-    return (
-        *_models(folder, record, protocol),
-        _checked("forget set", forget, lambda: _forget_hash(folder, record)),
-        *_features(folder, metrics, record),
-        *files,
-        *_report(folder, page, evidence, files),
-        *(_card(folder) if metrics and (folder / "pipeline/README.md").is_file() else ()),
-    )
+    with own_torch():
+        return (
+            *_models(folder, record, protocol),
+            _checked("forget set", forget, lambda: _forget_hash(folder, record)),
+            *_features(folder, metrics, record),
+            *files,
+            *_report(folder, page, evidence, files),
+            *(_card(folder) if metrics and (folder / "pipeline/README.md").is_file() else ()),
+        )
 
 
 def _place(given: Path | str) -> tuple[Path, str]:

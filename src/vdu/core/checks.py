@@ -29,13 +29,15 @@ def as_tensor(name: str, value: Any, words: str) -> Tensor:
         words: the expectation, for the message.
 
     Returns:
-        The tensor.
+        The tensor; of a list of fractions in float64, whatever the default dtype.
 
     Raises:
         InputError: if it holds no real numbers.
     """
     try:
         found = value if isinstance(value, Tensor) else torch.as_tensor(value, device="cpu")
+        if found.is_floating_point() and not hasattr(value, "dtype"):  # Python's numbers are doubles
+            found = torch.as_tensor(value, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{name}: got {shown(value)}; expected {words}.") from None
     if found.is_complex() or found.is_meta:

@@ -45,7 +45,7 @@ def split_by_class(images: ImageSet, classes: Any) -> tuple[ImageSet, ImageSet]:
     for index in indices:
         if not bool((images.labels == index).any()):
             raise InputError(f"class {names[index]!r}: no image of {images.description or 'the set'} has it.")
-    mask = torch.isin(images.labels, torch.tensor(indices, dtype=torch.int64))
+    mask = torch.isin(images.labels, torch.tensor(indices, dtype=torch.int64, device="cpu"))
     what = ("class " if len(indices) == 1 else "classes ") + ", ".join(names[i] for i in indices)
     if not bool(mask.any()):
         raise InputError(f"{what}: nothing to forget among {len(images)} images; expected at least one.")

@@ -29,6 +29,7 @@ from vdu.core.cache import cache_folder
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path, require_text
 from vdu.core.ranges import COUNT, require_flags, require_kind
+from vdu.core.surroundings import own_torch
 from vdu.data.cifar import fetch_cifar10, load_cifar10_folder
 from vdu.data.decode import fit_shape
 from vdu.data.digits import load_digits
@@ -57,6 +58,7 @@ _KINDS = (
 )
 
 
+@own_torch()
 def load_images(
     spec: str | Path,
     *,

@@ -77,6 +77,7 @@ class Sampler:
                 "clip_sample: got True with scheduler 'dpm++', which never clips; use ddim or ddpm, or leave it out."
             )
 
+    @own_torch()
     def make(self, denoiser: Denoiser) -> Any:
         """A diffusers scheduler with this protocol over the model's own noise schedule.
 

@@ -24,6 +24,7 @@ from vdu.core.paths import given_file, given_output
 from vdu.core.ranges import COUNT, require_given, require_number
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
 from vdu.core.runs import require_apart
+from vdu.core.surroundings import undisturbed
 from vdu.data.given import is_named
 from vdu.data.images import ImageSet
 from vdu.data.sources import place_of
@@ -198,6 +199,7 @@ STYLE = (
 
 
 @former_names(forget_classes="forget_class")
+@undisturbed()
 def compare(
     pipeline: Any,
     *,

@@ -13,7 +13,7 @@ from vdu.models.identity import configuration_sha256, is_recorded_configuration,
 from vdu.models.pipelines import check_network, find_pipeline, load_pipeline, network_of
 from vdu.training.loop import make_accelerator
 
-__all__ = ["OpenModel", "open_model", "open_models", "open_retrained", "require_comparable"]
+__all__ = ["OpenModel", "open_model", "open_models", "open_retrained", "require_comparable", "run_of"]
 
 MADE = ("what this run made", "Make the run again, or put the pipeline back")
 
@@ -59,7 +59,7 @@ def open_model(source: Any, name: str) -> OpenModel:
     """Open a pipeline.
 
     Args:
-        source: a pipeline, which moves to the accelerator; a pipeline folder; or a run folder, whose pipeline is meant.
+        source: a pipeline, which moves to the accelerator; a pipeline folder, also that of a run; or a run folder, whose pipeline is meant.
         name: what messages call it.
 
     Returns:
@@ -68,13 +68,13 @@ def open_model(source: Any, name: str) -> OpenModel:
     Raises:
         InputError: if there is no pipeline, or it is not the one that its run recorded.
     """
-    path, run, pipeline = None, None, source
+    path, pipeline = None, source
     if isinstance(source, str | Path):
         path = given_path(source, name)
         path = (path if path.exists() else find_pipeline(source)).resolve()  # a model of the Hub, or no folder
         inside = path / "pipeline"
         if not (path / "model_index.json").is_file() and (inside / "model_index.json").is_file():
-            run, path = path, inside
+            path = inside
         elif not (path / "model_index.json").is_file():
             raise InputError(
                 f"{name}: {source} is neither a pipeline folder (no model_index.json) nor a run folder (no pipeline/). Give a folder "
@@ -82,11 +82,27 @@ def open_model(source: Any, name: str) -> OpenModel:
             )
         pipeline = load_pipeline(path)
     found = _opened(pipeline, path, name if path is None else None)
-    record = read_json(run / "run.json") if run is not None and (run / "run.json").is_file() else {}
-    if not (isinstance(record, dict) and record.get("verb") == "unlearn" and record.get("finished")):
+    if path is None or (run := run_of(path)) is None:
         return found
-    _require_recorded(found, record.get("pipeline"), inside, *MADE)
+    _require_recorded(found, read_json(run / "run.json").get("pipeline"), path, *MADE)
     return replace(found, run=run)
+
+
+def run_of(pipeline: Path | str) -> Path | None:
+    """The finished run of ``vdu unlearn`` that a pipeline folder lies in.
+
+    Args:
+        pipeline: the folder.
+
+    Returns:
+        The run folder, whose ``run.json`` may record other weights; None if it lies in none.
+    """
+    path, run = Path(pipeline), Path(pipeline).parent
+    if path.name != "pipeline" or not (run / "run.json").is_file():
+        return None
+    record = read_json(run / "run.json")
+    finished = isinstance(record, dict) and record.get("verb") == "unlearn" and record.get("finished")
+    return run if finished else None
 
 
 def open_models(record: Run, original: Any = None) -> tuple[OpenModel, OpenModel]:

@@ -26,6 +26,7 @@ from vdu.data.sources import absolute, place_of
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets, asking
+from vdu.evaluation.retained import retained_before
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.unlearning.labels import forget_set_of_labels, labelled_images
 
@@ -136,16 +137,18 @@ def made_by(result: Any) -> dict[str, Any] | None:
         result: the result, or a like object.
 
     Returns:
-        ``method``, the cost as a stage of ``run.json``, and ``trained_on``, the hashes of the retained images or None; None if the result
-        holds no cost.
+        ``method``, the cost as a stage of ``run.json``, and ``trained_on``, the hashes of the images that it and the runs before it
+        retained; None if the result holds no cost.
     """
     evaluations, seconds = getattr(result, "network_evaluations", None), getattr(result, "seconds", None)
     if evaluations is None or seconds is None:
         return None
     reused = getattr(getattr(result, "aids", None), "reused", 0)
     cost = {"stage": "unlearn", "seconds": round(seconds, 3), "network_evaluations": evaluations, "reused": reused}
-    retain = getattr(getattr(result, "plan", None), "retain", None)
-    trained_on = None if retain is None else PixelHashes.of(retain)
+    plan = getattr(result, "plan", None)
+    retain = getattr(plan, "retain", None)
+    trained_on = [] if retain is None else [PixelHashes.of(retain)]
+    trained_on += [] if plan is None else retained_before({"path": plan.source, "sha256": plan.weights_sha256})
     return {"method": getattr(getattr(result, "method", None), "name", None), "cost": cost, "trained_on": trained_on}
 
 

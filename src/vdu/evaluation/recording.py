@@ -27,7 +27,7 @@ from vdu.core.runs import Run
 from vdu.data.forget_source import class_names, reload_forget
 from vdu.data.given import Images
 from vdu.data.images import ImageSet
-from vdu.data.overlap import RETAINED, PixelHashes, without_copies
+from vdu.data.overlap import PixelHashes, without_copies
 from vdu.evaluation.kept_probes import KeptProbes, kept_probes
 from vdu.evaluation.measure import Measurement, Target, measure
 from vdu.evaluation.models import OpenModel, open_model, open_models, open_retrained, require_comparable
@@ -36,6 +36,7 @@ from vdu.evaluation.pair import check_evidence_folder, images_of_prompts, open_f
 from vdu.evaluation.prompt_sets import PromptSets, asked_class, asking, label_sets, prompt_sets
 from vdu.evaluation.records import EvidenceRecord, WarningRecord, WordsRecord
 from vdu.evaluation.references import load_reference, reference_images, unshared_reference
+from vdu.evaluation.retained import retained_of
 from vdu.evaluation.suite import (
     DRAWN,
     LoadedImages,
@@ -90,7 +91,7 @@ class _Subject:
     forget: ImageSet
     classes: list[str]
     sets: PromptSets | None
-    trained_on: PixelHashes | None = None  # the retained images of a run
+    trained_on: PixelHashes | None = None  # the retained images of the runs that made them
 
     @cached_property
     def models(self) -> dict[str, PipelineDenoiser]:
@@ -133,7 +134,7 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
     classes = _classes(options, sets, forgotten)
     sets = sets or label_sets(before.denoiser, forgotten)
     forget = reload_forget(record.folder, before.denoiser.image_shape)
-    subject = _Subject(before, after, retrained, forget, classes, sets, _retained(record.folder))
+    subject = _Subject(before, after, retrained, forget, classes, sets, PixelHashes.union(retained_of(record.folder)))
     given = _given(options, (before, after, retrained), sets, classes, class_names(forget))
     fixed = _fixed(given, subject)
     record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
@@ -186,8 +187,9 @@ def evaluate_pair(
         else:
             images, about = images_of_prompts(forget, first.denoiser, sets, options)
         given = _given(options, models, sets, classes, class_names(images))
-    trained_on = (how or {}).get("trained_on")
-    subject = _Subject(first, second, retrained, images, classes, sets, trained_on or _retained(second.run))
+    made = (how or {}).get("trained_on", ())
+    trained_on = PixelHashes.union([*made, *retained_of(second.run), *retained_of(first.run)])
+    subject = _Subject(first, second, retrained, images, classes, sets, trained_on)
     fixed = _fixed(given, subject)
     record = open_folder(folder, first, second, about, options, how)
     if how:
@@ -198,12 +200,6 @@ def evaluate_pair(
     found = _measured(record, subject, judging, options, fixed, kept)
     record.finish(origin="compared", pipeline=second.to_json() | {"weights": "raw"})
     return found
-
-
-def _retained(run: Path | None) -> PixelHashes | None:
-    """The hashes of the retained images that a run was trained on, if there were any."""
-    path = None if run is None else run / RETAINED
-    return PixelHashes.load(path) if path is not None and path.is_file() else None
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def real_images(
     Args:
         loaded: the images as they were loaded.
         forget: the forget set, of the model's shape, of which no other set holds copies.
-        trained_on: the retained images that the unlearned model was trained on, if any; no held-out set holds copies of them.
+        trained_on: the retained images that the models were trained on by runs, if any; no held-out set holds copies of them.
 
     Returns:
         ``forget_held_out``, ``retain`` and ``retain_held_out`` of a :class:`vdu.probes.context.ProbeContext`, each None if not known.

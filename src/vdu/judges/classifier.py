@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from vdu.core.checks import first_differences, require_finite
 from vdu.core.errors import InputError
 from vdu.core.records import FORMAT_VERSION, atomic_folder, read_json, sha256_bytes, sha256_file, write_json
+from vdu.core.surroundings import own_torch
 from vdu.judges.record import ADVICE, check_record
 
 __all__ = ["ARCHITECTURES", "Judge", "load_judge", "save_judge"]
@@ -171,6 +172,7 @@ def save_judge(judge: Judge, folder: Path | str, record: dict[str, Any]) -> None
         write_json(temporary / RECORD_FILE, whole | {CHECKSUM: _checksum(whole)})
 
 
+@own_torch()
 def load_judge(folder: Path | str) -> tuple[Judge, dict[str, Any]]:
     """Read a judge that ``save_judge`` wrote.
 

@@ -166,6 +166,6 @@ def _retained(n_classes: int, forget_classes: Sequence[int]) -> Tensor:
     left_out = indices("forget_classes", forget_classes, n_classes)
     if not left_out:
         raise InputError(f"forget_classes: got none; expected at least one index from 0 to {n_classes - 1}.")
-    keep = torch.ones(n_classes, dtype=torch.bool)
+    keep = torch.ones(n_classes, dtype=torch.bool, device="cpu")
     keep[list(left_out)] = False
     return keep

@@ -298,7 +298,8 @@ class PUL:
             return batch
         logits = features_of(self.judge, batch)
         indices("forget_classes", self.forget_classes, logits.shape[1])
-        return torch.isin(logits.softmax(dim=1).max(dim=1).indices, torch.tensor(self.forget_classes))
+        wanted = torch.tensor(self.forget_classes, device=logits.device)
+        return torch.isin(logits.softmax(dim=1).max(dim=1).indices, wanted)
 
 
 def indices(name: str, given: Sequence[int], n_classes: int | None = None) -> tuple[int, ...]:

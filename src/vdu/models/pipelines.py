@@ -442,6 +442,7 @@ def configuration_of(pipeline: Any) -> str:
     return configuration_sha256(adapt(pipeline))
 
 
+@own_torch()
 def save_pipeline(pipeline: Any, path: Path | str) -> None:
     """Save a pipeline in diffusers' layout (safetensors), with ``vdu.json`` beside it where diffusers has no field for something.
 

@@ -11,6 +11,7 @@ from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_output
 from vdu.core.ranges import require_flags, require_kind
 from vdu.core.records import read_json
+from vdu.core.surroundings import own_torch
 from vdu.data.images import ImageSet
 from vdu.models.adapt import family_of
 from vdu.models.identity import weights_sha256
@@ -152,6 +153,7 @@ class UnlearnResult:
     def _was_changed(self) -> bool:
         return self.pipeline_sha256 not in {None, weights_sha256(network_of(self.pipeline))}
 
+    @own_torch()
     def save_pretrained(self, folder: Path | str) -> None:
         """Save the new pipeline for plain diffusers, with a model card.
 

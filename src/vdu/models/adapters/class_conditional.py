@@ -55,7 +55,8 @@ class ClassConditionalDenoiser(PipelineDenoiser):
             ``class_labels``, [batch], int64. An unknown class, or None without a null class, raises an error.
         """
         require_labels(labels)
-        return {"class_labels": torch.tensor([self._index(label) for label in labels], dtype=torch.int64)}
+        indices = [self._index(label) for label in labels]
+        return {"class_labels": torch.tensor(indices, dtype=torch.int64, device="cpu")}
 
     def meant(self, labels: Sequence[Any]) -> list[int | None]:
         """The classes that a user means.

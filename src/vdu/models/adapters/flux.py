@@ -41,7 +41,8 @@ class FluxDenoiser(TextDenoiser):
         n, channels, height, width = x_t.shape
         given = on_device(condition, x_t)
         packed = x_t.view(n, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
-        rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
+        ranges = (torch.arange(length // 2, device=x_t.device) for length in (height, width))
+        rows, columns = torch.meshgrid(*ranges, indexing="ij")
         places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).view(-1, 3).to(x_t)
         output = self.network(
             packed.reshape(n, -1, 4 * channels),
@@ -56,7 +57,7 @@ class FluxDenoiser(TextDenoiser):
     def step_options(self, steps: int) -> dict[str, Any]:
         """Levels from 1 down to 1/steps, and the shift for the size of the image."""
         n_patches = (self.latent_shape[1] // 2) * (self.latent_shape[2] // 2)
-        sigmas = torch.linspace(1.0, 1 / steps, steps, dtype=torch.float64).tolist()
+        sigmas = torch.linspace(1.0, 1 / steps, steps, dtype=torch.float64, device="cpu").tolist()
         return {"sigmas": sigmas, "mu": dynamic_shift(self.scheduler_config, n_patches, 1.15)}
 
 

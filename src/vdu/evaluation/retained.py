@@ -1,0 +1,55 @@
+"""The images that runs of ``vdu unlearn`` were trained on to keep, on the way to a model.
+
+A run may start from what an earlier run made. Its record names that pipeline by path and hash, so the earlier run folder is found, and
+so on up to a model that no run made.
+
+Not guaranteed: that earlier runs are found after their folders were moved, or where a model was given as an object.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vdu.core.processes import say
+from vdu.core.records import read_json
+from vdu.data.overlap import RETAINED, PixelHashes
+from vdu.evaluation.models import run_of
+
+__all__ = ["retained_before", "retained_of"]
+
+
+def retained_of(run: Path | None) -> Iterator[PixelHashes]:
+    """The hashes of the images that a run, and the runs before it, were trained on to keep.
+
+    Args:
+        run: the folder of a finished run of ``vdu unlearn``, or None.
+
+    Yields:
+        Those of each run that retained given images, the last run first.
+    """
+    if run is None:
+        return
+    if (run / RETAINED).is_file():
+        yield PixelHashes.load(run / RETAINED)
+    yield from retained_before(read_json(run / "run.json")["inputs"]["model"])
+
+
+def retained_before(model: Mapping[str, Any]) -> Iterator[PixelHashes]:
+    """The hashes of the images that the runs that made a model were trained on to keep.
+
+    Args:
+        model: its ``path`` and ``sha256``, as ``run.json`` holds them.
+
+    Yields:
+        As :func:`retained_of`. A run folder that holds another run by now is named on standard error.
+    """
+    run = run_of(model["path"])
+    if run is None:
+        return
+    if read_json(run / "run.json")["pipeline"]["sha256"] == model["sha256"]:
+        yield from retained_of(run)
+    else:
+        say(
+            f"vdu: {run}: holds another run by now than the one that a later run started from; the images that that one retained are not "
+            "known, and not looked for among held-out images."
+        )
