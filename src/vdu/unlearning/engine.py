@@ -20,6 +20,7 @@ from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser, Method
+from vdu.data.forget_source import content_of
 from vdu.data.images import ImageSet
 from vdu.models.identity import identity as identity_of
 from vdu.models.identity import weights_sha256
@@ -81,15 +82,14 @@ def carry_out(
     make_batch = _batches(ready, aids.sets, denoiser, plan.batch_size, seed)
     if ready.pool:
         make_batch = TargetPool(make_batch, ready, denoiser, ready.pool)
-    identity = (
-        f"unlearn 2 {seed} {images.sha256} {identity_of(original)} {plan.batch_size} {method.name} {method.identity}"
-    )
+    content = content_of(images, original.class_names)
+    identity = f"unlearn 2 {seed} {content} {identity_of(original)} {plan.batch_size} {method.name} {method.identity}"
     if plan.train != "all":
         identity += f" {plan.train}"
     if plan.prompts:
         identity += f" {sorted(plan.prompts.items())}"
     if plan.retain is not None and "retain" in method.needs:
-        identity += f" {plan.retain.sha256}"
+        identity += f" {content_of(plan.retain, original.class_names)}"
     if aids.judged is not None:
         identity += f" {len(aids.judged.kept)} {aids.sampler}"
     picture = folder / "first-look.png" if folder is not None else None
