@@ -1,5 +1,7 @@
 """A class-conditional model goes all the way: trained with labels, made to forget one, sampled by label, reloaded."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -46,6 +48,20 @@ def trained():
     how = TrainSettings(steps=300, learning_rate=1e-2, lr_schedule="linear", max_grad_norm=1.0, ema_decay=0.97, seed=1)
     fit(adapt(pipeline), shades(), how, batch_size=16, seed=2, label_dropout=0.1)
     return pipeline
+
+
+def test_a_training_is_not_resumed_after_its_class_was_renamed(tmp_path):
+    """A model that has its classes already, and images of one of them."""
+    dark = shades(8).select(shades(8).labels == 0)
+    for names, stops in ((NAMES, False), (NAMES, False), (("bright", "dark"), True)):
+        how = {"settings": TrainSettings(steps=1, learning_rate=1e-3), "batch_size": 4, "seed": 2}
+        model, images = adapt(new_pipeline((1, 8, 8), seed=0, class_names=NAMES)), replace(dark, class_names=names)
+        assert images.sha256 == dark.sha256
+        if stops:
+            with pytest.raises(InputError, match="was written with other settings, data or model"):
+                fit(model, images, **how, folder=tmp_path, resume=True)
+        else:
+            fit(model, images, **how, folder=tmp_path, resume=True)
 
 
 def test_it_draws_what_it_is_asked_for(trained):

@@ -1,6 +1,7 @@
 """Methods that look at more than the forget set: images of noise, images to keep, and who gives them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.records import read_json
 from vdu.core.rng import derive_seed, draw_seed, generator
+from vdu.data.forget_source import class_names, content_of, reload_forget
 from vdu.data.images import ImageSet
 from vdu.data.overlap import RETAINED, PixelHashes
 from vdu.data.sources import load_images
@@ -204,6 +206,68 @@ def test_a_run_is_not_resumed_with_other_images_to_keep(model, tmp_path):
     with pytest.raises(InputError, match="was written with other settings, data or model"):
         quick(pipeline, method, retain=other, folder=tmp_path / "a", resume=True)
     assert weights(quick(pipeline, method, retain=kept, folder=tmp_path / "a", resume=True)) == weights(first)
+
+
+@pytest.fixture
+def classes(make_pipeline, tmp_path):
+    """A model of three classes, and a folder with images of one of them."""
+    pipeline = make_pipeline(num_class_embeds=3)
+    pipeline.class_names = ("cat", "dog", "fox")
+    for i in range(6):
+        (tmp_path / "unwanted" / "cat").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 20 * i).save(tmp_path / "unwanted" / "cat" / f"{i}.png")
+    return pipeline, tmp_path / "unwanted"
+
+
+def test_a_run_is_not_resumed_after_its_class_was_renamed(classes, tmp_path):
+    pipeline, unwanted = classes
+    how = {"forget": unwanted, "folder": tmp_path / "run"}
+    first = quick(pipeline, "ascent", **how)
+    assert weights(quick(pipeline, "ascent", resume=True, **how)) == weights(first)
+    (unwanted / "cat").rename(unwanted / "dog")
+    with pytest.raises(InputError, match="was written with other settings, data or model"):
+        quick(pipeline, "ascent", resume=True, **how)
+    assert weights(quick(pipeline, "ascent", forget=unwanted)) != weights(first)  # another class is forgotten
+
+
+def test_images_to_keep_of_another_class_are_other_images(classes, tmp_path):
+    pipeline, kept = classes
+    how = {"forget_label": "fox", "retain": kept, "folder": tmp_path / "run"}
+    first = quick(pipeline, "finetune", **how)
+    assert weights(quick(pipeline, "finetune", resume=True, **how)) == weights(first)
+    (kept / "cat").rename(kept / "dog")
+    with pytest.raises(InputError, match="was written with other settings, data or model"):
+        quick(pipeline, "finetune", resume=True, **how)
+
+
+def test_the_forget_set_of_a_finished_run_keeps_its_class(classes, tmp_path):
+    pipeline, unwanted = classes
+    quick(pipeline, "ascent", forget=unwanted, folder=tmp_path / "run")
+    assert read_json(tmp_path / "run" / "run.json")["inputs"]["forget"]["class_names"] == ["cat"]
+    assert class_names(reload_forget(tmp_path / "run", SHAPE)) == ["cat"]
+    (unwanted / "cat").rename(unwanted / "dog")
+    with pytest.raises(InputError, match="are now of class dog; this run forgot them as cat. Give the classes their"):
+        reload_forget(tmp_path / "run", SHAPE)
+
+
+def test_a_name_of_a_class_means_nothing_to_an_unconditional_model(make_pipeline, classes, tmp_path):
+    pipeline, unwanted = make_pipeline(), classes[1]
+    how = {"forget": unwanted, "folder": tmp_path / "run"}
+    first = quick(pipeline, "ascent", **how)
+    (unwanted / "cat").rename(unwanted / "dog")
+    assert weights(quick(pipeline, "ascent", resume=True, **how)) == weights(first)
+    assert class_names(reload_forget(tmp_path / "run", SHAPE)) == ["dog"]
+
+
+def test_what_images_are_is_their_hash_and_the_names_that_the_model_does_not_give():
+    cat = ImageSet(some_images().images, torch.zeros(6, dtype=torch.int64), class_names=("cat",))
+    dog = replace(cat, class_names=("dog",))
+    assert cat.sha256 == dog.sha256
+    names = ("cat", "dog")
+    assert len({content_of(cat, names), content_of(dog, names), cat.sha256}) == 3
+    own = replace(cat, class_names=names)
+    numbers = replace(cat, class_names=None)
+    assert content_of(own, names) == content_of(numbers, names) == content_of(dog, ()) == cat.sha256
 
 
 # the command line

@@ -18,7 +18,7 @@ from vdu.data.given import as_images
 from vdu.data.images import ImageSet
 from vdu.data.sources import is_data_set, load_images, place_of
 from vdu.evaluation.references import load_reference
-from vdu.evaluation.suite import real_images
+from vdu.evaluation.suite import load_real_images
 
 no_datasets = importlib.util.find_spec("datasets") is None
 GREY = ImageSet(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
@@ -159,11 +159,15 @@ def test_a_path_that_is_missing_is_no_data_set(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     text = name.removeprefix("./")  # as pathlib writes it
     expected = rf"^{text}: no such source, folder or file; .*A Path is a folder or a file; .* give the text '{text}'\."
-    for load in (load_images, partial(as_images, name="retain"), partial(load_reference, split="train", forget=GREY)):
+    for load in (
+        load_images,
+        partial(as_images, name="retain"),
+        partial(load_reference, split="train", shape=(1, 8, 8)),
+    ):
         with pytest.raises(InputError, match=expected):
             load(Path(name))
     with pytest.raises(InputError, match=expected):
-        real_images(None, Path(name), [], GREY)
+        load_real_images(None, Path(name), [], (1, 8, 8))
     assert not is_data_set(Path(name)) and place_of(Path(name)) is None
 
 

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.judges.judging import Judging
 
@@ -51,6 +52,15 @@ def pair(make_pipeline, tmp_path):
     for i in range(6):
         Image.fromarray(source.integers(256, size=(8, 8), dtype=np.uint8)).save(tmp_path / "unwanted" / f"{i}.png")
     return tmp_path
+
+
+@pytest.fixture
+def of_classes(make_pipeline):
+    """Two models of the classes a, b and c, and unwanted images of one class."""
+    before, after = (make_pipeline(num_class_embeds=3, seed=seed) for seed in (0, 1))
+    before.class_names = after.class_names = ("a", "b", "c")
+    pixels = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return before, after, ImageSet(pixels, torch.zeros(6, dtype=torch.int64), class_names=("a",))
 
 
 def counted(samples: dict[str, torch.Tensor]) -> int:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.api import evaluate
 from vdu.evaluation.models import open_model, open_retrained
+from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import unwanted_images
+from vdu.evaluation.recording import _Fixed, _probe_inputs, _Subject
 from vdu.explore.open_run import open_run
 from vdu.reporting.code_texts import ABOUT_MODELS
 from vdu.reporting.run_comparison import read_runs
@@ -312,6 +315,34 @@ def test_a_folder_takes_only_the_evidence_of_the_same_models(pair, evidence):
         evaluate(after=pair / "before", **given)
     with pytest.raises(InputError, match="holds files but no evidence of ours"):
         evaluate(after=pair / "after", **(given | {"folder": pair / "unwanted"}))
+
+
+def test_evidence_is_of_images_of_one_class(of_classes, pixel_judge, tmp_path):
+    before, after, forget = of_classes
+    given = {"before": before, "after": after, "folder": tmp_path, **QUICK}
+    evaluate(forget=forget, **given)
+    assert read(tmp_path / "run.json")["inputs"]["forget"]["class_names"] == ["a"]
+    assert "class_names" not in read(tmp_path / "metrics.json")["forget"]
+    evaluate(forget=forget, **given)
+    with pytest.raises(InputError, match=r"holds the evidence of other inputs \(forget differs\)"):
+        evaluate(forget=replace(forget, class_names=("b",)), **given)
+    record = read(tmp_path / "run.json")
+    del record["inputs"]["forget"]["class_names"]  # as an earlier version recorded it
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    evaluate(forget=forget, **given)
+
+
+def test_probes_are_of_images_of_one_class(of_classes):
+    before, after, forget = of_classes
+    models = [open_model(each, "model") for each in (before, after)]
+
+    def inputs(*images):
+        subject = _Subject(*models, None, images[0], ["a"], None)
+        fixed = _Fixed((images[1], None, None), None, None, None, None, ())
+        return _probe_inputs(subject, EvaluationOptions(n_images=24), fixed)
+
+    other = replace(forget, class_names=("b",))
+    assert len({inputs(*images) for images in ((forget, None), (other, None), (forget, forget), (forget, other))}) == 4
 
 
 def test_a_result_is_its_folder_or_its_two_pipelines(pair, pixel_judge, make_pipeline, evidence):

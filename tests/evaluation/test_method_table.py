@@ -103,6 +103,21 @@ def test_a_finished_row_is_not_computed_again(pair, pixel_judge, monkeypatch):
     assert done == [0, 1]
 
 
+def test_a_row_is_of_images_of_one_class(of_classes, pixel_judge, monkeypatch, tmp_path):
+    def diverge(*_, **__):
+        raise DivergenceError("step 1: the loss is NaN")
+
+    monkeypatch.setattr(method_table, "unlearn", diverge)
+    model, _, images = of_classes
+    given = {"methods": ["finetune"], "folder": tmp_path, **QUICK, **SHORT}
+    other, kept = replace(images, class_names=("b",)), replace(images, images=255 - images.images, class_names=("c",))
+    compare(model, forget=images, retain=kept, **given)
+    compare(model, forget=images, retain=kept, **given)
+    for changes in ({"forget": other, "retain": kept}, {"forget": images, "retain": replace(kept, class_names=("b",))}):
+        with pytest.raises(InputError, match="holds the row of another comparison"):
+            compare(model, **given, **changes)
+
+
 def test_a_row_of_other_code_is_another_comparison(pair, pixel_judge, monkeypatch):
     def diverge(*_, **__):
         raise DivergenceError("step 1: the loss is NaN")

@@ -23,7 +23,13 @@ import vdu
 from vdu.core.errors import InputError
 from vdu.models.as_saved import require_as_saved, require_no_global_hooks
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import configuration_sha256, identity, is_recorded_configuration, recorded_identities
+from vdu.models.identity import (
+    configuration_sha256,
+    differences,
+    identity,
+    is_recorded_configuration,
+    recorded_identities,
+)
 
 ATTENTION = {"down_block_types": ("AttnDownBlock2D",), "up_block_types": ("AttnUpBlock2D",)}
 
@@ -430,9 +436,15 @@ def tokens_by(tokenizer, change):
     tokenizer._tokenizer = type(tokenizer.backend_tokenizer).from_str(json.dumps(held))
 
 
-FORMER = {
-    "configuration": "dbd27630a27a55de2cdc4bddfb6918af8c55991eea1925deb5d28d91da48103b",
-    "identity": "f45e07f45a56dec7172b97b8edcc65d427c284586b545d0c6c6a002840f3fbca",
+FORMER = {  # without the options of the text encoder, and before that without the rules of its tokenizer too
+    "configuration": (
+        "41e9df8ae05d1fc3aa68873d711133a03c7b658e2da5f7dbb8c5cd2303afb512",
+        "dbd27630a27a55de2cdc4bddfb6918af8c55991eea1925deb5d28d91da48103b",
+    ),
+    "identity": {
+        "0f6302c117500345249b9a208938eb8d60bab1e294556235d78d20f962fb1945",
+        "f45e07f45a56dec7172b97b8edcc65d427c284586b545d0c6c6a002840f3fbca",
+    },
 }
 RULES = {
     "a merge less": lambda held: held["model"]["merges"].pop(),
@@ -460,9 +472,45 @@ def test_how_texts_become_tokens_is_part_of_what_a_model_is(emoji, change):
 
 
 def test_what_earlier_versions_recorded_of_a_text_model_is_still_its_own(emoji):
-    """As the version before hashed the packaged model, whose description had no rules of its tokenizer."""
-    assert is_recorded_configuration(emoji, opened(emoji), FORMER["configuration"])
-    assert FORMER["identity"] in recorded_identities(opened(emoji))
+    """As two versions before hashed the packaged model."""
+    assert all(is_recorded_configuration(emoji, opened(emoji), each) for each in FORMER["configuration"])
+    assert FORMER["identity"] < recorded_identities(opened(emoji))
+
+
+def of_text_encoder(pipeline, folder, part="text_encoder", **options):
+    """A pipeline after a change of its text encoder's config.json; None takes an option out."""
+    vdu.save_pipeline(pipeline, folder)
+    file = folder / part / "config.json"
+    held = json.loads(file.read_text()) | options
+    file.write_text(json.dumps({name: value for name, value in held.items() if value is not None}))
+    return opened(vdu.load_pipeline(folder))
+
+
+@pytest.mark.parametrize(
+    ("part", "option"),
+    [
+        ("text_encoder", {"num_attention_heads": 1}),
+        ("text_encoder", {"hidden_act": "gelu"}),
+        ("text_encoder", {"layer_norm_eps": 0.01}),
+        ("text_encoder_2", {"layer_norm_epsilon": 0.01}),
+        ("text_encoder_2", {"dense_act_fn": "gelu"}),
+    ],
+)
+def test_an_option_of_a_text_encoder_is_part_of_what_a_model_is(stable_diffusion, tmp_path, part, option):
+    pipeline = stable_diffusion if part == "text_encoder" else tiny_pipelines.flux()
+    known, other = opened(pipeline), of_text_encoder(pipeline, tmp_path, part, **option)
+    before, after = (each.condition(["a long prompt about a cat"])["encoder_hidden_states"] for each in (known, other))
+    assert not torch.equal(before, after)
+    assert identity(known) != identity(other) and configuration_sha256(known) != configuration_sha256(other)
+    assert differences(known, other) == ["words"]
+    assert not recorded_identities(other) & {identity(known)}
+
+
+def test_what_changes_no_word_of_a_text_encoder_does_not_count(stable_diffusion, tmp_path):
+    known = identity(opened(stable_diffusion))
+    names = {"architectures": ["Other"], "transformers_version": "4.50.0", "id2label": {"0": "a"}, "use_cache": False}
+    assert identity(of_text_encoder(stable_diffusion, tmp_path, **names)) == known
+    assert identity(of_text_encoder(stable_diffusion, tmp_path, hidden_act=None)) == known  # its default
 
 
 def test_a_scheduler_of_lcm_is_sampled_without_a_warning(make_pipeline, caplog, capsys):

@@ -8,6 +8,7 @@
 6. a batch of one sample gives what the sample gets within a batch, its own condition included.
 """
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -353,6 +354,51 @@ def test_a_prompt_is_encoded_once_and_alone(monkeypatch):
     assert not both.requires_grad and denoiser.condition([]) == {}
     with pytest.raises(InputError, match="prompt: got the index 1; expected a prompt, or an index from 0 to 0"):
         denoiser.condition([1])
+
+
+def scaled_words(pipeline):
+    with torch.no_grad():
+        pipeline.text_encoder.get_input_embeddings().weight.mul_(-1.5)
+
+
+def loaded_words(pipeline):
+    other = {
+        name: value * 1.5 for name, value in pipeline.text_encoder.state_dict().items() if value.is_floating_point()
+    }
+    pipeline.text_encoder.load_state_dict(other, strict=False)
+
+
+def another_encoder(pipeline):
+    pipeline.text_encoder = copy.deepcopy(pipeline.text_encoder)
+    scaled_words(pipeline)
+
+
+def described_anew(pipeline, kept):
+    pipeline.text_encoder.get_input_embeddings().weight.data.mul_(-1.5)  # PyTorch counts no version of .data
+    identity(kept)  # as before samples are cached
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pipeline, _: scaled_words(pipeline),
+        lambda pipeline, _: loaded_words(pipeline),
+        lambda pipeline, _: another_encoder(pipeline),
+        lambda pipeline, _: setattr(pipeline.tokenizer, "padding_side", "left"),
+        lambda pipeline, _: setattr(pipeline.tokenizer, "pad_token", "!"),
+        described_anew,
+    ],
+    ids=["in place", "loaded", "replaced", "the side that is filled", "what it is filled with", "through .data"],
+)
+def test_a_denoiser_that_is_kept_reads_by_the_present_text_encoder(change):
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline = tiny_pipelines.stable_diffusion()
+    kept = adapt(pipeline)
+    before = kept.condition(["a cat"])["encoder_hidden_states"]
+    change(pipeline, kept)
+    after, truth = (each.condition(["a cat"])["encoder_hidden_states"] for each in (kept, adapt(pipeline)))
+    assert torch.equal(after, truth) and not torch.equal(after, before)
+    assert identity(kept) == identity(adapt(pipeline))
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,22 @@ def test_what_is_drawn_instead_is_what_the_original_draws_under_that_label(label
     [
         ("esd", {"instead": "bright"}, "--instead: got bright, which is to be forgotten"),
         ("esd", {"instead": "green"}, "--instead 'green': unknown; the classes are"),
-        ("anchor", {"instead": "grey"}, "--instead: the method anchor draws nothing in its place"),
+        ("anchor", {"instead": "grey"}, "--instead: the method anchor draws nothing in its place; leave it out.$"),
+        (
+            "erasediff",
+            {"instead": "grey"},
+            "the method erasediff draws nothing in its place with these options; leave it out, or choose",
+        ),
+        (
+            "erasediff",
+            {"instead": "grey", "target": "uniform-fresh"},
+            "erasediff draws nothing in its place with these options",
+        ),
+        (
+            "distillation",
+            {"instead": "grey", "lead": "retrack"},
+            "distillation draws nothing in its place with these options",
+        ),
         (
             "esd",
             {"train": "cross-attention"},
@@ -182,6 +197,7 @@ def test_images_without_captions_have_nothing_to_lead_away_from():
         ("salun", {}),
         ("salun", {"instead": "grey"}),
         ("erasediff", {"target": "relabel"}),
+        ("erasediff", {"target": "relabel", "instead": "grey"}),
         ("siss", {}),
         ("selective-amnesia", {"instead": 0}),
     ],

@@ -69,7 +69,7 @@ def _described(name: str) -> dict[str, Any]:
     options = [default_text(item) for item in options_of(kind).values()]
     if kind.estimator is None and any(item.name == "posterior" and item.init for item in fields(kind)):
         options.append("--posterior (optional)")
-    if kind.substitutes:
+    if kind.substitutes:  # a property is true: with some options
         options.append("--instead (optional)")
     return {
         "summary": (f"The best measured method, {kind.name}. " if name == "auto" else "") + kind.summary,

@@ -21,6 +21,7 @@ __all__ = [
     "GIVEN",
     "class_names",
     "compared_images",
+    "content_of",
     "current_forget",
     "forget_images",
     "forgetting",
@@ -98,9 +99,18 @@ def forgetting(images: ImageSet) -> str:
     return f"forgetting {n} image{'s' * (n != 1)}{twice}: {images.description}{f'; {skipped}' if skipped else ''}"
 
 
-def record_of(images: ImageSet) -> dict[str, Any]:
-    """What ``run.json`` holds of a forget set, besides its source and its classes."""
-    found = {"description": images.description, "n_images": len(images), "sha256": images.sha256}
+def record_of(images: ImageSet, model_classes: Sequence[str] = ()) -> dict[str, Any]:
+    """What ``run.json`` holds of a forget set, besides its source and the classes that were named.
+
+    Args:
+        images: the forget set.
+        model_classes: classes or prompts of the model; with any, the names of the images' classes say what is forgotten.
+
+    Returns:
+        description, n_images and sha256; class_names and passed_over where there are any.
+    """
+    found: dict[str, Any] = {"description": images.description, "n_images": len(images), "sha256": images.sha256}
+    found |= {"class_names": class_names(images)} if model_classes and images.class_names else {}
     return found | ({"passed_over": dict(images.passed_over)} if images.passed_over else {})
 
 
@@ -108,6 +118,21 @@ def class_names(images: ImageSet) -> list[str]:
     """Names of the classes that are present; empty for images without labels."""
     present = [] if images.labels is None else images.labels.unique().tolist()
     return [images.class_names[label] if images.class_names else str(label) for label in present]
+
+
+def content_of(images: ImageSet, model_classes: Sequence[str]) -> str:
+    """What images are to a model, in a word for checks and keys.
+
+    Args:
+        images: the images.
+        model_classes: classes or prompts of the model, which images are matched with by name; an unconditional model has none.
+
+    Returns:
+        Their ``sha256``, which covers the numbers of their classes; with the names where these are not the model's own.
+    """
+    if not model_classes or images.class_names is None or tuple(images.class_names) == tuple(model_classes):
+        return images.sha256
+    return f"{images.sha256} {class_names(images)}"
 
 
 def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
@@ -121,10 +146,10 @@ def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
         The images.
 
     Raises:
-        InputError: if the images are not those that the run forgot.
+        InputError: if the images, or the names of their classes, are not those that the run forgot.
     """
-    images, expected = current_forget(folder, shape), read_json(folder / "run.json")["inputs"]["forget"]["sha256"]
-    if images.sha256 != expected:
+    images, record = current_forget(folder, shape), read_json(folder / "run.json")["inputs"]["forget"]
+    if images.sha256 != record["sha256"]:
         config = _config(folder)
         if _is_stored(config):
             raise InputError(
@@ -132,6 +157,12 @@ def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
             )
         raise InputError(
             f"forget: the images at {config['forget']} are not those that this run forgot (their hash differs). Put them back."
+        )
+    known, names = record.get("class_names"), class_names(images)
+    if known is not None and names != known:
+        raise InputError(
+            f"forget: the images at {_config(folder)['forget']} are now of class {', '.join(names[:10])}; this run forgot them as "
+            f"{', '.join(known[:10])}. Give the classes their former names."
         )
     return images
 

@@ -25,6 +25,7 @@ from vdu.core.ranges import COUNT, require_given, require_number
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
 from vdu.core.runs import require_apart
 from vdu.core.surroundings import undisturbed
+from vdu.data.forget_source import content_of
 from vdu.data.given import is_named
 from vdu.data.images import ImageSet
 from vdu.data.sources import place_of
@@ -276,10 +277,17 @@ def compare(
         names, plans = _names(methods), [planned(original, method, forget=images, **training) for method in methods]
         texts = [", ".join(each.chosen.options) for each in plans]
         contents = require_measurable(original, images, options)  # refuses now, as the plans do
-        contents += [f"retain {plans[0].retain.sha256}"] if plans[0].retain is not None else []
+        contents += (
+            [f"retain {content_of(plans[0].retain, before.denoiser.class_names)}"]
+            if plans[0].retain is not None
+            else []
+        )
         posterior = plans[0].chosen.posterior
         contents += [f"posterior {posterior.sha256}"] if "posterior" in training and posterior is not None else []
-        job = _Job(original, images, options, training, f"{before.sha256} {before.configuration}", tuple(contents))
+        content = content_of(images, before.denoiser.class_names)
+        job = _Job(
+            original, images, content, options, training, f"{before.sha256} {before.configuration}", tuple(contents)
+        )
         where = where or Path(place)
         runs = [
             _row(job, method, name, text, each, where / f"{name}-{each}")
@@ -292,10 +300,14 @@ def compare(
 
 @dataclass(frozen=True, eq=False)
 class _Job:
-    """What all runs have in common; ``identity``: of the original; ``contents``: hashes of images and models that were given."""
+    """What all runs have in common.
+
+    ``content``: of the forget set; ``identity``: of the original; ``contents``: hashes of images and models that were given.
+    """
 
     pipeline: Any
     forget: ImageSet
+    content: str
     options: EvaluationOptions
     training: dict[str, Any]
     identity: str
@@ -353,7 +365,7 @@ def _row(job: _Job, method: Any, name: str, texts: str, seed: int, folder: Path)
         each: value for each, value in job.training.items() if each not in ("retain", "posterior")
     }  # among the contents
     described = (
-        job.identity, job.forget.sha256, name, options, seed, sorted(job.options.protocol().items(), key=str),
+        job.identity, job.content, name, options, seed, sorted(job.options.protocol().items(), key=str),
         job.options.forget_class, sorted(training.items(), key=str), *job.contents,
         *compiled(kind),
     )  # fmt: skip

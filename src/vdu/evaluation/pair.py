@@ -75,7 +75,7 @@ def require_one_subject(run: Any, before: Any, after: Any, forget: Any, forget_p
 
 
 def unwanted_images(
-    source: Images, shape: tuple[int, int, int], classes: Sequence[str]
+    source: Images, shape: tuple[int, int, int], classes: Sequence[str], model_classes: Sequence[str] = ()
 ) -> tuple[ImageSet, dict[str, Any]]:
     """The images that were to be forgotten, and what ``run.json`` holds of them.
 
@@ -83,6 +83,7 @@ def unwanted_images(
         source: the images, or where they are.
         shape: channels, height and width of the models.
         classes: of a labelled source, those to be forgotten; of one without labels, what the judge calls them.
+        model_classes: classes of the models, if they are conditional.
 
     Returns:
         The images and their record. Images of another shape, or of several classes of which none is named, are refused with an
@@ -92,7 +93,7 @@ def unwanted_images(
     record = {
         "source": absolute(source) if is_named(source) else GIVEN,
         "classes": list(classes),
-        **record_of(images),
+        **record_of(images, model_classes),
     }
     return images, record
 
@@ -125,7 +126,7 @@ def images_of_prompts(
     about = {
         "source": absolute(source) if is_named(source) else named,
         "classes": list(sets.target),
-        **record_of(images),
+        **record_of(images, original.class_names),
     }
     return images, about
 
@@ -250,11 +251,14 @@ def _require_same(folder: Path, before: OpenModel, after: OpenModel, forget: dic
             f"{folder}: holds a run of {verb!r}; expected a new folder, or the evidence of these two models. Give another one (-o, in "
             "Python folder=…)."
         )
+    kept = old.get("forget")
+    known = {"class_names": (forget or {}).get("class_names")} | (
+        kept if isinstance(kept, dict) else {}
+    )  # earlier: no names
     same = {
         "before": before.is_recorded(old.get("model")),
         "after": after.is_recorded(old.get("unlearned")),
-        "forget": forget is None
-        or (isinstance(old.get("forget"), dict) and old["forget"].get("sha256") == forget["sha256"]),
+        "forget": forget is None or all(known.get(name) == forget.get(name) for name in ("sha256", "class_names")),
     }
     if record.get("finished") and not all(same.values()):
         what = " and ".join(name for name, equal in same.items() if not equal)

@@ -24,7 +24,7 @@ from vdu.core.processes import first_decides, say
 from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, sha256_bytes, sha256_file, write_json
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
-from vdu.data.forget_source import class_names, reload_forget
+from vdu.data.forget_source import class_names, content_of, reload_forget
 from vdu.data.given import Images
 from vdu.data.images import ImageSet
 from vdu.data.overlap import PixelHashes, without_copies
@@ -182,7 +182,8 @@ def evaluate_pair(
     else:
         if sets is None:
             assert forget is not None  # see require_one_subject
-            images, about = unwanted_images(forget, first.denoiser.image_shape, options.forget_class)
+            shape, known = first.denoiser.image_shape, first.denoiser.class_names
+            images, about = unwanted_images(forget, shape, options.forget_class, known)
             sets = label_sets(first.denoiser, classes)
         else:
             images, about = images_of_prompts(forget, first.denoiser, sets, options)
@@ -408,7 +409,8 @@ def _given_judges(options: EvaluationOptions) -> list[str]:
 
 def _probe_inputs(subject: _Subject, options: EvaluationOptions, fixed: _Fixed) -> str:
     """SHA-256 of all that probes of a suite depend on."""
-    images = [None if each is None else each.sha256 for each in (subject.forget, *fixed.real)]
+    names = subject.before.denoiser.class_names
+    images = [None if each is None else content_of(each, names) for each in (subject.forget, *fixed.real)]
     models = {name: identity(each) for name, each in subject.models.items()}
     judges = [options.judge, options.second_judge, options.n_judge_samples, subject.classes, *_given_judges(options)]
     return sha256_bytes(
@@ -532,7 +534,9 @@ def _about_models(subject: _Subject) -> tuple[WarningRecord, ...]:
 def _about(record: Run, subject: _Subject, options: EvaluationOptions, network: FeatureNetwork) -> dict[str, Any]:
     """The metadata of the numbers: format, suite, forget set and protocol."""
     inputs = record.record["inputs"]
-    forget = {name: value for name, value in inputs["forget"].items() if name not in ("source", "classes")}
+    forget = {
+        name: value for name, value in inputs["forget"].items() if name not in ("source", "classes", "class_names")
+    }
     protocol = {**options.protocol()}
     protocol |= {f"features_{name}": value for name, value in network.describe().items()}
     protocol |= {"original_sha256": subject.before.sha256, "unlearned_sha256": subject.after.sha256}

@@ -170,7 +170,6 @@ class RetainDistillation(BaseMethod):
     summary = "Distils the score that the model would have without the forget set, estimated from its own samples."
     training = replace(CHOSEN, steps=600, ema_decay=0.995)
     stops = True
-    substitutes = "words"
     word_part = "cross-attention"
     strength = ("repulsion_scale", "forget_weight")
     word_options = MappingProxyType({
@@ -201,6 +200,11 @@ class RetainDistillation(BaseMethod):
         wanted |= {"self_model"} if self.self_improvement else set()
         wanted |= {"forget"} if self.gradient_length else set()
         return frozenset(wanted | {"retrack": {"retained"}, "forget-model": {"forget_model"}}.get(self.lead, set()))
+
+    @property
+    def substitutes(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Nothing, if retained images lead: they are the target whatever the condition."""
+        return "" if self.lead == "retrack" else "words"
 
     @property
     def pool(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

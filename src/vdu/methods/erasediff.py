@@ -82,7 +82,6 @@ class EraseDiff(BaseMethod):
     name = "erasediff"
     summary = "Trains the forget images towards a wrong target, as a constraint on minimising the retain loss."
     needs = frozenset({"forget", "retain"})
-    substitutes = "asked"
 
     ranges = MappingProxyType(
         {"weight": POSITIVE, "eta": POSITIVE, "inner_steps": NOT_NEGATIVE, "inner_learning_rate": POSITIVE}
@@ -93,6 +92,11 @@ class EraseDiff(BaseMethod):
     def draws(self) -> Mapping[str, Mapping[str, str]]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The random numbers for u, unless another image gives the target."""
         return MappingProxyType({} if self.target == "relabel" else {"forget": {"uniform": "element"}})
+
+    @property
+    def substitutes(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Only the target "relabel" is a prediction under another label or prompt."""
+        return "asked" if self.target == "relabel" else ""
 
     @property
     def per_term(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -1,8 +1,9 @@
 """What a model is: the one description behind cache keys, checks on resume, and checks that a record belongs to a model.
 
-Everything counts that determines a model's samples: weights, the network's options, ᾱ, the prediction type, the factor on timesteps,
-classes and null class, and the scheduler's sampling options. Arrays count by value. An option at its default does not count, so that a
-version of diffusers with one more option describes the same model in the same words; the device does not count.
+Everything counts that determines a model's samples: weights, the options of the networks and text encoders, ᾱ, the prediction type, the
+factor on timesteps, classes and null class, and the scheduler's sampling options. Arrays count by value. An option at its default does
+not count, so that a version of diffusers or transformers with one more option describes the same model in the same words; the device does
+not count.
 
 ᾱ is described by the scheduler's own options where diffusers gives it from them, and by its values elsewhere: the last bits of a computed
 ᾱ differ between machines, and a run may be evaluated on another one than it was made on.
@@ -41,6 +42,13 @@ ELSEWHERE = {
     "timestep_spacing",
     "stochastic_sampling",
 }  # described as an own entry; always chosen by the sampler
+OF_DECODERS = {
+    "is_decoder",
+    "num_decoder_layers",
+    "scale_decoder_outputs",
+    "tie_word_embeddings",
+    "use_cache",
+}  # of T5; an encoder reads none of them, and versions of transformers write them differently
 _ABSENT = object()
 BLOCK = 2**20  # integers that are summed at a time
 _known: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
@@ -68,7 +76,7 @@ def recorded_identities(denoiser: Denoiser) -> set[str]:
         Each as :func:`identity` gives it.
     """
     described = _described(denoiser)
-    return {_digest(described), _digest(_former(described))}
+    return {_digest(each) for each in (described, *_former(described))}
 
 
 def configuration_sha256(denoiser: Denoiser) -> str:
@@ -153,7 +161,7 @@ def is_recorded_configuration(pipeline: Any, denoiser: Denoiser, recorded: str) 
         Whether it is.
     """
     described = _described(denoiser, weights=False)
-    known = {_digest(described), _digest(_former(described))}
+    known = {_digest(each) for each in (described, *_former(described))}
     return recorded in known.union(_earlier(denoiser.network, pipeline.scheduler))
 
 
@@ -188,9 +196,12 @@ def _described(model: Any, weights: bool = True) -> dict[str, Any]:
     return found | ({} if "scheduler_config" in found else {"wrapper": type(model).__name__})
 
 
-def _former(described: dict[str, Any]) -> dict[str, Any]:
-    """As earlier versions described a model: without how its tokenizers make tokens of a text."""
-    return described | {"words": described["words"][:-1]} if "words" in described else described
+def _former(described: dict[str, Any]) -> list[dict[str, Any]]:
+    """As earlier versions described a model: without the options of its text encoders, and before without its tokenizers' rules too."""
+    if "words" not in described:
+        return []
+    words = [each | {"options": {}} if isinstance(each, Mapping) else each for each in described["words"]]
+    return [described | {"words": words}, described | {"words": words[:-1]}]
 
 
 def _plain(value: Any, weights: bool = True) -> Any:
@@ -199,8 +210,11 @@ def _plain(value: Any, weights: bool = True) -> Any:
         return _plain(value.described(), weights)
     if isinstance(value, nn.Module):
         value = getattr(value, "_orig_mod", value)
-        config = getattr(value, "config", {})  # transformers' is no mapping
-        options = _options(config if isinstance(config, Mapping) else {}, _defaults(type(value)))
+        config = getattr(value, "config", {})
+        if hasattr(config, "to_diff_dict"):  # of transformers, which is no mapping
+            options = _options(config.to_dict(), _text_defaults(type(config)))
+        else:
+            options = _options(config if isinstance(config, Mapping) else {}, _defaults(type(value)))
         return {"options": options} | ({"weights": weights_sha256(value)} if weights else {})
     if isinstance(value, Tensor):
         return hash_parameters({"": value})
@@ -226,6 +240,17 @@ def _options(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
 def _defaults(kind: type) -> dict[str, Any]:
     parameters = inspect.signature(kind.__init__).parameters.values()
     return {each.name: None if each.default is each.empty else each.default for each in parameters}
+
+
+def _text_defaults(kind: Any) -> dict[str, Any]:
+    """The options of a class of configurations of transformers, with their defaults, but for those that every class has."""
+    from transformers import PretrainedConfig
+
+    made = kind().to_dict()
+    named = _defaults(kind).keys() - _defaults(PretrainedConfig).keys()
+    derived = made.keys() - PretrainedConfig().to_dict().keys()  # from other options, such as T5's dense_act_fn
+    names = (named | derived) - OF_DECODERS
+    return {name: made[name] for name in names if name in made}
 
 
 def _sampling_defaults() -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """Models that are conditioned on words: prompts to tensors, each prompt once.
 
 A prompt is encoded by the pipeline's own ``encode_prompt``, alone in its batch, so that its bits do not depend on its neighbours. The
-tensors of the latest prompts are kept on the CPU. A prompt that no encoder reads to its end is refused; diffusers would cut it. The text
-encoders do not train; they are on the network's device only while they work.
+tensors of the latest prompts are kept on the CPU, until a text encoder or tokenizer changes. A prompt that no encoder reads to its end is
+refused; diffusers would cut it. The text encoders do not train; they are on the network's device only while they work.
 
 Samples are drawn under the model's *prompts* (``prompts`` in ``vdu.json``, or the empty prompt): they stand where a class-conditional
 model has its classes. Any other prompt can be asked for by its text, and captions of images are prompts too.
+
+Not guaranteed: that a denoiser which is kept sees every change of a text encoder at once. PyTorch does not count those through ``.data``
+or by a fused optimiser; they are seen when the model is described (:mod:`vdu.models.identity`), or in a new denoiser.
 """
 
 import inspect
@@ -48,12 +51,12 @@ class PromptEncoder:
 
     def __init__(self, pipeline: Any, encode: Callable[[Any, str | None, torch.device], dict[str, Tensor]]) -> None:
         self._pipeline, self._encode, self._known = pipeline, encode, {}
-        self._encoders = [part for name in ENCODERS if (part := pipeline.components.get(name)) is not None]
+        self._stamp: Any = None  # of what made the tensors that are known
 
     @property
     def encoders(self) -> list[nn.Module]:
-        """The text encoders."""
-        return self._encoders
+        """The text encoders that the pipeline has now."""
+        return [part for name in ENCODERS if (part := getattr(self._pipeline, name, None)) is not None]
 
     def described(self) -> list[Any]:
         """What determines the condition of a prompt: the text encoders, their tokenizers, and how the pipeline uses them.
@@ -61,11 +64,23 @@ class PromptEncoder:
         Returns:
             Modules, hashes and texts; the last is how texts become tokens, which earlier versions left out.
         """
+        self._known.clear()  # also after a change that no stamp shows: what is described is what is drawn
         words = [sha256_bytes(repr(sorted(each.get_vocab().items())).encode()) for each, _ in self._tokenizers()]
         zeros = getattr(self._pipeline, "config", {}).get("force_zeros_for_empty_prompt")
         padding = [f"{i} {way}" for i, (each, _) in enumerate(self._tokenizers()) for way in _own_padding(each)]
         rules = [sha256_bytes(json.dumps(_rules(each), sort_keys=True).encode()) for each, _ in self._tokenizers()]
-        return [*self._encoders, words, [most for _, most in self._tokenizers()], zeros, *padding, rules]
+        return [*self.encoders, words, [most for _, most in self._tokenizers()], zeros, *padding, rules]
+
+    def _stamped(self) -> Any:
+        """What differs after almost any change of a text encoder or tokenizer, without reading the weights."""
+        tensors = [
+            (id(value), value.data_ptr(), None if value.is_inference() else value._version)
+            for part in self.encoders for value in (*part.parameters(), *part.buffers())
+        ]  # fmt: skip
+        readers = [
+            (id(each), len(each), most, str(each.pad_token), each.padding_side) for each, most in self._tokenizers()
+        ]
+        return tensors, readers, getattr(self._pipeline, "config", {}).get("force_zeros_for_empty_prompt")
 
     def _tokenizers(self) -> Iterator[tuple[Any, int]]:
         """The tokenizers, each with the most tokens that are read of a prompt."""
@@ -100,12 +115,15 @@ class PromptEncoder:
         Returns:
             Tensors by argument name, each [len(prompts), …], on the CPU.
         """
+        if self._known and self._stamp != self._stamped():
+            self._known.clear()
         new = [each for each in dict.fromkeys(prompts) if each not in self._known]
         for each in new:
             self._require_whole(each or "")
         if new:
-            with visiting(device, *self._encoders):
+            with visiting(device, *self.encoders):
                 made = {each: self._encode(self._pipeline, each, device) for each in new}
+            self._stamp = self._stamped()  # a visit to another device moves the tensors
             self._known |= {each: {name: value.cpu() for name, value in found.items()} for each, found in made.items()}
         found = [self._known[each] for each in prompts]
         for each in list(self._known)[: max(0, len(self._known) - REMEMBERED)]:

@@ -9,6 +9,7 @@ from typing import Any
 from vdu.core.rng import derive_seed
 from vdu.core.surroundings import undisturbed
 from vdu.core.types import Denoiser
+from vdu.data.forget_source import content_of
 from vdu.data.images import ImageSet
 from vdu.models.identity import identity as identity_of
 from vdu.training.batches import NoisyImages
@@ -56,7 +57,7 @@ def fit(
     network = denoiser.network
     levels = denoiser.schedule.within(alpha_bar_range).double()
     make_batch = NoisyImages("data", images, batch_size, levels, derive_seed(seed, "batches"), denoiser, label_dropout)
-    identity = f"{images.sha256} {identity_of(denoiser)} {batch_size}"
+    identity = f"{content_of(images, denoiser.class_names)} {identity_of(denoiser)} {batch_size}"
     if denoiser.class_names:
         identity += f" label dropout {label_dropout}"
     if compile_network:

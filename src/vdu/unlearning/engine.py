@@ -20,6 +20,7 @@ from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser, Method
+from vdu.data.forget_source import content_of
 from vdu.data.images import ImageSet
 from vdu.models.identity import identity as identity_of
 from vdu.models.identity import weights_sha256
@@ -136,9 +137,9 @@ def check_resumable(plan: Plan, folder: Path) -> None:
 
 def _identity(plan: Plan) -> str:
     """What must be equal on resume, besides the settings of the loop."""
-    method = plan.chosen.method
+    method, known = plan.chosen.method, plan.original.class_names
     identity = (
-        f"unlearn 2 {plan.run_seed} {plan.forget.sha256} {identity_of(plan.original)} {plan.batch_size} {method.name} "
+        f"unlearn 2 {plan.run_seed} {content_of(plan.forget, known)} {identity_of(plan.original)} {plan.batch_size} {method.name} "
         f"{method.identity}"
     )
     if plan.train != "all":
@@ -146,7 +147,7 @@ def _identity(plan: Plan) -> str:
     if plan.prompts:
         identity += f" {sorted(plan.prompts.items())}"
     if plan.retain is not None and "retain" in method.needs:
-        identity += f" {plan.retain.sha256}"
+        identity += f" {content_of(plan.retain, known)}"
     if needs_selection(method, plan.retain is not None):
         identity += f" {plan.n_own_samples} {plan.sampler}"
     return identity

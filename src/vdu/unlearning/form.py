@@ -57,7 +57,11 @@ def for_model(
     method, instead = chosen.method, prompts.get("instead")
     kind, part = getattr(method, "substitutes", ""), getattr(method, "part", None)
     if instead is not None and not kind:
-        raise InputError(f"--instead: the method {method.name} draws nothing in its place; leave it out.")
+        with_others = getattr(type(method), "substitutes", "")  # a property, if it depends on the options
+        raise InputError(
+            f"--instead: the method {method.name} draws nothing in its place{' with these options' if with_others else ''}; leave it out"
+            f"{f', or choose others (`vdu list {method.name}`, docs/methods.md)' if with_others else ''}."
+        )
     if isinstance(method, BaseMethod):
         chosen = replace(chosen, method=method.for_model(original, instead=instead is not None))
     if instead is not None and not original.class_names:

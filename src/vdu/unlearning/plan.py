@@ -172,7 +172,7 @@ class Plan:
             "forget": {
                 "source": self.forget_source or ("the model itself" if self.forget_label else "images given in Python"),
                 "classes": list(self.classes),
-                **record_of(self.forget),
+                **record_of(self.forget, self.original.class_names),
             },
         }
 
