@@ -200,7 +200,7 @@ def _former(described: dict[str, Any]) -> list[dict[str, Any]]:
     """As earlier versions described a model: without the options of its text encoders, and before without its tokenizers' rules too."""
     if "words" not in described:
         return []
-    words = [each | {"options": {}} if isinstance(each, Mapping) else each for each in described["words"]]
+    words = [{**each, "options": {}} if isinstance(each, Mapping) else each for each in described["words"]]
     return [described | {"words": words}, described | {"words": words[:-1]}]
 
 
@@ -210,7 +210,7 @@ def _plain(value: Any, weights: bool = True) -> Any:
         return _plain(value.described(), weights)
     if isinstance(value, nn.Module):
         value = getattr(value, "_orig_mod", value)
-        config = getattr(value, "config", {})
+        config: Any = getattr(value, "config", {})
         if hasattr(config, "to_diff_dict"):  # of transformers, which is no mapping
             options = _options(config.to_dict(), _text_defaults(type(config)))
         else:
