@@ -39,7 +39,7 @@ def pixel_judge(monkeypatch):
     record = {"name": "pixel", "held_out_error": 0.1, "confusion": [[9, 1, 0], [2, 18, 0], [0, 1, 29]]}
     judging = Judging(cast("Any", PixelJudge()), record, "given", ("a",))
     monkeypatch.setattr("vdu.evaluation.recording.find_judges", lambda *_, **__: (judging, 0))
-    monkeypatch.setattr("vdu.evaluation.recording.require_enough", lambda *_: None)
+    monkeypatch.setattr("vdu.evaluation.inputs.require_enough", lambda *_: None)
 
 
 @pytest.fixture

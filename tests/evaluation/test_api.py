@@ -20,10 +20,12 @@ from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.api import evaluate
+from vdu.evaluation.inputs import Fixed
 from vdu.evaluation.models import open_model, open_retrained
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import unwanted_images
-from vdu.evaluation.recording import _Fixed, _probe_inputs, _Subject
+from vdu.evaluation.recording import _probe_inputs
+from vdu.evaluation.subject import Subject
 from vdu.explore.open_run import open_run
 from vdu.reporting.code_texts import ABOUT_MODELS
 from vdu.reporting.run_comparison import read_runs
@@ -337,8 +339,8 @@ def test_probes_are_of_images_of_one_class(of_classes):
     models = [open_model(each, "model") for each in (before, after)]
 
     def inputs(*images):
-        subject = _Subject(*models, None, images[0], ["a"], None)
-        fixed = _Fixed((images[1], None, None), None, None, None, None, ())
+        subject = Subject(*models, None, images[0], ["a"], None)
+        fixed = Fixed((images[1], None, None), None, None, None, None, ())
         return _probe_inputs(subject, EvaluationOptions(n_images=24), fixed)
 
     other = replace(forget, class_names=("b",))

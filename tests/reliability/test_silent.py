@@ -24,9 +24,10 @@ from vdu.data.forget import split_by_class
 from vdu.data.given import as_images
 from vdu.data.images import ImageSet
 from vdu.evaluation.evidence import Evidence
+from vdu.evaluation.inputs import require_known_classes, seen_by_judge
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets
-from vdu.evaluation.recording import _require_known_classes, _seen, require_measurable
+from vdu.evaluation.recording import require_measurable
 from vdu.evaluation.suite import load_real_images, real_images
 from vdu.judges.classifier import Judge, save_judge
 from vdu.judges.judging import Judging, given_judges
@@ -231,8 +232,8 @@ def test_a_class_that_no_judge_has_is_refused(judge):
     with pytest.raises(
         InputError, match="--prompts: classes of 'dog': got 'dgo', which no judge has; expected some of a, b, c"
     ):
-        _require_known_classes(sets, judging, None)
-    _require_known_classes(replace(sets, classes={"dog": ("a",)}), judging, None)
+        require_known_classes(sets, judging, None)
+    require_known_classes(replace(sets, classes={"dog": ("a",)}), judging, None)
 
 
 def test_noise_levels_that_the_schedule_lacks_are_refused_before_samples_are_drawn(make_pipeline, monkeypatch):
@@ -245,14 +246,14 @@ def test_unwanted_images_that_the_judge_does_not_see_are_a_warning():
     judging = Judging(PixelJudge(), {"name": "pixel"}, "given", ("a",))
     forget, held_out = (torch.zeros(n, 1, 8, 8, dtype=torch.uint8) for n in (12, 11))
     forget[:7], held_out[:5] = 1, 1  # the judge's class is the first pixel's remainder by three
-    found = _seen(judging, ImageSet(forget), ImageSet(held_out))
+    found = seen_by_judge(judging, ImageSet(forget), ImageSet(held_out))
     assert [each.to_json() for each in found] == [
         {"code": "unwanted_not_seen", "set": "forget", "n_seen": 5, "n_images": 12}
     ]
     assert "in only 5 of the 12 forget images" in warning_text(found[0].to_json(), {})
     held_out[:] = 1
     with pytest.raises(InputError, match=r"judge pixel: takes none of the 11 held-out images \(.*\) for a"):
-        _seen(judging, ImageSet(forget), ImageSet(held_out, description="held"))
+        seen_by_judge(judging, ImageSet(forget), ImageSet(held_out, description="held"))
 
 
 def test_a_judge_cannot_check_itself(judge, make_pipeline, tmp_path):

@@ -10,7 +10,6 @@ import tomllib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +18,43 @@ from safetensors.torch import save_file
 
 from vdu.core import progress
 from vdu.core.counter import EvaluationCounter
-from vdu.core.errors import InputError
 from vdu.core.processes import first_decides, say
-from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, sha256_bytes, sha256_file, write_json
+from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, sha256_bytes, write_json
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
 from vdu.data.forget_source import class_names, content_of, reload_forget
 from vdu.data.given import Images
 from vdu.data.images import ImageSet
-from vdu.data.overlap import PixelHashes, without_copies
+from vdu.data.overlap import PixelHashes
+from vdu.evaluation.inputs import (
+    Fixed,
+    fix,
+    judge_hashes,
+    load_given,
+    reference_left,
+    require_samples,
+    require_usable,
+    seen_by_judge,
+)
 from vdu.evaluation.kept_probes import KeptProbes, kept_probes
 from vdu.evaluation.measure import Measurement, Target, measure
-from vdu.evaluation.models import OpenModel, open_model, open_models, open_retrained, require_comparable
+from vdu.evaluation.models import open_model, open_models, open_retrained, require_comparable
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import check_evidence_folder, images_of_prompts, open_folder, unwanted_images
-from vdu.evaluation.prompt_sets import PromptSets, asked_class, asking, label_sets, prompt_sets
+from vdu.evaluation.prompt_sets import label_sets
 from vdu.evaluation.records import EvidenceRecord, WarningRecord, WordsRecord
-from vdu.evaluation.references import load_reference, reference_images, unshared_reference
 from vdu.evaluation.retained import retained_of
+from vdu.evaluation.subject import Subject, about_models, classes_to_count, sets_in_words
 from vdu.evaluation.suite import (
     DRAWN,
-    LoadedImages,
     announce,
-    load_real_images,
     not_yet_run,
-    real_images,
     run_suite,
 )
-from vdu.evaluation.words import CrossJudge, Drawn, cross_judge, draw_sets, measure_words, set_seed
-from vdu.judges.classifier import load_judge
-from vdu.judges.fallback import require_enough
-from vdu.judges.judging import Judging, find_judges, given_judges, judge_place
+from vdu.evaluation.words import Drawn, draw_sets, measure_words, set_seed
+from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
-from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import SCHEDULE, differences, identity
+from vdu.models.identity import identity
 from vdu.probes.context import ProbeContext
 from vdu.replay.generated import image_seeds
 from vdu.reporting.card import update_card
@@ -61,8 +63,6 @@ from vdu.training.loop import make_accelerator
 
 __all__ = ["Recorded", "evaluate_pair", "evaluate_run", "require_measurable"]
 
-LEVELS = {*SCHEDULE, "alpha_bars", "scaling", "prediction_type"}  # images from the same noise are then not alike
-FEWEST_IN_REFERENCE = 12  # two halves of 6, which precision and recall need
 PACKAGE = Path(__file__).parents[1]  # whose warnings are part of the record
 
 
@@ -79,36 +79,6 @@ class Recorded:
     folder: Path
     evidence: EvidenceRecord
     metrics: dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class _Subject:
-    """What is evaluated: two models, perhaps a retrained one, the forget set, and what conditional models are asked for."""
-
-    before: OpenModel
-    after: OpenModel
-    retrained: OpenModel | None
-    forget: ImageSet
-    classes: list[str]
-    sets: PromptSets | None
-    trained_on: PixelHashes | None = None  # the retained images of the runs that made them
-
-    @cached_property
-    def models(self) -> dict[str, PipelineDenoiser]:
-        """The models by name."""
-        found = {"original": self.before, "unlearned": self.after, "retrained": self.retrained}
-        return {name: each.denoiser for name, each in found.items() if each is not None}
-
-    @property
-    def in_words(self) -> bool:
-        """Whether they are asked with prompts, of which each set has samples of its own."""
-        return self.sets is not None and not self.sets.are_labels
-
-    def asked(self, name: str) -> dict[str, PipelineDenoiser]:
-        """The models whose samples are drawn under a set of prompts; the models themselves without prompts."""
-        if self.sets is None or self.sets.are_labels:
-            return self.models
-        return {who: asking(model, self.sets.drawn[name]) for who, model in self.models.items()}
 
 
 @progress.whole("evaluate")
@@ -130,13 +100,13 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
         options = replace(options, sampler=replace(options.sampler, guidance_scale=float(config["guidance_scale"])))
     before, after = open_models(record, original)
     retrained = open_retrained(options.retrained, before, after)
-    sets = _sets(before.denoiser, config.get("forget_prompt", ()), config.get("keep_prompts", ()), options)
-    classes = _classes(options, sets, forgotten)
+    sets = sets_in_words(before.denoiser, config.get("forget_prompt", ()), config.get("keep_prompts", ()), options)
+    classes = classes_to_count(options, sets, forgotten)
     sets = sets or label_sets(before.denoiser, forgotten)
     forget = reload_forget(record.folder, before.denoiser.image_shape)
-    subject = _Subject(before, after, retrained, forget, classes, sets, PixelHashes.union(retained_of(record.folder)))
-    given = _given(options, (before, after, retrained), sets, classes, class_names(forget))
-    fixed = _fixed(given, subject)
+    subject = Subject(before, after, retrained, forget, classes, sets, PixelHashes.union(retained_of(record.folder)))
+    given = load_given(options, (before, after, retrained), sets, classes, class_names(forget))
+    fixed = fix(given, subject)
     record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
     with record.stage("judge") as cost:
         kept = kept_probes(record.folder, options.suite, _probe_inputs(subject, options, fixed))
@@ -171,12 +141,12 @@ def evaluate_pair(
     first, second = open_model(before, "before"), open_model(after, "after")
     require_comparable(first, second, in_words=bool(options.forget_prompt))
     retrained = open_retrained(options.retrained, first, second)
-    sets = _sets(first.denoiser, options.forget_prompt, (), options)
-    classes = _classes(options, sets, list(options.forget_class))
+    sets = sets_in_words(first.denoiser, options.forget_prompt, (), options)
+    classes = classes_to_count(options, sets, list(options.forget_class))
     models = (first, second, retrained)
     if sets is not None and forget is None:  # drawn from the original, after all that needs no pixels
-        given = _given(options, models, sets, classes, list(sets.target))
-        _require_usable(given, classes)
+        given = load_given(options, models, sets, classes, list(sets.target))
+        require_usable(given, classes)
         check_evidence_folder(folder, first, second, options)
         images, about = images_of_prompts(None, first.denoiser, sets, options)
     else:
@@ -187,11 +157,11 @@ def evaluate_pair(
             sets = label_sets(first.denoiser, classes)
         else:
             images, about = images_of_prompts(forget, first.denoiser, sets, options)
-        given = _given(options, models, sets, classes, class_names(images))
+        given = load_given(options, models, sets, classes, class_names(images))
     made = (how or {}).get("trained_on", ())
     trained_on = PixelHashes.union([*made, *retained_of(second.run), *retained_of(first.run)])
-    subject = _Subject(first, second, retrained, images, classes, sets, trained_on)
-    fixed = _fixed(given, subject)
+    subject = Subject(first, second, retrained, images, classes, sets, trained_on)
+    fixed = fix(given, subject)
     record = open_folder(folder, first, second, about, options, how)
     if how:
         record.add_stage(how["cost"])
@@ -205,176 +175,6 @@ def evaluate_pair(
 
 def _config(folder: Path) -> dict[str, Any]:
     return tomllib.loads((folder / "config.toml").read_text("utf-8"))
-
-
-def _sets(
-    original: PipelineDenoiser, concepts: Sequence[str], keep: Sequence[str], options: EvaluationOptions
-) -> PromptSets | None:
-    """What the models are asked for in words; None if nothing was to be forgotten in words."""
-    if concepts:
-        return prompt_sets(original, concepts, keep=keep, given=options.prompts)
-    if options.prompts is not None:
-        raise InputError(
-            "--prompts: got prompts, and nothing was to be forgotten in words; expected a run of `vdu unlearn --forget-prompt`, or "
-            "--forget-prompt beside two text-to-image pipelines."
-        )
-    return None
-
-
-def _classes(options: EvaluationOptions, sets: PromptSets | None, forgotten: list[str]) -> list[str]:
-    """The forget classes as the judge calls them: given, else those that the prompts name."""
-    if options.forget_class or sets is None:
-        return list(options.forget_class) or forgotten
-    if options.judge is None:
-        return list(sets.concepts)
-    names = load_judge(judge_place(options.judge)[0])[0].class_names
-    found = {i for each in sets.concepts if (i := asked_class(each, names, sets.classes)) is not None}
-    return [names[i] for i in sorted(found)] or list(sets.concepts)
-
-
-@dataclass(frozen=True, eq=False)
-class _Given:
-    """What the options name, as it was loaded: given judges, real images, and a feature network that is not the judge."""
-
-    judging: Judging | None
-    real: LoadedImages
-    reference: ImageSet | None
-    network: FeatureNetwork | None
-    cross: CrossJudge | None
-
-
-def _given(
-    options: EvaluationOptions,
-    models: Sequence[OpenModel | None],
-    sets: PromptSets | None,
-    classes: list[str],
-    forgotten: list[str],
-) -> _Given:
-    """All that can fail before the forget set is there; ``forgotten`` are its classes.
-
-    Returns:
-        What the options name.
-
-    Raises:
-        InputError: if something is missing, or does not fit the first model, the original.
-    """
-    known = [each.denoiser for each in models if each is not None]
-    for each in known:
-        options.sampler.make(each)
-    judging = given_judges(known[0], classes, judge=options.judge, second_judge=options.second_judge)
-    _check_names(options, judging, forgotten)
-    shape = known[0].image_shape
-    real = load_real_images(options.data, options.held_out, classes, shape)
-    reference = load_reference(options.reference, options.reference_split, shape)
-    network = None if options.features == "judge" else find_feature_network(options.features)
-    if options.cross_judge is not None and sets is None:
-        raise InputError(
-            f"--cross-judge: got {options.cross_judge} for models without conditions; expected models that are asked with prompts or "
-            "labels. Leave it out."
-        )
-    cross = cross_judge(options.cross_judge, shape)
-    _require_known_classes(sets, judging, cross)
-    if judging is None:
-        _require_judge_samples(options)
-    return _Given(judging, real, reference, network, cross)
-
-
-def _require_usable(given: _Given, classes: list[str]) -> None:
-    """Raise an ``InputError`` for given images that will not do, whatever the forget set is."""
-    _compared(given.reference, given.judging, classes, None)
-    _seen(given.judging, None, given.real.forget_held_out)
-
-
-@dataclass(frozen=True, eq=False)
-class _Fixed:
-    """What is there before anything is drawn: real images, given judges, and a feature network that is not the judge.
-
-    The reference is as it was given; ``compared`` is what a given judge leaves of it, and ``warnings`` are of what it sees.
-    """
-
-    real: tuple[ImageSet | None, ImageSet | None, ImageSet | None]
-    reference: ImageSet | None
-    compared: ImageSet | None
-    network: FeatureNetwork | None
-    cross: CrossJudge | None
-    warnings: tuple[WarningRecord, ...]
-
-
-def _fixed(given: _Given, subject: _Subject) -> _Fixed:
-    """What was given beside the forget set: copies of its images are left out."""
-    real = real_images(given.real, subject.forget, subject.trained_on)
-    if subject.sets is not None and subject.in_words:
-        real = (_captioned(real[0], subject.sets.target[0]), *real[1:])
-    reference = unshared_reference(given.reference, subject.forget)
-    compared = _compared(reference, given.judging, subject.classes, real[0])
-    warned = _seen(given.judging, subject.forget, real[0])
-    return _Fixed(real, reference, compared, given.network, given.cross, warned)
-
-
-def _require_known_classes(sets: PromptSets | None, judging: Judging | None, cross: CrossJudge | None) -> None:
-    """Raise an error for classes given to prompts that no judge has: the prompts would not be counted."""
-    if sets is None or judging is None:
-        return
-    known = {*judging.judge.class_names, *(() if cross is None else cross.judge.class_names)}
-    for prompt, classes in sets.classes.items():
-        if unknown := sorted(set(classes) - known):
-            raise InputError(
-                f"--prompts: classes of {prompt!r}: got {unknown[0]!r}, which no judge has; expected some of {', '.join(sorted(known))}."
-            )
-
-
-def _compared(
-    reference: ImageSet | None, judging: Judging | None, classes: list[str], held_out: ImageSet | None
-) -> ImageSet | None:
-    """The reference without what a judge, where there is one, takes for the forget classes, and without held-out unwanted images.
-
-    Returns:
-        The images, or None without a reference.
-
-    Raises:
-        InputError: if there are too few.
-    """
-    left = reference
-    if reference is not None and judging is not None:
-        left = reference_images(reference, judging, classes)
-        left = left if held_out is None else without_copies(left, held_out, "reference images", "held-out images")
-    if left is not None and len(left) < FEWEST_IN_REFERENCE:
-        raise InputError(
-            f"--reference: {len(left)} images are left ({left.description}); expected at least {FEWEST_IN_REFERENCE}, since a distance of "
-            "fewer is undefined, and better 500 or more. Give more images, or none: then the filtered original is the reference."
-        )
-    return left
-
-
-def _seen(judging: Judging | None, forget: ImageSet | None, held_out: ImageSet | None) -> tuple[WarningRecord, ...]:
-    """Warnings of unwanted images that a judge, where there is one, mostly takes for something else.
-
-    Returns:
-        The warnings.
-
-    Raises:
-        InputError: if it takes all of a set of ten or more for something else.
-    """
-    found = []
-    for name, images in (("forget", forget), ("held-out", held_out)):
-        if judging is None or images is None or (name == "forget" and judging.source == "fallback"):
-            continue
-        n, of = int(judging.finds_forget(images).sum()), len(images)
-        if n == 0 and of >= 10:
-            raise InputError(
-                f"judge {judging.name}: takes none of the {of} {name} images ({images.description}) for {', '.join(judging.forget_names)}; "
-                "expected most. Check --forget-class and the images, or give another judge."
-            )
-        if 2 * n < of:
-            found.append(WarningRecord("unwanted_not_seen", {"set": name, "n_seen": n, "n_images": of}))
-    return tuple(found)
-
-
-def _captioned(images: ImageSet | None, prompt: str) -> ImageSet | None:
-    """Images without captions under a prompt, as the forget set has."""
-    if images is None or images.labels is not None:
-        return images
-    return replace(images, labels=torch.zeros(len(images), dtype=torch.int64), class_names=(prompt,))
 
 
 def require_measurable(before: Any, forget: ImageSet, options: EvaluationOptions) -> list[str]:
@@ -392,46 +192,29 @@ def require_measurable(before: Any, forget: ImageSet, options: EvaluationOptions
     retrained = open_retrained(options.retrained, model, model)
     classes = list(options.forget_class)
     sets = label_sets(model.denoiser, classes)
-    given = _given(options, (model, model, retrained), sets, classes, class_names(forget))
-    fixed = _fixed(given, _Subject(model, model, retrained, forget, classes, sets))
+    given = load_given(options, (model, model, retrained), sets, classes, class_names(forget))
+    fixed = fix(given, Subject(model, model, retrained, forget, classes, sets))
     if options.judge is None:
-        _require_samples(forget, options)
+        require_samples(forget, options)
     found = [] if fixed.reference is None else [f"reference {fixed.reference.sha256}"]
     found += [] if retrained is None else [f"retrained {retrained.sha256} {retrained.configuration}"]
-    return found + _given_judges(options)
+    return found + judge_hashes(options)
 
 
-def _given_judges(options: EvaluationOptions) -> list[str]:
-    """The hashes of the judges that are in folders."""
-    judges = [judge_place(each) for each in (options.judge, options.second_judge) if each is not None]
-    return [f"judge {sha256_file(place / 'judge.json')}" for place, kind in judges if kind == "given"]
-
-
-def _probe_inputs(subject: _Subject, options: EvaluationOptions, fixed: _Fixed) -> str:
+def _probe_inputs(subject: Subject, options: EvaluationOptions, fixed: Fixed) -> str:
     """SHA-256 of all that probes of a suite depend on."""
     names = subject.before.denoiser.class_names
     images = [None if each is None else content_of(each, names) for each in (subject.forget, *fixed.real)]
     models = {name: identity(each) for name, each in subject.models.items()}
-    judges = [options.judge, options.second_judge, options.n_judge_samples, subject.classes, *_given_judges(options)]
+    judges = [options.judge, options.second_judge, options.n_judge_samples, subject.classes, *judge_hashes(options)]
     return sha256_bytes(
         repr((models, images, judges, options.sampler, options.seed, options.features, subject.sets)).encode()
     )
 
 
-def _require_samples(forget: ImageSet, options: EvaluationOptions) -> None:
-    """Refuse too few images for a fallback classifier."""
-    require_enough("forget images", len(forget))
-    _require_judge_samples(options)
-
-
-def _require_judge_samples(options: EvaluationOptions) -> None:
-    """Refuse too few generated samples for a fallback classifier."""
-    require_enough("generated samples (--n-judge-samples)", options.n_judge_samples)
-
-
-def _judging(subject: _Subject, options: EvaluationOptions, cost: dict[str, Any]) -> Judging:
+def _judging(subject: Subject, options: EvaluationOptions, cost: dict[str, Any]) -> Judging:
     if options.judge is None:  # refused before a time is announced
-        _require_samples(subject.forget, options)
+        require_samples(subject.forget, options)
     n_sets = len(subject.sets.drawn) if subject.sets is not None and subject.in_words else 1
     n_judge_samples = options.n_judge_samples if options.judge is None else 0
     steps = options.sampler.steps * (1 if options.sampler.guidance_scale is None else 2)
@@ -445,22 +228,12 @@ def _judging(subject: _Subject, options: EvaluationOptions, cost: dict[str, Any]
     return found
 
 
-def _check_names(options: EvaluationOptions, judging: Judging | None, forgotten: list[str]) -> None:
-    """Raise an error if the class to be counted is not the one of the forget set, and a given judge knows both."""
-    given, known = set(options.forget_class), set(() if judging is None else judging.judge.class_names)
-    if given and forgotten and set(forgotten) <= known and given != set(forgotten):
-        raise InputError(
-            f"--forget-class: got {', '.join(sorted(given))}; the forget set is of {', '.join(forgotten)}, and the judge has that class. "
-            "Leave the option out; it is for judges that use another name for the class."
-        )
-
-
 def _measured(
     record: Run,
-    subject: _Subject,
+    subject: Subject,
     judging: Judging,
     options: EvaluationOptions,
-    fixed: _Fixed,
+    fixed: Fixed,
     kept: KeptProbes,
 ) -> Recorded:
     """Measure, write the files, run the probes, write the files again."""
@@ -468,8 +241,8 @@ def _measured(
     progress.reach(DRAWN)
     network = fixed.network or find_feature_network("judge", judging=judging)
     given = options.judge is not None
-    reference = fixed.compared if given else _compared(fixed.reference, judging, subject.classes, fixed.real[0])
-    seen = fixed.warnings if given else _seen(judging, subject.forget, fixed.real[0])
+    reference = fixed.compared if given else reference_left(fixed.reference, judging, subject.classes, fixed.real[0])
+    seen = fixed.warnings if given else seen_by_judge(judging, subject.forget, fixed.real[0])
     counter = EvaluationCounter()
     networks = [each.network for each in models.values()]
     with warnings.catch_warnings(record=True) as caught, counter.watching(*networks):
@@ -487,7 +260,7 @@ def _measured(
             words = None if sets is None else measure_words(drawn, sets, judging, fixed.cross)
             cost["network_evaluations"] = counter.total  # without cached results
         evidence = replace(
-            found.evidence, words=words, warnings=(*_about_models(subject), *seen, *found.evidence.warnings)
+            found.evidence, words=words, warnings=(*about_models(subject), *seen, *found.evidence.warnings)
         )
         about = _about(record, subject, replace(options, suite=kept.suite), network) | {"probe_inputs": kept.inputs}
         if kept.cost is not None:
@@ -515,23 +288,7 @@ def _measured(
     return Recorded(record.folder, evidence, metrics)
 
 
-def _about_models(subject: _Subject) -> tuple[WarningRecord, ...]:
-    """Warnings of what the models are, whatever their samples show."""
-    before, found = subject.before, []
-    for name, other in (("after", subject.after), ("retrained", subject.retrained)):
-        options = [] if other is None else differences(before.denoiser, other.denoiser)
-        named = {"options": ", ".join(options)} if options else {}
-        if other is not None and other.sha256 == before.sha256:
-            found.append(WarningRecord("same_weights", named))
-        elif named:
-            found.append(WarningRecord("different_options", {"model": name, **named}))
-        if name == "after" and LEVELS & set(options):
-            first, second = before.denoiser.prediction_type, subject.after.denoiser.prediction_type
-            found.append(WarningRecord("different_schedules", {"before": first, "after": second}))
-    return tuple(found)
-
-
-def _about(record: Run, subject: _Subject, options: EvaluationOptions, network: FeatureNetwork) -> dict[str, Any]:
+def _about(record: Run, subject: Subject, options: EvaluationOptions, network: FeatureNetwork) -> dict[str, Any]:
     """The metadata of the numbers: format, suite, forget set and protocol."""
     inputs = record.record["inputs"]
     forget = {

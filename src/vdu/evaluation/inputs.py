@@ -1,0 +1,284 @@
+"""What the options of an evaluation name, loaded and checked before anything is drawn: judges, real images, feature networks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from vdu.core.errors import InputError
+from vdu.core.records import sha256_file
+from vdu.data.images import ImageSet
+from vdu.data.overlap import without_copies
+from vdu.evaluation.models import OpenModel
+from vdu.evaluation.options import EvaluationOptions
+from vdu.evaluation.prompt_sets import PromptSets
+from vdu.evaluation.records import WarningRecord
+from vdu.evaluation.references import load_reference, reference_images, unshared_reference
+from vdu.evaluation.subject import Subject
+from vdu.evaluation.suite import LoadedImages, load_real_images, real_images
+from vdu.evaluation.words import CrossJudge, cross_judge
+from vdu.judges.fallback import require_enough
+from vdu.judges.judging import Judging, given_judges, judge_place
+from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
+
+__all__ = [
+    "Fixed",
+    "Given",
+    "fix",
+    "judge_hashes",
+    "load_given",
+    "reference_left",
+    "require_judge_samples",
+    "require_known_classes",
+    "require_samples",
+    "require_usable",
+    "seen_by_judge",
+]
+
+FEWEST_IN_REFERENCE = 12  # two halves of 6, which precision and recall need
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What the options name, as it was loaded.
+
+    Attributes:
+        judging: given judges; None if a classifier is to be trained.
+        real: real images: of the classes to keep, and held-out ones.
+        reference: what distances are measured against; None for the filtered original.
+        network: the feature network; None if the judge's features are meant.
+        cross: a second judge of conditional models, for another property of the same images.
+    """
+
+    judging: Judging | None
+    real: LoadedImages
+    reference: ImageSet | None
+    network: FeatureNetwork | None
+    cross: CrossJudge | None
+
+
+def load_given(
+    options: EvaluationOptions,
+    models: Sequence[OpenModel | None],
+    sets: PromptSets | None,
+    classes: list[str],
+    forgotten: list[str],
+) -> Given:
+    """Load what the options name, and refuse all that can be refused before the forget set is there.
+
+    Args:
+        options: of the evaluation.
+        models: the original and the others; None for one that is not there.
+        sets: what they are asked for, if they are conditional.
+        classes: the forget classes as the judge calls them.
+        forgotten: the classes of the forget set.
+
+    Returns:
+        What the options name.
+
+    Raises:
+        InputError: if something is missing, or does not fit the first model, the original.
+    """
+    known = [each.denoiser for each in models if each is not None]
+    for each in known:
+        options.sampler.make(each)
+    judging = given_judges(known[0], classes, judge=options.judge, second_judge=options.second_judge)
+    _check_names(options, judging, forgotten)
+    shape = known[0].image_shape
+    real = load_real_images(options.data, options.held_out, classes, shape)
+    reference = load_reference(options.reference, options.reference_split, shape)
+    network = None if options.features == "judge" else find_feature_network(options.features)
+    if options.cross_judge is not None and sets is None:
+        raise InputError(
+            f"--cross-judge: got {options.cross_judge} for models without conditions; expected models that are asked with prompts or "
+            "labels. Leave it out."
+        )
+    cross = cross_judge(options.cross_judge, shape)
+    require_known_classes(sets, judging, cross)
+    if judging is None:
+        require_judge_samples(options)
+    return Given(judging, real, reference, network, cross)
+
+
+def require_usable(given: Given, classes: list[str]) -> None:
+    """Refuse given images that will not do, whatever the forget set is.
+
+    Args:
+        given: what was loaded.
+        classes: the forget classes.
+
+    Too few left to compare with, or held-out images of which a judge sees none, raise an ``InputError``.
+    """
+    reference_left(given.reference, given.judging, classes, None)
+    seen_by_judge(given.judging, None, given.real.forget_held_out)
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """What of it is used with one forget set, without copies of its images.
+
+    Attributes:
+        real: real images: held-out unwanted ones, and those of the probes.
+        reference: as given.
+        compared: what a given judge leaves of the reference.
+        network: as in :class:`Given`.
+        cross: as in :class:`Given`.
+        warnings: of unwanted images that a given judge takes for something else.
+    """
+
+    real: tuple[ImageSet | None, ImageSet | None, ImageSet | None]
+    reference: ImageSet | None
+    compared: ImageSet | None
+    network: FeatureNetwork | None
+    cross: CrossJudge | None
+    warnings: tuple[WarningRecord, ...]
+
+
+def fix(given: Given, subject: Subject) -> Fixed:
+    """What was given beside the forget set, without copies of its images.
+
+    Args:
+        given: what was loaded.
+        subject: the forget set, and the retained images of earlier runs.
+
+    Returns:
+        The images, with warnings of what a given judge does not see. Too few raise an ``InputError``.
+    """
+    real = real_images(given.real, subject.forget, subject.trained_on)
+    if subject.sets is not None and subject.in_words:
+        real = (_captioned(real[0], subject.sets.target[0]), *real[1:])
+    reference = unshared_reference(given.reference, subject.forget)
+    compared = reference_left(reference, given.judging, subject.classes, real[0])
+    warned = seen_by_judge(given.judging, subject.forget, real[0])
+    return Fixed(real, reference, compared, given.network, given.cross, warned)
+
+
+def _check_names(options: EvaluationOptions, judging: Judging | None, forgotten: list[str]) -> None:
+    """Raise an error if the class to be counted is not the one of the forget set, and a given judge knows both."""
+    given, known = set(options.forget_class), set(() if judging is None else judging.judge.class_names)
+    if given and forgotten and set(forgotten) <= known and given != set(forgotten):
+        raise InputError(
+            f"--forget-class: got {', '.join(sorted(given))}; the forget set is of {', '.join(forgotten)}, and the judge has that class. "
+            "Leave the option out; it is for judges that use another name for the class."
+        )
+
+
+def require_known_classes(sets: PromptSets | None, judging: Judging | None, cross: CrossJudge | None) -> None:
+    """Refuse classes given to prompts that no judge has: the prompts would not be counted.
+
+    Args:
+        sets: the prompts.
+        judging: the given judges.
+        cross: the judge of another property.
+
+    Raises:
+        InputError: if a class is unknown to all of them.
+    """
+    if sets is None or judging is None:
+        return
+    known = {*judging.judge.class_names, *(() if cross is None else cross.judge.class_names)}
+    for prompt, classes in sets.classes.items():
+        if unknown := sorted(set(classes) - known):
+            raise InputError(
+                f"--prompts: classes of {prompt!r}: got {unknown[0]!r}, which no judge has; expected some of {', '.join(sorted(known))}."
+            )
+
+
+def reference_left(
+    reference: ImageSet | None, judging: Judging | None, classes: list[str], held_out: ImageSet | None
+) -> ImageSet | None:
+    """The reference without unwanted images.
+
+    Args:
+        reference: real images, if there are some.
+        judging: a judge, if there is one; what it takes for the forget classes is left out.
+        classes: the forget classes; images with their labels are left out.
+        held_out: unwanted images; copies of them are left out.
+
+    Returns:
+        The images, or None without a reference.
+
+    Raises:
+        InputError: if there are too few.
+    """
+    left = reference
+    if reference is not None and judging is not None:
+        left = reference_images(reference, judging, classes)
+        left = left if held_out is None else without_copies(left, held_out, "reference images", "held-out images")
+    if left is not None and len(left) < FEWEST_IN_REFERENCE:
+        raise InputError(
+            f"--reference: {len(left)} images are left ({left.description}); expected at least {FEWEST_IN_REFERENCE}, since a distance of "
+            "fewer is undefined, and better 500 or more. Give more images, or none: then the filtered original is the reference."
+        )
+    return left
+
+
+def seen_by_judge(
+    judging: Judging | None, forget: ImageSet | None, held_out: ImageSet | None
+) -> tuple[WarningRecord, ...]:
+    """Warnings of unwanted images that a judge mostly takes for something else.
+
+    Args:
+        judging: a judge, if there is one. One that was trained on the forget set is not asked about it.
+        forget: the forget set.
+        held_out: held-out unwanted images.
+
+    Returns:
+        One for each set of which it sees less than half.
+
+    Raises:
+        InputError: if it takes all of a set of ten or more for something else.
+    """
+    found = []
+    for name, images in (("forget", forget), ("held-out", held_out)):
+        if judging is None or images is None or (name == "forget" and judging.source == "fallback"):
+            continue
+        n, of = int(judging.finds_forget(images).sum()), len(images)
+        if n == 0 and of >= 10:
+            raise InputError(
+                f"judge {judging.name}: takes none of the {of} {name} images ({images.description}) for {', '.join(judging.forget_names)}; "
+                "expected most. Check --forget-class and the images, or give another judge."
+            )
+        if 2 * n < of:
+            found.append(WarningRecord("unwanted_not_seen", {"set": name, "n_seen": n, "n_images": of}))
+    return tuple(found)
+
+
+def _captioned(images: ImageSet | None, prompt: str) -> ImageSet | None:
+    """Images without captions under a prompt, as the forget set has."""
+    if images is None or images.labels is not None:
+        return images
+    return replace(images, labels=torch.zeros(len(images), dtype=torch.int64), class_names=(prompt,))
+
+
+def judge_hashes(options: EvaluationOptions) -> list[str]:
+    """What identifies the judges that are in folders.
+
+    Args:
+        options: of the evaluation.
+
+    Returns:
+        One line for each, with the SHA-256 of its record.
+    """
+    judges = [judge_place(each) for each in (options.judge, options.second_judge) if each is not None]
+    return [f"judge {sha256_file(place / 'judge.json')}" for place, kind in judges if kind == "given"]
+
+
+def require_samples(forget: ImageSet, options: EvaluationOptions) -> None:
+    """Refuse too few images for a fallback classifier.
+
+    Args:
+        forget: the forget set.
+        options: of the evaluation; too few of its generated samples raise an ``InputError``, too.
+    """
+    require_enough("forget images", len(forget))
+    require_judge_samples(options)
+
+
+def require_judge_samples(options: EvaluationOptions) -> None:
+    """Refuse too few generated samples for a fallback classifier.
+
+    Args:
+        options: of the evaluation; too few raise an ``InputError``.
+    """
+    require_enough("generated samples (--n-judge-samples)", options.n_judge_samples)

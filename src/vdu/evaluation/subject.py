@@ -1,0 +1,131 @@
+"""What is evaluated: two models, what was to be forgotten, and what conditional models are asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from vdu.core.errors import InputError
+from vdu.data.images import ImageSet
+from vdu.data.overlap import PixelHashes
+from vdu.evaluation.models import OpenModel
+from vdu.evaluation.options import EvaluationOptions
+from vdu.evaluation.prompt_sets import PromptSets, asked_class, asking, prompt_sets
+from vdu.evaluation.records import WarningRecord
+from vdu.judges.classifier import load_judge
+from vdu.judges.judging import judge_place
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import SCHEDULE, differences
+
+__all__ = ["Subject", "about_models", "classes_to_count", "sets_in_words"]
+
+LEVELS = {*SCHEDULE, "alpha_bars", "scaling", "prediction_type"}  # images from the same noise are then not alike
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is evaluated.
+
+    Attributes:
+        before: the original.
+        after: the model that was made from it.
+        retrained: a model trained without the forget set, if there is one.
+        forget: the forget set.
+        classes: the forget classes as the judge calls them.
+        sets: what conditional models are asked for.
+        trained_on: hashes of the retained images of the runs that made the models.
+    """
+
+    before: OpenModel
+    after: OpenModel
+    retrained: OpenModel | None
+    forget: ImageSet
+    classes: list[str]
+    sets: PromptSets | None
+    trained_on: PixelHashes | None = None
+
+    @cached_property
+    def models(self) -> dict[str, PipelineDenoiser]:
+        """The models by name."""
+        found = {"original": self.before, "unlearned": self.after, "retrained": self.retrained}
+        return {name: each.denoiser for name, each in found.items() if each is not None}
+
+    @property
+    def in_words(self) -> bool:
+        """Whether they are asked with prompts, of which each set has samples of its own."""
+        return self.sets is not None and not self.sets.are_labels
+
+    def asked(self, name: str) -> dict[str, PipelineDenoiser]:
+        """The models whose samples are drawn under a set of prompts; the models themselves without prompts."""
+        if self.sets is None or self.sets.are_labels:
+            return self.models
+        return {who: asking(model, self.sets.drawn[name]) for who, model in self.models.items()}
+
+
+def sets_in_words(
+    original: PipelineDenoiser, concepts: Sequence[str], keep: Sequence[str], options: EvaluationOptions
+) -> PromptSets | None:
+    """What the models are asked for in words.
+
+    Args:
+        original: the original.
+        concepts: what was to be forgotten, in words.
+        keep: prompts that the run kept.
+        options: of the evaluation, with its own prompts.
+
+    Returns:
+        The sets of prompts, or None if nothing was to be forgotten in words.
+
+    Raises:
+        InputError: if there are prompts, and nothing was to be forgotten in words.
+    """
+    if concepts:
+        return prompt_sets(original, concepts, keep=keep, given=options.prompts)
+    if options.prompts is not None:
+        raise InputError(
+            "--prompts: got prompts, and nothing was to be forgotten in words; expected a run of `vdu unlearn --forget-prompt`, or "
+            "--forget-prompt beside two text-to-image pipelines."
+        )
+    return None
+
+
+def classes_to_count(options: EvaluationOptions, sets: PromptSets | None, forgotten: list[str]) -> list[str]:
+    """The forget classes as the judge calls them.
+
+    Args:
+        options: of the evaluation; its own classes come first.
+        sets: what the models are asked for in words, if they are; the classes that the prompts name come next.
+        forgotten: the classes of the forget set.
+
+    Returns:
+        Their names.
+    """
+    if options.forget_class or sets is None:
+        return list(options.forget_class) or forgotten
+    if options.judge is None:
+        return list(sets.concepts)
+    names = load_judge(judge_place(options.judge)[0])[0].class_names
+    found = {i for each in sets.concepts if (i := asked_class(each, names, sets.classes)) is not None}
+    return [names[i] for i in sorted(found)] or list(sets.concepts)
+
+
+def about_models(subject: Subject) -> tuple[WarningRecord, ...]:
+    """Warnings of what the models are, whatever their samples show.
+
+    Args:
+        subject: the models.
+
+    Returns:
+        One for equal weights and one for different options of each model, and one if the noise levels differ.
+    """
+    before, found = subject.before, []
+    for name, other in (("after", subject.after), ("retrained", subject.retrained)):
+        options = [] if other is None else differences(before.denoiser, other.denoiser)
+        named = {"options": ", ".join(options)} if options else {}
+        if other is not None and other.sha256 == before.sha256:
+            found.append(WarningRecord("same_weights", named))
+        elif named:
+            found.append(WarningRecord("different_options", {"model": name, **named}))
+        if name == "after" and LEVELS & set(options):
+            first, second = before.denoiser.prediction_type, subject.after.denoiser.prediction_type
+            found.append(WarningRecord("different_schedules", {"before": first, "after": second}))
+    return tuple(found)
