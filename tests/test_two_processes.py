@@ -33,7 +33,7 @@ from vdu.core.records import read_json
 from vdu.core.rng import isolated_global
 from vdu.core.types import Losses
 from vdu.diffusion.sampling import Sampler, sample
-from vdu.evaluation import recording, suite
+from vdu.evaluation import inputs, recording, suite
 from vdu.judges.judging import Judging
 from vdu.models import usable
 from vdu.models.denoiser import PipelineDenoiser
@@ -60,7 +60,8 @@ PROBES: dict[str, Any] = {
 }
 PATCHED = {
     usable: ("require_usable", "require_whole"),
-    recording: ("find_judges", "require_enough"),
+    recording: ("find_judges",),
+    inputs: ("require_enough",),
     suite: ("SUITES",),
     default_posterior: ("N_SAMPLES", "SAMPLER"),
 }
@@ -168,7 +169,7 @@ def evaluate_two(folder: Path, rank: str) -> dict[str, int]:
     """Evidence of two models from the command line: the exit code, and the micro-batches drawn here."""
     record = {"name": "pixel", "held_out_error": 0.1, "confusion": [[9, 1, 0], [2, 18, 0], [0, 1, 29]]}
     judging = Judging(PixelJudge(), record, "given", ("a",))  # pyright: ignore[reportArgumentType]
-    recording.find_judges, recording.require_enough = lambda *_, **__: (judging, 0), lambda *_: None
+    recording.find_judges, inputs.require_enough = lambda *_, **__: (judging, 0), lambda *_: None
     suite.SUITES = {"quick": PROBES}
     where = ("--before", folder / "before", "--after", folder / "after", "--forget", folder / "unwanted")
     how = (

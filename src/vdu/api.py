@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdu.core.errors import InputError, did_you_mean, shown
 from vdu.core.paths import given_output, given_path
+from vdu.core.python_names import names_arguments
 from vdu.core.ranges import require_flags, require_kind
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["report", "sample"]
 
 
+@names_arguments
 def sample(
     pipeline: Any,
     seeds: int | Sequence[int],
@@ -70,6 +72,7 @@ def _is_index(value: Any) -> bool:
     return hasattr(value, "__index__") and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
 
 
+@names_arguments
 def report(folder: Path | str, **settings: Any) -> Path:
     """Write the evidence report of a run, after its evaluation; ``evidence.json`` is written beside it.
 

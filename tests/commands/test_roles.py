@@ -145,7 +145,7 @@ def test_without_replay_nothing_depends_on_the_forget_set(model):
     ends = {weights(quick(pipeline, SelectiveAmnesia(posterior), **each)) for each in sets}
     assert len(ends) == 1
     assert hash_parameters(pipeline.unet.state_dict()) == before not in ends
-    with pytest.raises(InputError, match="--retain: got an ImageSet, but the method selective-amnesia does not use"):
+    with pytest.raises(InputError, match="retain: got an ImageSet, but the method selective-amnesia does not use"):
         quick(pipeline, SelectiveAmnesia(posterior), retain=some_images(seed=3))
 
 

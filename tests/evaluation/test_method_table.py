@@ -72,7 +72,7 @@ def test_a_comparison_is_that_of_a_fresh_process_and_leaves_the_callers_settings
 def test_all_methods_are_checked_before_the_first_runs_and_rows_show_options(pair, pixel_judge, monkeypatch):
     done, kept = [], torch.arange(384, dtype=torch.uint8).reshape(6, 1, 8, 8)
     monkeypatch.setattr(method_table, "unlearn", lambda *_, **__: done.append(1))
-    with pytest.raises(InputError, match="--retain: got .*, but the method ascent does not use retained images"):
+    with pytest.raises(InputError, match="retain: got .*, but the method ascent does not use retained images"):
         compare(pair / "before", methods=["finetune", "ascent"], forget=pair / "unwanted", retain=kept, **QUICK)
     assert done == []
 

@@ -118,9 +118,7 @@ def test_finished_probes_survive_another_evaluation_of_the_same(pair, pixel_judg
         "matches",
         "not available",
     }  # the toy judge is in no folder
-    with pytest.raises(
-        InputError, match=r"2 finished probes \(likelihood, membership\) of other models.*--suite quick"
-    ):
+    with pytest.raises(InputError, match=r"2 finished probes \(likelihood, membership\) of other models.*suite quick"):
         again("none", seed=1)
     assert metrics(pair) == after
     with pytest.raises(SystemExit):

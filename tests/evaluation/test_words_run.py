@@ -160,7 +160,7 @@ def test_words_that_do_not_fit_are_refused(folders, pair, pixel_judge):
     plain = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted"}
     with pytest.raises(InputError, match="this model is not asked in words"):
         evaluate(**plain, forget_prompt="cat", **QUICK)
-    with pytest.raises(InputError, match="--prompts: got prompts, and nothing was to be forgotten in words"):
+    with pytest.raises(InputError, match="prompts: got prompts, and nothing was to be forgotten in words"):
         evaluate(**plain, prompts={"others": ["dog"]}, **QUICK)
 
 
@@ -171,12 +171,12 @@ def test_words_that_do_not_fit_are_refused(folders, pair, pixel_judge):
         ({"folder": "used/notes.txt"}, "is a file; expected a folder for the run"),
         ({"judge": "nowhere"}, "nowhere"),
         ({"reference": "nowhere"}, "nowhere"),
-        ({"reference": torch.zeros(11, 3, 16, 16, dtype=torch.uint8)}, "--reference: 11 images are left"),
+        ({"reference": torch.zeros(11, 3, 16, 16, dtype=torch.uint8)}, "reference: 11 images are left"),
         ({"held_out": "nowhere"}, "nowhere"),
         ({"data": "nowhere"}, "nowhere"),
         ({"cross_judge": "nowhere"}, "nowhere"),
         ({"features": "nothing"}, "nothing"),
-        ({"n_judge_samples": 3}, r"got 3 generated samples \(--n-judge-samples\)"),
+        ({"n_judge_samples": 3}, r"got 3 generated samples \(n_judge_samples\)"),
     ],
 )
 def test_what_needs_no_drawn_image_is_refused_before_the_forget_set_is_drawn(

@@ -100,8 +100,8 @@ def test_prompts_to_keep_are_held():
     ("options", "message"),
     [
         ({"steps": 50}, "steps: got 50, but the method uce is solved in closed form; leave it out"),
-        ({"train": "lora:2"}, "--train: got lora:2, but the method uce changes cross-attention-kv alone"),
-        ({"instead": "cat"}, "--instead: got 'cat', which names what is to be forgotten"),
+        ({"train": "lora:2"}, "train: got lora:2, but the method uce changes cross-attention-kv alone"),
+        ({"instead": "cat"}, "instead: got 'cat', which names what is to be forgotten"),
     ],
 )
 def test_what_has_no_effect_is_refused(options, message):

@@ -353,8 +353,8 @@ def test_prompts_are_refused_that_the_model_does_not_read_as_meant(tiny, tmp_pat
         (pipeline, {"forget_prompt": "cat", "keep_prompts": ["black_cat"]}, "names what is to be forgotten"),
         (pipeline, {"forget_prompt": "dog"}, "is also a file here"),
         (pipeline, {"forget_prompt": "prompts/cats.csv"}, "looks like a file"),
-        (pipeline, {"forget_prompt": np.array(["a", "b"])}, "--forget-prompt: got"),
-        (pipeline, {"forget_prompt": "cat", "instead": 3, "method": "distillation"}, "--instead: got 3"),
+        (pipeline, {"forget_prompt": np.array(["a", "b"])}, "forget_prompt: got"),
+        (pipeline, {"forget_prompt": "cat", "instead": 3, "method": "distillation"}, "instead: got 3"),
         (
             unknown,
             {"forget_prompt": "draw \U0001f431", "keep_prompts": ["draw \U0001f436"]},

@@ -70,9 +70,9 @@ def test_what_is_drawn_instead_is_what_the_original_draws_under_that_label(label
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("esd", {"instead": "bright"}, "--instead: got bright, which is to be forgotten"),
-        ("esd", {"instead": "green"}, "--instead 'green': unknown; the classes are"),
-        ("anchor", {"instead": "grey"}, "--instead: the method anchor draws nothing in its place; leave it out.$"),
+        ("esd", {"instead": "bright"}, "instead: got bright, which is to be forgotten"),
+        ("esd", {"instead": "green"}, "instead 'green': unknown; the classes are"),
+        ("anchor", {"instead": "grey"}, "instead: the method anchor draws nothing in its place; leave it out.$"),
         (
             "erasediff",
             {"instead": "grey"},

@@ -189,9 +189,9 @@ def test_nothing_to_keep_is_refused():
     ("options", "message"),
     [
         ({"forget_prompt": "a cat"}, "this model is not asked in words; expected a text-to-image model"),
-        ({"keep_prompts": "a dog", "forget_label": 1}, "got one without --forget-prompt"),
-        ({"forget_prompt": "a cat", "forget_label": 1}, "--forget-prompt: got --forget-label too"),
-        ({"forget_prompt": "a cat", "instead": "a dog"}, "--instead: the method ascent draws nothing in its place"),
+        ({"keep_prompts": "a dog", "forget_label": 1}, "got one without forget_prompt"),
+        ({"forget_prompt": "a cat", "forget_label": 1}, "forget_prompt: got forget_label too"),
+        ({"forget_prompt": "a cat", "instead": "a dog"}, "instead: the method ascent draws nothing in its place"),
     ],
 )
 def test_what_does_not_go_together_is_refused(make_pipeline, options, message):

@@ -249,12 +249,11 @@ def test_a_result_is_saved_with_a_card_and_pushed_without_anything_else(desk, mo
         result.save_pretrained(3)
 
 
-def test_what_the_hub_cannot_do_is_refused_before_anything_is_saved(desk, monkeypatch):
+def test_what_the_hub_cannot_do_is_refused_in_words(desk, monkeypatch):
     import huggingface_hub
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     result = vdu.unlearn(desk / "model", "ascent", forget=desk / "unwanted", **SMALL)
-    monkeypatch.setattr(type(result), "save_pretrained", None)  # a call of it would be an error of another kind
     for error in (OfflineModeIsEnabled("offline mode is enabled"), TimeoutError(), RuntimeError("no route")):
 
         def refuse(*_, error=error, **__):
@@ -269,6 +268,18 @@ def test_what_the_hub_cannot_do_is_refused_before_anything_is_saved(desk, monkey
         assert "secret" not in str(refused.value)
 
 
+def test_a_pipeline_that_cannot_be_saved_makes_no_repository(desk, monkeypatch):
+    import huggingface_hub
+
+    result = vdu.unlearn(desk / "model", "ascent", forget=desk / "unwanted", **SMALL)
+    made = []
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda *_, **named: made.append(named))
+    result.pipeline.unet.register_to_config(in_channels=3)  # the saved model could not be loaded
+    with pytest.raises(InputError):
+        result.push_to_hub("me/clean", token="t")
+    assert not made
+
+
 class Down(GeneralTracker):
     """A tracker whose server does not answer."""
 
@@ -281,7 +292,7 @@ class Down(GeneralTracker):
 def test_a_run_that_is_refused_leaves_nothing_in_the_way_of_the_next(desk):
     how = {"forget": desk / "unwanted", "folder": desk / "run", **SMALL}
     for _ in range(2):
-        with pytest.raises(InputError, match=r"--report-to down: could not be started \(no answer\)"):
+        with pytest.raises(InputError, match=r"report_to down: could not be started \(no answer\)"):
             vdu.unlearn(desk / "model", "ascent", report_to=Down(), **how)
     vdu.unlearn(desk / "model", "ascent", **how)
     with pytest.raises(InputError, match="could not be started"):  # what there is to continue from stays
@@ -419,12 +430,12 @@ def test_a_file_that_is_no_method_is_refused(tmp_path, registered, text, wanted,
         ({"weights": "no"}, "weights: got 'no'"),
         ({"alpha_bar_range": "all"}, "alpha_bar_range: got 'all'; expected a value such as alpha_bar_range=0.0,1.0"),
         ({"method": "vdu", "gamma": "much"}, "gamma: got 'much'; expected a value such as gamma=0.1"),
-        ({"forget": None}, "--forget is missing: give the images to forget"),
+        ({"forget": None}, "forget is missing: give the images to forget"),
         ({"forget": 3}, "forget: got 3; expected a folder"),
         ({"forget": PIXELS / 255}, "expected uint8 in 0…255"),
         ({"forget_class": 3.5}, "forget_class: got 3.5; expected the name or index of a class"),
         ({"forget_label": "3"}, "this model is unconditional"),
-        ({"retain": PIXELS}, "--retain: got a Tensor, but the method ascent does not use retained images"),
+        ({"retain": PIXELS}, "retain: got a Tensor, but the method ascent does not use retained images"),
         ({"method": "finetune", "retain": 3}, "retain: got 3; expected a folder"),
         ({"generator": "x"}, "generator: got 'x'; expected a torch.Generator"),
         ({"generator": 0}, "generator: got 0; expected a torch.Generator, or an integer as seed=…"),
@@ -441,7 +452,7 @@ def test_a_file_that_is_no_method_is_refused(tmp_path, registered, text, wanted,
         ({"lr_schedule": "cosin"}, "lr_schedule: got 'cosin'; expected one of constant, linear, cosine"),
         ({"mixed_precision": "fp8"}, "mixed_precision: got 'fp8'; expected one of no, fp16, bf16"),
         ({"sampler": "ddpm"}, "sampler: got 'ddpm'; expected a vdu.Sampler"),
-        ({"full_length": True}, "--full-length: the method ascent has no stopping rule"),
+        ({"full_length": True}, "full_length: the method ascent has no stopping rule"),
         ({"report_to": "paper"}, "report_to: got 'paper'"),
         ({"batch_size": 5, "gradient_accumulation_steps": 2}, "batch_size: got 5, which 2 gradient accumulation steps"),
     ],

@@ -22,6 +22,7 @@ from vdu.commands.options import (
     to_toml,
 )
 from vdu.core.errors import InputError
+from vdu.core.python_names import as_command
 from vdu.methods import registry
 
 if TYPE_CHECKING:
@@ -244,6 +245,7 @@ def _method_options(settings: UnlearnSettings) -> dict[str, Any]:
     return {**options, "posterior": settings.posterior}
 
 
+@as_command()
 def run(settings: UnlearnSettings) -> dict[str, Any]:
     """Unlearn from the command line: :func:`vdu.unlearning.unlearn.unlearn` in a run folder.
 

@@ -19,6 +19,7 @@ from vdu.core.errors import InputError, shown
 from vdu.core.former_names import former_names
 from vdu.core.paths import given_output
 from vdu.core.processes import first_decides, is_first, say
+from vdu.core.python_names import names_arguments
 from vdu.core.ranges import require_given
 from vdu.core.surroundings import undisturbed
 from vdu.diffusion.sampling import Sampler
@@ -33,6 +34,7 @@ from vdu.unlearning.prompts import read_prompts
 __all__ = ["Evidence", "MethodRow", "MethodTable", "compare", "evaluate"]
 
 
+@names_arguments
 @former_names(forget_classes="forget_class", probes="suite")
 @undisturbed()
 def evaluate(

@@ -21,6 +21,7 @@ from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError, shown
 from vdu.core.former_names import former_names
 from vdu.core.paths import given_file, given_output
+from vdu.core.python_names import names_arguments
 from vdu.core.ranges import COUNT, require_given, require_number
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
 from vdu.core.runs import require_apart
@@ -199,6 +200,7 @@ STYLE = (
 )
 
 
+@names_arguments
 @former_names(forget_classes="forget_class")
 @undisturbed()
 def compare(

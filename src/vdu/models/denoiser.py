@@ -85,12 +85,14 @@ class PipelineDenoiser(_Predictions):
         """The denoiser of a diffusers pipeline, see :func:`vdu.models.adapt.adapt`."""
         from vdu.models.adapt import adapt
         from vdu.models.as_saved import require_known_class
+        from vdu.models.memory import align
         from vdu.models.usable import require_usable
 
         denoiser = adapt(pipeline)
         require_known_class(pipeline, "class")
         require_known_class(pipeline.scheduler, "scheduler")
         require_usable(denoiser)
+        align(pipeline)
         return denoiser
 
     @property

@@ -13,6 +13,7 @@ from vdu.core.checks import require_generator
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path
 from vdu.core.progress import Bar, bar
+from vdu.core.python_names import names_arguments
 from vdu.core.ranges import COUNT, require_given, require_kind, require_number
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.surroundings import undisturbed
@@ -44,6 +45,7 @@ def load_posterior(path: Path | str) -> GaussianPosterior:
     return GaussianPosterior.load(path / FILE if path.is_dir() else path)
 
 
+@names_arguments
 @undisturbed()
 def fit_posterior(
     pipeline: Any,

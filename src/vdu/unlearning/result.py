@@ -214,8 +214,8 @@ class UnlearnResult:
             raise InputError("token: is empty or has white space in it; expected the token alone, or None.")
         hub = HfApi(token=token)
         with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)  # what cannot be saved makes no repository
             where = _uploaded(hub.create_repo, repo_id=repo_id, private=private, exist_ok=True)
-            self.save_pretrained(folder)
             _uploaded(
                 hub.upload_folder, repo_id=repo_id, folder_path=folder, commit_message="Unlearned with vdu",
                 delete_patterns=[EXTRA_FILE, *weight_files(self.pipeline)],

@@ -17,6 +17,7 @@ from vdu.core.errors import InputError
 from vdu.core.former_names import former_names
 from vdu.core.paths import given_output
 from vdu.core.progress import expect, whole
+from vdu.core.python_names import names_arguments
 from vdu.core.ranges import require_flags, require_kind
 from vdu.core.surroundings import undisturbed
 from vdu.data.forget_source import forgetting
@@ -33,6 +34,7 @@ from vdu.unlearning.run_folder import carry_out_in
 __all__ = ["TrainingOptions", "UnlearnResult", "check_origin", "planned", "unlearn"]
 
 
+@names_arguments
 @former_names(forget_classes="forget_class", forget_labels="forget_label")
 @undisturbed()
 def unlearn(
