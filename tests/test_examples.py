@@ -42,6 +42,7 @@ def test_every_example_is_here_short_and_says_what_it_does():
         assert text.startswith('"""') and "is a quick look" in text and "minutes" in text.split('"""')[1], path.name
 
 
+@pytest.mark.slow  # 50 s; tests/test_end_to_end.py takes the same path
 def test_forget_a_digit(start, tmp_path):
     import vdu
     from vdu.zoo.packaged import pipeline_folder
@@ -91,7 +92,8 @@ def test_bad_input_ends_with_a_sentence(start, name, more, message):
 EVALUATIONS = {"ascent": "768", "bounded": "512", "esd": "29,440"}
 
 
-@pytest.mark.parametrize("methods", [["ascent", "bounded"], pytest.param(["esd"], marks=pytest.mark.slow)])
+@pytest.mark.slow  # a minute; tests/evaluation/test_method_table.py compares smaller models
+@pytest.mark.parametrize("methods", [["ascent", "bounded"], ["esd"]])
 def test_compare_methods_prints_a_row_for_each(start, methods):
     done = start("compare_methods.py", "--methods", *methods)
     assert done.returncode == 0, done.stderr

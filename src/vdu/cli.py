@@ -101,7 +101,7 @@ VERBS: Mapping[str, Verb] = {
     "demo": Verb(DemoSettings, "Unlearn one digit of the packaged MNIST model and report the evidence.", MAIN),
     "unlearn": Verb(
         UnlearnSettings,
-        f"""Make a model forget images.
+        f"""Make a model forget images, a class or a prompt.
 
         Args:
             pipeline: the model: {MODEL}; it is not changed.
@@ -147,7 +147,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "verify": Verb(
         VerifySettings,
-        """Recompute every hash of a run's report; exit code 3 if one differs.
+        """Check a report against its run: hashes, answers, numbers and model card; exit code 3 if one differs.
 
         Args:
             run: the run folder, after "vdu report".

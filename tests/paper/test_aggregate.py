@@ -213,7 +213,21 @@ def test_the_most_images_count_against_the_paper():
         n: {"pul": around(value), "u_fid": around(20.0)} for n, value in (("1000", 5.0), ("5000", 60.0), ("800", 5.0))
     }
     (entry,) = compare(table(printed=[PRINTED]), [row("vdu", at)])
-    assert entry["pul"]["ours"] == around(60.0)
+    assert entry["pul"]["ours"] == around(60.0) and entry["n_images"] == 5000
+
+
+def test_the_rows_of_a_data_set_have_equal_numbers_of_images_where_they_can():
+    """A Fréchet distance depends on it, and the entries stand in one table."""
+
+    def at(*numbers):
+        return {str(n): {"pul": around(n / 100), "u_fid": around(20.0)} for n in numbers}
+
+    other = Printed("digits", "4", "vdu", 1.0, 2.0)
+    rows = [row("vdu", at(800, 1000, 5000)), row("vdu", at(800, 1000), forget="4"), row("vdu", at(90), dataset="x")]
+    found = compare(table(printed=[PRINTED, other]), rows)
+    assert [(each["n_images"], each["pul"]["ours"]["value"]) for each in found] == [(1000, 10.0)] * 2
+    rows[1] = row("vdu", at(300), forget="4")  # nothing in common
+    assert [each["n_images"] for each in compare(table(printed=[PRINTED, other]), rows)] == [5000, 300]
 
 
 # claims
@@ -374,8 +388,8 @@ def test_the_page_has_ours_beside_the_printed_claims_and_every_row(results):
         assert {len(header)} == {len(line) for line in (rule, *lines)}
     printed, claims, _, many, few, one, check = (each[2:] for each in tables)
     assert printed == [
-        ["digits 3", "VDU", "55.0 (54.0 to 56.0)", "60.00", "11.0 (10.0 to 12.0)", "20.00", "PUL agrees, u-FID ¹"],
-        ["digits 3", "SA, 1 of 4 seeds diverged", "55.0 (55.0 to 55.0)", "90.00", "90.0 (90.0 to 90.0)", "200.00",
+        ["digits 3", "VDU", "80", "55.0 (54.0 to 56.0)", "60.00", "11.0 (10.0 to 12.0)", "20.00", "PUL agrees, u-FID ¹"],
+        ["digits 3", "SA, 1 of 4 seeds diverged", "80", "55.0 (55.0 to 55.0)", "90.00", "90.0 (90.0 to 90.0)", "200.00",
          "PUL disagrees, u-FID ¹"],
     ]  # fmt: skip
     assert "Not comparable: ¹ features differ." in page

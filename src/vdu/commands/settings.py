@@ -87,7 +87,7 @@ class EvaluateSettings(SamplerSettings):
 
     Attributes:
         run: the run folder of "vdu unlearn"; without it, --before, --after and --forget are needed.
-        before: the original: a pipeline folder.
+        before: the original: a pipeline folder, a run folder, zoo:NAME or a model of the Hugging Face Hub.
         after: the model to compare it with, whoever made it: a pipeline folder, or a run folder.
         forget: with --before and --after, the unwanted images: a folder, a list of files, or a data set (then with --forget-class).
         forget_prompt: with --before and --after of text-to-image models, what was to be forgotten in words (or a text file with a prompt on
@@ -96,7 +96,7 @@ class EvaluateSettings(SamplerSettings):
             prompts.
         guidance_scale: scale of classifier-free guidance, for models with conditions; by default that of the run.
         output_dir: with --before and --after, the folder for the evidence; by default evidence.
-        judge: folder of a trained judge ("vdu judge"), or mnist for the packaged one; by default a fallback classifier is
+        judge: folder of a trained judge ("vdu judge"), or zoo:NAME for a packaged one; by default a fallback classifier is
             trained on the forget set against the original's generated samples.
         second_judge: a judge of another architecture, as a check; it also filters the filtered-oracle baseline ("filtered original").
         cross_judge: a judge of another domain (styles, where an object was forgotten), for the cross-domain retain accuracy.

@@ -64,7 +64,8 @@ class UnlearnSettings(SamplerSettings):
             --forget the images are drawn from the model under that label.
         forget_prompt: text-to-image models: a prompt to forget, or a text file with one on every line; repeat the option for several.
             Without --forget the images are drawn from the model under them.
-        keep_prompts: prompts to keep, likewise; by default the model's own others, or a packaged neutral list.
+        keep_prompts: a prompt to keep, or a text file with one on every line; repeat the option for several. By default the model's
+            own others, or a packaged neutral list.
         instead: a label or prompt that takes the place of what is forgotten, for some methods (vdu list); by default none in
             particular, or the nearest prompt to keep (distillation).
         guidance_scale: scale of classifier-free guidance of generated samples, for models with conditions.
@@ -77,7 +78,7 @@ class UnlearnSettings(SamplerSettings):
         posterior: file or run folder of "vdu posterior"; needed by vdu, and by selective-amnesia (estimator amnesia-fisher).
         retain: images to keep, for methods that can use them: a data set, folder or list (the classes to forget are left out
             of labelled images), or self (generated samples without those that resemble the forget set).
-        n_own_samples: number of generated samples, drawn with the sampler below, for methods that use them.
+        n_own_samples: number of generated samples, drawn with the sampler of --scheduler, for methods that use them.
         force: continue if the model generates almost none, or almost only, images like the forget set, or does not draw a prompt to
             forget.
         full_length: take all steps, even if the stopping rule is met earlier.

@@ -68,7 +68,7 @@ def evaluate(
     Args:
         run: a run folder, or a result of :func:`vdu.unlearn`; a folder is evaluated in place. None if ``before``, ``after`` and
             ``forget`` are given.
-        before: the original: a pipeline or its folder. Networks move to the accelerator, if there is one.
+        before: the original: a pipeline or its folder.
         after: the other model, whoever made it, likewise; or a run folder, whose pipeline is meant.
         forget: the unwanted images, or where they are (:func:`vdu.load_images`).
         forget_class: names of the unwanted classes, as labelled images and a given judge call them; those of the run by default.
@@ -79,16 +79,16 @@ def evaluate(
         cross_judge: a judge of another domain (styles, where an object was forgotten), for the cross-domain accuracy.
         reference: real images to compare with, or where they are; None compares with the filtered original.
         reference_split: "train" or "test", which part of a data set.
-        retrained: a model trained without the forget class, a pipeline or its folder; it is the target of every number.
+        retrained: a model trained without the forget class, a pipeline or its folder; every number is compared with it.
         data: the original's labelled training data set, for measurements by probes.
         held_out: held-out images of the forget class, for the same; of a data set its test split.
-        features: network whose features give u-FID: "judge", "inception" or "efficientnet-lite0".
+        features: network whose features give u-FID: "judge", "inception", "inception:FILE" or "efficientnet-lite0".
         suite: of probes, attempts to bring it back: "none", "quick" (minutes) or "full".
         sampler: the sampling protocol; None takes DDPM with 20 steps, as the command line does.
-        n_images: images from each model, at least 1; with a few hundred the intervals are wide.
+        n_images: images from each model, at least 6; with a few hundred the intervals are wide.
         n_judge_samples: generated samples that train a fallback classifier.
         seed: image i starts from noise drawn from (seed, i), for both models.
-        device: "cpu", "cuda", "cuda:1" and so on, or "mps"; by default CUDA if there is any, else the CPU.
+        device: "cpu", "cuda", "cuda:1" and so on, or "mps", where the networks are moved; by default CUDA if there is any, else the CPU.
         folder: where the evidence goes, if not into a run folder; None keeps it as long as the returned object.
 
     Returns:

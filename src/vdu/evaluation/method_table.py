@@ -233,7 +233,7 @@ def compare(
             ``vdu.RetainDistillation(self_model_steps=20)``; as for :func:`vdu.unlearn`.
         seeds: unlearning runs of each method, with the seeds 0, 1, …; three or more give intervals over seeds.
         folder: keeps the evidence and the row of every finished run; called again, only what is missing is computed.
-        forget_class: as for :func:`vdu.evaluation.api.evaluate`, like the following options.
+        forget_class: as for :func:`vdu.evaluate`, like the following options. What text-to-image models are asked for is not among them.
         judge: the judge; None trains a fallback classifier.
         second_judge: a judge of another architecture.
         reference: real images to compare with.

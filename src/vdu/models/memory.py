@@ -23,6 +23,8 @@ def align(pipeline: Any) -> None:
     """
     parts = [each for each in pipeline.components.values() if isinstance(each, nn.Module)]
     for tensor in (each for part in parts for each in (*part.parameters(), *part.buffers())):
-        plain = type(tensor) in (nn.Parameter, Tensor) and tensor.device.type == "cpu" and tensor.layout == torch.strided
+        plain = (
+            type(tensor) in (nn.Parameter, Tensor) and tensor.device.type == "cpu" and tensor.layout == torch.strided
+        )
         if plain and tensor.data_ptr() % ALIGNMENT:
             tensor.data = tensor.data.clone()

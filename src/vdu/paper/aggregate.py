@@ -137,21 +137,40 @@ def find(rows: Rows, dataset: str, forget: str, name: str) -> Mapping[str, Any] 
 
 
 def compare(table: Table, rows: Rows) -> list[dict[str, Any]]:
-    """Every published value with ours, at the largest number of images, and a verdict for each number."""
-    return [_compare(table, rows, printed) for printed in table.printed]
+    """Every published value with ours, and a verdict for each number.
+
+    Args:
+        table: the published values.
+        rows: ours.
+
+    Returns:
+        One entry per published value. Rows of one data set are taken at the largest number of images that all of them have, since a
+        Fréchet distance depends on it; if they have none in common, each at its own largest.
+    """
+    found = [find(rows, each.dataset, each.forget, each.row) for each in table.printed]
+    common: dict[str, set[str]] = {}
+    for row in found:
+        if row:
+            common[row["dataset"]] = common.get(row["dataset"], set(row["at"])) & set(row["at"])
+    return [
+        _compare(table, rows, printed, row, max(common[row["dataset"]] or row["at"], key=int) if row else None)
+        for printed, row in zip(table.printed, found, strict=True)
+    ]
 
 
-def _compare(table: Table, rows: Rows, printed: Printed) -> dict[str, Any]:
-    row = find(rows, printed.dataset, printed.forget, printed.row)
+def _compare(
+    table: Table, rows: Rows, printed: Printed, row: Mapping[str, Any] | None, n_images: str | None
+) -> dict[str, Any]:
     runs = [
         each
         for each in rows
         if (each["dataset"], each["forget"], each["row"]) == (printed.dataset, printed.forget, printed.row)
     ]
     entry: dict[str, Any] = {"dataset": printed.dataset, "forget": printed.forget, "row": printed.row}
-    at = row["at"][max(row["at"], key=int)] if row else None
+    at = row["at"][n_images] if row and n_images else None
     world = table.worlds.get(printed.dataset)
     n_diverged = sum(each["n_diverged"] for each in runs)
+    entry["n_images"] = int(n_images) if n_images else None
     entry["n_seeds"], entry["n_diverged"] = sum(each["n_seeds"] for each in runs), n_diverged
     for metric in ("pul", "u_fid"):
         paper = getattr(printed, metric)

@@ -22,7 +22,7 @@ def overview(results: Path) -> str:
         results: the folder with ``<scale>/table1.json`` and ``table2.json``; a missing file is a scale that was not run.
 
     Returns:
-        Markdown, one line per printed row: PUL in per cent and u-FID, printed and at every scale.
+        Markdown, one line per printed row: PUL in per cent and u-FID, printed and at every scale, there with the number of images.
     """
     lines = [f"| table | forgetting | method | printed | {' | '.join(SCALES)} |", "|---" * (4 + len(SCALES)) + "|"]
     for name in ("table1", "table2"):
@@ -46,7 +46,7 @@ def _ours(found: Mapping[tuple[str, str, str], Mapping[str, Any]], printed: Prin
     if entry is None or entry["pul"]["ours"] is None:
         return entry["pul"]["verdict"] if entry else "not run"
     pul, u_fid = entry["pul"]["ours"], entry["u_fid"]["ours"]
-    return f"{pul['value']:.1f}, {u_fid['value']:.1f}"
+    return f"{pul['value']:.1f}, {u_fid['value']:.1f} ({entry['n_images']})"
 
 
 def _method(table: Table, printed: Printed) -> str:

@@ -221,10 +221,12 @@ def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettin
     committed = expected_results().get(f"{table.name} {table.scale}", {})
     outside = differences(committed, results["rows"])
     results["outside_committed"] = outside
+    results["comparison"] = compare(table, results["rows"])
+    results["claims"] = judge_claims(table, results["rows"])
+    write_json(path, _plain(results))
     files = {table.name: f"{folder / table.name}.md" + " (from its JSON file, since its cells are not here)" * again}
     if not again:
         runs = runs_of(table, made, store)
-        write_json(path, _plain(results))
         write_runs(folder / f"{table.name}.csv", runs)
         files[f"{table.name} runs"] = f"{folder / table.name}.csv"
     if table.leaderboard:
@@ -305,8 +307,6 @@ def _results(table: Table, made: Plan, store: CellStore, settings: ReproduceSett
         )
     )
     results["not_run"] = [list(key) for key in made.not_run]
-    results["comparison"] = compare(table, results["rows"])
-    results["claims"] = judge_claims(table, results["rows"])
     return results
 
 

@@ -54,8 +54,8 @@ def _comparison(table: Table, results: Mapping[str, Any]) -> list[str]:
     lines = [
         "## Ours beside the paper's",
         "",
-        "| class | method | PUL ours, % | PUL printed | u-FID ours | u-FID printed | verdict |",
-        "|---|---|---|---|---|---|---|",
+        "| class | method | images per model | PUL ours, % | PUL printed | u-FID ours | u-FID printed | verdict |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     not_run = []
     for entry in results["comparison"]:
@@ -73,7 +73,8 @@ def _comparison(table: Table, results: Mapping[str, Any]) -> list[str]:
         failed = f", {entry['n_diverged']} of {total} seeds diverged" if entry["n_diverged"] else ""
         numbers = [f"{_ours(results, entry, metric)} | {entry[metric]['paper']:.2f}" for metric in ("pul", "u_fid")]
         lines.append(
-            f"| {entry['dataset']} {entry['forget']} | {label_of(table, entry['row'])}{failed} | {' | '.join(numbers)} "
+            f"| {entry['dataset']} {entry['forget']} | {label_of(table, entry['row'])}{failed} | {entry['n_images'] or '–'} "
+            f"| {' | '.join(numbers)} "
             f"| {', '.join(said)} |"
         )
     if notes:
@@ -88,7 +89,7 @@ def _ours(results: Mapping[str, Any], entry: Mapping[str, Any], metric: str) -> 
     row = find(results["rows"], entry["dataset"], entry["forget"], entry["row"])
     if row is None or row["n_seeds"] < 2:
         return interval(entry[metric]["ours"])
-    return seeds_range(row["at"][max(row["at"], key=int)], metric)
+    return seeds_range(row["at"][str(entry["n_images"])], metric)
 
 
 def _checks(results: Mapping[str, Any]) -> list[str]:

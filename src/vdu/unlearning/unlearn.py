@@ -67,8 +67,8 @@ def unlearn(
     """Make a pipeline forget.
 
     Args:
-        pipeline: a diffusers pipeline, unconditional or class-conditional, which is left untouched; or where one is: its folder, a
-            run folder, or a model of the Hugging Face Hub (:func:`vdu.models.pipelines.find_pipeline`).
+        pipeline: a diffusers pipeline (unconditional, class-conditional or text-to-image), which is left untouched; or where one is:
+            its folder, a run folder, or a model of the Hugging Face Hub (:func:`vdu.models.pipelines.find_pipeline`).
         method: "auto", a name (``vdu list`` shows them; ``FILE.py:CLASS`` for a class of your own), a class, or an object such as
             ``vdu.VDU(posterior, gamma=0.1)``.
         forget: the images to forget: a folder, a list file or a named data set, an ``ImageSet``, a list of Pillow images or image
