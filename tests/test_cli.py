@@ -394,3 +394,13 @@ def test_what_the_terminal_cannot_write_is_escaped(tmp_path, encoding):
         got = subprocess.run([sys.executable, "-m", "vdu", *tokens], capture_output=True, env=environment, cwd=tmp_path)
         assert got.returncode == code and b"Traceback" not in got.stderr, got.stderr
         assert (got.stdout if code == 0 else got.stderr).decode(encoding)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a file descriptor in a shell")
+def test_a_closed_standard_error_leaves_standard_output_to_the_numbers(make_pipeline, tmp_path):
+    make_pipeline().save_pretrained(tmp_path / "model")
+    words = (
+        f"-m vdu sample --pipeline {tmp_path / 'model'} --n-images 1 --inference-steps 1 -o {tmp_path / 'out'} --json"
+    )
+    done = subprocess.run(["sh", "-c", f'exec "$0" {words} 2>&-', sys.executable], capture_output=True, text=True)
+    assert done.returncode == 0 and json.loads(done.stdout)["n_images"] == 1

@@ -44,6 +44,7 @@ TIMES = {
     "seconds",
     "unlearn_seconds",
     "network_evaluations",
+    "resumed",
     "commit",
     "command",
     "cost",

@@ -327,6 +327,8 @@ def main(tokens: list[str] | None = None) -> None:
     Args:
         tokens: the arguments; by default those of the process.
     """
+    if sys.stderr is None:  # closed: print would take standard output in its place
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):  # what the terminal's encoding lacks is escaped, and no error
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -135,3 +135,23 @@ def test_what_a_model_cannot_do_is_refused_before_a_folder_is_emptied(make_pipel
     )
     assert "which the model lacks" in capsys.readouterr().err
     assert (tmp_path / "out" / "run.json").read_text() == "{}"
+
+
+def test_a_model_retrained_without_a_class_has_the_classes_of_the_original(tmp_path):
+    """Both are sampled under the same ones, or the evaluation refuses it."""
+    from vdu.commands import pretrain
+
+    quick = {"data": "digits", "labels": True, "steps": 1, "batch_size": 4, "warmup_steps": 0}
+    for name, without in (("original", ()), ("retrained", ("3",))):
+        pretrain.run(pretrain.PretrainSettings(**quick, without=without, output_dir=tmp_path / name))
+    names = [adapt(load_pipeline(tmp_path / name / "pipeline")).class_names for name in ("original", "retrained")]
+    assert names[0] == names[1] == tuple(map(str, range(10)))
+    record = json.loads((tmp_path / "retrained" / "run.json").read_text())
+    assert record["inputs"]["data"]["n_images"] < 1442  # its images are not there
+
+
+def test_no_label_is_left_out(make_pipeline, tmp_path, command, capsys):
+    make_pipeline(num_class_embeds=3).save_pretrained(tmp_path / "model")
+    asked = ("--label", 1, "--label", "nosuch", "--n-images", 1)
+    assert command("sample", "--pipeline", tmp_path / "model", "--output-dir", tmp_path / "out", *asked) == 2
+    assert "--label: got 2 labels for 1 images" in capsys.readouterr().err

@@ -3,6 +3,7 @@ import torch
 
 from vdu.core.errors import InputError
 from vdu.data.forget import split_by_class
+from vdu.data.forget_source import forget_images, forgetting
 from vdu.data.images import ImageSet
 
 LABELS = [2, 0, 1, 0, 2, 2]
@@ -78,3 +79,14 @@ def test_labels_without_names_go_by_index():
         split_by_class(animals(class_names=None), 3)
     with pytest.raises(InputError, match=r"animals: has no labels"):
         split_by_class(animals(labels=None), 0)
+
+
+def test_the_classes_of_an_image_set_are_said():
+    images = ImageSet(
+        torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 1, 8, 8).contiguous(),
+        torch.tensor([0, 2, 2, 0]), description="mine", class_names=("a", "b", "c"),
+    )  # fmt: skip
+    kept = forget_images(images, (1, 8, 8))
+    assert kept.description == "mine: classes a, c" and forgetting(kept) == "forgetting 4 images: mine: classes a, c"
+    assert kept.sha256 == images.sha256
+    assert forget_images(images.select([0, 3]), (1, 8, 8)).description == "mine"

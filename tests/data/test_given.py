@@ -160,3 +160,21 @@ def test_a_set_is_one_short_line():
     )
     with pytest.raises(InputError, match="images: got a list, expected a torch.uint8 tensor"):
         ImageSet([1, 2])
+
+
+def test_names_that_contradict_each_other_are_refused():
+    class Animals(Dataset):
+        classes = ("cat", "dog")
+
+        def __init__(self, places):
+            self.class_to_idx = places
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            return torch.full((1, 8, 8), i, dtype=torch.uint8), i
+
+    assert as_images(Animals({"cat": 0, "dog": 1}), name="forget").class_names == ("cat", "dog")
+    with pytest.raises(InputError, match="class_to_idx has 'dog' for the label 0, and classes has 'cat'"):
+        as_images(Animals({"dog": 0, "cat": 1}), name="forget")

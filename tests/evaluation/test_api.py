@@ -508,11 +508,7 @@ def test_reference_images_are_none_of_the_held_out_ones(pair, pixel_judge, capsy
     given = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted", **QUICK}
     alone = evaluate(**given, reference=kept)
     mixed = evaluate(**given, reference=torch.cat([kept, held]), held_out=pair / "held")
-    ours, theirs = (
-        int((each[:, 0, 0, 0] % 3 != 0).sum()) for each in (held, kept)
-    )  # the judge takes the others for "a"
-    said = f"{ours} of {ours + theirs} reference images are held-out images, pixel by pixel; they are left out"
-    assert 0 < ours < 9 and said in capsys.readouterr().err
+    assert "9 of 39 reference images are held-out images, pixel by pixel; they are left out" in capsys.readouterr().err
     assert mixed.u_fid == alone.u_fid
 
 
@@ -549,3 +545,44 @@ def test_a_sampler_that_a_model_cannot_do_is_refused_first(pair, capsys):
     with pytest.raises(InputError, match="steps: got 2000; the model's schedule has 1000"):
         evaluate(**given, sampler=Sampler("ddpm", 2000))
     assert not (pair / "out").exists() and capsys.readouterr().err == ""
+
+
+def test_a_fine_tune_of_the_original_is_no_retrained_model(pair, make_pipeline):
+    """Also at two removes; a model that other runs made from another one passes."""
+    first, second = (open_model(pair / name, name) for name in ("before", "after"))
+    start = {"path": str(pair / "before"), "sha256": first.sha256}
+    for name, model in (
+        ("one", start),
+        ("two", {"path": str(pair / "one" / "pipeline"), "sha256": "0"}),
+        ("new", None),
+    ):
+        make_pipeline(seed=7).save_pretrained(pair / name / "pipeline")
+        inputs = {} if model is None else {"model": model}
+        (pair / name / "run.json").write_text(json.dumps({"verb": "pretrain", "inputs": inputs}), "utf-8")
+    for name in ("one", "two"):
+        with pytest.raises(InputError, match=r"was fine-tuned from the original or the unlearned model \(.*before\)"):
+            open_retrained(pair / name / "pipeline", first, second)
+    assert open_retrained(pair / "new" / "pipeline", first, second) is not None
+
+
+def test_copies_within_a_set_count_once(pair, pixel_judge, capsys):
+    pixels = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+    models = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted"}
+
+    def real_split(reference):
+        found = evaluate(**models, reference=reference, **QUICK)
+        return {row.name: row for row in found.record.rows}["real_split"].distances.u_fid
+
+    assert real_split(pixels.repeat(3, 1, 1, 1)) == real_split(pixels)
+    assert "80 of 120 reference images are copies of others among them" in capsys.readouterr().err
+    with pytest.raises(InputError, match="reference: 1 images are left"):
+        evaluate(**models, reference=pixels[:1].repeat(60, 1, 1, 1), **QUICK)
+
+
+def test_options_without_effect_are_named(capsys):
+    EvaluationOptions(held_out="x", reference_split="test", judge="y", n_judge_samples=7).warn()
+    said = capsys.readouterr().err
+    assert "held_out: measured by probes alone" in said
+    assert "reference_split: has no effect" in said and "n_judge_samples: has no effect" in said
+    EvaluationOptions(held_out="x", suite="quick", reference="z", reference_split="test", n_judge_samples=7).warn()
+    assert not capsys.readouterr().err

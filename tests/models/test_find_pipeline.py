@@ -28,6 +28,9 @@ def hub(model, tmp_path, monkeypatch):
 
     def fetch(name, *, allow_patterns):
         asked.append((name, allow_patterns))
+        files = [path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()]
+        for each in set(files) - set(huggingface_hub.utils.filter_repo_objects(files, allow_patterns=allow_patterns)):
+            (model / each).unlink()
         if name != "org/ddpm":
             raise LocalEntryNotFoundError("Cannot find the requested files.")
         return str(model)
@@ -46,8 +49,14 @@ def test_a_folder_is_taken_as_it_is_and_a_run_gives_its_pipeline(model, tmp_path
 
 
 def test_a_name_of_the_hub_is_fetched_without_code_or_pickles_and_a_local_folder_wins(hub, model, tmp_path, capsys):
+    kept = ("README.md", "tokenizer/merges.txt", "tokenizer/vocab.json", "tokenizer_2/spiece.model")
+    dropped = ("modeling.py", "unet/pytorch_model.bin", "model.ckpt")
+    for name in (*kept, *dropped):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_bytes(b"")
     assert find_pipeline("org/ddpm") == model
-    assert hub == [("org/ddpm", ["*.json", "*.safetensors"])]
+    assert all((model / name).exists() for name in kept) and not any((model / name).exists() for name in dropped)
+    assert len(hub) == 1
     (tmp_path / "org").mkdir()
     model.rename(tmp_path / "org" / "ddpm")
     find_pipeline("org/ddpm")

@@ -6,8 +6,11 @@ from copy import deepcopy
 import pytest
 from huggingface_hub import ModelCard
 
+import tiny_pipelines
 from vdu.core.errors import InputError
+from vdu.diffusion.sampling import Sampler
 from vdu.reporting.card import END, START, update_card, write_card
+from vdu.unlearning.unlearn import planned
 
 INTERVAL = {"value": 44.5, "low": 32.5, "high": 59.9}
 JUDGE = {
@@ -173,3 +176,32 @@ def test_relearning_and_inpainting_are_beside_the_retrained_model(tmp_path):
 def test_it_holds_no_image(tmp_path):
     text = updated(make_run(tmp_path / "run"))
     assert "![" not in text and "<img" not in text and "data:" not in text
+
+
+@pytest.mark.parametrize(
+    ("conditioned_on", "kind", "tag"),
+    [
+        ("text", "A text-to-image diffusion model", "text-to-image"),
+        ("classes", "A class-conditional diffusion model", None),
+        (None, "An unconditional diffusion model", "unconditional-image-generation"),
+    ],
+)
+def test_the_card_says_what_kind_of_model_it_is(tmp_path, conditioned_on, kind, tag):
+    folder = make_run(tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text("utf-8"))
+    record["inputs"]["model"]["conditioned_on"] = conditioned_on
+    (folder / "run.json").write_text(json.dumps(record), "utf-8")
+    (folder / "pipeline" / "README.md").unlink()
+    card = ModelCard(updated(folder))
+    assert kind in card.text
+    tasks = {"text-to-image", "unconditional-image-generation"} & set(card.data.tags)
+    assert tasks == ({tag} if tag else set())
+    assert card.data.eval_results[0].task_type == (tag or "image-generation")
+
+
+def test_a_text_to_image_model_is_recorded_as_one():
+    pipeline = tiny_pipelines.stable_diffusion()
+    pipeline.prompts = ("a cat", "a dog")
+    sampler = Sampler("ddim", 2, microbatch_size=64)
+    plan = planned(pipeline, "ascent", forget_prompt="a cat", sampler=sampler, steps=1, batch_size=4, force=True)
+    assert plan.inputs()["model"]["conditioned_on"] == "text"

@@ -547,3 +547,87 @@ def test_arguments_about_samples_that_are_not_drawn_are_said_or_refused(desk, ma
                 vdu.fit_posterior(pipeline, estimator, generator=generator, **more, **{name: value})
     with pytest.raises(InputError, match="n_members: got 1; expected at least 2"):
         vdu.fit_posterior(pipeline, "finetuned-ensemble", generator=generator, n_members=1)
+
+
+# what a run says of itself
+
+
+def stages(folder):
+    return {each["stage"]: each for each in json.loads((folder / "run.json").read_text("utf-8"))["stages"]}
+
+
+def test_a_resumed_run_costs_what_all_of_it_cost(desk):
+    def run(**options):
+        return vdu.unlearn(desk / "model", "ascent", forget=desk / "unwanted", folder=desk / "run", **SMALL | options)
+
+    run(checkpointing_steps=1)
+    whole = stages(desk / "run")["unlearn"]
+    assert whole["network_evaluations"] == 3 * 3 * 4
+    run(resume=True)  # nothing is left to do
+    again = stages(desk / "run")["unlearn"]
+    assert again["network_evaluations"] == 36 and again["seconds"] >= whole["seconds"] and "resumed" not in again
+    run(resume=True, steps=5)
+    assert stages(desk / "run")["unlearn"]["network_evaluations"] == 5 * 3 * 4
+
+
+def test_what_an_interrupted_part_cost_is_said_to_be_unknown(desk, monkeypatch):
+    def run(**options):
+        vdu.unlearn(desk / "model", "ascent", forget=desk / "unwanted", folder=desk / "run", **SMALL | options)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(engine, "require_moved", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(checkpointing_steps=1)
+    run(resume=True, checkpointing_steps=1)
+    assert stages(desk / "run")["unlearn"]["resumed"] is True
+
+
+def test_what_draws_the_forget_set_is_part_of_the_cost(make_pipeline):
+    pipeline = make_pipeline(num_class_embeds=3)
+    pipeline.class_names = ("a", "b", "c")
+    sampler = vdu.Sampler("ddim", 2, microbatch_size=64)
+    made = vdu.unlearn(pipeline, "ascent", forget_label="b", sampler=sampler, force=True, **SMALL)
+    assert made.network_evaluations == 256 * 2 + 3 * 3 * 4
+
+
+def test_a_run_is_not_both_continued_and_begun_anew(desk):
+    options = {"forget": desk / "unwanted", "folder": desk / "run", **SMALL}
+    vdu.unlearn(desk / "model", "ascent", **options)
+    with pytest.raises(
+        InputError, match="got both overwrite=True, which starts anew, and resume=True, which continues"
+    ):
+        vdu.unlearn(desk / "model", "ascent", resume=True, overwrite=True, **options)
+
+
+def test_a_changed_scheduler_makes_a_result_out_of_date(desk):
+    from diffusers import DDPMScheduler
+
+    for folder in (None, desk / "run"):
+        result = vdu.unlearn(desk / "model", "ascent", forget=desk / "unwanted", folder=folder, **SMALL)
+        assert not result.is_out_of_date()
+        result.pipeline.scheduler = DDPMScheduler(beta_end=0.03)
+        assert result.is_out_of_date()
+        result.save_pretrained(desk / f"clean-{folder is None}")
+        with pytest.raises(InputError, match="out of date"):
+            vdu.evaluate(result)
+
+
+def test_the_card_goes_with_the_model_that_it_describes(desk, capsys):
+    result = vdu.unlearn(desk / "model", "ascent", forget=desk / "unwanted", **SMALL)
+    result.save_pretrained(desk / "clean")
+    vdu.save_pipeline(result.original, desk / "clean")
+    assert not (desk / "clean" / "README.md").exists()
+    (desk / "clean" / "README.md").write_text("My own words.\n", "utf-8")
+    vdu.save_pipeline(result.original, desk / "clean")
+    assert (desk / "clean" / "README.md").read_text("utf-8") == "My own words.\n"
+    result.save_pretrained(desk / "clean")
+    assert "README.md, which described another model, was replaced by the model card" in capsys.readouterr().err
+
+
+def test_corrections_of_a_changed_pipeline_are_not_saved(make_pipeline, tmp_path):
+    attention = {"down_block_types": ("AttnDownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    result = vdu.unlearn(make_pipeline(**attention), "ascent", forget=PIXELS, train="lora:2", **SMALL)
+    assert result.save_lora(tmp_path / "lora").is_file()
+    next(result.pipeline.unet.parameters()).data.add_(1)
+    with pytest.raises(InputError, match="save_lora: the pipeline was changed after the run"):
+        result.save_lora(tmp_path / "other")

@@ -146,7 +146,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
             )
     else:
         images = training_images(settings.data, settings.without, None)
-        classes = _class_names(images) if settings.labels else ()
+        classes = _class_names(images, bool(settings.without)) if settings.labels else ()
         pipeline = new_pipeline(
             images.shape, seed=derive_seed(settings.seed, "weights"), model=settings.model, class_names=classes
         )
@@ -190,14 +190,23 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     }
 
 
-def _class_names(images: "ImageSet") -> tuple[str, ...]:
-    """The classes on which a new model is conditioned: those of the images, which must be labelled."""
+def _class_names(images: "ImageSet", with_left_out: bool) -> tuple[str, ...]:
+    """The classes on which a new model is conditioned.
+
+    A retrained model has the classes of the original, also those that were left out: both are sampled under the same ones.
+
+    Returns:
+        Their names.
+
+    Raises:
+        InputError: if the images have no labels.
+    """
     if images.labels is None:
         raise InputError("--labels: the images have none; expected a labelled data set or a folder of class folders.")
     present = images.labels.unique().tolist()
     if images.class_names is None:
         return tuple(map(str, range(max(present) + 1)))
-    return tuple(images.class_names[label] for label in present)
+    return tuple(name for i, name in enumerate(images.class_names) if with_left_out or i in present)
 
 
 def _run_members(settings: PretrainSettings) -> dict[str, Any]:

@@ -43,10 +43,14 @@ def run(settings: SampleSettings) -> dict[str, Any]:
 
     Returns:
         The paths of the images. A class that the model lacks, and guidance of an unconditional one, are refused (``InputError``).
+
+    Raises:
+        InputError: if there are more labels than images.
     """
     import torch
     from safetensors.torch import save_file
 
+    from vdu.core.errors import InputError
     from vdu.data.images import to_uint8
     from vdu.data.pictures import save_grid, save_pngs
     from vdu.diffusion.sampling import sample
@@ -62,6 +66,10 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     denoiser = PipelineDenoiser.from_pipeline(pipeline.to(device))
     sampler = replace(settings.sampler(), guidance_scale=settings.guidance_scale)
     sampler.make(denoiser)  # fails early if the model's schedule does not support it
+    if len(settings.label) > settings.n_images:
+        raise InputError(
+            f"--label: got {len(settings.label)} labels for {settings.n_images} images; expected at most one per image. Raise --n-images."
+        )
     labels = [settings.label[i % len(settings.label)] for i in range(settings.n_images)] if settings.label else None
     labels = labels and denoiser.meant(labels)
     denoiser.condition(labels or [])  # refuses unknown classes

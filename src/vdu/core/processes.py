@@ -130,5 +130,5 @@ def leave() -> None:
 
 def say(text: str) -> None:
     """Print a line on standard error, by the first process alone."""
-    if is_first():
+    if is_first() and sys.stderr is not None:  # print would take standard output in its place
         print(text, file=sys.stderr, flush=True)

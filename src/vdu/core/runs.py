@@ -96,6 +96,10 @@ def check_folder(
     require_apart(folder, kept)
     if not folder.exists() or all(path.name == ".lock" or is_leftover(path) for path in folder.iterdir()):
         return False
+    if resume and overwrite:
+        raise InputError(
+            f"{folder}: got both --overwrite, which starts anew, and --resume-from-checkpoint, which continues; expected one of them."
+        )
     if resume:
         _require_resumable(folder, verb)
         return True
@@ -140,6 +144,18 @@ def _require_resumable(folder: Path, verb: str) -> None:
     _require_version(path, record)
 
 
+def _add_earlier(record: dict[str, Any], earlier: dict[str, Any] | None) -> None:
+    """Add what a stage of a resumed run cost before, or note that this is not known, since it had not ended."""
+    if earlier is None:
+        record["resumed"] = True
+        return
+    record["seconds"] = round(record["seconds"] + earlier["seconds"], 3)
+    for name in ("network_evaluations", "reused"):
+        if record.get(name) is not None or earlier.get(name) is not None:
+            record[name] = (record.get(name) or 0) + (earlier.get(name) or 0)
+    record |= {"resumed": True} if earlier.get("resumed") else {}
+
+
 class Run:
     """A run folder and its record.
 
@@ -174,9 +190,11 @@ class Run:
         self.verb = verb
         self.active = is_first()
         self._stages: list[dict[str, Any]] = []
+        self._earlier: dict[str, dict[str, Any]] | None = None  # of a resumed run: the stages that it had finished
         self._config: str | None = None
         self._lock_file: Any = None
         self._new = False
+        self._continues = False
         first_decides(f"opening a run of {verb}", lambda: self._open(overwrite, resume, keep, reopen))
         if _CHECKING.get() and not reopen:
             raise _ChecksPassed
@@ -193,6 +211,7 @@ class Run:
         if reopen or not _CHECKING.get():
             self._lock()
             self._new = not (held and resume)
+            self._continues = held and resume and not reopen
             sweep(filter(is_leftover, self.folder.rglob("*")), alone=True)
 
     def _clear(self) -> None:
@@ -240,6 +259,9 @@ class Run:
             inputs: names and hashes of the inputs (model, data, posterior).
         """
         self._config = config
+        if self._continues:
+            earlier = read_json(self.folder / "run.json").get("stages", [])
+            self._earlier = {each["stage"]: each for each in earlier}
         self._record = {
             "format_version": FORMAT_VERSION,
             "verb": self.verb,
@@ -344,6 +366,8 @@ class Run:
             self.close()
             raise
         record["seconds"] = round(time.monotonic() - began, 3)
+        if self._earlier is not None:
+            _add_earlier(record, self._earlier.get(name))
         self._stages[:] = [other for other in self._stages if other["stage"] != name] + [record]
         self._write()
 

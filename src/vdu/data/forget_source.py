@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ def forget_images(
         require_one_order(source, classes, "forget_class")
         return split_by_class(images, classes)[0]
     if isinstance(source, ImageSet):
-        return images  # its maker chose the images
+        names = class_names(images)  # its maker chose the images; of which classes, the run says
+        kept = len(names) > 1 and ": class" not in images.description
+        return replace(images, description=f"{images.description}: classes {', '.join(names)}") if kept else images
     if images.labels is not None and len(images.labels.unique()) > 1:
         names = images.class_names or tuple(map(str, images.labels.unique().tolist()))
         what = source if is_named(source) else images.description

@@ -162,9 +162,20 @@ def _classes(dataset: Any) -> list[Classes]:
 
 
 def _own_classes(dataset: Any) -> Classes:
-    classes = getattr(dataset, "classes", None)
-    if classes is None:
-        classes = getattr(dataset, "class_to_idx", None)
+    classes, places = getattr(dataset, "classes", None), getattr(dataset, "class_to_idx", None)
+    found = _names(places if classes is None else classes)
+    if classes is not None and isinstance(places, Mapping) and found and set(map(type, places)) == {str}:
+        contradicted = [name for name, place in places.items() if place in range(len(found)) and found[place] != name]
+        if contradicted:
+            raise InputError(
+                f"the dataset's classes: class_to_idx has {contradicted[0]!r} for the label {places[contradicted[0]]}, and classes has "
+                f"{found[places[contradicted[0]]]!r}; expected the same names. Correct one of them."
+            )
+    return found
+
+
+def _names(classes: Any) -> Classes:
+    """Names in the order of the labels, from a list or a mapping."""
     if isinstance(classes, Mapping):  # name → label, or label → name
         labels = {place: name for name, place in classes.items()} if set(map(type, classes)) == {str} else dict(classes)
         if set(labels) != set(range(len(labels))):

@@ -87,6 +87,26 @@ def n_distinct(images: ImageSet) -> int:
     return len(set(_hashes(images)))
 
 
+def without_repeats(images: ImageSet, name: str) -> ImageSet:
+    """A set with one copy of every image, for measures that take its images for independent; what is left out is counted on standard error.
+
+    Args:
+        images: the set.
+        name: what the set is called, in the plural: "held-out images".
+
+    Returns:
+        The set, with the number of what was left out in its description; the same object if that is none.
+    """
+    first: dict[bytes, int] = {}
+    for i, each in enumerate(_hashes(images)):
+        first.setdefault(each, i)
+    n = len(images) - len(first)
+    if not n:
+        return images
+    say(f"vdu: {n} of {len(images)} {name} are copies of others among them, pixel by pixel; they are left out.")
+    return images.select(sorted(first.values()), f"{images.description} without {n} copies")
+
+
 def shared(images: ImageSet, others: ImageSet | PixelHashes) -> Tensor:
     """Which images are also in another set, bool [images]."""
     known = others.known if isinstance(others, PixelHashes) else set(_hashes(others))

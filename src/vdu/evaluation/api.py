@@ -154,9 +154,9 @@ def _run_folder(result: Any) -> Path | None:
         )
     if getattr(result, "is_out_of_date", bool)():
         changed = (
-            f"the run in {folder} has other weights"
+            f"the run in {folder} has other weights or options"
             if folder
-            else "the original has other weights than it started from"
+            else "the original or the new pipeline has other weights or options than when it was made"
         )
         raise InputError(
             f"evaluate: got a result that is out of date: {changed}, since one of them was changed or made again. Give the "

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from vdu.core.errors import InputError
+from vdu.core.processes import say
 from vdu.core.records import sha256_file
 from vdu.data.images import ImageSet
-from vdu.data.overlap import without_copies
+from vdu.data.overlap import shared, without_copies
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets
@@ -109,7 +110,7 @@ def require_usable(given: Given, classes: list[str]) -> None:
 
     Too few left to compare with, or held-out images of which a judge sees none, raise an ``InputError``.
     """
-    reference_left(given.reference, given.judging, classes, None)
+    reference_left(given.reference, given.judging, classes)
     seen_by_judge(given.judging, None, given.real.forget_held_out)
 
 
@@ -142,13 +143,33 @@ def fix(given: Given, subject: Subject) -> Fixed:
         subject: the forget set, and the retained images of earlier runs.
 
     Returns:
-        The images, with warnings of what a given judge does not see. Too few raise an ``InputError``.
+        The images, with warnings of what a given judge does not see.
+
+    Raises:
+        InputError: if too few are left, or held-out images of several forgotten classes have no labels.
     """
     real = real_images(given.real, subject.forget, subject.trained_on)
     if subject.sets is not None and subject.in_words:
         real = (_captioned(real[0], subject.sets.target[0]), *real[1:])
+    elif subject.before.denoiser.class_names and real[0] is not None and real[0].labels is None:
+        if len(subject.classes) != 1:
+            raise InputError(
+                f"--held-out: {real[0].description} has no labels, and {len(subject.classes)} classes were forgotten; expected a folder "
+                "with a folder for every class."
+            )
+        real = (_captioned(real[0], subject.classes[0]), *real[1:])
     reference = unshared_reference(given.reference, subject.forget)
-    compared = reference_left(reference, given.judging, subject.classes, real[0])
+    if reference is not None and real[0] is not None:
+        reference = without_copies(reference, real[0], "reference images", "held-out images")
+    if (
+        reference is not None
+        and subject.trained_on is not None
+        and (n := int(shared(reference, subject.trained_on).sum()))
+    ):
+        say(
+            f"vdu: warning: {n} of {len(reference)} reference images were retained images of the run, so a distance to them is too small."
+        )
+    compared = reference_left(reference, given.judging, subject.classes)
     warned = seen_by_judge(given.judging, subject.forget, real[0])
     return Fixed(real, reference, compared, given.network, given.cross, warned)
 
@@ -184,16 +205,13 @@ def require_known_classes(sets: PromptSets | None, judging: Judging | None, cros
             )
 
 
-def reference_left(
-    reference: ImageSet | None, judging: Judging | None, classes: list[str], held_out: ImageSet | None
-) -> ImageSet | None:
+def reference_left(reference: ImageSet | None, judging: Judging | None, classes: list[str]) -> ImageSet | None:
     """The reference without unwanted images.
 
     Args:
         reference: real images, if there are some.
         judging: a judge, if there is one; what it takes for the forget classes is left out.
         classes: the forget classes; images with their labels are left out.
-        held_out: unwanted images; copies of them are left out.
 
     Returns:
         The images, or None without a reference.
@@ -204,7 +222,6 @@ def reference_left(
     left = reference
     if reference is not None and judging is not None:
         left = reference_images(reference, judging, classes)
-        left = left if held_out is None else without_copies(left, held_out, "reference images", "held-out images")
     if left is not None and len(left) < FEWEST_IN_REFERENCE:
         raise InputError(
             f"--reference: {len(left)} images are left ({left.description}); expected at least {FEWEST_IN_REFERENCE}, since a distance of "

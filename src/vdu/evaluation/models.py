@@ -187,7 +187,29 @@ def open_retrained(source: Any, *others: OpenModel) -> OpenModel | None:
             f"{shown}: is the original or the unlearned model itself; expected one that was trained without the forget "
             "class. Leave it out if there is none."
         )
+    if found.path is not None and (start := _fine_tuned_from(found.path, {each.sha256 for each in others})):
+        raise InputError(
+            f"{shown}: was fine-tuned from the original or the unlearned model ({start}), which saw the forget class; expected a model "
+            "that was trained from the beginning without it. Leave it out if there is none."
+        )
     return found
+
+
+def _fine_tuned_from(pipeline: Path, hashes: set[str]) -> str | None:
+    """The folder of a model with one of these hashes from which one or several runs made a pipeline; None if there is none."""
+    seen: set[Path] = set()
+    while pipeline not in seen:
+        seen.add(pipeline)
+        record = pipeline.parent / "run.json"
+        if pipeline.name != "pipeline" or not record.is_file():
+            return None
+        model = read_json(record).get("inputs", {}).get("model") or {}
+        if model.get("sha256") in hashes:
+            return str(model.get("path"))
+        if "path" not in model:
+            return None
+        pipeline = Path(model["path"])
+    return None
 
 
 def _opened(pipeline: Any, path: Path | None, unchecked: str | None = None) -> OpenModel:

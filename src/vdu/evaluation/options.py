@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError, shown
+from vdu.core.processes import say
 from vdu.core.ranges import (
     Range,
     plain_number,
@@ -79,6 +80,22 @@ class EvaluationOptions:
         require_kind("features", self.features, str, "a name")
         require_given(vars(self), *({each.name for each in fields(self)} - {"forget_class", "forget_prompt"}))
         require_kind("sampler", self.sampler, Sampler, "a vdu.Sampler")
+
+    def warn(self) -> None:
+        """Name on standard error the options that have no effect beside the others."""
+        found = []
+        if self.suite == "none" and (
+            given := [name for name in ("data", "held_out") if getattr(self, name) is not None]
+        ):
+            found.append(
+                f"{' and '.join(given)}: measured by probes alone, and suite is none, so nothing is measured on these images"
+            )
+        if self.reference_split != "train" and not isinstance(self.reference, str | Path):
+            found.append("reference_split: has no effect without a reference that is a data set")
+        if self.judge is not None and self.n_judge_samples != type(self).n_judge_samples:
+            found.append("n_judge_samples: has no effect, since a judge is given and none is trained")
+        for text in found:
+            say(f"vdu: warning: {text}.")
 
     def judges(self) -> dict[str, Any]:
         """The arguments of :func:`vdu.judges.judging.find_judges` among these options."""

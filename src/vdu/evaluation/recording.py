@@ -98,6 +98,7 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
     forgotten, config = record.record["inputs"]["forget"]["classes"], _config(record.folder)
     if options.sampler.guidance_scale is None and config.get("guidance_scale") is not None:
         options = replace(options, sampler=replace(options.sampler, guidance_scale=float(config["guidance_scale"])))
+    options.warn()
     before, after = open_models(record, original)
     retrained = open_retrained(options.retrained, before, after)
     sets = sets_in_words(before.denoiser, config.get("forget_prompt", ()), config.get("keep_prompts", ()), options)
@@ -138,17 +139,19 @@ def evaluate_pair(
     Returns:
         The evidence. Models or images that cannot be compared raise an ``InputError``.
     """
+    options.warn()
     first, second = open_model(before, "before"), open_model(after, "after")
     require_comparable(first, second, in_words=bool(options.forget_prompt))
     retrained = open_retrained(options.retrained, first, second)
     sets = sets_in_words(first.denoiser, options.forget_prompt, (), options)
     classes = classes_to_count(options, sets, list(options.forget_class))
-    models = (first, second, retrained)
+    models, counter = (first, second, retrained), EvaluationCounter()
     if sets is not None and forget is None:  # drawn from the original, after all that needs no pixels
         given = load_given(options, models, sets, classes, list(sets.target))
         require_usable(given, classes)
         check_evidence_folder(folder, first, second, options)
-        images, about = images_of_prompts(None, first.denoiser, sets, options)
+        with counter.watching(first.denoiser.network):
+            images, about = images_of_prompts(None, first.denoiser, sets, options)
     else:
         if sets is None:
             assert forget is not None  # see require_one_subject
@@ -168,6 +171,8 @@ def evaluate_pair(
     with record.stage("judge") as cost:
         kept = kept_probes(record.folder, options.suite, _probe_inputs(subject, options, fixed))
         judging = _judging(subject, options, cost)
+        if counter.total:  # the forget set was drawn
+            cost["network_evaluations"] = (cost["network_evaluations"] or 0) + counter.total
     found = _measured(record, subject, judging, options, fixed, kept)
     record.finish(origin="compared", pipeline=second.to_json() | {"weights": "raw"})
     return found
@@ -241,7 +246,7 @@ def _measured(
     progress.reach(DRAWN)
     network = fixed.network or find_feature_network("judge", judging=judging)
     given = options.judge is not None
-    reference = fixed.compared if given else reference_left(fixed.reference, judging, subject.classes, fixed.real[0])
+    reference = fixed.compared if given else reference_left(fixed.reference, judging, subject.classes)
     seen = fixed.warnings if given else seen_by_judge(judging, subject.forget, fixed.real[0])
     counter = EvaluationCounter()
     networks = [each.network for each in models.values()]

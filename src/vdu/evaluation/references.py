@@ -15,7 +15,7 @@ from vdu.core.rng import generator
 from vdu.core.types import Denoiser
 from vdu.data.given import Images, as_images
 from vdu.data.images import ImageSet
-from vdu.data.overlap import without_copies
+from vdu.data.overlap import without_copies, without_repeats
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
 from vdu.judges.judging import Judging
@@ -142,7 +142,7 @@ def load_reference(source: Images | None, split: str, shape: tuple[int, int, int
 
 
 def unshared_reference(images: ImageSet | None, forget: ImageSet) -> ImageSet | None:
-    """The reference without copies of forget images.
+    """The reference without copies of forget images, and with one copy of every other.
 
     Args:
         images: of :func:`load_reference`.
@@ -151,7 +151,9 @@ def unshared_reference(images: ImageSet | None, forget: ImageSet) -> ImageSet | 
     Returns:
         The images, or None without a reference. A reference of forget images alone is refused with an ``InputError``.
     """
-    return None if images is None else without_copies(images, forget, "reference images", "forget images")
+    if images is None:
+        return None
+    return without_repeats(without_copies(images, forget, "reference images", "forget images"), "reference images")
 
 
 def reference_images(images: ImageSet, judging: Judging, names: list[str]) -> ImageSet:

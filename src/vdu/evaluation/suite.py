@@ -26,7 +26,7 @@ from vdu.core.types import Denoiser
 from vdu.data.forget import split_by_class
 from vdu.data.forget_source import class_names
 from vdu.data.images import ImageSet
-from vdu.data.overlap import PixelHashes, without_copies
+from vdu.data.overlap import PixelHashes, without_copies, without_repeats
 from vdu.data.sources import is_data_set, load_images
 from vdu.evaluation.prompt_sets import PromptSets
 from vdu.probes import (
@@ -170,6 +170,10 @@ def real_images(
                 forget_held_out = without_copies(forget_held_out, kept, "held-out images", "retained images")
         if seen is not None and len(seen):  # the model has seen them, whether or not they are in the forget set
             forget_held_out = without_copies(forget_held_out, seen, "held-out images", "training images")
+    if forget_held_out is not None:
+        forget_held_out = without_repeats(forget_held_out, "held-out images")
+    if retain_held_out is not None:
+        retain_held_out = without_repeats(retain_held_out, "held-out retained images")
     if trained_on is not None:
         if forget_held_out is not None:
             forget_held_out = without_copies(forget_held_out, trained_on, "held-out images", "run's retained images")

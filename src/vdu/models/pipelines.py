@@ -50,6 +50,14 @@ __all__ = [
 ]
 
 EXTRA_FILE = "vdu.json"
+FETCHED = (
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.model",
+    "README.md",
+)  # weights, tokenizers, the licence; no code, no pickles
+CARD_MARK = "after approximate machine unlearning with `vdu`"  # in a model card of vdu.reporting.card
 CONFIG_HASH = "config_sha256"  # of the network's config.json that vdu.json was written beside
 WEIGHTS = (
     ".safetensors",
@@ -294,7 +302,7 @@ def _from_hub(name: str) -> Path:
     say(f"vdu: {name} is no folder here; it is looked up on the Hugging Face Hub.")
     local = f"For a folder of that name check the path from {Path.cwd()}; a folder is preferred to the Hub."
     try:
-        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+        folder = Path(snapshot_download(name, allow_patterns=list(FETCHED)))
     except RepositoryNotFoundError:
         raise InputError(
             f"{name}: no such folder here, and no such model on the Hugging Face Hub (or a private one: run `hf auth login`). {local}"
@@ -501,6 +509,9 @@ def _make_room(pipeline: Any, path: Path) -> None:
             f"{path}: holds other weights of the pipeline's parts ({', '.join(others[:3])}{' …' if len(others) > 3 else ''}), which would "
             "stay beside the new ones, so that the model from before could be loaded. Choose another folder, or remove these files."
         )
+    card = path / "README.md"
+    if card.is_file() and CARD_MARK in card.read_text("utf-8", errors="replace"):
+        card.unlink()
     for file in (path / EXTRA_FILE, *(each for each in there if each.name.endswith(".index.json"))):
         file.unlink(missing_ok=True)
 

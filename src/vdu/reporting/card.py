@@ -51,7 +51,8 @@ went and what was not tested.
 Loads in plain diffusers: `DiffusionPipeline.from_pretrained(...)`.
 """
 TITLE = "Unlearned: "
-TASK = "unconditional-image-generation"
+KINDS = {"text": "A text-to-image", "classes": "A class-conditional", None: "An unconditional"}
+TASKS = {"text": "text-to-image", None: "unconditional-image-generation"}
 START, END = "<!-- vdu: figures, written by vdu evaluate -->", "<!-- vdu: end of figures -->"
 _OPENING = re.compile(
     r"^An? [a-z-]+ diffusion model after approximate machine unlearning with `vdu`.*?(?=\n\n)", re.M | re.S
@@ -114,7 +115,7 @@ def _text(inputs: dict[str, Any], method: str, settings: dict[str, Any], remaini
     }
     return TEXT.format(
         title=_inline(_title(inputs["forget"])),
-        kind="A class-conditional" if _is_conditional(inputs) else "An unconditional",
+        kind=KINDS[_conditioned_on(inputs)],
         rows="\n".join(f"| {name} | {value} |" for name, value in _rows(inputs, method, remaining).items()),
         settings=_inline(", ".join(f"{name} {value}" for name, value in told.items() if _told(value))),
     )
@@ -147,7 +148,7 @@ def update_card(run_folder: Path | str, metrics: dict[str, Any]) -> Path:
     data.metrics = ["pul", "u-fid"]
     title, named = _title(record["inputs"]["forget"]), getattr(data, "model_name", None)
     data.model_name = title if (named or TITLE).startswith(TITLE) else named  # a person's own name stays
-    data.eval_results = _results(metrics)
+    data.eval_results = _results(metrics, record["inputs"])
     heading = re.compile(rf"^# {TITLE}.*$", flags=re.MULTILINE)
     text = heading.sub(lambda _: f"# {_inline(title)}", card.text, count=1)
     written = _text(record["inputs"], *_as_recorded(folder / "config.toml"), _remaining(record))
@@ -179,7 +180,7 @@ def check_card(run_folder: Path | str) -> Iterator[tuple[str, str | None, str]]:
     data: Any = card.data
     results = [
         {each.metric_type: each.metric_value for each in found or ()}
-        for found in (data.eval_results, _results(metrics))
+        for found in (data.eval_results, _results(metrics, record["inputs"]))
     ]
     yield "model card, results in its head", str(results[0]) if results[0] else None, str(results[1])
     block, expected = _BLOCK.search(card.text), _figures(folder, record, metrics)
@@ -241,14 +242,17 @@ def _remaining(record: dict[str, Any]) -> str:
     return guarantee_text(next((each["stopping"] for each in record.get("stages") or () if "stopping" in each), {}))
 
 
-def _is_conditional(inputs: dict[str, Any]) -> bool:
-    return bool(inputs["model"].get("class_names"))
+def _conditioned_on(inputs: dict[str, Any]) -> str | None:
+    """Text, classes or nothing; records of before version 0.2 have the classes of pixel models alone."""
+    model = inputs["model"]
+    return model.get("conditioned_on", "classes" if model.get("class_names") else None)
 
 
 def _tags(inputs: dict[str, Any]) -> list[str]:
-    """The Hub has a tag for unconditional models and none for class-conditional ones."""
+    """The Hub has a tag for unconditional and for text-to-image models, and none for class-conditional ones."""
     first, *rest = TAGS
-    return [first, *([] if _is_conditional(inputs) else [TASK]), *rest]
+    task = TASKS.get(_conditioned_on(inputs))
+    return [first, *([] if task is None else [task]), *rest]
 
 
 def _write(path: Path, data: Any, text: str) -> None:
@@ -290,23 +294,23 @@ def _as_recorded(config: Path) -> tuple[str, dict[str, Any]]:
     return str(values.get("method", "unknown")), told
 
 
-def _results(metrics: dict[str, Any]) -> list[Any]:
+def _results(metrics: dict[str, Any], inputs: dict[str, Any]) -> list[Any]:
     from huggingface_hub import EvalResult
 
     row = next(row for row in metrics["rows"] if row["name"] == "unlearned")
-    found = []
+    found, task = [], TASKS.get(_conditioned_on(inputs), "image-generation")
     if row["pul"] is not None:
         name = f"{metrics['n_images']} generated samples, from the same noise as the original's"
         found.append(
             EvalResult(
-                task_type=TASK, dataset_type="own-samples", dataset_name=name, metric_type="pul", metric_name="PUL, percent",
+                task_type=task, dataset_type="own-samples", dataset_name=name, metric_type="pul", metric_name="PUL, percent",
                 metric_value=round(row["pul"]["value"], 4),
             )
         )  # fmt: skip
     if row["u_fid"] is not None:
         found.append(
             EvalResult(
-                task_type=TASK, dataset_type="reference-images", dataset_name=metrics["reference"]["description"],
+                task_type=task, dataset_type="reference-images", dataset_name=metrics["reference"]["description"],
                 metric_type="u-fid", metric_name=_full("u-FID", metrics),
                 metric_value=round(row["u_fid"]["value"], 4),
             )

@@ -25,7 +25,7 @@ from vdu.data.images import ImageSet
 from vdu.models.identity import identity as identity_of
 from vdu.models.identity import weights_sha256
 from vdu.models.lora import low_rank_layers, merged, sharing_copy, training_copy, without_corrections
-from vdu.models.pipelines import network_of, replace_network
+from vdu.models.pipelines import configuration_of, network_of, replace_network
 from vdu.replay.auxiliaries import auxiliary_work, make_auxiliaries, needs_selection
 from vdu.replay.guarantee import MOST, N_LOOKS
 from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
@@ -110,13 +110,15 @@ def carry_out(
         stopping = Stopping.from_text(result.stopped) if result.stopped else None
         if rule is not None and stopping is None:
             stopping = rule.look(result.steps, dict(denoiser.network.named_parameters()))
-    evaluations = aids.evaluations + counter.total + round(small.total * aids.classifier_share)
+    evaluations = (
+        plan.drawing_evaluations + aids.evaluations + counter.total + round(small.total * aids.classifier_share)
+    )
     new = replace_network(plan.pipeline, _whole(denoiser.network, plan.train, original.network))
     made = UnlearnResult(
         new, result, evaluations, plan, aids, stopping,
         seconds=time.monotonic() - began, folder=folder, trained=denoiser.network,
         prediction_change=relative_change(forget_predictions(denoiser, images), before), original_sha256=plan.weights_sha256,
-        pipeline_sha256=weights_sha256(network_of(new)),
+        pipeline_sha256=weights_sha256(network_of(new)), pipeline_configuration=configuration_of(new),
     )  # fmt: skip
     for text in (made.ending, made.warning):
         if text and progress:

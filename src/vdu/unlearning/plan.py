@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 import torch
 
 from vdu.core.class_names import class_index
+from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError, shown
 from vdu.core.naming import names, words
 from vdu.core.processes import first_decides
@@ -102,6 +103,7 @@ class Plan:
         retain_source: where they were loaded from, "self" for generated samples; None without any.
         sampler: for generated samples.
         n_own_samples: how many of them.
+        drawing_evaluations: network evaluations that drew the forget set, if it was drawn.
         batch_size: images of each role per step.
         training: the settings of the loop.
         gradient_checkpointing: whether activations are computed again in the backward pass.
@@ -136,6 +138,7 @@ class Plan:
     seed: int | None
     run_seed: int
     report_to: Any
+    drawing_evaluations: int = 0
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -168,6 +171,11 @@ class Plan:
                 "sha256": self.weights_sha256,
                 "configuration_sha256": configuration_of(self.pipeline),  # without the prompts of this run
                 "class_names": list(extra(self.pipeline, "class_names") or ()),
+                "conditioned_on": "text"
+                if self.original.takes_prompts
+                else "classes"
+                if self.original.class_names
+                else None,
             },
             "forget": {
                 "source": self.forget_source or ("the model itself" if self.forget_label else "images given in Python"),
@@ -292,8 +300,10 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     kept = None if images is None else _kept(plan, images)
     drawing = on_accelerator(original)
     if draws_forget:  # after all that needs no pixels
-        drawn = forget_set_of_labels(drawing, labels, sampler=sampler, seed=label_seed, progress="forget set")
-        plan = replace(plan, forget=drawn)
+        counter = EvaluationCounter()
+        with counter.watching(drawing.network):
+            drawn = forget_set_of_labels(drawing, labels, sampler=sampler, seed=label_seed, progress="forget set")
+        plan = replace(plan, forget=drawn, drawing_evaluations=counter.total)
     if "forget" in prompts and not plan.force:
         staying = [prompt for prompt in original.class_names if prompt not in plan.forget_label]
         require_concepts(drawing, plan.forget, plan.forget_label, staying, prompts.get("instead"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_output
+from vdu.core.processes import say
 from vdu.core.ranges import require_flags, require_kind
 from vdu.core.records import read_json
 from vdu.core.surroundings import own_torch
@@ -16,7 +17,7 @@ from vdu.data.images import ImageSet
 from vdu.models.adapt import family_of
 from vdu.models.identity import weights_sha256
 from vdu.models.lora import save_lora
-from vdu.models.pipelines import EXTRA_FILE, network_of, save_pipeline, weight_files
+from vdu.models.pipelines import EXTRA_FILE, configuration_of, network_of, save_pipeline, weight_files
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.stopping import FEWEST, Stopping
 from vdu.reporting.card import write_card
@@ -47,6 +48,7 @@ class UnlearnResult:
             (:mod:`vdu.unlearning.effect`).
         original_sha256: of the weights of the original as it was then.
         pipeline_sha256: of the new weights.
+        pipeline_configuration: SHA-256 of the new pipeline's options.
     """
 
     pipeline: Any
@@ -61,6 +63,7 @@ class UnlearnResult:
     prediction_change: float | None = None
     original_sha256: str | None = None
     pipeline_sha256: str | None = None
+    pipeline_configuration: str | None = None
 
     @property
     def method(self) -> Any:
@@ -148,10 +151,19 @@ class UnlearnResult:
         recorded = (
             read_json(path).get("pipeline") if path.is_file() else None
         )  # without one the folder itself is refused
-        return bool(recorded) and recorded["sha256"] != weights_sha256(network_of(self.pipeline))
+        if not recorded:
+            return False
+        configuration = recorded.get("configuration_sha256", self.pipeline_configuration)
+        return recorded["sha256"] != weights_sha256(network_of(self.pipeline)) or configuration not in {
+            None,
+            configuration_of(self.pipeline),
+        }
 
     def _was_changed(self) -> bool:
-        return self.pipeline_sha256 not in {None, weights_sha256(network_of(self.pipeline))}
+        """Whether the pipeline has other weights or options than those that were made."""
+        return self.pipeline_sha256 not in {None, weights_sha256(network_of(self.pipeline))} or (
+            self.pipeline_configuration not in {None, configuration_of(self.pipeline)}
+        )
 
     @own_torch()
     def save_pretrained(self, folder: Path | str) -> None:
@@ -164,6 +176,8 @@ class UnlearnResult:
         """
         folder = _folder(folder)
         save_pipeline(self.pipeline, folder)
+        if (Path(folder) / "README.md").is_file():  # a card of ours is gone by now
+            say(f"vdu: {Path(folder) / 'README.md'}, which described another model, was replaced by the model card.")
         card = self.folder / "pipeline" / "README.md" if self.folder and not self.is_out_of_date() else None
         if card and card.is_file():
             shutil.copyfile(card, Path(folder) / "README.md")
@@ -184,7 +198,15 @@ class UnlearnResult:
 
         Returns:
             The file. A model that was not trained with LoRA is refused (:func:`vdu.models.lora.save_lora`).
+
+        Raises:
+            InputError: if the pipeline was changed after the run.
         """
+        if self._was_changed():
+            raise InputError(
+                "save_lora: the pipeline was changed after the run, and the corrections are those of the run; expected the pipeline as it "
+                "was made. Save the whole pipeline with save_pretrained."
+            )
         return save_lora(self.trained, _folder(folder), family_of(self.pipeline).NETWORK)
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:

@@ -29,6 +29,7 @@ class CostFinding:
         reused: those that an earlier run had spent.
         complete: every stage counted its evaluations.
         measuring_seconds: wall-clock time of the stages that measure.
+        resumed: a stage was interrupted and resumed, and what it had cost before is not known.
         recorded: some stage that forgets is recorded; without one the numbers of forgetting are unknown, not 0.
     """
 
@@ -38,6 +39,7 @@ class CostFinding:
     complete: bool
     measuring_seconds: float
     recorded: bool
+    resumed: bool = False
 
 
 def cost_split(metrics: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -61,7 +63,8 @@ def find_cost(metrics: dict[str, Any]) -> CostFinding:
         seconds=sum(stage["seconds"] for stage in making),
         network_evaluations=sum(count for count in counts if count is not None),
         reused=sum(stage.get("reused", 0) for stage in making),
-        complete=None not in counts,
+        complete=None not in counts and not any(stage.get("resumed") for stage in making),
+        resumed=any(stage.get("resumed") for stage in making),
         measuring_seconds=sum(stage["seconds"] for stage in measuring),
         recorded=bool(making),
     )
@@ -74,6 +77,7 @@ def cost_answer(data: ReportData, found: CostFinding) -> Answer:
         return Answer(
             "fact", "not_recorded", "Not recorded", f"measuring took {duration(found.measuring_seconds)}", text
         )
+    least = "at least " * found.resumed
     passes = f"{'' if found.complete else 'at least '}{found.network_evaluations:,} network evaluations"
     hardware = (data.run.get("environment") or {}).get("hardware") or {}
     machine = f"{hardware.get('accelerator') or hardware.get('cpu') or 'an unknown machine'}"
@@ -84,11 +88,16 @@ def cost_answer(data: ReportData, found: CostFinding) -> Answer:
         else ""
     )
     text = (
-        f"Forgetting took {duration(found.seconds)} and {passes} (a forward pass of one image is 1, a backward pass 2), on "
+        f"Forgetting took {least}{duration(found.seconds)} and {passes} (a forward pass of one image is 1, a backward pass 2), on "
         f"{machine}{cores}.{reused} Measuring took another {duration(found.measuring_seconds)}."
     )
     more = f", {found.reused:,} more reused" if found.reused else ""
     plus = ", plus reused work" if found.reused else ""
     figure = f"{passes}{more}; measuring took another {duration(found.measuring_seconds)}"
+    text += (
+        " The run was interrupted and resumed: what it cost before the last part was not recorded and is not in these numbers."
+        if found.resumed
+        else ""
+    )
     limit = f"On {machine}{cores}; training the original, and any other attempts, are not in it."
-    return Answer("fact", "cost", f"{duration(found.seconds)} to forget{plus}", figure, text, (limit,))
+    return Answer("fact", "cost", f"{least}{duration(found.seconds)} to forget{plus}", figure, text, (limit,))
