@@ -21,9 +21,9 @@ from vdu.replay import auxiliaries, auxiliary_models
 from vdu.replay.selection import resemblance
 from vdu.unlearning import engine
 from vdu.unlearning.chosen_method import choose
-from vdu.unlearning.form import for_model
+from vdu.unlearning.form import for_model, in_place_of
 from vdu.unlearning.prompts import keeping, read_prompts, substitutes, with_prompts
-from vdu.unlearning.unlearn import unlearn
+from vdu.unlearning.unlearn import planned, unlearn
 
 
 def model(*prompts):
@@ -310,3 +310,15 @@ def test_what_is_said_in_words_has_options_of_its_own_which_the_user_may_change(
     assert chosen().self_improvement == 0 and chosen().keep_scale == 0 and chosen().alpha_bar_range == (0.0, 1.0)
     assert chosen(keep_scale=1.0).keep_scale == 1 and chosen(keep_scale=1.0).self_improvement == 0
     assert chosen(words=False).self_improvement > 0
+
+
+def test_beside_images_the_models_own_prompts_of_the_concept_are_forgotten_too():
+    """Else the nearest prompt that stays is another one of the concept, and the model is taught to draw it."""
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline = tiny_pipelines.stable_diffusion()
+    pipeline.prompts = ("dog face", "cat face", "two cats", "caterpillar")
+    images = ImageSet(torch.randint(256, (40, 3, 16, 16), dtype=torch.uint8))
+    found = planned(pipeline, "distillation", forget=images, forget_prompt="cat", steps=1, batch_size=4, force=True)
+    assert found.forget_label == ("cat", "cat face", "two cats")
+    assert set(in_place_of(found).values()) <= {"dog face", "caterpillar"}
+    assert found.classes == ("cat",)  # the images' own

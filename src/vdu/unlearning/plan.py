@@ -255,7 +255,8 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     if "forget" in prompts:
         original, all_named = with_prompts(original, prompts["forget"], prompts.get("keep"), prompts.get("instead"))
         require_told_apart(original, all_named, prompts.get("instead"))
-        labels = all_named if forget is None else prompts["forget"]
+        labels = all_named  # also of the model's own prompts those that name the concept: none of them stays
+    captions = labels if forget is None else tuple(prompts.get("forget", labels))  # what the forget images are images of
     draws_forget = forget is None  # under labels or prompts, see require_forget
     draws = selects or draws_forget or "instead" in chosen.method.needs
     if draws or sampler.guidance_scale is not None:
@@ -276,7 +277,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         original=original,
         source=source,
         chosen=chosen,
-        forget=_named(forget_set(original, forget, classes, labels, convert), original, "--forget"),
+        forget=_named(forget_set(original, forget, classes, captions, convert), original, "--forget"),
         forget_source=absolute(forget) if is_named(forget) else "",
         forget_class=tuple(map(str, classes)),
         prompts=prompts,
