@@ -90,7 +90,7 @@ def run(settings: DemoSettings) -> dict[str, Any]:
     result = evaluate.run(
         EvaluateSettings(
             run=out, judge="mnist", second_judge="mnist-lenet", reference="mnist-mini", reference_split="test",
-            data="mnist-mini", suite=suite, n_images=settings.n_images, seed=settings.seed, **SAMPLER,
+            data=None if suite == "none" else "mnist-mini", suite=suite, n_images=settings.n_images, seed=settings.seed, **SAMPLER,
             retrained=pipeline_folder(RETRAINED[digit]) if digit in RETRAINED else None,
         )
     )  # fmt: skip

@@ -14,7 +14,13 @@ from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets
 from vdu.evaluation.records import WarningRecord
-from vdu.evaluation.references import load_reference, reference_images, unshared_reference
+from vdu.evaluation.references import (
+    has_labels_of,
+    load_reference,
+    reference_images,
+    unshared_reference,
+    without_labels,
+)
 from vdu.evaluation.subject import Subject
 from vdu.evaluation.suite import LoadedImages, load_real_images, real_images
 from vdu.evaluation.words import CrossJudge, cross_judge
@@ -159,7 +165,9 @@ def fix(given: Given, subject: Subject) -> Fixed:
             )
         real = (_captioned(real[0], subject.classes[0]), *real[1:])
     reference = unshared_reference(given.reference, subject.forget)
-    if reference is not None and real[0] is not None:
+    if reference is not None and has_labels_of(reference, subject.classes):
+        reference = without_labels(reference, subject.classes)
+    if reference is not None and len(reference) and real[0] is not None:
         reference = without_copies(reference, real[0], "reference images", "held-out images")
     if (
         reference is not None

@@ -25,11 +25,13 @@ __all__ = [
     "Source",
     "filtered_original",
     "first_images",
+    "has_labels_of",
     "load_reference",
     "reference_images",
     "split_at_random",
     "unshared_reference",
     "without_forget",
+    "without_labels",
 ]
 
 Source = Denoiser | ImageSet  # a model, or images that it drew
@@ -167,11 +169,30 @@ def reference_images(images: ImageSet, judging: Judging, names: list[str]) -> Im
     Returns:
         The images.
     """
-    known = () if images.labels is None or images.class_names is None else images.class_names
-    if names and set(names) <= set(known):
-        assert images.labels is not None
-        left_out = torch.isin(
-            images.labels, torch.tensor([i for i, name in enumerate(known) if name in names])
-        )  # perhaps none: all were copies
-        return images.select(~left_out, f"{images.description} without {', '.join(names)} (by label)")
+    if has_labels_of(images, names):
+        return without_labels(images, names)
     return images.select(~judging.finds_forget(images), f"{images.description} without forget images (by the judge)")
+
+
+def has_labels_of(images: ImageSet, names: list[str]) -> bool:
+    """Whether images have labels that say which of them are of some classes."""
+    return images.labels is not None and bool(names) and set(names) <= set(images.class_names or ())
+
+
+def without_labels(images: ImageSet, names: list[str]) -> ImageSet:
+    """The images whose labels are not of the classes.
+
+    Args:
+        images: with :func:`has_labels_of` these.
+        names: the classes to leave out.
+
+    Returns:
+        The others; the same object if that is all of them.
+    """
+    assert images.labels is not None
+    left_out = torch.isin(
+        images.labels, torch.tensor([i for i, name in enumerate(images.class_names or ()) if name in names])
+    )
+    if not left_out.any():
+        return images
+    return images.select(~left_out, f"{images.description} without {', '.join(names)} (by label)")

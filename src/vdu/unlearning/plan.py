@@ -256,7 +256,9 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         original, all_named = with_prompts(original, prompts["forget"], prompts.get("keep"), prompts.get("instead"))
         require_told_apart(original, all_named, prompts.get("instead"))
         labels = all_named  # also of the model's own prompts those that name the concept: none of them stays
-    captions = labels if forget is None else tuple(prompts.get("forget", labels))  # what the forget images are images of
+    captions = (
+        labels if forget is None else tuple(prompts.get("forget", labels))
+    )  # what the forget images are images of
     draws_forget = forget is None  # under labels or prompts, see require_forget
     draws = selects or draws_forget or "instead" in chosen.method.needs
     if draws or sampler.guidance_scale is not None:
