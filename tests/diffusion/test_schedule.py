@@ -185,3 +185,20 @@ def test_a_noised_batch_puts_level_timestep_and_images_together():
         assert float(own.alpha_bar_at(batch.timestep[i : i + 1])) == pytest.approx(level, rel=1e-9)
     assert torch.equal(noised_batch(x0, index, noise, own, NoiseSchedule.cosine()).timestep, index)  # integers stay
     assert noised_batch(x0.float(), index, noise.float(), own, own).x_t.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float32, 1e-6), (torch.bfloat16, 4e-3)])
+def test_the_lowest_levels_of_flow_matching_keep_their_digits(dtype, digits):
+    """s = 1/1001 by hand. In float32, 1 − ᾱ = 1e-6 would have one digit."""
+    schedule, like = NoiseSchedule.flow(1000), torch.zeros(1, dtype=dtype)
+    alpha, sigma = schedule.coefficients(torch.tensor([0, 1]), like)
+    assert (alpha.dtype, sigma.dtype) == (dtype, dtype)
+    assert sigma.tolist() == pytest.approx([1 / 1001, 2 / 1001], rel=digits)
+    assert alpha.tolist() == pytest.approx([1000 / 1001, 999 / 1001], rel=digits)
+
+
+def test_in_half_precision_the_lowest_noise_is_not_rounded_away():
+    """ᾱ = 1 − 1e-4 is 1 in bfloat16, and its σ would be 0."""
+    schedule, like = NoiseSchedule.linear(), torch.zeros(1, dtype=torch.bfloat16)
+    for _, sigma in (schedule.coefficients(torch.tensor([0]), like), schedule.coefficients_at(torch.tensor([0]), like)):
+        assert sigma.tolist() == pytest.approx([1e-2], rel=4e-3)

@@ -586,3 +586,17 @@ def test_options_without_effect_are_named(capsys):
     assert "reference_split: has no effect" in said and "n_judge_samples: has no effect" in said
     EvaluationOptions(held_out="x", suite="quick", reference="z", reference_split="test", n_judge_samples=7).warn()
     assert not capsys.readouterr().err
+
+
+def test_a_refusal_leaves_no_run_locked(pair, pixel_judge, tmp_path):
+    """Even while its traceback lives, as the last one of a notebook does."""
+    kept = []
+    made = vdu.unlearn(
+        pair / "before", "ascent", forget=pair / "unwanted", folder=tmp_path / "run", steps=1, batch_size=2
+    )
+    for _ in range(2):
+        try:
+            vdu.evaluate(made.folder, judge=tmp_path / "nothing")
+        except InputError as error:
+            kept.append(error)
+    assert len(kept) == 2 and all("nothing" in str(each) and "another process" not in str(each) for each in kept)

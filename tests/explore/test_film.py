@@ -79,3 +79,18 @@ def test_an_error_in_the_network_reaches_the_one_who_watches(make_pipeline):
     model = replace(PipelineDenoiser.from_pipeline(make_pipeline()), network=Broken())
     with pytest.raises(RuntimeError, match="a broken layer"):
         list(denoise(model, 1, SAMPLERS["ddpm"]))
+
+
+def test_guidance_takes_one_frame_of_each_step(make_pipeline):
+    """And the frame shows the guided prediction: under s = 1 that under the condition alone."""
+    pipeline = make_pipeline({"clip_sample": False}, num_class_embeds=4)
+    pipeline.class_names, pipeline.null_class = ("a", "b", "c"), 3
+    model = PipelineDenoiser.from_pipeline(pipeline)
+    plain, one, three = (Sampler("ddim", 4, microbatch_size=1, guidance_scale=s) for s in (None, 1.0, 3.0))
+    films = [list(denoise(model, 5, sampler, "b")) for sampler in (plain, one, three)]
+    assert all([frame.step for frame in film] == [1, 2, 3, 4, 4] and film[0].steps == 4 for film in films)
+    for a, b in zip(*films[:2], strict=True):
+        assert abs(a.expected.astype(int) - b.expected).max() <= 1
+    assert (films[0][0].expected != films[2][0].expected).any()
+    (image,) = sample(model, [5], three, labels=["b"])
+    assert (films[2][-1].expected == pixels(image)).all()

@@ -192,6 +192,10 @@ def test_what_it_uses_depends_on_its_settings():
     assert RetainDistillation().uses == {"teacher", "classifier", "self_model", "forget"}
     assert RetainDistillation(self_improvement=0.0).uses == {"teacher", "classifier", "forget"}
     assert RetainDistillation(gradient_length=0.0).uses == {"teacher", "classifier", "self_model"}
+    without = RetainDistillation(
+        lead="retrack", keep_scale=0.0, self_improvement=0.0
+    )  # no target has a correction to be scaled
+    assert without.uses == {"teacher", "classifier", "retained"}
     assert RetainDistillation(lead="forget-model").uses == {
         "teacher",
         "classifier",

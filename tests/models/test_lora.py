@@ -131,6 +131,15 @@ def test_what_cannot_train_is_refused(unet, train, message):
         training_copy(unet, train)
 
 
+def test_all_trains_around_what_is_frozen(unet):
+    frozen = next(name for name, _ in unet.named_parameters() if ".attn2.to_k." in name)
+    unet.get_parameter(frozen).requires_grad_(False)
+    made = training_copy(unet, "all")
+    assert [name for name, value in made.named_parameters() if not value.requires_grad] == [frozen]
+    with pytest.raises(InputError, match="are frozen"):
+        training_copy(unet, "cross-attention")
+
+
 @pytest.mark.parametrize("train", ["attention", "lora:2"])
 def test_a_network_without_such_layers_is_refused(make_unet, train):
     with pytest.raises(

@@ -146,6 +146,21 @@ def test_evaluations_of_a_whole_run(make_pipeline, quick, lead, copies):
     assert result.network_evaluations == drawn + classifiers + copied + 4 * each_step + round(small * share)
 
 
+def test_guided_samples_cost_twice(make_pipeline, quick):
+    pipeline = make_pipeline(num_class_embeds=4)
+    pipeline.class_names, pipeline.null_class = ("a", "b", "c"), 3
+    model, images = PipelineDenoiser.from_pipeline(pipeline), some_images()
+    images = ImageSet(images.images, torch.zeros(60, dtype=torch.int64), class_names=("a",))
+    costs = []
+    for scale in (None, 2.0):
+        made = make_auxiliaries(
+            model, RetainDistillation(self_improvement=0.0), images, sampler=replace(SAMPLER, guidance_scale=scale), n_own_samples=60,
+            seed=0, force=True, teacher=model,
+        )  # fmt: skip
+        costs.append(made.evaluations)
+    assert costs[1] - costs[0] == 60 * 2
+
+
 # what a method is given
 
 

@@ -262,6 +262,7 @@ def test_divergence_stops_the_run_and_keeps_the_weights_before_it(
         train(network, objective, bad, settings, folder=tmp_path)
     if at:
         train(sound, objective, bad, TrainSettings(steps=at, learning_rate=0.02))
+    assert not network.training
     assert_same_bits(weights_of(network), weights_of(sound))
     assert_same_bits(load_file(tmp_path / "checkpoints" / f"checkpoint-{at}" / "model.safetensors"), weights_of(sound))
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == at
@@ -270,6 +271,15 @@ def test_divergence_stops_the_run_and_keeps_the_weights_before_it(
 
 
 # precision and processes
+
+
+def test_an_error_leaves_no_trace_on_the_network_either(make_network, make_batches):
+    network, x = make_network(torch.float32), torch.rand(4, 3)
+    exact, batches = network(x).detach(), make_batches(torch.float32)
+    bad = lambda step: batches(step) | {"bad": torch.full((8,), True)}  # ruff: ignore[lambda-assignment]
+    with pytest.raises(DivergenceError):
+        train(network, Bad("nan", {}), bad, TrainSettings(steps=2, learning_rate=0.02, mixed_precision="bf16"))
+    assert not network.training and torch.equal(network(x), exact)
 
 
 def test_mixed_precision_leaves_no_trace_on_the_network(make_network, make_batches, regression):

@@ -1,7 +1,9 @@
 """``vdu.unlearn`` as a user types it: the command line's numbers and folder, any kind of input, and errors that help."""
 
 import json
+import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +152,54 @@ def test_another_run_is_not_resumed_and_nothing_is_trained_for_it(make_pipeline,
     assert [(tmp_path / "run" / name).read_bytes() for name in ("config.toml", "run.json")] == kept
     with pytest.raises(AssertionError, match="a classifier was trained"):  # the same run goes on
         vdu.unlearn(pipeline, "finetune", **resumed)
+
+
+def test_a_run_that_draws_resumes_with_its_own_sampler_alone(make_pipeline, tmp_path):
+    """ESD draws its trajectories by it, and concept ablation the images of what takes the place."""
+    pipeline = make_pipeline(num_class_embeds=4)
+    pipeline.class_names, pipeline.null_class = ("a", "b", "c"), 3
+    for method in ("esd", "concept-ablation"):
+        how = {"forget_label": "b", "folder": tmp_path / method, "progress": None, **SMALL}
+        sampler = vdu.Sampler("ddim", 2, microbatch_size=30)
+        vdu.unlearn(pipeline, method, sampler=sampler, **how)
+        vdu.unlearn(pipeline, method, sampler=sampler, resume=True, **how)
+        with pytest.raises(InputError, match="was written with other settings, data or model"):
+            vdu.unlearn(pipeline, method, sampler=replace(sampler, steps=3), resume=True, **how)
+
+
+def test_a_sampler_of_python_is_recorded_whole(desk):
+    """Its spacing and clipping have no option on the command line."""
+    sampler = vdu.Sampler("ddpm", 5, spacing="leading", clip_sample=False)
+    vdu.unlearn(desk / "model", "ascent", forget=PIXELS, folder=desk / "run", sampler=sampler, **SMALL)
+    record = json.loads((desk / "run" / "run.json").read_text("utf-8"))
+    assert vdu.Sampler(**record["sampler"]) == sampler
+    config = (desk / "run" / "config.toml").read_text("utf-8")
+    assert "# the sampler was given in Python with spacing='leading', clip_sample=False" in config
+
+
+def test_a_warm_up_that_does_not_end_is_said(desk, capsys):
+    vdu.unlearn(desk / "model", "ascent", forget=PIXELS, warmup_steps=6, **SMALL)
+    assert (
+        "warmup_steps: got 6 for 3 steps, so the warm-up does not end: the learning rate reaches 0.0005 of 0.001"
+        in capsys.readouterr().err
+    )
+    vdu.unlearn(desk / "model", "ascent", forget=PIXELS, warmup_steps=3, **SMALL)
+    assert "warmup_steps" not in capsys.readouterr().err
+
+
+def test_a_posterior_of_other_weights_than_those_that_train_is_refused_first(make_pipeline, monkeypatch, capsys):
+    pipeline = make_pipeline()
+    whole = fit_isotropic(dict(pipeline.unet.named_parameters()), 1e-4)
+    convolutions = whole.only(name for name in whole.mean if "conv" in name)
+    convolutions = replace(convolutions, name_filter="conv")
+    vdu.unlearn(pipeline, "vdu", forget=PIXELS, posterior=convolutions, **SMALL)
+    assert re.search(r"the posterior does not cover \d+ of the \d+ weights that train", capsys.readouterr().err)
+    monkeypatch.setattr(engine, "make_auxiliaries", None)  # nothing is made before
+    for train in ("attention", "lora:2"):
+        with pytest.raises(
+            InputError, match=rf"does not cover \d+ of the \d+ weights that train under train='{train}'"
+        ):
+            vdu.unlearn(pipeline, "vdu", forget=PIXELS, posterior=convolutions, train=train, **SMALL)
 
 
 def test_a_posterior_that_is_fitted_again_does_not_replace_the_settings_of_the_run(

@@ -157,6 +157,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     )  # unknown classes
     require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
     require_tracker(settings.report_to, settings.output_dir)
+    settings.training().warn()
     resume = bool(settings.resume_from_checkpoint)
     keep = (settings.from_pipeline, place_of(settings.data))
     record = Run(settings.output_dir, "pretrain", overwrite=settings.overwrite, resume=resume, keep=keep)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from vdu.core.errors import BusyError, InputError
 from vdu.core.paths import given_output, given_path
@@ -389,6 +389,14 @@ class Run:
         """Mark the run as complete and add its results."""
         self._record.update(results, finished=True)
         first_decides(f"the end of a run of {self.verb}", self._write)
+        self.close()
+
+    def __enter__(self) -> Self:
+        """The run."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release the folder, also after an error, whose traceback may live on."""
         self.close()
 
     def close(self) -> None:

@@ -14,6 +14,8 @@ from typing import Any, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from vdu.core.errors import InputError
+
 __all__ = [
     "Batch", "Condition", "Denoiser", "Hooks", "Losses", "Method", "NamedTensors", "NoisedBatch", "Tools", "column", "noise_images",
 ]  # fmt: skip
@@ -99,7 +101,22 @@ class NoisedBatch:
 
     @classmethod
     def joined(cls, *batches: "NoisedBatch") -> "NoisedBatch":
-        """Several batches as one, for one network call; all conditional with the same names, or none."""
+        """Several batches as one, for one network call; draws that not all of them have are left out.
+
+        Args:
+            *batches: all conditional with the same names, or none.
+
+        Returns:
+            The batch.
+
+        Raises:
+            InputError: if their conditions have different names.
+        """
+        kinds = [sorted(each.condition or ()) for each in batches]
+        if any(kind != kinds[0] for kind in kinds):
+            raise InputError(
+                f"condition: got {kinds[0]} and {next(k for k in kinds if k != kinds[0])}; expected the same names in all batches."
+            )
         return cls(**{item.name: _join([getattr(each, item.name) for each in batches]) for item in fields(cls)})
 
 

@@ -9,7 +9,7 @@ Not guaranteed: equal bits on other machines, PyTorch versions or devices.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from vdu.core.ranges import require_choice, require_fields, require_flags
 from vdu.core.records import sha256_bytes
 from vdu.core.surroundings import own_torch
 from vdu.core.types import Denoiser
+from vdu.diffusion.guidance import guided, is_distilled
 from vdu.diffusion.schedule import NoiseSchedule
 
 __all__ = ["SCHEDULERS", "Sampler", "levels_of", "same_levels", "sample", "scheduler_over"]
@@ -51,9 +52,8 @@ class Sampler:
         clip_sample: clip the predicted x0 to [−1, 1] at every step; None takes the pipeline's own setting. dpm++ and flow matching never
             clip.
         microbatch_size: images per network evaluation.
-        guidance_scale: s of classifier-free guidance, ε̂(∅) + s (ε̂(c) − ε̂(∅)) (Ho & Salimans 2022, arXiv 2207.12598), on the
-            raw output of the network; None evaluates the network once, under the condition alone. A network that was distilled to
-            take s as an argument (FLUX) is evaluated once.
+        guidance_scale: s of classifier-free guidance (:mod:`vdu.diffusion.guidance`); None evaluates the network once per step, under
+            the condition alone.
     """
 
     scheduler: str = "ddim"
@@ -149,6 +149,19 @@ class Sampler:
         scheduler: Any = _made(FlowMatchEulerDiscreteScheduler, config)
         scheduler.set_timesteps(self.steps, **denoiser.step_options(self.steps))
         return scheduler
+
+    def evaluations(self, denoiser: Denoiser) -> int:
+        """Network evaluations of one image: one per step, or two where guidance asks the network without the condition, too.
+
+        Args:
+            denoiser: the model.
+
+        Returns:
+            Their number.
+        """
+        return self.steps * (
+            2 if self.guidance_scale is not None and not is_distilled(denoiser.condition([None])) else 1
+        )
 
     def describe(self) -> dict[str, Any]:
         """The protocol as plain values, for reports; includes guidance only if it is used."""
@@ -270,7 +283,9 @@ def _microbatch(denoiser: Denoiser, seeds: list[int], labels: list[Any] | None, 
     generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds + seeds[-1:] * missing]
     x = torch.cat([torch.randn(1, *denoiser.latent_shape, generator=source) for source in generators])
     x = x.to(first.device, first.dtype) * getattr(scheduler, "init_noise_sigma", 1.0)  # flow schedulers have none
-    ask = _guided(denoiser, None if labels is None else labels + labels[-1:] * missing, sampler.guidance_scale)
+    condition = None if labels is None else denoiser.condition(labels + labels[-1:] * missing)
+    scale = sampler.guidance_scale
+    null = None if scale is None or is_distilled(condition) else denoiser.condition([None] * len(x))
     step_arguments: dict[str, Any] = {"generator": generators} if sampler.scheduler != "dpm++" else {}
     if sampler.scheduler == "ddim" and denoiser.schedule.scaling != "flow":
         step_arguments["eta"] = sampler.eta
@@ -278,25 +293,7 @@ def _microbatch(denoiser: Denoiser, seeds: list[int], labels: list[Any] | None, 
     scaled = getattr(scheduler, "scale_model_input", lambda x_t, t: x_t)
     for t in scheduler.timesteps:
         timestep = torch.full((len(x),), t.item(), device=x.device)
-        output = ask(scaled(x, t), timestep)
+        output = guided(denoiser, scaled(x, t), timestep, condition, null, scale)
         output = output if keep_variance else output[:, : x.shape[1]]
         x = scheduler.step(output, t, x, **step_arguments).prev_sample
     return denoiser.decode(x)[: len(seeds)].float().clamp(-1, 1).cpu()
-
-
-def _guided(denoiser: Denoiser, labels: list[Any] | None, scale: float | None) -> Callable[[Tensor, Tensor], Tensor]:
-    """The network's prediction under the labels, with guidance if there is a scale."""
-    condition = None if labels is None else denoiser.condition(labels)
-    if scale is None:
-        return lambda x_t, timestep: denoiser.raw(x_t, timestep, condition)
-    assert labels is not None  # Sampler.make refuses a model without conditions
-    if condition is not None and "guidance" in condition:  # a distilled network takes the scale itself
-        scaled = {**condition, "guidance": torch.full_like(condition["guidance"], scale)}
-        return lambda x_t, timestep: denoiser.raw(x_t, timestep, scaled)
-    null = denoiser.condition([None] * len(labels))
-
-    def ask(x_t: Tensor, timestep: Tensor) -> Tensor:
-        without = denoiser.raw(x_t, timestep, null)
-        return without + scale * (denoiser.raw(x_t, timestep, condition) - without)
-
-    return ask

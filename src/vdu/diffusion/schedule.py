@@ -145,13 +145,16 @@ class NoiseSchedule:
         require_tensor("like", like, "a tensor of the dtype and device that the result shall have")
         if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
             raise InputError(f"index: got {index.dtype}; expected whole numbers, as torch.int64.")
-        level = self.alpha_bars[index.cpu()].to(like)  # the roots are taken in the precision of the images
-        alpha, sigma = level.sqrt(), (1 - level).sqrt()
-        return (
-            (alpha, sigma)
-            if self.scaling == "variance-preserving"
-            else (alpha / (alpha + sigma), sigma / (alpha + sigma))
-        )
+        alpha, sigma = self._roots(self.alpha_bars[index.cpu()], like)
+        if self.scaling == "flow":
+            alpha, sigma = alpha / (alpha + sigma), sigma / (alpha + sigma)
+        return alpha.to(like), sigma.to(like)
+
+    def _roots(self, level: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ and √(1−ᾱ): of a rounded ᾱ, 1 − ᾱ of a low noise level has few digits."""
+        if self.scaling == "variance-preserving" and like.dtype == torch.float32:  # whose lowest 1 − ᾱ is 1e-4
+            level = level.to(like)
+        return level.sqrt(), (1 - level).sqrt()
 
     def coefficients_at(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """α and σ at some timesteps of a network of this schedule, possibly fractional.
@@ -168,8 +171,8 @@ class NoiseSchedule:
         if self.scaling == "flow":
             s = (timestep / 1000).to(like)
             return 1 - s, s
-        level = self.alpha_bar_at(timestep).to(like)
-        return level.sqrt(), (1 - level).sqrt()
+        alpha, sigma = self._roots(self.alpha_bar_at(timestep), like)
+        return alpha.to(like), sigma.to(like)
 
     def timesteps_at(self, alpha_bars: Tensor) -> Tensor:
         """The timestep arguments for some noise levels, for a network of this schedule.

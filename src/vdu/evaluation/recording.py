@@ -94,7 +94,11 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
         The evidence. An unfinished run, or models of another run, raise an ``InputError``.
     """
     make_accelerator()  # connects the processes of a launcher
-    record = Run.reopen(folder, "unlearn")
+    with Run.reopen(folder, "unlearn") as record:
+        return _evaluated(record, options, original)
+
+
+def _evaluated(record: Run, options: EvaluationOptions, original: Any) -> Recorded:
     forgotten, config = record.record["inputs"]["forget"]["classes"], _config(record.folder)
     if options.sampler.guidance_scale is None and config.get("guidance_scale") is not None:
         options = replace(options, sampler=replace(options.sampler, guidance_scale=float(config["guidance_scale"])))
@@ -112,9 +116,7 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
     with record.stage("judge") as cost:
         kept = kept_probes(record.folder, options.suite, _probe_inputs(subject, options, fixed))
         judging = _judging(subject, options, cost)
-    found = _measured(record, subject, judging, options, fixed, kept)
-    record.close()
-    return found
+    return _measured(record, subject, judging, options, fixed, kept)
 
 
 @progress.whole("evaluate")
@@ -165,16 +167,16 @@ def evaluate_pair(
     trained_on = PixelHashes.union([*made, *retained_of(second.run), *retained_of(first.run)])
     subject = Subject(first, second, retrained, images, classes, sets, trained_on)
     fixed = fix(given, subject)
-    record = open_folder(folder, first, second, about, options, how)
-    if how:
-        record.add_stage(how["cost"])
-    with record.stage("judge") as cost:
-        kept = kept_probes(record.folder, options.suite, _probe_inputs(subject, options, fixed))
-        judging = _judging(subject, options, cost)
-        if counter.total:  # the forget set was drawn
-            cost["network_evaluations"] = (cost["network_evaluations"] or 0) + counter.total
-    found = _measured(record, subject, judging, options, fixed, kept)
-    record.finish(origin="compared", pipeline=second.to_json() | {"weights": "raw"})
+    with open_folder(folder, first, second, about, options, how) as record:
+        if how:
+            record.add_stage(how["cost"])
+        with record.stage("judge") as cost:
+            kept = kept_probes(record.folder, options.suite, _probe_inputs(subject, options, fixed))
+            judging = _judging(subject, options, cost)
+            if counter.total:  # the forget set was drawn
+                cost["network_evaluations"] = (cost["network_evaluations"] or 0) + counter.total
+        found = _measured(record, subject, judging, options, fixed, kept)
+        record.finish(origin="compared", pipeline=second.to_json() | {"weights": "raw"})
     return found
 
 
@@ -222,7 +224,7 @@ def _judging(subject: Subject, options: EvaluationOptions, cost: dict[str, Any])
         require_samples(subject.forget, options)
     n_sets = len(subject.sets.drawn) if subject.sets is not None and subject.in_words else 1
     n_judge_samples = options.n_judge_samples if options.judge is None else 0
-    steps = options.sampler.steps * (1 if options.sampler.guidance_scale is None else 2)
+    steps = options.sampler.evaluations(subject.before.denoiser)
     announce(
         options.suite, subject.before.denoiser, steps, options.n_images, n_sets * len(subject.models), n_judge_samples
     )

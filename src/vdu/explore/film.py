@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vdu.core.types import Condition, Denoiser, column
 from vdu.data.images import to_uint8
+from vdu.diffusion.guidance import combined
 from vdu.diffusion.prediction import clean_of
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.models.denoiser import DenoiserAround
@@ -36,8 +37,8 @@ class Frame:
     """One moment of denoising.
 
     Attributes:
-        step: network evaluations so far, from 1.
-        steps: network evaluations in all.
+        step: steps of the sampler so far, from 1.
+        steps: steps of the sampler in all.
         timestep: the model's own timestep; None for the finished image.
         noisy: x_t that the network saw, uint8 [H, W, C]; of the finished image, the image.
         expected: x̂0, uint8 [H, W, C]; of the finished image, the image.
@@ -88,7 +89,7 @@ def denoise(denoiser: Denoiser, seed: int, sampler: Sampler, asked: str | None =
         asked: the prompt or label; None takes that of the seed.
 
     Yields:
-        A frame per network evaluation, then the finished image.
+        A frame per step of the sampler, then the finished image.
     """
     sampler = replace(sampler, microbatch_size=1)
     steps = len(sampler.make(denoiser).timesteps)
@@ -104,9 +105,17 @@ def denoise(denoiser: Denoiser, seed: int, sampler: Sampler, asked: str | None =
         raise _LeftError
 
     done, labels = 0, None if asked is None else [asked]
+    twice = sampler.evaluations(denoiser) > sampler.steps  # guidance asks first without the condition
+    unguided: list[Tensor] = []
 
     def watch(x_t: Tensor, timestep: Tensor, output: Tensor) -> None:
         nonlocal done
+        if twice and not unguided:
+            unguided.append(output)
+            return
+        if twice:
+            assert sampler.guidance_scale is not None
+            output = combined(unguided.pop(), output, sampler.guidance_scale, x_t.shape[1])
         done += 1
         alpha, sigma = (column(each, x_t) for each in denoiser.schedule.coefficients_at(timestep[:1], x_t))
         expected = clean_of(denoiser.prediction_type, output[:1, : x_t.shape[1]], x_t[:1], alpha, sigma)

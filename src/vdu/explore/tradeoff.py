@@ -120,7 +120,7 @@ def seconds_per_checkpoint(run: OpenRun) -> float | None:
     seconds, evaluations = (stages.get("evaluate", {}).get(name) for name in ("seconds", "network_evaluations"))
     if not seconds or not evaluations:
         return None
-    return seconds * len(run.data.original.seeds) * run.sampler.steps / evaluations
+    return seconds * len(run.data.original.seeds) * run.sampler.evaluations(run.original) / evaluations
 
 
 def measure_checkpoints(run: OpenRun) -> Generator[Curve, None, None]:

@@ -135,7 +135,7 @@ def find_judges(
             original, n_samples, sampler, seed=seed, progress="samples for the classifier"
         )
         fallback, record = train_forget_judge(forget, samples, original.schedule, seed=seed)
-        return Judging(fallback, record, "fallback", ("forget",)), n_drawn * sampler.steps
+        return Judging(fallback, record, "fallback", ("forget",)), n_drawn * sampler.evaluations(original)
     return given, 0
 
 

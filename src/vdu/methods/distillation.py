@@ -198,8 +198,13 @@ class RetainDistillation(BaseMethod):
         """The tools that the settings require."""
         wanted = {"teacher", "classifier"}
         wanted |= {"self_model"} if self.self_improvement else set()
-        wanted |= {"forget"} if self.gradient_length else set()
+        wanted |= {"forget"} if self._corrects else set()
         return frozenset(wanted | {"retrack": {"retained"}, "forget-model": {"forget_model"}}.get(self.lead, set()))
+
+    @property
+    def _corrects(self) -> bool:
+        """Whether a target has the scaled correction."""
+        return bool(self.gradient_length) and (bool(self.keep_scale) or self.lead == "gradient")
 
     @property
     def substitutes(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -214,7 +219,7 @@ class RetainDistillation(BaseMethod):
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Take the tools and measure the length of the correction."""
         ready = super().prepare(denoiser, tools)
-        if self.gradient_length:
+        if self._corrects:
             assert tools.forget is not None and ready.schedule is not None
             forget = tools.forget.to(next(denoiser.network.parameters()))
             length = repulsion_length(

@@ -33,6 +33,7 @@ from torch import Tensor
 from vdu.core.modes import evaluating
 from vdu.core.ranges import POSITIVE
 from vdu.core.types import Batch, Condition, Denoiser, Losses, NoisedBatch, Tools, column
+from vdu.diffusion.guidance import guided
 from vdu.diffusion.prediction import clean_of, noise_of
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.methods.base import BaseMethod, under
@@ -91,9 +92,12 @@ class ESD(BaseMethod):
     def _partly_denoised(self, denoiser: Denoiser, batch: NoisedBatch) -> NoisedBatch:
         assert self.tools is not None and self.schedule is not None
         sampler = self.tools.sampler
+        null = (
+            None if sampler.guidance_scale is None else denoiser.condition([None])
+        )  # also where another concept takes the place
         with evaluating(denoiser.network):
             return partly_denoised(
-                denoiser, batch, self.schedule, steps=sampler.steps, guidance_scale=sampler.guidance_scale, null=self.tools.substitute
+                denoiser, batch, self.schedule, steps=sampler.steps, guidance_scale=sampler.guidance_scale, null=null
             )  # fmt: skip
 
 
@@ -134,20 +138,11 @@ def partly_denoised(
         part = noised_batch(
             x0[rows], now[moving], noise[rows], schedule, denoiser.schedule, condition=batch.select(rows).condition
         )  # fmt: skip
-        output, x_t = _guided(denoiser, part, guidance_scale, null), part.x_t
+        x_t, without = part.x_t, under(part, null).condition
+        output = guided(denoiser, x_t, part.timestep, part.condition, without, guidance_scale)[:, : x_t.shape[1]]
         levels = column(part.alpha, x_t), column(part.sigma, x_t)
         clean = clean_of(denoiser.prediction_type, output, x_t, *levels)
         x0[rows] = clean.clamp(-1, 1) if clips else clean
         noise[rows] = noise_of(denoiser.prediction_type, output, x_t, *levels)
         now[moving] = torch.maximum(end, stop[moving])
     return noised_batch(x0, stop, noise, schedule, denoiser.schedule, condition=batch.condition)
-
-
-def _guided(denoiser: Denoiser, part: NoisedBatch, scale: float | None, null: Condition | None) -> Tensor:
-    """The network's prediction under the condition, with guidance if there is a scale."""
-    channels, x_t = part.x0.shape[1], part.x_t
-    found = denoiser.raw(x_t, part.timestep, part.condition)[:, :channels]
-    if scale is None:
-        return found
-    without = denoiser.raw(x_t, part.timestep, under(part, null).condition)[:, :channels]
-    return without + scale * (found - without)

@@ -19,9 +19,7 @@ by up to half a pixel between the first two rows, so small images (32 × 32) are
 last two.
 
 Both public weight files are one file (the same SHA-256) under two names. It has names of layers as in torchvision, which ours
-are; pytorch-fid's module in memory has ``blocks.i.j`` instead, read as well. A file is accepted by its SHA-256, and a
-safetensors file of :func:`convert_inception` by the SHA-256 of its source and of its tensors, both kept inside: that finds
-damage and mistakes, not forgery.
+are; pytorch-fid's module in memory has ``blocks.i.j`` instead, read as well. A file is accepted by its SHA-256.
 
 Not guaranteed: equal bits on other machines, devices or batch sizes (a GPU may use TF32); that the features mean anything for
 images far from ImageNet's, such as digits.

@@ -152,8 +152,10 @@ def check_train(network: nn.Module, train: str) -> None:
         InputError: if the part is unknown or the network has none, weights of it are frozen, or the rank is above the size of a layer.
     """
     rank = lora_rank(train)
+    if train == "all":  # frozen parts stay as they are
+        return
     layers = _layers(network, "attention" if rank is not None else train)
-    if not layers and train != "all":
+    if not layers:
         found = [part for part in PARTS if part == "all" or _layers(network, part)]
         raise InputError(
             f"train: got {train!r}, and this {type(network).__name__} has no such layers, so nothing would train; "

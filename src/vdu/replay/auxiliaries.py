@@ -106,20 +106,20 @@ def auxiliary_work(
     wanted, sorts = set(method.needs) | set(method.uses), needs_selection(method, has_retain)
     stages: dict[str, tuple[float, float]] = {}
     if sorts or "self_model" in wanted:
-        stages["generated samples"] = (n_own_samples, sampler.steps)
+        stages["generated samples"] = (n_own_samples, sampler.evaluations(original))
     if sorts:
         width = getattr(method, "classifier_width", CLASSIFIER_WIDTH)
         stages |= selection_work(original, width, by_label=bool(original.class_names))
         if holds_out:
             stages["held-out samples"] = (
                 n_own_samples / 2,
-                sampler.steps,
+                sampler.evaluations(original),
             )  # at most twice as many, if few are unwanted
     if "self_model" in wanted:
         how = self_model_settings(getattr(method, "self_model_steps", SELF_MODEL_STEPS))
         stages["self-trained model"] = (how["steps"], 3 * how["batch_size"])
     if "instead" in wanted:
-        stages["images instead"] = (N_INSTEAD, sampler.steps)
+        stages["images instead"] = (N_INSTEAD, sampler.evaluations(original))
     if "forget_model" in wanted:
         stages["forget model"] = (FORGET_MODEL["steps"], 3 * FORGET_MODEL["batch_size"])
     return stages
@@ -205,7 +205,7 @@ def make_auxiliaries(
     if "instead" in method.needs:
         tell(f"{N_INSTEAD} images of what takes the place of the forgotten ones")
         sets["instead"] = _drawn_instead(_on(original, device), forget, instead, sampler, seed, say is not None)
-        counter.total += N_INSTEAD * sampler.steps * (1 if sampler.guidance_scale is None else 2)
+        counter.total += N_INSTEAD * sampler.evaluations(original)
     if sorts:  # before samples are drawn in vain
         require_enough("forget images", len(forget))
         require_enough("generated samples", n_own_samples)
@@ -214,8 +214,8 @@ def make_auxiliaries(
         drawing = tools.get("teacher") or _on(original, device)
         own, n_drawn = cached_samples(drawing, n_own_samples, sampler, progress="generated samples" if say else None)
         record["own_samples"] = {"n": len(own), "n_drawn_now": n_drawn, "sampler": sampler.describe()}
-        counter.total += len(own) * sampler.steps  # counted on a cache hit, too
-        reused += (len(own) - n_drawn) * sampler.steps
+        counter.total += len(own) * sampler.evaluations(original)  # counted on a cache hit, too
+        reused += (len(own) - n_drawn) * sampler.evaluations(original)
     if sorts:
         assert own is not None
         tell("selecting the samples that match the forget set")
@@ -246,8 +246,10 @@ def make_auxiliaries(
             held_out = hold_out(drawing, judged, sampler, n_own_samples, progress=title)
             record["held_out"] = held_out.describe()
             # by this classifier and the two of the selection
-            counter.total += held_out.n_drawn * sampler.steps + round(3 * len(SCORED_AT) * held_out.n_drawn * share)
-            reused += (held_out.n_drawn - held_out.n_drawn_now) * sampler.steps
+            counter.total += held_out.n_drawn * sampler.evaluations(original) + round(
+                3 * len(SCORED_AT) * held_out.n_drawn * share
+            )
+            reused += (held_out.n_drawn - held_out.n_drawn_now) * sampler.evaluations(original)
             if held_out.seeds:
                 tell(str(held_out))
     if "self_model" in wanted:

@@ -15,7 +15,8 @@ Not guaranteed: equal float32 bits for different numbers of processes or micro-b
 
 import atexit
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 from vdu.core.counter import standing_for
 from vdu.core.errors import DivergenceError, InputError
-from vdu.core.processes import leave
+from vdu.core.processes import leave, say
 from vdu.core.ranges import require_choice, require_fields
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed, isolated_global
@@ -100,6 +101,15 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         require_fields(self)
+
+    def warn(self) -> None:
+        """Name on standard error a warm-up that does not end."""
+        if self.warmup_steps > self.steps:
+            highest = max(self.rate(step) for step in range(self.steps))
+            say(
+                f"vdu: warning: warmup_steps: got {self.warmup_steps} for {self.steps} steps, so the warm-up does not end: the learning "
+                f"rate reaches {highest:.2g} of {self.learning_rate:.2g}."
+            )
 
     def rate(self, step: int) -> float:
         """The learning rate of step ``step``, counted from 0.
@@ -228,6 +238,7 @@ def train(
 
     network.train()
     with (
+        _put_back(accelerator, model, network),
         tracking(
             accelerator, folder, start, resume=resume, config=asdict(settings)
         ) as report,  # sees the whole old log
@@ -237,7 +248,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = settings.rate(step)
             optimizer.zero_grad(set_to_none=True)
-            with isolated_global(derive_seed(settings.seed, "step", step, accelerator.process_index)):
+            with isolated_global(derive_seed(settings.seed, "network", step, accelerator.process_index)):
                 line = _backward(
                     model, objective, make_batch(step), settings.gradient_accumulation_steps, accelerator, parameters
                 )
@@ -264,9 +275,19 @@ def train(
             start = step + 1
             if stopped:
                 break
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # mixed precision changes the network's forward in place
-    network.eval()
     return TrainResult(start, ema.shadow if ema else None, log.last, stopped)
+
+
+@contextmanager
+def _put_back(accelerator: Any, model: Any, network: nn.Module) -> Iterator[None]:
+    """Undo what a training does to the network besides its weights, also after an error."""
+    try:
+        yield
+    finally:
+        accelerator.unwrap_model(
+            model, keep_fp32_wrapper=False
+        )  # mixed precision changes the network's forward in place
+        network.eval()
 
 
 def require_resumable(folder: Path, settings: TrainSettings, identity: str, n_processes: int) -> None:

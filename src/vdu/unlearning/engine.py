@@ -58,6 +58,7 @@ def carry_out(
         The new pipeline and the record.
     """
     began, seed = time.monotonic(), plan.run_seed
+    plan.training.warn()
     original, method, images, settings = plan.original, plan.chosen.method, plan.forget, plan.training
     if resume and folder is not None:  # before auxiliary models are trained in vain
         check_resumable(plan, folder)
@@ -152,6 +153,8 @@ def _identity(plan: Plan) -> str:
         identity += f" {content_of(plan.retain, known)}"
     if needs_selection(method, plan.retain is not None):
         identity += f" {plan.n_own_samples} {plan.sampler}"
+    elif {"self_model", "sampler", "instead"} & (set(method.needs) | set(method.uses)):
+        identity += f" {plan.n_own_samples if 'self_model' in method.uses else ''} {plan.sampler}"
     return identity
 
 
@@ -201,8 +204,8 @@ def work(plan: Plan) -> dict[str, tuple[float, float]]:
     )  # evaluated until a pool of targets is full
     step = images * (3 + frozen * min(1.0, (method.pool or steps) / steps))
     if "sampler" in method.uses:  # half of the way from noise to an image, for each image of a step
-        step += images * plan.sampler.steps / 2 * (1 if plan.sampler.guidance_scale is None else 2)
-    looks = N_LOOKS * MOST * plan.sampler.steps if plan.stops else 0
+        step += images * plan.sampler.evaluations(plan.original) / 2
+    looks = N_LOOKS * MOST * plan.sampler.evaluations(plan.original) if plan.stops else 0
     return stages | {"unlearn": (steps, step + looks / steps)}
 
 

@@ -13,7 +13,7 @@ from vdu.core.class_names import class_index
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError, shown
 from vdu.core.naming import names, words
-from vdu.core.processes import first_decides
+from vdu.core.processes import first_decides, say
 from vdu.core.ranges import SEED, plain_number, require_choice, require_flags, require_given, require_ranges
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.rng import generator as named_generator
@@ -29,7 +29,7 @@ from vdu.methods.defaults import TrainingDefaults
 from vdu.models.configuration import extra
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import recorded_identities, weights_sha256
-from vdu.models.lora import check_train, trained_weights
+from vdu.models.lora import check_train, lora_rank, trained_weights
 from vdu.models.pipelines import check_network, configuration_of, find_pipeline, load_pipeline
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
@@ -416,11 +416,28 @@ def _require_fitting(plan: Plan, selects: bool) -> None:
     posterior = plan.chosen.posterior
     if isinstance(posterior, GaussianPosterior):
         own = PipelineDenoiser.from_pipeline(plan.pipeline)  # its samples may be drawn under other prompts in the plan
-        posterior.check_matches(dict(trained_weights(own.network, plan.train).named_parameters()))
+        trained = dict(trained_weights(own.network, plan.train).named_parameters())
+        posterior.check_matches(trained)
         check_origin(posterior, own)
+        _require_covering(posterior, [name for name, value in trained.items() if value.requires_grad], plan.train)
     if selects:
         require_enough("forget images", len(plan.forget))
     condition_of(plan.original, plan.forget, torch.arange(len(plan.forget)), "--forget")
+
+
+def _require_covering(posterior: GaussianPosterior, trained: list[str], train: str) -> None:
+    """Raise an error for a posterior that says nothing of the weights that train, and warn of one that covers some of them."""
+    lacking = [name for name in trained if name not in posterior.mean]
+    if not lacking or not posterior.mean:  # an empty one is still to be fitted
+        return
+    count = f"{len(lacking)} of the {len(trained)} weights that train"
+    if len(lacking) == len(trained) or lora_rank(train):
+        own = "" if posterior.name_filter is None else f" (its own is {posterior.name_filter!r})"
+        raise InputError(
+            f"posterior: does not cover {count} under train={train!r} (first: {lacking[0]}); expected all of them. Fit one for this model "
+            f"without a name filter that leaves them out{own}."
+        )
+    say(f"vdu: warning: the posterior does not cover {count} (first: {lacking[0]}), so nothing holds these.")
 
 
 def _is_self(retain: Any) -> bool:

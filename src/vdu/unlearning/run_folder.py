@@ -13,6 +13,7 @@ from vdu.core.runs import Run
 from vdu.data.forget_source import write_forget
 from vdu.data.overlap import RETAINED, PixelHashes
 from vdu.data.sources import place_of
+from vdu.diffusion.sampling import Sampler
 from vdu.diffusion.schedule import kl_weights, weight_share
 from vdu.methods import registry
 from vdu.methods.vdu import VDU
@@ -52,12 +53,16 @@ def carry_out_in(
         chosen.posterior_path,
         retain,
     )
-    record = Run(folder, "unlearn", overwrite=overwrite, resume=resume, keep=keep)
+    with Run(folder, "unlearn", overwrite=overwrite, resume=resume, keep=keep) as record:
+        return _carried_out(record, plan, overwrite=overwrite, resume=resume, progress=progress)
+
+
+def _carried_out(record: Run, plan: Plan, *, overwrite: bool, resume: bool, progress: str | None) -> UnlearnResult:
     folder, inputs = record.folder, plan.inputs(str((record.folder / ORIGINAL).resolve()))
     inputs |= _posterior_input(plan, folder)
     record.start(configuration(plan, folder, overwrite=overwrite, resume=resume), inputs)
     fitted = 0
-    if chosen.fits:
+    if plan.chosen.fits:
         with record.stage("posterior") as cost:
             plan, fitted = with_posterior(plan, progress=bool(progress))
             if resume:  # before this stage replaces the settings of the run
@@ -79,7 +84,7 @@ def carry_out_in(
     if lora_rank(plan.train):
         with record.replacing("lora") as temporary:
             result.save_lora(temporary)
-    extras: dict[str, Any] = {"prediction_change": result.prediction_change}
+    extras: dict[str, Any] = {"prediction_change": result.prediction_change, "sampler": plan.sampler.describe()}
     if isinstance(method, VDU) and method.schedule is not None:
         extras["weight_share"] = weight_share(kl_weights(method.schedule, method.weights))
     if plan.retain is not None:
@@ -189,7 +194,15 @@ def configuration(plan: Plan, folder: Path, *, overwrite: bool = False, resume: 
         "overwrite": overwrite,
         "report_to": plan.report_to if isinstance(plan.report_to, str) else plan.report_to.name,
     }
+    further = {
+        name: value
+        for name, value in sampler.describe().items()
+        if name in {"spacing", "clip_sample"} and value != getattr(Sampler(), name)
+    }
     comments = f'# method = "{asked}" was given, which selects {name}\n' if asked != name else ""
     if plan.seed is None:
         comments += f"# seeded by a torch.Generator in Python, which gave {plan.run_seed}\n"
+    if further:
+        listed = ", ".join(f"{name}={value!r}" for name, value in further.items())
+        comments += f"# the sampler was given in Python with {listed}, which have no name here: with this file the run is another one\n"
     return comments + tomli_w.dumps({key: value for key, value in values.items() if value is not None})
