@@ -34,8 +34,8 @@ _CHANNELS = {"L": 1, "RGB": 3}
 _MODES = {1: "L", 3: "RGB"}
 _LISTED = 10
 _FIT = (
-    "Resize them, or have it done: `vdu unlearn --convert`; in Python convert=True of vdu.unlearn, or elsewhere the images of "
-    "vdu.load_images(…, shape=(channels, height, width), convert=True)."
+    "Resize them, or have it done: `vdu unlearn --convert` for images to forget and to keep (in Python convert=True); where Python takes "
+    "images as an object, those of vdu.load_images(…, shape=(channels, height, width), convert=True)."
 )
 _MOST_PIXELS = 1 << 26  # a photograph of 67 megapixels
 _SHORT_SIGNATURES = {"BMP", "PPM"}  # two letters, with which a text may begin
