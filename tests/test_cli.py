@@ -71,7 +71,7 @@ def test_help_imports_neither_torch_nor_diffusers(tokens):
 def test_python_dash_m_runs_the_same_command_line():
     answer = subprocess.run([sys.executable, "-m", "vdu", "frobnicate"], capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr.startswith("vdu: unknown verb frobnicate. The verbs are compare, demo,")
+    assert answer.stderr.startswith("vdu: unknown command frobnicate. The commands are compare, demo,")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -162,7 +162,7 @@ def test_arguments_may_be_given_in_their_places_or_by_name(command, capsys):
         (["sample", "m", "--device", "cuda:1"], ["--device: got cuda:1, but PyTorch", "sees no CUDA device"]),
         (["evaluate", "nosuch"], ["nosuch: no such run folder. Give the folder that `vdu unlearn` wrote"]),
         (["evaluate", "r", "--n-images", "5"], ["Got 5; expected at least 20, better 500 or more"]),
-        (["unlern"], ["unknown verb unlern. Did you mean unlearn?"]),
+        (["unlern"], ["unknown command unlern. Did you mean unlearn?"]),
     ],
 )
 def test_a_mistake_is_answered_with_what_to_type(tokens, texts, command, capsys):
@@ -369,7 +369,7 @@ def test_a_config_that_cannot_be_used_is_refused(text, message, command, capsys,
     assert message in capsys.readouterr().err
     (tmp_path / "c.toml").write_text("steps = 3")
     assert command("--config", tmp_path / "c.toml") == 2
-    assert "expected the verb first" in capsys.readouterr().err
+    assert "expected the command first" in capsys.readouterr().err
 
 
 def test_the_demo_hands_on_how_its_folder_is_to_be_treated(command, monkeypatch, tmp_path, capsys):

@@ -51,7 +51,7 @@ RELIABLE_IMAGES = 100  # below, evaluate and demo warn
 app = App(
     name="vdu",
     help="Make a diffusion model forget, using only the data it must forget.",
-    usage="vdu VERB",
+    usage="vdu COMMAND",
     version_flags=["--version"],
     default_parameter=Parameter(negative_iterable=()),
     suppress_keyboard_interrupt=False,  # main reports what an interrupted run leaves
@@ -341,7 +341,7 @@ def _dispatch(tokens: list[str]) -> None:
     if "--config" in tokens:
         place = tokens.index("--config")
         if place + 1 == len(tokens):
-            raise InputError("--config: got no file; expected a TOML file with the settings of this verb.")
+            raise InputError("--config: got no file; expected a TOML file with the settings of this command.")
         path = given_path(tokens[place + 1], "--config")
         tokens = tokens[:place] + tokens[place + 2 :]
         app.config = (Dict(_read_config(path, tokens[:1]), use_commands_as_keys=False, source=str(path)),)
@@ -383,7 +383,7 @@ def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
             f"--config {path}: not a TOML file ({error}). Correct it, or write a new one with --dry-run."
         ) from None
     if not verb or verb[0] not in SETTINGS:
-        raise InputError(f"--config: got {verb or 'no verb'}; expected the verb first: vdu VERB --config {path.name}.")
+        raise InputError(f"--config: got {verb or 'no command'}; expected the command first: vdu COMMAND --config {path.name}.")
     known = [item.name for item in fields(SETTINGS[verb[0]])]
     for name in values:
         if name.replace("-", "_") not in known:
@@ -406,7 +406,7 @@ def _guarded(action: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print(
             "vdu: interrupted; completed results are kept. Continue pretrain, judge, posterior and unlearn with "
-            "--resume-from-checkpoint latest; start the other verbs again (reproduce continues where it stopped).",
+            "--resume-from-checkpoint latest; start the other commands again (reproduce continues where it stopped).",
             file=sys.stderr,
         )
         return 130

@@ -1,6 +1,6 @@
 """The help pages: which options of a verb a reader sees first, in which group each option is, and how a page looks.
 
-``vdu VERB --help`` shows the arguments and the options of :data:`COMMON`; ``--help-all`` shows all, by group.
+``vdu COMMAND --help`` shows the arguments and the options of :data:`COMMON`; ``--help-all`` shows all, by group.
 """
 
 from collections.abc import Iterable, Mapping
@@ -71,12 +71,12 @@ FOOT = """Start with vdu demo. Then, with a model and images of your own:
   vdu unlearn my-ddpm unwanted/ -o run
   vdu evaluate run
 
-vdu VERB --help shows the options of a verb, vdu --version the version."""
+vdu COMMAND --help shows the options of a command, vdu --version the version."""
 
 _ARGUMENTS = {"PIPELINE": "MODEL", "FORGET": "IMAGES", "RUNS": "RUN"}
 _VALUES = {"STR": "TEXT", "CHOICE": "NAME"}
 _GLOBAL = (
-    ("--config FILE", "a TOML file with settings of this verb; --dry-run writes one"),
+    ("--config FILE", "a TOML file with settings of this command; --dry-run writes one"),
     ("--help-all", "show all options"),
 )
 _HIDDEN_DEFAULTS = {None, "False", "()", '""', "None", ".", "[]"}

@@ -124,7 +124,7 @@ def unknown_verb(given: str) -> str:
     """
     near = get_close_matches(given, USAGE, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    return f"unknown verb {given}.{hint} The verbs are {', '.join(sorted(USAGE))}; vdu --help explains them."
+    return f"unknown command {given}.{hint} The commands are {', '.join(sorted(USAGE))}; vdu --help explains them."
 
 
 def require_given(verb: str, **given: Any) -> None:

@@ -1,1 +1,1 @@
-"""Images as float32 in [−1, 1], and the split into forget and retain sets."""
+"""Image sets, where they come from, what of them is to be forgotten, and copies that two sets share."""

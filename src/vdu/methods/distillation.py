@@ -97,7 +97,7 @@ def repulsion_length(
 
     Args:
         classifier: (x_t, ᾱ) → logit of r.
-        images: in [−1, 1], [n, channels, height, width]; 2048 are drawn.
+        images: in the model's own space, [n, …]; 2048 are drawn, with repetitions.
         draw_weights: relative probabilities of the noise levels, [T].
         schedule: the noise levels.
         generator: draws images, levels and noise, on the CPU.

@@ -351,7 +351,7 @@ def _no_pipeline(path: Path) -> str:
         inside = sorted(each.parent for each in path.glob("*/pipeline/model_index.json"))
         if inside:
             return f"{path}: holds several pipelines; did you mean {inside[0]}?"
-        return f"{path}: is a run folder without a pipeline: the run is not finished, or of a verb that makes none."
+        return f"{path}: is a run folder without a pipeline: the run is not finished, or of a command that makes none."
     below = sorted(each.parent for each in path.glob("*/model_index.json"))
     below += sorted(each.parent for each in path.glob("*/pipeline/model_index.json"))
     hint = f" Did you mean {below[0]}?" if below else ""

@@ -3,6 +3,7 @@
     mnist               unconditional DDPM of 28×28 digits, 0.69 M parameters, linear schedule, T = 1000; 17 epochs
     mnist-without-8     the same, trained alike from scratch on images of the other nine digits: the target of unlearning
     mnist-small         the same network after 4.8 epochs, for the paper's tables at the small scale; in a clone only
+    mnist-labels        mnist-small trained with labels: class-conditional, with a null class; in a clone only
     emoji               text-to-image: a Stable Diffusion pipeline that draws emoji of 32×32 pixels, 3.1 M parameters (docs/dev/emoji.md);
                         in a clone only
 
@@ -23,7 +24,7 @@ __all__ = ["PREFIX", "judge_folder", "packaged_pipelines", "pipeline_folder"]
 
 PREFIX = "zoo:"
 HERE = Path(__file__).parent
-PIPELINES = {name: name for name in ("mnist", "mnist-without-8", "mnist-small", "emoji")}
+PIPELINES = {name: name for name in ("mnist", "mnist-without-8", "mnist-small", "mnist-labels", "emoji")}
 JUDGES = {
     "mnist": "mnist-judge",
     "mnist-lenet": "mnist-judge-lenet",
