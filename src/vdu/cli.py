@@ -383,7 +383,9 @@ def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
             f"--config {path}: not a TOML file ({error}). Correct it, or write a new one with --dry-run."
         ) from None
     if not verb or verb[0] not in SETTINGS:
-        raise InputError(f"--config: got {verb or 'no command'}; expected the command first: vdu COMMAND --config {path.name}.")
+        raise InputError(
+            f"--config: got {verb or 'no command'}; expected the command first: vdu COMMAND --config {path.name}."
+        )
     known = [item.name for item in fields(SETTINGS[verb[0]])]
     for name in values:
         if name.replace("-", "_") not in known:

@@ -225,6 +225,25 @@ def test_equal_weights_are_a_warning_and_no_effect(pair, pixel_judge, capsys):
     assert "same weights" in capsys.readouterr().err
 
 
+def test_unwanted_images_that_remain_are_no_damage_to_the_rest(pair, pixel_judge):
+    """A model that hardly changed: what is left of the unwanted class is left out of the distance, by the stored pixels."""
+    found = evaluate(
+        before=pair / "before",
+        after=pair / "before",
+        forget=pair / "unwanted",
+        folder=pair / "out",
+        **QUICK | {"n_images": 120},
+    )
+    metrics, stored = read(pair / "out" / "metrics.json"), samples(pair / "out", "unlearned")
+    apart, rows = metrics["kept"]["apart"], {row["name"]: row for row in metrics["rows"]}
+    kept = stored["images"][stored["images"][:, 0, 0, 0] % 3 != 0]
+    assert apart["n_images"] == len(kept) == 120 - counted(stored) < 0.9 * 120
+    with_all, apart_alone = rows["unlearned"]["u_fid"]["value"], apart["u_fid"]["value"]
+    # the same seeds: the images of the filtered original begin with these
+    assert apart["floor"]["value"] == pytest.approx(apart_alone, rel=1e-6) != with_all
+    assert found.gone.level == "bad" and found.rest.level != "bad" and "images that remain" in found.rest.figure
+
+
 @pytest.mark.parametrize(
     ("scheduler", "named"),
     [

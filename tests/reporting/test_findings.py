@@ -91,6 +91,12 @@ NO_PAIRS = {"flips": {"classes": ["all"], "counts": [[200]]}, "histogram": {"dis
 FALLBACK = {"judge": {"source": "fallback"}, "feature_network": "judge:own"}
 
 
+def apart(values):
+    """Of 200 images 40 are still unwanted."""
+    measured = {"u_fid": None, "floor": None} if values is None else {"u_fid": ends(*values), "floor": ends(*FLOOR)}
+    return {"kept": {"n_changed": 0, "n_kept": 160, "share": 0.0, "apart": {"n_images": 160, **measured}}}
+
+
 def less_likely(low, images="retain_held_out"):
     row = {"model": "unlearned", "against": "retrained", "images": images, **ends(low, 0.1, 0.2)}
     return {"probes": {"likelihood": {"status": "measured", "differences": [row]}}}
@@ -121,6 +127,10 @@ def less_likely(low, images="retain_held_out"):
         (fid((6, 7, 8), FLOOR), {"protocol": {"features_dimension": 199}}, "good", "no_damage"),
         (fid((8, 9, 10), FLOOR), {"protocol": {"features_dimension": 200}}, "mixed", "worse"),
         (fid((6, 7, 8), FLOOR), {"protocol": {"features_dimension": 199}, "reference": {"n_images": 199}}, "unknown", "few_images"),
+        (fid((20, 25, 30), FLOOR), apart((6, 7, 8)), "good", "no_damage"),  # the unwanted images that remain are no damage
+        (fid((6, 7, 8), FLOOR), apart((20, 25, 30)), "bad", "damaged"),
+        (fid((6, 7, 8), FLOOR), apart(None), "unknown", "not_measured"),
+        (fid((6, 7, 8), FLOOR), apart((6, 7, 8)) | {"protocol": {"features_dimension": 199}}, "unknown", "few_images"),
         (fid((6, 7, 8), FLOOR), less_likely(0.021), "mixed", "less_likely"),
         (fid((6, 7, 8), FLOOR), less_likely(0.019), "good", "no_damage"),
         (fid((6, 7, 8), FLOOR), less_likely(0.09, "forget_train"), "good", "no_damage"),

@@ -9,7 +9,7 @@ Not guaranteed: that the judge is right; that so many images suffice (the interv
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from vdu.evaluation.compare import (
     require_forget_images,
 )
 from vdu.evaluation.records import (
+    ApartRecord,
     DistanceRow,
     EvidenceRecord,
     HistogramRecord,
@@ -45,6 +46,8 @@ from vdu.metrics.pul import flip_table
 
 __all__ = ["Measurement", "Target", "measure"]
 
+FEW_REMAIN = 0.02  # of the images; what is left of a class that is gone
+FEWEST_APART = 12
 FEW_FORGET_IMAGES = 50  # below this the interval of PUL is wide
 NOT_RUN = {"ascent": "Gradient ascent at the same steps", "isotropic": "Isotropic posterior"}
 
@@ -140,7 +143,9 @@ def measure(
     free = network.extract(filtered.select(range(n_images)))
     code: NoteCode = "filtered_by_judge" if judging.second is None else "filtered_by_second_judge"
     rows.append(row("filtered_original", "Filtered original", base, free, note_code=code))
-    found = compare(was, now, network.extract(after), base, judging, seed, counted=counted)
+    made = network.extract(after)
+    found = compare(was, now, made, base, judging, seed, counted=counted)
+    apart = _apart(judging.is_forget(now.judge.classes), base, made, free, seed)
     rows.append(
         DistanceRow(
             "unlearned", "Unlearned", found.distances, found.fidelity, found.pul, forget_count=found.pul.n_unlearned
@@ -163,7 +168,7 @@ def measure(
         rows=tuple(rows),
         histogram=found.histogram,
         transitions=transitions,
-        kept=_kept(count_changed(was.judge, now.judge, judging), found.histogram, judging),
+        kept=replace(_kept(count_changed(was.judge, now.judge, judging), found.histogram, judging), apart=apart),
         judge=judge,
         corrected_pul_percent=corrected(found.pul, judge.forget_false_positive_rate),
         second_judge=found.second,
@@ -193,6 +198,21 @@ def _reference(
 def _transitions(before: Predictions, after: Predictions, judging: Judging) -> Transitions:
     counts: Sequence[Sequence[int]] = flip_table(before.classes, after.classes, judging.n_classes).tolist()
     return Transitions(judging.judge.class_names, tuple(tuple(row) for row in counts))
+
+
+def _apart(unwanted: Tensor, base: Tensor, made: Tensor, free: Tensor, seed: int) -> ApartRecord | None:
+    """The distance without unwanted images, where these are more than a few: with a few it is that of all images."""
+    n = int((~unwanted).sum())
+    if len(unwanted) - n <= FEW_REMAIN * len(unwanted):
+        return None
+    if n < FEWEST_APART:
+        return ApartRecord(n, None, None)
+    ours, floor = made[~unwanted], free[:n]
+    return ApartRecord(
+        n,
+        distances("unlearned, kept", base, ours, seed).u_fid,
+        distances("filtered original, kept", base, floor, seed).u_fid,
+    )
 
 
 def _kept(changed: tuple[int, int], histogram: HistogramRecord, judging: Judging) -> KeptRecord:

@@ -222,6 +222,29 @@ class Transitions:
 
 
 @dataclass(frozen=True)
+class ApartRecord:
+    """u-FID of the unlearned model's images without those that are still unwanted, which would count as damage to the rest.
+
+    Attributes:
+        n_images: how many are left.
+        u_fid: their distance to the reference; None if too few are left.
+        floor: that of as many images of the filtered original.
+    """
+
+    n_images: int
+    u_fid: Interval | None
+    floor: Interval | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "n_images": self.n_images,
+            "u_fid": None if self.u_fid is None else self.u_fid.to_json(),
+            "floor": None if self.floor is None else self.floor.to_json(),
+        }
+
+
+@dataclass(frozen=True)
 class KeptRecord:
     """Retained images that changed class: of the noises from which the original made another class, those with a new class now.
 
@@ -233,6 +256,7 @@ class KeptRecord:
         shifted_class: name of the class that shifted most.
         shifted_expected: its images after perfect forgetting.
         shifted_made: its images among the unlearned model's samples.
+        apart: where many unwanted images remain, the distance of the others; None elsewhere.
     """
 
     n_changed: int
@@ -240,6 +264,7 @@ class KeptRecord:
     shifted_class: str
     shifted_expected: float
     shifted_made: int
+    apart: "ApartRecord | None" = None
 
     @property
     def share(self) -> float:
@@ -249,7 +274,14 @@ class KeptRecord:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         shift = {"class": self.shifted_class, "expected": self.shifted_expected, "made": self.shifted_made}
-        return {"n_changed": self.n_changed, "n_kept": self.n_kept, "share": self.share, "largest_shift": shift}
+        apart = {} if self.apart is None else {"apart": self.apart.to_json()}
+        return {
+            "n_changed": self.n_changed,
+            "n_kept": self.n_kept,
+            "share": self.share,
+            "largest_shift": shift,
+            **apart,
+        }
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def _rest(data: ReportData) -> list[SheetRow]:
     reading = "No measurable loss of quality on average" if distance is Rest.NO_DAMAGE else distance.title.split(":")[0]
     rows = [
         SheetRow(
-            "rest", "Distance to the reference (u-FID)", "before: without its unwanted images", _value(rest.floor),
+            "rest", "Distance to the reference (u-FID)",
+            "both without unwanted images" if rest.remaining else "before: without its unwanted images", _value(rest.floor),
             _value(rest.unlearned), _value(target), _ends(rest.unlearned), distance.level, reading,
         ),
         *_class_row(data, rest),

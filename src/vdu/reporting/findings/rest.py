@@ -1,7 +1,8 @@
 """The second answer: is the rest intact?
 
 u-FID of the unlearned model against that of the filtered original (what is left of the original when its unwanted images are
-thrown away): intervals apart → worse, and damaged from 2 × on; intervals overlap and the unlearned one ends below 2 × the
+thrown away; where more than 2 % of the unlearned model's images are still unwanted, they are left out, and as many images are compared):
+intervals apart → worse, and damaged from 2 × on; intervals overlap and the unlearned one ends below 2 × the
 filtered value → no damage detected; otherwise undecided. A kept class with ≥ 20 expected images of which fewer than half are left
 is damage too, and so is one that has become rarer by the paired test of :mod:`vdu.reporting.findings.class_shifts`. Where classes
 have only become more frequent, the mix has shifted; without pairs it has where the histogram of the kept classes is further from
@@ -59,8 +60,9 @@ class RestFinding:
 
     Attributes:
         reason: the level, and why.
-        unlearned: u-FID of the unlearned model with its interval, or None.
-        floor: that of the filtered original, or None.
+        unlearned: u-FID of the unlearned model with its interval, or None; where many unwanted images remain, of its other images.
+        floor: that of the filtered original, or None; of as many images.
+        remaining: the unwanted images that are left out of both, or 0.
         starved: kept classes that lost more than half: (name, images counted, images expected), the worst first.
         shifts: the paired test of every kept class, or None without pairs.
         shifted: a kept class has become rarer or more frequent; without pairs, the class histogram is further from the
@@ -83,6 +85,7 @@ class RestFinding:
     moved: tuple[float, float] | None
     changed: Rate | None
     changed_retrained: Rate | None
+    remaining: int = 0
 
     @property
     def fallen(self) -> list[ClassShift]:
@@ -93,6 +96,9 @@ class RestFinding:
 def find_rest(data: ReportData) -> RestFinding:
     """Is everything else intact? From u-FID against the filtered original, the kept classes and likelihood."""
     unlearned, floor = ((data.row(name) or {}).get("u_fid") for name in ("unlearned", "filtered_original"))
+    apart = data.metrics.get("kept", {}).get("apart")
+    if apart is not None and floor is not None:
+        unlearned, floor = apart["u_fid"], apart["floor"] or floor
     shifts = class_shifts(data)
     found = RestFinding(
         reason=Rest.NOT_MEASURED,
@@ -105,11 +111,12 @@ def find_rest(data: ReportData) -> RestFinding:
         moved=_moved(data),
         changed=_changed(data, data.metrics["flips"]),
         changed_retrained=_changed(data, data.metrics.get("flips_retrained")),
+        remaining=0 if apart is None else data.metrics["n_images"] - apart["n_images"],
     )
     if unlearned is None or floor is None:
         alone = Rest.STARVED if found.starved else Rest.CLASS_FELL if found.fallen else Rest.NOT_MEASURED
         return replace(found, reason=alone)
-    reason = _unless_blind(data, _reason(found, unlearned, floor))
+    reason = _unless_blind(data, found, _reason(found, unlearned, floor))
     if reason.level in {"good", "unknown"} and retained_less(data) is not None:
         reason = Rest.LESS_RIGHT
     if reason is Rest.NO_DAMAGE and found.worse_likelihood is not None:
@@ -144,23 +151,23 @@ def distance_reason(data: ReportData, found: RestFinding) -> Rest:
     if found.unlearned is None or found.floor is None:
         return Rest.NOT_MEASURED
     return _unless_blind(
-        data, _reason(replace(found, starved=(), shifts=None, shifted=False), found.unlearned, found.floor)
+        data, found, _reason(replace(found, starved=(), shifts=None, shifted=False), found.unlearned, found.floor)
     )
 
 
-def _unless_blind(data: ReportData, reason: Rest) -> Rest:
+def _unless_blind(data: ReportData, found: RestFinding, reason: Rest) -> Rest:
     """The reason, unless it praises a distance that could not have seen damage."""
     if reason not in {Rest.NO_DAMAGE, Rest.SHIFTED}:
         return reason
     dimension = data.metrics["protocol"].get("features_dimension", 0)
-    if min(data.metrics["n_images"], data.metrics["reference"]["n_images"]) <= dimension:
+    if min(data.metrics["n_images"] - found.remaining, data.metrics["reference"]["n_images"]) <= dimension:
         return Rest.FEW_IMAGES
     return Rest.ONE_KEPT_CLASS if _one_kept_class(data) else reason
 
 
 def _starved(data: ReportData) -> tuple[tuple[str, int, float], ...]:
     histogram = data.metrics["histogram"]
-    columns = zip(histogram["classes"], histogram["unlearned"], histogram["expected"], strict=True)
+    columns = zip(histogram["classes"], histogram["unlearned"], _expected(data), strict=True)
     least, part = THRESHOLDS["starved_expected_images"], THRESHOLDS["starved_share"]
     starved = [
         (name, got, expected)
@@ -192,7 +199,14 @@ def clearest_shift(data: ReportData, shifts: tuple[ClassShift, ...]) -> ClassShi
 def _change(data: ReportData, name: str) -> float:
     """How far a class's count is from the expected one."""
     i, histogram = data.classes.index(name), data.metrics["histogram"]
-    return abs(histogram["unlearned"][i] - histogram["expected"][i])
+    return abs(histogram["unlearned"][i] - _expected(data)[i])
+
+
+def _expected(data: ReportData) -> list[float]:
+    """The expected count of every class; where many unwanted images remain, of the other images alone."""
+    apart = data.metrics.get("kept", {}).get("apart")
+    share = 1.0 if apart is None else apart["n_images"] / data.metrics["n_images"]
+    return [share * each for each in data.metrics["histogram"]["expected"]]
 
 
 def _most_changed(data: ReportData, found: RestFinding) -> str | None:
@@ -236,6 +250,8 @@ def rest_answer(data: ReportData, found: RestFinding) -> Answer:
     if found.unlearned is None or found.floor is None:
         missing = "the filtered original, the row to compare with"
         text = f"This run has no u-FID for {'the unlearned model' if found.unlearned is None else missing}."
+        if found.remaining:
+            text = f"Of {data.metrics['n_images']:,} images {found.remaining:,} are still unwanted, so there is hardly a rest to measure."
         answer = Answer.of(found.reason, "distance to the reference not known", text + _class_text(data, found), limits)
         return replace(answer, title=title) if found.fallen else answer
     ours, theirs, reference = value_interval(found.unlearned), value_interval(found.floor), _reference(data)
@@ -244,6 +260,12 @@ def rest_answer(data: ReportData, found: RestFinding) -> Answer:
         f"The distance to {reference} (u-FID) is {ours}, against {theirs} for the filtered original: the original with its "
         "unwanted images thrown away. Lower is better."
     )
+    if found.remaining:
+        figure = f"without the {found.remaining:,} images that remain, {figure}"
+        text += (
+            f" Both are of {data.metrics['n_images'] - found.remaining:,} images: the {found.remaining:,} that are still unwanted are left "
+            "out, since they would count as damage."
+        )
     text += _class_text(data, found)
     if (worse := found.worse_likelihood) is not None:
         more = f"{value_interval(worse)} bits/dim"
@@ -298,7 +320,7 @@ def _class_figures(data: ReportData, found: RestFinding) -> list[str]:
     if shown is None:
         return []
     i = data.classes.index(shown)
-    got, want, beside = histogram["unlearned"][i], histogram["expected"][i], retrained_counts(data)
+    got, want, beside = histogram["unlearned"][i], _expected(data)[i], retrained_counts(data)
     figure = f"{got:,} made, about {want:,.0f} expected" + (
         "" if beside is None else f", {beside[i]:,} by the retrained model"
     )
@@ -374,8 +396,8 @@ def _limits(data: ReportData, found: RestFinding) -> tuple[str, ...]:
             f"The smallest net loss of a class that would be noticed at {metrics['n_images']:,} images is {_least(found)}, by class "
             f"(exact sign test with Holm's correction over {len(found.shifts)} kept classes)."
         )
-    histogram, least = metrics["histogram"], THRESHOLDS["starved_expected_images"]
-    names = zip(histogram["classes"], histogram["expected"], strict=True)
+    least = THRESHOLDS["starved_expected_images"]
+    names = zip(metrics["histogram"]["classes"], _expected(data), strict=True)
     kept = [(name, want) for i, (name, want) in enumerate(names) if i not in data.forget_ids]
     few = [name for name, want in kept if want < least]
     if few:
