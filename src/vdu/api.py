@@ -59,6 +59,11 @@ def sample(
         raise InputError(
             f"seeds: got {shown(seeds)}; expected a number of images, at least 1, or one integer of at most 64 bits per image."
         )
+    if len({int(each) % 2**32 for each in chosen}) < len({int(each) for each in chosen}):
+        raise InputError(
+            "seeds: some differ by a multiple of 4294967296 alone, and PyTorch's generator on a CPU reads 32 bits of a seed, so their "
+            "images would be equal; expected seeds that differ in these bits, such as 0, 1, 2, …"
+        )
     require_kind("progress", progress, str, "the title of a progress bar, or None")
     if sampler is not None and not isinstance(sampler, Sampler):
         raise InputError(f"sampler: got {shown(sampler)}; expected a vdu.Sampler.")

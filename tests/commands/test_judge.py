@@ -170,6 +170,12 @@ def test_test_images_are_no_training_images(tmp_path, capsys):
     tested = run(JudgeSettings(data=str(tmp_path / "data"), output_dir=tmp_path / "run", epochs=1, batch_size=4))
     assert tested["n_held_out"] == 6
     assert "2 of 8 test images are training images, pixel by pixel; they are left out" in capsys.readouterr().err
+    for name in ("b", "c"):  # copies within the test split count once
+        Image.new("L", (8, 8), 203).save(tmp_path / "data" / "test" / "a" / f"more-{name}.png")
+    tested = run(JudgeSettings(data=str(tmp_path / "data"), output_dir=tmp_path / "again", epochs=1, batch_size=4))
+    assert tested["n_held_out"] == 7
+    with pytest.raises(InputError, match=r"run: is the run folder of a judge.*Give .*judge\."):
+        load_judge(tmp_path / "run")
     (tmp_path / "twice").mkdir()
     for split in ("train", "test"):
         (tmp_path / "twice" / split).symlink_to(tmp_path / "data" / "train")

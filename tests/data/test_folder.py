@@ -310,3 +310,17 @@ def test_images_beside_splits_are_refused_and_never_mix_them(tmp_path, split):
     for name in ("example.png", "more.png"):
         (tmp_path / name).unlink()
     assert load_images(tmp_path, split=split or "train").class_names == ("a", "b")
+
+
+def test_splits_inside_class_folders_are_refused(tmp_path):
+    """They would turn training and test images into one set."""
+    for name in ("cat/train/1.png", "cat/test/2.png", "dog/train/1.png", "dog/test/2.png"):
+        save(tmp_path / "both" / name, noise(4, 4))
+    with pytest.raises(
+        InputError,
+        match=r"its class folders hold the splits test, train, such as cat/test; .*Move the images to test/cat",
+    ):
+        load_images(str(tmp_path / "both"))
+    for name in ("cat/train/1.png", "dog/train/1.png"):  # one split: nothing is mixed
+        save(tmp_path / "one" / name, noise(4, 4))
+    assert load_images(str(tmp_path / "one")).class_names == ("cat", "dog")

@@ -178,3 +178,24 @@ def test_names_that_contradict_each_other_are_refused():
     assert as_images(Animals({"cat": 0, "dog": 1}), name="forget").class_names == ("cat", "dog")
     with pytest.raises(InputError, match="class_to_idx has 'dog' for the label 0, and classes has 'cat'"):
         as_images(Animals({"dog": 0, "cat": 1}), name="forget")
+
+
+def test_a_set_that_is_changed_later_changes_no_run():
+    given = ImageSet(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 1]))
+    taken = as_images(given, name="forget", shape=(1, 2, 2))
+    given.images.add_(9)
+    given.labels[0] = 5
+    assert taken.images.max() == 0 and taken.labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.zeros(2, 1, 4, 4, dtype=torch.uint8).to_sparse(), "got a sparse tensor; expected all pixels"),
+        (np.ma.masked_less(np.ones((2, 1, 4, 4), dtype=np.uint8), 1), "got a masked array; expected all pixels"),
+        (np.ones((2, 3, 8, 3), dtype=np.uint8), "whose channels may come first or last; expected a tensor"),
+    ],
+)
+def test_pixels_that_may_mean_two_things_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        as_images(given, name="forget", shape=(3, 3, 8))

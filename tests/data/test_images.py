@@ -107,6 +107,17 @@ def test_sha256_is_that_of_shapes_pixels_and_labels():
     assert small(labels=None).sha256 == hashlib.sha256(b"images [4, 1, 2, 3] " + bytes(range(24))).hexdigest()
 
 
+def test_sha256_follows_a_change_in_place():
+    pixels, labels = torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 1])
+    images = ImageSet(pixels, labels)
+    seen = [images.sha256]
+    pixels.add_(7)
+    seen.append(images.sha256)
+    labels[0] = 1
+    seen.append(images.sha256)
+    assert len(set(seen)) == 3 and seen[-1] == images.sha256 == ImageSet(pixels.clone(), labels.clone()).sha256
+
+
 def test_sha256_depends_on_content_and_order_only():
     images = small()
     assert small(names=None, description="other", class_names=None).sha256 == images.sha256

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from vdu.core.errors import InputError
 from vdu.diffusion.guidance import combined, guided
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.diffusion.schedule import NoiseSchedule
@@ -63,6 +64,15 @@ def test_ancestral_sampling_uses_that_variance():
         noise = 0.5 * x + 3 / 9 + 3.0 * (1 / 9 - 3 / 9)
         x = scheduler.step(torch.cat([noise, torch.full_like(x, 0.25)], dim=1), t, x, generator=source).prev_sample
     torch.testing.assert_close(image, x[0].clamp(-1, 1))
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, -1.0])
+def test_a_scale_below_1_is_refused(scale):
+    """In diffusers it is no guidance; here it would lead away from the condition."""
+    with pytest.raises(
+        InputError, match="guidance_scale: got .*; expected a number, at least 1.*leave it out for that"
+    ):
+        Sampler("ddim", 4, guidance_scale=scale)
 
 
 @pytest.mark.parametrize(("scale", "each"), [(None, 1), (1.0, 2), (3.0, 2)])

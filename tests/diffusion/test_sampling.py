@@ -1,7 +1,8 @@
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DPMSolverMultistepScheduler
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler
 
+import vdu
 from vdu.core.errors import InputError
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.models.denoiser import PipelineDenoiser
@@ -216,3 +217,40 @@ def test_a_protocol_describes_itself():
     assert Sampler("ddim", steps=7, eta=0.5).describe() == {
         "scheduler": "ddim", "steps": 7, "eta": 0.5, "spacing": "trailing", "clip_sample": None, "microbatch_size": 50,
     }  # fmt: skip
+
+
+def test_images_without_numbers_are_refused(make_pipeline):
+    pipeline = make_pipeline({"clip_sample": False})
+    with torch.no_grad():
+        pipeline.unet.conv_out.weight.mul_(1e38)
+    with pytest.raises(InputError, match="2 of 2 images that it drew have pixels that are NaN or infinite"):
+        sample(PipelineDenoiser.from_pipeline(pipeline), [1, 2], Sampler("ddpm", 2, microbatch_size=3))
+
+
+def test_seeds_that_give_one_noise_are_refused(make_pipeline):
+    """PyTorch's CPU generator reads 32 bits of a seed."""
+    assert torch.equal(*(torch.rand(3, generator=torch.Generator().manual_seed(seed)) for seed in (5, 5 + 2**32)))
+    with pytest.raises(InputError, match="seeds: some differ by a multiple of 4294967296 alone"):
+        vdu.sample(make_pipeline(), [5, 5 + 2**32], Sampler("ddim", 1))
+    twice = vdu.sample(make_pipeline(), [5, 5], Sampler("ddim", 1))  # asked for
+    assert torch.equal(twice[0], twice[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variance_type": "fixedlarge"}, "variance_type: got 'fixedlarge'"),
+        ({"clip_sample": "False"}, "clip_sample: got 'False'; expected true or false"),
+        ({"rescale_betas_zero_snr": "no"}, "rescale_betas_zero_snr: got 'no'; expected true or false"),
+    ],
+)
+def test_options_that_diffusers_takes_for_others_are_refused(make_pipeline, options, message):
+    with pytest.raises(InputError, match=message):
+        PipelineDenoiser.from_pipeline(make_pipeline(options))
+
+
+def test_a_scheduler_without_values_is_refused(make_pipeline):
+    with torch.device("meta"):
+        scheduler = DDPMScheduler()
+    with pytest.raises(InputError, match="its scheduler was made on the meta device"):
+        PipelineDenoiser.from_pipeline(DDPMPipeline(make_pipeline().unet, scheduler))

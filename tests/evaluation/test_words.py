@@ -130,11 +130,12 @@ def test_sets_come_from_the_run_or_a_file(tmp_path):
     assert (sets.concepts, sets.target, sets.others) == (("cat",), ("cat", "a cat"), ("a dog", "tree, noto"))
     assert prompt_sets(model, ["cat"], keep=["a fox"]).others == ("a fox",)
     (tmp_path / "sets.toml").write_text(
-        'paraphrases = ["kitty"]\nneighbours = ["a dog"]\n[classes]\n"a dog" = ["cat"]\n'
+        'paraphrases = ["kitty"]\nneighbours = ["a dog"]\n[classes]\n"a dog" = ["pet"]\n'
     )
     (tmp_path / "sets.json").write_text(json.dumps({"target": ["the cat"]}))
     given = prompt_sets(model, ["cat"], given=tmp_path / "sets.toml")
-    assert (given.paraphrases, given.neighbours, given.classes) == (("kitty",), ("a dog",), {"a dog": ("cat",)})
+    assert (given.paraphrases, given.neighbours, given.classes) == (("kitty",), ("a dog",), {"a dog": ("pet",)})
+    assert given.others == ("tree, noto",)  # a prompt counts once
     assert list(given.drawn) == ["target", "neighbours", "others", "null"]
     assert prompt_sets(model, ["cat"], given=tmp_path / "sets.json").target == ("the cat",)
 
@@ -149,6 +150,14 @@ def test_sets_come_from_the_run_or_a_file(tmp_path):
         ({"paraphrases": ["kitty"], "others": ["a kitty"]}, "'a kitty' is among the prompts to keep"),
         ({"classes": {"dgo": ["dog"]}}, "classes: got 'dgo', which is in no set of prompts"),
         ({"others": [" "]}, "expected a list of texts, at least one, none empty"),
+        (
+            {"others": ["pet"], "classes": {"pet": ["cat"]}},
+            "'pet' is among the prompts to keep, and its class 'cat' is what was forgotten",
+        ),
+        (
+            {"others": ["a fox", "a dog"], "neighbours": ["a fox"]},
+            "'a fox' is among neighbours and others, and would count twice",
+        ),
         ({"others": ["a cat"]}, "'a cat' is among the prompts to keep, and asks for what was forgotten"),
         ({"classes": ["cat"]}, "expected names of classes by prompt"),
     ],

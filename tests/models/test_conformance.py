@@ -428,6 +428,29 @@ def test_a_flow_model_is_drawn_by_eulers_method_or_with_new_noise_at_every_step(
             sample(denoiser, [3], wrong)
 
 
+@pytest.mark.parametrize("family", ["dit", "stable_diffusion"])
+def test_drawing_leaves_the_callers_pipeline_as_it_was(family):
+    """Modes of all parts, and the labels that a network drops while it trains."""
+    if family == "stable_diffusion":
+        pytest.importorskip("transformers")
+    pipeline = getattr(tiny_pipelines, family)()
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    images = []
+    for training in (False, True):
+        for part in parts:
+            part.train(training)
+        state = [(m.training, getattr(m, "dropout_prob", None)) for part in parts for m in part.modules()]
+        denoiser = PipelineDenoiser.from_pipeline(pipeline)
+        images.append(sample(denoiser, [3], Sampler("ddim", 2, microbatch_size=1)))
+        denoiser.encode(images[-1])
+        assert [(m.training, getattr(m, "dropout_prob", None)) for part in parts for m in part.modules()] == state
+    assert torch.equal(*images)
+    if family == "dit":  # what is trained drops no labels of its own
+        assert {0.1} == {m.dropout_prob for m in pipeline.transformer.modules() if hasattr(m, "dropout_prob")}
+        copied = PipelineDenoiser.from_pipeline(pipeline).copy().network
+        assert {0.0} == {m.dropout_prob for m in copied.modules() if hasattr(m, "dropout_prob")}
+
+
 # class conditions
 
 
@@ -439,12 +462,10 @@ def test_a_label_changes_the_image_and_guidance_goes_beyond_it(make_pipeline):
     assert torch.equal(sample(denoiser, [7], sampler, labels=[0]), asked[0])  # by index as by name
     assert torch.equal(sample(denoiser, [7], sampler), sample(denoiser, [7], sampler, labels=[7 % 3]))  # the seed's own
     guided = [
-        sample(denoiser, [7], Sampler("ddim", 3, microbatch_size=2, guidance_scale=s), labels=["a"])
-        for s in (1.0, 0.0, 4.0)
+        sample(denoiser, [7], Sampler("ddim", 3, microbatch_size=2, guidance_scale=s), labels=["a"]) for s in (1.0, 4.0)
     ]
     torch.testing.assert_close(guided[0], asked[0], rtol=0, atol=1e-5)  # s = 1 is the condition alone
-    torch.testing.assert_close(guided[1], asked[2], rtol=0, atol=1e-5)  # s = 0 the null class
-    assert not torch.allclose(guided[2], asked[0], atol=1e-3)
+    assert not torch.allclose(guided[1], asked[0], atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -297,6 +300,24 @@ def test_mixed_precision_leaves_no_trace_on_the_network(make_network, make_batch
         assert torch.equal(network(x), exact)
         assert network(x).dtype == torch.float32
         assert math.isfinite(result.last["loss"])
+
+
+def test_a_launcher_that_announces_processes_and_no_place_to_meet_is_refused(tmp_path):
+    """In a process of its own, since accelerate keeps what it found."""
+    for variables in ({"WORLD_SIZE": "2"}, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}):
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("RANK", "LOCAL_", "WORLD", "MASTER"))
+        }
+        code = (
+            "from vdu.training.loop import make_accelerator\nfrom vdu.core.errors import InputError\n"
+            "try: make_accelerator()\nexcept InputError as error: print(error)"
+        )
+        answer = subprocess.run(
+            [sys.executable, "-c", code], env=clean | variables, capture_output=True, text=True, timeout=120
+        )
+        assert "launcher: " in answer.stdout and "torchrun" in answer.stdout, answer.stderr
 
 
 def test_fewer_processes_than_the_launcher_promised_are_refused(monkeypatch):

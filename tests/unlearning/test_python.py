@@ -20,6 +20,7 @@ from vdu.core.checks import hash_parameters
 from vdu.core.device import on_device
 from vdu.core.errors import InputError
 from vdu.core.records import sha256_file
+from vdu.core.types import Losses
 from vdu.data.forget_source import reload_forget
 from vdu.data.images import ImageSet
 from vdu.methods import registry
@@ -393,6 +394,33 @@ def test_a_method_that_lacks_something_is_refused_before_any_work(source, messag
     ):
         with pytest.raises(InputError, match=f"^{message}|name is '' and summary"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        (lambda d, b: {"x": d.noise(b["forget"]).mean()}, "losses.. returned .*expected vdu.Losses of terms"),
+        (
+            lambda d, b: Losses({"x": d.noise(b["forget"])}),
+            r"returned a tensor \[4, 1, 8, 8\] as the term 'x'; expected a scalar",
+        ),
+        (
+            lambda d, b: Losses({"x": torch.zeros(())}),
+            r"returned terms \(x\) without a gradient, so nothing would train",
+        ),
+    ],
+)
+def test_losses_of_a_method_of_ones_own_are_checked(make_pipeline, losses, message):
+    class Own(vdu.Method):
+        """One."""
+
+        name, summary = "own", "One."
+
+        def losses(self, denoiser, batch):
+            return losses(denoiser, batch)
+
+    with pytest.raises(InputError, match=f"the method own: {message}" if message.startswith("losses") else message):
+        vdu.unlearn(make_pipeline(), Own(), forget=PIXELS, **SMALL)
 
 
 def test_a_class_is_registered_by_a_name_with_its_annotations_as_options(make_pipeline, registered):

@@ -76,7 +76,7 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
         InputError: if the images have no labels or no test split, or the output folder is taken.
     """
     from vdu.core.rng import derive_seed, isolated_global
-    from vdu.data.overlap import without_copies
+    from vdu.data.overlap import without_copies, without_repeats
     from vdu.data.sources import load_images, place_of
     from vdu.judges.classifier import Judge, save_judge
     from vdu.judges.training import ClassificationObjective, LabelledImages, default_shift, provenance
@@ -90,7 +90,7 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
             f"{images.description}: has no labels; expected labelled images. Put them into class folders below the "
             "folders train and test."
         )
-    held_out = without_copies(held_out, images, "test images", "training images")
+    held_out = without_repeats(without_copies(held_out, images, "test images", "training images"), "test images")
     require_divisible(settings.batch_size, 1)
     how = _how(settings, len(images))
     shift = default_shift(images.shape) if settings.shift_pixels is None else settings.shift_pixels

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from vdu.core.paths import given_output, given_path
-from vdu.core.ranges import AT_LEAST_0, COUNT, ENOUGH_IMAGES, FRACTION, NOT_NEGATIVE, POSITIVE, SEED, UNIT, Range
+from vdu.core.ranges import (
+    AT_LEAST_0,
+    COUNT,
+    ENOUGH_IMAGES,
+    FRACTION,
+    GUIDANCE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    UNIT,
+    Range,
+)
 
 if TYPE_CHECKING:
     from vdu.diffusion.sampling import Sampler
@@ -21,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Count",
     "GivenFirst",
+    "Guidance",
     "ImageCount",
     "NotNegative",
     "OutputDir",
@@ -72,6 +84,7 @@ NotNegative = Annotated[int, within(NOT_NEGATIVE)]
 Seed = Annotated[int, within(SEED)]
 Rate = Annotated[float, within(POSITIVE)]
 Weight = Annotated[float, within(AT_LEAST_0)]
+Guidance = Annotated[float, within(GUIDANCE)]
 Share = Annotated[float, within(FRACTION)]
 Unit = Annotated[float, within(UNIT)]
 ImageCount = Annotated[int, within(ENOUGH_IMAGES)]

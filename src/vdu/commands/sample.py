@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from vdu.commands.options import Count, GivenFirst, OutputDir, SamplerSettings, Seed, Weight, to_toml
+from vdu.commands.options import Count, GivenFirst, Guidance, OutputDir, SamplerSettings, Seed, to_toml
 from vdu.core.records import atomic_file
 from vdu.core.runs import Run
 
@@ -21,7 +21,7 @@ class SampleSettings(SamplerSettings):
         n_images: how many.
         label: a class to draw, by name or number, or a prompt for a text-to-image model; several are drawn in turn. By default a model
             draws them by the images' seeds, each with the same chance.
-        guidance_scale: scale of classifier-free guidance; 1 switches it off.
+        guidance_scale: scale of classifier-free guidance, at least 1; without it the network is evaluated once a step.
         seed: image i starts from noise drawn from (seed, i).
         overwrite: start anew in a folder that already holds a run.
     """
@@ -30,7 +30,7 @@ class SampleSettings(SamplerSettings):
     output_dir: OutputDir = Path("samples")
     n_images: Count = 64
     label: tuple[str, ...] = ()
-    guidance_scale: Weight | None = None
+    guidance_scale: Guidance | None = None
     seed: Seed = 0
     overwrite: bool = False
 

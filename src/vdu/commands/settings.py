@@ -9,13 +9,13 @@ from cyclopts import Parameter
 from vdu.commands.options import (
     Count,
     GivenFirst,
+    Guidance,
     ImageCount,
     OutputDir,
     Rate,
     SamplerSettings,
     Seed,
     Share,
-    Weight,
     plain,
     to_toml,
 )  # fmt: skip
@@ -123,7 +123,7 @@ class EvaluateSettings(SamplerSettings):
     forget: str | None = None
     forget_prompt: tuple[str, ...] = ()
     prompts: Path | None = None
-    guidance_scale: Weight | None = None
+    guidance_scale: Guidance | None = None
     output_dir: Annotated[Path | None, Parameter(alias="-o")] = None
     judge: str | None = None
     second_judge: str | None = None

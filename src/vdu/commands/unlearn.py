@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from vdu.commands.options import (
     Count,
     GivenFirst,
+    Guidance,
     NotNegative,
     OutputDir,
     Rate,
@@ -18,7 +19,6 @@ from vdu.commands.options import (
     Seed,
     Share,
     Tracker,
-    Weight,
     to_toml,
 )
 from vdu.core.errors import InputError
@@ -109,7 +109,7 @@ class UnlearnSettings(SamplerSettings):
     forget_prompt: tuple[str, ...] = ()
     keep_prompts: tuple[str, ...] = ()
     instead: str | None = None
-    guidance_scale: Weight | None = None
+    guidance_scale: Guidance | None = None
     train: str | None = None
     convert: bool = False
     method: Annotated[str, Parameter(validator=_known)] = "auto"

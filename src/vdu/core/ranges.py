@@ -66,6 +66,11 @@ AT_LEAST_0 = Range("a finite number, 0 or more", 0)
 FRACTION = Range("a number from 0 to below 1", 0, high=1)
 UNIT = Range("a number from 0 to 1", 0, high=1, below=False)
 PERCENTAGE = Range("a percentage from 0 to 100", 0, high=100, below=False)
+GUIDANCE = Range(
+    "a number, at least 1: at 1 the condition counts as without guidance, and below it less than asked for. Diffusers takes whatever is "
+    "at most 1 as no guidance; leave it out for that",
+    1,
+)
 SEED = Range("an integer of at most 64 bits", -(2**63), high=2**63, whole=True)
 PORT = Range("a port from 1 to 65535", 1, high=65535, below=False, whole=True)
 ENOUGH_IMAGES = Range(
@@ -94,7 +99,7 @@ RANGES: Mapping[str, Range] = MappingProxyType({
     "inference_steps": COUNT,
     "microbatch_size": COUNT,
     "eta": UNIT,
-    "guidance_scale": AT_LEAST_0,
+    "guidance_scale": GUIDANCE,
     "n_own_samples": COUNT,
     "n_samples": COUNT,
     # posteriors

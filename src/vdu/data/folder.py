@@ -2,7 +2,7 @@
 
 A folder that holds only folders is a set of classes: the first folder on an image's path is its class. A folder whose only folders
 are splits (train, test, val and the like) is entered at the requested split; without a request several splits are an error, and so
-are images beside splits: they would turn training and test images into one set.
+are images beside splits, and splits inside class folders: they would turn training and test images into one set.
 
 Files are taken by their content, whatever their names. Hidden files, those of the operating system (Thumbs.db) and texts (captions,
 tables) are passed over and counted; any other file that is not an image is an error, so that no forget image is missed.
@@ -209,6 +209,17 @@ def _files(root: Path) -> tuple[list[str], list[str], Counter[str]]:
     return sorted(names), sorted(strangers), +passed_over
 
 
+def _require_unsplit(root: Path, names: Sequence[str]) -> None:
+    """Raise an error for class folders that hold splits: they would turn training and test images into one set."""
+    seconds = {name.split("/")[1].lower() if name.count("/") > 1 else "" for name in names}
+    if len(seconds) > 1 and seconds <= _SPLITS:
+        first = names[0].split("/")
+        raise InputError(
+            f"{root}: its class folders hold the splits {', '.join(sorted(seconds))}, such as {first[0]}/{first[1]}; expected class "
+            f"folders below splits. Move the images to {first[1]}/{first[0]} and so on."
+        )
+
+
 def _labels(root: Path, names: Sequence[str]) -> tuple[torch.Tensor | None, tuple[str, ...] | None]:
     if any("/" not in name for name in names):
         return None, None
@@ -219,5 +230,6 @@ def _labels(root: Path, names: Sequence[str]) -> tuple[torch.Tensor | None, tupl
     empty = sorted({path.name for path in _visible(root) if path.is_dir()} - set(class_names))
     if empty:
         raise InputError(f"{root}: the class folders {', '.join(empty)} hold no images. Fill or remove them.")
+    _require_unsplit(root, names)
     index = {name: i for i, name in enumerate(class_names)}
     return torch.tensor([index[first] for first in firsts]), tuple(class_names)

@@ -11,6 +11,7 @@ Not guaranteed: that a data set without random transforms was given; what it ret
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -65,7 +66,10 @@ def as_images(given: Any, *, name: str, shape: Shape | None = None, convert: boo
     if is_named(given):
         return load_images(given, shape=shape, convert=convert)
     if isinstance(given, ImageSet):
-        found = given
+        labels = None if given.labels is None else given.labels.clone()
+        found = replace(
+            given, images=given.images.clone(), labels=labels
+        )  # what the caller changes later changes no run
     elif isinstance(given, Tensor | np.ndarray):
         found = ImageSet(_pixels(given, name))
     elif isinstance(given, list | tuple):
@@ -91,11 +95,19 @@ def _pixels(given: Tensor | np.ndarray, name: str) -> Tensor:
             f"{name}: got pixels of {got}; expected uint8 in 0…255, since other values may mean several ranges. Convert x in [0, 1] "
             "with (x * 255).round().to(torch.uint8), x in [−1, 1] with ((x + 1) * 127.5).round().to(torch.uint8)."
         )
+    if isinstance(given, np.ma.MaskedArray) or (isinstance(given, Tensor) and given.layout != torch.strided):
+        kind = "sparse tensor" if isinstance(given, Tensor) else "masked array"
+        raise InputError(f"{name}: got a {kind}; expected all pixels, as a plain one.")
     if isinstance(given, Tensor):
         pixels = given.detach().cpu()
     else:
         array = given[:, None] if given.ndim == 3 else given
         last = array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3)
+        if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] in (1, 3):
+            raise InputError(
+                f"{name}: got pixels of {got}, whose channels may come first or last; expected a tensor, whose channels come first. Call "
+                "torch.from_numpy."
+            )
         pixels = torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2) if last else array))
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         also = "" if isinstance(given, Tensor) else ", [images, height, width, channels] or [images, height, width]"

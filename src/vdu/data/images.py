@@ -14,7 +14,6 @@ Not guaranteed: that a set fits into memory; that pixels are in any colour space
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -131,9 +130,17 @@ class ImageSet:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
-    @cached_property
+    @property
     def sha256(self) -> str:
-        """SHA-256 over the pixels, the labels and their shapes, as 64 hexadecimal digits; computed once."""
+        """SHA-256 over the pixels, the labels and their shapes, as 64 hexadecimal digits; anew after PyTorch changed them in place."""
+        parts = [each for each in (self.images, self.labels) if each is not None]
+        stamp = [(each.data_ptr(), None if each.is_inference() else each._version) for each in parts]
+        known = self.__dict__.get("_hashed")
+        if known is None or known[0] != stamp:
+            known = self.__dict__["_hashed"] = (stamp, self._hash())
+        return known[1]
+
+    def _hash(self) -> str:
         digest = hashlib.sha256(f"images {list(self.images.shape)} ".encode())
         digest.update(self.images.contiguous().numpy().data)
         if self.labels is not None:

@@ -177,10 +177,18 @@ def levels_of(scheduler: Any) -> Tensor | None:
     Returns:
         ᾱ, [T], float64, ending in the exact 0 of zero terminal signal-to-noise ratio where some classes store 2⁻²⁴ for it; None
         for a scheduler without ``alphas_cumprod``.
+
+    Raises:
+        InputError: if they have no values.
     """
     found = getattr(scheduler, "alphas_cumprod", None)
     if not isinstance(found, Tensor):
         return None
+    if found.is_meta:
+        raise InputError(
+            "pipeline: its scheduler was made on the meta device, so its noise levels have no values; expected a scheduler made on a CPU. "
+            "Make it outside of torch.device('meta')."
+        )
     levels = found.detach().to("cpu", torch.float64, copy=True)
     if scheduler.config.get("rescale_betas_zero_snr") and len(levels) and levels[-1] == 2.0**-24:
         levels[-1] = 0.0
@@ -296,4 +304,10 @@ def _microbatch(denoiser: Denoiser, seeds: list[int], labels: list[Any] | None, 
         output = guided(denoiser, scaled(x, t), timestep, condition, null, scale)
         output = output if keep_variance else output[:, : x.shape[1]]
         x = scheduler.step(output, t, x, **step_arguments).prev_sample
-    return denoiser.decode(x)[: len(seeds)].float().clamp(-1, 1).cpu()
+    found = denoiser.decode(x)[: len(seeds)].float()
+    if not bool(found.isfinite().all()):
+        raise InputError(
+            f"pipeline: {int((~found.isfinite()).flatten(1).any(dim=1).sum())} of {len(found)} images that it drew have pixels that are "
+            "NaN or infinite; expected finite ones. Its weights, or the sampler's steps, overflow."
+        )
+    return found.clamp(-1, 1).cpu()

@@ -162,11 +162,22 @@ def _with_given(default: PromptSets, given: Any) -> PromptSets:
         raise InputError(f"{where}: classes: got {shown(by_prompt)}; expected names of classes by prompt.")
     classes = {prompt: _prompts(each, f"{where}: classes of {prompt!r}") for prompt, each in by_prompt.items()}
     made = replace(default, **sets, classes=classes)
+    if "others" not in sets and (rest := tuple(each for each in made.others if each not in made.neighbours)):
+        made = replace(made, others=rest)
     for each in (*made.neighbours, *made.others):
         if any(names(each, concept) for concept in (*made.concepts, *made.target, *made.paraphrases)):
             raise InputError(
                 f"{where}: {each!r} is among the prompts to keep, and asks for what was forgotten; expected it among target or paraphrases."
             )
+        if {named.casefold() for named in classes.get(each, ())} & {concept.casefold() for concept in made.concepts}:
+            raise InputError(
+                f"{where}: classes: {each!r} is among the prompts to keep, and its class {classes[each][0]!r} is what was forgotten; "
+                "expected another class."
+            )
+    if twice := sorted(set(made.neighbours) & set(made.others)):
+        raise InputError(
+            f"{where}: {twice[0]!r} is among neighbours and others, and would count twice; expected it in one of them."
+        )
     strange = sorted(set(classes) - {each for name in LISTED for each in getattr(made, name)})
     if strange:
         raise InputError(f"{where}: classes: got {strange[0]!r}, which is in no set of prompts; expected one that is.")

@@ -186,6 +186,8 @@ def load_judge(folder: Path | str) -> tuple[Judge, dict[str, Any]]:
         InputError: if the folder is not a judge, has another format, is damaged, or holds unexpected content.
     """
     folder = Path(folder)
+    if not (folder / RECORD_FILE).exists() and (folder / "judge" / RECORD_FILE).is_file():
+        raise InputError(f"{folder}: is the run folder of a judge; expected the judge in it. Give {folder / 'judge'}.")
     record = read_json(folder / RECORD_FILE)
     where = str(folder / RECORD_FILE)
     if not isinstance(record, dict) or record.get("format_version") != FORMAT_VERSION:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import NOT_NEGATIVE, POSITIVE, UNIT, Range, require_number
+from vdu.core.ranges import NOT_NEGATIVE, POSITIVE, UNIT, Range, require_choice, require_number
 from vdu.diffusion.sampling import levels_of, same_levels
 from vdu.diffusion.schedule import NoiseSchedule
 
@@ -42,6 +42,7 @@ SAMPLING = {
     "dynamic_thresholding_ratio": UNIT,
     "sample_max_value": POSITIVE,
 }
+VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
 RENAMED = {"predict_epsilon": "prediction_type, which is epsilon where it was true, and sample where it was false"}
 
 
@@ -246,9 +247,26 @@ def read_schedule(scheduler: Any) -> NoiseSchedule:
             f"pipeline: its scheduler {type(scheduler).__name__} has use_flow_sigmas on, and noise levels of a diffusion process beside "
             "them; expected one of the two. Turn it off, or use the scheduler that the model was trained with."
         )
+    _require_plain_options(scheduler)
     for name in SAMPLING.keys() & scheduler.config.keys():
         require_number(f"pipeline's scheduler: {name}", scheduler.config[name], SAMPLING[name])
     return NoiseSchedule(alpha_bars)
+
+
+def _require_plain_options(scheduler: Any) -> None:
+    """Raise an error for a switch that is a text, which counts as on, and for a variance that diffusers takes for the small one."""
+    for name, usual in inspect.signature(type(scheduler).__init__).parameters.items():
+        value = scheduler.config.get(name, usual.default)
+        if (
+            isinstance(usual.default, bool)
+            and value is not None
+            and not isinstance(value, bool)
+            and value not in (0, 1)
+        ):
+            raise InputError(f"pipeline's scheduler: {name}: got {shown(value)}; expected true or false.")
+    kind = scheduler.config.get("variance_type")
+    if kind is not None:
+        require_choice("pipeline's scheduler: variance_type", kind, VARIANCES)
 
 
 def require_own_schedule(scheduler: Any) -> None:

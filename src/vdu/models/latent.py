@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError
+from vdu.core.modes import evaluating
 from vdu.models.configuration import read_sides
 from vdu.models.denoiser import PipelineDenoiser
 
@@ -99,7 +100,7 @@ class LatentDenoiser(PipelineDenoiser):
 
 @contextmanager
 def visiting(device: torch.device, *modules: nn.Module) -> Iterator[None]:
-    """Move modules to a device and back again, for work between training steps.
+    """Move modules to a device and back again, in evaluation mode, for work between training steps.
 
     A half-precision autoencoder that overflows in it (``force_upcast``) works in float32.
     """
@@ -112,7 +113,8 @@ def visiting(device: torch.device, *modules: nn.Module) -> Iterator[None]:
         if upcast:
             module.to(torch.float32)
     try:
-        yield
+        with evaluating(*modules):
+            yield
     finally:
         for module, home, dtype in before:
             module.to(home)
@@ -156,7 +158,7 @@ def latent_parts(
     height, width = read_sides(size, "network")
     factor = 2 ** (len(config.block_out_channels) - 1)
     return {
-        "autoencoder": autoencoder.eval(),
+        "autoencoder": autoencoder,
         "latent_size": (channels, height, width),
         "image_shape": (int(config.in_channels), factor * height, factor * width),
         "scale": config.scaling_factor,

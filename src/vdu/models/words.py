@@ -203,8 +203,6 @@ def text_parts(pipeline: Any, encode: Callable[[Any, str | None, torch.device], 
                 f"pipeline: has no {' and no '.join(absent)}, so it cannot read a prompt; expected both {name} and {tokenizer}. Load the "
                 "whole pipeline."
             )
-        if pipeline.components.get(name) is not None:
-            getattr(pipeline, name).eval()
         if pipeline.components.get(tokenizer) is not None:
             known = [getattr(pipeline, tokenizer)(letter).input_ids for letter in "ab"]
             if known[0] == known[1]:

@@ -324,6 +324,11 @@ def require_trainable(network: nn.Module) -> None:
         )
 
 
+LAUNCHERS = (
+    "WORLD_SIZE", "RANK", "LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
+
+
 def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", folder: Path | None = None) -> Any:
     """An ``accelerate.Accelerator`` on CUDA if there is one, else on the CPU (also under ``torchrun``, with gloo).
 
@@ -337,7 +342,7 @@ def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", fo
 
     Raises:
         InputError: if the launcher requested several processes but accelerate runs in one (they would overwrite each other),
-            or the tracker cannot be started.
+            it cannot connect them, or the tracker cannot be started.
     """
     import os
 
@@ -349,13 +354,20 @@ def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", fo
     require_tracker(report_to, folder)
     with accelerate_variables_hidden():  # they would divide the loss, compile the network, or wrap it
         # without cpu=True, torchrun on a CPU starts independent processes
-        accelerator = Accelerator(
-            cpu=not torch.cuda.is_available()
-            and "ACCELERATE_TORCH_DEVICE" not in os.environ,  # a device that was asked for
-            mixed_precision=mixed_precision,
-            log_with=None if report_to == "none" else report_to,
-            project_dir=folder / FOLDER if folder else None,
-        )
+        try:
+            accelerator = Accelerator(
+                cpu=not torch.cuda.is_available()
+                and "ACCELERATE_TORCH_DEVICE" not in os.environ,  # a device that was asked for
+                mixed_precision=mixed_precision,
+                log_with=None if report_to == "none" else report_to,
+                project_dir=folder / FOLDER if folder else None,
+            )
+        except ValueError as error:
+            given = ", ".join(name for name in LAUNCHERS if name in os.environ)
+            raise InputError(
+                f"launcher: accelerate does not start ({error}). Environment variables that announce processes: {given or 'none'}. Start "
+                "with torchrun, or remove them for one process."
+            ) from None
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:
         raise InputError(

@@ -82,10 +82,12 @@ def with_posterior(plan: Plan, *, progress: bool) -> tuple[Plan, int]:
 
 
 def _fitted(plan: Plan, estimator: str, progress: bool) -> GaussianPosterior:
-    device = make_accelerator().device
+    device, part = make_accelerator().device, plan.original
+    if plan.train != "all":
+        part = part.with_network(trained_weights(part.network, plan.train))
     key = (
         f"{identity(plan.original)} {estimator} {OPTIONS.get(estimator)} {N_SAMPLES} {SAMPLER} {device.type}"
-        + trained_part(plan.original.with_network(trained_weights(plan.original.network, plan.train)))
+        + trained_part(part)
     )
     path = cache_folder() / "posteriors" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
     cached = first_decides("cached posterior", lambda: _cached(path))

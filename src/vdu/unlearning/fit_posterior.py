@@ -124,7 +124,7 @@ def fit_posterior(
             raise InputError(f"{name}: got {shown(given)}, and no samples are drawn: {why}. Leave it out.")
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     labels = None if labels is None else denoiser.meant(labels)
-    part = denoiser.with_network(trained_weights(denoiser.network, train))
+    part = denoiser if train == "all" else denoiser.with_network(trained_weights(denoiser.network, train))
     if (
         samples is not None and not denoiser.is_latent and bool((samples.abs() > 1.001).any())
     ):  # room for half precision

@@ -96,7 +96,8 @@ def unlearn(
         full_length: take all steps, even if the stopping rule (:mod:`vdu.replay.stopping`) is met earlier.
         force: continue if the model generates almost none, or almost only, images like the forget set, or does not draw a prompt to
             forget (:mod:`vdu.unlearning.effect`).
-        seed: seeds everything; equal seeds give the weights of ``vdu unlearn --seed``, bit by bit on one CPU process.
+        seed: seeds everything; equal seeds give the weights of ``vdu unlearn --seed``, bit by bit on one
+            CPU process with the same number of threads.
         generator: instead of ``seed``: one draw from it seeds everything.
         device: "cpu", "cuda", "cuda:1" and so on, or "mps"; by default CUDA if there is any, else the CPU.
         folder: a run folder, as ``vdu unlearn`` writes it, for ``vdu evaluate``, ``vdu report`` and ``vdu explore``; what was given

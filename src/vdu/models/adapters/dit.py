@@ -9,7 +9,9 @@ diffusers' network replaces a tenth of its labels at random while it trains. Lab
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self, cast
+
+from torch import nn
 
 from vdu.models.adapters.class_conditional import ClassConditionalDenoiser, read_names
 from vdu.models.configuration import discrete_parts, extra, is_a
@@ -25,6 +27,13 @@ NETWORK = "transformer"
 class DiTDenoiser(ClassConditionalDenoiser, LatentDenoiser):
     """A class-conditional transformer as a denoiser of latents."""
 
+    def with_network(self, network: nn.Module) -> Self:
+        """The same adapter over another network, whose own dropping of labels in training is turned off: whoever trains it drops them."""
+        for module in network.modules():
+            if hasattr(module, "dropout_prob"):  # diffusers' LabelEmbedding
+                cast("Any", module).dropout_prob = 0.0
+        return super().with_network(network)
+
 
 def matches(pipeline: Any) -> bool:
     """Whether it is a ``DiTPipeline``."""
@@ -32,10 +41,7 @@ def matches(pipeline: Any) -> bool:
 
 
 def adapt(pipeline: Any) -> DiTDenoiser:
-    """The pipeline's network itself, not a copy, as a denoiser; its dropping of labels is turned off, and its names are made to last."""
-    for module in pipeline.transformer.modules():
-        if hasattr(module, "dropout_prob"):  # diffusers' LabelEmbedding
-            module.dropout_prob = 0.0
+    """The pipeline's network itself, not a copy, as a denoiser; its names are made to last."""
     n_classes, null_class = int(pipeline.transformer.config.num_embeds_ada_norm), extra(pipeline, "null_class")
     names, called = list(map(str, range(n_classes))), defaultdict(list)
     for name, index in sorted(pipeline.labels.items(), key=lambda item: item[0].lower()):
