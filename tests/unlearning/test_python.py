@@ -160,7 +160,10 @@ def test_a_run_that_draws_resumes_with_its_own_sampler_alone(make_pipeline, tmp_
     pipeline = make_pipeline(num_class_embeds=4)
     pipeline.class_names, pipeline.null_class = ("a", "b", "c"), 3
     for method in ("esd", "concept-ablation"):
-        how = {"forget_label": "b", "folder": tmp_path / method, "progress": None, **SMALL}
+        images = ImageSet(
+            PIXELS, torch.ones(6, dtype=torch.int64), class_names=("a", "b", "c")
+        )  # so that none are drawn
+        how = {"forget": images, "folder": tmp_path / method, **SMALL}
         sampler = vdu.Sampler("ddim", 2, microbatch_size=30)
         vdu.unlearn(pipeline, method, sampler=sampler, **how)
         vdu.unlearn(pipeline, method, sampler=sampler, resume=True, **how)
