@@ -98,6 +98,16 @@ def test_a_damaged_cache_is_named_and_replaced(make_pipeline, capsys):
     assert cached_samples(denoiser, 3, SAMPLER, progress=None)[1] == 0
 
 
+def test_without_standard_error_nothing_is_said_among_the_numbers(make_pipeline, capsys, monkeypatch):
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline())
+    cached_samples(denoiser, 3, SAMPLER, progress=None)
+    (file,) = (cache_folder() / "own-samples").glob("*.safetensors")
+    file.write_bytes(b"not safetensors")
+    monkeypatch.setattr("sys.stderr", None)
+    assert cached_samples(denoiser, 3, SAMPLER, progress=None)[1] == 3
+    assert capsys.readouterr().out == ""
+
+
 def test_a_cache_that_cannot_be_written_is_named(make_pipeline, capsys, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("VDU_CACHE", str(tmp_path / "file"))

@@ -8,7 +8,6 @@ cache. Results for the packaged models that the demo needs are part of the packa
 import atexit
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from vdu.core.checks import hash_parameters
 from vdu.core.paths import given_path, home_cache
+from vdu.core.processes import say
 from vdu.core.records import atomic_file
 
 __all__ = ["PACKAGED", "cache_folder", "read_cached", "write_cached"]
@@ -51,10 +51,7 @@ def _until_the_end() -> Path:
     """A folder that is removed when this process ends, for a user without a home folder."""
     folder = tempfile.mkdtemp(prefix="vdu-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    print(
-        "vdu: this user has no home folder, so nothing is cached for later; VDU_CACHE names a folder for it.",
-        file=sys.stderr,
-    )
+    say("vdu: this user has no home folder, so nothing is cached for later; VDU_CACHE names a folder for it.")
     return Path(folder)
 
 
@@ -80,7 +77,7 @@ def read_cached(path: Path, what: str) -> dict[str, Tensor] | None:
     except (SafetensorError, OSError, ValueError) as error:
         tensors, trouble = {}, error
     if trouble:
-        print(f"vdu: {path}: cannot be read ({trouble}); {what} made again.", file=sys.stderr)
+        say(f"vdu: {path}: cannot be read ({trouble}); {what} made again.")
         return None
     return tensors
 
@@ -106,6 +103,6 @@ def write_cached(path: Path, tensors: Mapping[str, Tensor], what: str) -> bool:
         with atomic_file(path) as temporary:
             save_file(whole, temporary, {"sha256": hash_parameters(whole)})
     except (SafetensorError, OSError) as error:  # the former on a full disk
-        print(f"vdu: {path}: cannot be written ({error}); {what} not cached.", file=sys.stderr)
+        say(f"vdu: {path}: cannot be written ({error}); {what} not cached.")
         return False
     return True

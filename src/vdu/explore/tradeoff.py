@@ -9,7 +9,6 @@ Not guaranteed: that a difference between two neighbouring points is more than c
 """
 
 import json
-import sys
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.processes import say
 from vdu.core.records import FORMAT_VERSION, read_json, sha256_bytes, write_json
 from vdu.core.rng import derive_seed
 from vdu.data.forget_source import reload_forget
@@ -250,4 +250,4 @@ def _keep(run: OpenRun, curve: Curve) -> None:
     try:
         write_json(path, {"format_version": FORMAT_VERSION, "evaluation": _evaluation(run), "points": points})
     except OSError as error:
-        print(f"vdu: {path}: cannot be written ({error}); the checkpoints' numbers are not cached.", file=sys.stderr)
+        say(f"vdu: {path}: cannot be written ({error}); the checkpoints' numbers are not cached.")
