@@ -28,6 +28,7 @@ from vdu.evaluation.pair import unwanted_images
 from vdu.evaluation.recording import _probe_inputs
 from vdu.evaluation.subject import Subject
 from vdu.explore.open_run import open_run
+from vdu.models.pipelines import load_pipeline
 from vdu.reporting.code_texts import ABOUT_MODELS
 from vdu.reporting.run_comparison import read_runs
 
@@ -473,8 +474,15 @@ def test_the_pipeline_of_a_run_is_that_run(pair, pixel_judge):
     costs = [read(pair / folder / "metrics.json")["cost"][0] for folder in "ab"]
     assert costs[0] == costs[1] and costs[1]["stage"] == "unlearn" and costs[1]["network_evaluations"] > 0
     shutil.copytree(pair / "after" / "unet", pair / "run" / "pipeline" / "unet", dirs_exist_ok=True)
-    with pytest.raises(InputError, match="pipeline: is not what this run made"):
-        evaluate(**given, after=pair / "run" / "pipeline")
+    for use in (
+        lambda: evaluate(**given, after=pair / "run" / "pipeline"),
+        lambda: vdu.unlearn(pair / "run", "ascent", folder=pair / "again", **how),
+        lambda: load_pipeline(pair / "run" / "pipeline"),
+    ):
+        with pytest.raises(InputError, match="pipeline: is not what this run made"):
+            use()
+    shutil.copytree(pair / "run" / "pipeline", pair / "elsewhere")
+    load_pipeline(pair / "elsewhere")
 
 
 def test_the_cost_and_the_method_of_a_result_in_memory_are_part_of_the_evidence(pair, pixel_judge):

@@ -241,7 +241,7 @@ def _pipeline(path: Path | str | None) -> Any:
 
     if path is None:
         raise InputError("the run did not record where it is")
-    return load_pipeline(Path(path))
+    return load_pipeline(Path(path), as_recorded=False)
 
 
 def _weights(path: Path | str | None) -> str:

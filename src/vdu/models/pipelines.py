@@ -35,6 +35,7 @@ from vdu.models.configuration import (
     refuse_unknown_options,
     require_own_schedule,
 )
+from vdu.models.identity import weights_sha256
 from vdu.models.words import ENCODERS
 from vdu.zoo.packaged import PREFIX, packaged_pipelines, pipeline_folder
 
@@ -85,18 +86,19 @@ OWN_NETWORKS = ("vdu.models.ddpm_pytorch",)
 
 
 @own_torch()
-def load_pipeline(path: Path | str) -> Any:
+def load_pipeline(path: Path | str, *, as_recorded: bool = True) -> Any:
     """Load a diffusers pipeline folder that plain diffusers (or this package) saved.
 
     Args:
         path: the folder with ``model_index.json``, or what :func:`find_pipeline` takes for one.
+        as_recorded: refuse a pipeline in a run folder whose weights are not those that the run recorded.
 
     Returns:
         The pipeline, in evaluation mode, with attribute ``timestep_scale`` if the folder's ``vdu.json`` has one.
 
     Raises:
         InputError: if the folder is not a pipeline, has its weights in two variants and in no other form, needs pickled weights, or holds
-            NaN or infinite weights.
+            NaN or infinite weights, or with ``as_recorded`` is not what its run made.
     """
     from diffusers import DiffusionPipeline
 
@@ -137,7 +139,22 @@ def load_pipeline(path: Path | str) -> Any:
             setattr(pipeline, name, value)
     for name, part in loaded.items():
         check_network(part, str(path / name))
+    if network and as_recorded:
+        _require_recorded(path.resolve(), loaded[network])
     return keep_extras(pipeline, pipeline, loaded.get(network))
+
+
+def _require_recorded(path: Path, network: nn.Module) -> None:
+    """Refuse another model in the place of the one that a run made: whoever names the run means its own."""
+    record = path.parent / "run.json"
+    made = read_json(record) if path.name == "pipeline" and record.is_file() else None
+    made = made.get("pipeline") if isinstance(made, dict) else None
+    recorded = made.get("sha256") if isinstance(made, dict) else None
+    if recorded is not None and recorded != weights_sha256(network):
+        raise InputError(
+            f"{path}: is not what this run made (the hash of its weights differs from run.json). Make the run again, or put the "
+            "pipeline back. To use another pipeline, keep it in a folder of its own."
+        )
 
 
 def _odd_parts(path: Path, parts: Mapping[str, list[str]]) -> str:
