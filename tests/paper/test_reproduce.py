@@ -16,11 +16,15 @@ import torch
 from safetensors.torch import load_file
 
 from vdu.cli import main
+from vdu.core.errors import InputError
 from vdu.core.records import read_json, sha256_file
 from vdu.data.sources import load_images
+from vdu.diffusion.sampling import Sampler
 from vdu.judges.judging import Judging
 from vdu.paper import making as paper_making
 from vdu.paper import reproduce
+from vdu.paper.making import Making
+from vdu.paper.tables import load_table
 
 TABLE = """
 title = "Tiny"
@@ -66,6 +70,7 @@ network = "small"
 data = "digits"
 pretrain = { steps = 80, batch_size = 32, learning_rate = 2e-3, warmup_steps = 10, ema_decay = 0.9 }
 average = ["3"]
+weights = "bf16"
 members = 2
 ensemble = "finetuned"
 finetune = { steps = 10, batch_size = 32, learning_rate = 1e-3 }
@@ -155,7 +160,7 @@ def test_the_page_has_every_printed_cell_with_a_verdict(done):
     assert rows["gamma"]["steps"] == math.ceil(0.1 * n_forget / 16)
 
 
-def test_rows_start_from_the_raw_weights_and_the_average_is_measured_beside_them(done):
+def test_rows_start_from_the_raw_weights_and_the_average_is_measured_beside_them(done, table, tmp_path):
     (record,) = (read_json(done / name) for name in cells(done) if "models/original" in name)
     run = done / "cells/smoke/digits/models" / record["cell"].rpartition("/")[2]
     wanted = load_file(run / "checkpoints/checkpoint-80/model.safetensors")
@@ -163,10 +168,15 @@ def test_rows_start_from_the_raw_weights_and_the_average_is_measured_beside_them
         load_file(done / record["result"][name] / "unet/diffusion_pytorch_model.safetensors")
         for name in ("pipeline", "average")
     )
-    assert all(torch.equal(raw[name], value) for name, value in wanted.items())
+    assert all(torch.equal(raw[name], value.bfloat16()) for name, value in wanted.items())
+    assert list(record["result"]["files"]) == [f"{run.name}/raw-bf16/unet/diffusion_pytorch_model.safetensors"]
     assert any(not torch.equal(average[name], value) for name, value in wanted.items())
     rows = {row["row"]: row["at"] for row in read_json(done / "smoke" / "tiny.json")["rows"]}
     assert rows["average"]["120"]["u_fid"] != rows["original"]["120"]["u_fid"]
+    world = load_table(table, "smoke").worlds["digits"]
+    making = Making(tmp_path, world, "digits", (120,), Sampler(steps=6), leaderboard=False)
+    with pytest.raises(InputError, match="pipeline: the average of the original's weights is not there"):
+        making.model_row("3", "average", {"model": record["result"]}, done / "any")
     (member,) = (read_json(done / name) for name in cells(done) if "models/independent-1" in name)
     assert (member["spec"]["steps"], member["spec"]["seed"], member["spec"]["batch_size"]) == (20, 1, 32)
 

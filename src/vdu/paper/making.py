@@ -94,13 +94,13 @@ class Making:
             options["model"] = spec["network"]
         settings = PretrainSettings(data=self.data, output_dir=stem, resume_from_checkpoint="latest", **options)
         made = pretrain.run(settings)
-        kind = spec.get("weights", "pipeline")  # or raw or bf16
+        kind = spec.get("weights", "pipeline")  # or raw, bf16 or raw-bf16
         sha256 = made["sha256"] if kind == "pipeline" else _save_other(stem, kind)
-        found = {"pipeline": stem / kind, **({"average": stem / "pipeline"} if kind == "raw" else {})}
+        found = {"pipeline": stem / kind, **({"average": stem / "pipeline"} if kind.startswith("raw") else {})}
         return {
             **{name: str(path.relative_to(self.folder)) for name, path in found.items()},
             "sha256": sha256,
-            "files": {f"{stem.name}/{path.name}/{WEIGHTS}": sha256_file(path / WEIGHTS) for path in found.values()},
+            "files": {f"{stem.name}/{kind}/{WEIGHTS}": sha256_file(stem / kind / WEIGHTS)},  # rows need no average
             "network_evaluations": 3 * settings.steps * settings.batch_size,
         }
 
@@ -255,7 +255,19 @@ class Making:
         return drawn + int(done["posterior"].get("network_evaluations", 0))
 
     def model_row(self, forget: str, which: str, done: Needs, stem: Path) -> dict[str, Any]:
-        """The "pipeline" or the "average" of the model in ``done``, measured."""
+        """The "pipeline" or the "average" of the model in ``done``, measured.
+
+        Returns:
+            The counts and distances at every number of images.
+
+        Raises:
+            InputError: if the average was not kept.
+        """
+        if not self._path(done["model"][which]).exists():
+            raise InputError(
+                f"{done['model'][which]}: the {which} of the original's weights is not there, and this row measures it. Remove the "
+                "original's JSON file beside it to train the original again, or leave the class out of `average`."
+            )
         return self._measured(self._open(done["model"][which]), forget, self.sizes, done, stem)
 
     def _measured(self, pipeline: Any, forget: str, sizes: tuple[int, ...], done: Needs, stem: Path) -> dict[str, Any]:
@@ -380,15 +392,15 @@ def _on_device(denoiser: PipelineDenoiser) -> PipelineDenoiser:
 
 
 def _save_other(run: Path, kind: str) -> str:
-    """A training run's raw weights of the last step, or its result in bf16, as another pipeline beside it; the weights' hash."""
+    """A training run's raw weights of the last step, or its result, or either in bf16, as another pipeline beside it; the weights' hash."""
     pipeline = load_pipeline(run / "pipeline")
     network = network_of(pipeline)
-    if kind == "raw":
+    assert kind in {"raw", "bf16", "raw-bf16"}, f"no weights are called {kind}"
+    if kind.startswith("raw"):
         newest = latest_checkpoint(run / "checkpoints")
         assert newest is not None, "a finished run has a checkpoint"
         network.load_state_dict(load_weights(newest, network))
-    else:
-        assert kind == "bf16", f"no weights are called {kind}"
+    if kind.endswith("bf16"):
         network.bfloat16()
     with atomic_folder(run / kind) as temporary:
         save_pipeline(pipeline, temporary)

@@ -115,7 +115,8 @@ class PaperCells:
     def original(self) -> Cell:
         """The model to unlearn: packaged, given, or trained as member 0."""
         if self.world.original == "train":
-            return self._model("original", {"seed": 0, **({"weights": "raw"} if self.world.average else {})})
+            raw = "-".join(["raw", *([self.world.weights] if self.world.weights else [])])
+            return self._model("original", {"seed": 0, **({"weights": raw} if self.world.average else {})})
         return self._cell("models/original", {"pipeline": self.world.original}, self.making.given)
 
     def member(self, k: int) -> Cell:

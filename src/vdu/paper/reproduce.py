@@ -9,6 +9,7 @@ import os
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -146,13 +147,13 @@ class Plan:
 
     @property
     def all(self) -> list[Cell]:
-        """Every cell, the most needed first."""
-        rows = [cell for cells in self.rows.values() for cell in cells]
+        """Every cell, the most needed first: a row's first seed before another row's second; averages early, whose weights are not kept."""
+        rows = [cell for seeds in zip_longest(*self.rows.values()) for cell in seeds if cell is not None]
         return [
             *self.references.values(),
+            *self.averages.values(),
             *rows,
             *self.retrained.values(),
-            *self.averages.values(),
             *self.checks.values(),
         ]
 
