@@ -358,6 +358,16 @@ def test_forget_images_among_those_to_keep_are_left_out_and_said(desk, refused, 
     assert kept["sha256"] == load_images(desk / "all").sha256
 
 
+def test_retained_images_in_a_folder_called_like_that_of_forget_images_are_left_out_and_said(desk, unlearn, capsys):
+    for name, value in (("a", 9), ("b", 8)):
+        picture(value, desk / "bad" / "images" / f"{name}.png")
+    for place, value in (("images", 1), ("images", 2), ("more", 3)):
+        picture(value, desk / "kept" / place / f"{value}.png")
+    assert unlearn(forget=desk / "bad", retain=desk / "kept", method="finetune", posterior=None, steps=1) == 0
+    assert "1 of 3" not in (said := capsys.readouterr().err)
+    assert "2 of 3 retained images are of a class to be forgotten (images, by the names of their folders" in said
+
+
 def test_what_is_forgotten_is_said_and_recorded(desk, unlearn, capsys):
     (desk / "unwanted" / ".DS_Store").write_bytes(b"\0")
     (desk / "unwanted" / "notes.txt").write_text("unwanted", encoding="utf-8")

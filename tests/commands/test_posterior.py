@@ -1,6 +1,7 @@
 """``vdu posterior``: killed and resumed, it ends with the bits of an undisturbed run."""
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from vdu.commands import posterior as verb
@@ -157,3 +158,28 @@ def test_only_what_trains_is_estimated(make_pipeline, settings, tmp_path, estima
     )
     if estimator == "finetuned-ensemble":
         assert set(load_file(tmp_path / "out" / "members" / "0" / FILE)) == set(covered)
+
+
+def test_a_finished_ensemble_is_not_resumed_with_other_settings_or_data(settings, tmp_path):
+    """Its state is gone by then, and its members are still there."""
+    verb.run(settings("done", "finetuned-ensemble"))
+    before = (tmp_path / "done" / "config.toml").read_text(), (tmp_path / "done" / verb.FILE).read_bytes()
+    for changes in ({"seed": 1}, {"finetune_steps": 3}, {"data": _folder(tmp_path / "images")}):
+        with pytest.raises(InputError, match=r"members/0/.*other settings, data or model"):
+            verb.run(settings("done", "finetuned-ensemble", resume_from_checkpoint="latest", **changes))
+        assert before == ((tmp_path / "done" / "config.toml").read_text(), (tmp_path / "done" / verb.FILE).read_bytes())
+    verb.run(settings("done", "finetuned-ensemble", resume_from_checkpoint="latest"))
+    assert before[1] == (tmp_path / "done" / verb.FILE).read_bytes()
+
+
+def test_a_member_that_changed_on_disk_is_noticed(settings, kill, make_pipeline, tmp_path):
+    kill_at(kill, settings, "ensemble", 2)
+    make_pipeline(seed=9).save_pretrained(tmp_path / "member-0")  # which was taken in already
+    with pytest.raises(InputError, match="other settings"):
+        verb.run(settings("killed", "ensemble", resume_from_checkpoint="latest"))
+
+
+def _folder(path):
+    path.mkdir(exist_ok=True)
+    Image.new("L", (8, 8), 7).save(path / "a.png")
+    return path

@@ -321,6 +321,10 @@ def test_splits_inside_class_folders_are_refused(tmp_path):
         match=r"its class folders hold the splits test, train, such as cat/test; .*Move the images to test/cat",
     ):
         load_images(str(tmp_path / "both"))
+    for name in ("cat/train/1.png", "cat/test/2.png", "dog/3.png", "dog/more/4.png"):  # nor where a class has none
+        save(tmp_path / "partly" / name, noise(4, 4))
+    with pytest.raises(InputError, match=r"hold the splits test, train"):
+        load_images(str(tmp_path / "partly"))
     for name in ("cat/train/1.png", "dog/train/1.png"):  # one split: nothing is mixed
         save(tmp_path / "one" / name, noise(4, 4))
     assert load_images(str(tmp_path / "one")).class_names == ("cat", "dog")

@@ -5,6 +5,7 @@ import os
 import shutil
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from vdu.core.errors import InputError
 from vdu.core.python_names import in_python
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
+from vdu.evaluation import recording
 from vdu.evaluation.api import evaluate
 from vdu.evaluation.inputs import Fixed
 from vdu.evaluation.models import open_model, open_retrained
@@ -627,3 +629,44 @@ def test_a_refusal_leaves_no_run_locked(pair, pixel_judge, tmp_path):
         except InputError as error:
             kept.append(error)
     assert len(kept) == 2 and all("nothing" in str(each) and "another process" not in str(each) for each in kept)
+
+
+def a_run(folder, stages, verb="unlearn", **inputs):
+    """A finished run folder as far as the cost goes."""
+    folder.mkdir(exist_ok=True)
+    known = {"model": {"sha256": "m", "configuration_sha256": "c"}, "forget": {"sha256": "f"}} | inputs
+    made = {"verb": verb, "stages": [{"stage": name, "seconds": 1.0} for name in stages], "inputs": known}
+    (folder / "run.json").write_text(json.dumps(made))
+    return SimpleNamespace(folder=folder, record=made)
+
+
+def stages_of(record):
+    return [each["stage"] for each in recording._cost(record)]
+
+
+def test_the_cost_of_a_posterior_is_that_of_its_own_run_alone(tmp_path, monkeypatch):
+    a_run(tmp_path, ["pretrain"], verb="pretrain")
+    monkeypatch.chdir(tmp_path)  # a run.json that has no part in it
+    assert stages_of(a_run(tmp_path / "run", ["unlearn"])) == ["unlearn"]
+    a_run(tmp_path / "post", ["own samples", "fisher"], verb="posterior")
+    for path in (tmp_path / "post", tmp_path / "post" / "posterior.safetensors"):
+        record = a_run(tmp_path / "run", ["unlearn", "judge"], posterior={"path": str(path)})
+        assert stages_of(record) == ["posterior: own samples", "posterior: fisher", "unlearn", "judge"]
+    own = {"path": str(tmp_path / "run" / "posterior.safetensors")}
+    assert stages_of(a_run(tmp_path / "run", ["posterior", "unlearn"], posterior=own)) == ["posterior", "unlearn"]
+    other = a_run(tmp_path / "other", ["unlearn"], posterior=own)  # that of an earlier unlearning
+    assert stages_of(other) == ["posterior: posterior", "unlearn"]
+
+
+def test_two_pipelines_cost_what_the_second_ones_run_did_and_quote_its_rule_only_of_the_same(tmp_path):
+    made = a_run(tmp_path / "run", ["posterior", "unlearn", "judge", "evaluate"])
+    made.record["stages"][1] |= {"stopping": {"bound": 0.1}, "statement": "at most 10 %"}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(made.record))
+    after = {"run": str(tmp_path / "run")}
+    same = a_run(tmp_path / "pair", ["evaluate"], verb="evaluate", unlearned=after)
+    assert stages_of(same) == ["posterior", "unlearn", "evaluate"]
+    assert recording._cost(same)[1]["statement"] == "at most 10 %"
+    for changes in ({"model": {"sha256": "n", "configuration_sha256": "c"}}, {"forget": {"sha256": "g"}}):
+        other = a_run(tmp_path / "pair", ["evaluate"], verb="evaluate", unlearned=after, **changes)
+        assert stages_of(other) == ["posterior", "unlearn", "evaluate"]
+        assert not {"stopping", "statement"} & set(recording._cost(other)[1])

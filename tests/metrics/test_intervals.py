@@ -95,5 +95,7 @@ def test_an_interval_over_seeds_is_no_narrower_than_that_of_a_seed():
     assert seeds_interval([(5.0, 4.0, 6.0)] * 3) == pytest.approx((5.0, 4.0, 6.0))
     mean, _, high = seeds_interval([(8.0, 7.0, 9.0), (10.0, 8.0, 12.0), (12.0, 9.0, 15.0)])
     assert high - mean == pytest.approx((t.ppf(0.975, 2) ** 2 * 4 / 3 + (1 + 4 + 9) / 3) ** 0.5, rel=1e-3)
+    mean, low, high = seeds_interval([(100.0, 92.0, 100.0), (100.0, 90.0, 100.0)])  # nothing is left: no room above
+    assert (mean, high) == (100, 100) and low == pytest.approx(100 - ((64 + 100) / 2) ** 0.5)
     with pytest.raises(InputError, match="got 1, expected at least 2"):
         seeds_interval([(1.0, 0.0, 2.0)])

@@ -23,6 +23,7 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.diffusion.schedule import batch_at
 from vdu.models.adapt import adapt, family_of
+from vdu.models.adapters import pixart
 from vdu.models.configuration import scheduler_configuration
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity
@@ -449,6 +450,19 @@ def test_drawing_leaves_the_callers_pipeline_as_it_was(family):
         assert {0.1} == {m.dropout_prob for m in pipeline.transformer.modules() if hasattr(m, "dropout_prob")}
         copied = PipelineDenoiser.from_pipeline(pipeline).copy().network
         assert {0.0} == {m.dropout_prob for m in copied.modules() if hasattr(m, "dropout_prob")}
+        denoiser = PipelineDenoiser.from_pipeline(pipeline)
+        some = ImageSet(torch.zeros(2, *denoiser.image_shape, dtype=torch.uint8), torch.tensor([0, 1]))
+        fit(denoiser, some, TrainSettings(steps=1, learning_rate=1e-4), batch_size=2, seed=0)
+        assert {0.0} == {m.dropout_prob for m in pipeline.transformer.modules() if hasattr(m, "dropout_prob")}
+
+
+def test_the_way_captions_are_read_is_part_of_what_a_model_is(monkeypatch):
+    pytest.importorskip("transformers")
+    pipeline = tiny_pipelines.pixart()
+    monkeypatch.setattr(pixart, "_cleans", lambda: False)
+    plain = identity(PipelineDenoiser.from_pipeline(pipeline))
+    monkeypatch.setattr(pixart, "_cleans", lambda: True)
+    assert identity(PipelineDenoiser.from_pipeline(pipeline)) != plain
 
 
 # class conditions

@@ -76,13 +76,14 @@ DIVERGED = {"status": "diverged", "message": "mse rose to 7", "seconds": 4.0}
         [(10.0, 8.0, 12.0), (14.0, 13.0, 15.0)],
         [(61.0, 55.0, 66.0), (60.0, 56.0, 65.0), (75.0, 70.0, 79.5)],
         [(5.0, 5.0, 5.0), (5.0, 4.0, 6.0), (5.0, 5.0, 5.0), (5.0, 5.0, 5.0)],
+        [(100.0, 92.0, 100.0), (98.0, 91.0, 99.5), (100.0, 92.0, 100.0)],
     ],
 )
 def test_the_mean_over_seeds_by_its_formula(seeds):
     value, low, high = np.array(seeds).T
     seeds_half = stats.t.ppf(0.975, len(value) - 1) * np.std(value, ddof=1) / np.sqrt(len(value))
-    half = np.sqrt(seeds_half**2 + np.mean(((high - low) / 2) ** 2))
-    expected = {"value": value.mean(), "low": value.mean() - half, "high": value.mean() + half}
+    below, above = (np.sqrt(seeds_half**2 + np.mean((value - each) ** 2)) for each in (low, high))
+    expected = {"value": value.mean(), "low": value.mean() - below, "high": value.mean() + above}
     found = mean_of([dict(zip(("value", "low", "high"), each, strict=True)) for each in seeds])
     assert found == pytest.approx(expected, rel=2e-3)  # the source has the quantiles to three digits
 

@@ -122,3 +122,6 @@ def test_a_retrained_model_on_another_schedule_gives_way_to_the_original_as_cont
     assert result["rows"][0]["control_count"] == 4
     assert result["protocol"]["control"] == "original"
     assert result["protocol"]["control_reason"] == "different_noise_schedules"
+    assert result["start_count"] == 0  # the unlearned model alone makes none of these
+    alike = replace(grey_case(), unlearned=grey(0.5), retrained=other)
+    assert probe(alike, n_images=4, n_draws=4, handed_shares=(0.5,))["start_count"] == 4

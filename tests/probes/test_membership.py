@@ -104,6 +104,26 @@ def test_loss_by_hand():
     assert loss_scores(denoiser, some, 4, generator=generator(7)).tolist() == pytest.approx(wanted, rel=1e-5)
 
 
+class Flow(nn.Module):
+    """The exact velocity ε − x0 of a flow whose data are one image; its time is 1000 s."""
+
+    def __init__(self, member):
+        super().__init__()
+        self.member = nn.Parameter(member.floats().double())
+
+    def forward(self, x_t, t):
+        return (x_t - self.member) / (t / 1000).view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_flow_is_asked_at_its_own_time_and_noise(shift):
+    member, other = images(1), images(1, seed=1)
+    model = PipelineDenoiser(Flow(member), NoiseSchedule.flow(50, shift), "flow_prediction", SHAPE, {})
+    assert loss_scores(model, member, 5, generator=generator()).item() == pytest.approx(0, abs=1e-12)
+    assert loss_scores(model, other, 5, generator=generator()).item() < -1e-2
+    assert pia_scores(model, member).item() == pytest.approx(0, abs=1e-6) and pia_scores(model, other).item() < -1e-2
+
+
 def test_pia_by_hand():
     # a memory's answer to its own first prediction does not depend on that prediction's timestep; this one's does
     denoiser, some, row = face(Blank()), images(3, 4), pia_row(SCHEDULE)

@@ -400,3 +400,12 @@ def test_a_run_without_the_rule_ends_with_the_reason(make_pipeline, quick, monke
     )  # fmt: skip
     assert result.aids.held_out.n_drawn == 0 and result.stopping is None
     assert result.ending.startswith("all 3 steps were taken:") and "and there were 0; draw more" in result.ending
+
+
+def test_what_is_drawn_instead_stands_for_every_class_in_turn(monkeypatch):
+    monkeypatch.setattr(aids_recipe, "N_INSTEAD", 5)
+    drawn = []
+    monkeypatch.setattr(aids_recipe, "sample", lambda *_, labels, **__: drawn.append(labels) or torch.zeros(5, 1, 8, 8))
+    images = replace(some_images(20), labels=torch.tensor([3] * 15 + [7] * 5), class_names=tuple("abcdefgh"))
+    made = aids_recipe._drawn_instead(None, images, 1, SAMPLER, 0, False)
+    assert made.labels.tolist() == [3, 7, 3, 7, 3] and drawn == [[1] * 5]

@@ -77,6 +77,21 @@ def test_it_stops_at_the_aim_and_not_above(check, monkeypatch):
         assert check.look(10, {}).reason == ("forgotten" if stops else "all_steps")
 
 
+def test_a_run_that_is_continued_counts_the_looks_before(check, monkeypatch):
+    monkeypatch.setattr(ForgottenCheck, "remaining", lambda *_: 5)
+    for step in range(1, 11):
+        check(step, {})
+    assert check.state() == [7, 8, 9, 10] and check.look(10, {}).confidence == 0.95
+    longer = replace(check, steps=15, looked=set())
+    longer.load_state(check.state())
+    for step in range(11, 16):
+        longer(step, {})
+    assert longer.state() == [7, 8, 9, 10, 12, 13, 15]
+    assert longer.look(15, {}).confidence == pytest.approx(1 - 7 * 0.05 / 4)
+    stopped_before_a_look = replace(check, steps=15, looked=set())
+    assert stopped_before_a_look.look(15, {}).confidence == 0.95
+
+
 def test_a_record_of_an_older_version_is_read():
     old = '{"reason": "forgotten", "step": 4, "n_left": 1, "n_seeds": 128, "aim": 12}'
     assert Stopping.from_text(old).bound is None

@@ -7,7 +7,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from vdu.core.errors import InputError
-from vdu.reporting.collect import collect
+from vdu.reporting.collect import _forget_ids, collect
+from vdu.reporting.run_comparison import read_runs
 
 MAKERS = {
     "metrics.json": "vdu evaluate",
@@ -149,3 +150,27 @@ def test_a_fallback_classifier_names_the_class_forget(make_run, tmp_path):
     forget = {"description": "7", "classes": ["7"], "n_images": 1, "sha256": "0"}
     folder = make_run(tmp_path / "run", names=["other", "forget"], forget=1, forget_entry=forget)
     assert collect(folder).forget_ids == (1,)
+
+
+def test_evidence_of_an_earlier_state_of_the_run_is_refused(run_dir):
+    """The run was continued with more steps after it had been evaluated."""
+    metrics = json.loads((run_dir / "metrics.json").read_text("utf-8"))
+    edit_json(run_dir / "metrics.json", protocol=metrics["protocol"] | {"unlearned_sha256": "a" * 64})
+    edit_json(run_dir / "run.json", verb="unlearn", pipeline={"sha256": "b" * 64})
+    for read in (collect, lambda folder: read_runs([folder])):
+        with pytest.raises(
+            InputError, match=r"measured the model with SHA-256 aaaaaaaaaaaa…, and the run has made bbbbbbbbbbbb…"
+        ):
+            read(run_dir)
+    edit_json(run_dir / "run.json", pipeline={"sha256": "a" * 64})
+    assert not collect(run_dir).contradictions
+
+
+@pytest.mark.parametrize(("source", "expected"), [("fallback", (1,)), ("given", (0,))])
+def test_a_users_class_called_other_is_not_what_a_fallback_classifier_keeps(source, expected):
+    metrics = {
+        "forget": {"classes": ["other"], "description": "some"},
+        "histogram": {"classes": ["other", "forget"]},
+        "judge": {"source": source},
+    }
+    assert _forget_ids(metrics) == expected

@@ -230,9 +230,9 @@ def stochastic(*puls, control=None, n_unlearned=1):
 NO_PUL = {"sampler": "s9", "eta": 1.0, "pul": None, "n_original": 0, "n_unlearned": 0, "n_images": N}
 
 
-def completion(*rows, control="retrained"):
+def completion(*rows, control="retrained", **start):
     made = [{"handed_share": part, "control_count": other, **counted(ours)} for part, ours, other in rows]
-    return {"completion": {"rows": made, "protocol": {"control": control}}}
+    return {"completion": {"rows": made, "protocol": {"control": control}} | start}
 
 
 def inpainting(**counts):
@@ -287,6 +287,8 @@ ATTEMPTS = {
     "alone late": (completion((0.75, 400, 400), control="original"), "unknown", "nothing_to_compare"),
     "alone early": (completion((0.25, 300, 400), (0.75, 400, 400), control="original"), "mixed", "can_be_brought_back"),
     "alone early none": (completion((0.25, 30, 400), (0.75, 400, 400), control="original"), "mixed", "below_half"),
+    "alone early as by itself": (completion((0.25, 30, 400), control="original", start_count=28), "good", "stays_away"),
+    "alone early more than by itself": (completion((0.25, 30, 400), control="original", start_count=2), "mixed", "below_half"),
     "filled": (inpainting(original=300, unlearned=280, retrained=100), "bad", "comes_back"),
     "filled as retrained": (inpainting(original=300, unlearned=105, retrained=100), "good", "no_more_than_retrained"),
     "filled alone": (inpainting(original=300, unlearned=280), "mixed", "can_be_brought_back"),
@@ -323,6 +325,14 @@ def test_each_attempt(bare, case):
 def test_back(bare, cases, level, code, deciding):
     finding = find_back(attempted(bare, *(ATTEMPTS[case][0] for case in cases)), GONE)
     assert (*found(finding), finding.deciding) == (level, code, deciding)
+
+
+def test_only_tests_beside_a_model_that_never_saw_it_are_counted_as_such(bare):
+    cases = ["alike", "holds", "as retrained", "alone early as by itself"]
+    for names, said in ((cases[:3], "2 of 4 tests"), (cases[:1] + cases[3:], "1 of 4 tests")):
+        data = attempted(bare, *(ATTEMPTS[case][0] for case in names))
+        figure = back_answer(data, find_back(data, GONE)).figure
+        assert figure.startswith(f"not measurably more than in that model in {said}; a lead above")
 
 
 def test_what_was_not_gone_cannot_come_back(bare):

@@ -1,5 +1,6 @@
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -74,6 +75,15 @@ def test_surrogate_images_are_uniform_from_minus_one_to_one():
     ]
     assert -1 <= float(x0.min()) < -0.99 and 0.99 < float(x0.max()) <= 1
     assert float(x0.var()) == pytest.approx(1 / 3, abs=0.02)  # 4000 draws: four standard deviations
+
+
+def test_every_label_has_its_turn_among_the_surrogates():
+    model = SimpleNamespace(
+        is_latent=False, class_names=tuple("abcde"), condition=lambda labels: {"label": torch.tensor(labels)}
+    )
+    uniform = torch.ones(3, dtype=torch.float64)
+    made = UniformImages("surrogate", (1, 2, 2), 2, uniform, seed=0, denoiser=model, labels=(0, 1, 2, 3, 4))
+    assert [made(step)["surrogate.condition.label"].tolist() for step in range(3)] == [[0, 1], [2, 3], [4, 0]]
 
 
 def test_unflatten_puts_every_role_on_its_level():

@@ -1,5 +1,7 @@
 """What a method may do besides its losses: combine gradients, undo, remember, stop."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -120,6 +122,38 @@ def test_a_reason_ends_the_run_and_is_kept(tmp_path):
     resumed = train(again, TwoTerms(), batch, SETTINGS, folder=tmp_path, resume=True, stop=stop_at(4))
     assert (resumed.steps, resumed.stopped) == (4, "enough after 4")
     assert ends(again) == ends(network)
+
+
+def test_a_run_that_ended_early_takes_more_steps_only_without_its_rule(tmp_path):
+    network, longer = Line(), replace(SETTINGS, steps=SETTINGS.steps + 2)
+    train(network, TwoTerms(), batch, SETTINGS, folder=tmp_path, stop=stop_at(4))
+    with pytest.raises(InputError, match=r"ended by its stopping rule after 4 of 6 steps.*--full-length"):
+        train(Line(), TwoTerms(), batch, longer, folder=tmp_path, resume=True, stop=stop_at(4))
+    whole, again = Line(), Line()
+    train(whole, TwoTerms(), batch, longer)
+    resumed = train(again, TwoTerms(), batch, longer, folder=tmp_path, resume=True)
+    assert (resumed.steps, resumed.stopped) == (8, None) and ends(again) == ends(whole)
+
+
+def test_what_a_rule_has_seen_goes_on_with_the_run(tmp_path):
+    class Rule:
+        def __init__(self):
+            self.seen = []
+
+        def __call__(self, step, weights):
+            self.seen.append(step)
+
+        def state(self):
+            return self.seen
+
+        def load_state(self, state):
+            self.seen.extend(state)
+
+    train(Line(), TwoTerms(), batch, SETTINGS, folder=tmp_path, stop=Rule())
+    rule = Rule()
+    longer = replace(SETTINGS, steps=SETTINGS.steps + 2)
+    train(Line(), TwoTerms(), batch, longer, folder=tmp_path, resume=True, stop=rule)
+    assert rule.seen == list(range(1, 9))
 
 
 def test_the_rule_sees_the_average_where_there_is_one():

@@ -22,6 +22,7 @@ from vdu.replay.selection import resemblance
 from vdu.unlearning import engine
 from vdu.unlearning.chosen_method import choose
 from vdu.unlearning.form import for_model, in_place_of
+from vdu.unlearning.labels import undrawn_forget_set
 from vdu.unlearning.prompts import keeping, read_prompts, substitutes, with_prompts
 from vdu.unlearning.unlearn import planned, unlearn
 
@@ -321,4 +322,22 @@ def test_beside_images_the_models_own_prompts_of_the_concept_are_forgotten_too()
     found = planned(pipeline, "distillation", forget=images, forget_prompt="cat", steps=1, batch_size=4, force=True)
     assert found.forget_label == ("cat", "cat face", "two cats")
     assert set(in_place_of(found).values()) <= {"dog face", "caterpillar"}
-    assert found.classes == ("cat",)  # the images' own
+    assert found.classes == found.forget_label  # the images are of all of them, in turn
+    names = [found.forget.class_names[each] for each in found.forget.labels.tolist()]
+    assert names[:4] == ["cat", "cat face", "two cats", "cat"] and len(names) == 40
+
+
+@pytest.mark.parametrize("n", [2, 300])
+def test_every_prompt_to_forget_has_an_image_of_its_own(n):
+    concepts = [f"cat {i}" for i in range(n)]
+    original, forgotten = with_prompts(model(*concepts, "dog"), "cat")
+    drawn = undrawn_forget_set(original, forgotten)
+    assert len(drawn) == max(256, n + 1)
+    assert {drawn.class_names[each] for each in drawn.labels.tolist()} == set(forgotten)
+
+
+def test_no_sample_under_what_is_to_be_forgotten_is_kept():
+    original, forgotten = with_prompts(model("cat face", "dog"), "cat")
+    images = ImageSet(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.tensor([0, 0]), class_names=("cat",))
+    found = auxiliaries._forget_labels(original, images, forgotten)
+    assert [original.class_names[each] for each in found] == list(forgotten) == ["cat", "cat face"]

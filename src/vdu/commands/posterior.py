@@ -12,6 +12,8 @@ from vdu.core.errors import InputError
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import generator as named_generator
 from vdu.core.runs import Run
+from vdu.data.forget_source import content_of
+from vdu.data.images import ImageSet
 from vdu.data.sources import load_images, place_of
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity as identity_of
@@ -26,7 +28,7 @@ from vdu.posterior.names import covered
 from vdu.posterior.state_file import read_state, write_state
 from vdu.replay.generated import cached_samples
 from vdu.training.loop import make_accelerator
-from vdu.unlearning.fine_tuned_members import fine_tuned_members
+from vdu.unlearning.fine_tuned_members import fine_tuned_members, require_same_members
 from vdu.unlearning.fit_posterior import (
     FILE,
     evaluations_per_sample,
@@ -76,18 +78,21 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     model = {"path": str(settings.pipeline), "sha256": weights_sha256(network_of(pipeline))}
     record.start(to_toml(settings), {"model": model})
     progress.expect(_work(settings, takes, estimator))
-    file, identity = record.folder / STATE, _identity(settings, denoiser)
+    file, identity = record.folder / STATE, _identity(settings, denoiser, data)
     with record.stage("own samples") as cost:
         state = read_state(
             file, identity
         )  # before the settings are recorded, so that a state of other settings fails here
+        require_same_members(record.folder, identity)
         images, _ = cached_samples(denoiser, settings.n_samples, sampler)
         # counted on a cache hit, too
         cost["network_evaluations"] = settings.n_samples * settings.inference_steps
     x0, labels = with_labels(denoiser, images)
     members: Any = settings.members
     if isinstance(estimator, FinetunedEnsemble):
-        members = fine_tuned_members(estimator, denoiser, data or images, seed=settings.seed, folder=record.folder)
+        members = fine_tuned_members(
+            estimator, denoiser, data or images, seed=settings.seed, folder=record.folder, identity=identity
+        )
     items: dict[str, Any] = {"members": members} if "members" in takes else {}
     items = {"samples": x0, "labels": labels} if takes == "samples" else items
     bar = progress_bar(settings.estimator) if takes == "samples" else None
@@ -155,12 +160,13 @@ def _check_members(settings: PosteriorSettings, takes: str) -> None:
         )
 
 
-def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser) -> str:
+def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser, data: ImageSet | None) -> str:
     """SHA-256 of everything that an estimation depends on; later processing may change on resume.
 
     Args:
-        settings: of the run.
+        settings: of the run; the members that they name are known by their weights.
         denoiser: the model.
+        data: images to fine-tune on, if there are any.
 
     Returns:
         64 hexadecimal digits.
@@ -171,7 +177,9 @@ def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser) -> str:
         mean="refuse",
     )  # fmt: skip
     device = next(denoiser.network.parameters()).device.type  # results differ by kind of device
-    return sha256_bytes(f"{identity_of(denoiser)} {device} {to_toml(same)}".encode())
+    members = [weights_sha256(network_of(load_pipeline(each))) for each in settings.members]
+    known = "" if data is None else content_of(data, denoiser.class_names)
+    return sha256_bytes(f"{identity_of(denoiser)} {device} {to_toml(same)} {members} {known}".encode())
 
 
 def _work(settings: PosteriorSettings, takes: str, estimator: Any) -> dict[str, tuple[float, float]]:

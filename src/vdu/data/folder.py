@@ -211,12 +211,13 @@ def _files(root: Path) -> tuple[list[str], list[str], Counter[str]]:
 
 def _require_unsplit(root: Path, names: Sequence[str]) -> None:
     """Raise an error for class folders that hold splits: they would turn training and test images into one set."""
-    seconds = {name.split("/")[1].lower() if name.count("/") > 1 else "" for name in names}
-    if len(seconds) > 1 and seconds <= _SPLITS:
-        first = names[0].split("/")
+    inside = [parts for name in names if len(parts := name.split("/")) > 2 and parts[1].lower() in _SPLITS]
+    splits = sorted({parts[1].lower() for parts in inside})
+    if len(splits) > 1:
+        first, second = inside[0][:2]
         raise InputError(
-            f"{root}: its class folders hold the splits {', '.join(sorted(seconds))}, such as {first[0]}/{first[1]}; expected class "
-            f"folders below splits. Move the images to {first[1]}/{first[0]} and so on."
+            f"{root}: its class folders hold the splits {', '.join(splits)}, such as {first}/{second}; expected class "
+            f"folders below splits. Move the images to {second}/{first} and so on."
         )
 
 

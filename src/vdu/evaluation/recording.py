@@ -338,17 +338,34 @@ def _save(
 
 
 def _cost(record: Run) -> list[dict[str, Any]]:
-    """The stages of the run, preceded by those of its posterior or, for two pipelines, of the run that made the second."""
-    cost, inputs = [dict(stage) for stage in record.record["stages"]], record.record["inputs"]
-    posterior = Path(inputs.get("posterior", {}).get("path", "")) / "run.json"
-    if posterior.is_file():
-        cost = [{**stage, "stage": f"posterior: {stage['stage']}"} for stage in read_json(posterior)["stages"]] + cost
+    """The stages of the run, preceded by those of its posterior; for two pipelines by those of the run that made the second."""
+    inputs = record.record["inputs"]
+    own = [dict(stage) for stage in record.record["stages"]]
     made_by = inputs.get("unlearned", {}).get("run")
-    if made_by is not None:
-        cost = [
-            stage for stage in read_json(Path(made_by) / "run.json")["stages"] if stage["stage"] == "unlearn"
-        ] + cost
-    return cost
+    if made_by is None:
+        return _posterior_cost(inputs, record.folder) + own
+    maker = read_json(Path(made_by) / "run.json")
+    made = [dict(stage) for stage in maker["stages"] if stage["stage"] in {"posterior", "unlearn"}]
+    if _asked(maker["inputs"]) != _asked(inputs):  # its rule spoke of other unwanted seeds
+        made = [{name: value for name, value in each.items() if name not in {"stopping", "statement"}} for each in made]
+    return _posterior_cost(maker["inputs"], Path(made_by)) + made + own
+
+
+def _asked(inputs: dict[str, Any]) -> list[Any]:
+    """What was to be forgotten by which model, by content."""
+    model, forget = inputs.get("model") or {}, inputs.get("forget") or {}
+    return [model.get("sha256"), model.get("configuration_sha256"), forget.get("sha256")]
+
+
+def _posterior_cost(inputs: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """The stages of another run that estimated the posterior; nothing if there was none, or the run in ``folder`` estimated it itself."""
+    path = inputs.get("posterior", {}).get("path")
+    place = None if path is None else Path(path) if Path(path).is_dir() else Path(path).parent
+    if place is None or place.resolve() == folder.resolve() or not (place / "run.json").is_file():
+        return []
+    made = read_json(place / "run.json")
+    stages = [each for each in made["stages"] if made["verb"] == "posterior" or each["stage"] == "posterior"]
+    return [{**each, "stage": f"posterior: {each['stage']}"} for each in stages]
 
 
 def _save_samples(folder: Path, found: Measurement, drawn: Drawn, words: WordsRecord | None, seed: int) -> None:

@@ -168,10 +168,11 @@ def mean_interval(values: Tensor) -> tuple[float, float, float]:
 def seeds_interval(values: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
     """Mean and 95 % interval over seeds of values that each have an interval over images.
 
-        mean ± √((t s/√k)² + mean of h²)
+        mean − √((t s/√k)² + mean of b²)  to  mean + √((t s/√k)² + mean of a²)
 
-    s is the standard deviation over the k seeds, t Student's quantile for k − 1, and h half of the width of a seed's own
-    interval, not divided by k, since all seeds share the noise of the evaluation and the original.
+    s is the standard deviation over the k seeds, t Student's quantile for k − 1, and b and a how far a seed's own interval reaches
+    below and above its value, not divided by k, since all seeds share the noise of the evaluation and the original. The sides differ
+    where a value is near its limit: a seed of which nothing is left has no room above.
 
     Args:
         values: value, lower and upper limit of each seed, at least 2.
@@ -186,12 +187,15 @@ def seeds_interval(values: Sequence[tuple[float, float, float]]) -> tuple[float,
         >>> mean, low, high = seeds_interval([(8.0, 8.0, 8.0), (10.0, 10.0, 10.0), (12.0, 12.0, 12.0)])
         >>> mean, round(high, 2)  # 10 + 4.303 · 2/√3
         (10.0, 14.97)
+        >>> [round(each, 2) for each in seeds_interval([(100.0, 92.0, 100.0)] * 3)]
+        [100.0, 92.0, 100.0]
     """
     k = len(values)
     if k < 2:
         raise InputError(f"seeds: got {k}, expected at least 2: one value has no spread. Run more seeds.")
     t = STUDENT[min(k, len(STUDENT) + 1) - 2]
     centres = [value for value, _, _ in values]
-    images = fmean(((high - low) / 2) ** 2 for _, low, high in values)
-    half = math.sqrt(t**2 * variance(centres) / k + images)
-    return fmean(centres), fmean(centres) - half, fmean(centres) + half
+    seeds, mean = t**2 * variance(centres) / k, fmean(centres)
+    below = fmean((value - low) ** 2 for value, low, _ in values)
+    above = fmean((high - value) ** 2 for value, _, high in values)
+    return mean, mean - math.sqrt(seeds + below), mean + math.sqrt(seeds + above)

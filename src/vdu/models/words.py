@@ -47,10 +47,16 @@ class PromptEncoder:
         pipeline: has the text encoders.
         encode: (pipeline, prompt, device) → tensors of that prompt, each [1, …], by argument name; the prompt None is the null
             condition of guidance.
+        how: words for what else determines the tensors, such as libraries that are installed; empty for the usual way.
     """
 
-    def __init__(self, pipeline: Any, encode: Callable[[Any, str | None, torch.device], dict[str, Tensor]]) -> None:
-        self._pipeline, self._encode, self._known = pipeline, encode, {}
+    def __init__(
+        self,
+        pipeline: Any,
+        encode: Callable[[Any, str | None, torch.device], dict[str, Tensor]],
+        how: Sequence[str] = (),
+    ) -> None:
+        self._pipeline, self._encode, self._known, self._how = pipeline, encode, {}, how
         self._stamp: Any = None  # of what made the tensors that are known
 
     @property
@@ -69,7 +75,7 @@ class PromptEncoder:
         zeros = getattr(self._pipeline, "config", {}).get("force_zeros_for_empty_prompt")
         padding = [f"{i} {way}" for i, (each, _) in enumerate(self._tokenizers()) for way in _own_padding(each)]
         rules = [sha256_bytes(json.dumps(_rules(each), sort_keys=True).encode()) for each, _ in self._tokenizers()]
-        return [*self.encoders, words, [most for _, most in self._tokenizers()], zeros, *padding, rules]
+        return [*self.encoders, words, [most for _, most in self._tokenizers()], zeros, *padding, *self._how, rules]
 
     def _stamped(self) -> Any:
         """What differs after almost any change of a text encoder or tokenizer, without reading the weights."""
@@ -191,7 +197,9 @@ class TextDenoiser(LatentDenoiser):
         return [int(seed) % len(self.prompts) for seed in seeds]
 
 
-def text_parts(pipeline: Any, encode: Callable[[Any, str | None, torch.device], dict[str, Tensor]]) -> dict[str, Any]:
+def text_parts(
+    pipeline: Any, encode: Callable[[Any, str | None, torch.device], dict[str, Tensor]], how: Sequence[str] = ()
+) -> dict[str, Any]:
     """What a text-to-image pipeline gives its denoiser about words, by argument name of :class:`TextDenoiser`."""
     for name in ENCODERS:
         tokenizer = name.replace("text_encoder", "tokenizer")
@@ -224,7 +232,7 @@ def text_parts(pipeline: Any, encode: Callable[[Any, str | None, torch.device], 
                     f"pipeline: its {tokenizer} lets {most:,} tokens pass (model_max_length), and its {name} reads {places}; expected at "
                     f"most as many. Set pipeline.{tokenizer}.model_max_length = {places}."
                 )
-    return {"words": PromptEncoder(pipeline, encode), "prompts": extra(pipeline, "prompts") or ("",)}
+    return {"words": PromptEncoder(pipeline, encode, how), "prompts": extra(pipeline, "prompts") or ("",)}
 
 
 def _rules(tokenizer: Any) -> Any:

@@ -1,9 +1,10 @@
 """A table of the paper from its cells: means over seeds, and verdicts on the printed numbers and on claims. Torch-free.
 
-    value = mean over k seeds        interval = value ± √((t s/√k)² + mean of h²)
+    value = mean over k seeds        interval: value − √((t s/√k)² + mean of b²) to value + √((t s/√k)² + mean of a²)
 
-s is the standard deviation over seeds (of the unlearning run) and t Student's quantile for k − 1; h is half of the width of
-each seed's 95 % interval over images, not divided by k, since all seeds share the evaluation noise and the original.
+s is the standard deviation over seeds (of the unlearning run) and t Student's quantile for k − 1; b and a are how far each seed's
+95 % interval over images reaches below and above its value, not divided by k, since all seeds share the evaluation noise and the
+original.
 
 Verdicts: "agrees" or "disagrees" if network and features are the paper's, "not comparable" if they are not, "not run"
 if there is no number. Claims of the text are comparisons of our own means and can be tested at every scale.
@@ -51,7 +52,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def mean_of(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean and interval over seeds of values that each have an interval over images.
+    """Mean and interval over seeds of values that each have an interval over images (:func:`vdu.metrics.intervals.seeds_interval`).
 
     Args:
         values: ``{"value", "low", "high"}`` of each seed.
@@ -69,10 +70,9 @@ def mean_of(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     if len(values) == 1:
         return {name: float(values[0][name]) for name in ("value", "low", "high")}
     centre = fmean(each["value"] for each in values)
-    images = fmean(((each["high"] - each["low"]) / 2) ** 2 for each in values)
+    below, above = (fmean((each["value"] - each[side]) ** 2 for each in values) for side in ("low", "high"))
     seeds = T.get(len(values), Z) ** 2 * variance(each["value"] for each in values) / len(values)
-    half = math.sqrt(seeds + images)
-    return {"value": centre, "low": centre - half, "high": centre + half}
+    return {"value": centre, "low": centre - math.sqrt(seeds + below), "high": centre + math.sqrt(seeds + above)}
 
 
 def aggregate(table: Table, measured: Measured) -> list[dict[str, Any]]:

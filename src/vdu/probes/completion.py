@@ -136,8 +136,8 @@ def probe(
         handed_shares: fractions of the sampler's steps that the original takes.
 
     Returns:
-        ``rows``: one per fraction. Not run if the original generates none of the class in ``n_draws``, or the unlearned model
-        cannot finish its trajectories.
+        ``rows``: one per fraction; without a retrained model also ``start_count``, the unlearned model's own number. Not run if the
+        original generates none of the class in ``n_draws``, or the unlearned model cannot finish its trajectories.
     """
     started = time.monotonic()
     mismatch = _mismatch(case.original, case.unlearned)
@@ -160,6 +160,13 @@ def probe(
         "control_reason": why,
         "n_drawn": n_drawn,
     }
+    if (
+        control != "retrained"
+    ):  # what the unlearned model makes of these noises by itself: its ordinary rate is over all noises
+        alone = judged(
+            case, complete(case, case.original, case.unlearned, 0.0, seeds, "completion: nothing by the original")
+        )
+        return measured(started, protocol, rows=rows, start_count=int(alone.sum()))
     return measured(started, protocol, rows=rows)
 
 

@@ -3,10 +3,10 @@
 Members are images of the forget set, non-members held-out images of the same class, in equal numbers. Each attack assigns a score to
 each image; a higher score indicates a member.
 
-    loss   −mean over t of ‖ε − ε_θ(√ᾱ_t x0 + √(1−ᾱ_t) ε, t)‖²/D, on a fixed grid of t, with one ε per t that is the same for
+    loss   −mean over t of ‖ε − ε_θ(α_t x0 + σ_t ε, t)‖²/D, on a fixed grid of t, with one ε per t that is the same for
            every image and every model (Yeom et al. 2018, arXiv 1709.01604, for the loss of a diffusion model: Matsumoto et
            al. 2023, arXiv 2302.03262)
-    pia    −‖ε_0 − ε_θ(√ᾱ_t x0 + √(1−ᾱ_t) ε_0, t)‖₄,  ε_0 = ε_θ(x0, t_first): no noise is drawn; the model's own prediction
+    pia    −‖ε_0 − ε_θ(α_t x0 + σ_t ε_0, t)‖₄,  ε_0 = ε_θ(x0, t_first): no noise is drawn; the model's own prediction
            on the clean image at its first timestep takes its place (Kong et al. 2023, arXiv 2305.18355: R_{t,p}; p = 4
            and ε_0 unnormalised as in the authors' code, github.com/kong13661/PIA)
 
@@ -310,17 +310,19 @@ def _scores(
 
 
 def _predicted(denoiser: Denoiser, x0: Tensor, row: int, noise: Tensor, condition: Condition | None) -> Tensor:
-    """ε_θ at √ᾱ x0 + √(1−ᾱ) ε, on the CPU."""
-    alpha_bar = float(denoiser.schedule.alpha_bars[row])
-    return _at(denoiser, noise_images(x0, noise, alpha_bar**0.5, (1 - alpha_bar) ** 0.5), row, condition)
+    """ε_θ at α x0 + σ ε, on the CPU."""
+    alpha, sigma = denoiser.schedule.coefficients(torch.full((len(x0),), row), x0)
+    return _at(denoiser, noise_images(x0, noise, column(alpha, x0), column(sigma, x0)), row, condition)
 
 
 def _at(denoiser: Denoiser, x_t: Tensor, row: int, condition: Condition | None) -> Tensor:
     """ε_θ(x_t, timestep of an index), on the CPU; x_t need not be noised."""
-    first = next(denoiser.network.parameters())
+    first, schedule = next(denoiser.network.parameters()), denoiser.schedule
     x_t, index = x_t.to(first), torch.full((len(x_t),), row)
-    output = denoiser.raw(x_t, index.to(first.device), condition)[:, : x_t.shape[1]]
-    alpha, sigma = (column(each, x_t) for each in denoiser.schedule.coefficients(index, x_t))
+    flow = schedule.scaling == "flow"  # whose time is no index
+    timestep = schedule.timesteps_at(schedule.alpha_bars[index]).to(x_t) if flow else index.to(first.device)
+    output = denoiser.raw(x_t, timestep, condition)[:, : x_t.shape[1]]
+    alpha, sigma = (column(each, x_t) for each in schedule.coefficients(index, x_t))
     predicted = noise_of(denoiser.prediction_type, output, x_t, alpha, sigma).cpu()
     require_finite("membership: noise predicted by the network", predicted)
     return predicted

@@ -7,7 +7,7 @@ Only what the method lists in ``needs`` and ``uses`` is made. If fewer than 10 g
 set itself is used as S_f.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -159,6 +159,7 @@ def make_auxiliaries(
     holds_out: bool = False,
     teacher: Denoiser | None = None,
     instead: Any = None,
+    forgotten: Sequence[str] = (),
     conditions: Mapping[str, Any] = MappingProxyType({}),
     say: Any = None,
 ) -> Auxiliaries:
@@ -177,6 +178,7 @@ def make_auxiliaries(
         holds_out: also draw held-out samples, for the stopping rule.
         teacher: the frozen original on the device, if there is one already; else it is a copy.
         instead: the class index or prompt that takes the place of what is forgotten; None is the null condition.
+        forgotten: classes or prompts of the model to forget, besides those of the forget images: no sample under them is kept.
         conditions: further tools that are conditions (:class:`vdu.core.types.Tools`), by name.
         say: called with progress messages; None is silent and shows no bars either.
 
@@ -203,9 +205,11 @@ def make_auxiliaries(
     if "forget_condition" in method.uses:
         tools["forget_condition"] = condition_of(original, forget, torch.arange(len(forget)), "forget")
     if "instead" in method.needs:
-        tell(f"{N_INSTEAD} images of what takes the place of the forgotten ones")
-        sets["instead"] = _drawn_instead(_on(original, device), forget, instead, sampler, seed, say is not None)
-        counter.total += N_INSTEAD * sampler.evaluations(original)
+        tell("images of what takes the place of the forgotten ones")
+        sets["instead"] = others = _drawn_instead(
+            _on(original, device), forget, instead, sampler, seed, say is not None
+        )
+        counter.total += len(others) * sampler.evaluations(original)
     if sorts:  # before samples are drawn in vain
         require_enough("forget images", len(forget))
         require_enough("generated samples", n_own_samples)
@@ -220,7 +224,8 @@ def make_auxiliaries(
         assert own is not None
         tell("selecting the samples that match the forget set")
         judged = resemblance(
-            forget, own, original, forget_labels=_forget_labels(original, forget), seed=derive_seed(seed, "resemblance"), force=force,
+            forget, own, original, forget_labels=_forget_labels(original, forget, forgotten),
+            seed=derive_seed(seed, "resemblance"), force=force,
             width=getattr(method, "classifier_width", CLASSIFIER_WIDTH), progress=say is not None,
         )  # fmt: skip
         share = _flops(judged.classifier, original)
@@ -277,20 +282,22 @@ def _drawn_instead(
 ) -> ImageSet:
     """Images that the original draws under what takes the concept's place, labelled with what is to be forgotten."""
     assert forget.labels is not None, "a conditional model's forget images have labels"
-    seeds, title = image_seeds(derive_seed(seed, "instead"), N_INSTEAD), "images instead" if progress else None
-    drawn = to_uint8(sample(drawing, seeds, sampler, labels=[instead] * N_INSTEAD, shared=True, progress=title))
-    labels = forget.labels[torch.arange(N_INSTEAD) % len(forget)]
-    return ImageSet(drawn, labels, class_names=forget.class_names, description=f"{N_INSTEAD} images drawn instead")
+    every = forget.labels.unique()  # in turn, whatever their order and numbers in the set
+    n = max(N_INSTEAD, len(every))
+    seeds, title = image_seeds(derive_seed(seed, "instead"), n), "images instead" if progress else None
+    drawn = to_uint8(sample(drawing, seeds, sampler, labels=[instead] * n, shared=True, progress=title))
+    labels = every[torch.arange(n) % len(every)]
+    return ImageSet(drawn, labels, class_names=forget.class_names, description=f"{n} images drawn instead")
 
 
-def _forget_labels(original: Denoiser, forget: ImageSet) -> tuple[int, ...]:
-    """The model's classes that occur in the forget set; empty for an unconditional model."""
+def _forget_labels(original: Denoiser, forget: ImageSet, forgotten: Sequence[str]) -> tuple[int, ...]:
+    """The model's classes that are to be forgotten or occur in the forget set; empty for an unconditional model."""
     if not original.class_names:
         return ()
     found = set(labels_for(original, forget, torch.arange(len(forget)), "forget"))
     if original.takes_prompts:  # captions of images may be other words
         found = {original.class_names.index(each) for each in found if each in original.class_names}
-    return tuple(sorted(found))
+    return tuple(sorted(found.union(map(original.class_names.index, forgotten))))
 
 
 def _on(original: Denoiser, device: torch.device | None) -> Denoiser:

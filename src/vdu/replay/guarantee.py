@@ -8,7 +8,8 @@ seeds still unwanted under the present weights, the rate p over all of them has 
     P(p > u at any of the looks) ≤ L · α/L = α
 
 so the bound of the look that ends a run holds with 95 % confidence, whatever decided that it is the last. One set of seeds serves all
-looks, because the weights at a given step do not depend on it.
+looks, because the weights at a given step do not depend on it. A run that is continued with more steps after its last look has further
+looks, L′ in all, and its bound holds with confidence 1 − L′ α/L.
 
 The *aim* follows from the classifier's error f, the fraction of the held-out unwanted seeds whose image the selection calls unlike the
 forget set (:mod:`vdu.replay.selection`; w of m, by the rule of succession). A model that changes unwanted images alone keeps these, so f
@@ -25,7 +26,7 @@ Source: Clopper & Pearson 1934, Biometrika 26.
 
 import math
 
-__all__ = ["CONFIDENCE", "MOST", "N_LOOKS", "acceptable", "at_most", "seeds_needed"]
+__all__ = ["CONFIDENCE", "MOST", "N_LOOKS", "acceptable", "at_most", "confidence", "seeds_needed"]
 
 CONFIDENCE, N_LOOKS, MOST = 0.95, 4, 128
 LEVEL = (1 - CONFIDENCE) / N_LOOKS
@@ -45,6 +46,22 @@ def _at_most(x: int, n: int, p: float) -> float:
         for k in range(x + 1)
     )
     return math.fsum(map(math.exp, terms))
+
+
+def confidence(n_looks: int) -> float:
+    """1 − L′ α/L, with which the bound of every look holds.
+
+    Args:
+        n_looks: L′, the looks that a run may have had; up to 4 give 0.95.
+
+    Returns:
+        In (0, 0.95].
+
+    Examples:
+        >>> confidence(3), round(confidence(7), 4)
+        (0.95, 0.9125)
+    """
+    return CONFIDENCE if n_looks <= N_LOOKS else max(0.0, 1 - n_looks * LEVEL)
 
 
 def at_most(n_left: int, n_seeds: int) -> float:

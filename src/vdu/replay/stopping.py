@@ -5,9 +5,9 @@ Training stops once the upper bound of what remains reaches the aim (:mod:`vdu.r
 
     X = #{i : mean of h(x_t, ᾱ) over low noise ≥ 0, x = sample_θ(seed_i)}        stop if u(X, n) ≤ aim, that is X ≤ k
 
-The rule looks after 2/3, 7/9, 8/9 and all of the steps, four times at most. It starts late because the retained images settle later
-than the forgotten ones (docs/dev/methods-log.md, 19). A look draws from seeds of its own, so that a run that stops at step s has the
-weights of a run of s steps without the rule.
+The rule looks after 2/3, 7/9, 8/9 and all of the steps, four times at most (and again in a run that is continued with more). It starts
+late because the retained images settle later than the forgotten ones (docs/dev/methods-log.md, 19). A look draws from seeds of its own,
+so that a run that stops at step s has the weights of a run of s steps without the rule.
 
 With a run folder, the rule also leaves a first picture after a fifth of the steps: ten generated samples that matched the forget set as
 the original drew them, above the same noise under the present weights.
@@ -18,7 +18,7 @@ Not guaranteed: that the classifier, from which the method itself learns, is rig
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +31,7 @@ from vdu.data.images import ImageSet, to_uint8
 from vdu.data.pictures import save_grid
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.replay.auxiliaries import Auxiliaries
-from vdu.replay.guarantee import CONFIDENCE, N_LOOKS, at_most
+from vdu.replay.guarantee import CONFIDENCE, N_LOOKS, at_most, confidence
 from vdu.replay.selection import FEWEST_LIKE_FORGET, mean_scores
 
 __all__ = ["ForgottenCheck", "Stopping", "can_stop"]
@@ -93,6 +93,7 @@ class ForgottenCheck:
         steps: total number of steps.
         picture: where the first picture goes; None makes none.
         say: called with a message about it.
+        looked: steps after which the rule has looked, or may have looked, in this run and in those that it continues.
     """
 
     denoiser: Denoiser
@@ -100,6 +101,19 @@ class ForgottenCheck:
     steps: int
     picture: Path | None = None
     say: Callable[[str], None] | None = None
+    looked: set[int] = field(default_factory=set)
+
+    @property
+    def _looks(self) -> set[int]:
+        return {*(round(share * self.steps) for share in LOOKS), self.steps}
+
+    def state(self) -> list[int]:
+        """What a run that is continued must know: the steps after which the rule has looked."""
+        return sorted(self.looked)
+
+    def load_state(self, state: Sequence[int]) -> None:
+        """Continue from :meth:`state`."""
+        self.looked.update(state)
 
     def remaining(self, weights: Mapping[str, Tensor]) -> int:
         """Number of held-out unwanted seeds that are still unwanted under given weights."""
@@ -144,7 +158,9 @@ class ForgottenCheck:
         """
         if step == round(FIRST_PICTURE * self.steps):
             self._show(step, weights)
-        if step not in {round(share * self.steps) for share in LOOKS} - {self.steps}:
+        if step in self._looks:
+            self.looked.add(step)  # also the last, which is made once the steps are done and the checkpoint is written
+        if step not in self._looks - {self.steps}:
             return None
         found = self.look(step, weights)
         return found.to_text() if found.reason == "forgotten" else None
@@ -162,5 +178,6 @@ class ForgottenCheck:
         left, held = self.remaining(weights), self.aids.held_out
         reason, n = ("forgotten" if left <= held.aim else "all_steps"), len(held.seeds)
         return Stopping(
-            reason, step, left, n, held.aim, bound=at_most(left, n), aim_bound=held.aim_bound, error=held.error
-        )
+            reason, step, left, n, held.aim, bound=at_most(left, n), aim_bound=held.aim_bound, error=held.error,
+            confidence=confidence(len(self.looked | self._looks)),
+        )  # fmt: skip

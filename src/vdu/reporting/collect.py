@@ -157,11 +157,21 @@ def read_records(run_dir: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
         run_dir: the run folder.
 
     Returns:
-        Their content. Refused (InputError) as by :func:`collect`.
+        Their content.
+
+    Raises:
+        InputError: as by :func:`collect`; and if the run has made another model since it was evaluated.
     """
     folder = Path(run_dir)
     _require_files(folder, ("metrics.json", "run.json"))
-    return read_metrics(folder), current_run(_read_versioned(folder / "run.json"))
+    metrics, run = read_metrics(folder), current_run(_read_versioned(folder / "run.json"))
+    measured, made = metrics["protocol"].get("unlearned_sha256"), (run.get("pipeline") or {}).get("sha256")
+    if run.get("verb") == "unlearn" and measured is not None and made is not None and measured != made:
+        raise InputError(
+            f"{folder}: metrics.json measured the model with SHA-256 {measured[:12]}…, and the run has made {made[:12]}… since, as when it "
+            f"is continued with more steps; expected evidence of the present model. Run `vdu evaluate {folder}` again."
+        )
+    return metrics, run
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -238,9 +248,10 @@ def _require_asked(folder: Path, metrics: dict[str, Any], original: Samples, unl
 
 
 def _forget_ids(metrics: dict[str, Any]) -> tuple[int, ...]:
-    """Return indices of the judge's classes to forget: by name, else "forget" (a fallback classifier)."""
+    """Return indices of the judge's classes to forget: by name; of a fallback classifier "forget", whatever the user's names are."""
     forget, classes = metrics["forget"], metrics["histogram"]["classes"]
-    for names in (forget["classes"] or [], ["forget"], [forget["description"]]):
+    own = [] if metrics["judge"]["source"] == "fallback" else forget["classes"] or []
+    for names in (own, ["forget"], [forget["description"]]):
         if any(name in names for name in classes):
             return tuple(i for i, name in enumerate(classes) if name in names)
     return ()

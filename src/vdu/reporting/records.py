@@ -177,9 +177,10 @@ class CompletionRow(Counted):
 
 
 class Completion(Measured):
-    """Samples begun by the original, finished by the unlearned model."""
+    """Samples begun by the original, finished by the unlearned model; ``start_count``: begun by it, too, without a retrained model."""
 
     rows: list[CompletionRow]
+    start_count: NotRequired[Count]
 
 
 class InpaintingRow(Counted):

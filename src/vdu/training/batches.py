@@ -169,7 +169,7 @@ class UniformImages:
         draw_weights: relative probability of each timestep index of the schedule, [T], float64.
         seed: seeds everything.
         denoiser: the model that is trained.
-        labels: the labels of the surrogates, assigned in turn; none for an unconditional model.
+        labels: the labels of the surrogates, assigned in turn from step to step; none for an unconditional model.
     """
 
     role: str
@@ -189,7 +189,10 @@ class UniformImages:
             return made
         if not self.labels:
             raise InputError(f"{self.role}: a class-conditional model needs the label to forget, got none.")
-        condition = self.denoiser.condition([self.labels[i % len(self.labels)] for i in range(self.batch_size)])
+        first = step * self.batch_size
+        condition = self.denoiser.condition([
+            self.labels[(first + i) % len(self.labels)] for i in range(self.batch_size)
+        ])
         return made | {f"{self.role}.condition.{name}": value for name, value in (condition or {}).items()}
 
 

@@ -96,7 +96,7 @@ def save_checkpoint(
     return path
 
 
-def require_same_run(path: Path, fingerprint: str) -> int:
+def require_same_run(path: Path, fingerprint: str) -> tuple[int, dict[str, Any]]:
     """Refuse a checkpoint of another run, before anything is loaded.
 
     Args:
@@ -104,7 +104,7 @@ def require_same_run(path: Path, fingerprint: str) -> int:
         fingerprint: hash of everything that must be equal to the run that wrote it.
 
     Returns:
-        The number of steps done.
+        The number of steps done, and the extra state.
 
     Raises:
         InputError: if its record is damaged, or of another run or format.
@@ -115,7 +115,7 @@ def require_same_run(path: Path, fingerprint: str) -> int:
             f"{path}: was written with other settings, data or model than the present ones; a resumed run must have the same. "
             "Use the settings in the run's config.toml, or start anew with --overwrite."
         )
-    return int(state["step"])
+    return int(state["step"]), state["extra"]
 
 
 def load_checkpoint(

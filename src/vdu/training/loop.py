@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -181,7 +181,8 @@ def train(
         accelerator: an ``accelerate.Accelerator``; by default one is created. Its tracker, if any (see
         :func:`make_accelerator`), receives the lines of the log.
         stop: called after every step with the number of steps done and the weights of the result (the average if there is
-        one); a returned reason ends the run. Must depend on its arguments alone, and be the same on every process.
+        one); a returned reason ends the run. Must depend on its arguments alone, and be the same on every process. What its
+            ``state()`` returns, if it has one, is stored in checkpoints and given to its ``load_state`` on resume.
 
     Returns:
         The result; the network holds the last raw weights.
@@ -220,7 +221,10 @@ def train(
         if accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(extra["scaler"])
         objective.load_state(extra.get("objective", {}))
-        stopped = extra.get("stopped")
+        stopped = extra.get("stopped") if stop is not None else None  # without a rule all steps are taken
+        _require_unended(stopped, start, extra.get("steps"), settings.steps)
+        if (looked := extra.get("looked")) is not None and stop is not None:
+            cast("Any", stop).load_state(looked)
     _require_steps(settings, start)
 
     def checkpoint(step: int) -> None:
@@ -229,6 +233,8 @@ def train(
                 "scaler": accelerator.scaler.state_dict() if accelerator.scaler else None,
                 "objective": objective.state(),
                 "stopped": stopped,
+                "steps": settings.steps,
+                "looked": getattr(stop, "state", lambda: None)(),
             }
             save_checkpoint(
                 checkpoints, step, network, optimizer.optimizer, ema,
@@ -290,7 +296,9 @@ def _put_back(accelerator: Any, model: Any, network: nn.Module) -> Iterator[None
         network.eval()
 
 
-def require_resumable(folder: Path, settings: TrainSettings, identity: str, n_processes: int) -> None:
+def require_resumable(
+    folder: Path, settings: TrainSettings, identity: str, n_processes: int, *, stops: bool = False
+) -> None:
     """Refuse a newest checkpoint of a different or longer run, as :func:`train` does, before there is anything to train.
 
     Args:
@@ -298,9 +306,20 @@ def require_resumable(folder: Path, settings: TrainSettings, identity: str, n_pr
         settings: as for :func:`train`.
         identity: likewise.
         n_processes: of the launcher.
+        stops: whether a rule may end the run early.
     """
     if newest := latest_checkpoint(folder / "checkpoints"):
-        _require_steps(settings, require_same_run(newest, _fingerprint(settings, identity, n_processes)))
+        done, extra = require_same_run(newest, _fingerprint(settings, identity, n_processes))
+        _require_steps(settings, done)
+        _require_unended(extra.get("stopped") if stops else None, done, extra.get("steps"), settings.steps)
+
+
+def _require_unended(stopped: str | None, done: int, planned: int | None, steps: int) -> None:
+    if stopped and planned not in {None, steps}:
+        raise InputError(
+            f"steps: got {steps}, but the run ended by its stopping rule after {done} of {planned} steps, so that more steps would have no "
+            "effect. Add --full-length (in Python full_length=True) to take all steps, or start anew with --overwrite."
+        )
 
 
 def _require_steps(settings: TrainSettings, done: int) -> None:

@@ -54,6 +54,9 @@ def fit(
     Returns:
         The result of the loop.
     """
+    denoiser = denoiser.with_network(
+        denoiser.network
+    )  # turns off what the network does to labels in training by itself
     network = denoiser.network
     levels = denoiser.schedule.within(alpha_bar_range).double()
     make_batch = NoisyImages("data", images, batch_size, levels, derive_seed(seed, "batches"), denoiser, label_dropout)

@@ -74,7 +74,7 @@ def carry_out(
     aids = make_auxiliaries(
         original, method, images, retain=plan.retain, n_own_samples=plan.n_own_samples, force=plan.force, sampler=plan.sampler,
         seed=seed, device=accelerator.device, teacher=_teacher(denoiser), instead=instead_of(plan.original, plan.prompts),
-        conditions=conditions(plan), say=shown, holds_out=plan.stops,
+        forgotten=plan.forget_label, conditions=conditions(plan), say=shown, holds_out=plan.stops,
     )  # fmt: skip
     # anew: what was trained for the aids had its own precision, and accelerate knows one for a process
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
@@ -135,7 +135,7 @@ def check_resumable(plan: Plan, folder: Path) -> None:
         folder: the run folder; one without checkpoints passes. A newest checkpoint of other settings, data or another model does not.
     """
     if not in_closed_form(plan.chosen.method):
-        require_resumable(folder, plan.training, _identity(plan), processes.place()[1])
+        require_resumable(folder, plan.training, _identity(plan), processes.place()[1], stops=plan.stops)
 
 
 def _identity(plan: Plan) -> str:

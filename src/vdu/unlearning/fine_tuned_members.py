@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vdu.core.errors import InputError
 from vdu.core.processes import first_decides, is_first
 from vdu.core.records import atomic_file
 from vdu.core.rng import derive_seed
@@ -16,13 +18,19 @@ from vdu.posterior.ensemble import FinetunedEnsemble
 from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit
 
-__all__ = ["FILE", "fine_tuned_members"]
+__all__ = ["FILE", "fine_tuned_members", "require_same_members"]
 
 FILE = "weights.safetensors"  # of a member, what trains alone
 
 
 def fine_tuned_members(
-    how: FinetunedEnsemble, denoiser: PipelineDenoiser, images: ImageSet, *, seed: int, folder: Path | None = None
+    how: FinetunedEnsemble,
+    denoiser: PipelineDenoiser,
+    images: ImageSet,
+    *,
+    seed: int,
+    folder: Path | None = None,
+    identity: str = "",
 ) -> Iterator[dict[str, Tensor]]:
     """Fine-tune one member after another.
 
@@ -32,6 +40,7 @@ def fine_tuned_members(
         images: to train on, with labels if the model is conditional.
         seed: seeds the members.
         folder: each member is stored in ``members/`` here and not repeated; None writes nothing.
+        identity: of everything that the members depend on, for :func:`require_same_members`.
 
     Yields:
         Each member's weights, by name; those that train alone.
@@ -45,8 +54,30 @@ def fine_tuned_members(
         made = _fine_tuned(how, denoiser, images, derive_seed(seed, "member", k), k, target)
         if file is not None and is_first():
             with atomic_file(file) as temporary:
-                save_file({name: value.cpu().contiguous() for name, value in made.items()}, temporary)
+                save_file(
+                    {name: value.cpu().contiguous() for name, value in made.items()}, temporary, {"identity": identity}
+                )
         yield made
+
+
+def require_same_members(folder: Path, identity: str) -> None:
+    """Refuse stored members of another ensemble.
+
+    Args:
+        folder: as for :func:`fine_tuned_members`.
+        identity: likewise.
+
+    Raises:
+        InputError: if a member was made with other settings, other images or of another model.
+    """
+    for file in sorted(folder.glob(f"members/*/{FILE}")):
+        with safe_open(file, "pt") as stored:
+            same = (stored.metadata() or {}).get("identity") == identity
+        if not same:
+            raise InputError(
+                f"{file}: was made with other settings, data or model than the present ones; a resumed run must have the same. Use the "
+                "settings in the run's config.toml, or start anew with --overwrite."
+            )
 
 
 def _fine_tuned(

@@ -56,13 +56,16 @@ def label_indices(denoiser: Denoiser, labels: Sequence[int | str]) -> list[int]:
     return index
 
 
-def labelled_images(denoiser: Denoiser, labels: Sequence[int | str], images: ImageSet) -> ImageSet:
+def labelled_images(
+    denoiser: Denoiser, labels: Sequence[int | str], images: ImageSet, alike: Sequence[str] = ()
+) -> ImageSet:
     """The forget set of given images without labels, which are assigned the label of the model.
 
     Args:
         denoiser: the original, class-conditional.
         labels: the class to forget, by name or number.
         images: of that class.
+        alike: further names of what the images show, such as the model's own prompts of a concept: the images get all in turn.
 
     Returns:
         Images with the model's classes as labels.
@@ -76,24 +79,25 @@ def labelled_images(denoiser: Denoiser, labels: Sequence[int | str], images: Ima
         raise InputError(
             f"forget label: got {words} for images without labels; expected one label. Give images in class folders for several."
         )
-    return ImageSet(
-        images.images, torch.full((len(images),), index[0]), class_names=names, description=images.description
-    )
+    index = list(dict.fromkeys([*index, *(names.index(each) for each in alike)]))
+    dealt = torch.tensor([index[i % len(index)] for i in range(len(images))])
+    return ImageSet(images.images, dealt, class_names=names, description=images.description)
 
 
-def undrawn_forget_set(denoiser: Denoiser, labels: Sequence[int | str], n_images: int = N_DRAWN) -> ImageSet:
+def undrawn_forget_set(denoiser: Denoiser, labels: Sequence[int | str], n_images: int | None = None) -> ImageSet:
     """The forget set that :func:`forget_set_of_labels` draws, with its labels and black images: for checks before the drawing.
 
     Args:
         denoiser: the original, class-conditional.
         labels: classes to forget, by name or number.
-        n_images: number of images that will be drawn, over all labels together.
+        n_images: number of images that will be drawn, over all labels together; by default 256, or one for each label if these are more.
 
     Returns:
         Black images with the model's classes as labels; they take no memory. Labels that cannot be used are refused as by
         :func:`label_indices`.
     """
     names, index = denoiser.class_names, label_indices(denoiser, labels)
+    n_images = max(N_DRAWN, len(index)) if n_images is None else n_images
     asked = torch.tensor([index[i % len(index)] for i in range(n_images)])
     first, more = ", ".join(names[each] for each in index[:SHOWN]), len(index) - SHOWN
     description = f"{n_images} images that the model generated as {first}" + (f" and {more} more" if more > 0 else "")
@@ -107,7 +111,7 @@ def forget_set_of_labels(
     *,
     sampler: Sampler,
     seed: int,
-    n_images: int = N_DRAWN,
+    n_images: int | None = None,
     progress: str | None = None,
 ) -> ImageSet:
     """Draw the forget set for some labels of the model.
@@ -117,7 +121,7 @@ def forget_set_of_labels(
         labels: classes to forget, by name or number.
         sampler: the sampler.
         seed: seeds them.
-        n_images: number of images to draw, over all labels together.
+        n_images: number of images to draw, over all labels together; by default as :func:`undrawn_forget_set`.
         progress: title of the progress bar; None shows none.
 
     Returns:
@@ -125,7 +129,7 @@ def forget_set_of_labels(
     """
     undrawn = undrawn_forget_set(denoiser, labels, n_images)
     assert undrawn.labels is not None
-    asked, seeds = undrawn.labels.tolist(), image_seeds(derive_seed(seed, "forget set"), n_images)
+    asked, seeds = undrawn.labels.tolist(), image_seeds(derive_seed(seed, "forget set"), len(undrawn))
     return replace(
         undrawn, images=to_uint8(sample(denoiser, seeds, sampler, labels=asked, shared=True, progress=progress))
     )

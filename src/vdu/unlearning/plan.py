@@ -279,7 +279,9 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         original=original,
         source=source,
         chosen=chosen,
-        forget=_named(forget_set(original, forget, classes, captions, convert), original, "--forget"),
+        forget=_named(
+            forget_set(original, forget, classes, captions, convert, labels if prompts else ()), original, "--forget"
+        ),
         forget_source=absolute(forget) if is_named(forget) else "",
         forget_class=tuple(map(str, classes)),
         prompts=prompts,
@@ -473,6 +475,11 @@ def _kept(plan: Plan, images: ImageSet) -> ImageSet:
     if not len(kept):
         raise InputError(
             f"--retain: all {len(images)} images are of a class to be forgotten ({', '.join(shared)}); expected others."
+        )
+    if len(kept) < len(images):
+        say(
+            f"vdu: {len(images) - len(kept)} of {len(images)} retained images are of a class to be forgotten ({', '.join(shared)}, by the "
+            "names of their folders or labels); they are left out."
         )
     condition_of(plan.original, kept, torch.arange(len(kept)), "--retain")
     return kept

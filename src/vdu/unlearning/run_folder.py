@@ -5,6 +5,7 @@ What was given as an object is stored, so that ``vdu evaluate`` finds it: the or
 meant to leave the house; the pipeline has the corrections merged.
 """
 
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def _carried_out(record: Run, plan: Plan, *, overwrite: bool, resume: bool, prog
     folder, inputs = record.folder, plan.inputs(str((record.folder / ORIGINAL).resolve()))
     inputs |= _posterior_input(plan, folder)
     record.start(configuration(plan, folder, overwrite=overwrite, resume=resume), inputs)
-    fitted = 0
+    fitted, began = 0, time.monotonic()
     if plan.chosen.fits:
         with record.stage("posterior") as cost:
             plan, fitted = with_posterior(plan, progress=bool(progress))
@@ -69,6 +70,7 @@ def _carried_out(record: Run, plan: Plan, *, overwrite: bool, resume: bool, prog
                 check_resumable(plan, folder)
             inputs |= _posterior_input(plan, folder)
             cost["network_evaluations"] = fitted
+    fitting = time.monotonic() - began
     with record.stage("unlearn") as cost:
         result = carry_out(plan, folder=folder, resume=resume, progress=progress)
         cost["network_evaluations"] = result.network_evaluations
@@ -100,7 +102,8 @@ def _carried_out(record: Run, plan: Plan, *, overwrite: bool, resume: bool, prog
         "weights": "raw" if result.training.ema is None else "ema",
     }
     record.finish(pipeline=weights, **extras)
-    return replace(result, network_evaluations=result.network_evaluations + fitted, folder=folder.absolute())
+    evaluations, seconds = result.network_evaluations + fitted, result.seconds + fitting
+    return replace(result, network_evaluations=evaluations, seconds=seconds, folder=folder.absolute())
 
 
 def _path(source: str | None) -> Path | None:

@@ -5,6 +5,7 @@ cannot be used, and then carries it out (:mod:`vdu.unlearning.engine`), in a run
 (:mod:`vdu.unlearning.run_folder`).
 """
 
+import time
 from dataclasses import replace
 from inspect import Parameter, signature
 from pathlib import Path
@@ -138,9 +139,13 @@ def unlearn(
                 say(keeping(plan.original, plan.prompts["forget"]))
         if where is not None:
             return carry_out_in(where, plan, overwrite=overwrite, resume=resume, progress=title)
+        began = time.monotonic()
         plan, fitted = with_posterior(plan, progress=title is not None)
+        fitting = time.monotonic() - began
         result = carry_out(plan, progress=title)
-        return replace(result, network_evaluations=result.network_evaluations + fitted)
+        return replace(
+            result, network_evaluations=result.network_evaluations + fitted, seconds=result.seconds + fitting
+        )
 
 
 def planned(pipeline: Any, method: Any = "auto", **given: Any) -> Plan:

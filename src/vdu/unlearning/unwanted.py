@@ -90,6 +90,7 @@ def forget_set(
     classes: tuple[Any, ...],
     labels: tuple[Any, ...],
     convert: bool,
+    alike: tuple[str, ...] = (),
 ) -> ImageSet:
     """The forget set as images, which are black where they are yet to be drawn.
 
@@ -99,6 +100,7 @@ def forget_set(
         classes: of labelled images, those to forget.
         labels: of the model, likewise; without images they are to be drawn.
         convert: whether images are converted to the model's kind.
+        alike: further prompts of what the images show (:func:`vdu.unlearning.labels.labelled_images`).
 
     Returns:
         The images; without given ones :func:`vdu.unlearning.labels.undrawn_forget_set`.
@@ -117,4 +119,4 @@ def forget_set(
         raise InputError(
             "--forget-label: the images have labels of their own; leave it out, or give images without labels."
         )
-    return labelled_images(original, labels, images)
+    return labelled_images(original, labels, images, alike)

@@ -53,9 +53,8 @@ def adapt(pipeline: Any) -> PixArtDenoiser:
             found["aspect_ratio"] = torch.tensor([[height / width]], dtype=words.dtype)
         return found
 
-    return PixArtDenoiser(
-        network=pipeline.transformer, **discrete_parts(pipeline.scheduler), **parts, **text_parts(pipeline, encode)
-    )
+    words = text_parts(pipeline, encode, how=("captions are cleaned",) if _cleans() else ())
+    return PixArtDenoiser(network=pipeline.transformer, **discrete_parts(pipeline.scheduler), **parts, **words)
 
 
 def _cleans() -> bool:

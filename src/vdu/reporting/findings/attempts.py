@@ -248,9 +248,11 @@ def _completion(data: ReportData, result: dict[str, Any]) -> AttemptFinding:
         ]
         return _against_retrained(data, "completion", pairs)
     early = [point for point in rates if 0 < point.place <= THRESHOLDS["early_handed_share"]]
-    return _against_original(
-        "completion", early, 1.0, _ordinary(data)
-    )  # all of these noises give the class in the original
+    own = result.get(
+        "start_count"
+    )  # of these very noises, which all give the class in the original; older records have none
+    start = _ordinary(data) if own is None else wilson(own, result["rows"][0]["n_images"])
+    return _against_original("completion", early, 1.0, start)
 
 
 def _inpainting(data: ReportData, result: dict[str, Any]) -> AttemptFinding:

@@ -149,8 +149,12 @@ def _lower(text: str) -> str:
 
 def _figure(found: BackFinding, parts: dict[str, Answer], names: dict[str, str]) -> str:
     if found.reason in {Back.NO_FASTER, Back.NO_FASTER_SOME_UNDECIDED}:
-        n, lead = len(names), max(each.lead for each in found.attempts.values() if each.level == "good")
-        tests = f"any of {n} tests" if found.n_good == n else f"{found.n_good} of {n} tests"
+        beside = [  # the others were read without a model that never saw it
+            each for each in found.attempts.values()
+            if each.level == "good" and each.point is not None and each.point.theirs is not None
+        ]  # fmt: skip
+        n, lead = len(names), max(each.lead for each in beside)
+        tests = f"any of {n} tests" if len(beside) == n else f"{len(beside)} of {n} tests"
         return f"not measurably more than in that model in {tests}; a lead above {math.ceil(lead)} percentage points is excluded"
     shown = [f"{names[name]}: {parts[name].figure}" for name in found.deciding[:2]]
     more = [f"and {len(found.deciding) - 2} more"] if len(found.deciding) > 2 else []
