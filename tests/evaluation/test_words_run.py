@@ -1,6 +1,7 @@
 """A tiny text-to-image pipeline, evaluated in words on the command line and in Python; counts are made again from stored pixels."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -207,3 +208,38 @@ def test_what_needs_no_drawn_image_is_refused_before_the_forget_set_is_drawn(
     assert [path.name for path in tmp_path.iterdir()] == ["used"]
     with pytest.raises(AssertionError, match="an image was drawn"):  # without it, the forget set is drawn
         evaluate(before=folders / "before", after=folders / "after", forget_prompt="cat", **QUICK)
+
+
+def test_a_run_that_changed_the_text_encoder_goes_through_to_the_evidence(folders, judged, tmp_path):
+    model, run = shutil.copytree(folders / "before", tmp_path / "model"), tmp_path / "run"
+    how = {
+        "forget_prompt": "cat",
+        "keep_prompts": ["dog", "tree"],
+        "train": "text-encoder",
+        "folder": run,
+        "progress": None,
+    }
+    how |= {"steps": 4, "batch_size": 2, "learning_rate": 1e-3, "checkpointing_steps": 2, "checkpoints_total_limit": 3}
+    unlearn(model, "ascent", **how)
+    assert unlearn(model, "ascent", **how, resume=True).training.steps == 4
+    evaluate(run, prompts=PROMPTS, **QUICK)
+    metrics = json.loads((run / "metrics.json").read_text())
+    codes = {each["code"] for each in metrics["warnings"]}
+    assert "different_text_encoder" in codes and not {"same_weights", "different_options"} & codes
+    assert {each.item: each.answer for each in verify(run)}["unlearned model, text encoders"] == "matches"
+    opened = open_run(run)
+    (checkpoint,) = (each for each in opened.checkpoints if each.step == 2)
+    middle = opened.denoiser_at(checkpoint)
+    drawn = [
+        sample(each, [0, 1], QUICK["sampler"], labels=["cat", "cat"])
+        for each in (opened.original, middle, opened.unlearned)
+    ]
+    assert not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
+    assert len(list(denoise(middle, 0, QUICK["sampler"], "cat"))) == 2
+    shutil.rmtree(model / "text_encoder")  # the original's is replaced by the new one
+    shutil.copytree(run / "pipeline" / "text_encoder", model / "text_encoder")
+    assert {each.item: each.answer for each in verify(run)}["original model, text encoders"] == "differs"
+    with pytest.raises(InputError, match="text encoders"):
+        evaluate(run, prompts=PROMPTS, **QUICK)
+    with pytest.raises(InputError, match="is not the original that"):
+        open_run(run)

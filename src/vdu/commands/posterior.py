@@ -20,6 +20,7 @@ from vdu.models.identity import identity as identity_of
 from vdu.models.identity import weights_sha256
 from vdu.models.lora import trained_weights
 from vdu.models.pipelines import find_pipeline, load_pipeline, network_of
+from vdu.models.reading import in_training
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.ensemble import FinetunedEnsemble
 from vdu.posterior.estimators import ESTIMATORS, find_estimator, make_estimator
@@ -64,12 +65,13 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     _refuse_unused(settings)
     settings = replace(settings, pipeline=find_pipeline(settings.pipeline))
     pipeline = load_pipeline(settings.pipeline).to(make_accelerator().device)
-    denoiser = sampled(PipelineDenoiser.from_pipeline(pipeline))
+    drawing = sampled(PipelineDenoiser.from_pipeline(pipeline))
+    denoiser = in_training(drawing, settings.train)
     denoiser = denoiser.with_network(trained_weights(denoiser.network, settings.train))
     sampler = settings.sampler()
     data = load_images(settings.data, shape=denoiser.image_shape, split="train") if settings.data else None
     covered(denoiser, settings.name_filter)
-    sampler.make(denoiser)  # both refuse now what the model's schedule cannot do
+    sampler.make(drawing)  # both refuse now what the model's schedule cannot do
     resume, keep = (
         bool(settings.resume_from_checkpoint),
         (settings.pipeline, *settings.members, settings.data and place_of(settings.data)),
@@ -84,7 +86,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
             file, identity
         )  # before the settings are recorded, so that a state of other settings fails here
         require_same_members(record.folder, identity)
-        images, _ = cached_samples(denoiser, settings.n_samples, sampler)
+        images, _ = cached_samples(drawing, settings.n_samples, sampler)
         # counted on a cache hit, too
         cost["network_evaluations"] = settings.n_samples * settings.inference_steps
     x0, labels = with_labels(denoiser, images)

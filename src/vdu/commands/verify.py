@@ -226,6 +226,9 @@ def _models(folder: Path, record: dict[str, Any], protocol: dict[str, Any]) -> I
         known = recorded.get("configuration_sha256")
         if known is not None:
             yield _checked(f"{name} model, configuration", [known], partial(_configuration, path, known))
+        encoders = recorded.get("text_encoders_sha256")
+        if encoders is not None:
+            yield _checked(f"{name} model, text encoders", [encoders], partial(_encoders, path))
     posterior = inputs.get("posterior")
     if posterior:
         yield _checked("posterior", [posterior.get("sha256")], lambda: _posterior(posterior.get("path")))
@@ -249,6 +252,12 @@ def _weights(path: Path | str | None) -> str:
     from vdu.models.pipelines import network_of
 
     return weights_sha256(network_of(_pipeline(path)))
+
+
+def _encoders(path: Path | str | None) -> str:
+    from vdu.models.pipelines import text_encoders_of
+
+    return text_encoders_of(_pipeline(path)) or "none"
 
 
 def _configuration(path: Path | str | None, recorded: str) -> str:

@@ -44,7 +44,7 @@ NoteCode = Literal["real_split", "filtered_by_judge", "filtered_by_second_judge"
 ReferenceKind = Literal["real", "filtered_original"]
 WarningCode = Literal[
     "few_forget_images", "fallback_judge", "no_second_judge", "python_warning", "same_weights", "different_options",
-    "different_schedules", "unwanted_not_seen",
+    "different_text_encoder", "different_schedules", "unwanted_not_seen",
 ]  # fmt: skip
 
 

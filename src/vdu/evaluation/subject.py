@@ -18,6 +18,7 @@ from vdu.models.identity import SCHEDULE, differences
 
 __all__ = ["Subject", "about_models", "classes_to_count", "sets_in_words"]
 
+READER = "text encoder"  # in the differences of two models
 LEVELS = {*SCHEDULE, "alpha_bars", "scaling", "prediction_type"}  # images from the same noise are then not alike
 
 
@@ -115,16 +116,20 @@ def about_models(subject: Subject) -> tuple[WarningRecord, ...]:
         subject: the models.
 
     Returns:
-        One for equal weights and one for different options of each model, and one if the noise levels differ.
+        Of each model one for equal weights or different options, and one for another text encoder; and one if the noise levels differ.
     """
     before, found = subject.before, []
     for name, other in (("after", subject.after), ("retrained", subject.retrained)):
         options = [] if other is None else differences(before.denoiser, other.denoiser)
-        named = {"options": ", ".join(options)} if options else {}
-        if other is not None and other.sha256 == before.sha256:
+        reads_otherwise = READER in options
+        named = {"options": ", ".join(each for each in options if each != READER)}
+        named = named if named["options"] else {}
+        if other is not None and other.sha256 == before.sha256 and not reads_otherwise:
             found.append(WarningRecord("same_weights", named))
         elif named:
             found.append(WarningRecord("different_options", {"model": name, **named}))
+        if reads_otherwise:
+            found.append(WarningRecord("different_text_encoder", {"model": name}))
         if name == "after" and LEVELS & set(options):
             first, second = before.denoiser.prediction_type, subject.after.denoiser.prediction_type
             found.append(WarningRecord("different_schedules", {"before": first, "after": second}))

@@ -18,9 +18,10 @@ from vdu.core.errors import InputError
 from vdu.core.records import read_json, sha256_file
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import is_recorded_configuration, weights_sha256
+from vdu.models.identity import is_recorded_configuration, text_encoders_sha256, weights_sha256
 from vdu.models.lora import lora_rank, training_copy
 from vdu.models.pipelines import load_pipeline
+from vdu.models.reading import TEXT_ENCODER, in_training
 from vdu.reporting.collect import ReportData, collect
 from vdu.reporting.masthead import masthead
 from vdu.training.checkpoint import list_checkpoints, load_weights
@@ -98,14 +99,17 @@ class OpenRun:
         if checkpoint.folder is None:
             return self.original if checkpoint.name == "original" else self.unlearned
         train = self.data.settings.get("train", "all")
-        corrected = lora_rank(train)  # a checkpoint holds the corrections alone
-        network = training_copy(self.original.network, train) if corrected else copy.deepcopy(self.unlearned.network)
+        model = in_training(self.original, train)
+        if lora_rank(train) or train == TEXT_ENCODER:  # a checkpoint holds what trains alone
+            network = training_copy(model.network, train)
+        else:
+            model, network = self.unlearned, copy.deepcopy(self.unlearned.network)
         weights = load_weights(checkpoint.folder, network, average=self.averaged, partial=True)
         with torch.no_grad():
             for name, value in (*network.named_parameters(), *network.named_buffers()):
                 if name in weights:  # an average has no buffers; those of these networks do not change in training
                     value.copy_(weights[name])
-        return self.unlearned.with_network(network.eval())
+        return model.with_network(network.eval())
 
 
 def open_run(folder: Path | str) -> OpenRun:
@@ -189,6 +193,8 @@ def _model(path: Path, expected: str | None, recorded: dict[str, Any], name: str
     pipeline = load_pipeline(path)
     denoiser, configuration = PipelineDenoiser.from_pipeline(pipeline), recorded.get("configuration_sha256")
     same = configuration is None or is_recorded_configuration(pipeline, denoiser, configuration)
+    words = text_encoders_sha256(denoiser)
+    same = same and words == recorded.get("text_encoders_sha256", words)
     if weights_sha256(denoiser.network) != expected or not same:
         raise InputError(
             f"{path}: is not {name} that metrics.json speaks of (its hash differs). Put that one back, or run "

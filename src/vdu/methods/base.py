@@ -318,7 +318,20 @@ def in_place(batch: NoisedBatch, unwanted: Condition | None, substitute: Conditi
 
 
 def nearest(some: Condition, among: Condition) -> Tensor:
-    """The nearest of other conditions for each of some, by the distance of all their real numbers, as indices, [n], int64."""
+    """The nearest of other conditions for each of some.
+
+    Args:
+        some: conditions of n samples.
+        among: those to choose from.
+
+    Returns:
+        Indices, [n], int64, by the distance of all real numbers; of whole numbers alone, such as tokens, by how many differ.
+    """
+    if not any(each.is_floating_point() for each in some.values()):
+        one, other = (
+            torch.cat([each.reshape(len(each), -1).cpu() for each in these.values()], 1) for these in (some, among)
+        )
+        return (one[:, None] != other[None]).sum(2).argmin(1)
 
     def flat(condition: Condition) -> Tensor:
         return torch.cat(

@@ -32,6 +32,7 @@ __all__ = [
     "identity",
     "is_recorded_configuration",
     "recorded_identities",
+    "text_encoders_sha256",
     "trained_part",
     "weights_sha256",
 ]
@@ -99,10 +100,13 @@ def differences(first: Denoiser, second: Denoiser) -> list[str]:
         second: another one.
 
     Returns:
-        Names, sorted: options of the networks and of the schedulers (those that define ᾱ only if it differs), and fields of the
-        denoisers. What samples are drawn under does not count.
+        Names, sorted: options of the networks and of the schedulers (those that define ᾱ only if it differs), fields of the
+        denoisers, and "text encoder" where its weights differ. What samples are drawn under does not count.
     """
-    one, two = (_by_name(_described(each)) for each in (first, second))
+    one, two = (
+        _by_name(_described(each, weights=False)) | {"text encoder": text_encoders_sha256(each)}
+        for each in (first, second)
+    )
     names = {name for name in one | two if one.get(name, _ABSENT) != two.get(name, _ABSENT)}
     a, b = first.schedule, second.schedule
     if a.scaling == b.scaling and torch.equal(a.alpha_bars, b.alpha_bars):
@@ -147,6 +151,19 @@ def weights_sha256(network: nn.Module) -> str:
     if known is None or known[0] != stamp:
         known = _known[network] = (stamp, hash_parameters(tensors))
     return known[1]
+
+
+def text_encoders_sha256(denoiser: Denoiser) -> str | None:
+    """SHA-256 of the weights of what reads a model's prompts.
+
+    Args:
+        denoiser: the model.
+
+    Returns:
+        64 hexadecimal digits; None for a model that is not asked in words.
+    """
+    words = getattr(denoiser, "words", None)
+    return None if words is None else _digest([weights_sha256(each) for each in words.encoders])
 
 
 def is_recorded_configuration(pipeline: Any, denoiser: Denoiser, recorded: str) -> bool:

@@ -7,6 +7,7 @@
     cross-attention      those that read words: cross-attention, or in joint attention (SD 3, FLUX) the projections of the words
     cross-attention-kv   of these the keys and values
     non-cross-attention  every linear layer and convolution but those of cross-attention (ESD-u)
+    text-encoder         the text encoder alone (:mod:`vdu.models.reading`)
     lora:RANK            low-rank corrections of the layers of ``attention``
 
 Weights that do not train are shared with the original, so a copy costs the memory of what trains alone, and the original is the same
@@ -29,6 +30,7 @@ from torch.nn import functional
 
 from vdu.core.errors import InputError, shown
 from vdu.core.rng import generator
+from vdu.models.reading import TEXT_ENCODER, ReadingNetwork
 
 __all__ = [
     "LORA_FILE",
@@ -44,7 +46,7 @@ __all__ = [
     "without_corrections",
 ]
 
-PARTS = ("all", "attention", "cross-attention", "cross-attention-kv", "non-cross-attention")
+PARTS = ("all", "attention", "cross-attention", "cross-attention-kv", "non-cross-attention", TEXT_ENCODER)
 LORA_FILE = "pytorch_lora_weights.safetensors"
 OWN = ("to_q", "to_k", "to_v", "to_out.0")
 OF_WORDS = (
@@ -111,6 +113,8 @@ def training_copy(network: nn.Module, train: str, *, seed: int = 0) -> nn.Module
     rank = lora_rank(train)
     if rank is None and train == "all":
         return copy.deepcopy(network)
+    if train == TEXT_ENCODER:
+        return _sharing(network, {id(value) for value in cast("ReadingNetwork", network).text_encoder.parameters()})
     layers = _layers(network, "attention" if rank is not None else train)
     if rank is None:
         return _sharing(network, {id(value) for layer in layers.values() for value in layer.parameters()})
@@ -134,6 +138,9 @@ def trained_weights(network: nn.Module, train: str) -> nn.Module:
     if train == "all":
         return network
     made, rank = _sharing(network, set()), lora_rank(train)
+    if train == TEXT_ENCODER:
+        cast("ReadingNetwork", made).text_encoder.requires_grad_(True)
+        return made
     for layer in _layers(made, train if rank is None else "attention").values():
         layer.requires_grad_(True)
         if rank is not None and layer.bias is not None:
@@ -154,9 +161,19 @@ def check_train(network: nn.Module, train: str) -> None:
     rank = lora_rank(train)
     if train == "all":  # frozen parts stay as they are
         return
+    if train == TEXT_ENCODER:
+        if not isinstance(network, ReadingNetwork):
+            raise InputError(f"train: got {train!r} for a {type(network).__name__}; expected one with a text encoder.")
+        frozen = sum(not value.requires_grad for value in network.text_encoder.parameters())
+        if frozen:
+            raise InputError(
+                f"train: got {train!r}, and {frozen} of its weights are frozen (requires_grad is False); expected all of them to train. "
+                "Call requires_grad_(True) on pipeline.text_encoder, or train another part."
+            )
+        return
     layers = _layers(network, "attention" if rank is not None else train)
     if not layers:
-        found = [part for part in PARTS if part == "all" or _layers(network, part)]
+        found = [part for part in PARTS if part == "all" or (part != TEXT_ENCODER and _layers(network, part))]
         raise InputError(
             f"train: got {train!r}, and this {type(network).__name__} has no such layers, so nothing would train; "
             f"expected one of {', '.join(found)}."
@@ -192,11 +209,6 @@ def lora_rank(train: str) -> int | None:
     kind, _, rank = train.partition(":") if isinstance(train, str) else ("", "", "")
     if kind == "lora" and rank.isdecimal() and len(rank) < 10 and int(rank) >= 1:
         return int(rank)
-    if isinstance(train, str) and train.replace("_", "-") == "text-encoder":
-        raise InputError(
-            f"train: got {train!r}; expected a part of the network, since a run's model is known by the weights of its network alone. "
-            "cross-attention-kv changes what the network makes of words."
-        )
     if not isinstance(train, str) or train not in PARTS:
         raise InputError(f"train: got {shown(train)}; expected one of {', '.join(PARTS)}, or lora:RANK such as lora:8.")
     return None

@@ -35,7 +35,8 @@ from vdu.models.configuration import (
     refuse_unknown_options,
     require_own_schedule,
 )
-from vdu.models.identity import weights_sha256
+from vdu.models.identity import text_encoders_sha256, weights_sha256
+from vdu.models.reading import ReadingNetwork
 from vdu.models.words import ENCODERS
 from vdu.zoo.packaged import PREFIX, packaged_pipelines, pipeline_folder
 
@@ -47,6 +48,7 @@ __all__ = [
     "network_of",
     "replace_network",
     "save_pipeline",
+    "text_encoders_of",
     "weight_files",
 ]
 
@@ -139,21 +141,25 @@ def load_pipeline(path: Path | str, *, as_recorded: bool = True) -> Any:
             setattr(pipeline, name, value)
     for name, part in loaded.items():
         check_network(part, str(path / name))
+    keep_extras(pipeline, pipeline, loaded.get(network))
     if network and as_recorded:
-        _require_recorded(path.resolve(), loaded[network])
-    return keep_extras(pipeline, pipeline, loaded.get(network))
+        _require_recorded(path.resolve(), pipeline, loaded[network])
+    return pipeline
 
 
-def _require_recorded(path: Path, network: nn.Module) -> None:
+def _require_recorded(path: Path, pipeline: Any, network: nn.Module) -> None:
     """Refuse another model in the place of the one that a run made: whoever names the run means its own."""
     record = path.parent / "run.json"
     made = read_json(record) if path.name == "pipeline" and record.is_file() else None
     made = made.get("pipeline") if isinstance(made, dict) else None
-    recorded = made.get("sha256") if isinstance(made, dict) else None
-    if recorded is not None and recorded != weights_sha256(network):
+    if not isinstance(made, dict):
+        return
+    weights, encoders = made.get("sha256"), made.get("text_encoders_sha256")
+    same = weights is None or weights == weights_sha256(network)
+    if not same or (encoders is not None and encoders != text_encoders_of(pipeline)):
         raise InputError(
-            f"{path}: is not what this run made (the hash of its weights differs from run.json). Make the run again, or put the "
-            "pipeline back. To use another pipeline, keep it in a folder of its own."
+            f"{path}: is not what this run made (the hash of its weights or of its text encoders differs from run.json). Make the run "
+            "again, or put the pipeline back. To use another pipeline, keep it in a folder of its own."
         )
 
 
@@ -467,6 +473,13 @@ def configuration_of(pipeline: Any) -> str:
     return configuration_sha256(adapt(pipeline))
 
 
+def text_encoders_of(pipeline: Any) -> str | None:
+    """:func:`vdu.models.identity.text_encoders_sha256` of a pipeline."""
+    from vdu.models.adapt import adapt
+
+    return text_encoders_sha256(adapt(pipeline))
+
+
 @own_torch()
 def save_pipeline(pipeline: Any, path: Path | str) -> None:
     """Save a pipeline in diffusers' layout (safetensors), with ``vdu.json`` beside it where diffusers has no field for something.
@@ -555,14 +568,16 @@ def replace_network(pipeline: Any, network: nn.Module) -> Any:
 
     Args:
         pipeline: the pipeline to copy.
-        network: its new network, used as it is.
+        network: its new network, used as it is; also with a text encoder (:mod:`vdu.models.reading`).
 
     Returns:
         The new pipeline.
     """
-    changed = family_of(pipeline).NETWORK
-    parts = {name: copy.deepcopy(part) for name, part in pipeline.components.items() if name != changed}
+    new = {family_of(pipeline).NETWORK: network}
+    if isinstance(network, ReadingNetwork):
+        new = {family_of(pipeline).NETWORK: network.network, "text_encoder": network.text_encoder}
+    parts = {name: copy.deepcopy(part) for name, part in pipeline.components.items() if name not in new}
     made = copy.copy(pipeline)  # keeps what is no part, such as whether a safety checker is required
     with quiet_diffusers():
-        made.register_modules(**parts, **{changed: network})
-    return keep_extras(made, pipeline, network)
+        made.register_modules(**parts, **new)
+    return keep_extras(made, pipeline, new[family_of(pipeline).NETWORK])

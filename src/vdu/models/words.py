@@ -110,6 +110,26 @@ class PromptEncoder:
                 f"prompt: {shown(prompt)} has {n} tokens, and this model reads {most}: the rest would be cut off. Shorten it."
             )
 
+    def tokens(self, prompts: Sequence[str | None]) -> Condition:
+        """The tokens of some prompts, for a pipeline with a single text encoder.
+
+        Args:
+            prompts: one per sample; None is the empty one.
+
+        Returns:
+            ``input_ids``, [len(prompts), tokens], and ``attention_mask`` if the text encoder uses it.
+        """
+        ((tokenizer, most),) = self._tokenizers()
+        expand = getattr(self._pipeline, "maybe_convert_prompt", lambda text, _: text)
+        for each in dict.fromkeys(prompts):
+            self._require_whole(each or "")
+        made = tokenizer(
+            [expand(each or "", tokenizer) for each in prompts], padding="max_length", max_length=most, truncation=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        masked = getattr(self.encoders[0].config, "use_attention_mask", False)
+        return {name: made[name] for name in ("input_ids", *(("attention_mask",) if masked else ()))}
+
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str | None], device: torch.device) -> Condition:
         """The condition of some prompts.
@@ -182,8 +202,10 @@ class TextDenoiser(LatentDenoiser):
             raise InputError(
                 f"prompt: got the index {wrong[0]}; expected a prompt, or an index from 0 to {len(self.prompts) - 1}."
             )
-        asked = [self.prompts[each] if isinstance(each, int) else each for each in labels]
-        return self.words(asked, next(self.network.parameters()).device)
+        return self._encoded([self.prompts[each] if isinstance(each, int) else each for each in labels])
+
+    def _encoded(self, prompts: Sequence[str | None]) -> Condition:
+        return self.words(prompts, next(self.network.parameters()).device)
 
     def labels_of(self, seeds: Sequence[int]) -> list[int] | None:
         """Seed modulo the number of prompts.

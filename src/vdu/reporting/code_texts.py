@@ -22,7 +22,7 @@ __all__ = [
     "warning_text",
 ]
 
-ABOUT_MODELS = ("same_weights", "different_options", "different_schedules")
+ABOUT_MODELS = ("same_weights", "different_options", "different_text_encoder", "different_schedules")
 """Warnings that the models themselves, and not what they drew, give reason for; a report begins with them."""
 _IMAGES = {
     "forget_train": "forgotten images",
@@ -176,6 +176,8 @@ def warning_text(warning: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
             f"The model {warning['model']} is not drawn from like the model before: {options} differ. What differs in their images may "
             "come from these options, and not from the weights."
         )
+    if code == "different_text_encoder":
+        return f"The model {warning['model']} has another text encoder than the model before: it reads prompts in another way."
     if code == "same_weights" and options:
         return (
             "The model after has the same weights as the model before: nothing was forgotten, and whatever differs in their images comes "

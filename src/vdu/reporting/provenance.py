@@ -22,6 +22,7 @@ READ_FILES = (
 _WORDS = {
     "sha256": "SHA-256",
     "configuration_sha256": "SHA-256 of the configuration",
+    "text_encoders_sha256": "SHA-256 of the text encoders",
     "weights_sha256": "SHA-256 of the weights",
     "n_images": "number of images",
     "n_judge_samples": "generated samples for a fallback classifier",

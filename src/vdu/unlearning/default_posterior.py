@@ -22,6 +22,7 @@ from vdu.diffusion.sampling import Sampler
 from vdu.models.identity import identity, trained_part
 from vdu.models.lora import trained_weights
 from vdu.models.pipelines import replace_network
+from vdu.models.reading import in_training
 from vdu.posterior.estimators import find_estimator, make_estimator
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.generated import cached_samples
@@ -82,7 +83,7 @@ def with_posterior(plan: Plan, *, progress: bool) -> tuple[Plan, int]:
 
 
 def _fitted(plan: Plan, estimator: str, progress: bool) -> GaussianPosterior:
-    device, part = make_accelerator().device, plan.original
+    device, part = make_accelerator().device, in_training(plan.original, plan.train)
     if plan.train != "all":
         part = part.with_network(trained_weights(part.network, plan.train))
     key = (

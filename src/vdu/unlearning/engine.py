@@ -25,7 +25,8 @@ from vdu.data.images import ImageSet
 from vdu.models.identity import identity as identity_of
 from vdu.models.identity import weights_sha256
 from vdu.models.lora import low_rank_layers, merged, sharing_copy, training_copy, without_corrections
-from vdu.models.pipelines import configuration_of, network_of, replace_network
+from vdu.models.pipelines import configuration_of, network_of, replace_network, text_encoders_of
+from vdu.models.reading import in_training
 from vdu.replay.auxiliaries import auxiliary_work, make_auxiliaries, needs_selection
 from vdu.replay.guarantee import MOST, N_LOOKS
 from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
@@ -59,7 +60,12 @@ def carry_out(
     """
     began, seed = time.monotonic(), plan.run_seed
     plan.training.warn()
-    original, method, images, settings = plan.original, plan.chosen.method, plan.forget, plan.training
+    original, method, images, settings = (
+        in_training(plan.original, plan.train),
+        plan.chosen.method,
+        plan.forget,
+        plan.training,
+    )
     if resume and folder is not None:  # before auxiliary models are trained in vain
         check_resumable(plan, folder)
     denoiser = original.with_network(training_copy(original.network, plan.train, seed=seed))
@@ -74,7 +80,7 @@ def carry_out(
     aids = make_auxiliaries(
         original, method, images, retain=plan.retain, n_own_samples=plan.n_own_samples, force=plan.force, sampler=plan.sampler,
         seed=seed, device=accelerator.device, teacher=_teacher(denoiser), instead=instead_of(plan.original, plan.prompts),
-        forgotten=plan.forget_label, conditions=conditions(plan), say=shown, holds_out=plan.stops,
+        forgotten=plan.forget_label, conditions=conditions(plan, original), say=shown, holds_out=plan.stops,
     )  # fmt: skip
     # anew: what was trained for the aids had its own precision, and accelerate knows one for a process
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
@@ -120,6 +126,7 @@ def carry_out(
         seconds=time.monotonic() - began, folder=folder, trained=denoiser.network,
         prediction_change=relative_change(forget_predictions(denoiser, images), before), original_sha256=plan.weights_sha256,
         pipeline_sha256=weights_sha256(network_of(new)), pipeline_configuration=configuration_of(new),
+        pipeline_encoders=text_encoders_of(new),
     )  # fmt: skip
     for text in (made.ending, made.warning):
         if text and progress:

@@ -23,6 +23,7 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import configuration_sha256, identity, weights_sha256
 from vdu.models.lora import trained_weights
 from vdu.models.pipelines import load_pipeline, network_of
+from vdu.models.reading import in_training
 from vdu.posterior.ensemble import FinetunedEnsemble
 from vdu.posterior.estimators import make_estimator
 from vdu.posterior.fit import Progress, Save, fit_samples, take_all
@@ -124,7 +125,8 @@ def fit_posterior(
             raise InputError(f"{name}: got {shown(given)}, and no samples are drawn: {why}. Leave it out.")
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     labels = None if labels is None else denoiser.meant(labels)
-    part = denoiser if train == "all" else denoiser.with_network(trained_weights(denoiser.network, train))
+    part = in_training(denoiser, train)
+    part = part if train == "all" else part.with_network(trained_weights(part.network, train))
     if (
         samples is not None and not denoiser.is_latent and bool((samples.abs() > 1.001).any())
     ):  # room for half precision

@@ -169,11 +169,12 @@ def in_place_of(plan: "Plan") -> dict[str, str]:
     )
 
 
-def conditions(plan: "Plan") -> dict[str, Condition | None]:
+def conditions(plan: "Plan", model: PipelineDenoiser | None = None) -> dict[str, Condition | None]:
     """The conditions that a method may use, as attributes of :class:`vdu.core.types.Tools`.
 
     Args:
         plan: the plan.
+        model: makes the conditions; by default the original, which chooses the substitutes either way.
 
     Returns:
         ``substitute``; ``unwanted``, if the method uses it or each prompt has a substitute of its own; ``kept``, if the method uses it.
@@ -189,15 +190,16 @@ def conditions(plan: "Plan") -> dict[str, Condition | None]:
             "have none; expected it, or images with captions."
         )
     _require_another(original, plan.prompts, plan.classes)
+    make = (model or original).condition
     if instead is not None or kind == "always":
-        found["substitute"] = original.condition([instead])
+        found["substitute"] = make([instead])
     if places := in_place_of(plan):
-        found["unwanted"], found["substitute"] = (original.condition(list(each)) for each in (places, places.values()))
+        found["unwanted"], found["substitute"] = (make(list(each)) for each in (places, places.values()))
     if "unwanted" in method.uses:
         if not plan.forget_label:
             raise InputError(
                 f"--forget-prompt is missing: the method {method.name} needs what is to be forgotten in words, not images."
             )
-        found["unwanted"] = original.condition(list(plan.forget_label))
-        found["kept"] = original.condition([name for name in original.class_names if name not in plan.forget_label])
+        found["unwanted"] = make(list(plan.forget_label))
+        found["kept"] = make([name for name in original.class_names if name not in plan.forget_label])
     return found

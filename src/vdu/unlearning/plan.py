@@ -30,7 +30,8 @@ from vdu.models.configuration import extra
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import recorded_identities, weights_sha256
 from vdu.models.lora import check_train, lora_rank, trained_weights
-from vdu.models.pipelines import check_network, configuration_of, find_pipeline, load_pipeline
+from vdu.models.pipelines import check_network, configuration_of, find_pipeline, load_pipeline, text_encoders_of
+from vdu.models.reading import in_training
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.selection import require_enough
@@ -170,6 +171,7 @@ class Plan:
                 "path": self.source or model_path,
                 "sha256": self.weights_sha256,
                 "configuration_sha256": configuration_of(self.pipeline),  # without the prompts of this run
+                **({} if (encoders := text_encoders_of(self.pipeline)) is None else {"text_encoders_sha256": encoders}),
                 "class_names": list(extra(self.pipeline, "class_names") or ()),
                 "conditioned_on": "text"
                 if self.original.takes_prompts
@@ -242,7 +244,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     original = PipelineDenoiser.from_pipeline(pipeline)
     check_network(original.network, "pipeline")
     chosen, train = for_model(chosen, original, prompts, labels, asked["train"])
-    check_train(original.network, train)
+    check_train(in_training(original, train).network, train)
     if training.get("gradient_checkpointing") and not getattr(
         original.network, "_supports_gradient_checkpointing", False
     ):
@@ -418,7 +420,7 @@ def _require_fitting(plan: Plan, selects: bool) -> None:
     posterior = plan.chosen.posterior
     if isinstance(posterior, GaussianPosterior):
         own = PipelineDenoiser.from_pipeline(plan.pipeline)  # its samples may be drawn under other prompts in the plan
-        trained = dict(trained_weights(own.network, plan.train).named_parameters())
+        trained = dict(trained_weights(in_training(own, plan.train).network, plan.train).named_parameters())
         posterior.check_matches(trained)
         check_origin(posterior, own)
         _require_covering(posterior, [name for name, value in trained.items() if value.requires_grad], plan.train)

@@ -17,7 +17,14 @@ from vdu.data.images import ImageSet
 from vdu.models.adapt import family_of
 from vdu.models.identity import weights_sha256
 from vdu.models.lora import save_lora
-from vdu.models.pipelines import EXTRA_FILE, configuration_of, network_of, save_pipeline, weight_files
+from vdu.models.pipelines import (
+    EXTRA_FILE,
+    configuration_of,
+    network_of,
+    save_pipeline,
+    text_encoders_of,
+    weight_files,
+)
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.stopping import FEWEST, Stopping
 from vdu.reporting.card import write_card
@@ -49,6 +56,7 @@ class UnlearnResult:
         original_sha256: of the weights of the original as it was then.
         pipeline_sha256: of the new weights.
         pipeline_configuration: SHA-256 of the new pipeline's options.
+        pipeline_encoders: SHA-256 of the new pipeline's text encoders, if it has any.
     """
 
     pipeline: Any
@@ -64,6 +72,7 @@ class UnlearnResult:
     original_sha256: str | None = None
     pipeline_sha256: str | None = None
     pipeline_configuration: str | None = None
+    pipeline_encoders: str | None = None
 
     @property
     def method(self) -> Any:
@@ -153,16 +162,20 @@ class UnlearnResult:
         )  # without one the folder itself is refused
         if not recorded:
             return False
-        configuration = recorded.get("configuration_sha256", self.pipeline_configuration)
-        return recorded["sha256"] != weights_sha256(network_of(self.pipeline)) or configuration not in {
-            None,
-            configuration_of(self.pipeline),
-        }
+        others = (
+            (recorded.get("configuration_sha256", self.pipeline_configuration), configuration_of),
+            (recorded.get("text_encoders_sha256", self.pipeline_encoders), text_encoders_of),
+        )
+        return recorded["sha256"] != weights_sha256(network_of(self.pipeline)) or any(
+            known is not None and known != of(self.pipeline) for known, of in others
+        )
 
     def _was_changed(self) -> bool:
         """Whether the pipeline has other weights or options than those that were made."""
-        return self.pipeline_sha256 not in {None, weights_sha256(network_of(self.pipeline))} or (
-            self.pipeline_configuration not in {None, configuration_of(self.pipeline)}
+        return (
+            self.pipeline_sha256 not in {None, weights_sha256(network_of(self.pipeline))}
+            or self.pipeline_configuration not in {None, configuration_of(self.pipeline)}
+            or self.pipeline_encoders not in {None, text_encoders_of(self.pipeline)}
         )
 
     @own_torch()

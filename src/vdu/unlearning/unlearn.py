@@ -89,8 +89,8 @@ def unlearn(
             None or "self" takes generated samples without those that resemble the forget set
             (:func:`vdu.replay.selection.resemblance`).
         train: what trains: "all" weights, the "attention" layers, the "cross-attention" layers, "cross-attention-kv" (their keys and
-            values), "non-cross-attention" (every other layer), or "lora:8", low-rank corrections of the attention layers, here of rank 8
-            (:mod:`vdu.models.lora`). None is all, or what the method prefers in words (``Method.word_part``).
+            values), "non-cross-attention" (every other layer), the "text-encoder", or "lora:8", low-rank corrections of the attention
+            layers, here of rank 8 (:mod:`vdu.models.lora`). None is all, or what the method prefers in words (``Method.word_part``).
         convert: convert images of another size or mode to the model's; by default they are refused.
         n_own_samples: number of generated samples, for methods that use them; None takes the method's default.
         sampler: their sampler; likewise.
