@@ -23,7 +23,7 @@ from vdu.replay.generated import cached_samples
 from vdu.replay.selection import resemblance
 from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit
-from vdu.unlearning.unlearn import unlearn
+from vdu.unlearning.unlearn import planned, unlearn
 
 NAMES = ("dark", "bright")
 SAMPLER = Sampler("ddpm", steps=10, microbatch_size=10)
@@ -169,3 +169,12 @@ def test_likelihood_is_that_of_an_image_under_its_own_label(trained):
         for labels in (images.labels.tolist(), (1 - images.labels).tolist())
     )
     assert right < wrong
+
+
+def test_a_label_by_its_number_goes_with_a_substitute():
+    pipeline = new_pipeline((1, 8, 8), seed=0, class_names=("zero", "one", "two"))
+    images = ImageSet(torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8))
+    found = planned(
+        pipeline, "salun", forget=images, forget_label=1, instead="two", retain=shades(), steps=1, batch_size=2
+    )
+    assert found.forget_label == ("one",) and set(found.forget.labels.tolist()) == {1}

@@ -243,3 +243,18 @@ def test_a_run_that_changed_the_text_encoder_goes_through_to_the_evidence(folder
         evaluate(run, prompts=PROMPTS, **QUICK)
     with pytest.raises(InputError, match="is not the original that"):
         open_run(run)
+
+
+def test_a_fallback_classifier_learns_from_samples_under_both_kinds_of_prompts(folders, monkeypatch, tmp_path):
+    asked = []
+
+    def stop(denoiser, *_, **__):
+        asked.append(denoiser.class_names)
+        raise InputError("enough")
+
+    monkeypatch.setattr("vdu.evaluation.recording.find_judges", stop)
+    monkeypatch.setattr("vdu.evaluation.inputs.require_enough", lambda *_: None)
+    where = {"before": folders / "before", "after": folders / "after", "folder": tmp_path / "out"}
+    with pytest.raises(InputError, match="enough"):
+        evaluate(**where, forget_prompt="cat", prompts=PROMPTS, **QUICK)
+    assert asked == [("dog", "tree", "cat", "a cat")]

@@ -6,9 +6,10 @@ import torch
 import tiny_pipelines
 from vdu.core.errors import InputError
 from vdu.diffusion.sampling import Sampler
-from vdu.methods.uce import UCE, edit
+from vdu.methods.uce import UCE, _tokens, edit
 from vdu.models.adapt import adapt
-from vdu.unlearning.unlearn import unlearn
+from vdu.unlearning.form import conditions
+from vdu.unlearning.unlearn import planned, unlearn
 
 QUICK = {"sampler": Sampler("ddim", 1, microbatch_size=256), "progress": None}
 
@@ -82,6 +83,24 @@ def test_the_edited_model_reads_the_prompt_as_the_other_one(family, tmp_path):
 
 def network_of(pipeline):
     return pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
+
+
+def test_without_a_substitute_it_leads_to_the_empty_prompt_and_not_to_zeros():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    plan = planned(tiny_pipelines.sdxl(), "uce", forget_prompt="cat", keep_prompts=["a dog"], sampler=QUICK["sampler"])
+    found = conditions(plan)["substitute"]["encoder_hidden_states"]
+    empty, null = (plan.original.condition([each])["encoder_hidden_states"] for each in ("", None))
+    assert torch.equal(found, empty) and not null.any() and found.any()
+
+
+def test_beyond_the_end_of_a_shorter_substitute_its_last_token_stands():
+    words = torch.arange(8.0).view(1, 4, 2)
+    long, short = ({"encoder_hidden_states": words + k, "encoder_attention_mask": mask} for k, mask in (
+        (0, torch.tensor([[1, 1, 1, 0]])), (100, torch.tensor([[1, 1, 0, 0]])),
+    ))  # fmt: skip
+    old, new = _tokens(torch.nn.Identity(), long, like=short)
+    assert old.tolist() == words[0, :3].tolist()
+    assert new.tolist() == (words[0, [0, 1, 1]] + 100).tolist()
 
 
 def test_prompts_to_keep_are_held():

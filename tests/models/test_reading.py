@@ -13,6 +13,7 @@ from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.evaluation.models import open_model
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import identity
 from vdu.models.pipelines import load_pipeline, save_pipeline
 from vdu.models.reading import ReadingNetwork, in_training
 from vdu.unlearning.unlearn import planned
@@ -95,6 +96,14 @@ def test_a_run_is_known_by_its_text_encoder_too(tmp_path):
     for use in (load_pipeline, lambda folder: open_model(folder, "after")):
         with pytest.raises(InputError, match="is not what this run made"):
             use(run)
+
+
+def test_its_options_are_part_of_what_it_is():
+    known = set()
+    for epsilon in (1e-5, 1e-3):
+        pipeline = tiny_pipelines.stable_diffusion(norm_eps=epsilon)
+        known.add(identity(in_training(PipelineDenoiser.from_pipeline(pipeline), "text-encoder")))
+    assert len(known) == 2
 
 
 def test_it_is_a_module_like_the_network():

@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from vdu.cli import main
@@ -21,9 +23,12 @@ from vdu.core.records import read_json, sha256_file
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
 from vdu.judges.judging import Judging
+from vdu.models.identity import weights_sha256
+from vdu.models.pipelines import save_pipeline
 from vdu.paper import making as paper_making
 from vdu.paper import reproduce
 from vdu.paper.making import Making
+from vdu.paper.plan import PaperCells
 from vdu.paper.tables import load_table
 
 TABLE = """
@@ -333,3 +338,67 @@ def test_rows_and_given_data_are_checked_also_where_nothing_is_made(copy, table,
     assert "posterior is 'ensembel'" in capsys.readouterr().err
     assert call(table, "--scale", "smoke", "--output-dir", copy, "--data", "mnist-mini", flag) == 2
     assert "does not state the content hash" in capsys.readouterr().err
+
+
+def test_the_cost_of_a_posterior_is_that_of_all_members_but_the_original(table, tmp_path):
+    world = load_table(table, "smoke").worlds["digits"]  # two members
+    made = Making(tmp_path, world, "digits", (120,), Sampler(steps=6), leaderboard=False)
+    assert made._posterior_evaluations(None, {}) == 0
+    finetuned = 2 * 3 * 10 * 32  # each of them starts from the original
+    assert made._posterior_evaluations("ensemble", {}) == made._posterior_evaluations("isotropic", {}) == finetuned
+    assert made._posterior_evaluations("ensemble-independent", {}) == 2 * 3 * 20 * 32
+    apart = replace(made, world=replace(world, ensemble="independent"))
+    assert apart._posterior_evaluations("ensemble", {}) == 1 * 3 * 80 * 32  # member 0 is the original
+    assert made._posterior_evaluations("fisher", {"posterior": {"network_evaluations": 5}}) == 4 * 6 + 5
+
+
+def test_a_model_that_changed_between_the_cells_is_refused(make_pipeline, table, tmp_path):
+    save_pipeline(make_pipeline(), tmp_path / "model")
+    made = Making(
+        tmp_path, load_table(table, "smoke").worlds["digits"], "digits", (120,), Sampler(steps=6), leaderboard=False
+    )
+    done = {"pipeline": str(tmp_path / "model"), "sha256": weights_sha256(make_pipeline().unet)}
+    assert made._model(done).unet is not None
+    with pytest.raises(InputError, match="has other weights than when the finished cells were made"):
+        made._model(done | {"sha256": "0" * 64})
+
+
+def test_a_folder_of_data_or_a_judge_is_known_by_its_content(table, tmp_path):
+    world = load_table(table, "smoke").worlds["digits"]
+    for split in ("train", "test"):
+        for k in range(4):
+            (tmp_path / "data" / split / str(k % 2)).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 9 * k).save(tmp_path / "data" / split / str(k % 2) / f"{k}.png")
+    cells = PaperCells(
+        tmp_path, "smoke", "digits", replace(world, data=str(tmp_path / "data")), data=None, sizes=(120,)
+    )
+    with pytest.raises(
+        InputError, match=r'expected its content hash in the table.s \[scales\]: data_sha256 = \{ train = "'
+    ):
+        cells.verify_data(["0"])
+    (tmp_path / "judge").mkdir()
+    ids = []
+    for text in ("one", "two"):
+        (tmp_path / "judge" / "judge.json").write_text(text)
+        with_judge = replace(world, judge=str(tmp_path / "judge"), second_judge="train:lenet")
+        ids.append(PaperCells(tmp_path, "smoke", "digits", with_judge, data=None, sizes=(120,)).reference("0").id)
+    assert ids[0] != ids[1]
+
+
+def test_a_data_set_that_is_run_alone_leaves_the_others_on_the_page(table, copy, tmp_path, capsys):
+    two = tmp_path / "tiny.toml"
+    more = TABLE.replace("[scales.smoke.digits]", "[scales.smoke.other]").split("[scales.smoke.other]")[1]
+    runs = '[[runs.smoke]]\ndataset = "other"\nrows = ["gamma"]\nforget = ["3"]\nseeds = [0]\nn_images = 80\n'
+    text = TABLE.replace('{ digits = "small" }', '{ digits = "small", other = "small" }').replace(
+        "[scales.smoke.digits]", runs + "[scales.smoke.digits]"
+    )
+    two.write_text(text + "[scales.smoke.other]" + more)
+    assert call(two, "--scale", "smoke", "--output-dir", copy, "--dataset", "digits") == 0
+    assert "--dataset digits" in (copy / "smoke" / "tiny.md").read_text("utf-8")
+    before = {row["row"] for row in read_json(copy / "smoke" / "tiny.json")["rows"] if row["dataset"] == "digits"}
+    assert "gamma" in before
+    capsys.readouterr()
+    assert call(two, "--scale", "smoke", "--output-dir", copy, "--only-done") == 0
+    assert before == {
+        row["row"] for row in read_json(copy / "smoke" / "tiny.json")["rows"] if row["dataset"] == "digits"
+    }

@@ -197,3 +197,19 @@ def test_what_cannot_be_compared_at_all(pair, tmp_path):
     (pair[1] / "metrics.json").unlink()
     with pytest.raises(InputError, match="metrics.json: made by `vdu evaluate`"):
         run(Settings(*pair, output=tmp_path / "c.html"))
+
+
+def test_judges_are_the_same_by_their_weights_and_models_by_their_text_encoders(pair):
+    for k, folder in enumerate(pair):
+        edit(folder, lambda m, k=k: m["judge"].update(weights_sha256=f"{k}" * 64))
+    assert any(
+        each.startswith("weights of the judge differs: 000000000000 in") for each in differences(read_runs(pair))
+    )
+    edit(pair[1], lambda m: m["judge"].pop("weights_sha256"))  # of an earlier version
+    assert not any("weights of the judge" in each for each in differences(read_runs(pair)))
+    for k, folder in enumerate(pair):
+        known = {"original_sha256": "a" * 64, "original_text_encoders_sha256": f"{k}" * 64}
+        edit(folder, lambda m, known=known: m["protocol"].update(known))
+    assert any(
+        "original model differs: aaaaaaaaaaaa, text encoders 000000000000" in each for each in notes(read_runs(pair))
+    )

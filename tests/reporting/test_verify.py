@@ -44,6 +44,7 @@ def whole(run_dir, make_pipeline, tmp_path):
     metrics = json.loads((run_dir / "metrics.json").read_text("utf-8"))
     metrics["protocol"] |= {"retrained_path": str(models["retrained"])}
     metrics["protocol"] |= {f"{name}_sha256": each for name, each in sha256.items()}
+    metrics["protocol"] |= {"retrained_configuration_sha256": configuration_of(made["retrained"])}
     metrics["forget"] = forget
     (run_dir / "metrics.json").write_text(json.dumps(metrics), "utf-8")
     (run_dir / "config.toml").write_text(f'method = "vdu"\nsteps = 300\nforget = "{images}"\n', "utf-8")

@@ -154,6 +154,11 @@ def test_what_a_rule_has_seen_goes_on_with_the_run(tmp_path):
     longer = replace(SETTINGS, steps=SETTINGS.steps + 2)
     train(Line(), TwoTerms(), batch, longer, folder=tmp_path, resume=True, stop=rule)
     assert rule.seen == list(range(1, 9))
+    more = replace(SETTINGS, steps=SETTINGS.steps + 3)
+    train(Line(), TwoTerms(), batch, more, folder=tmp_path, resume=True)  # a part without a rule forgets nothing
+    last = Rule()
+    train(Line(), TwoTerms(), batch, replace(more, steps=more.steps + 1), folder=tmp_path, resume=True, stop=last)
+    assert last.seen == [*range(1, 9), 10]
 
 
 def test_the_rule_sees_the_average_where_there_is_one():

@@ -70,8 +70,8 @@ class UnlearnSettings(SamplerSettings):
             particular, or the nearest prompt to keep (distillation).
         guidance_scale: scale of classifier-free guidance of generated samples, for models with conditions.
         train: what trains: all, attention, cross-attention, cross-attention-kv, non-cross-attention, text-encoder, or lora:RANK, low-rank
-            corrections of the attention layers that are merged in pipeline/ and also written alone to lora/, as a file for diffusers. By default all, or
-            for distillation in words cross-attention.
+            corrections of the attention layers that are merged in pipeline/ and also written alone to lora/, as a file for diffusers. By
+            default all, or for distillation in words cross-attention.
         convert: convert images of another size or mode to the model's; by default they cause an error.
         method: auto (the one that measured best), or one of those that "vdu list" shows.
         option: NAME=VALUE, an option of the method, for example gamma=0.1 for vdu; "vdu list METHOD" shows them.

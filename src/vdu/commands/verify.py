@@ -215,7 +215,7 @@ def _models(folder: Path, record: dict[str, Any], protocol: dict[str, Any]) -> I
     places = {
         "original": (original.get("path"), original),
         "unlearned": (_unlearned(folder, record), made),
-        "retrained": (protocol.get("retrained_path"), {}),
+        "retrained": (protocol.get("retrained_path"), _known(protocol, "retrained")),
     }
     for name, (path, recorded) in places.items():
         sha256 = [recorded.get("sha256"), protocol.get(f"{name}_sha256")]
@@ -232,6 +232,12 @@ def _models(folder: Path, record: dict[str, Any], protocol: dict[str, Any]) -> I
     posterior = inputs.get("posterior")
     if posterior:
         yield _checked("posterior", [posterior.get("sha256")], lambda: _posterior(posterior.get("path")))
+
+
+def _known(protocol: dict[str, Any], model: str) -> dict[str, Any]:
+    """What an evaluation recorded of a model besides the hash of its weights."""
+    names = ("configuration_sha256", "text_encoders_sha256")
+    return {name: found for name in names if (found := protocol.get(f"{model}_{name}")) is not None}
 
 
 def _unlearned(folder: Path, record: dict[str, Any]) -> Path | str | None:

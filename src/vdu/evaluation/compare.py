@@ -157,6 +157,7 @@ def judge_record(judging: Judging, n_original: int, n_images: int) -> JudgeRecor
         n_held_out=n_held_out,
         forget_false_positive_rate=rate,
         pul_ceiling_percent=judging.ceiling(n_original, n_images),
+        weights_sha256=judging.weights_sha256,
     )
 
 

@@ -66,6 +66,9 @@ __all__ = ["Recorded", "evaluate_pair", "evaluate_run", "require_measurable"]
 PACKAGE = Path(__file__).parents[1]  # whose warnings are part of the record
 
 
+MODEL_HASHES = ("sha256", "configuration_sha256", "text_encoders_sha256")  # of a model, in the protocol
+
+
 @dataclass(frozen=True)
 class Recorded:
     """An evaluation that is in a folder.
@@ -228,9 +231,7 @@ def _judging(subject: Subject, options: EvaluationOptions, cost: dict[str, Any])
     announce(
         options.suite, subject.before.denoiser, steps, options.n_images, n_sets * len(subject.models), n_judge_samples
     )
-    found, drawn = find_judges(
-        subject.asked("others")["original"], subject.forget, subject.classes, options.sampler, **options.judges()
-    )
+    found, drawn = find_judges(subject.shown, subject.forget, subject.classes, options.sampler, **options.judges())
     cost |= {"network_evaluations": drawn} if options.judge is None else {}
     return found
 
@@ -303,9 +304,12 @@ def _about(record: Run, subject: Subject, options: EvaluationOptions, network: F
     }
     protocol = {**options.protocol()}
     protocol |= {f"features_{name}": value for name, value in network.describe().items()}
-    protocol |= {"original_sha256": subject.before.sha256, "unlearned_sha256": subject.after.sha256}
+    models = {"original": subject.before, "unlearned": subject.after, "retrained": subject.retrained}
+    for name, model in models.items():
+        if model is not None:
+            known = model.to_json()
+            protocol |= {f"{name}_{key}": known[key] for key in MODEL_HASHES if key in known}
     if subject.retrained is not None:
-        protocol["retrained_sha256"] = subject.retrained.sha256
         if isinstance(options.retrained, Path | str):
             protocol["retrained_path"] = str(Path(options.retrained).resolve())
     return {
@@ -354,7 +358,7 @@ def _cost(record: Run) -> list[dict[str, Any]]:
 def _asked(inputs: dict[str, Any]) -> list[Any]:
     """What was to be forgotten by which model, by content."""
     model, forget = inputs.get("model") or {}, inputs.get("forget") or {}
-    return [model.get("sha256"), model.get("configuration_sha256"), forget.get("sha256")]
+    return [*(model.get(name) for name in MODEL_HASHES), forget.get("sha256")]
 
 
 def _posterior_cost(inputs: dict[str, Any], folder: Path) -> list[dict[str, Any]]:

@@ -296,6 +296,7 @@ class JudgeRecord:
         n_held_out: held-out images.
         forget_false_positive_rate: fraction of retained images that it predicts forget, [0, 1].
         pul_ceiling_percent: PUL that a perfect unlearned model would get from it on average, at most 100.
+        weights_sha256: of its weights.
     """
 
     name: str
@@ -305,10 +306,11 @@ class JudgeRecord:
     n_held_out: int
     forget_false_positive_rate: float
     pul_ceiling_percent: float
+    weights_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        found = asdict(self)
+        found = {name: value for name, value in asdict(self).items() if value is not None}
         found["pul_ceiling"] = found.pop("pul_ceiling_percent")
         return found
 

@@ -55,6 +55,13 @@ class Subject:
         """Whether they are asked with prompts, of which each set has samples of its own."""
         return self.sets is not None and not self.sets.are_labels
 
+    @property
+    def shown(self) -> PipelineDenoiser:
+        """The original as a fallback classifier sees it: under prompts that stay and prompts to forget, which it is to tell apart."""
+        if self.sets is None or self.sets.are_labels:
+            return self.models["original"]
+        return asking(self.models["original"], (*self.sets.drawn["others"], *self.sets.drawn["target"]))
+
     def asked(self, name: str) -> dict[str, PipelineDenoiser]:
         """The models whose samples are drawn under a set of prompts; the models themselves without prompts."""
         if self.sets is None or self.sets.are_labels:

@@ -194,7 +194,7 @@ def _model(path: Path, expected: str | None, recorded: dict[str, Any], name: str
     denoiser, configuration = PipelineDenoiser.from_pipeline(pipeline), recorded.get("configuration_sha256")
     same = configuration is None or is_recorded_configuration(pipeline, denoiser, configuration)
     words = text_encoders_sha256(denoiser)
-    same = same and words == recorded.get("text_encoders_sha256", words)
+    same = same and words == recorded.get("text_encoders_sha256", words)  # of metrics.json, whose numbers are shown
     if weights_sha256(denoiser.network) != expected or not same:
         raise InputError(
             f"{path}: is not {name} that metrics.json speaks of (its hash differs). Put that one back, or run "

@@ -152,7 +152,7 @@ def _bench(run: OpenRun) -> _Bench:
         if settings.judge is None:
             raise
         forget = stored.select(range(0))
-    judging, _ = find_judges(original, forget, classes, run.sampler, **settings.judges())
+    judging, _ = find_judges(_shown(run), forget, classes, run.sampler, **settings.judges())
     _require_same_judge(run, judging)
     network = find_feature_network(settings.features, judging=judging)
     seed, n = derive_seed(settings.seed, "evaluate"), len(stored)
@@ -160,6 +160,7 @@ def _bench(run: OpenRun) -> _Bench:
     real = unshared_reference(loaded, forget)
     if real is not None:
         reference = reference_images(real, judging, classes)
+        _require_same_reference(run, reference)
     else:
         others = filtered_original(original, stored, judging, 2 * n, run.sampler, seed)
         reference = others.select(range(n, len(others)))
@@ -180,8 +181,34 @@ def _kept(run: OpenRun) -> PipelineDenoiser:
     return asking(run.original, next(each["prompts"] for each in run.data.words["sets"] if each["name"] == "others"))
 
 
+def _shown(run: OpenRun) -> PipelineDenoiser:
+    """The original as a fallback classifier saw it: under the prompts to keep and to forget; itself without prompts."""
+    if run.data.concept is None or run.data.words is None:
+        return run.original
+    drawn = {each["name"]: each["prompts"] for each in run.data.words["sets"]}
+    return asking(run.original, (*drawn["others"], *drawn["target"]))
+
+
+def _require_same_reference(run: OpenRun, reference: ImageSet) -> None:
+    known, got = run.data.metrics["reference"].get("sha256"), ImageSet(reference.images).sha256
+    if known is not None and known != got:
+        raise InputError(
+            f"reference: {reference.description} has the content {got[:12]}…, and the numbers in metrics.json come from {known[:12]}…: "
+            "images were added, removed or changed, or were left out as copies of held-out ones. Put them back, or evaluate again "
+            "with a reference that shares no images with the held-out ones."
+        )
+
+
 def _require_same_judge(run: OpenRun, judging: Judging) -> None:
     said = run.data.metrics["judge"]
+    second = judging.as_second() if judging.second is not None else None
+    for mine, theirs in ((judging, said), (second, said["second"])):
+        known = (theirs or {}).get("weights_sha256")
+        if mine is not None and known is not None and mine.weights_sha256 != known:
+            raise InputError(
+                f"judge: {mine.name} has other weights than in the evaluation ({mine.weights_sha256[:12]}…; expected {known[:12]}…). Put "
+                "that judge back, or run `vdu evaluate` again."
+            )
     got = (judging.name, float(judging.record["held_out_error"]))
     if got != (said["name"], said["held_out_error"]):
         raise InputError(

@@ -49,6 +49,11 @@ class Judging:
         return str(self.record.get("name", self.judge.architecture))
 
     @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the judge's file of weights; of its tensors for a fallback classifier."""
+        return self.record.get("weights_sha256") or hash_parameters(self.judge.state_dict())
+
+    @property
     def n_classes(self) -> int:
         """Number of the judge's classes."""
         return len(self.judge.class_names)

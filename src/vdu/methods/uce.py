@@ -59,6 +59,7 @@ class UCE(BaseMethod):
     needs = frozenset()
     uses = frozenset({"unwanted", "kept", "substitute"})
     substitutes = "always"
+    empty_prompt = True  # leads to its tokens; the null condition of guidance is zeros in Stable Diffusion XL
     part = "cross-attention-kv"
     training = TrainingDefaults(steps=1)
 
@@ -139,9 +140,14 @@ def _reads_words(network: nn.Module) -> bool:
 def _tokens(network: nn.Module, condition: Condition, like: Condition | None = None) -> tuple[Tensor, Tensor]:
     """The inputs of keys and values for some prompts, and those of another at the same positions, [tokens, width], without padding."""
     words, others = (_projected(network, each["encoder_hidden_states"]) for each in (condition, like or condition))
-    mask = condition.get("encoder_attention_mask", torch.ones(words.shape[:2]))
-    seen = mask.bool().cpu()
-    return words[seen], others.expand_as(words)[seen]
+    mask, ends = (
+        each.get("encoder_attention_mask", torch.ones(of.shape[:2])).bool().cpu()
+        for each, of in ((condition, words), (like or condition, others))
+    )
+    last = ends.sum(1, keepdim=True) - 1  # where the other is shorter, its last token stands for the rest
+    place = torch.minimum(torch.arange(words.shape[1])[None], last)
+    others = others.gather(1, place[:, :, None].expand_as(others))
+    return words[mask], others.expand_as(words)[mask]
 
 
 def _projected(network: nn.Module, words: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vdu.core.cache import cache_folder
-from vdu.core.checks import first_differences, hash_parameters
+from vdu.core.checks import first_differences
 from vdu.core.errors import InputError
 from vdu.core.paths import given_path, home_cache
 from vdu.core.records import sha256_file
@@ -156,7 +156,7 @@ def _judge(judging: Any) -> FeatureNetwork:
     if judging is None:
         raise InputError("features: got judge without a judge; expected one. Give --judge, or another feature network.")
     judge = judging.judge
-    sha256 = judging.record.get("weights_sha256") or hash_parameters(judge.state_dict())
+    sha256 = judging.weights_sha256
     preprocessing = f"none: images of {' × '.join(map(str, judge.sample_shape))} in [−1, 1]"
     label = f"judge:{judging.name}"
     return FeatureNetwork(judge.features, label, sha256, judge.n_features, 256, preprocessing, judging.source)

@@ -39,6 +39,10 @@ class ReadingNetwork(nn.Module):
         super().__init__()
         self.network, self.text_encoder = network, text_encoder
 
+    def described(self) -> list[nn.Module]:
+        """What it is, for :mod:`vdu.models.identity`: its parts."""
+        return [self.network, self.text_encoder]
+
     @property
     def config(self) -> Any:
         """The configuration of ε_θ."""

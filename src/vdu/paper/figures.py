@@ -58,13 +58,15 @@ def draw(table: Table, results: Mapping[str, Any], plan: Any, store: CellStore, 
             path = folder / f"{figure}-{dataset}.png"
             strips = []
             for forget, name in rows:
-                result = (store.result(plan.rows[dataset, forget, name][0]) or {})["result"]
+                cell = plan.rows[dataset, forget, name][0]  # of the first seed that is done
+                result = (store.result(cell) or {})["result"]
                 if result.get("status") == "measured":
                     after = load_file(store.folder / result["images"])["images"]
-                    strips += _strips(figure, before, after, forget, table.rows[name].label, judge)
+                    label = f"{table.rows[name].label}, seed {cell.spec['seed']}"
+                    strips += _strips(figure, before, after, forget, label, judge)
             files[f"{figure} {dataset}"] = str(path) if strips else "not drawn: no row of it has images"
             if strips:
-                title = f"{figure}, {dataset}, scale {table.scale}, first seed; the same noise down every column"
+                title = f"{figure}, {dataset}, scale {table.scale}; the same noise down every column"
                 _draw_strips(strips, path, title)
     return files
 

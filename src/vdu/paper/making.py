@@ -106,7 +106,7 @@ class Making:
 
     def posterior(self, kind: str, done: Needs, stem: Path) -> dict[str, Any]:
         """A posterior's file."""
-        pipeline = self._open(done["original"]["pipeline"])
+        pipeline = self._model(done["original"])
         samples = load_file(self._path(done["own"]["images"]))["images"] if "own" in done else None
         images = ImageSet(samples).floats() if samples is not None else None
         posterior, notes = self._fit(kind, pipeline, images, done)
@@ -143,7 +143,7 @@ class Making:
 
     def samples(self, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
         """Generated samples of the model in ``done``."""
-        denoiser = _on_device(PipelineDenoiser.from_pipeline(self._open(done["model"]["pipeline"])))
+        denoiser = _on_device(PipelineDenoiser.from_pipeline(self._model(done["model"])))
         images = generate_samples(denoiser, spec["n"], self.sampler, seed=spec["seed"])
         path = stem.with_name(stem.name + ".safetensors")
         _save_images(path, images.images)
@@ -153,7 +153,7 @@ class Making:
 
     def replay(self, forget: str, done: Needs, stem: Path) -> dict[str, Any]:
         """Generated samples that are unlike the class."""
-        own, original = self._images(done["own"]), PipelineDenoiser.from_pipeline(self._open(done["model"]["pipeline"]))
+        own, original = self._images(done["own"]), PipelineDenoiser.from_pipeline(self._model(done["model"]))
         zones = select_samples(
             self.forget_set(forget), own, original.schedule, seed=derive_seed(0, "replay"), force=True
         )
@@ -222,7 +222,7 @@ class Making:
         return about | self._measured(pipeline, spec["forget"], spec["sizes"], done, stem)
 
     def _unlearned(self, row: Row, spec: Mapping[str, Any], done: Needs) -> tuple[Any, UnlearnResult]:
-        forget, pipeline = self.forget_set(spec["forget"]), self._open(done["original"]["pipeline"])
+        forget, pipeline = self.forget_set(spec["forget"]), self._model(done["original"])
         options = dict(row.options)
         if row.epochs is not None:  # an epoch of the paper: every forget image once, the last batch may be short
             options["steps"] = math.ceil(row.epochs * len(forget) / options["batch_size"])
@@ -248,10 +248,13 @@ class Making:
         """The cost of the posterior: its estimation, its generated samples, and the members of an ensemble besides the original."""
         if kind is None:
             return 0
-        if kind.startswith("ensemble"):
-            options = self.world.pretrain if self.world.ensemble == "independent" else self.world.finetune
-            return (self.world.members - 1) * 3 * options["steps"] * options["batch_size"]
-        drawn = 0 if kind == "isotropic" else self.world.n_fisher_samples * self.sampler.steps
+        if kind.startswith("ensemble") or kind == "isotropic":  # whose variance is the ensemble's
+            options, n = self.world.finetune, self.world.members
+            if self.world.ensemble == "independent" or kind == "ensemble-independent":
+                options = {**self.world.pretrain, **(self.world.independent if kind == "ensemble-independent" else {})}
+                n -= self.world.ensemble == "independent"  # its member 0 is the original
+            return n * 3 * options["steps"] * options["batch_size"]
+        drawn = self.world.n_fisher_samples * self.sampler.steps
         return drawn + int(done["posterior"].get("network_evaluations", 0))
 
     def model_row(self, forget: str, which: str, done: Needs, stem: Path) -> dict[str, Any]:
@@ -300,7 +303,7 @@ class Making:
         result: dict[str, Any] = {"n_images": n}
         for steps in (self.sampler.steps, many):
             sampler, seed = replace(self.sampler, steps=steps), derive_seed(self.evaluation_seed, "check")
-            models = {"original": self._open(done["original"]["pipeline"]), "unlearned": unlearned}
+            models = {"original": self._model(done["original"]), "unlearned": unlearned}
             made = {
                 name: generate_samples(_on_device(PipelineDenoiser.from_pipeline(each)), n, sampler, seed=seed)
                 for name, each in models.items()
@@ -354,7 +357,7 @@ class Making:
             name: str(self._path(done[name]["judge"])) if name in done else getattr(self.world, name)
             for name in ("judge", "second_judge")
         }
-        denoiser = PipelineDenoiser.from_pipeline(self._open(done["original"]["pipeline"]))
+        denoiser = PipelineDenoiser.from_pipeline(self._model(done["original"]))
         return find_judges(
             denoiser,
             self.forget_set(forget),
@@ -369,6 +372,16 @@ class Making:
 
     def _open(self, where: str) -> Any:
         return _pipeline(self._path(where))
+
+    def _model(self, result: Mapping[str, Any]) -> Any:
+        """The pipeline of a finished cell, refused if it has changed since: cells of two models must not be mixed."""
+        pipeline = self._open(result["pipeline"])
+        if weights_sha256(network_of(pipeline)) != result["sha256"]:
+            raise InputError(
+                f"{result['pipeline']}: has other weights than when the finished cells were made; expected those. Put the model back, or "
+                "use another --output-dir."
+            )
+        return pipeline
 
     def _images(self, result: Mapping[str, Any]) -> ImageSet:
         return ImageSet(load_file(self._path(result["images"]))["images"])

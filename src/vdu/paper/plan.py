@@ -18,7 +18,10 @@ from typing import Any
 
 from vdu.commands.unlearn import make_method
 from vdu.core.errors import InputError
+from vdu.core.records import sha256_file
+from vdu.data.sources import place_of
 from vdu.diffusion.sampling import Sampler
+from vdu.judges.classifier import RECORD_FILE
 from vdu.methods import registry
 from vdu.methods.options import options_of
 from vdu.paper.cells import Cell
@@ -99,6 +102,12 @@ class PaperCells:
             raise InputError(
                 f"--data: got {self.data}, but the table does not state the content hash of its data {self.world.data}; "
                 "expected data_sha256 in its [scales], or leave --data out."
+            )
+        if self.world.data_sha256 is None and place_of(self.data) is not None:
+            found = {split: self.making.images(split).sha256 for split in ("train", "test")}
+            raise InputError(
+                f"data: {self.data} is a folder or file, whose content may change between cells; expected its content hash in the table's "
+                f'[scales]: data_sha256 = {{ train = "{found["train"]}", test = "{found["test"]}" }}.'
             )
         for split, wanted in (self.world.data_sha256 or {"train": None, "test": None}).items():
             got = self.making.images(split).sha256
@@ -223,7 +232,12 @@ class PaperCells:
 
     @cached_property
     def _judges(self) -> dict[str, str]:
-        return {"judge": self.world.judge, "second_judge": self.world.second_judge}
+        given = {"judge": self.world.judge, "second_judge": self.world.second_judge}
+        known = {name: Path(value) / RECORD_FILE for name, value in given.items()}
+        return {  # a folder is known by its content
+            name: f"{value} {sha256_file(known[name])}" if known[name].is_file() else value
+            for name, value in given.items()
+        }
 
     def _judge_cells(self) -> dict[str, Cell]:
         """Cells of judges that must be trained first."""

@@ -8,7 +8,7 @@ a number's interval does not overlap the committed one.
 import os
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -74,11 +74,11 @@ def run(settings: ReproduceSettings) -> dict[str, Any]:
     _require_writable(settings.output_dir)
     store = CellStore(settings.output_dir)
     needs_data = settings.data is not None or not (settings.only_done or settings.list_cells)
-    if settings.dataset is not None:
-        tables = [_of_dataset(table, settings.dataset) for table in tables]
-    plans = [plan(table, store.folder, settings.data, verify=needs_data) for table in tables]
+    for table in tables:
+        _require_dataset(table, settings.dataset)
+    plans = [plan(table, store.folder, settings.data, verify=needs_data, dataset=settings.dataset) for table in tables]
     if settings.list_cells:
-        cells = with_needs([cell for made in plans for cell in made.all]).values()
+        cells = with_needs([cell for made in plans for cell in made.of(settings.dataset)]).values()
         about = {cell.id: f" ({cell.title})" if cell.title else "" for cell in cells}
         return {cell.id: ("done" if store.result(cell) else "missing") + about[cell.id] for cell in cells}
     summary: dict[str, Any] = {}
@@ -88,9 +88,11 @@ def run(settings: ReproduceSettings) -> dict[str, Any]:
         else:
             shown = [need for cell in made.references.values() for need in cell.needs.values()]  # by the grids
             run_cells(
-                store, [*made.all, *(shown if settings.table == "figures" else [])],
+                store, [*made.of(settings.dataset), *(shown if settings.table == "figures" else [])],
                 say=lambda text: print(text, file=sys.stderr, flush=True),
             )  # fmt: skip
+        if settings.dataset is not None:  # of the others, what is done stays on the page
+            made.keep_done(store)
         summary |= _write(table, made, store, settings)
     return summary
 
@@ -145,6 +147,10 @@ class Plan:
         found = {"retrained": self.retrained, "average": self.averages}
         return {(*key, name): [cell] for name, cells in found.items() for key, cell in cells.items()}
 
+    def of(self, dataset: str | None) -> list[Cell]:
+        """Every cell of a data set; of all for None."""
+        return [cell for cell in self.all if dataset is None or cell.name.split("/")[1] == dataset]
+
     @property
     def all(self) -> list[Cell]:
         """Every cell, the most needed first: a row's first seed before another row's second; averages early, whose weights are not kept."""
@@ -158,7 +164,9 @@ class Plan:
         ]
 
 
-def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = True) -> Plan:
+def plan(
+    table: Table, folder: Path, data: str | None = None, *, verify: bool = True, dataset: str | None = None
+) -> Plan:
     """The cells of a table at its scale.
 
     Args:
@@ -166,51 +174,56 @@ def plan(table: Table, folder: Path, data: str | None = None, *, verify: bool = 
         folder: the store's folder.
         data: the source of the training data, if not the table's.
         verify: load the data and check now what would stop a later cell; not needed if no cell is computed.
+        dataset: the only data set whose cells are computed, and which ``data`` is of; None for all.
 
     Returns:
         The cells.
     """
-    from vdu.paper.plan import PaperCells
-
     made = Plan()
-    for dataset in dict.fromkeys(each.dataset for each in table.runs):
-        runs = [each for each in table.runs if each.dataset == dataset]
-        sizes = tuple(each.n_images for each in runs)
-        cells = PaperCells(
-            folder, table.scale, dataset, table.worlds[dataset], data=data, sizes=sizes, leaderboard=table.leaderboard
+    for name in dict.fromkeys(each.dataset for each in table.runs):
+        _add_world(
+            made, table, name, folder, data if dataset in {None, name} else None, verify and dataset in {None, name}
         )
-        cells.verify_rows({name: table.rows[name] for each in runs for name in each.rows})
-        if verify:
-            cells.verify_data({forget for each in runs for forget in each.forget})
-        made.worlds[dataset] = cells
-        for each in runs:
-            for name in each.rows:
-                for forget in each.forget:
-                    made.references.setdefault((dataset, forget), cells.reference(forget))
-                    made.rows.setdefault((dataset, forget, name), []).extend(
-                        cells.row(table.rows[name], forget, seed, each.n_images) for seed in each.seeds
-                    )
-        for forget in table.worlds[dataset].retrained:
-            if (dataset, forget) in made.references:
-                made.retrained[dataset, forget] = cells.retrained_row(forget)
-        for forget in table.worlds[dataset].average:
-            if (dataset, forget) in made.references and not table.leaderboard:
-                made.averages[dataset, forget] = cells.average_row(forget)
-        if table.worlds[dataset].check and not table.leaderboard:  # table1 and table2 show it
-            first = runs[0]
-            made.checks[dataset] = cells.check(table.rows[first.rows[0]], first.forget[0])
     return made
 
 
-def _of_dataset(table: Table, dataset: str) -> Table:
-    """The table with the runs of one data set only."""
-    runs = tuple(each for each in table.runs if each.dataset == dataset)
-    if not runs:
-        known = dict.fromkeys(each.dataset for each in table.runs)
+def _add_world(made: Plan, table: Table, dataset: str, folder: Path, data: str | None, verify: bool) -> None:
+    """The cells of one data set."""
+    from vdu.paper.plan import PaperCells
+
+    runs = [each for each in table.runs if each.dataset == dataset]
+    sizes = tuple(each.n_images for each in runs)
+    cells = PaperCells(
+        folder, table.scale, dataset, table.worlds[dataset], data=data, sizes=sizes, leaderboard=table.leaderboard
+    )
+    cells.verify_rows({name: table.rows[name] for each in runs for name in each.rows})
+    if verify:
+        cells.verify_data({forget for each in runs for forget in each.forget})
+    made.worlds[dataset] = cells
+    for each in runs:
+        for name in each.rows:
+            for forget in each.forget:
+                made.references.setdefault((dataset, forget), cells.reference(forget))
+                made.rows.setdefault((dataset, forget, name), []).extend(
+                    cells.row(table.rows[name], forget, seed, each.n_images) for seed in each.seeds
+                )
+    for forget in table.worlds[dataset].retrained:
+        if (dataset, forget) in made.references:
+            made.retrained[dataset, forget] = cells.retrained_row(forget)
+    for forget in table.worlds[dataset].average:
+        if (dataset, forget) in made.references and not table.leaderboard:
+            made.averages[dataset, forget] = cells.average_row(forget)
+    if table.worlds[dataset].check and not table.leaderboard:  # table1 and table2 show it
+        first = runs[0]
+        made.checks[dataset] = cells.check(table.rows[first.rows[0]], first.forget[0])
+
+
+def _require_dataset(table: Table, dataset: str | None) -> None:
+    known = dict.fromkeys(each.dataset for each in table.runs)
+    if dataset is not None and dataset not in known:
         raise InputError(
             f"--dataset: got {dataset!r}; expected one that {table.name} runs at this scale: {', '.join(known)}."
         )
-    return replace(table, runs=runs)
 
 
 def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettings) -> dict[str, Any]:
@@ -220,6 +233,8 @@ def _write(table: Table, made: Plan, store: CellStore, settings: ReproduceSettin
     again = settings.only_done and not made.rows and path.is_file() and not table.leaderboard
     results = read_json(path) if again else _results(table, made, store, settings)
     committed = expected_results().get(f"{table.name} {table.scale}", {})
+    if settings.dataset is not None:
+        committed = {name: value for name, value in committed.items() if name.split()[0] == settings.dataset}
     outside = differences(committed, results["rows"])
     results["outside_committed"] = outside
     results["comparison"] = compare(table, results["rows"])
@@ -289,7 +304,8 @@ def _results(table: Table, made: Plan, store: CellStore, settings: ReproduceSett
         measured[key] = [record(cell)["result"] | {"seconds": record(cell)["seconds"]} for cell in cells]
     results = {
         "table": table.name, "scale": table.scale, "title": table.title,
-        "command": f"vdu reproduce {table.name} --scale {settings.scale}" + " --only-done" * settings.only_done,
+        "command": f"vdu reproduce {table.name} --scale {settings.scale}" + (f" --dataset {settings.dataset}" if settings.dataset else "")
+        + " --only-done" * settings.only_done,
         "environment": environment(),
         "rows": aggregate(table, measured),
         "judges": {f"{dataset} {forget}": record(cell)["result"]["judge"] for (dataset, forget), cell in made.references.items()},

@@ -74,15 +74,30 @@ class Handover(DenoiserAround):
         """Both networks, for the sampler."""
         return nn.ModuleList([self.first.network, self.second.network])
 
+    def condition(self, labels: Sequence[int | str | None]) -> Condition | None:
+        """The conditions of both, which may read prompts with text encoders of their own; the numbers are the first's prompts."""
+        names = self.first.class_names if self.first.takes_prompts else ()
+        asked = [names[each] if names and isinstance(each, int) else each for each in labels]
+        found = {
+            f"{who}.{name}": value
+            for who, model in enumerate((self.first, self.second))
+            for name, value in (model.condition(asked) or {}).items()
+        }
+        return found or None
+
     def raw(self, x_t: Tensor, timestep: Tensor, condition: Condition | None = None) -> Tensor:
         """The raw output of the model in charge at each image's timestep."""
         early = timestep >= self.until
+        given = [
+            None if condition is None else {name[2:]: value for name, value in condition.items() if name[0] == str(who)}
+            for who in range(2)
+        ]
         if bool(early.all()):
-            return self.first.raw(x_t, timestep, condition)
+            return self.first.raw(x_t, timestep, given[0])
         if not bool(early.any()):
-            return self.second.raw(x_t, timestep, condition)
-        given = [model.raw(x_t, timestep, condition) for model in (self.first, self.second)]
-        return torch.where(column(early, x_t), *given)
+            return self.second.raw(x_t, timestep, given[1])
+        both = [model.raw(x_t, timestep, of) for model, of in zip((self.first, self.second), given, strict=True)]
+        return torch.where(column(early, x_t), *both)
 
     def with_network(self, network: nn.Module) -> Self:
         """The same handover between two other networks, given as one ``nn.ModuleList``."""

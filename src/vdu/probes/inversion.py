@@ -12,6 +12,8 @@ Not guaranteed: that more steps, other images or another start do not succeed.
 
 from typing import Any
 
+import torch
+
 from vdu.probes.attack import AskedWith, attacked, optimised, shown_images
 from vdu.probes.context import ProbeContext, not_run
 
@@ -35,7 +37,10 @@ def probe(case: ProbeContext, *, n_images: int = 200, steps: int = 400, learning
     images = shown_images(case, "inversion")
 
     def inverted(who: str, model: Any) -> Any:
-        start = model.condition([None])
+        start = {  # all of its tokens are seen: a mask that fits the empty prompt would leave one to optimise
+            name: torch.ones_like(value) if name.endswith("attention_mask") else value
+            for name, value in model.condition([None]).items()
+        }
         found = optimised(
             case, model, start, images, steps=steps, learning_rate=learning_rate, title=f"inversion: {who}, fitting"
         )

@@ -151,10 +151,11 @@ def probe(
             few = images.select(range(n))
             seed = derive_seed(case.seed, "relearning", kind, n)
             uniform = torch.ones(len(case.original.schedule), dtype=torch.float64)
-            batches = NoisyImages("data", few, how.batch_size, uniform, seed, case.original)
             for who in ("unlearned", "retrained"):
                 if who not in case.models:
                     continue
+                # the same images and noise for each, which may read their prompts in its own way
+                batches = NoisyImages("data", few, how.batch_size, uniform, seed, case.models[who])
                 points = [before[who]] if steps[0] == 0 else []
                 later = [step for step in steps if step]
                 if later:

@@ -51,6 +51,7 @@ def denoising_distances(
     alpha_bar: float,
     batch_size: int,
     condition: Condition | None = None,
+    other_condition: Condition | None = None,
 ) -> Tensor:
     """Mean squared difference of the noise predictions of two models, per image.
 
@@ -62,6 +63,7 @@ def denoising_distances(
         alpha_bar: ᾱ, in (0, 1).
         batch_size: images per network evaluation.
         condition: of each image.
+        other_condition: likewise, as the other model reads it; None is the same.
 
     Returns:
         Per element, [n], float64.
@@ -71,9 +73,13 @@ def denoising_distances(
     with evaluating(model.network, other.network):
         for part in torch.arange(len(images)).split(batch_size):
             x0, eps = images[part].to(first), noise[part].to(first)
-            given = None if condition is None else {name: value[part] for name, value in condition.items()}
+            given = [
+                None if of is None else {name: value[part] for name, value in of.items()}
+                for of in (condition, other_condition or condition)
+            ]
             seen = [
-                each.noise(batch_at(x0, eps, alpha_bar, each.schedule, given)).double() for each in (model, other)
+                each.noise(batch_at(x0, eps, alpha_bar, each.schedule, of)).double()
+                for each, of in zip((model, other), given, strict=True)
             ]  # float64: the squares are summed and subtracted from
             found.append((seen[0] - seen[1]).square().flatten(1).mean(1).cpu())
     return torch.cat(found)
@@ -145,11 +151,14 @@ def _denoising(
     rows = []
     for name, images in sets.items():
         x0 = encoded(case.original, images.floats())
-        condition = condition_of(case.original, images, torch.arange(len(images)), name)
+        models = {"original": case.original, "unlearned": case.unlearned, "retrained": retrained}
+        read = {who: condition_of(model, images, torch.arange(len(images)), name) for who, model in models.items()}
         for level in alpha_bars:
             noise = torch.randn(x0.shape, generator=generator(case.seed, "retrained", name, repr(float(level))))
-            for who, model in (("original", case.original), ("unlearned", case.unlearned)):
-                each = denoising_distances(model, retrained, x0, noise, level, case.sampler.microbatch_size, condition)
+            for who in ("original", "unlearned"):
+                each = denoising_distances(
+                    models[who], retrained, x0, noise, level, case.sampler.microbatch_size, read[who], read["retrained"]
+                )
                 mean, low, high = mean_interval(each)
                 row = {"model": who, "images": image_set_code(name), "alpha_bar": float(level), "distance": mean}
                 rows.append(row | {"low": max(low, 0.0), "high": high})

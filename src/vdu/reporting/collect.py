@@ -165,12 +165,13 @@ def read_records(run_dir: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     folder = Path(run_dir)
     _require_files(folder, ("metrics.json", "run.json"))
     metrics, run = read_metrics(folder), current_run(_read_versioned(folder / "run.json"))
-    measured, made = metrics["protocol"].get("unlearned_sha256"), (run.get("pipeline") or {}).get("sha256")
-    if run.get("verb") == "unlearn" and measured is not None and made is not None and measured != made:
-        raise InputError(
-            f"{folder}: metrics.json measured the model with SHA-256 {measured[:12]}…, and the run has made {made[:12]}… since, as when it "
-            f"is continued with more steps; expected evidence of the present model. Run `vdu evaluate {folder}` again."
-        )
+    for name in ("sha256", "text_encoders_sha256"):
+        measured, made = metrics["protocol"].get(f"unlearned_{name}"), (run.get("pipeline") or {}).get(name)
+        if run.get("verb") == "unlearn" and measured is not None and made is not None and measured != made:
+            raise InputError(
+                f"{folder}: metrics.json measured the model with SHA-256 {measured[:12]}…, and the run has made {made[:12]}… since, as "
+                f"when it is continued with more steps; expected evidence of the present model. Run `vdu evaluate {folder}` again."
+            )
     return metrics, run
 
 

@@ -282,6 +282,7 @@ class JudgeRates(TypedDict):
     n_held_out: Count
     pul_ceiling: float
     forget_false_positive_rate: Fraction
+    weights_sha256: NotRequired[Sha256]
 
 
 class SecondJudge(JudgeRates):

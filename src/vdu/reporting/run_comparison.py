@@ -127,6 +127,11 @@ def differences(runs: Sequence[ComparedRun]) -> list[str]:
     found = _differing(told, runs)
     known = [run for run in runs if "retrained_sha256" in run.metrics["protocol"]]
     found += _differing({"retrained model": [_hash(run, "retrained") for run in known]}, known)
+    for name, judge_of in (("judge", lambda m: m["judge"]), ("second judge", lambda m: m["judge"]["second"] or {})):
+        known = [run for run in runs if "weights_sha256" in judge_of(run.metrics)]
+        found += _differing(
+            {f"weights of the {name}": [judge_of(run.metrics)["weights_sha256"][:12] for run in known]}, known
+        )
     known = [run for run in runs if "sha256" in run.metrics["reference"]]
     found += _differing(
         {"content of the reference images": [run.metrics["reference"]["sha256"][:12] for run in known]}, known
@@ -137,7 +142,8 @@ def differences(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def _hash(run: ComparedRun, model: str) -> str:
-    return str(run.metrics["protocol"].get(f"{model}_sha256", "not recorded"))[:12]
+    known = (run.metrics["protocol"].get(f"{model}_{name}") for name in ("sha256", "text_encoders_sha256"))
+    return ", text encoders ".join(str(each)[:12] for each in known if each is not None) or "not recorded"
 
 
 def notes(runs: Sequence[ComparedRun]) -> list[str]:

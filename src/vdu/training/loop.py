@@ -215,7 +215,7 @@ def train(
         raise InputError("mixed_precision: got fp16 with a method that combines its terms' gradients; use bf16 or no.")
     checkpoints = folder / "checkpoints" if folder else None
     fingerprint = _fingerprint(settings, identity, accelerator.num_processes)
-    start, stopped = 0, None
+    start, stopped, looked = 0, None, None
     if resume and checkpoints and (newest := latest_checkpoint(checkpoints)):
         start, extra = load_checkpoint(newest, network, optimizer.optimizer, ema, fingerprint=fingerprint)
         if accelerator.scaler is not None:
@@ -223,7 +223,8 @@ def train(
         objective.load_state(extra.get("objective", {}))
         stopped = extra.get("stopped") if stop is not None else None  # without a rule all steps are taken
         _require_unended(stopped, start, extra.get("steps"), settings.steps)
-        if (looked := extra.get("looked")) is not None and stop is not None:
+        looked = extra.get("looked")  # also carried through a part of the run without a rule
+        if looked is not None and stop is not None:
             cast("Any", stop).load_state(looked)
     _require_steps(settings, start)
 
@@ -234,7 +235,7 @@ def train(
                 "objective": objective.state(),
                 "stopped": stopped,
                 "steps": settings.steps,
-                "looked": getattr(stop, "state", lambda: None)(),
+                "looked": getattr(stop, "state", lambda: looked)(),
             }
             save_checkpoint(
                 checkpoints, step, network, optimizer.optimizer, ema,

@@ -126,7 +126,7 @@ def carry_out(
         seconds=time.monotonic() - began, folder=folder, trained=denoiser.network,
         prediction_change=relative_change(forget_predictions(denoiser, images), before), original_sha256=plan.weights_sha256,
         pipeline_sha256=weights_sha256(network_of(new)), pipeline_configuration=configuration_of(new),
-        pipeline_encoders=text_encoders_of(new),
+        pipeline_encoders=text_encoders_of(new), original_encoders=text_encoders_of(plan.pipeline),
     )  # fmt: skip
     for text in (made.ending, made.warning):
         if text and progress:

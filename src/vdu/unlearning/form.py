@@ -192,7 +192,8 @@ def conditions(plan: "Plan", model: PipelineDenoiser | None = None) -> dict[str,
     _require_another(original, plan.prompts, plan.classes)
     make = (model or original).condition
     if instead is not None or kind == "always":
-        found["substitute"] = make([instead])
+        nothing = "" if original.takes_prompts and getattr(method, "empty_prompt", False) else None
+        found["substitute"] = make([nothing if instead is None else instead])
     if places := in_place_of(plan):
         found["unwanted"], found["substitute"] = (make(list(each)) for each in (places, places.values()))
     if "unwanted" in method.uses:

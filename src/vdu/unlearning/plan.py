@@ -282,7 +282,9 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         source=source,
         chosen=chosen,
         forget=_named(
-            forget_set(original, forget, classes, captions, convert, labels if prompts else ()), original, "--forget"
+            forget_set(original, forget, classes, captions, convert, labels if "forget" in prompts else ()),
+            original,
+            "--forget",
         ),
         forget_source=absolute(forget) if is_named(forget) else "",
         forget_class=tuple(map(str, classes)),

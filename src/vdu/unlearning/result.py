@@ -53,7 +53,7 @@ class UnlearnResult:
         trained: the network as it was trained, with low-rank corrections if there are any.
         prediction_change: how far the predictions for forget images moved, relative to their length
             (:mod:`vdu.unlearning.effect`).
-        original_sha256: of the weights of the original as it was then.
+        original_sha256: of the weights of the original as it was then; ``original_encoders``: of its text encoders, if it has any.
         pipeline_sha256: of the new weights.
         pipeline_configuration: SHA-256 of the new pipeline's options.
         pipeline_encoders: SHA-256 of the new pipeline's text encoders, if it has any.
@@ -70,6 +70,7 @@ class UnlearnResult:
     trained: Any = None
     prediction_change: float | None = None
     original_sha256: str | None = None
+    original_encoders: str | None = None
     pipeline_sha256: str | None = None
     pipeline_configuration: str | None = None
     pipeline_encoders: str | None = None
@@ -155,7 +156,11 @@ class UnlearnResult:
             True if the folder holds another run by now, or the pipeline (without a folder: or the original) was changed.
         """
         if self.folder is None:
-            return self._was_changed() or self.original_sha256 not in {None, weights_sha256(network_of(self.original))}
+            return (
+                self._was_changed()
+                or self.original_sha256 not in {None, weights_sha256(network_of(self.original))}
+                or self.original_encoders not in {None, text_encoders_of(self.original)}
+            )
         path = self.folder / "run.json"
         recorded = (
             read_json(path).get("pipeline") if path.is_file() else None
