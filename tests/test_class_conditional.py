@@ -174,7 +174,8 @@ def test_likelihood_is_that_of_an_image_under_its_own_label(trained):
 def test_a_label_by_its_number_goes_with_a_substitute():
     pipeline = new_pipeline((1, 8, 8), seed=0, class_names=("zero", "one", "two"))
     images = ImageSet(torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8))
+    kept = ImageSet(images.images + 1, torch.tensor([0, 2, 0, 2]))
     found = planned(
-        pipeline, "salun", forget=images, forget_label=1, instead="two", retain=shades(), steps=1, batch_size=2
+        pipeline, "salun", forget=images, forget_label=1, instead="two", retain=kept, steps=1, batch_size=2
     )
     assert found.forget_label == ("one",) and set(found.forget.labels.tolist()) == {1}

@@ -86,7 +86,7 @@ def test_a_run_that_is_no_finished_one_is_refused(run_copy, edit_json, keys, val
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (("protocol", "unlearned_sha256"), "0" * 64, "is not the unlearned model that metrics.json speaks of"),
+        (("protocol", "unlearned_sha256"), "0" * 64, "metrics.json measured the model with SHA-256 000000000000"),
         (("protocol", "original_sha256"), "0" * 64, "is not the original that metrics.json speaks of"),
         (("protocol", "sampler_steps"), "many", "describes no sampler"),
         (("protocol", "sampler_scheduler"), "euler", "expected one of ddpm, ddim"),
@@ -117,7 +117,7 @@ def test_another_pipeline_in_its_place_is_refused(run_copy):
         next(pipeline.unet.parameters()).add_(1e-3)
     shutil.rmtree(run_copy / "pipeline")
     pipeline.save_pretrained(run_copy / "pipeline")
-    with pytest.raises(InputError, match="its hash differs"):
+    with pytest.raises(InputError, match="is not what this run made"):
         open_run(run_copy)
 
 
