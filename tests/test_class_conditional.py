@@ -175,7 +175,5 @@ def test_a_label_by_its_number_goes_with_a_substitute():
     pipeline = new_pipeline((1, 8, 8), seed=0, class_names=("zero", "one", "two"))
     images = ImageSet(torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8))
     kept = ImageSet(images.images + 1, torch.tensor([0, 2, 0, 2]))
-    found = planned(
-        pipeline, "salun", forget=images, forget_label=1, instead="two", retain=kept, steps=1, batch_size=2
-    )
+    found = planned(pipeline, "salun", forget=images, forget_label=1, instead="two", retain=kept, steps=1, batch_size=2)
     assert found.forget_label == ("one",) and set(found.forget.labels.tolist()) == {1}

@@ -226,7 +226,9 @@ def test_a_run_that_changed_the_text_encoder_goes_through_to_the_evidence(folder
     metrics = json.loads((run / "metrics.json").read_text())
     codes = {each["code"] for each in metrics["warnings"]}
     assert "different_text_encoder" in codes and not {"same_weights", "different_options"} & codes
-    assert {each.item: each.answer for each in verify(run)}["unlearned model, text encoders"] == "matches"
+    assert {each.item: each.answer for each in verify(run)}[
+        "unlearned model, text encoders and autoencoder"
+    ] == "matches"
     opened = open_run(run)
     (checkpoint,) = (each for each in opened.checkpoints if each.step == 2)
     middle = opened.denoiser_at(checkpoint)
@@ -238,7 +240,9 @@ def test_a_run_that_changed_the_text_encoder_goes_through_to_the_evidence(folder
     assert len(list(denoise(middle, 0, QUICK["sampler"], "cat"))) == 2
     shutil.rmtree(model / "text_encoder")  # the original's is replaced by the new one
     shutil.copytree(run / "pipeline" / "text_encoder", model / "text_encoder")
-    assert {each.item: each.answer for each in verify(run)}["original model, text encoders"] == "differs"
+    assert {each.item: each.answer for each in verify(run)}[
+        "original model, text encoders and autoencoder"
+    ] == "differs"
     with pytest.raises(InputError, match="text encoders"):
         evaluate(run, prompts=PROMPTS, **QUICK)
     with pytest.raises(InputError, match="is not the original that"):

@@ -86,7 +86,7 @@ def test_a_run_is_known_by_its_text_encoder_too(tmp_path):
     vdu.unlearn(tmp_path / "model", "ascent", folder=run, **HOW, steps=2, batch_size=2, learning_rate=1e-3)
     record = json.loads((run / "run.json").read_text())
     first, second = record["inputs"]["model"], record["pipeline"]
-    assert first["sha256"] == second["sha256"] and first["text_encoders_sha256"] != second["text_encoders_sha256"]
+    assert first["sha256"] == second["sha256"] and first["parts_sha256"] != second["parts_sha256"]
     plain = StableDiffusionPipeline.from_pretrained(run / "pipeline", local_files_only=True)
     ours = load_pipeline(run).text_encoder.state_dict()
     assert all(torch.equal(value, ours[name]) for name, value in plain.text_encoder.state_dict().items())

@@ -162,9 +162,9 @@ def test_evidence_of_an_earlier_state_of_the_run_is_refused(run_dir):
             InputError, match=r"measured the model with SHA-256 aaaaaaaaaaaa…, and the run has made bbbbbbbbbbbb…"
         ):
             read(run_dir)
-    edit_json(run_dir / "run.json", pipeline={"sha256": "a" * 64, "text_encoders_sha256": "c" * 64})
+    edit_json(run_dir / "run.json", pipeline={"sha256": "a" * 64, "parts_sha256": "c" * 64})
     assert not collect(run_dir).contradictions
-    protocol = {"unlearned_sha256": "a" * 64, "unlearned_text_encoders_sha256": "d" * 64}  # which alone was trained
+    protocol = {"unlearned_sha256": "a" * 64, "unlearned_parts_sha256": "d" * 64}  # which alone was trained
     edit_json(run_dir / "metrics.json", protocol=metrics["protocol"] | protocol)
     with pytest.raises(InputError, match="dddddddddddd…, and the run has made cccccccccccc…"):
         collect(run_dir)

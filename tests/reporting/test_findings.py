@@ -11,7 +11,7 @@ from vdu.reporting.findings.attempts import attempt_answers, find_attempts
 from vdu.reporting.findings.back import back_answer, find_back
 from vdu.reporting.findings.cost import cost_answer, cost_split, find_cost
 from vdu.reporting.findings.gone import Gone, GoneFinding, find_gone, gone_answer
-from vdu.reporting.findings.inside import find_inside, inside_answers
+from vdu.reporting.findings.inside import _chance_of_members, find_inside, inside_answers
 from vdu.reporting.findings.reliability import lowest_ceiling, retrained_ceiling, retrained_doubted
 from vdu.reporting.findings.rest import find_rest, rest_answer
 from vdu.reporting.findings.trust import Reservation, find_trust, not_tested, trust_answer
@@ -67,6 +67,7 @@ def pul(low, value, high, n_original=100):
         (pul(-5, 10, 24), {}, "bad", "no_evidence"),
         (pul(-60, -40, -20), {}, "bad", "more_frequent"),
         (pul(92, 97, 99), {"pul_ceiling": 60}, "unknown", "weak_judge"),
+        (pul(60, 70, 80) | {"original": {"forget_count": 60}, "retrained": {"forget_count": 18}}, {}, "unknown", "retrained_makes_many"),
         (pul(90, 100, 100, n_original=9), {}, "unknown", "few_images"),
         ({"unlearned": {"pul": None}}, {}, "unknown", "not_measured"),
         # the retrained model's ceiling of 95 is lower than the judge's 97.4
@@ -87,6 +88,9 @@ def fid(unlearned, floor):
 
 FLOOR = (5, 6, 7)
 STARVED = {"expected": [20.0] * 10, "unlearned": [20, 9, *[20] * 5, 0, 20, 20]}  # the forget class may starve
+COUNTS = [[20 * (i == j) for j in range(10)] for i in range(10)]
+COUNTS[1][1], COUNTS[1][3] = 9, 11
+FELL = {"histogram": STARVED, "flips": {"classes": [str(i) for i in range(10)], "counts": COUNTS}}
 NO_PAIRS = {"flips": {"classes": ["all"], "counts": [[200]]}, "histogram": {"distance": 0.09}}  # chance: up to 0.085
 FALLBACK = {"judge": {"source": "fallback"}, "feature_network": "judge:own"}
 
@@ -112,9 +116,11 @@ def less_likely(low, images="retain_held_out"):
         (fid((6, 9, 20), FLOOR), {}, "unknown", "damage_not_excluded"),
         (fid(None, FLOOR), {}, "unknown", "not_measured"),
         (fid((6, 7, 8), None), {}, "unknown", "not_measured"),
-        (fid((6, 7, 8), None), {"histogram": STARVED}, "bad", "classes_missing"),
-        (fid((6, 7, 8), FLOOR), {"histogram": STARVED}, "bad", "classes_missing"),
-        (fid((8, 9, 10), FLOOR), {"histogram": STARVED}, "bad", "damaged"),
+        (fid((6, 7, 8), None), FELL, "bad", "classes_missing"),
+        (fid((6, 7, 8), FLOOR), FELL, "bad", "classes_missing"),
+        (fid((8, 9, 10), FLOOR), FELL, "bad", "damaged"),
+        (fid((6, 7, 8), FLOOR), NO_PAIRS | {"histogram": STARVED}, "bad", "classes_missing"),
+        (fid((6, 7, 8), FLOOR), {"histogram": STARVED}, "good", "no_damage"),  # noise by noise nothing was lost
         (fid((6, 7, 8), FLOOR), {"histogram": STARVED | {"unlearned": [20, 10, *[20] * 8]}}, "good", "no_damage"),
         (fid((6, 7, 8), FLOOR), {"histogram": {"distance": 0.09}}, "good", "no_damage"),  # the pairs decide
         (fid((6, 7, 8), FLOOR), NO_PAIRS, "mixed", "classes_shifted"),
@@ -385,7 +391,9 @@ def paired(unlearned, original=(-0.74, -0.72, -0.70), rest=None):
         (paired((-0.20, -0.18, -0.16)), "mixed", "more_likely"),
         (paired((0.40, 0.50, 0.60)), "mixed", "pushed_too_far"),
         (paired((0.40, 0.50, 0.60), rest=(0.0, 0.01, 0.02)), "mixed", "pushed_too_far"),
-        (paired((0.40, 0.50, 0.60), rest=(0.38, 0.42, 0.46)), "mixed", "global_shift"),
+        (paired((0.45, 0.47, 0.49), rest=(0.43, 0.45, 0.47)), "mixed", "global_shift"),
+        (paired((0.40, 0.50, 0.60), rest=(0.38, 0.42, 0.46)), "unknown", "undecided"),  # the difference is too wide to tell
+        (paired((0.44, 0.50, 0.56), rest=(0.01, 0.23, 0.45)), "mixed", "pushed_too_far"),  # 0.27 ± 0.23: the intervals overlap
     ],
 )  # fmt: skip
 def test_likelihood(full, differences, level, code):
@@ -533,9 +541,10 @@ def test_trust(trusted, change, level, code, reservations):
 
 
 def test_numbers_that_only_some_states_have_are_in_the_sentences(bare, trusted):
-    """Rule of three, the second judge, a correction with width, the stopping rule, a doubted model, the reference."""
-    none_left = gone_answer(bare, find_gone(changed(bare, pul(100, 100, 100))))
-    assert any("1.5\u202f%, 3.0\u202f% of the original's" in limit for limit in none_left.limits)  # 3 / 200 images
+    """What none of N leaves possible, the second judge, a correction with width, the stopping rule, a doubted model, the reference."""
+    none_left = gone_answer(bare, find_gone(changed(bare, pul(96, 100, 100))))
+    # z²/(n + z²) of 200 images, and the lower end of PUL
+    assert any("1.9\u202f%, 4.0\u202f% of the original's" in limit for limit in none_left.limits)
     for low, told in ((90.0, True), (100.0, False)):
         data = changed(bare, pul(92, 97, 99), {"corrected_pul": ends(low, 100.0, 100.0)})
         assert any("Corrected" in limit for limit in gone_answer(data, find_gone(data)).limits) == told
@@ -580,3 +589,44 @@ def test_what_was_not_run_is_listed_with_its_reason(bare, full):
     assert "Members: 1, held-out images of the forget class: 25." in listed
     assert "A second classifier" in listed and "retrained without the class: reference row not run" in listed
     assert "A second classifier" not in " ".join(not_tested(changed(bare, judge={"second": {"name": "x"}}).metrics))
+
+
+def test_one_kept_class_hides_damage_whoever_made_the_judge(bare):
+    data = replace(changed(bare, fid((6, 7, 8), FLOOR), feature_network="judge:own"), forget_ids=tuple(range(9)))
+    assert found(find_rest(data)) == ("unknown", "one_kept_class")
+
+
+def test_relearning_to_the_originals_rate_is_no_no(bare):
+    """Original 40 of 400; from 8 to 32 of 400 no rise is significant, yet half of the original's rate is not excluded."""
+    curves = relearning(curve("unlearned", [2, 8], n=100), curve("retrained", [1, 9], n=100))
+    finding = find_back(attempted(bare, curves, ATTEMPTS["holds"][0]), GONE)
+    assert found(finding) == ("mixed", "no_sign_some_undecided") and finding.n_undecided == 1
+
+
+def test_a_lead_of_half_of_the_originals_rate_is_not_small_with_another_sampler(bare):
+    rows = stochastic((-100, 0, 60), control=1, n_unlearned=9)
+    rows["stochastic"]["rows"][0] |= {"n_images": 300}
+    rows["stochastic"]["rows"][0]["pul"] |= {"n_original": 9}
+    assert find_attempts(attempted(bare, rows))["stochastic"].reason.code == "lead_not_excluded"
+
+
+def test_nothing_is_read_beside_a_doubted_model(bare):
+    flips = {"classes": ["7", "3", "cat"], "counts": [[0, 5, 5], [1, 10, 1], [0, 0, 38]]}
+    doubted = changed(
+        attempted(bare), {"retrained": {"forget_count": 15, "status": "measured"}, "original": {"forget_count": 20}},
+        flips_retrained=flips, **less_likely(0.09),
+    )  # fmt: skip
+    finding = find_rest(doubted)
+    assert finding.changed_retrained is None and finding.worse_likelihood is None
+    full = changed(bare, {"retrained": {"forget_count": 15, "status": "measured"}, "original": {"forget_count": 20}})
+    assert {each.reason.code for each in find_inside(full).values()} <= {"retrained_doubted", "not_tested"}
+
+
+def test_chance_at_one_percent_false_alarms_is_that_of_so_few_images():
+    import numpy as np
+
+    source, n, found_share = np.random.default_rng(0), 30, []
+    for _ in range(20_000):
+        members, others = source.random(n), source.random(n)
+        found_share.append((members > others.max()).mean())
+    assert _chance_of_members(n) == pytest.approx(np.mean(found_share), abs=0.002)

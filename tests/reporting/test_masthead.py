@@ -111,7 +111,7 @@ def test_the_sheet_has_a_row_for_every_test_with_the_numbers_of_the_probe(make_r
     inpainted = rows["inpainting"]  # the lower half: 83, 34 and 31 of 100
     assert (inpainted.before, inpainted.after, inpainted.target) == ("83", "34", "31")
     assert (rows["likelihood"].before, rows["likelihood"].after, rows["likelihood"].target) == ("1.62", "2.31", "2.34")
-    counts = "11 rows; the last 7 are probes. 7 of 7 probes ran: 7 as good as the retrained model, or as chance."
+    counts = "11 rows; the last 7 are probes. 7 of 7 probes ran: 7 without a sign."
     assert overview(sheet, probes) == counts and len(sheet) == 11
 
 

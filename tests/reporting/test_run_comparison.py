@@ -208,8 +208,8 @@ def test_judges_are_the_same_by_their_weights_and_models_by_their_text_encoders(
     edit(pair[1], lambda m: m["judge"].pop("weights_sha256"))  # of an earlier version
     assert not any("weights of the judge" in each for each in differences(read_runs(pair)))
     for k, folder in enumerate(pair):
-        known = {"original_sha256": "a" * 64, "original_text_encoders_sha256": f"{k}" * 64}
+        known = {"original_sha256": "a" * 64, "original_parts_sha256": f"{k}" * 64}
         edit(folder, lambda m, known=known: m["protocol"].update(known))
     assert any(
-        "original model differs: aaaaaaaaaaaa, text encoders 000000000000" in each for each in notes(read_runs(pair))
+        "original model differs: aaaaaaaaaaaa, other parts 000000000000" in each for each in notes(read_runs(pair))
     )

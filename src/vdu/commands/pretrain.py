@@ -175,7 +175,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
             seed=settings.seed, folder=record.folder, resume=resume, progress="pretrain", compile_network=settings.compile,
             report_to=settings.report_to, label_dropout=LABEL_DROPOUT if settings.labels else 0.0,
         )  # fmt: skip
-        cost["network_evaluations"] = 3 * settings.batch_size * settings.steps
+        cost |= {"network_evaluations": 3 * settings.batch_size * settings.steps, "whole": True}
     with record.replacing("pipeline") as temporary:
         save_pipeline(pipeline, temporary)
     weights = {

@@ -226,9 +226,9 @@ def _models(folder: Path, record: dict[str, Any], protocol: dict[str, Any]) -> I
         known = recorded.get("configuration_sha256")
         if known is not None:
             yield _checked(f"{name} model, configuration", [known], partial(_configuration, path, known))
-        encoders = recorded.get("text_encoders_sha256")
+        encoders = recorded.get("parts_sha256")
         if encoders is not None:
-            yield _checked(f"{name} model, text encoders", [encoders], partial(_encoders, path))
+            yield _checked(f"{name} model, text encoders and autoencoder", [encoders], partial(_encoders, path))
     posterior = inputs.get("posterior")
     if posterior:
         yield _checked("posterior", [posterior.get("sha256")], lambda: _posterior(posterior.get("path")))
@@ -236,7 +236,7 @@ def _models(folder: Path, record: dict[str, Any], protocol: dict[str, Any]) -> I
 
 def _known(protocol: dict[str, Any], model: str) -> dict[str, Any]:
     """What an evaluation recorded of a model besides the hash of its weights."""
-    names = ("configuration_sha256", "text_encoders_sha256")
+    names = ("configuration_sha256", "parts_sha256")
     return {name: found for name in names if (found := protocol.get(f"{model}_{name}")) is not None}
 
 
@@ -261,9 +261,9 @@ def _weights(path: Path | str | None) -> str:
 
 
 def _encoders(path: Path | str | None) -> str:
-    from vdu.models.pipelines import text_encoders_of
+    from vdu.models.pipelines import parts_of
 
-    return text_encoders_of(_pipeline(path)) or "none"
+    return parts_of(_pipeline(path)) or "none"
 
 
 def _configuration(path: Path | str | None, recorded: str) -> str:

@@ -144,15 +144,22 @@ def _require_resumable(folder: Path, verb: str) -> None:
     _require_version(path, record)
 
 
-def _add_earlier(record: dict[str, Any], earlier: dict[str, Any] | None) -> None:
-    """Add what a stage of a resumed run cost before, or note that this is not known, since it had not ended."""
+def _add_earlier(record: dict[str, Any], earlier: dict[str, Any] | None, *, whole: bool) -> None:
+    """Add what a stage of a resumed run cost before, or note that this is not known, since it had not ended.
+
+    Args:
+        record: of the stage, changed in place.
+        earlier: the same before.
+        whole: its evaluations are those of the whole stage, whenever they were made.
+    """
     if earlier is None:
         record["resumed"] = True
         return
     record["seconds"] = round(record["seconds"] + earlier["seconds"], 3)
-    for name in ("network_evaluations", "reused"):
-        if record.get(name) is not None or earlier.get(name) is not None:
-            record[name] = (record.get(name) or 0) + (earlier.get(name) or 0)
+    if not whole:
+        for name in ("network_evaluations", "reused"):
+            if record.get(name) is not None or earlier.get(name) is not None:
+                record[name] = (record.get(name) or 0) + (earlier.get(name) or 0)
     record |= {"resumed": True} if earlier.get("resumed") else {}
 
 
@@ -191,6 +198,7 @@ class Run:
         self.active = is_first()
         self._stages: list[dict[str, Any]] = []
         self._earlier: dict[str, dict[str, Any]] | None = None  # of a resumed run: the stages that it had finished
+        self._anew: set[str] = set()  # stages that are repeated, and not continued
         self._config: str | None = None
         self._lock_file: Any = None
         self._new = False
@@ -346,6 +354,8 @@ class Run:
     def stage(self, name: str) -> Iterator[dict[str, Any]]:
         """Time a stage; put ``network_evaluations`` (forward 1, backward 2 per image) into the yielded record.
 
+        In a resumed run the earlier part's are added, unless ``whole`` is put there too: then these are all of the stage's.
+
         A failing stage releases the folder, so that the run can be resumed from the same process. If it refuses its input before there is
         anything to continue from, it leaves nothing in the way of the next attempt.
 
@@ -366,8 +376,9 @@ class Run:
             self.close()
             raise
         record["seconds"] = round(time.monotonic() - began, 3)
-        if self._earlier is not None:
-            _add_earlier(record, self._earlier.get(name))
+        whole = record.pop("whole", False)
+        if self._earlier is not None and name not in self._anew:
+            _add_earlier(record, self._earlier.get(name), whole=whole)
         self._stages[:] = [other for other in self._stages if other["stage"] != name] + [record]
         self._write()
 
@@ -383,6 +394,7 @@ class Run:
 
     def drop_stages(self, *names: str) -> None:
         """Remove stages from the record that will be repeated or no longer apply."""
+        self._anew.update(names)
         self._stages[:] = [stage for stage in self._stages if stage["stage"] not in names]
 
     def finish(self, **results: Any) -> None:

@@ -39,6 +39,7 @@ from vdu.evaluation.records import EvidenceRecord
 from vdu.methods import registry
 from vdu.methods.base import compiled
 from vdu.metrics.intervals import seeds_interval
+from vdu.models.identity import identity
 from vdu.models.pipelines import load_pipeline
 from vdu.unlearning.unlearn import planned, unlearn
 
@@ -287,9 +288,7 @@ def compare(
         posterior = plans[0].chosen.posterior
         contents += [f"posterior {posterior.sha256}"] if "posterior" in training and posterior is not None else []
         content = content_of(images, before.denoiser.class_names)
-        job = _Job(
-            original, images, content, options, training, f"{before.sha256} {before.configuration}", tuple(contents)
-        )
+        job = _Job(original, images, content, options, training, identity(before.denoiser), tuple(contents))
         where = where or Path(place)
         runs = [
             _row(job, method, name, text, each, where / f"{name}-{each}")

@@ -12,7 +12,7 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import (
     configuration_sha256,
     is_recorded_configuration,
-    text_encoders_sha256,
+    parts_sha256,
     weights_sha256,
 )
 from vdu.models.pipelines import check_network, find_pipeline, load_pipeline, network_of
@@ -50,20 +50,20 @@ class OpenModel:
             "sha256": self.sha256,
             "configuration_sha256": self.configuration,
             "class_names": list(self.denoiser.class_names),
-            **({} if self.words is None else {"text_encoders_sha256": self.words}),
+            **({} if self.parts is None else {"parts_sha256": self.parts}),
         }
 
     @property
-    def words(self) -> str | None:
-        """SHA-256 of the text encoders; None for a model that is not asked in words."""
-        return text_encoders_sha256(self.denoiser)
+    def parts(self) -> str | None:
+        """SHA-256 of text encoders and autoencoder; None for a model that has neither."""
+        return parts_sha256(self.denoiser)
 
     def is_recorded(self, record: Any) -> bool:
-        """Whether a record of ``run.json`` is of this model: its weights; configuration and text encoders if they were recorded."""
+        """Whether a record of ``run.json`` is of this model: its weights; configuration and other parts if they were recorded."""
         record = record if isinstance(record, dict) else {}
         recorded = record.get("configuration_sha256", self.configuration)
         same = self.sha256 == record.get("sha256")
-        same = same and self.words == record.get("text_encoders_sha256", self.words)
+        same = same and self.parts == record.get("parts_sha256", self.parts)
         return same and is_recorded_configuration(self.pipeline, self.denoiser, recorded)
 
 
@@ -194,7 +194,7 @@ def open_retrained(source: Any, *others: OpenModel) -> OpenModel | None:
             f"{shown}: has the classes {theirs}, the original {ours}; expected the same in the same order: all models are sampled "
             "under the same classes. Train it with the classes of the original, and without images of the forgotten one."
         )
-    if (found.sha256, found.words) in {(each.sha256, each.words) for each in others}:
+    if (found.sha256, found.parts) in {(each.sha256, each.parts) for each in others}:
         raise InputError(
             f"{shown}: is the original or the unlearned model itself; expected one that was trained without the forget "
             "class. Leave it out if there is none."
@@ -238,5 +238,5 @@ def _require_recorded(model: OpenModel, record: Any, path: Path | str, what: str
     """Refuse a model that is not the one of a run's record."""
     if not model.is_recorded(record):
         raise InputError(
-            f"{path}: is not {what} (the hash of its weights, text encoders or configuration differs from run.json). {advice}."
+            f"{path}: is not {what} (the hash of its weights, other parts or configuration differs from run.json). {advice}."
         )

@@ -66,7 +66,7 @@ __all__ = ["Recorded", "evaluate_pair", "evaluate_run", "require_measurable"]
 PACKAGE = Path(__file__).parents[1]  # whose warnings are part of the record
 
 
-MODEL_HASHES = ("sha256", "configuration_sha256", "text_encoders_sha256")  # of a model, in the protocol
+MODEL_HASHES = ("sha256", "configuration_sha256", "parts_sha256")  # of a model, in the protocol
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,7 @@ def evaluate_pair(
     subject = Subject(first, second, retrained, images, classes, sets, trained_on)
     fixed = fix(given, subject)
     with open_folder(folder, first, second, about, options, how) as record:
+        record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
         if how:
             record.add_stage(how["cost"])
         with record.stage("judge") as cost:

@@ -18,7 +18,7 @@ from vdu.core.errors import InputError
 from vdu.core.records import read_json, sha256_file
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import is_recorded_configuration, text_encoders_sha256, weights_sha256
+from vdu.models.identity import is_recorded_configuration, parts_sha256, weights_sha256
 from vdu.models.lora import lora_rank, training_copy
 from vdu.models.pipelines import load_pipeline
 from vdu.models.reading import TEXT_ENCODER, in_training
@@ -95,6 +95,9 @@ class OpenRun:
 
         Returns:
             The model, on the CPU, in evaluation mode; of a checkpoint a fresh copy.
+
+        Raises:
+            InputError: if the checkpoint's file is not what it was when the run was opened.
         """
         if checkpoint.folder is None:
             return self.original if checkpoint.name == "original" else self.unlearned
@@ -104,6 +107,9 @@ class OpenRun:
             network = training_copy(model.network, train)
         else:
             model, network = self.unlearned, copy.deepcopy(self.unlearned.network)
+        held = checkpoint.folder / ("ema.safetensors" if self.averaged else "model.safetensors")
+        if not held.is_file() or sha256_file(held) != checkpoint.key:
+            raise InputError(f"{checkpoint.folder}: was written anew since this page was opened. Open the run again.")
         weights = load_weights(checkpoint.folder, network, average=self.averaged, partial=True)
         with torch.no_grad():
             for name, value in (*network.named_parameters(), *network.named_buffers()):
@@ -193,8 +199,8 @@ def _model(path: Path, expected: str | None, recorded: dict[str, Any], name: str
     pipeline = load_pipeline(path)
     denoiser, configuration = PipelineDenoiser.from_pipeline(pipeline), recorded.get("configuration_sha256")
     same = configuration is None or is_recorded_configuration(pipeline, denoiser, configuration)
-    words = text_encoders_sha256(denoiser)
-    same = same and words == recorded.get("text_encoders_sha256", words)  # of metrics.json, whose numbers are shown
+    words = parts_sha256(denoiser)
+    same = same and words == recorded.get("parts_sha256", words)  # of metrics.json, whose numbers are shown
     if weights_sha256(denoiser.network) != expected or not same:
         raise InputError(
             f"{path}: is not {name} that metrics.json speaks of (its hash differs). Put that one back, or run "
@@ -228,6 +234,8 @@ def _checkpoints(data: ReportData, averaged: bool) -> tuple[Checkpoint, ...]:
     found = [Checkpoint("original", 0, protocol["original_sha256"])]
     for path in list_checkpoints(data.run_dir / "checkpoints"):
         step = int(path.name.removeprefix("checkpoint-"))
+        if last is not None and step > last:  # of a continuation that is not finished
+            continue
         weights = path / ("ema.safetensors" if averaged else "model.safetensors")
         if not weights.is_file():
             raise InputError(f"{weights}: missing. Delete {path.name}, or restore the file.")

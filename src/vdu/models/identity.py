@@ -31,8 +31,8 @@ __all__ = [
     "differences",
     "identity",
     "is_recorded_configuration",
+    "parts_sha256",
     "recorded_identities",
-    "text_encoders_sha256",
     "trained_part",
     "weights_sha256",
 ]
@@ -101,12 +101,9 @@ def differences(first: Denoiser, second: Denoiser) -> list[str]:
 
     Returns:
         Names, sorted: options of the networks and of the schedulers (those that define ᾱ only if it differs), fields of the
-        denoisers, and "text encoder" where its weights differ. What samples are drawn under does not count.
+        denoisers, and "text encoder" or "autoencoder's weights" where its weights differ. What samples are drawn under does not count.
     """
-    one, two = (
-        _by_name(_described(each, weights=False)) | {"text encoder": text_encoders_sha256(each)}
-        for each in (first, second)
-    )
+    one, two = (_by_name(_described(each, weights=False)) | _parts(each) for each in (first, second))
     names = {name for name in one | two if one.get(name, _ABSENT) != two.get(name, _ABSENT)}
     a, b = first.schedule, second.schedule
     if a.scaling == b.scaling and torch.equal(a.alpha_bars, b.alpha_bars):
@@ -153,17 +150,24 @@ def weights_sha256(network: nn.Module) -> str:
     return known[1]
 
 
-def text_encoders_sha256(denoiser: Denoiser) -> str | None:
-    """SHA-256 of the weights of what reads a model's prompts.
+def parts_sha256(denoiser: Denoiser) -> str | None:
+    """SHA-256 of the weights of a model's parts besides its network: what reads its prompts, and its autoencoder.
 
     Args:
         denoiser: the model.
 
     Returns:
-        64 hexadecimal digits; None for a model that is not asked in words.
+        64 hexadecimal digits; None for a model of pixels that is not asked in words.
     """
-    words = getattr(denoiser, "words", None)
-    return None if words is None else _digest([weights_sha256(each) for each in words.encoders])
+    found = _parts(denoiser)
+    return _digest(found) if found else None
+
+
+def _parts(denoiser: Any) -> dict[str, list[str]]:
+    words, autoencoder = (getattr(denoiser, name, None) for name in ("words", "autoencoder"))
+    encoders = getattr(words, "encoders", [])
+    named = {"text encoder": encoders, "autoencoder's weights": [] if autoencoder is None else [autoencoder]}
+    return {name: [weights_sha256(each) for each in parts] for name, parts in named.items() if parts}
 
 
 def is_recorded_configuration(pipeline: Any, denoiser: Denoiser, recorded: str) -> bool:

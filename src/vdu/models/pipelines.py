@@ -35,7 +35,7 @@ from vdu.models.configuration import (
     refuse_unknown_options,
     require_own_schedule,
 )
-from vdu.models.identity import text_encoders_sha256, weights_sha256
+from vdu.models.identity import parts_sha256, weights_sha256
 from vdu.models.reading import ReadingNetwork
 from vdu.models.words import ENCODERS
 from vdu.zoo.packaged import PREFIX, packaged_pipelines, pipeline_folder
@@ -46,9 +46,9 @@ __all__ = [
     "find_pipeline",
     "load_pipeline",
     "network_of",
+    "parts_of",
     "replace_network",
     "save_pipeline",
-    "text_encoders_of",
     "weight_files",
 ]
 
@@ -154,11 +154,11 @@ def _require_recorded(path: Path, pipeline: Any, network: nn.Module) -> None:
     made = made.get("pipeline") if isinstance(made, dict) else None
     if not isinstance(made, dict):
         return
-    weights, encoders = made.get("sha256"), made.get("text_encoders_sha256")
+    weights, encoders = made.get("sha256"), made.get("parts_sha256")
     same = weights is None or weights == weights_sha256(network)
-    if not same or (encoders is not None and encoders != text_encoders_of(pipeline)):
+    if not same or (encoders is not None and encoders != parts_of(pipeline)):
         raise InputError(
-            f"{path}: is not what this run made (the hash of its weights or of its text encoders differs from run.json). Make the run "
+            f"{path}: is not what this run made (the hash of its weights or other parts differs from run.json). Make the run "
             "again, or put the pipeline back. To use another pipeline, keep it in a folder of its own."
         )
 
@@ -473,11 +473,11 @@ def configuration_of(pipeline: Any) -> str:
     return configuration_sha256(adapt(pipeline))
 
 
-def text_encoders_of(pipeline: Any) -> str | None:
-    """:func:`vdu.models.identity.text_encoders_sha256` of a pipeline."""
+def parts_of(pipeline: Any) -> str | None:
+    """:func:`vdu.models.identity.parts_sha256` of a pipeline."""
     from vdu.models.adapt import adapt
 
-    return text_encoders_sha256(adapt(pipeline))
+    return parts_sha256(adapt(pipeline))
 
 
 @own_torch()

@@ -129,7 +129,14 @@ def collect(run_dir: Path | str) -> ReportData:
     log, log_warnings = read_log(folder / "log.jsonl")
     forget_ids = _forget_ids(metrics)
     _require_asked(folder, metrics, original, unlearned)
+    steps = (run.get("pipeline") or {}).get("steps")
+    of_model = tuple(line for line in log if steps is None or line["step"] <= steps)
     contradictions = _contradictions(metrics, run, original, unlearned)
+    if len(of_model) < len(log):
+        contradictions.append(
+            f"The log goes on to step {log[-1]['step']:,}, and the model here is that of step {steps:,}: the run was continued and is not "
+            "finished. Continue it, and evaluate it again."
+        )
     warnings = [*(warning_text(each, metrics) for each in metrics["warnings"]), *log_warnings, *contradictions]
     strangers = [name for name in metrics.get("probes", {}) if name not in PROBES]
     if strangers:
@@ -141,7 +148,7 @@ def collect(run_dir: Path | str) -> ReportData:
         metrics=metrics,
         run=run,
         config=(folder / "config.toml").read_text(encoding="utf-8"),
-        log=log,
+        log=of_model,
         original=original,
         unlearned=unlearned,
         forget_ids=forget_ids,
@@ -165,9 +172,11 @@ def read_records(run_dir: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
     folder = Path(run_dir)
     _require_files(folder, ("metrics.json", "run.json"))
     metrics, run = read_metrics(folder), current_run(_read_versioned(folder / "run.json"))
-    for name in ("sha256", "text_encoders_sha256"):
+    for name in ("sha256", "parts_sha256"):
         measured, made = metrics["protocol"].get(f"unlearned_{name}"), (run.get("pipeline") or {}).get(name)
-        if run.get("verb") == "unlearn" and measured is not None and made is not None and measured != made:
+        if run.get("verb") == "evaluate":  # of two pipelines
+            made = ((run.get("inputs") or {}).get("unlearned") or {}).get(name)
+        if measured is not None and made is not None and measured != made:
             raise InputError(
                 f"{folder}: metrics.json measured the model with SHA-256 {measured[:12]}…, and the run has made {made[:12]}… since, as "
                 f"when it is continued with more steps; expected evidence of the present model. Run `vdu evaluate {folder}` again."

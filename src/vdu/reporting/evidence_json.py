@@ -44,6 +44,7 @@ _METRICS = (
     "histogram",
     "flips",
     "flips_retrained",
+    "kept",
     "words",
     "judge",
     "feature_network",

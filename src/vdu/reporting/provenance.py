@@ -22,7 +22,7 @@ READ_FILES = (
 _WORDS = {
     "sha256": "SHA-256",
     "configuration_sha256": "SHA-256 of the configuration",
-    "text_encoders_sha256": "SHA-256 of the text encoders",
+    "parts_sha256": "SHA-256 of text encoders and autoencoder",
     "weights_sha256": "SHA-256 of the weights",
     "n_images": "number of images",
     "n_judge_samples": "generated samples for a fallback classifier",
@@ -72,7 +72,7 @@ def provenance(data: ReportData) -> dict[str, list[tuple[str, str]]]:
     }
     protocol = dict(metrics["protocol"])
     for model in _MODELS:
-        for key in ("path", "sha256", "configuration_sha256", "text_encoders_sha256"):
+        for key in ("path", "sha256", "configuration_sha256", "parts_sha256"):
             value = protocol.pop(f"{model}_{key}", None)
             if value is not None and model == "retrained":
                 found["Model"].append((f"retrained model: {_WORDS.get(key, key)}", str(value)))

@@ -418,6 +418,7 @@ class Measurements(TypedDict):
     histogram: Histogram
     flips: Flips
     flips_retrained: NotRequired[Flips]
+    kept: NotRequired[dict[str, Any]]
     words: NotRequired[Words]
     judge: Judge
     feature_network: str

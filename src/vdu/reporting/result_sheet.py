@@ -16,7 +16,7 @@ from vdu.reporting.findings.class_shifts import retrained_counts
 from vdu.reporting.findings.gone import find_gone
 from vdu.reporting.findings.inside import Inside, find_inside
 from vdu.reporting.findings.reliability import retrained_doubted, retrained_left
-from vdu.reporting.findings.rest import Rest, RestFinding, clearest_shift, distance_reason, find_rest
+from vdu.reporting.findings.rest import Rest, RestFinding, clearest_shift, distance_reason, expected_counts, find_rest
 from vdu.reporting.formatting import interval, number, percent
 from vdu.reporting.rates import measured
 
@@ -33,7 +33,7 @@ TESTS = {
 }
 ATTACKS = {"paraphrases": "Paraphrases", "inversion": "Inversion", "soft_prompt": "Soft prompts"}
 _READINGS = {
-    "good": "as good as the retrained model, or as chance",
+    "good": "without a sign",
     "mixed": "with reservations",
     "bad": "bad",
     "unknown": "undecided",
@@ -146,7 +146,8 @@ def _accuracies(data: ReportData) -> list[SheetRow]:
 
 def _rest(data: ReportData) -> list[SheetRow]:
     rest, retrained = find_rest(data), data.row("retrained") or {}
-    target = None if retrained_doubted(data) else retrained.get("u_fid")
+    # of as many images as the others, or not at all: u-FID depends on their number
+    target = None if retrained_doubted(data) or rest.remaining else retrained.get("u_fid")
     distance = distance_reason(data, rest)
     reading = "No measurable loss of quality on average" if distance is Rest.NO_DAMAGE else distance.title.split(":")[0]
     rows = [
@@ -183,7 +184,7 @@ def _class_row(data: ReportData, rest: RestFinding) -> list[SheetRow]:
     return [
         SheetRow(
             "rest", f"Images of “{shift.name}”", "the kept class that changed most clearly; before: expected",
-            f"about {histogram['expected'][i]:,.0f}", f"{histogram['unlearned'][i]:,}", "" if beside is None else f"{beside[i]:,}",
+            f"about {expected_counts(data)[i]:,.0f}", f"{histogram['unlearned'][i]:,}", "" if beside is None else f"{beside[i]:,}",
             "", level, word,
         )
     ]  # fmt: skip

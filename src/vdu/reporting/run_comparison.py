@@ -142,8 +142,8 @@ def differences(runs: Sequence[ComparedRun]) -> list[str]:
 
 
 def _hash(run: ComparedRun, model: str) -> str:
-    known = (run.metrics["protocol"].get(f"{model}_{name}") for name in ("sha256", "text_encoders_sha256"))
-    return ", text encoders ".join(str(each)[:12] for each in known if each is not None) or "not recorded"
+    known = (run.metrics["protocol"].get(f"{model}_{name}") for name in ("sha256", "parts_sha256"))
+    return ", other parts ".join(str(each)[:12] for each in known if each is not None) or "not recorded"
 
 
 def notes(runs: Sequence[ComparedRun]) -> list[str]:
@@ -183,6 +183,11 @@ def _differing(told: dict[str, list[str]], runs: Sequence[ComparedRun]) -> list[
             }
             sentences.append(f"{what} differs: " + "; ".join(f"{value} in {', '.join(n)}" for value, n in who.items()))
     return sentences
+
+
+def _apart(metrics: dict[str, Any], name: str) -> Any:
+    """A distance without the unwanted images that remain, which decides where there are many; None where it was not needed."""
+    return ((metrics.get("kept") or {}).get("apart") or {}).get(name)
 
 
 def _row(metrics: dict[str, Any], name: str) -> dict[str, Any]:
@@ -314,10 +319,10 @@ FIGURES: dict[str, tuple[str, Callable[[dict[str, Any]], Figure | None]]] = {
         "unwanted images, retrained (target)",
         lambda m: _number(_row(m, "retrained").get("forget_count")),
     ),
-    "u_fid": ("u-FID, lower is better", lambda m: _plain(_row(m, "unlearned").get("u_fid"))),
+    "u_fid": ("u-FID, lower is better", lambda m: _plain(_apart(m, "u_fid") or _row(m, "unlearned").get("u_fid"))),
     "u_fid_filtered_original": (
         "u-FID, filtered original",
-        lambda m: _plain(_row(m, "filtered_original").get("u_fid")),
+        lambda m: _plain(_apart(m, "floor") or _row(m, "filtered_original").get("u_fid")),
     ),
     "u_fid_retrained": ("u-FID, retrained (target)", lambda m: _plain(_row(m, "retrained").get("u_fid"))),
     "histogram_distance": ("class histogram, distance", _histogram),

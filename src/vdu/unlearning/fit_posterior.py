@@ -15,6 +15,7 @@ from vdu.core.paths import given_path
 from vdu.core.progress import Bar, bar
 from vdu.core.python_names import names_arguments
 from vdu.core.ranges import COUNT, require_given, require_kind, require_number
+from vdu.core.records import read_json
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.surroundings import undisturbed
 from vdu.data.images import ImageSet
@@ -41,8 +42,14 @@ FILE = "posterior.safetensors"  # in the run folder of ``vdu posterior``
 
 
 def load_posterior(path: Path | str) -> GaussianPosterior:
-    """Load a posterior from its file or from the run folder of ``vdu posterior``."""
+    """Load a posterior from its file or from the run folder of ``vdu posterior``; an unfinished run is refused (``InputError``)."""
     path = given_path(path, "posterior")
+    record = path / "run.json"
+    if record.is_file() and not read_json(record).get("finished"):
+        raise InputError(
+            f"{path}: this run of `vdu posterior` is not finished, and its file would be of an earlier one; expected a finished run. "
+            "Continue it with --resume-from-checkpoint latest."
+        )
     return GaussianPosterior.load(path / FILE if path.is_dir() else path)
 
 

@@ -30,7 +30,7 @@ from vdu.models.configuration import extra
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import recorded_identities, weights_sha256
 from vdu.models.lora import check_train, lora_rank, trained_weights
-from vdu.models.pipelines import check_network, configuration_of, find_pipeline, load_pipeline, text_encoders_of
+from vdu.models.pipelines import check_network, configuration_of, find_pipeline, load_pipeline, parts_of
 from vdu.models.reading import in_training
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
@@ -171,7 +171,7 @@ class Plan:
                 "path": self.source or model_path,
                 "sha256": self.weights_sha256,
                 "configuration_sha256": configuration_of(self.pipeline),  # without the prompts of this run
-                **({} if (encoders := text_encoders_of(self.pipeline)) is None else {"text_encoders_sha256": encoders}),
+                **({} if (encoders := parts_of(self.pipeline)) is None else {"parts_sha256": encoders}),
                 "class_names": list(extra(self.pipeline, "class_names") or ()),
                 "conditioned_on": "text"
                 if self.original.takes_prompts

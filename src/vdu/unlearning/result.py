@@ -21,8 +21,8 @@ from vdu.models.pipelines import (
     EXTRA_FILE,
     configuration_of,
     network_of,
+    parts_of,
     save_pipeline,
-    text_encoders_of,
     weight_files,
 )
 from vdu.replay.auxiliaries import Auxiliaries
@@ -53,10 +53,11 @@ class UnlearnResult:
         trained: the network as it was trained, with low-rank corrections if there are any.
         prediction_change: how far the predictions for forget images moved, relative to their length
             (:mod:`vdu.unlearning.effect`).
-        original_sha256: of the weights of the original as it was then; ``original_encoders``: of its text encoders, if it has any.
+        original_sha256: of the weights of the original as it was then.
+        original_parts: of its other parts (:func:`vdu.models.identity.parts_sha256`).
         pipeline_sha256: of the new weights.
         pipeline_configuration: SHA-256 of the new pipeline's options.
-        pipeline_encoders: SHA-256 of the new pipeline's text encoders, if it has any.
+        pipeline_parts: SHA-256 of the new pipeline's text encoders and autoencoder, if it has any.
     """
 
     pipeline: Any
@@ -70,10 +71,10 @@ class UnlearnResult:
     trained: Any = None
     prediction_change: float | None = None
     original_sha256: str | None = None
-    original_encoders: str | None = None
+    original_parts: str | None = None
     pipeline_sha256: str | None = None
     pipeline_configuration: str | None = None
-    pipeline_encoders: str | None = None
+    pipeline_parts: str | None = None
 
     @property
     def method(self) -> Any:
@@ -159,7 +160,7 @@ class UnlearnResult:
             return (
                 self._was_changed()
                 or self.original_sha256 not in {None, weights_sha256(network_of(self.original))}
-                or self.original_encoders not in {None, text_encoders_of(self.original)}
+                or self.original_parts not in {None, parts_of(self.original)}
             )
         path = self.folder / "run.json"
         recorded = (
@@ -169,7 +170,7 @@ class UnlearnResult:
             return False
         others = (
             (recorded.get("configuration_sha256", self.pipeline_configuration), configuration_of),
-            (recorded.get("text_encoders_sha256", self.pipeline_encoders), text_encoders_of),
+            (recorded.get("parts_sha256", self.pipeline_parts), parts_of),
         )
         return recorded["sha256"] != weights_sha256(network_of(self.pipeline)) or any(
             known is not None and known != of(self.pipeline) for known, of in others
@@ -180,7 +181,7 @@ class UnlearnResult:
         return (
             self.pipeline_sha256 not in {None, weights_sha256(network_of(self.pipeline))}
             or self.pipeline_configuration not in {None, configuration_of(self.pipeline)}
-            or self.pipeline_encoders not in {None, text_encoders_of(self.pipeline)}
+            or self.pipeline_parts not in {None, parts_of(self.pipeline)}
         )
 
     @own_torch()

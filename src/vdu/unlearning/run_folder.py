@@ -20,7 +20,7 @@ from vdu.methods import registry
 from vdu.methods.vdu import VDU
 from vdu.models.identity import weights_sha256
 from vdu.models.lora import lora_rank
-from vdu.models.pipelines import configuration_of, network_of, save_pipeline, text_encoders_of
+from vdu.models.pipelines import configuration_of, network_of, parts_of, save_pipeline
 from vdu.reporting.card import write_card
 from vdu.unlearning.default_posterior import with_posterior
 from vdu.unlearning.engine import carry_out, check_resumable
@@ -69,7 +69,7 @@ def _carried_out(record: Run, plan: Plan, *, overwrite: bool, resume: bool, prog
             if resume:  # before this stage replaces the settings of the run
                 check_resumable(plan, folder)
             inputs |= _posterior_input(plan, folder)
-            cost["network_evaluations"] = fitted
+            cost |= {"network_evaluations": fitted, "whole": True}
     fitting = time.monotonic() - began
     with record.stage("unlearn") as cost:
         result = carry_out(plan, folder=folder, resume=resume, progress=progress)
@@ -99,8 +99,9 @@ def _carried_out(record: Run, plan: Plan, *, overwrite: bool, resume: bool, prog
     weights = {
         "sha256": weights_sha256(network_of(made)),
         "configuration_sha256": configuration_of(made),
-        **({} if (encoders := text_encoders_of(made)) is None else {"text_encoders_sha256": encoders}),
+        **({} if (encoders := parts_of(made)) is None else {"parts_sha256": encoders}),
         "weights": "raw" if result.training.ema is None else "ema",
+        "steps": result.training.steps,
     }
     record.finish(pipeline=weights, **extras)
     evaluations, seconds = result.network_evaluations + fitted, result.seconds + fitting

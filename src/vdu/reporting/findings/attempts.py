@@ -8,7 +8,8 @@ With a retrained model (its curve or rows are in the probe), per point the two r
     comes back                  somewhere u's interval lies wholly above r's. Intervals apart are a stricter test than a
                                 5 % one, which is meant: a probe has many points, and one of them may stray by chance
     no more than retrained      nowhere apart, and everywhere the 95 % interval of u − r ends at 25 percentage points or
-                                below: without this, a probe of ten images would "find nothing" and look good
+                                below (with another sampler at half of the original's own rate, if that is less): without this,
+                                a probe of ten images would "find nothing" and look good
     undecided                   otherwise
 Without one, against the original's own rate o, and the limit is stated:
     comes back                  somewhere the interval of u starts at o/2 or above. The level is "mixed", not "bad": how
@@ -227,7 +228,9 @@ def _stochastic(data: ReportData, result: dict[str, Any]) -> AttemptFinding:
             )
             for row in rows
         ]
-        return _against_retrained(data, "stochastic", pairs)
+        # from ordinary noise the class is rare: a lead of half of what the original makes is no small one
+        half = min(THRESHOLDS["return_share_of_original"] * row["pul"]["n_original"] / row["n_images"] for row in rows)
+        return _against_retrained(data, "stochastic", pairs, margin=min(THRESHOLDS["lead_margin_share"], half))
     worst = min(rows, key=lambda row: row["pul"]["low"])
     apart = [row for row in rows if row["pul"]["high"] < plain["low"]]
     if apart:
@@ -283,7 +286,9 @@ def _worst(findings: Iterable[AttemptFinding]) -> AttemptFinding | None:
     return min(findings, key=lambda found: order.index(found.level), default=None)
 
 
-def _against_retrained(data: ReportData, probe: str, pairs: list[Point]) -> AttemptFinding:
+def _against_retrained(
+    data: ReportData, probe: str, pairs: list[Point], margin: float = THRESHOLDS["lead_margin_share"]
+) -> AttemptFinding:
     """Compare rates with the retrained model's, point by point (see the module's docstring)."""
     if retrained_doubted(data):
         return _found(probe, Attempt.DOUBTED)
@@ -294,7 +299,7 @@ def _against_retrained(data: ReportData, probe: str, pairs: list[Point]) -> Atte
     lead, point = max(
         ((difference(point.ours, theirs)[1], point) for point, theirs in beside), key=lambda item: item[0]
     )
-    reason = Attempt.NO_MORE if lead <= THRESHOLDS["lead_margin_share"] else Attempt.LEAD_NOT_EXCLUDED
+    reason = Attempt.NO_MORE if lead <= margin else Attempt.LEAD_NOT_EXCLUDED
     highest = max(pairs, key=lambda each: each.ours.value)
     higher = sum(point.ours.value > theirs.value for point, theirs in beside)
     return _found(probe, reason, point=point, highest=highest, lead=100 * lead, n_points=len(pairs), n_higher=higher)

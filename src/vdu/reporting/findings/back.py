@@ -26,6 +26,7 @@ from vdu.reporting.findings.attempts import (
 )
 from vdu.reporting.findings.gone import GoneFinding
 from vdu.reporting.findings.reliability import retrained_doubted
+from vdu.reporting.findings.thresholds import THRESHOLDS
 from vdu.reporting.formatting import count_word
 from vdu.reporting.rates import difference, measured, why_not
 
@@ -90,6 +91,9 @@ def find_back(data: ReportData, gone: GoneFinding) -> BackFinding:
     }
     undecided = [name for name, found in attempts.items() if found.level == "unknown"]
     relearned = _relearned(data)
+    if relearned is None and "relearning" in by_level["good"] and not _below_half(data):
+        by_level["good"].remove("relearning")  # no rise was seen, and none is excluded
+        undecided.append("relearning")
     common: dict[str, Any] = {"n_good": len(by_level["good"]), "n_undecided": len(undecided), "relearned": relearned}
     if by_level["bad"]:
         return BackFinding(Back.YES, attempts, tuple(by_level["bad"]), **common)
@@ -119,6 +123,16 @@ def _relearned(data: ReportData) -> Point | None:
     start = highest_start(result)
     risen = start is None or difference(most.ours, start)[0] > 0
     return most if risen else None
+
+
+def _below_half(data: ReportData) -> bool:
+    """Whether, after relearning, every rate of the unlearned model lies below half of the original's own."""
+    result = measured(data.metrics, "relearning")
+    original = None if result is None else result.get("original")
+    if result is None or not original or not original["forget_count"]:
+        return True
+    line = THRESHOLDS["return_share_of_original"] * original["forget_count"] / original["n_images"]
+    return all(point.ours.high < line for point in relearning_pairs(result))
 
 
 def back_answer(data: ReportData, found: BackFinding) -> Answer:

@@ -37,6 +37,7 @@ class Gone(Reason):
     NOT_MEASURED = "not_measured", "unknown", "Not measured"
     MORE_FREQUENT = "more_frequent", "bad", "More frequent than before"
     WEAK_JUDGE = "weak_judge", "unknown", "The classifier is too weak to tell"
+    LIKENESS = "retrained_makes_many", "unknown", "Cannot be told: a model that never saw it makes many, too"
     FEW_IMAGES = "few_images", "unknown", "Too few unwanted images to tell"
     NO_EVIDENCE = "no_evidence", "bad", "No evidence that it is gone"
     JUDGES_DISAGREE = "judges_disagree", "mixed", "Rarer, but the classifiers disagree"
@@ -68,6 +69,8 @@ def find_gone(data: ReportData) -> GoneFinding:
     pul, ceiling = (data.row("unlearned") or {}).get("pul"), lowest_ceiling(data)
     second = (data.metrics["judge"]["second"] or {}).get("pul")
     reason = Gone.NOT_MEASURED if pul is None else _reason(pul, ceiling, second)
+    if reason is Gone.WEAK_JUDGE and data.metrics["judge"]["pul_ceiling"] >= THRESHOLDS["weak_ceiling_percent"]:
+        reason = Gone.LIKENESS  # not the judge's fault
     if reason is Gone.AT_CEILING and is_fallback(data):
         reason = Gone.AT_FALLBACK_CEILING
     return GoneFinding(reason, pul, second, ceiling)
@@ -146,11 +149,11 @@ def _limits(data: ReportData, found: GoneFinding, pul: dict[str, Any]) -> tuple[
     doubt = retrained_doubt(data)
     if doubt:
         limits.append(doubt)
-    if pul["n_unlearned"] == 0:  # rule of three: 0 of N leaves rates up to 3/N at 95 %
-        of_original = f", {percent(min(100, 300 / pul['n_original']))} of the original's" if pul["n_original"] else ""
+    if pul["n_unlearned"] == 0:  # the upper ends of the intervals above
+        of_original = f", {percent(min(100, 100 - pul['low']))} of the original's" if pul["n_original"] else ""
         limits.append(
-            f"None of {n_images:,} is not never: a rate up to {percent(min(100, 300 / n_images))}{of_original} is possible too "
-            "(95 %)."
+            f"None of {n_images:,} is not never: a rate up to {percent(100 * wilson(0, n_images).high)}{of_original} is possible too "
+            "(95 % intervals)."
         )
     limits.append(
         f"The classifier (the judge) errs on {percent(100 * judge['held_out_error'])} of {judge['n_held_out']:,} held-out images and "

@@ -21,14 +21,16 @@ target is the floor, the retrained model against itself from other noise, not 0.
 NOT guaranteed: that the strongest known attack was used.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from vdu.reporting.code_texts import attack_text, images_text
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer, Reason
+from vdu.reporting.findings.reliability import retrained_doubt, retrained_doubted
 from vdu.reporting.findings.thresholds import THRESHOLDS
-from vdu.reporting.formatting import interval, number, percent_interval, plural, value_interval
+from vdu.reporting.formatting import interval, number, percent, percent_interval, plural, value_interval
 from vdu.reporting.rates import measured, why_not
 
 __all__ = ["Inside", "InsideFinding", "find_inside", "inside_answers"]
@@ -38,6 +40,7 @@ class Inside(Reason):
     """What a probe of the weights says, and why."""
 
     NOT_TESTED = "not_tested", "unknown", "Not tested"
+    DOUBTED = "retrained_doubted", "unknown", "Undecided: the retrained model may have seen them"
     NO_ROW = "no_row_of_unlearned", "unknown", "Undecided"
     NO_TARGET = "no_retrained_model", "unknown", "No retrained model to compare with"
     UNDECIDED = "undecided", "unknown", "Undecided: too few images or too large an error"
@@ -113,10 +116,16 @@ def find_inside(data: ReportData) -> dict[str, InsideFinding]:
     """
     readers = {"likelihood": _likelihood, "membership": _membership, "retrained": _distance}
     results = {name: measured(data.metrics, name) for name in readers}
-    return {
-        name: InsideFinding(Inside.NOT_TESTED) if result is None else readers[name](result)
-        for name, result in results.items()
-    }
+    doubted = retrained_doubted(data)
+
+    def read(name: str, result: dict[str, Any] | None) -> InsideFinding:
+        if result is None:
+            return InsideFinding(Inside.NOT_TESTED)
+        if doubted and (name == "retrained" or any(row["model"] == "retrained" for row in result["rows"])):
+            return InsideFinding(Inside.DOUBTED)
+        return readers[name](result)
+
+    return {name: read(name, result) for name, result in results.items()}
 
 
 def inside_answers(data: ReportData) -> dict[str, Answer]:
@@ -135,6 +144,8 @@ def inside_answers(data: ReportData) -> dict[str, Answer]:
         if result is None:
             reason = why_not(data.metrics, name) or "Not part of this evaluation (`vdu evaluate --suite quick`)."
             figure, text = "not tested", reason
+        elif found.reason is Inside.DOUBTED:
+            figure, text = "not read", str(retrained_doubt(data))
         else:
             figure, text = speakers[name](result, found)
         answers[name] = Answer.of(found.reason, figure, text)
@@ -155,8 +166,15 @@ def _likelihood(result: dict[str, Any]) -> InsideFinding:
     rest = [_differences(result, images).get("unlearned") for images in ("retain_held_out", "retain_train")]
     largest = max((row for row in rest if row is not None), key=lambda row: row["value"], default=None)
     largest = None if mine is None else largest
-    shifted = mine is not None and largest is not None and largest["low"] > 0 and largest["high"] >= mine["low"]
-    return InsideFinding(Inside.GLOBAL_SHIFT if shifted else Inside.PUSHED, ours, theirs, mine, largest)
+    if mine is None or largest is None or largest["low"] <= 0:
+        return InsideFinding(Inside.PUSHED, ours, theirs, mine, largest)
+    # both moved: a trace of the forgotten images is what they moved more
+    half = math.hypot(*((each["high"] - each["low"]) / 2 for each in (mine, largest)))
+    more = mine["value"] - largest["value"]
+    if more > half:
+        return InsideFinding(Inside.PUSHED, ours, theirs, mine, largest)
+    reason = Inside.GLOBAL_SHIFT if half <= THRESHOLDS["likelihood_half_width"] else Inside.UNDECIDED
+    return InsideFinding(reason, ours, theirs, mine, largest)
 
 
 def _differences(result: dict[str, Any], images: str) -> dict[str, dict[str, Any]]:
@@ -223,7 +241,7 @@ def _membership(result: dict[str, Any]) -> InsideFinding:
         reason = Inside.TOLD_APART
     elif any((row["auc"]["high"] - row["auc"]["low"]) / 2 > wide for row in [*mine, *off]):
         reason = Inside.WIDE
-    elif off or any(row["tpr_at_1_fpr"]["low"] > 0.01 for row in mine):
+    elif off or any(row["tpr_at_1_fpr"]["low"] > _chance_of_members(row["n_held_out"]) for row in mine):
         reason = Inside.AS_RETRAINED
     else:
         reason = Inside.CHANCE
@@ -234,10 +252,15 @@ def _leaves(mine: dict[str, float], low: float, high: float) -> bool:
     return mine["low"] > high or mine["high"] < low
 
 
+def _chance_of_members(n: int) -> float:
+    """The mean share of members above a threshold that ⌊n/100⌋ of n others reach, if both are alike: (⌊n/100⌋ + 1)/(n + 1)."""
+    return (n // 100 + 1) / (n + 1)
+
+
 def _told(row: dict[str, Any], theirs: dict[str, Any] | None) -> bool:
     """Whether an attack tells members apart, beyond chance and beyond what it does on the retrained model."""
     auc, found = row["auc"], row["tpr_at_1_fpr"]["low"]
-    low, high, most = 0.5, 0.5, 0.01
+    low, high, most = 0.5, 0.5, _chance_of_members(row["n_held_out"])
     if theirs is not None:
         low, high = min(low, theirs["auc"]["low"]), max(high, theirs["auc"]["high"])
         most = max(most, theirs["tpr_at_1_fpr"]["high"])
@@ -251,7 +274,8 @@ def _membership_words(_: dict[str, Any], found: InsideFinding) -> tuple[str, str
     figure = f"AUC {_auc(found.ours['auc'])}"
     text = (
         f"The strongest of {plural(found.n_compared, 'attack')}, {attack_text(found.ours['attack'])}, reaches {figure}; chance is 0.50. "
-        f"At 1 % false alarms it finds {_found_members(tpr)} of the members; chance is 1 %."
+        f"At 1 % false alarms it finds {_found_members(tpr)} of the members; chance is "
+        f"{percent(100 * _chance_of_members(found.ours['n_held_out']))}."
     )
     if found.theirs is None:
         text += " No retrained model was attacked: the two sets of images may differ without any training."

@@ -27,19 +27,19 @@ from vdu.reporting.code_texts import images_text
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer, Reason
 from vdu.reporting.findings.class_shifts import ClassShift, class_shifts, retrained_counts
-from vdu.reporting.findings.reliability import is_fallback
+from vdu.reporting.findings.reliability import is_fallback, retrained_doubted
 from vdu.reporting.findings.thresholds import THRESHOLDS
 from vdu.reporting.formatting import number, p_value, percent, value_interval
 from vdu.reporting.rates import Rate, measured, wilson
 
-__all__ = ["Rest", "RestFinding", "distance_reason", "find_rest", "rest_answer"]
+__all__ = ["Rest", "RestFinding", "distance_reason", "expected_counts", "find_rest", "rest_answer"]
 
 
 class Rest(Reason):
     """Whether the rest is intact, and why."""
 
     NOT_MEASURED = "not_measured", "unknown", "Cannot be told"
-    STARVED = "classes_missing", "bad", "Damaged: kept classes are missing"
+    STARVED = "classes_missing", "bad", "Damaged: kept classes lost more than half"
     DAMAGED = "damaged", "bad", "Damaged"
     WORSE = "worse", "mixed", "Measurably worse"
     CLASS_FELL = "class_fell", "mixed", "Damage detected: "
@@ -63,7 +63,7 @@ class RestFinding:
         unlearned: u-FID of the unlearned model with its interval, or None; where many unwanted images remain, of its other images.
         floor: that of the filtered original, or None; of as many images.
         remaining: the unwanted images that are left out of both, or 0.
-        starved: kept classes that lost more than half: (name, images counted, images expected), the worst first.
+        starved: kept classes that lost more than half, with pairs measurably: (name, images counted, images expected), the worst first.
         shifts: the paired test of every kept class, or None without pairs.
         shifted: a kept class has become rarer or more frequent; without pairs, the class histogram is further from the
             expected one than chance explains.
@@ -104,13 +104,13 @@ def find_rest(data: ReportData) -> RestFinding:
         reason=Rest.NOT_MEASURED,
         unlearned=unlearned,
         floor=floor,
-        starved=_starved(data),
+        starved=_starved(data, shifts),
         shifts=shifts,
         shifted=_beyond_chance(data) if shifts is None else any(each.fell or each.rose for each in shifts),
-        worse_likelihood=_less_likely(data),
-        moved=_moved(data),
+        worse_likelihood=None if retrained_doubted(data) else _less_likely(data),
+        moved=None if retrained_doubted(data) else _moved(data),
         changed=_changed(data, data.metrics["flips"]),
-        changed_retrained=_changed(data, data.metrics.get("flips_retrained")),
+        changed_retrained=None if retrained_doubted(data) else _changed(data, data.metrics.get("flips_retrained")),
         remaining=0 if apart is None else data.metrics["n_images"] - apart["n_images"],
     )
     if unlearned is None or floor is None:
@@ -165,21 +165,25 @@ def _unless_blind(data: ReportData, found: RestFinding, reason: Rest) -> Rest:
     return Rest.ONE_KEPT_CLASS if _one_kept_class(data) else reason
 
 
-def _starved(data: ReportData) -> tuple[tuple[str, int, float], ...]:
+def _starved(data: ReportData, shifts: tuple[ClassShift, ...] | None) -> tuple[tuple[str, int, float], ...]:
     histogram = data.metrics["histogram"]
-    columns = zip(histogram["classes"], histogram["unlearned"], _expected(data), strict=True)
+    columns = zip(histogram["classes"], histogram["unlearned"], expected_counts(data), strict=True)
     least, part = THRESHOLDS["starved_expected_images"], THRESHOLDS["starved_share"]
     starved = [
         (name, got, expected)
         for i, (name, got, expected) in enumerate(columns)
-        if i not in data.forget_ids and expected >= least and got < part * expected
+        if i not in data.forget_ids
+        and expected >= least
+        and got < part * expected
+        and (shifts is None or any(each.name == name and each.fell for each in shifts))
     ]
     return tuple(sorted(starved, key=lambda item: item[1] / item[2]))
 
 
 def _one_kept_class(data: ReportData) -> bool:
     """Whether judge and u-FID know the kept images only as “the others”: a whole class can then vanish unseen."""
-    return is_fallback(data) and data.metrics["feature_network"].startswith("judge:")
+    one = is_fallback(data) or len(data.classes) - len(data.forget_ids) < 2
+    return one and data.metrics["feature_network"].startswith("judge:")
 
 
 def _changed(data: ReportData, flips: dict[str, Any] | None) -> Rate | None:
@@ -199,10 +203,10 @@ def clearest_shift(data: ReportData, shifts: tuple[ClassShift, ...]) -> ClassShi
 def _change(data: ReportData, name: str) -> float:
     """How far a class's count is from the expected one."""
     i, histogram = data.classes.index(name), data.metrics["histogram"]
-    return abs(histogram["unlearned"][i] - _expected(data)[i])
+    return abs(histogram["unlearned"][i] - expected_counts(data)[i])
 
 
-def _expected(data: ReportData) -> list[float]:
+def expected_counts(data: ReportData) -> list[float]:
     """The expected count of every class; where many unwanted images remain, of the other images alone."""
     apart = data.metrics.get("kept", {}).get("apart")
     share = 1.0 if apart is None else apart["n_images"] / data.metrics["n_images"]
@@ -320,7 +324,7 @@ def _class_figures(data: ReportData, found: RestFinding) -> list[str]:
     if shown is None:
         return []
     i = data.classes.index(shown)
-    got, want, beside = histogram["unlearned"][i], _expected(data)[i], retrained_counts(data)
+    got, want, beside = histogram["unlearned"][i], expected_counts(data)[i], retrained_counts(data)
     figure = f"{got:,} made, about {want:,.0f} expected" + (
         "" if beside is None else f", {beside[i]:,} by the retrained model"
     )
@@ -383,8 +387,7 @@ def _limits(data: ReportData, found: RestFinding) -> tuple[str, ...]:
     limits = []
     if _one_kept_class(data):
         limits.append(
-            "The fallback classifier knows the kept images only as one class, and u-FID uses its features: a whole kept class can "
-            "vanish unseen."
+            "The classifier knows the kept images only as one class, and u-FID uses its features: a whole kept class can vanish unseen."
         )
     limits += [
         f"Lost more than half: “{name}”, {got:,} made, {want:,.0f} expected." for name, got, want in found.starved[:3]
@@ -397,7 +400,7 @@ def _limits(data: ReportData, found: RestFinding) -> tuple[str, ...]:
             f"(exact sign test with Holm's correction over {len(found.shifts)} kept classes)."
         )
     least = THRESHOLDS["starved_expected_images"]
-    names = zip(metrics["histogram"]["classes"], _expected(data), strict=True)
+    names = zip(metrics["histogram"]["classes"], expected_counts(data), strict=True)
     kept = [(name, want) for i, (name, want) in enumerate(names) if i not in data.forget_ids]
     few = [name for name, want in kept if want < least]
     if few:

@@ -47,14 +47,14 @@ SENTENCES = (
     "evidence: it contains 0. The classifiers disagree: the second one's interval lies below the first one's.",
     f"The ceiling is the lower of the classifier's own and 100 · (1 − r/o), with r and o the unwanted images of the retrained "
     f"model and of the original. The retrained model is doubted, and nothing concluded from it, where the interval of its "
-    f"rate starts above the classifier's rate of false alarms and ends at {_percent('doubted_share_of_original')} of the original's "
+    f"rate starts above that of the classifier's false alarms and ends at {_percent('doubted_share_of_original')} of the original's "
     "rate or above.",
     "With a fallback classifier the first answer is never ✓; where its features also measure u-FID, nor is the second.",
     f"No verdict below {_T['few_unwanted_images']} unwanted images of the original, or under a ceiling of "
     f"{percent(_T['weak_ceiling_percent'], 0)}.",
     "Measurably worse: the interval of u-FID lies above the filtered original's. Damaged: "
     f"it does, and the value is {_T['damage_factor']:.0f} × as large or more; or a kept class of "
-    f"{_T['starved_expected_images']:.0f} or more expected images lost over half.",
+    f"{_T['starved_expected_images']:.0f} or more expected images lost over half, measurably.",
     f"No damage detected: the intervals overlap, and the unlearned one ends at {_T['damage_factor']:.0f} × the "
     "filtered value or below. A class has become rarer or more frequent: of the noises that gave a kept class, more gave it before "
     f"than now, or fewer (exact sign test of the changed pairs, p < {_T['class_shift_p']:g} with Holm's correction over the kept "
@@ -82,7 +82,7 @@ SENTENCES = (
     f"As likely as in a model that never saw them: image by image the difference in bits/dim may be 0, or is "
     f"{_percent('likelihood_margin_share')} or less of the original's own; undecided if its interval is wider than "
     f"± {_T['likelihood_half_width']:g} or reaches the original's own. Membership is no better than chance if no attack's "
-    "interval leaves AUC 0.5 (and, beside a retrained model, that model's interval) or lies above 1 % of members at 1 % false "
+    "interval leaves AUC 0.5 (and, beside a retrained model, that model's interval) or lies above chance at 1 % false "
     f"alarms; undecided below {_T['membership_least_images']} images on either side or if an interval is wider than "
     f"± {_T['membership_half_width']:g}.",
     f"Trust is ✓ only with two classifiers that agree, of which the first is no fallback, {_T['many_images']:,} images or "

@@ -20,7 +20,6 @@ from vdu.reporting.findings.reliability import (
     aim_missed,
     is_fallback,
     judges_disagree,
-    lowest_ceiling,
     retrained_doubted,
     stopping,
 )
@@ -71,7 +70,7 @@ def find_trust(data: ReportData) -> TrustFinding:
     """Can I trust this page? From the judges, the number of images and the reference rows."""
     reservations = _reservations(data)
     pul = (data.row("unlearned") or {}).get("pul")
-    weak = lowest_ceiling(data) < THRESHOLDS["weak_ceiling_percent"]
+    weak = data.metrics["judge"]["pul_ceiling"] < THRESHOLDS["weak_ceiling_percent"]
     if data.contradictions:
         reason = Trust.CONTRADICTIONS
     elif weak or pul is None or pul["n_original"] < THRESHOLDS["few_unwanted_images"]:
