@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from vdu.commands import posterior as verb
 from vdu.commands.settings import PosteriorSettings
 from vdu.core.errors import InputError
+from vdu.core.records import read_json, write_json
 from vdu.posterior.estimators import ESTIMATORS
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.unlearning.fine_tuned_members import FILE
@@ -183,3 +184,19 @@ def _folder(path):
     path.mkdir(exist_ok=True)
     Image.new("L", (8, 8), 7).save(path / "a.png")
     return path
+
+
+def test_a_finished_estimation_is_not_resumed_with_other_settings(settings, tmp_path):
+    verb.run(settings("done", "fisher"))
+    before = (tmp_path / "done" / verb.FILE).read_bytes()
+    with pytest.raises(InputError, match="was estimated with other settings, data or model"):
+        verb.run(settings("done", "fisher", n_train=51, resume_from_checkpoint="latest"))
+    assert (tmp_path / "done" / verb.FILE).read_bytes() == before
+
+
+def test_an_unfinished_run_gives_no_posterior(settings, kill, tmp_path):
+    verb.run(settings("killed", "fisher"))
+    record = read_json(tmp_path / "killed" / "run.json")
+    write_json(tmp_path / "killed" / "run.json", record | {"finished": False})
+    with pytest.raises(InputError, match="is not finished"):
+        verb.load_posterior(tmp_path / "killed")

@@ -203,3 +203,20 @@ def test_only_the_first_process_of_a_torchrun_writes(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "config.toml").read_text() == "seed = 0\n"
     first.close()
     shutil.rmtree(tmp_path / "run")
+
+
+def test_what_a_stage_counts_as_a_whole_is_not_added_to_its_earlier_part(tmp_path):
+    for k, resume in enumerate((False, True)):
+        run = Run(tmp_path / "r", "unlearn", resume=resume)
+        run.start("", {})
+        for name, whole in (("own samples", {"whole": True}), ("train", {})):
+            with run.stage(name) as cost:
+                cost |= {"network_evaluations": 100, **whole}
+        if k:
+            run.drop_stages("train")  # begun anew: its earlier cost is of another evaluation
+            with run.stage("train") as cost:
+                cost["network_evaluations"] = 7
+        run.finish()
+    found = {each["stage"]: each for each in read_json(tmp_path / "r" / "run.json")["stages"]}
+    assert (found["own samples"]["network_evaluations"], found["train"]["network_evaluations"]) == (100, 7)
+    assert "whole" not in found["own samples"] and "resumed" not in found["train"]

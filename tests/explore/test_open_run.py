@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
+from vdu.core.records import sha256_file
 from vdu.explore.open_run import Checkpoint, open_run
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.pipelines import load_pipeline
@@ -54,7 +55,9 @@ def test_a_checkpoint_of_low_rank_corrections_is_added_to_the_original(opened, m
         opened, data=data, averaged=False, original=PipelineDenoiser.from_pipeline(pipeline),
         unlearned=PipelineDenoiser.from_pipeline(made.pipeline),
     )  # fmt: skip
-    found = run.denoiser_at(Checkpoint("checkpoint-3", 3, "", tmp_path / "run" / "checkpoints" / "checkpoint-3"))
+    place = tmp_path / "run" / "checkpoints" / "checkpoint-3"
+    key = sha256_file(place / ("ema.safetensors" if run.averaged else "model.safetensors"))
+    found = run.denoiser_at(Checkpoint("checkpoint-3", 3, key, place))
     x_t, timestep = torch.randn(2, 1, 8, 8), torch.tensor([10, 500])
     with torch.no_grad():
         torch.testing.assert_close(found.raw(x_t, timestep), run.unlearned.raw(x_t, timestep), rtol=1e-4, atol=1e-5)

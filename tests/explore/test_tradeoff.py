@@ -30,7 +30,9 @@ def measured(finished_run, tmp_path_factory):
     import shutil
 
     run = open_run(shutil.copytree(finished_run, tmp_path_factory.mktemp("curve") / "run"))
-    last = Checkpoint("checkpoint-3", 3, "last", run.folder / "checkpoints" / "checkpoint-3")
+    place = run.folder / "checkpoints" / "checkpoint-3"
+    key = sha256_file(place / ("ema.safetensors" if run.averaged else "model.safetensors"))
+    last = Checkpoint("checkpoint-3", 3, key, place)
     run = replace(run, checkpoints=(*run.checkpoints[:-1], last, run.checkpoints[-1]))
     return run, list(measure_checkpoints(run))
 

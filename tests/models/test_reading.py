@@ -13,7 +13,7 @@ from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.evaluation.models import open_model
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import identity
+from vdu.models.identity import differences, identity
 from vdu.models.pipelines import load_pipeline, save_pipeline
 from vdu.models.reading import ReadingNetwork, in_training
 from vdu.unlearning.unlearn import planned
@@ -96,6 +96,24 @@ def test_a_run_is_known_by_its_text_encoder_too(tmp_path):
     for use in (load_pipeline, lambda folder: open_model(folder, "after")):
         with pytest.raises(InputError, match="is not what this run made"):
             use(run)
+
+
+def test_a_run_is_known_by_its_autoencoder_too(tmp_path):
+    save_pipeline(tiny_pipelines.stable_diffusion(), tmp_path / "model")
+    run = tmp_path / "run"
+    how = HOW | {"train": "cross-attention", "steps": 1, "batch_size": 2}
+    vdu.unlearn(tmp_path / "model", "ascent", folder=run, **how)
+    other = tiny_pipelines.stable_diffusion()
+    with torch.no_grad():
+        other.vae.decoder.conv_out.weight.mul_(1.5)
+    first, second = (open_model(each, "model") for each in (load_pipeline(tmp_path / "model"), other))
+    assert first.sha256 == second.sha256 and first.configuration == second.configuration
+    assert not second.is_recorded(json.loads((run / "run.json").read_text())["inputs"]["model"])
+    assert differences(first.denoiser, second.denoiser) == ["autoencoder's weights"]
+    assert differences(first.denoiser, first.denoiser) == []
+    other.vae.save_pretrained(run / "pipeline" / "vae")
+    with pytest.raises(InputError, match="is not what this run made"):
+        load_pipeline(run)
 
 
 def test_its_options_are_part_of_what_it_is():

@@ -178,3 +178,20 @@ def test_a_users_class_called_other_is_not_what_a_fallback_classifier_keeps(sour
         "judge": {"source": source},
     }
     assert _forget_ids(metrics) == expected
+
+
+def test_a_log_that_goes_on_after_the_model_is_cut_and_said(run_dir):
+    """The run was continued and interrupted: the model is still the one of before."""
+    record = json.loads((run_dir / "run.json").read_text("utf-8"))
+    edit_json(run_dir / "run.json", pipeline=(record.get("pipeline") or {}) | {"steps": 250})
+    data = collect(run_dir)
+    assert len(data.log) == 250 and data.log[-1]["step"] == 250
+    assert any("goes on to step 300, and the model here is that of step 250" in each for each in data.contradictions)
+
+
+def test_evidence_of_another_pair_is_refused(run_dir):
+    metrics = json.loads((run_dir / "metrics.json").read_text("utf-8"))
+    edit_json(run_dir / "metrics.json", protocol=metrics["protocol"] | {"unlearned_sha256": "a" * 64})
+    edit_json(run_dir / "run.json", verb="evaluate", inputs={"unlearned": {"sha256": "b" * 64}})
+    with pytest.raises(InputError, match="measured the model with SHA-256 aaaaaaaaaaaa"):
+        collect(run_dir)
