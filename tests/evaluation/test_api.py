@@ -28,6 +28,7 @@ from vdu.evaluation.models import open_model, open_retrained
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import unwanted_images
 from vdu.evaluation.recording import _probe_inputs
+from vdu.evaluation.references import has_labels_of, without_labels
 from vdu.evaluation.subject import Subject
 from vdu.explore.open_run import open_run
 from vdu.models.pipelines import load_pipeline
@@ -670,3 +671,26 @@ def test_two_pipelines_cost_what_the_second_ones_run_did_and_quote_its_rule_only
         other = a_run(tmp_path / "pair", ["evaluate"], verb="evaluate", unlearned=after, **changes)
         assert stages_of(other) == ["posterior", "unlearn", "evaluate"]
         assert not {"stopping", "statement"} & set(recording._cost(other)[1])
+
+
+def test_labels_of_a_reference_are_matched_as_words_are():
+    pixels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+    images = ImageSet(pixels, torch.tensor([0, 1, 1, 0]), class_names=("Black_Cat", "dog"))
+    assert has_labels_of(images, ["black cat"]) and not has_labels_of(images, ["black cat", "fox"])
+    assert without_labels(images, ["black cat"]).labels.tolist() == [1, 1]
+
+
+def test_another_class_than_the_forgotten_one_is_refused_without_a_judge(pair):
+    for name in "ab":
+        (pair / "classes" / name).mkdir(parents=True)
+        for k in range(3):
+            Image.new("L", (8, 8), 30 * k + ord(name)).save(pair / "classes" / name / f"{k}.png")
+    how = {"forget": pair / "classes", "forget_class": "a", "steps": 1, "batch_size": 2, "progress": None}
+    vdu.unlearn(pair / "before", "ascent", folder=pair / "run", **how)
+    with pytest.raises(InputError, match="got b; the forget set is of a, and without"):
+        evaluate(pair / "run", forget_class="b", **QUICK)
+
+
+def test_a_comparison_asks_no_model_in_words(pair):
+    with pytest.raises(InputError, match="forget_prompt: vdu.compare does not ask models in words"):
+        vdu.compare(pair / "before", methods=["ascent"], forget=pair / "unwanted", forget_prompt="cat")

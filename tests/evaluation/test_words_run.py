@@ -20,6 +20,10 @@ from vdu.data.images import to_uint8
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.evaluation import recording as evaluation
 from vdu.evaluation.api import evaluate
+from vdu.evaluation.models import open_model
+from vdu.evaluation.options import EvaluationOptions
+from vdu.evaluation.pair import images_of_prompts
+from vdu.evaluation.subject import classes_to_count, sets_in_words
 from vdu.explore.film import denoise
 from vdu.explore.open_run import Checkpoint, open_run
 from vdu.explore.tradeoff import _bench, _measured, measure_checkpoints
@@ -243,7 +247,7 @@ def test_a_run_that_changed_the_text_encoder_goes_through_to_the_evidence(folder
     assert {each.item: each.answer for each in verify(run)}[
         "original model, text encoders and autoencoder"
     ] == "differs"
-    with pytest.raises(InputError, match="text encoders"):
+    with pytest.raises(InputError, match="is not the model that this run started from"):
         evaluate(run, prompts=PROMPTS, **QUICK)
     with pytest.raises(InputError, match="is not the original that"):
         open_run(run)
@@ -262,3 +266,39 @@ def test_a_fallback_classifier_learns_from_samples_under_both_kinds_of_prompts(f
     with pytest.raises(InputError, match="enough"):
         evaluate(**where, forget_prompt="cat", prompts=PROMPTS, **QUICK)
     assert asked == [("dog", "tree", "cat", "a cat")]
+
+
+def test_a_judge_that_knows_only_some_of_the_concepts_is_refused(folders, monkeypatch):
+    monkeypatch.setattr("vdu.evaluation.subject.load_judge", lambda *_: (Animals(), {}))
+    monkeypatch.setattr("vdu.evaluation.subject.judge_place", lambda *_: (None, "given"))
+    options = EvaluationOptions(judge="j")
+    before = open_model(folders / "before", "before").denoiser
+
+    def counted(*concepts):
+        return classes_to_count(options, sets_in_words(before, concepts, ("tree",), options), [])
+
+    assert counted("cat") == ["cat"] and counted("cat", "dog") == ["cat", "dog"]
+    with pytest.raises(InputError, match="none for 'red heart', which would count as gone"):
+        counted("cat", "red heart")
+
+
+def test_images_in_a_folder_of_any_name_are_of_the_prompt(folders, tmp_path):
+    (tmp_path / "images" / "batch1").mkdir(parents=True)
+    for k in range(3):
+        Image.new("RGB", (16, 16), (9 * k, 0, 0)).save(tmp_path / "images" / "batch1" / f"{k}.png")
+    options = EvaluationOptions()
+    before = open_model(folders / "before", "before").denoiser
+    sets = sets_in_words(before, ("cat",), ("tree",), options)
+    images, about = images_of_prompts(tmp_path / "images", before, sets, options)
+    assert {images.class_names[each] for each in images.labels.tolist()} == {"cat"} and about["classes"] == ["cat"]
+
+
+def test_a_result_in_memory_is_asked_as_its_run_was(folders, judged, tmp_path):
+    how = {"forget_prompt": "cat", "keep_prompts": ["tree"], "steps": 1, "batch_size": 2, "progress": None}
+    sampler = Sampler("ddim", 1, guidance_scale=3.0)
+    made = unlearn(folders / "before", "ascent", **how, sampler=sampler)
+    evaluate(made, folder=tmp_path / "out", n_images=30, prompts={"neighbours": ["fox"]})
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    asked = {each["name"]: each["prompts"] for each in metrics["words"]["sets"]}
+    assert asked["others"] == ["tree"] and asked["neighbours"] == ["fox"]
+    assert metrics["protocol"]["sampler_guidance_scale"] == 3.0

@@ -26,7 +26,7 @@ from vdu.models.adapt import adapt, family_of
 from vdu.models.adapters import pixart
 from vdu.models.configuration import scheduler_configuration
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import identity
+from vdu.models.identity import identity, recorded_identities
 from vdu.models.pipelines import load_pipeline, replace_network, save_pipeline
 from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit
@@ -462,7 +462,9 @@ def test_the_way_captions_are_read_is_part_of_what_a_model_is(monkeypatch):
     monkeypatch.setattr(pixart, "_cleans", lambda: False)
     plain = identity(PipelineDenoiser.from_pipeline(pipeline))
     monkeypatch.setattr(pixart, "_cleans", lambda: True)
-    assert identity(PipelineDenoiser.from_pipeline(pipeline)) != plain
+    cleaning = PipelineDenoiser.from_pipeline(pipeline)
+    assert identity(cleaning) != plain
+    assert plain in recorded_identities(cleaning)  # of an earlier version, which did not tell
 
 
 # class conditions

@@ -14,7 +14,7 @@ from vdu.data.images import ImageSet
 from vdu.evaluation.models import open_model
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import differences, identity
-from vdu.models.pipelines import load_pipeline, save_pipeline
+from vdu.models.pipelines import load_pipeline, parts_of, save_pipeline
 from vdu.models.reading import ReadingNetwork, in_training
 from vdu.unlearning.unlearn import planned
 
@@ -114,6 +114,14 @@ def test_a_run_is_known_by_its_autoencoder_too(tmp_path):
     other.vae.save_pretrained(run / "pipeline" / "vae")
     with pytest.raises(InputError, match="is not what this run made"):
         load_pipeline(run)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "vae"])
+def test_a_part_in_half_precision_is_known_as_it_is_read_again(part, tmp_path):
+    pipeline = tiny_pipelines.stable_diffusion()
+    getattr(pipeline, part).to(torch.bfloat16)
+    save_pipeline(pipeline, tmp_path / "model")
+    assert parts_of(pipeline) == parts_of(load_pipeline(tmp_path / "model"))
 
 
 def test_its_options_are_part_of_what_it_is():

@@ -1,7 +1,11 @@
 """Models whose text encoders differ: every probe asks each of them in its own way."""
 
+import pytest
 import torch
 
+import tiny_pipelines
+from vdu.diffusion.guidance import is_distilled
+from vdu.models.denoiser import PipelineDenoiser
 from vdu.probes import inversion, relearning, retrained
 from vdu.probes.completion import Handover, complete
 from vdu.probes.draws import draw
@@ -68,3 +72,14 @@ def labelled(images):
     from dataclasses import replace
 
     return replace(images, labels=torch.zeros(len(images), dtype=torch.int64), class_names=("cat",))
+
+
+def test_the_guidance_of_a_distilled_network_is_that_of_both():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    model = PipelineDenoiser.from_pipeline(tiny_pipelines.flux())
+    both = Handover(model, model, 500).condition(["a cat"])
+    assert is_distilled(both) and both["guidance"].tolist() == [3.5]
+    x_t, t = torch.randn(1, *model.latent_shape), torch.tensor([600.0])
+    with torch.no_grad():
+        wanted = model.raw(x_t, t, model.condition(["a cat"]))
+        assert torch.equal(Handover(model, model, 500).raw(x_t, t, both), wanted)

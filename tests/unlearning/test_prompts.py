@@ -341,3 +341,16 @@ def test_no_sample_under_what_is_to_be_forgotten_is_kept():
     images = ImageSet(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.tensor([0, 0]), class_names=("cat",))
     found = auxiliaries._forget_labels(original, images, forgotten)
     assert [original.class_names[each] for each in found] == list(forgotten) == ["cat", "cat face"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "concept", "instead", "expected"),
+    [
+        ("cat, noto style", "cat, noto style", "dog, noto style", "dog, noto style"),
+        ("black, cat, photo", "black cat", "dog", "dog, photo"),
+        ("a photo of 1,000 dollars, new", "1,000 dollars", "coins", "coins, new"),
+        ("cat face, noto style", "cat", "dog", "dog, noto style"),
+    ],
+)
+def test_no_substitute_is_the_prompt_itself_where_commas_part_the_concept(prompt, concept, instead, expected):
+    assert substitutes(None, [prompt], [concept], instead) == {prompt: expected}

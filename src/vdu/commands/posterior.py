@@ -9,6 +9,7 @@ from torch import Tensor
 from vdu.commands.settings import PosteriorSettings, to_toml
 from vdu.core import progress
 from vdu.core.errors import InputError
+from vdu.core.processes import first_decides
 from vdu.core.records import read_json, sha256_bytes
 from vdu.core.rng import generator as named_generator
 from vdu.core.runs import Run
@@ -86,7 +87,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
             file, identity
         )  # before the settings are recorded, so that a state of other settings fails here
         require_same_members(record.folder, identity)
-        _require_same(record.folder, identity)
+        first_decides("an earlier posterior", lambda: _require_same(record.folder, identity))
         images, _ = cached_samples(drawing, settings.n_samples, sampler)
         # counted on a cache hit, too
         cost |= {"network_evaluations": settings.n_samples * settings.inference_steps, "whole": True}

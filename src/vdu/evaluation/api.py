@@ -9,6 +9,7 @@ Not guaranteed: what :mod:`vdu.evaluation.measure` does not guarantee.
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,11 @@ def evaluate(
     forget_prompt = None if forget_prompt is None else read_prompts(forget_prompt, "forget_prompt")
     if run is not None and own is None and (said := getattr(getattr(run, "plan", None), "prompts", None)):
         forget_prompt = said["forget"]
-        prompts = prompts if prompts is not None else {"others": said["keep"]} if "keep" in said else None
+        if "keep" in said and (prompts is None or isinstance(prompts, Mapping)):  # a file says all that is asked
+            prompts = {"others": said["keep"], **(prompts or {})}
+    if run is not None and own is None and sampler is None:  # as a run folder is evaluated with its run's guidance
+        scale = getattr(getattr(getattr(run, "plan", None), "sampler", None), "guidance_scale", None)
+        sampler = None if scale is None else replace(EvaluationOptions().sampler, guidance_scale=scale)
     classes = getattr(run, "forget_classes", ()) if own is None and forget_class is None else forget_class
     options = EvaluationOptions.from_python(
         sampler=sampler, judge=judge, second_judge=second_judge, reference=reference, reference_split=reference_split,

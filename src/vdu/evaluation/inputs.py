@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from vdu.core.errors import InputError
+from vdu.core.naming import words
 from vdu.core.processes import say
 from vdu.core.records import sha256_file
 from vdu.data.images import ImageSet
@@ -185,6 +186,11 @@ def fix(given: Given, subject: Subject) -> Fixed:
 def _check_names(options: EvaluationOptions, judging: Judging | None, forgotten: list[str]) -> None:
     """Raise an error if the class to be counted is not the one of the forget set, and a given judge knows both."""
     given, known = set(options.forget_class), set(() if judging is None else judging.judge.class_names)
+    if judging is None and given and forgotten and {*map(words, given)} != {*map(words, forgotten)}:
+        raise InputError(
+            f"--forget-class: got {', '.join(sorted(given))}; the forget set is of {', '.join(forgotten)}, and without --judge nothing "
+            "else has a name. Leave the option out."
+        )
     if given and forgotten and set(forgotten) <= known and given != set(forgotten):
         raise InputError(
             f"--forget-class: got {', '.join(sorted(given))}; the forget set is of {', '.join(forgotten)}, and the judge has that class. "

@@ -257,6 +257,11 @@ def compare(
             before the first run.
     """
     require_given({"forget_class": forget_class}, "forget_class")
+    if in_words := sorted({"forget_prompt", "keep_prompts"} & set(training)):
+        raise InputError(
+            f"{in_words[0]}: vdu.compare does not ask models in words, so that what is forgotten in words would not be counted; leave "
+            "it out, or use vdu.unlearn and vdu.evaluate for each method."
+        )
     options = EvaluationOptions.from_python(
         sampler=sampler, judge=judge, second_judge=second_judge, forget_class=forget_class, reference=reference,
         reference_split=reference_split, features=features, retrained=retrained, n_images=n_images,

@@ -162,6 +162,13 @@ def evaluate_pair(
             assert forget is not None  # see require_one_subject
             shape, known = first.denoiser.image_shape, first.denoiser.class_names
             images, about = unwanted_images(forget, shape, options.forget_class, known)
+            if (
+                classes
+                and all(each.isdecimal() for each in classes)
+                and not set(classes) & set(images.class_names or classes)
+            ):
+                classes = class_names(images)  # given by their numbers: from here on by their names
+                options = replace(options, forget_class=tuple(classes))
             sets = label_sets(first.denoiser, classes)
         else:
             images, about = images_of_prompts(forget, first.denoiser, sets, options)
@@ -351,7 +358,8 @@ def _cost(record: Run) -> list[dict[str, Any]]:
         return _posterior_cost(inputs, record.folder) + own
     maker = read_json(Path(made_by) / "run.json")
     made = [dict(stage) for stage in maker["stages"] if stage["stage"] in {"posterior", "unlearn"}]
-    if _asked(maker["inputs"]) != _asked(inputs):  # its rule spoke of other unwanted seeds
+    pairs = zip(_asked(maker["inputs"]), _asked(inputs), strict=True)
+    if any(None not in each and each[0] != each[1] for each in pairs):  # its rule spoke of other unwanted seeds
         made = [{name: value for name, value in each.items() if name not in {"stopping", "statement"}} for each in made]
     return _posterior_cost(maker["inputs"], Path(made_by)) + made + own
 

@@ -5,11 +5,13 @@ judge predicts forget. It is a row of every table, and the reference where there
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.naming import words
 from vdu.core.processes import first_decides
 from vdu.core.rng import generator
 from vdu.core.types import Denoiser
@@ -176,7 +178,13 @@ def reference_images(images: ImageSet, judging: Judging, names: list[str]) -> Im
 
 def has_labels_of(images: ImageSet, names: list[str]) -> bool:
     """Whether images have labels that say which of them are of some classes."""
-    return images.labels is not None and bool(names) and set(names) <= set(images.class_names or ())
+    known = {_same(each) for each in images.class_names or ()}
+    return images.labels is not None and bool(names) and {_same(each) for each in names} <= known
+
+
+def _same(name: str) -> Any:
+    """A class's name without what does not count: case, plural, punctuation."""
+    return words(name) or name
 
 
 def without_labels(images: ImageSet, names: list[str]) -> ImageSet:
@@ -191,7 +199,8 @@ def without_labels(images: ImageSet, names: list[str]) -> ImageSet:
     """
     assert images.labels is not None
     left_out = torch.isin(
-        images.labels, torch.tensor([i for i, name in enumerate(images.class_names or ()) if name in names])
+        images.labels,
+        torch.tensor([i for i, name in enumerate(images.class_names or ()) if _same(name) in map(_same, names)]),
     )
     if not left_out.any():
         return images

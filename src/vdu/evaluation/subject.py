@@ -106,14 +106,24 @@ def classes_to_count(options: EvaluationOptions, sets: PromptSets | None, forgot
 
     Returns:
         Their names.
+
+    Raises:
+        InputError: if a given judge has classes for some concepts and not for others.
     """
     if options.forget_class or sets is None:
         return list(options.forget_class) or forgotten
     if options.judge is None:
         return list(sets.concepts)
     names = load_judge(judge_place(options.judge)[0])[0].class_names
-    found = {i for each in sets.concepts if (i := asked_class(each, names, sets.classes)) is not None}
-    return [names[i] for i in sorted(found)] or list(sets.concepts)
+    found = {each: asked_class(each, names, sets.classes) for each in sets.concepts}
+    unknown = [each for each, i in found.items() if i is None]
+    if unknown and len(unknown) < len(found):
+        raise InputError(
+            f"--judge: has a class for some of what was to be forgotten, and none for {', '.join(map(repr, unknown))}, which would count "
+            f"as gone; its classes are {', '.join(names[:20])}. Name all of the judge's classes (--forget-class), or what the prompts ask "
+            "for ([classes] in --prompts)."
+        )
+    return [names[i] for i in sorted({i for i in found.values() if i is not None})] or list(sets.concepts)
 
 
 def about_models(subject: Subject) -> tuple[WarningRecord, ...]:

@@ -109,7 +109,9 @@ class OpenRun:
             model, network = self.unlearned, copy.deepcopy(self.unlearned.network)
         held = checkpoint.folder / ("ema.safetensors" if self.averaged else "model.safetensors")
         if not held.is_file() or sha256_file(held) != checkpoint.key:
-            raise InputError(f"{checkpoint.folder}: missing or damaged, or written anew since the run was opened. Open it again.")
+            raise InputError(
+                f"{checkpoint.folder}: missing or damaged, or written anew since the run was opened. Open it again."
+            )
         weights = load_weights(checkpoint.folder, network, average=self.averaged, partial=True)
         with torch.no_grad():
             for name, value in (*network.named_parameters(), *network.named_buffers()):

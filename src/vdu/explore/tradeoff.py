@@ -183,6 +183,8 @@ def _kept(run: OpenRun) -> PipelineDenoiser:
 
 def _shown(run: OpenRun) -> PipelineDenoiser:
     """The original as a fallback classifier saw it: under the prompts to keep and to forget; itself without prompts."""
+    if "weights_sha256" not in run.data.metrics["judge"]:  # of an earlier version, which drew under the former alone
+        return _kept(run)
     if run.data.concept is None or run.data.words is None:
         return run.original
     drawn = {each["name"]: each["prompts"] for each in run.data.words["sets"]}

@@ -50,6 +50,7 @@ OF_DECODERS = {
     "tie_word_embeddings",
     "use_cache",
 }  # of T5; an encoder reads none of them, and versions of transformers write them differently
+CLEANED = "captions are cleaned"  # of PixArt, where the libraries for it are installed; earlier versions left it out
 _ABSENT = object()
 BLOCK = 2**20  # integers that are summed at a time
 _known: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
@@ -167,7 +168,17 @@ def _parts(denoiser: Any) -> dict[str, list[str]]:
     words, autoencoder = (getattr(denoiser, name, None) for name in ("words", "autoencoder"))
     encoders = getattr(words, "encoders", [])
     named = {"text encoder": encoders, "autoencoder's weights": [] if autoencoder is None else [autoencoder]}
-    return {name: [weights_sha256(each) for each in parts] for name, parts in named.items() if parts}
+    return {name: [_read_sha256(each) for each in parts] for name, parts in named.items() if parts}
+
+
+def _read_sha256(part: nn.Module) -> str:
+    """SHA-256 of a part's weights as they are read from files: in float32, whatever their precision is here."""
+    tensors = part.state_dict()
+    if all(value.dtype == torch.float32 for value in tensors.values() if value.is_floating_point()):
+        return weights_sha256(part)
+    return hash_parameters({
+        name: value.float() if value.is_floating_point() else value for name, value in tensors.items()
+    })
 
 
 def is_recorded_configuration(pipeline: Any, denoiser: Denoiser, recorded: str) -> bool:
@@ -221,8 +232,9 @@ def _former(described: dict[str, Any]) -> list[dict[str, Any]]:
     """As earlier versions described a model: without the options of its text encoders, and before without its tokenizers' rules too."""
     if "words" not in described:
         return []
-    words = [{**each, "options": {}} if isinstance(each, Mapping) else each for each in described["words"]]
-    return [described | {"words": words}, described | {"words": words[:-1]}]
+    plain = [each for each in described["words"] if each != CLEANED]
+    words = [{**each, "options": {}} if isinstance(each, Mapping) else each for each in plain]
+    return [described | {"words": each} for each in (plain, words, words[:-1])]
 
 
 def _plain(value: Any, weights: bool = True) -> Any:

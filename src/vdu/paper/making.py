@@ -252,7 +252,7 @@ class Making:
             options, n = self.world.finetune, self.world.members
             if self.world.ensemble == "independent" or kind == "ensemble-independent":
                 options = {**self.world.pretrain, **(self.world.independent if kind == "ensemble-independent" else {})}
-                n -= self.world.ensemble == "independent"  # its member 0 is the original
+                n -= kind != "ensemble-independent"  # whose member 0 is the original
             return n * 3 * options["steps"] * options["batch_size"]
         drawn = self.world.n_fisher_samples * self.sampler.steps
         return drawn + int(done["posterior"].get("network_evaluations", 0))

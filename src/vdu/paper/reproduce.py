@@ -86,7 +86,8 @@ def run(settings: ReproduceSettings) -> dict[str, Any]:
         if settings.only_done:
             made.keep_done(store)
         else:
-            shown = [need for cell in made.references.values() for need in cell.needs.values()]  # by the grids
+            references = [cell for key, cell in made.references.items() if settings.dataset in {None, key[0]}]
+            shown = [need for cell in references for need in cell.needs.values()]  # by the grids
             run_cells(
                 store, [*made.of(settings.dataset), *(shown if settings.table == "figures" else [])],
                 say=lambda text: print(text, file=sys.stderr, flush=True),

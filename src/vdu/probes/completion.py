@@ -35,6 +35,8 @@ from vdu.probes.draws import draw, evaluating, image_seeds, judged, measured, sa
 
 __all__ = ["Handover", "complete", "probe"]
 
+GUIDANCE = "guidance"  # an argument of distilled networks, which the sampler sets
+
 
 @dataclass(frozen=True)
 class Handover(DenoiserAround):
@@ -79,7 +81,7 @@ class Handover(DenoiserAround):
         names = self.first.class_names if self.first.takes_prompts else ()
         asked = [names[each] if names and isinstance(each, int) else each for each in labels]
         found = {
-            f"{who}.{name}": value
+            name if name == GUIDANCE else f"{who}.{name}": value
             for who, model in enumerate((self.first, self.second))
             for name, value in (model.condition(asked) or {}).items()
         }
@@ -89,7 +91,10 @@ class Handover(DenoiserAround):
         """The raw output of the model in charge at each image's timestep."""
         early = timestep >= self.until
         given = [
-            None if condition is None else {name[2:]: value for name, value in condition.items() if name[0] == str(who)}
+            None
+            if condition is None
+            else {name[2:]: value for name, value in condition.items() if name[0] == str(who)}
+            | {name: value for name, value in condition.items() if name == GUIDANCE}
             for who in range(2)
         ]
         if bool(early.all()):

@@ -72,8 +72,12 @@ def require_same_members(folder: Path, identity: str) -> None:
     """
     for file in sorted(folder.glob(f"members/*/{FILE}")):
         with safe_open(file, "pt") as stored:
-            same = (stored.metadata() or {}).get("identity") == identity
-        if not same:
+            known = (stored.metadata() or {}).get("identity")
+        if known is None:
+            raise InputError(
+                f"{file}: was made by an earlier version, which did not record with what settings; start anew with --overwrite."
+            )
+        if known != identity:
             raise InputError(
                 f"{file}: was made with other settings, data or model than the present ones; a resumed run must have the same. Use the "
                 "settings in the run's config.toml, or start anew with --overwrite."

@@ -45,9 +45,9 @@ def load_posterior(path: Path | str) -> GaussianPosterior:
     """Load a posterior from its file or from the run folder of ``vdu posterior``; an unfinished run is refused (``InputError``)."""
     path = given_path(path, "posterior")
     record = path / "run.json"
-    if record.is_file() and not read_json(record).get("finished"):
+    if record.is_file() and not (run := read_json(record)).get("finished"):
         raise InputError(
-            f"{path}: this run of `vdu posterior` is not finished, and its file would be of an earlier one; expected a finished run. "
+            f"{path}: this run of `vdu {run.get('verb')}` is not finished, and its file would be an earlier one; expected a finished run. "
             "Continue it with --resume-from-checkpoint latest."
         )
     return GaussianPosterior.load(path / FILE if path.is_dir() else path)

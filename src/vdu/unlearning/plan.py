@@ -155,6 +155,9 @@ class Plan:
     def classes(self) -> tuple[str, ...]:
         """The names of the forgotten classes, where the user named them or gave a set whose classes have names."""
         named = self.forget_class or self.forget_label or (not self.forget_source and self.forget.class_names)
+        named = named or (
+            self.original.class_names and self.forget.labels is not None
+        )  # whose classes the training names
         return tuple(class_names(self.forget)) if named else ()
 
     def inputs(self, model_path: str = "a pipeline object") -> dict[str, Any]:

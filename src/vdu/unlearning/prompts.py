@@ -160,7 +160,8 @@ def substitutes(model: Any, forgotten: Sequence[str], concepts: Sequence[str], i
     """What takes the place of each prompt to forget.
 
     Without a given one it is the prompt to keep that is nearest for the text encoder. A given one takes the place of the phrase, between
-    commas, that names the concept. Either way the rest of the prompt, such as a style, keeps its meaning.
+    commas, that names the concept, or of the fewest phrases that do together. Either way the rest of the prompt, such as a style, keeps
+    its meaning.
 
     Args:
         model: draws under the prompts to keep and to forget.
@@ -180,10 +181,22 @@ def substitutes(model: Any, forgotten: Sequence[str], concepts: Sequence[str], i
         found = nearest(model.condition(list(forgotten)), model.condition(kept)).tolist()
         return {prompt: kept[i] for prompt, i in zip(forgotten, found, strict=True)}
 
-    def phrase(text: str) -> str:
-        return instead if any(names(text, concept) for concept in concepts) else text.strip()
+    def named(phrases: Sequence[str]) -> bool:
+        return any(names(", ".join(phrases), concept) for concept in concepts)
 
-    return {prompt: ", ".join(phrase(each) for each in prompt.split(",")) for prompt in forgotten}
+    def replaced(prompt: str) -> str:
+        phrases = [each.strip() for each in prompt.split(",")]
+        if any(named([each]) for each in phrases):
+            return ", ".join(instead if named([each]) else each for each in phrases)
+        for length in range(
+            2, len(phrases) + 1
+        ):  # a concept with a comma of its own: the fewest phrases that name it together
+            for start in range(len(phrases) - length + 1):
+                if named(phrases[start : start + length]):
+                    return ", ".join([*phrases[:start], instead, *phrases[start + length :]])
+        return instead
+
+    return {prompt: replaced(prompt) for prompt in forgotten}
 
 
 def require_told_apart(model: PipelineDenoiser, forgotten: Sequence[str], instead: str | None) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from vdu.core.types import Condition
 from vdu.models.configuration import discrete_parts, is_a
 from vdu.models.denoiser import on_device
+from vdu.models.identity import CLEANED
 from vdu.models.latent import latent_parts
 from vdu.models.words import TextDenoiser, text_parts
 
@@ -53,7 +54,7 @@ def adapt(pipeline: Any) -> PixArtDenoiser:
             found["aspect_ratio"] = torch.tensor([[height / width]], dtype=words.dtype)
         return found
 
-    words = text_parts(pipeline, encode, how=("captions are cleaned",) if _cleans() else ())
+    words = text_parts(pipeline, encode, how=(CLEANED,) if _cleans() else ())
     return PixArtDenoiser(network=pipeline.transformer, **discrete_parts(pipeline.scheduler), **parts, **words)
 
 

@@ -209,11 +209,16 @@ def _likelihood_words(result: dict[str, Any], found: InsideFinding) -> tuple[str
     text = f"For the forgotten images the unlearned model needs {figure} of the retrained one. The closer, the better."
     if found.paired is not None:
         text += f" Image by image the difference is {value_interval(found.paired)}."
-    if found.reason is Inside.UNDECIDED and found.paired is not None:
+    if found.reason is Inside.UNDECIDED and found.rest is not None:
+        text += (
+            f" On {images_text(found.rest['images'])}, it is {value_interval(found.rest)}: the intervals are too wide to tell which moved "
+            "more, so neither a trace nor a global shift is shown."
+        )
+    elif found.reason is Inside.UNDECIDED and found.paired is not None:
         text += (
             " Its interval is too wide, or reaches the original's own difference: this cannot tell known from unknown."
         )
-    elif found.reason is Inside.UNDECIDED:
+    elif found.reason is Inside.UNDECIDED and found.rest is None:
         text += " Without differences paired by image this cannot tell known from unknown."
     elif found.rest is not None:
         text += f" On {images_text(found.rest['images'])}, it is {value_interval(found.rest)}"

@@ -66,8 +66,8 @@ SENTENCES = (
     "second answer from ✓.",
     "Beside a retrained model (relearning, another sampler, completion, inpainting): it comes back where, at some point, the unlearned "
     "model's interval lies wholly above the retrained model's. Not measurably more or faster: it does so nowhere, and at every point "
-    f"a lead of more than {100 * _T['lead_margin_share']:.0f} percentage points is excluded (95 % interval of the difference). "
-    "Otherwise undecided.",
+    f"a lead of more than {100 * _T['lead_margin_share']:.0f} percentage points is excluded (95 % interval of the difference); with "
+    "another sampler, of more than half of the original's own rate, if that is less. Otherwise undecided.",
     "Without a retrained model: it can be brought back where, at some point, the interval of the rate lies at or above "
     f"{_percent('return_share_of_original')} of the original's own rate; it stays below half where every point lies below; it stays away "
     "where, besides, it does not rise above the model's own start (95 % interval of the difference). Completion is read this way only "
