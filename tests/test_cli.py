@@ -404,3 +404,25 @@ def test_a_closed_standard_error_leaves_standard_output_to_the_numbers(make_pipe
     )
     done = subprocess.run(["sh", "-c", f'exec "$0" {words} 2>&-', sys.executable], capture_output=True, text=True)
     assert done.returncode == 0 and json.loads(done.stdout)["n_images"] == 1
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_file_of_one_method_lends_another_none_of_its_defaults(command, capsys, tmp_path):
+    assert command("unlearn", "model", "images", "--dry-run") == 0
+    first = capsys.readouterr().out
+    (tmp_path / "run.toml").write_text(first)
+    assert command("unlearn", "model", "images", "--method", "esd", "--dry-run") == 0
+    wanted = tomllib.loads(capsys.readouterr().out)
+    assert command("unlearn", "--config", tmp_path / "run.toml", "--method", "esd", "--dry-run") == 0
+    found = capsys.readouterr()
+    assert tomllib.loads(found.out) == wanted
+    assert "in the file are the defaults of distillation; those of esd are taken" in found.err
+    (tmp_path / "run.toml").write_text(first.replace("steps = 600", "steps = 601"))  # the user's own
+    assert command("unlearn", "--config", tmp_path / "run.toml", "--method", "esd", "--dry-run") == 0
+    assert tomllib.loads(capsys.readouterr().out) == wanted | {"steps": 601}
+    (tmp_path / "run.toml").write_text(first)
+    assert command("unlearn", "--config", tmp_path / "run.toml", "--forget-prompt", "a cat", "--dry-run") == 0
+    found = capsys.readouterr()
+    assert (
+        tomllib.loads(found.out)["train"] == "cross-attention" and "that of the method in words is taken" in found.err
+    )

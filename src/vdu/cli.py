@@ -33,7 +33,7 @@ from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.report import ReportSettings
 from vdu.commands.sample import SampleSettings
 from vdu.commands.settings import Estimator, EvaluateSettings, PosteriorSettings
-from vdu.commands.unlearn import UnlearnSettings, configuration
+from vdu.commands.unlearn import UnlearnSettings, configuration, without_former_defaults
 from vdu.commands.verify import VerifySettings
 from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError, is_out_of_memory
@@ -344,7 +344,9 @@ def _dispatch(tokens: list[str]) -> None:
             raise InputError("--config: got no file; expected a TOML file with the settings of this command.")
         path = given_path(tokens[place + 1], "--config")
         tokens = tokens[:place] + tokens[place + 2 :]
-        app.config = (Dict(_read_config(path, tokens[:1]), use_commands_as_keys=False, source=str(path)),)
+        values = _read_config(path, tokens[:1])
+        values = without_former_defaults(values, tokens) if tokens[0] == "unlearn" else values
+        app.config = (Dict(values, use_commands_as_keys=False, source=str(path)),)
     PAGE.everything = "--help-all" in tokens
     try:
         app(["--help" if token == "--help-all" else token for token in tokens])

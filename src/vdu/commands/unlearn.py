@@ -1,7 +1,8 @@
 """``vdu unlearn``: make a pipeline forget, in a run folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,6 +23,7 @@ from vdu.commands.options import (
     to_toml,
 )
 from vdu.core.errors import InputError
+from vdu.core.processes import say
 from vdu.core.python_names import as_command
 from vdu.methods import registry
 
@@ -182,6 +184,36 @@ def configuration(settings: UnlearnSettings) -> str:
     if left := [default_text(item) for name, item in options_of(kind).items() if name not in given]:
         comment += f"# options of {kind.name} at their defaults: {', '.join(map(repr, left))}\n"
     return comment + to_toml(chosen)
+
+
+def without_former_defaults(values: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, Any]:
+    """A file's settings without the defaults of its method, where the command line names another one.
+
+    A file of ``--dry-run``, or of a run, holds the defaults that its method had; another method has its own.
+
+    Args:
+        values: of the file, by name.
+        tokens: the command line.
+
+    Returns:
+        The values that stay; what is left out is said on standard error.
+    """
+    found = {name.replace("-", "_"): value for name, value in values.items()}
+    words = [part for token in tokens for part in (token.split("=", 1) if token.startswith("--") else [token])]
+    method = next((after for token, after in pairwise(words) if token == "--method"), None)
+    left: list[str] = []
+    if method is not None and "method" in found and method != found["method"]:
+        defaults = asdict(registry.get(found["method"]).training)
+        left = [name for name, value in defaults.items() if found.get(name) == value and name in found]
+        if left:
+            say(
+                f"vdu: {', '.join(left)} in the file are the defaults of {found['method']}; those of {method} are taken. Give them on the "
+                "command line to keep them."
+            )
+    if "--forget-prompt" in words and not found.get("forget_prompt") and found.get("train") == "all":
+        left.append("train")
+        say('vdu: train = "all" in the file was the default without words; that of the method in words is taken.')
+    return {name: value for name, value in values.items() if name.replace("-", "_") not in left}
 
 
 def as_options(old: Mapping[str, Any]) -> tuple[str, ...]:
