@@ -426,3 +426,8 @@ def test_a_file_of_one_method_lends_another_none_of_its_defaults(command, capsys
     assert (
         tomllib.loads(found.out)["train"] == "cross-attention" and "that of the method in words is taken" in found.err
     )
+    (tmp_path / "run.toml").write_text(
+        first.replace('train = "all"', 'train = "cross-attention"')
+    )  # of distillation in words
+    assert command("unlearn", "--config", tmp_path / "run.toml", "--method", "esd", "--dry-run") == 0
+    assert tomllib.loads(capsys.readouterr().out)["train"] == "all"

@@ -630,3 +630,21 @@ def test_chance_at_one_percent_false_alarms_is_that_of_so_few_images():
         members, others = source.random(n), source.random(n)
         found_share.append((members > others.max()).mean())
     assert _chance_of_members(n) == pytest.approx(np.mean(found_share), abs=0.002)
+
+
+def test_a_fallbacks_false_alarms_are_not_excused_by_few_forget_images(bare):
+    """Its held-out images are forget images, from which its rate of false alarms was not counted."""
+    rows = {"original": {"forget_count": 20}, "retrained": {"forget_count": 15}}
+    for source in ("given", "fallback"):
+        assert retrained_doubted(
+            changed(bare, rows, {"source": source, "n_held_out": 1000, "forget_false_positive_rate": 0.005})
+        )
+    few = {"n_held_out": 6, "forget_false_positive_rate": 0.005}
+    assert retrained_doubted(changed(bare, rows, few | {"source": "fallback"}))
+    assert not retrained_doubted(changed(bare, rows, few | {"source": "given"}))
+    assert retrained_doubted(changed(bare, rows, few | {"source": "given", "n_held_out": 0}))
+
+
+def test_too_few_unwanted_images_come_before_what_a_retrained_model_makes_of_them(bare):
+    rows = pul(50, 60, 70, n_original=5) | {"original": {"forget_count": 5}, "retrained": {"forget_count": 2}}
+    assert found(find_gone(changed(bare, rows))) == ("unknown", "few_images")

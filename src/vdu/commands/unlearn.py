@@ -203,14 +203,20 @@ def without_former_defaults(values: Mapping[str, Any], tokens: Sequence[str]) ->
     method = next((after for token, after in pairwise(words) if token == "--method"), None)
     left: list[str] = []
     if method is not None and "method" in found and method != found["method"]:
-        defaults = asdict(registry.get(found["method"]).training)
-        left = [name for name, value in defaults.items() if found.get(name) == value and name in found]
+        former = registry.get(found["method"])
+        left = [name for name, value in asdict(former.training).items() if found.get(name) == value and name in found]
+        left += ["train"] if found.get("train", "all") in {former.word_part, former.part} - {None, ""} else []
         if left:
             say(
                 f"vdu: {', '.join(left)} in the file are the defaults of {found['method']}; those of {method} are taken. Give them on the "
                 "command line to keep them."
             )
-    if "--forget-prompt" in words and not found.get("forget_prompt") and found.get("train") == "all":
+    if (
+        "--forget-prompt" in words
+        and "--train" not in words
+        and not found.get("forget_prompt")
+        and found.get("train") == "all"
+    ):
         left.append("train")
         say('vdu: train = "all" in the file was the default without words; that of the method in words is taken.')
     return {name: value for name, value in values.items() if name.replace("-", "_") not in left}

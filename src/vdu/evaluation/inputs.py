@@ -186,7 +186,9 @@ def fix(given: Given, subject: Subject) -> Fixed:
 def _check_names(options: EvaluationOptions, judging: Judging | None, forgotten: list[str]) -> None:
     """Raise an error if the class to be counted is not the one of the forget set, and a given judge knows both."""
     given, known = set(options.forget_class), set(() if judging is None else judging.judge.class_names)
-    if judging is None and given and forgotten and {*map(words, given)} != {*map(words, forgotten)}:
+    others = (options.data, options.held_out, options.reference)  # whose classes the option may name
+    alone = judging is None and all(each is None for each in others)
+    if alone and given and forgotten and {*map(words, given)} != {*map(words, forgotten)}:
         raise InputError(
             f"--forget-class: got {', '.join(sorted(given))}; the forget set is of {', '.join(forgotten)}, and without --judge nothing "
             "else has a name. Leave the option out."

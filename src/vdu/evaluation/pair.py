@@ -15,7 +15,7 @@ from typing import Any
 import tomli_w
 
 from vdu.core.errors import InputError
-from vdu.core.naming import words
+from vdu.core.naming import names
 from vdu.core.paths import given_output
 from vdu.core.processes import first_decides
 from vdu.core.records import read_json
@@ -115,8 +115,9 @@ def images_of_prompts(
         The images, with their prompts as labels, and their record.
     """
     images = None if source is None else forget_images(source, original.image_shape)
-    named_so = images is not None and not {*map(words, images.class_names or ())} & {*map(words, sets.target)}
-    if images is not None and images.labels is not None and named_so:  # a folder's name is no caption of the concept
+    captions = () if images is None else images.class_names or ()
+    told = any(names(each, concept) for each in captions for concept in sets.concepts)
+    if images is not None and images.labels is not None and not told:  # a folder's name is no caption of the concept
         images = replace(images, labels=None, class_names=None)
     if images is None or images.labels is None:  # given images are those of the first prompt
         asked = asking(original, (*sets.others, *sets.target))

@@ -162,11 +162,9 @@ def evaluate_pair(
             assert forget is not None  # see require_one_subject
             shape, known = first.denoiser.image_shape, first.denoiser.class_names
             images, about = unwanted_images(forget, shape, options.forget_class, known)
-            if (
-                classes
-                and all(each.isdecimal() for each in classes)
-                and not set(classes) & set(images.class_names or classes)
-            ):
+            named = images.class_names or ()
+            by_number = bool(classes) and all(each.isdecimal() for each in classes)
+            if len(named) > 1 and by_number and not set(classes) & set(named):
                 classes = class_names(images)  # given by their numbers: from here on by their names
                 options = replace(options, forget_class=tuple(classes))
             sets = label_sets(first.denoiser, classes)

@@ -178,12 +178,20 @@ def reference_images(images: ImageSet, judging: Judging, names: list[str]) -> Im
 
 def has_labels_of(images: ImageSet, names: list[str]) -> bool:
     """Whether images have labels that say which of them are of some classes."""
-    known = {_same(each) for each in images.class_names or ()}
-    return images.labels is not None and bool(names) and {_same(each) for each in names} <= known
+    return images.labels is not None and bool(names) and bool(_matching(images, names))
+
+
+def _matching(images: ImageSet, names: list[str]) -> list[int]:
+    """The classes of these names: exactly, or else without what does not count; none if one of them is missing."""
+    known = list(images.class_names or ())
+    if set(names) <= set(known):
+        return [i for i, name in enumerate(known) if name in names]
+    wanted = {_same(each) for each in names}
+    return [i for i, name in enumerate(known) if _same(name) in wanted] if wanted <= {*map(_same, known)} else []
 
 
 def _same(name: str) -> Any:
-    """A class's name without what does not count: case, plural, punctuation."""
+    """A class's name without what does not count: case and punctuation."""
     return words(name) or name
 
 
@@ -198,10 +206,7 @@ def without_labels(images: ImageSet, names: list[str]) -> ImageSet:
         The others; the same object if that is all of them.
     """
     assert images.labels is not None
-    left_out = torch.isin(
-        images.labels,
-        torch.tensor([i for i, name in enumerate(images.class_names or ()) if _same(name) in map(_same, names)]),
-    )
+    left_out = torch.isin(images.labels, torch.tensor(_matching(images, names), dtype=torch.int64))
     if not left_out.any():
         return images
     return images.select(~left_out, f"{images.description} without {', '.join(names)} (by label)")

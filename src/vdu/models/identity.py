@@ -53,7 +53,9 @@ OF_DECODERS = {
 CLEANED = "captions are cleaned"  # of PixArt, where the libraries for it are installed; earlier versions left it out
 _ABSENT = object()
 BLOCK = 2**20  # integers that are summed at a time
-_known: WeakKeyDictionary[nn.Module, tuple[Any, str]] = WeakKeyDictionary()
+Memory = WeakKeyDictionary[nn.Module, tuple[Any, str]]  # of hashes, with what would change beside them
+_known: Memory = WeakKeyDictionary()
+_known_read: Memory = WeakKeyDictionary()
 
 
 def identity(denoiser: Denoiser) -> str:
@@ -143,11 +145,14 @@ def weights_sha256(network: nn.Module) -> str:
         64 hexadecimal digits.
     """
     network = getattr(network, "_orig_mod", network)  # of torch.compile
-    tensors = network.state_dict()
+    return _hashed(network, network.state_dict(), _known)
+
+
+def _hashed(network: nn.Module, tensors: dict[str, Tensor], memory: Memory) -> str:
     stamp = [(name, tuple(value.shape), value.dtype, _sum(value)) for name, value in tensors.items()]
-    known = _known.get(network)
+    known = memory.get(network)
     if known is None or known[0] != stamp:
-        known = _known[network] = (stamp, hash_parameters(tensors))
+        known = memory[network] = (stamp, hash_parameters(tensors))
     return known[1]
 
 
@@ -173,12 +178,19 @@ def _parts(denoiser: Any) -> dict[str, list[str]]:
 
 def _read_sha256(part: nn.Module) -> str:
     """SHA-256 of a part's weights as they are read from files: in float32, whatever their precision is here."""
+    part = getattr(part, "_orig_mod", part)  # of torch.compile
     tensors = part.state_dict()
     if all(value.dtype == torch.float32 for value in tensors.values() if value.is_floating_point()):
         return weights_sha256(part)
-    return hash_parameters({
-        name: value.float() if value.is_floating_point() else value for name, value in tensors.items()
-    })
+    return _hashed(part, _InFloat32(tensors), _known_read)
+
+
+class _InFloat32(dict[str, Tensor]):
+    """Tensors that are converted one by one as they are read, so that no second copy of a large model is made."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = super().__getitem__(name)
+        return value.float() if value.is_floating_point() else value
 
 
 def is_recorded_configuration(pipeline: Any, denoiser: Denoiser, recorded: str) -> bool:

@@ -179,7 +179,8 @@ def read_records(run_dir: Path | str) -> tuple[dict[str, Any], dict[str, Any]]:
         if measured is not None and made is not None and measured != made:
             raise InputError(
                 f"{folder}: metrics.json measured the model with SHA-256 {measured[:12]}…, and the run has made {made[:12]}… since, as "
-                f"when it is continued with more steps; expected evidence of the present model. Run `vdu evaluate {folder}` again."
+                f"when it is continued with more steps; expected evidence of the present model. Run `vdu evaluate "
+                f"{f'--before A --after B -o {folder}' if run.get('verb') == 'evaluate' else folder}` again."
             )
     return metrics, run
 

@@ -118,7 +118,7 @@ class MembershipRow(TypedDict):
 
 
 class Membership(Measured):
-    """Members: the forget set. Chance: AUC 0.5, TPR 0.01."""
+    """Members: the forget set. Chance: AUC 0.5, TPR (⌊n/100⌋ + 1)/(n + 1)."""
 
     rows: list[MembershipRow]
 

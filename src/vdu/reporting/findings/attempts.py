@@ -420,12 +420,17 @@ def _beside_retrained(found: AttemptFinding, point: Point) -> tuple[str, str]:
     assert highest is not None
     text = (
         f"At none of {found.n_points} points does the unlearned model's interval lie above the retrained one's; its count is the "
-        f"higher one at {found.n_higher}. The largest lead that cannot be excluded is {found.lead:.0f} percentage points: "
+        f"higher one at {found.n_higher}. The largest lead that cannot be excluded is {_lead(found.lead)} percentage points: "
         f"{ours} against {theirs} {place}."
     )
     if found.reason is Attempt.LEAD_NOT_EXCLUDED:
-        return f"a lead of {found.lead:.0f} points not excluded", text
+        return f"a lead of {_lead(found.lead)} points not excluded", text
     return f"{against(highest)} {place_text(found.probe, highest.place)}", text
+
+
+def _lead(lead: float) -> str:
+    """Percentage points, of less than one with their decimals."""
+    return f"{lead:.0f}" if lead >= 1 else f"{lead:.2g}"
 
 
 def _sampler_words(data: ReportData, found: AttemptFinding, row: dict[str, Any]) -> tuple[str, str]:

@@ -94,6 +94,7 @@ def find_back(data: ReportData, gone: GoneFinding) -> BackFinding:
     if relearned is None and "relearning" in by_level["good"] and not _below_half(data):
         by_level["good"].remove("relearning")  # no rise was seen, and none is excluded
         undecided.append("relearning")
+        attempts["relearning"] = replace(attempts["relearning"], reason=Attempt.UNDECIDED, level="unknown")
     common: dict[str, Any] = {"n_good": len(by_level["good"]), "n_undecided": len(undecided), "relearned": relearned}
     if by_level["bad"]:
         return BackFinding(Back.YES, attempts, tuple(by_level["bad"]), **common)

@@ -68,21 +68,22 @@ def find_gone(data: ReportData) -> GoneFinding:
     """Is the forget class gone? From PUL, its interval and the judge's ceiling."""
     pul, ceiling = (data.row("unlearned") or {}).get("pul"), lowest_ceiling(data)
     second = (data.metrics["judge"]["second"] or {}).get("pul")
-    reason = Gone.NOT_MEASURED if pul is None else _reason(pul, ceiling, second)
-    if reason is Gone.WEAK_JUDGE and data.metrics["judge"]["pul_ceiling"] >= THRESHOLDS["weak_ceiling_percent"]:
-        reason = Gone.LIKENESS  # not the judge's fault
+    own = data.metrics["judge"]["pul_ceiling"]
+    reason = Gone.NOT_MEASURED if pul is None else _reason(pul, ceiling, own, second)
     if reason is Gone.AT_CEILING and is_fallback(data):
         reason = Gone.AT_FALLBACK_CEILING
     return GoneFinding(reason, pul, second, ceiling)
 
 
-def _reason(pul: dict[str, Any], ceiling: float, second: dict[str, Any] | None) -> Gone:
+def _reason(pul: dict[str, Any], ceiling: float, own: float, second: dict[str, Any] | None) -> Gone:
     if pul["high"] < 0:
         return Gone.MORE_FREQUENT
-    if ceiling < THRESHOLDS["weak_ceiling_percent"]:
+    if own < THRESHOLDS["weak_ceiling_percent"]:
         return Gone.WEAK_JUDGE
     if pul["n_original"] < THRESHOLDS["few_unwanted_images"]:
         return Gone.FEW_IMAGES
+    if ceiling < THRESHOLDS["weak_ceiling_percent"]:  # by the retrained model, and not by the judge
+        return Gone.LIKENESS
     if pul["low"] <= 0:
         return Gone.NO_EVIDENCE
     if judges_disagree(pul, second):

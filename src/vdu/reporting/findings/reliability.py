@@ -2,8 +2,8 @@
 
 With r unwanted images of N from the model given as retrained, o of N from the original and the judge's false-positive rate f:
 
-Doubt     the Wilson interval of r/N starts above that of f (the judge's errors do not explain it) and ends at half of o/N or above.
-          Such a model may have seen the images; nothing is then concluded from it.
+Doubt     the Wilson interval of r/N starts above f (of a given judge above its interval: the judge's errors do not explain
+          it) and ends at half of o/N or above. Such a model may have seen the images; nothing is then concluded from it.
 Ceiling   without doubt, a model that never saw them would have PUL = 100 · (1 − r/o), the judge's errors and chance likeness
           together. The lower of this and the judge's own ceiling is used.
 
@@ -42,9 +42,13 @@ def retrained_doubted(data: ReportData) -> bool:
         return False
     n, (retrained, original) = data.metrics["n_images"], counts
     rate = wilson(retrained, n)
-    judge = data.metrics["judge"]  # whose rate of false alarms is itself known from so many images
-    alarms = wilson(round(judge["forget_false_positive_rate"] * judge["n_held_out"]), judge["n_held_out"])
-    explained = rate.low <= alarms.high
+    judge = data.metrics["judge"]
+    alarms = judge["forget_false_positive_rate"]
+    if judge["n_held_out"] and not is_fallback(
+        data
+    ):  # it is itself known from so many images; a fallback's are forget images
+        alarms = wilson(round(alarms * judge["n_held_out"]), judge["n_held_out"]).high
+    explained = rate.low <= alarms
     return not explained and rate.high >= THRESHOLDS["doubted_share_of_original"] * original / n
 
 
