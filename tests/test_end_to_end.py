@@ -334,7 +334,7 @@ def test_a_pipeline_whose_configuration_was_changed_is_refused(labelled, run, co
     config = read(path) | ({"prediction_type": "v_prediction"} if "scheduler" in part else {"norm_eps": 0.5})
     path.write_text(json.dumps(config), encoding="utf-8")
     assert command("evaluate", run, "--judge", labelled / "cnn" / "judge", "--n-images", 40, *BARE) == 2
-    assert "weights or configuration differs" in capsys.readouterr().err
+    assert "weights, other parts or configuration differs" in capsys.readouterr().err
 
 
 def test_a_probe_that_fails_loses_nothing_that_was_measured(labelled, run, command, monkeypatch):

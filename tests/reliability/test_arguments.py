@@ -133,7 +133,7 @@ def copy_of(source):
     return copy.deepcopy(source) if hasattr(source, "__deepcopy__") else source.clone_state()
 
 
-@pytest.mark.parametrize("train", [None, ["attention"], 8, "text-encoder", "everything"])
+@pytest.mark.parametrize("train", [None, ["attention"], 8, "text encoder", "everything"])
 def test_what_trains_is_refused_in_our_words(train):
     with pytest.raises(InputError, match="train: got"):
         lora_rank(train)
