@@ -138,9 +138,8 @@ def about_models(subject: Subject) -> tuple[WarningRecord, ...]:
     before, found = subject.before, []
     for name, other in (("after", subject.after), ("retrained", subject.retrained)):
         options = [] if other is None else differences(before.denoiser, other.denoiser)
-        reads_otherwise = READER in options
-        named = {"options": ", ".join(each for each in options if each != READER)}
-        named = named if named["options"] else {}
+        reads_otherwise, others = READER in options, [each for each in options if each != READER]
+        named = {"options": ", ".join(others)} if others else {}
         if other is not None and other.sha256 == before.sha256 and not reads_otherwise:
             found.append(WarningRecord("same_weights", named))
         elif named:
