@@ -206,3 +206,8 @@ def test_what_it_uses_depends_on_its_settings():
     assert RetainDistillation(lead="retrack").uses == {"teacher", "classifier", "self_model", "forget", "retained"}
     with pytest.raises(InputError, match="distillation: needs self_model, got none"):
         RetainDistillation().prepare(face(Linear()), tools(self_model=None))
+
+
+def test_a_width_that_eight_groups_do_not_divide_is_refused():
+    with pytest.raises(InputError, match="classifier_width: got 12; expected a multiple of 8"):
+        RetainDistillation(classifier_width=12)

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from vdu.core.errors import InputError
 from vdu.core.types import Tools
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 from vdu.methods.finetune import FineTune
+from vdu.methods.options import options_of
 from vdu.models.denoiser import PipelineDenoiser
 
 SCHEDULE = NoiseSchedule.linear(6, 0.05, 0.3)
@@ -68,3 +70,9 @@ def test_descent_comes_to_the_least_squares_solution():
             for value, gradient in zip(values, found, strict=True):
                 value -= 0.05 * gradient
     torch.testing.assert_close(torch.stack([value.detach() for value in values]), truth, atol=1e-9, rtol=0)
+
+
+def test_a_range_of_noise_levels_is_refused_since_images_to_keep_use_all():
+    with pytest.raises(InputError, match=r"alpha_bar_range: got \(0.2, 0.3\); expected none"):
+        FineTune(alpha_bar_range=(0.2, 0.3))
+    assert "alpha_bar_range" not in options_of(FineTune)

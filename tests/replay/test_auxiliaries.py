@@ -399,7 +399,10 @@ def test_a_run_without_the_rule_ends_with_the_reason(make_pipeline, quick, monke
         force=True, progress=None,
     )  # fmt: skip
     assert result.aids.held_out.n_drawn == 0 and result.stopping is None
-    assert result.ending.startswith("all 3 steps were taken:") and "and there were 0; draw more" in result.ending
+    assert (
+        result.ending.startswith("all 3 steps were taken:")
+        and "and so many were not expected; draw more" in result.ending
+    )
 
 
 def test_what_is_drawn_instead_stands_for_every_class_in_turn(monkeypatch):

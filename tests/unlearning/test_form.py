@@ -185,10 +185,24 @@ def test_for_words_it_is_a_prompt():
 
 def test_images_without_captions_have_nothing_to_lead_away_from():
     pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
-    images = ImageSet(torch.zeros(4, 3, 16, 16, dtype=torch.uint8))
-    for method in ("esd", "concept-ablation", "uce"):
+    images = ImageSet(torch.zeros(60, 3, 16, 16, dtype=torch.uint8))
+    relabelled = {
+        "salun": {},
+        "selective-amnesia": {},
+        "erasediff": {"target": "relabel"},
+    }  # towards their own, empty prompt
+    for method, options in {"esd": {}, "concept-ablation": {}, "uce": {}, **relabelled}.items():
         with pytest.raises(InputError, match="--forget-prompt is missing"):
-            planned(tiny_pipelines.stable_diffusion(), method, forget=images)
+            planned(tiny_pipelines.stable_diffusion(), method, forget=images, **options)
+
+
+@pytest.mark.parametrize("options", [{"repulsion_scale": 50.0}, {"lead": "forget-model"}, {"gradient_length": 0.5}])
+def test_options_of_a_target_that_the_substitute_replaces_are_refused(labelled, options):
+    name, value = next(iter(options.items()))
+    told = {"forget_label": "bright", "keep_scale": 0.0, **options}
+    with pytest.raises(InputError, match=f"--option {name}={value}: has no effect where something takes the place"):
+        planned(labelled, "distillation", instead="grey", **told)
+    planned(labelled, "distillation", **told)  # without a substitute it has one
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,10 @@ class BaseMethod(Described):
         assert self.schedule is not None, "prepare() comes first"
         return self.schedule.within((0.0, 1.0) if role == "retain" else self.alpha_bar_range).double()
 
+    def idle_options(self) -> Mapping[str, Any]:
+        """Options with other values than the defaults that have no effect where something takes the place of the concept."""
+        return {}
+
     def for_model(self, denoiser: Denoiser, *, instead: bool = False) -> Self:
         """The method's form for a model, before anything is made; methods refuse models here that they cannot work on.
 

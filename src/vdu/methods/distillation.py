@@ -48,6 +48,7 @@ samples: Alemohammad et al. 2024, arXiv 2408.16333 ("SIMS"). Guidance at some no
 2404.07724.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Self
@@ -192,6 +193,10 @@ class RetainDistillation(BaseMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_range("self_improvement_range", self.self_improvement_range)
+        if self.classifier_width % 8:
+            raise InputError(
+                f"classifier_width: got {self.classifier_width}; expected a multiple of 8, since channels are normalised in 8 groups."
+            )
 
     @property
     def uses(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -210,6 +215,12 @@ class RetainDistillation(BaseMethod):
     def substitutes(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Nothing, if retained images lead: they are the target whatever the condition."""
         return "" if self.lead == "retrack" else "words"
+
+    def idle_options(self) -> Mapping[str, Any]:
+        """What belongs to a forget target that the substitute's predictions replace."""
+        idle = ("repulsion_scale", "lead", *(() if self.keep_scale else ("gradient_length",)))
+        found = {name: getattr(self, name) for name in idle if getattr(self, name) != getattr(type(self), name)}
+        return {name: value for name, value in found.items() if value}  # a length of 0 is the default in words
 
     @property
     def pool(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

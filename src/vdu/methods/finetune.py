@@ -12,11 +12,12 @@ few steps is the baseline for every method that uses retained data. It does not 
 Not guaranteed: forgetting. A model that fits D_r has no incentive to unlearn images that are absent from D_r.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from vdu.core.errors import InputError
 from vdu.core.types import Batch, Denoiser, Losses
-from vdu.methods.base import BaseMethod, mean_squared
+from vdu.methods.base import HIDDEN, BaseMethod, mean_squared
 from vdu.methods.registry import register
 
 __all__ = ["FineTune"]
@@ -25,12 +26,29 @@ __all__ = ["FineTune"]
 @register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FineTune(BaseMethod):
-    """Plain denoising loss on retained images; arguments as for :class:`vdu.methods.base.BaseMethod`."""
+    """Plain denoising loss on retained images, at all noise levels.
+
+    Args:
+        schedule: the noise levels; None takes the model's own.
+        alpha_bar_range: not an option, since the range is that of images to forget, which are not used.
+
+    Raises:
+        InputError: if a range is given.
+    """
+
+    alpha_bar_range: tuple[float, float] = field(default=(0.0, 1.0), metadata=HIDDEN)
 
     name = "finetune"
     summary = "Continues training on retained images and does not use the forget images: a reference."
     needs = frozenset({"retain"})
     limits = MappingProxyType({"retain_mse": 2.0})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if tuple(self.alpha_bar_range) != (0.0, 1.0):
+            raise InputError(
+                f"alpha_bar_range: got {self.alpha_bar_range}; expected none: it is for images to forget, and finetune uses images to keep."
+            )
 
     def losses(self, denoiser: Denoiser, batch: Batch) -> Losses:
         """The denoising loss, also logged under the name that the other methods use."""

@@ -64,6 +64,12 @@ def for_model(
         )
     if isinstance(method, BaseMethod):
         chosen = replace(chosen, method=method.for_model(original, instead=instead is not None))
+    if kind and (instead is not None or (kind == "words" and "forget" in prompts)):
+        for name, value in getattr(method, "idle_options", dict)().items():
+            raise InputError(
+                f"--option {name}={value}: has no effect where something takes the place of the concept, whose predictions are the target; "
+                "leave it out."
+            )
     if instead is not None and not original.class_names:
         raise InputError("--instead: got one for an unconditional model; expected a model with labels or prompts.")
     _require_another(
@@ -184,7 +190,7 @@ def conditions(plan: "Plan", model: PipelineDenoiser | None = None) -> dict[str,
     """
     method, original, instead = plan.chosen.method, plan.original, instead_of(plan.original, plan.prompts)
     kind, found = getattr(method, "substitutes", ""), {}
-    if original.class_names and plan.forget.labels is None and (kind == "always" or instead is not None):
+    if original.class_names and plan.forget.labels is None and (kind in {"always", "asked"} or instead is not None):
         raise InputError(
             f"--forget-prompt is missing: the method {method.name} moves what the model draws under a prompt, and the images to forget "
             "have none; expected it, or images with captions."

@@ -116,11 +116,9 @@ class UnlearnResult:
         elif self.plan.full_length:
             reason = "the stopping rule was off (full length)"
         else:
-            n_like = len(self.aids.held_out.seeds) if self.aids else 0
-            reason = (
-                f"the stopping rule needs {FEWEST} held-out generated samples that are unwanted, and there were {n_like}; draw more "
-                "(--n-own-samples)"
-            )
+            held = self.aids.held_out if self.aids else None
+            there = f"there were {len(held.seeds)}" if held and held.n_drawn else "so many were not expected"
+            reason = f"the stopping rule needs {FEWEST} held-out samples that are unwanted, and {there}; draw more (--n-own-samples)"
         n = self.training.steps
         return f"{f'all {n} steps were' if n > 1 else 'its one step was'} taken: {reason}"
 
@@ -148,7 +146,8 @@ class UnlearnResult:
         rule = self.stopping
         if rule is None:
             return self.ending
-        return f"{'stopped early' if rule.reason == 'forgotten' else 'all steps were done'}: {self.statement or self.ending}"
+        early = rule.reason == "forgotten" and rule.step < self.plan.training.steps
+        return f"{'stopped early' if early else 'all steps were done'}: {self.statement or self.ending}"
 
     def is_out_of_date(self) -> bool:
         """Whether this result and what it was made of, or its run folder, are no longer of the same weights.
