@@ -1,6 +1,8 @@
 """Retain-score distillation against exact scores of Gaussian mixtures, and against its formula written out."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +78,47 @@ def test_with_the_exact_classifier_the_correction_gives_the_exact_score_of_the_r
     x, alpha_bar = points()
     corrected = exact_noise(x, alpha_bar, ALL) + repulsion(exact_logit, x, alpha_bar)
     torch.testing.assert_close(corrected, exact_noise(x, alpha_bar, [(1.0, OTHER)]))
+
+
+class Labelled:
+    """Exact predictions of a model with labels: 0 the forget set, 1 the rest, 2 the null class, which is both."""
+
+    PARTS = ([(1.0, FORGET)], [(1.0, OTHER)], ALL)
+
+    def noise(self, batch):
+        (label,) = set(batch.condition["class_labels"].tolist())
+        return exact_noise(batch.x_vp, batch.alpha_bar, self.PARTS[label])
+
+
+def test_under_a_label_to_forget_the_target_is_the_exact_score_of_the_rest_without_a_label():
+    batch = replace(noised(60, 3), condition={"class_labels": torch.zeros(60, dtype=torch.int64)})
+    known = SimpleNamespace(class_names=("forget", "rest"), null_class=2, schedule=SCHEDULE)
+    exact = RetainDistillation(
+        repulsion_scale=1.0, gradient_length=0.0, keep_scale=0.0, self_improvement=0.0, alpha_bar_range=(0.0, 1.0)
+    )
+    null = {"class_labels": torch.tensor([2])}
+    rest = exact_noise(batch.x_vp, batch.alpha_bar, [(1.0, OTHER)])
+    found = exact.for_model(known)
+    assert found.relabels
+    target = replace(found, tools=tools(teacher=Labelled(), substitute=null)).lead_target(batch)
+    whole = exact_noise(batch.x_vp, batch.alpha_bar, ALL)
+    uncapped = (rest - whole).flatten(1).norm(dim=1) < whole.flatten(1).norm(dim=1)
+    assert uncapped.sum() > 20  # the correction is capped at the length of the prediction
+    torch.testing.assert_close(target[uncapped], rest[uncapped])
+
+
+@pytest.mark.parametrize(
+    ("known", "instead", "lead"),
+    [
+        ({"class_names": (), "null_class": None}, False, "gradient"),
+        ({"class_names": ("a", "b"), "null_class": None}, False, "gradient"),
+        ({"class_names": ("a", "b"), "null_class": 2}, True, "gradient"),
+        ({"class_names": ("a", "b"), "null_class": 2}, False, "retrack"),
+    ],
+)
+def test_the_null_class_leads_only_under_labels_where_nothing_else_does(known, instead, lead):
+    found = RetainDistillation(lead=lead).for_model(SimpleNamespace(schedule=SCHEDULE, **known), instead=instead)
+    assert not found.relabels
 
 
 def test_the_two_forms_of_the_identity_agree():

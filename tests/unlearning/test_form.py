@@ -8,10 +8,12 @@ from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
+from vdu.methods.distillation import RetainDistillation
 from vdu.models.adapt import adapt
 from vdu.models.networks import new_pipeline
 from vdu.posterior.isotropic import fit_isotropic
-from vdu.replay.generated import image_seeds
+from vdu.replay import auxiliaries
+from vdu.replay.generated import cached_samples, image_seeds
 from vdu.unlearning import engine
 from vdu.unlearning.fit_posterior import fit_posterior
 from vdu.unlearning.unlearn import planned, unlearn
@@ -194,6 +196,35 @@ def test_images_without_captions_have_nothing_to_lead_away_from():
     for method, options in {"esd": {}, "concept-ablation": {}, "uce": {}, **relabelled}.items():
         with pytest.raises(InputError, match="--forget-prompt is missing"):
             planned(tiny_pipelines.stable_diffusion(), method, forget=images, **options)
+
+
+@pytest.mark.parametrize("instead", [None, "grey"])
+def test_distillation_shows_all_generated_samples_under_the_label_unless_one_is_named_instead(
+    labelled, caught, monkeypatch, instead
+):
+    whole = auxiliaries.resemblance
+    quick = {"score_steps": 2, "steps": 2, "force": True}
+    monkeypatch.setattr(auxiliaries, "resemblance", lambda *given, **options: whole(*given, **options | quick))
+    options = {"self_improvement": 0.0, "n_own_samples": 90, "full_length": True, "batch_size": 8}
+    unlearn(labelled, "distillation", forget_label="bright", instead=instead, **QUICK | options)
+    made, drawn = caught[0], cached_samples(adapt(labelled), 90, QUICK["sampler"])[0]
+    shown, bright = made.sets["own_forget"], int((drawn.labels == 1).sum())
+    assert made.tools.substitute["class_labels"].tolist() == [3 if instead is None else 2]
+    assert set(shown.labels.tolist()) == {1}
+    if instead is None:  # those that match the forget set first, as the stopping rule's picture has them
+        assert torch.equal(shown.images[:bright], drawn.images[drawn.labels == 1])
+        assert torch.equal(shown.images[bright:], drawn.images[drawn.labels != 1])
+    else:
+        assert torch.equal(shown.images, drawn.images[drawn.labels == 1])
+
+
+def test_under_labels_all_noise_levels_are_used_unless_a_range_is_given(labelled):
+    how = {"forget_label": "bright", "sampler": QUICK["sampler"]}
+    assert planned(labelled, "distillation", **how).chosen.method.alpha_bar_range == (0.0, 1.0)
+    given = planned(labelled, "distillation", alpha_bar_range=(0.1, 0.5), **how)
+    assert given.chosen.method.alpha_bar_range == (0.1, 0.5)
+    named = planned(labelled, "distillation", instead="grey", **how)
+    assert named.chosen.method.alpha_bar_range == RetainDistillation.alpha_bar_range
 
 
 @pytest.mark.parametrize("options", [{"repulsion_scale": 50.0}, {"lead": "forget-model"}, {"gradient_length": 0.5}])

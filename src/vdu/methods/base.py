@@ -79,6 +79,8 @@ class Described(Hooks):
         estimator: the estimator of the posterior that the method requires; None if it requires none.
         retain_options: options that apply if the user gives images to keep.
         word_options: options that apply if the user says in words what is to be forgotten.
+        label_options: options that apply if classes of a model with a null class are to be forgotten, and nothing is named instead.
+        relabels: whether ``own_forget`` holds all generated samples, under the labels to forget.
         pool: number of batches that repeat with the targets of :meth:`BaseMethod.targets`; 0 draws a new batch at every step.
         ranges: of its own options that are numbers, in addition to those of the classes it inherits from.
         choices: the words that its own options may be, likewise.
@@ -100,6 +102,8 @@ class Described(Hooks):
     estimator: str | None = None
     retain_options: Mapping[str, str] = MappingProxyType({})
     word_options: Mapping[str, Any] = MappingProxyType({})
+    label_options: Mapping[str, Any] = MappingProxyType({})
+    relabels: bool = False
     pool: int = 0
     ranges: Mapping[str, Range] = MappingProxyType({})
     choices: Mapping[str, Collection[str]] = MappingProxyType({})

@@ -34,6 +34,15 @@ neither a nor s > 1. A sampler with few steps, however, jumps over the narrow re
 no training, ``mnist``, digit 8: PUL 53 % at s = 1, 70 % at s = 2, 87 % at s = 4; ``benchmarks/resemblance.py``), and a student trained
 for few steps does not reach it (the leaderboard's row with s = s_k = 1).
 
+Under a label to forget, the model of the rest has no images of its own. It is to draw there what it draws without a label: with ∅ the null
+class, h as above and every generated sample x under a label c to forget, whatever it shows, so that the whole way from noise is taught,
+
+    L(θ) = E_{S_r, all t} ‖ε_θ(x_t, c) − ε_keep(x_t, c)‖²/d  +  ζ E_{D_f ∪ S, all t} ‖ε_θ(x_t, c) − ε_lead‖²/d
+
+    ε_lead = ε₀(x_t, ∅)  +  s a √(1−ᾱ) σ(h)∇h
+
+A label that is named (``--instead``) leads as a prompt does. A model without a null class has the target of models without labels.
+
 Under a prompt of the concept nearly all mass is unwanted, and there is nowhere near to go. What is forgotten in words therefore has
 another target: what the original predicts under another prompt c′(c), as in concept ablation. ``--instead`` names it; by default it is
 the prompt to keep that is nearest to c (:func:`vdu.unlearning.prompts.substitutes`). The cross-attention trains and the rest does not:
@@ -61,7 +70,7 @@ from vdu.core.ranges import AT_LEAST_0, COUNT, NOT_NEGATIVE, POSITIVE, Range
 from vdu.core.rng import generator
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools, column
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch, require_range
-from vdu.methods.base import PRIVATE, BaseMethod, in_place, mean_squared
+from vdu.methods.base import PRIVATE, BaseMethod, in_place, mean_squared, under
 from vdu.methods.registry import register
 from vdu.methods.retrack import CHOSEN, retrack_target
 
@@ -166,6 +175,7 @@ class RetainDistillation(BaseMethod):
     self_model_steps: int = 100
     alpha_bar_range: tuple[float, float] = (0.0015, 0.66)
     _factor: float = field(default=1.0, repr=False, metadata=PRIVATE)
+    _unlabelled: bool = field(default=False, repr=False, metadata=PRIVATE)
 
     name = "distillation"
     summary = "Distils the score that the model would have without the forget set, estimated from its own samples."
@@ -177,6 +187,7 @@ class RetainDistillation(BaseMethod):
         "keep_scale": 0.0, "gradient_length": 0.0, "self_improvement": 0.0, "forget_weight": 3.0, "alpha_bar_range": (0.0, 1.0),
         "classifier_width": 16,  # it serves the stopping rule alone
     })  # fmt: skip
+    label_options = MappingProxyType({"alpha_bar_range": (0.0, 1.0)})
     limits = MappingProxyType({"keep_mse": 2.0})  # ε_lead may lie as far from ε_θ as w_max (ε₀ − ε_f) reaches
     needs = frozenset({"forget", "own_forget", "retain"})
     batch_shares = MappingProxyType({"forget": 0.375, "own_forget": 0.375})
@@ -221,6 +232,17 @@ class RetainDistillation(BaseMethod):
         idle = ("repulsion_scale", "lead", *(() if self.keep_scale else ("gradient_length",)))
         found = {name: getattr(self, name) for name in idle if getattr(self, name) != getattr(type(self), name)}
         return {name: value for name, value in found.items() if value}  # a length of 0 is the default in words
+
+    @property
+    def relabels(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the null class leads."""
+        return self._unlabelled
+
+    def for_model(self, denoiser: Denoiser, *, instead: bool = False) -> Self:
+        """Under a label the null class leads, if there is one and nothing is named instead."""
+        labels = bool(denoiser.class_names) and getattr(denoiser, "null_class", None) is not None
+        ready = replace(self, _unlabelled=labels and not instead and self.lead != "retrack")
+        return super(RetainDistillation, ready).for_model(denoiser, instead=instead)
 
     @property
     def pool(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -280,9 +302,13 @@ class RetainDistillation(BaseMethod):
             assert tools.retained is not None
             return retrack_target(batch, tools.retained)
         assert tools.teacher is not None
-        if tools.substitute is not None:  # nearly all mass under the prompt is unwanted
+        if self._unlabelled:
+            assert tools.substitute is not None
+            original = tools.teacher.noise(under(batch, tools.substitute))
+        elif tools.substitute is not None:  # nearly all mass under the prompt is unwanted
             return tools.teacher.noise(in_place(batch, tools.unwanted, tools.substitute))
-        original = tools.teacher.noise(batch)
+        else:
+            original = tools.teacher.noise(batch)
         if self.lead == "gradient":
             return original + self._repulsion(self.repulsion_scale, batch, original)
         assert tools.forget_model is not None

@@ -8,11 +8,12 @@ set itself is used as S_f.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vdu.core.counter import EvaluationCounter
 from vdu.core.rng import derive_seed, isolated_global
@@ -223,8 +224,9 @@ def make_auxiliaries(
     if sorts:
         assert own is not None
         tell("selecting the samples that match the forget set")
+        labels = _forget_labels(original, forget, forgotten)
         judged = resemblance(
-            forget, own, original, forget_labels=_forget_labels(original, forget, forgotten),
+            forget, own, original, forget_labels=labels,
             seed=derive_seed(seed, "resemblance"), force=force,
             width=getattr(method, "classifier_width", CLASSIFIER_WIDTH), progress=say is not None,
         )  # fmt: skip
@@ -241,6 +243,8 @@ def make_auxiliaries(
         )
         sets["retain"] = kept if retain is None else retain
         sets["own_forget"] = like if len(like) >= FEWEST_LIKE_FORGET else forget
+        if getattr(method, "relabels", False):
+            sets["own_forget"] = _under_labels(own, judged.forget, labels)
         tools |= {
             "classifier": judged.classifier.to(device),
             "retained": encoded(original, kept.floats()).to(device or "cpu"),
@@ -288,6 +292,12 @@ def _drawn_instead(
     drawn = to_uint8(sample(drawing, seeds, sampler, labels=[instead] * n, shared=True, progress=title))
     labels = every[torch.arange(n) % len(every)]
     return ImageSet(drawn, labels, class_names=forget.class_names, description=f"{n} images drawn instead")
+
+
+def _under_labels(own: ImageSet, like: Tensor, labels: Sequence[int]) -> ImageSet:
+    """All generated samples, those like the forget set first, under the classes to forget in turn."""
+    order = torch.cat([like.nonzero().flatten(), (~like).nonzero().flatten()])
+    return replace(own.select(order), labels=torch.tensor([labels[i % len(labels)] for i in range(len(own))]))
 
 
 def _forget_labels(original: Denoiser, forget: ImageSet, forgotten: Sequence[str]) -> tuple[int, ...]:

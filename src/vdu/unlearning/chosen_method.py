@@ -25,6 +25,7 @@ class ChosenMethod:
         method: the object; with an empty posterior where one is to be fitted.
         asked: what the user gave: a name, or the name of the class.
         options: the options that were given, NAME=VALUE as on the command line.
+        given: their names; of an object all, which is taken as it is.
         posterior: the posterior in use, or None.
         posterior_path: the file or folder that it was read from, or None.
         fits: the estimator of the posterior to be fitted, or None.
@@ -33,6 +34,7 @@ class ChosenMethod:
     method: Any
     asked: str
     options: tuple[str, ...] = ()
+    given: frozenset[str] = frozenset()
     posterior: GaussianPosterior | None = None
     posterior_path: Path | None = None
     fits: str | None = None
@@ -66,7 +68,8 @@ def choose(
         _require_known(given, {}, type(method), others, made=True)
         texts = differing(method) if isinstance(method, BaseMethod) else ()
         posterior = getattr(method, "posterior", None)
-        return ChosenMethod(method=method, asked=method.name, options=texts, posterior=posterior)
+        given_names = frozenset(vars(method))
+        return ChosenMethod(method=method, asked=method.name, options=texts, given=given_names, posterior=posterior)
     else:
         raise InputError(
             f"method: got {shown(method)}; expected a name (vdu list shows them), or a class or an object that inherits from vdu.Method."
@@ -84,12 +87,15 @@ def choose(
     values: dict[str, Any] = {name: checked(known[name], value) for name, value in options.items()}
     texts = tuple(option_text(known[name], value) for name, value in values.items() if value is not None)
     fits = kind.estimator if posterior is None else None
+    names = frozenset(values)
     values = (dict(kind.retain_options) if retain else {}) | (dict(kind.word_options) if words else {}) | values
     if posterior is not None or fits:
         values["posterior"] = posterior or GaussianPosterior(mean={}, variance={}, estimator="none")
     made = kind(**values)
     registry.require_whole(made)
-    return ChosenMethod(method=made, asked=asked, options=texts, posterior=posterior, posterior_path=path, fits=fits)
+    return ChosenMethod(
+        method=made, asked=asked, options=texts, given=names, posterior=posterior, posterior_path=path, fits=fits
+    )
 
 
 def _looks_like_one(method: Any) -> bool:

@@ -63,7 +63,12 @@ def for_model(
             f"{f', or choose others (`vdu list {method.name}`, docs/methods.md)' if with_others else ''}."
         )
     if isinstance(method, BaseMethod):
-        chosen = replace(chosen, method=method.for_model(original, instead=instead is not None))
+        method = method.for_model(original, instead=instead is not None)
+        if method.relabels:
+            method = replace(
+                method, **{name: value for name, value in method.label_options.items() if name not in chosen.given}
+            )
+        chosen = replace(chosen, method=method)
     if kind and (instead is not None or (kind == "words" and "forget" in prompts)):
         for name, value in getattr(method, "idle_options", dict)().items():
             raise InputError(
@@ -200,6 +205,8 @@ def conditions(plan: "Plan", model: PipelineDenoiser | None = None) -> dict[str,
     if instead is not None or kind == "always":
         nothing = "" if original.takes_prompts and getattr(method, "empty_prompt", False) else None
         found["substitute"] = make([nothing if instead is None else instead])
+    if getattr(method, "relabels", False):
+        found["substitute"] = make([None])
     if places := in_place_of(plan):
         found["unwanted"], found["substitute"] = (make(list(each)) for each in (places, places.values()))
     if "unwanted" in method.uses:
