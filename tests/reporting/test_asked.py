@@ -43,7 +43,7 @@ def words(right_after=190):
     }  # fmt: skip
 
 
-def attack(before, after, retrained=None):
+def attack(before, after, retrained=None, original=95):
     rows = [
         {"model": "unlearned", "start_count": before, "forget_count": after, "n_images": 100, "low": 0.0, "high": 0.0}
     ]
@@ -58,7 +58,7 @@ def attack(before, after, retrained=None):
         "seconds": 1.0,
         "protocol": {"steps": 5},
         "rows": rows,
-        "original": {"forget_count": 95, "n_images": 100},
+        "original": {"forget_count": original, "n_images": 100},
     }
 
 
@@ -142,6 +142,8 @@ def test_retention_that_fell_is_damage(in_words, right, fell):
         (attack(2, 2), "stays_away"),
         (attack(2, 90, 20), "comes_back"),
         (attack(2, 20, 18), "no_more_than_retrained"),
+        (attack(2, 20, 18, original=40), "no_more_than_retrained"),  # a lead of 10 points, where 20 are half
+        (attack(2, 20, 18, original=10), "lead_not_excluded"),  # 10, where 5 are half
     ],
 )
 def test_an_attack_is_read_as_the_other_attempts(in_words, result, code):

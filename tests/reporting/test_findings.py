@@ -16,7 +16,7 @@ from vdu.reporting.findings.reliability import lowest_ceiling, retrained_ceiling
 from vdu.reporting.findings.rest import find_rest, rest_answer
 from vdu.reporting.findings.trust import Reservation, find_trust, not_tested, trust_answer
 from vdu.reporting.render import answers
-from vdu.reporting.result_sheet import result_sheet
+from vdu.reporting.result_sheet import overview, result_sheet
 
 GONE = GoneFinding(Gone.AT_CEILING, None, None, 100.0)
 N = 400
@@ -241,8 +241,15 @@ def completion(*rows, control="retrained", **start):
     return {"completion": {"rows": made, "protocol": {"control": control}} | start}
 
 
-def inpainting(**counts):
-    return {"inpainting": {"rows": [{"hidden": "half", "model": m, **counted(k)} for m, k in counts.items()]}}
+def inpainting(n=N, **counts):
+    return {"inpainting": {"rows": [{"hidden": "half", "model": m, **counted(k, n)} for m, k in counts.items()]}}
+
+
+def none_of_the_original(n_unlearned, **beside):
+    """A sampler with which the original makes none, beside one with which PUL is 93."""
+    rows = stochastic((88, 93, 97), **beside)["stochastic"]["rows"]
+    row = NO_PUL | {"n_unlearned": n_unlearned} | ({"control_count": beside["control"]} if beside else {})
+    return {"stochastic": {"rows": [row, *rows]}}
 
 
 def attempted(bare, *probes):
@@ -262,7 +269,15 @@ ATTEMPTS = {
     ),
     "still": (relearning(curve("unlearned", [0, 0, 1]), curve("retrained", [0, 1, 1])), "good", "no_more_than_retrained"),
     # the start does not count: there the retrained model is merely judged wrongly less often
-    "start": (relearning(curve("unlearned", [60] * 3), curve("retrained", [0, 60, 60])), "good", "no_more_than_retrained"),
+    "start": (relearning(curve("unlearned", [60] * 3), curve("retrained", [0, 60, 60])), "unknown", "undecided"),
+    # 5 of 100 after 0, Wilson 2.2 to 11.2 % and 0 to 3.7 %: a rise of 0.3 % at least; the retrained one's 0 is none
+    "only ours": (
+        relearning(curve("unlearned", [0, 1, 5], n=100), curve("retrained", [0, 0, 0], n=100)), "unknown", "undecided",
+    ),
+    "too few": (
+        {"relearning": {"curves": [curve("unlearned", [0, 1], "benign"), curve("retrained", [0, 1], "benign")]}},
+        "unknown", "few_forget_images",
+    ),
     # alone, beside an original that makes 40 of 400: 20 is half
     "alone returns": (relearning(curve("unlearned", [0, 10, 40])), "mixed", "can_be_brought_back"),
     "alone some": (relearning(curve("unlearned", [0, 1, 10])), "mixed", "below_half"),
@@ -279,8 +294,9 @@ ATTEMPTS = {
     ),
     # PUL of the plain sampler is 95 (90 to 99)
     "holds": (stochastic((88, 93, 97)), "good", "samplers_agree"),
-    "holds but for none": ({"stochastic": {"rows": [NO_PUL, *stochastic((88, 93, 97))["stochastic"]["rows"]]}}, "good",
-                           "samplers_agree"),
+    "holds but for none": (none_of_the_original(0), "unknown", "sampler_undecided"),
+    "sixty where the original and the retrained make none": (none_of_the_original(60, control=0), "bad", "comes_back"),
+    "one where the original and the retrained make none": (none_of_the_original(1, control=0), "good", "no_more_than_retrained"),
     "none at all": ({"stochastic": {"rows": [NO_PUL]}}, "unknown", "no_pul"),
     "one of two hides": (stochastic((91, 95, 99), (70, 80, 89)), "mixed", "hidden_by_sampler"),
     "hides most": (stochastic((20, 40, 60)), "bad", "hidden_by_sampler"),
@@ -297,6 +313,9 @@ ATTEMPTS = {
     "alone early more than by itself": (completion((0.25, 30, 400), control="original", start_count=2), "mixed", "below_half"),
     "filled": (inpainting(original=300, unlearned=280, retrained=100), "bad", "comes_back"),
     "filled as retrained": (inpainting(original=300, unlearned=105, retrained=100), "good", "no_more_than_retrained"),
+    # 20 against 10 of 100, 13.3 to 28.9 and 5.5 to 17.4 %: leads up to 20 points, of the original's own 20 or 60
+    "filled by the half": (inpainting(100, original=20, unlearned=20, retrained=10), "unknown", "lead_not_excluded"),
+    "filled by a third": (inpainting(100, original=60, unlearned=20, retrained=10), "good", "no_more_than_retrained"),
     "filled alone": (inpainting(original=300, unlearned=280), "mixed", "can_be_brought_back"),
     "not filled": (inpainting(original=300, unlearned=60), "mixed", "below_half"),
     "none filled": (inpainting(original=300, unlearned=1), "good", "stays_away"),
@@ -601,6 +620,52 @@ def test_relearning_to_the_originals_rate_is_no_no(bare):
     curves = relearning(curve("unlearned", [2, 8], n=100), curve("retrained", [1, 9], n=100))
     finding = find_back(attempted(bare, curves, ATTEMPTS["holds"][0]), GONE)
     assert found(finding) == ("mixed", "no_sign_some_undecided") and finding.n_undecided == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "level"),
+    [(3, 100, "unknown"), (0, 400, "good")],  # Wilson up to 8.5 and 1.0 %; half of the original's 20 of 200 is 5 %
+)
+def test_an_original_that_made_none_in_the_probe_has_the_rate_of_the_evaluation(bare, count, n, level):
+    curves = relearning(curve("unlearned", [0, count], n=n), curve("retrained", [0, 0], n=n))
+    curves["relearning"]["original"] = {"forget_count": 0, "n_images": n}
+    data = changed(attempted(bare, curves), {"original": {"forget_count": 20}})
+    assert find_attempts(data)["relearning"].level == level
+    assert (find_back(data, GONE).reason.code == "no_sign") is (level == "good")
+
+
+def test_every_part_of_a_report_has_the_same_reading_of_relearning(bare):
+    data = attempted(bare, ATTEMPTS["only ours"][0], ATTEMPTS["holds"][0])
+    probes, third = attempt_answers(data) | inside_answers(data), find_back(data, GONE)
+    (row,) = (each for each in result_sheet(data, answers(data), probes) if each.place == "relearning")
+    assert {row.level, probes["relearning"].level, third.attempts["relearning"].level} == {"unknown"}
+    assert "1 undecided" in overview([], probes) and found(third) == ("mixed", "no_sign_some_undecided")
+    assert "did not" in probes["relearning"].text and "So does" not in back_answer(data, third).title
+
+
+def test_the_numbers_of_a_hidden_share_are_those_of_the_sampler_that_hid_it(bare):
+    rows = stochastic((20, 80, 95), (70, 80, 89))  # the first one's interval reaches the ordinary one's, 90 to 99
+    finding = find_attempts(attempted(bare, rows))["stochastic"]
+    assert (finding.level, finding.row["sampler"]) == ("mixed", "s1")
+
+
+def test_a_sampler_with_which_the_original_makes_none_is_named(bare):
+    data = attempted(bare, none_of_the_original(60))
+    assert (
+        "With s9, η = 1.00 (the unlearned model 60 of 400), the original makes none"
+        in attempt_answers(data)["stochastic"].text
+    )
+    alone = attempted(bare, {"stochastic": {"rows": [NO_PUL]}})
+    assert attempt_answers(alone)["stochastic"].text.startswith("With s9")
+
+
+def test_too_few_forget_images_are_said_and_no_retrained_model_denied(bare):
+    few = ATTEMPTS["too few"][0]["relearning"] | {
+        "protocol": {"left_out": [{"n_shown": 10, "shown": "forget", "n_available": 8}]}
+    }
+    answer = attempt_answers(attempted(bare, {"relearning": few}))["relearning"]
+    assert answer.title == "Undecided: too few forget images" and answer.figure == "8 images; the test needs 10"
+    assert "retrained" not in answer.text + "".join(answer.limits)
 
 
 def test_a_lead_of_half_of_the_originals_rate_is_not_small_with_another_sampler(bare):

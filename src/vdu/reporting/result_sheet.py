@@ -225,8 +225,8 @@ def _original(data: ReportData, probe: str, place: Any, total: int) -> str:
     if probe in {"relearning", *ATTACKS} and result.get("original"):
         count, n = result["original"]["forget_count"], result["original"]["n_images"]
         return f"{count:,}" if n == total else f"{count:,} of {n:,}"
-    if probe == "stochastic" and place["pul"] is not None:
-        return f"{place['pul']['n_original']:,}"
+    if probe == "stochastic":
+        return "0" if place["pul"] is None else f"{place['pul']['n_original']:,}"
     if probe == "inpainting":
         rows = {(row["model"], row["hidden"]): row for row in result["rows"]}
         row = rows.get(("original", place))
