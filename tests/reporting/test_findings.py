@@ -11,7 +11,7 @@ from vdu.reporting.findings.attempts import attempt_answers, find_attempts
 from vdu.reporting.findings.back import back_answer, find_back
 from vdu.reporting.findings.cost import cost_answer, cost_split, find_cost
 from vdu.reporting.findings.gone import Gone, GoneFinding, find_gone, gone_answer
-from vdu.reporting.findings.inside import _chance_of_members, find_inside, inside_answers
+from vdu.reporting.findings.inside import _chance_of_members, _finds_members, find_inside, inside_answers
 from vdu.reporting.findings.reliability import lowest_ceiling, retrained_ceiling, retrained_doubted
 from vdu.reporting.findings.rest import find_rest, rest_answer
 from vdu.reporting.findings.trust import Reservation, find_trust, not_tested, trust_answer
@@ -391,9 +391,10 @@ def with_probe(data, name, **changes):
     return replace(data, metrics=data.metrics | {"probes": probes | {name: probes[name] | changes}})
 
 
-def paired(unlearned, original=(-0.74, -0.72, -0.70), rest=None):
+def paired(unlearned, original=(-0.74, -0.72, -0.70), rest=None, train=None):
     values = {("unlearned", "forget_train"): unlearned, ("original", "forget_train"): original}
     values |= {("unlearned", "retain_held_out"): rest} if rest else {}
+    values |= {("unlearned", "retain_train"): train} if train else {}
     return [
         {"model": model, "against": "retrained", "images": images, **ends(*each)}
         for (model, images), each in values.items()
@@ -413,6 +414,9 @@ def paired(unlearned, original=(-0.74, -0.72, -0.70), rest=None):
         (paired((0.45, 0.47, 0.49), rest=(0.43, 0.45, 0.47)), "mixed", "global_shift"),
         (paired((0.40, 0.50, 0.60), rest=(0.38, 0.42, 0.46)), "unknown", "undecided"),  # the difference is too wide to tell
         (paired((0.44, 0.50, 0.56), rest=(0.01, 0.23, 0.45)), "mixed", "pushed_too_far"),  # 0.27 ± 0.23: the intervals overlap
+        (paired((0.40, 0.50, 0.60), rest=(-0.40, 0.60, 1.60)), "unknown", "undecided"),  # kept images moved by more, or by nothing
+        (paired((0.06, 0.08, 0.10), rest=(-0.001, 0.044, 0.089)), "unknown", "undecided"),  # 0.036 ± 0.049, and perhaps none
+        (paired((0.45, 0.47, 0.49), rest=(0.43, 0.45, 0.47), train=(-0.4, 0.6, 1.6)), "mixed", "global_shift"),  # the surest one
     ],
 )  # fmt: skip
 def test_likelihood(full, differences, level, code):
@@ -468,6 +472,9 @@ HALF = (0.47, 0.5, 0.53)
         ([attacked("unlearned", HALF, tpr=(0.02, 0.04, 0.06)), attacked("retrained", HALF, tpr=(0.0, 0.01, 0.015))],
          "mixed", "told_apart"),
         ([attacked("retrained", HALF)], "unknown", "no_row_of_unlearned"),
+        # of 30, 5 above all 30 others by chance: C(30, 5)/C(60, 5) = 2.6 %; of 6 it is 1.2 %
+        ([attacked("unlearned", HALF, 30, tpr=(0.05, 5 / 30, 0.3))], "good", "chance"),
+        ([attacked("unlearned", HALF, 30, tpr=(0.05, 6 / 30, 0.3))], "mixed", "told_apart"),
     ],
 )  # fmt: skip
 def test_membership(full, rows, level, code):
@@ -475,6 +482,21 @@ def test_membership(full, rows, level, code):
 
 
 FAR, NEAR = (50, 60, 70), (10, 18, 25)
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "swapped", "code"),
+    [(2048, False, "predictions_nearer"), (2048, True, "predictions_farther"), (2049, False, "nearer")],
+)
+def test_samples_no_more_than_their_features_are_not_nearer(full, n_samples, swapped, code):
+    data = changed(full, protocol={"features_dimension": 2048})
+    samples = [{"model": m, "u_fid": ends(*each)} for m, each in (("original", FAR), ("unlearned", NEAR))]
+    other = {"original": "unlearned", "unlearned": "original"} if swapped else {}
+    rows = data.metrics["probes"]["retrained"]["denoising"]
+    rows = [row | {"model": other.get(row["model"], row["model"])} for row in rows]
+    data = with_probe(data, "retrained", samples=samples, denoising=rows, protocol={"n_samples": n_samples})
+    assert find_inside(data)["retrained"].reason.code == code
+    assert ("2,048 samples on 2,048 features" in inside_answers(data)["retrained"].text) is (n_samples == 2048)
 
 
 @pytest.mark.parametrize(
@@ -685,6 +707,19 @@ def test_nothing_is_read_beside_a_doubted_model(bare):
     assert finding.changed_retrained is None and finding.worse_likelihood is None
     full = changed(bare, {"retrained": {"forget_count": 15, "status": "measured"}, "original": {"forget_count": 20}})
     assert {each.reason.code for each in find_inside(full).values()} <= {"retrained_doubted", "not_tested"}
+
+
+@pytest.mark.parametrize(("n", "n_others"), [(30, 30), (100, 100), (300, 300), (500, 400)])
+def test_chance_alone_tells_members_apart_as_seldom_as_it_may(n, n_others):
+    """Simulated: scores of one distribution, the count above the threshold of the probe, 2.5 % at most."""
+    import numpy as np
+
+    source, trials, allowed = np.random.default_rng(0), 5000, n_others // 100
+    threshold = np.sort(source.random((trials, n_others)), axis=1)[:, -allowed - 1]
+    counts = (source.random((trials, n)) > threshold[:, None]).sum(axis=1)
+    told = [_finds_members(attacked("unlearned", HALF, n, (0, k / n, 1)) | {"n_held_out": n_others}) for k in counts]
+    assert np.mean(told) <= 0.025 + 2 * math.sqrt(0.025 * 0.975 / trials)  # two standard errors
+    assert np.mean(told) > 0.004  # a test that never rejects would pass, too
 
 
 def test_chance_at_one_percent_false_alarms_is_that_of_so_few_images():

@@ -29,6 +29,7 @@ THRESHOLDS = MappingProxyType({
     "likelihood_half_width": 0.05,
     "membership_least_images": 30,
     "membership_half_width": 0.06,
+    "membership_tail": 0.025,
     "doubted_share_of_original": 0.5,
     "rest_likelihood_bits": 0.02,
     "many_images": 1000,
@@ -85,9 +86,10 @@ SENTENCES = (
     f"As likely as in a model that never saw them: image by image the difference in bits/dim may be 0, or is "
     f"{_percent('likelihood_margin_share')} or less of the original's own; undecided if its interval is wider than "
     f"± {_T['likelihood_half_width']:g} or reaches the original's own. Membership is no better than chance if no attack's "
-    "interval leaves AUC 0.5 (and, beside a retrained model, that model's interval) or lies above chance at 1 % false "
-    f"alarms; undecided below {_T['membership_least_images']} images on either side or if an interval is wider than "
-    f"± {_T['membership_half_width']:g}.",
+    "interval leaves AUC 0.5 (and, beside a retrained model, that model's interval), and none finds more members at 1 % false alarms "
+    f"than chance does (exact permutation test, one-sided p ≤ {_T['membership_tail']:g}; beside a retrained model its interval must "
+    f"leave that model's, too); undecided below {_T['membership_least_images']} images on either side or if an interval is wider than "
+    f"± {_T['membership_half_width']:g}. Nearer to a retrained model counts only with more samples than features.",
     f"Trust is ✓ only with two classifiers that agree, of which the first is no fallback, {_T['many_images']:,} images or "
     f"more per model, {_T['many_unwanted_images']} unwanted ones or more, and a retrained model.",
 )
