@@ -146,6 +146,14 @@ def test_rest(bare, rows, changes, level, code):
     assert found(find_rest(changed(bare, rows, **changes))) == (level, code)
 
 
+def test_the_class_table_expects_the_rest_of_the_images_that_are_not_unwanted(bare):
+    """Of 200 images 40 are still unwanted: of each of the 9 kept classes 160/9 are expected, and not 200/9."""
+    expected = [0.0 if name == "7" else 200 / 9 for name in bare.classes]
+    data = changed(bare, histogram={"expected": expected}, **apart((6, 7, 8)))
+    rows = {row["name"]: row["expected"] for row in page_tables.histogram(data)["rows"]}
+    assert rows["3"] == pytest.approx(160 / 9) and rows["7"] == 0.0
+
+
 def denoised(before, after, images="retain_train"):
     rows = [("original", before), ("unlearned", after)]
     made = [

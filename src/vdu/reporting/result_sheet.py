@@ -137,9 +137,8 @@ def _accuracies(data: ReportData) -> list[SheetRow]:
         about = f"of {ours.total:,} images" + (
             "" if floor is None else f"; filtered original {percent(100 * floor.value)}"
         )
-        fell = less is not None and less[0] == name
-        level: Level = "mixed" if fell else "fact"
-        reading = "Fell" if fell else "A rate; no verdict"
+        level: Level = "mixed" if name in less else "fact"
+        reading = "Fell" if name in less else "A rate; no verdict"
         rows.append(SheetRow("asked", ACCURACIES[name], about, before, after, target, ours.ends, level, reading))
     return rows
 
