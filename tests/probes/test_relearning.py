@@ -130,6 +130,23 @@ def test_frozen_models_are_fine_tuned_all_the_same():
     assert not any(value.requires_grad for value in case.unlearned.network.parameters())
 
 
+def test_a_partly_frozen_model_is_fine_tuned_as_a_whole(make_pipeline):
+    """Of two copies of one model, one frozen but for a layer: they make the same images after the same steps."""
+    case, seen = unet_case(make_pipeline, Sampler("ddim", steps=3, microbatch_size=4), threshold=120), []
+    case = replace(case, retrained=case.unlearned.copy())
+    case.unlearned.network.requires_grad_(False)
+    case.unlearned.network.conv_in.requires_grad_(True)
+    watching = replace(case, is_forget=lambda images: seen.append(images.images) or case.is_forget(images))
+    probe(watching, n_shown=(3,), steps=(2,), n_images=4, how=FineTuning(learning_rate=3e-3))
+    assert torch.equal(seen[-4], seen[-3]) and torch.equal(seen[-2], seen[-1])
+    assert len(case.unlearned.trainable()) == 2  # weight and bias, as before
+
+
+def test_its_sizes_are_in_the_protocol():
+    protocol = probe(grey_case(), n_shown=(10, 1), steps=(1, 0), n_images=2, how=TENTH)["protocol"]
+    assert (protocol["n_shown"], protocol["steps"], protocol["n_images"]) == ([1, 10], [0, 1], 2)
+
+
 def test_fewer_images_are_the_beginning_of_more():
     images = flat(*torch.linspace(-1, 1, 20).tolist())
     some, more = (choose(images, n, 0, "x").images for n in (4, 30))

@@ -4,11 +4,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+import tiny_pipelines
 from probes_toys import grey_case, same, unet_case, untouched
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
+from vdu.models.denoiser import PipelineDenoiser
 from vdu.probes.stochastic import other_samplers, probe
 
 DDPM = Sampler("ddpm", steps=3, microbatch_size=4)
@@ -29,6 +31,14 @@ def test_the_other_samplers_are_otherwise_alike(own, others):
     assert {(each.steps, each.spacing, each.microbatch_size) for each in found} == {
         (7, own.spacing, own.microbatch_size)
     }
+
+
+@pytest.mark.parametrize(("own", "other"), [("ddim", "ddpm"), ("ddpm", "ddim")])
+def test_flow_matching_models_are_drawn_with_the_one_other_sampler_that_they_have(own, other):
+    model = PipelineDenoiser.from_pipeline(tiny_pipelines.sd3(with_t5=False))
+    case = replace(grey_case(sampler=Sampler(own, steps=2, microbatch_size=2)), original=model, unlearned=model)
+    (row,) = probe(case, n_images=2)["rows"]
+    assert (row["sampler"], row["eta"]) == (other, 0.0 if other == "ddim" else None)
 
 
 def test_counts_are_those_of_images_drawn_one_by_one(make_pipeline):

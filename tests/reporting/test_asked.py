@@ -10,8 +10,11 @@ from vdu.core.errors import InputError
 from vdu.explore.sample_pairs import group_names, select_pairs
 from vdu.reporting.asked import asked_tables, retained_less
 from vdu.reporting.collect import collect
-from vdu.reporting.findings.attempts import find_attempts
+from vdu.reporting.findings.attempts import attempt_answers, find_attempts
+from vdu.reporting.findings.inside import inside_answers
+from vdu.reporting.findings.trust import not_tested
 from vdu.reporting.render import answers, make_report
+from vdu.reporting.result_sheet import result_sheet
 from vdu.reporting.sample_sprites import select_pairs as shown_pairs
 
 N, ASKED = 200, ("seven", "a seven, bold", "one", "nine <b>")
@@ -43,7 +46,7 @@ def words(right_after=190):
     }  # fmt: skip
 
 
-def attack(before, after, retrained=None):
+def attack(before, after, retrained=None, original=95):
     rows = [
         {"model": "unlearned", "start_count": before, "forget_count": after, "n_images": 100, "low": 0.0, "high": 0.0}
     ]
@@ -58,7 +61,7 @@ def attack(before, after, retrained=None):
         "seconds": 1.0,
         "protocol": {"steps": 5},
         "rows": rows,
-        "original": {"forget_count": 95, "n_images": 100},
+        "original": {"forget_count": original, "n_images": 100},
     }
 
 
@@ -131,8 +134,32 @@ def test_tables_hold_the_rates_and_what_is_missing(in_words):
 @pytest.mark.parametrize(("right", "fell"), [(190, False), (150, True)])
 def test_retention_that_fell_is_damage(in_words, right, fell):
     data = collect(in_words(words=words(right)))
-    assert (retained_less(data) is not None) is fell
+    assert retained_less(data) == (("IRA",) if fell else ())
     assert (answers(data)["rest"].code == "right_less_often") is fell
+
+
+def test_every_retain_accuracy_that_fell_is_read_so(in_words):
+    """195 to 150 in the domain, 180 to 120 across, of 200; unlearning may fall as it likes."""
+    asked = words(150)
+    asked["accuracy"] += [accuracy("CRA", "original", 180), accuracy("CRA", "unlearned", 120)]
+    data = collect(in_words(words=asked))
+    probes = attempt_answers(data) | inside_answers(data)
+    readings = [row.reading for row in result_sheet(data, answers(data), probes) if row.place == "asked"]
+    assert readings == ["A rate; no verdict", "Fell", "Fell"]
+
+
+def test_prompts_were_tested_where_conditions_were_optimised(in_words):
+    data = collect(in_words())  # with an inversion
+    kept = [each for each in not_tested(data.metrics) if each.startswith("Deliberate attempts")]
+    assert kept == ["Deliberate attempts to get it back by optimised noise, guidance or adapters."]
+    probes = data.metrics["probes"] | {"inversion": {"status": "not run", "code": "no_words"}}
+    assert any("optimised noise, prompts, guidance" in each for each in not_tested(data.metrics | {"probes": probes}))
+
+
+def test_those_that_remain_come_first_under_prompts_too(in_words):
+    page, _ = make_report(in_words())
+    shown = page.decode().split("<h3>Asked for “seven”</h3>")[1].split("</p>")[0]
+    assert "those that remain first, then in the order of the seeds" in shown
 
 
 @pytest.mark.parametrize(
@@ -142,6 +169,8 @@ def test_retention_that_fell_is_damage(in_words, right, fell):
         (attack(2, 2), "stays_away"),
         (attack(2, 90, 20), "comes_back"),
         (attack(2, 20, 18), "no_more_than_retrained"),
+        (attack(2, 20, 18, original=40), "no_more_than_retrained"),  # a lead of 10 points, where 20 are half
+        (attack(2, 20, 18, original=10), "lead_not_excluded"),  # 10, where 5 are half
     ],
 )
 def test_an_attack_is_read_as_the_other_attempts(in_words, result, code):

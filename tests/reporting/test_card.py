@@ -173,6 +173,41 @@ def test_relearning_and_inpainting_are_beside_the_retrained_model(tmp_path):
         assert f"| {label} | {share}.0\u202f%" in text, label
 
 
+def test_u_fid_is_that_of_the_images_that_are_not_unwanted_where_many_remain(tmp_path):
+    metrics = deepcopy(METRICS)
+    apart = {"n_images": 250, "u_fid": {"value": 12.5, "low": 11.0, "high": 14.0}, "floor": INTERVAL}
+    metrics["kept"] = {"n_changed": 0, "n_kept": 446, "share": 0.0, "apart": apart}
+    metrics["rows"][1] |= {"status": "measured", "forget_count": 0, "u_fid": {"value": 9.0, "low": 8.0, "high": 10.0}}
+    card = ModelCard(updated(make_run(tmp_path / "run"), metrics))
+    (_, u_fid) = card.data.eval_results
+    assert (u_fid.metric_value, u_fid.metric_name) == (
+        12.5,
+        "u-FID[judge:mnist-cnn] (of 250 images, without the unwanted)",
+    )
+    assert "u-FID (of 250 images, without the unwanted) is the" in card.text and "lower is better | 12.5" in card.text
+    assert "retrained (target) | 9.0" not in card.text  # of 500 images
+    metrics["kept"]["apart"] |= {"u_fid": None, "floor": None}
+    none = ModelCard(updated(make_run(tmp_path / "few"), metrics))
+    assert [each.metric_type for each in none.data.eval_results] == ["pul"] and "44.5" not in none.text
+
+
+def test_a_doubted_retrained_model_is_no_target(tmp_path):
+    """40 of 500 of it look unwanted beside 54 of the original's: it may have seen them."""
+    metrics = deepcopy(METRICS)
+    metrics["rows"][1] |= {"status": "measured", "forget_count": 40, "u_fid": INTERVAL}
+    metrics["rows"].append(metrics["rows"][0] | {"name": "original", "pul": None, "forget_count": 54})
+    text = updated(make_run(tmp_path / "run"), metrics)
+    assert "retrained (target)" not in text and "makes 40 of 500 unwanted images, the original 54" in text
+    metrics["rows"][1]["forget_count"] = 0
+    assert "unwanted images, retrained (target) | 0 |" in updated(make_run(tmp_path / "other"), metrics)
+
+
+def test_the_guidance_scale_is_part_of_the_sampler(tmp_path):
+    metrics = deepcopy(METRICS)
+    metrics["protocol"]["sampler_guidance_scale"] = 7.5
+    assert "ddpm, 20 steps, guidance scale 7.50" in updated(make_run(tmp_path / "run"), metrics)
+
+
 def test_it_holds_no_image(tmp_path):
     text = updated(make_run(tmp_path / "run"))
     assert "![" not in text and "<img" not in text and "data:" not in text

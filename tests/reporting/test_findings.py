@@ -11,12 +11,12 @@ from vdu.reporting.findings.attempts import attempt_answers, find_attempts
 from vdu.reporting.findings.back import back_answer, find_back
 from vdu.reporting.findings.cost import cost_answer, cost_split, find_cost
 from vdu.reporting.findings.gone import Gone, GoneFinding, find_gone, gone_answer
-from vdu.reporting.findings.inside import _chance_of_members, find_inside, inside_answers
+from vdu.reporting.findings.inside import _chance_of_members, _finds_members, find_inside, inside_answers
 from vdu.reporting.findings.reliability import lowest_ceiling, retrained_ceiling, retrained_doubted
 from vdu.reporting.findings.rest import find_rest, rest_answer
 from vdu.reporting.findings.trust import Reservation, find_trust, not_tested, trust_answer
 from vdu.reporting.render import answers
-from vdu.reporting.result_sheet import result_sheet
+from vdu.reporting.result_sheet import overview, result_sheet
 
 GONE = GoneFinding(Gone.AT_CEILING, None, None, 100.0)
 N = 400
@@ -146,6 +146,14 @@ def test_rest(bare, rows, changes, level, code):
     assert found(find_rest(changed(bare, rows, **changes))) == (level, code)
 
 
+def test_the_class_table_expects_the_rest_of_the_images_that_are_not_unwanted(bare):
+    """Of 200 images 40 are still unwanted: of each of the 9 kept classes 160/9 are expected, and not 200/9."""
+    expected = [0.0 if name == "7" else 200 / 9 for name in bare.classes]
+    data = changed(bare, histogram={"expected": expected}, **apart((6, 7, 8)))
+    rows = {row["name"]: row["expected"] for row in page_tables.histogram(data)["rows"]}
+    assert rows["3"] == pytest.approx(160 / 9) and rows["7"] == 0.0
+
+
 def denoised(before, after, images="retain_train"):
     rows = [("original", before), ("unlearned", after)]
     made = [
@@ -241,8 +249,15 @@ def completion(*rows, control="retrained", **start):
     return {"completion": {"rows": made, "protocol": {"control": control}} | start}
 
 
-def inpainting(**counts):
-    return {"inpainting": {"rows": [{"hidden": "half", "model": m, **counted(k)} for m, k in counts.items()]}}
+def inpainting(n=N, **counts):
+    return {"inpainting": {"rows": [{"hidden": "half", "model": m, **counted(k, n)} for m, k in counts.items()]}}
+
+
+def none_of_the_original(n_unlearned, **beside):
+    """A sampler with which the original makes none, beside one with which PUL is 93."""
+    rows = stochastic((88, 93, 97), **beside)["stochastic"]["rows"]
+    row = NO_PUL | {"n_unlearned": n_unlearned} | ({"control_count": beside["control"]} if beside else {})
+    return {"stochastic": {"rows": [row, *rows]}}
 
 
 def attempted(bare, *probes):
@@ -262,7 +277,15 @@ ATTEMPTS = {
     ),
     "still": (relearning(curve("unlearned", [0, 0, 1]), curve("retrained", [0, 1, 1])), "good", "no_more_than_retrained"),
     # the start does not count: there the retrained model is merely judged wrongly less often
-    "start": (relearning(curve("unlearned", [60] * 3), curve("retrained", [0, 60, 60])), "good", "no_more_than_retrained"),
+    "start": (relearning(curve("unlearned", [60] * 3), curve("retrained", [0, 60, 60])), "unknown", "undecided"),
+    # 5 of 100 after 0, Wilson 2.2 to 11.2 % and 0 to 3.7 %: a rise of 0.3 % at least; the retrained one's 0 is none
+    "only ours": (
+        relearning(curve("unlearned", [0, 1, 5], n=100), curve("retrained", [0, 0, 0], n=100)), "unknown", "undecided",
+    ),
+    "too few": (
+        {"relearning": {"curves": [curve("unlearned", [0, 1], "benign"), curve("retrained", [0, 1], "benign")]}},
+        "unknown", "few_forget_images",
+    ),
     # alone, beside an original that makes 40 of 400: 20 is half
     "alone returns": (relearning(curve("unlearned", [0, 10, 40])), "mixed", "can_be_brought_back"),
     "alone some": (relearning(curve("unlearned", [0, 1, 10])), "mixed", "below_half"),
@@ -279,8 +302,9 @@ ATTEMPTS = {
     ),
     # PUL of the plain sampler is 95 (90 to 99)
     "holds": (stochastic((88, 93, 97)), "good", "samplers_agree"),
-    "holds but for none": ({"stochastic": {"rows": [NO_PUL, *stochastic((88, 93, 97))["stochastic"]["rows"]]}}, "good",
-                           "samplers_agree"),
+    "holds but for none": (none_of_the_original(0), "unknown", "sampler_undecided"),
+    "sixty where the original and the retrained make none": (none_of_the_original(60, control=0), "bad", "comes_back"),
+    "one where the original and the retrained make none": (none_of_the_original(1, control=0), "good", "no_more_than_retrained"),
     "none at all": ({"stochastic": {"rows": [NO_PUL]}}, "unknown", "no_pul"),
     "one of two hides": (stochastic((91, 95, 99), (70, 80, 89)), "mixed", "hidden_by_sampler"),
     "hides most": (stochastic((20, 40, 60)), "bad", "hidden_by_sampler"),
@@ -297,6 +321,9 @@ ATTEMPTS = {
     "alone early more than by itself": (completion((0.25, 30, 400), control="original", start_count=2), "mixed", "below_half"),
     "filled": (inpainting(original=300, unlearned=280, retrained=100), "bad", "comes_back"),
     "filled as retrained": (inpainting(original=300, unlearned=105, retrained=100), "good", "no_more_than_retrained"),
+    # 20 against 10 of 100, 13.3 to 28.9 and 5.5 to 17.4 %: leads up to 20 points, of the original's own 20 or 60
+    "filled by the half": (inpainting(100, original=20, unlearned=20, retrained=10), "unknown", "lead_not_excluded"),
+    "filled by a third": (inpainting(100, original=60, unlearned=20, retrained=10), "good", "no_more_than_retrained"),
     "filled alone": (inpainting(original=300, unlearned=280), "mixed", "can_be_brought_back"),
     "not filled": (inpainting(original=300, unlearned=60), "mixed", "below_half"),
     "none filled": (inpainting(original=300, unlearned=1), "good", "stays_away"),
@@ -372,9 +399,10 @@ def with_probe(data, name, **changes):
     return replace(data, metrics=data.metrics | {"probes": probes | {name: probes[name] | changes}})
 
 
-def paired(unlearned, original=(-0.74, -0.72, -0.70), rest=None):
+def paired(unlearned, original=(-0.74, -0.72, -0.70), rest=None, train=None):
     values = {("unlearned", "forget_train"): unlearned, ("original", "forget_train"): original}
     values |= {("unlearned", "retain_held_out"): rest} if rest else {}
+    values |= {("unlearned", "retain_train"): train} if train else {}
     return [
         {"model": model, "against": "retrained", "images": images, **ends(*each)}
         for (model, images), each in values.items()
@@ -394,6 +422,9 @@ def paired(unlearned, original=(-0.74, -0.72, -0.70), rest=None):
         (paired((0.45, 0.47, 0.49), rest=(0.43, 0.45, 0.47)), "mixed", "global_shift"),
         (paired((0.40, 0.50, 0.60), rest=(0.38, 0.42, 0.46)), "unknown", "undecided"),  # the difference is too wide to tell
         (paired((0.44, 0.50, 0.56), rest=(0.01, 0.23, 0.45)), "mixed", "pushed_too_far"),  # 0.27 ± 0.23: the intervals overlap
+        (paired((0.40, 0.50, 0.60), rest=(-0.40, 0.60, 1.60)), "unknown", "undecided"),  # kept images moved by more, or by nothing
+        (paired((0.06, 0.08, 0.10), rest=(-0.001, 0.044, 0.089)), "unknown", "undecided"),  # 0.036 ± 0.049, and perhaps none
+        (paired((0.45, 0.47, 0.49), rest=(0.43, 0.45, 0.47), train=(-0.4, 0.6, 1.6)), "mixed", "global_shift"),  # the surest one
     ],
 )  # fmt: skip
 def test_likelihood(full, differences, level, code):
@@ -449,6 +480,9 @@ HALF = (0.47, 0.5, 0.53)
         ([attacked("unlearned", HALF, tpr=(0.02, 0.04, 0.06)), attacked("retrained", HALF, tpr=(0.0, 0.01, 0.015))],
          "mixed", "told_apart"),
         ([attacked("retrained", HALF)], "unknown", "no_row_of_unlearned"),
+        # of 30, 5 above all 30 others by chance: C(30, 5)/C(60, 5) = 2.6 %; of 6 it is 1.2 %
+        ([attacked("unlearned", HALF, 30, tpr=(0.05, 5 / 30, 0.3))], "good", "chance"),
+        ([attacked("unlearned", HALF, 30, tpr=(0.05, 6 / 30, 0.3))], "mixed", "told_apart"),
     ],
 )  # fmt: skip
 def test_membership(full, rows, level, code):
@@ -456,6 +490,21 @@ def test_membership(full, rows, level, code):
 
 
 FAR, NEAR = (50, 60, 70), (10, 18, 25)
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "swapped", "code"),
+    [(2048, False, "predictions_nearer"), (2048, True, "predictions_farther"), (2049, False, "nearer")],
+)
+def test_samples_no_more_than_their_features_are_not_nearer(full, n_samples, swapped, code):
+    data = changed(full, protocol={"features_dimension": 2048})
+    samples = [{"model": m, "u_fid": ends(*each)} for m, each in (("original", FAR), ("unlearned", NEAR))]
+    other = {"original": "unlearned", "unlearned": "original"} if swapped else {}
+    rows = data.metrics["probes"]["retrained"]["denoising"]
+    rows = [row | {"model": other.get(row["model"], row["model"])} for row in rows]
+    data = with_probe(data, "retrained", samples=samples, denoising=rows, protocol={"n_samples": n_samples})
+    assert find_inside(data)["retrained"].reason.code == code
+    assert ("2,048 samples on 2,048 features" in inside_answers(data)["retrained"].text) is (n_samples == 2048)
 
 
 @pytest.mark.parametrize(
@@ -603,6 +652,52 @@ def test_relearning_to_the_originals_rate_is_no_no(bare):
     assert found(finding) == ("mixed", "no_sign_some_undecided") and finding.n_undecided == 1
 
 
+@pytest.mark.parametrize(
+    ("count", "n", "level"),
+    [(3, 100, "unknown"), (0, 400, "good")],  # Wilson up to 8.5 and 1.0 %; half of the original's 20 of 200 is 5 %
+)
+def test_an_original_that_made_none_in_the_probe_has_the_rate_of_the_evaluation(bare, count, n, level):
+    curves = relearning(curve("unlearned", [0, count], n=n), curve("retrained", [0, 0], n=n))
+    curves["relearning"]["original"] = {"forget_count": 0, "n_images": n}
+    data = changed(attempted(bare, curves), {"original": {"forget_count": 20}})
+    assert find_attempts(data)["relearning"].level == level
+    assert (find_back(data, GONE).reason.code == "no_sign") is (level == "good")
+
+
+def test_every_part_of_a_report_has_the_same_reading_of_relearning(bare):
+    data = attempted(bare, ATTEMPTS["only ours"][0], ATTEMPTS["holds"][0])
+    probes, third = attempt_answers(data) | inside_answers(data), find_back(data, GONE)
+    (row,) = (each for each in result_sheet(data, answers(data), probes) if each.place == "relearning")
+    assert {row.level, probes["relearning"].level, third.attempts["relearning"].level} == {"unknown"}
+    assert "1 undecided" in overview([], probes) and found(third) == ("mixed", "no_sign_some_undecided")
+    assert "did not" in probes["relearning"].text and "So does" not in back_answer(data, third).title
+
+
+def test_the_numbers_of_a_hidden_share_are_those_of_the_sampler_that_hid_it(bare):
+    rows = stochastic((20, 80, 95), (70, 80, 89))  # the first one's interval reaches the ordinary one's, 90 to 99
+    finding = find_attempts(attempted(bare, rows))["stochastic"]
+    assert (finding.level, finding.row["sampler"]) == ("mixed", "s1")
+
+
+def test_a_sampler_with_which_the_original_makes_none_is_named(bare):
+    data = attempted(bare, none_of_the_original(60))
+    assert (
+        "With s9, η = 1.00 (the unlearned model 60 of 400), the original makes none"
+        in attempt_answers(data)["stochastic"].text
+    )
+    alone = attempted(bare, {"stochastic": {"rows": [NO_PUL]}})
+    assert attempt_answers(alone)["stochastic"].text.startswith("With s9")
+
+
+def test_too_few_forget_images_are_said_and_no_retrained_model_denied(bare):
+    few = ATTEMPTS["too few"][0]["relearning"] | {
+        "protocol": {"left_out": [{"n_shown": 10, "shown": "forget", "n_available": 8}]}
+    }
+    answer = attempt_answers(attempted(bare, {"relearning": few}))["relearning"]
+    assert answer.title == "Undecided: too few forget images" and answer.figure == "8 images; the test needs 10"
+    assert "retrained" not in answer.text + "".join(answer.limits)
+
+
 def test_a_lead_of_half_of_the_originals_rate_is_not_small_with_another_sampler(bare):
     rows = stochastic((-100, 0, 60), control=1, n_unlearned=9)
     rows["stochastic"]["rows"][0] |= {"n_images": 300}
@@ -620,6 +715,19 @@ def test_nothing_is_read_beside_a_doubted_model(bare):
     assert finding.changed_retrained is None and finding.worse_likelihood is None
     full = changed(bare, {"retrained": {"forget_count": 15, "status": "measured"}, "original": {"forget_count": 20}})
     assert {each.reason.code for each in find_inside(full).values()} <= {"retrained_doubted", "not_tested"}
+
+
+@pytest.mark.parametrize(("n", "n_others"), [(30, 30), (100, 100), (300, 300), (500, 400)])
+def test_chance_alone_tells_members_apart_as_seldom_as_it_may(n, n_others):
+    """Simulated: scores of one distribution, the count above the threshold of the probe, 2.5 % at most."""
+    import numpy as np
+
+    source, trials, allowed = np.random.default_rng(0), 5000, n_others // 100
+    threshold = np.sort(source.random((trials, n_others)), axis=1)[:, -allowed - 1]
+    counts = (source.random((trials, n)) > threshold[:, None]).sum(axis=1)
+    told = [_finds_members(attacked("unlearned", HALF, n, (0, k / n, 1)) | {"n_held_out": n_others}) for k in counts]
+    assert np.mean(told) <= 0.025 + 2 * math.sqrt(0.025 * 0.975 / trials)  # two standard errors
+    assert np.mean(told) > 0.004  # a test that never rejects would pass, too
 
 
 def test_chance_at_one_percent_false_alarms_is_that_of_so_few_images():

@@ -1,10 +1,11 @@
 """Differences of rates: Newcombe's own worked examples, and what happens at the ends."""
 
+import itertools
 import math
 
 import pytest
 
-from vdu.reporting.rates import Rate, difference, measured, why_not
+from vdu.reporting.rates import Rate, difference, exceedance, measured, why_not
 
 
 def wilson(count, total, z=1.959963984540054):
@@ -31,6 +32,18 @@ def test_the_other_way_round_is_the_negative():
     one, other = wilson(30, 100), wilson(45, 90)
     low, high = difference(one, other)
     assert difference(other, one) == pytest.approx((-high, -low))
+
+
+@pytest.mark.parametrize(("n", "n_others", "allowed"), [(3, 4, 0), (4, 5, 1), (5, 3, 2)])
+def test_exceedance_is_the_share_of_all_orders(n, n_others, allowed):
+    """Every choice of ranks for the n values among all of them, counted one by one."""
+    counts = []
+    for mine in map(set, itertools.combinations(range(n + n_others), n)):
+        threshold = sorted(set(range(n + n_others)) - mine)[-allowed - 1]
+        counts.append(sum(rank > threshold for rank in mine))
+    for count in range(n + 1):
+        truth = sum(each >= count for each in counts) / len(counts)
+        assert exceedance(count, n, allowed, n_others) == pytest.approx(truth)
 
 
 def test_a_result_and_a_reason():

@@ -5,7 +5,8 @@ import pytest
 
 from vdu.commands.compare import run
 from vdu.core.errors import InputError
-from vdu.reporting.run_comparison import differences, figures, notes, read_runs
+from vdu.reporting.headline_figures import compared, figures
+from vdu.reporting.run_comparison import differences, notes, read_runs
 
 
 class Settings:
@@ -173,6 +174,70 @@ def test_no_reused_evaluations_are_a_zero_and_no_gap(pair, tmp_path):
     edit(pair[1], lambda m: next(each for each in m["cost"] if each["stage"] == "unlearn").update(reused=180))
     found = run(Settings(*pair, output=tmp_path / "c.html"))
     assert [each["figures"]["reused_evaluations"]["value"] for each in found["runs"]] == [0, 180]
+
+
+def shortened(metrics):
+    """A relearning on 10 images for 50 steps, as another suite does it; the other one has 100 and 100."""
+    relearning = metrics["probes"]["relearning"]
+    relearning["curves"] = [
+        curve | {"points": [point for point in curve["points"] if point["step"] <= 50]}
+        for curve in relearning["curves"]
+        if curve["n_shown"] == 10
+    ]
+
+
+@pytest.mark.parametrize("sizes", [{}, {"n_shown": [10], "steps": [0, 50], "n_images": 200}])
+def test_relearning_that_ends_elsewhere_is_left_out_whether_or_not_its_protocol_tells(pair, tmp_path, sizes):
+    edit(pair[1], shortened)
+    edit(pair[1], lambda m: m["probes"]["relearning"]["protocol"].update(sizes))
+    found = run(Settings(*pair, output=tmp_path / "c.html"))
+    (note,) = (each for each in found["notes"] if "elearning" in each)
+    assert note.startswith("end of relearning differs: 100 steps on 100 unwanted images in ")
+    assert "; 50 steps on 10 unwanted images in " in note and note.endswith("; its figures are left out")
+    for each in found["runs"]:
+        assert [each["figures"][name] for name in ("relearned", "relearned_retrained", "relearned_lead")] == [None] * 3
+    assert "relearning at the end" not in found["table"]
+
+
+def test_records_before_the_sizes_are_compared_with_later_ones(pair):
+    edit(
+        pair[1],
+        lambda m: m["probes"]["relearning"]["protocol"].update(n_shown=[1, 10, 100], steps=[0, 100], n_images=200),
+    )
+    assert notes(read_runs(pair)) == []
+    assert compared(read_runs(pair))[1]["relearned"].value == pytest.approx(20.0)
+
+
+def test_a_doubted_retrained_model_is_left_out_with_its_doubt(pair):
+    """15 of 200 of the retrained model beside the original's own: it may have seen them."""
+
+    def seen(metrics):
+        rows = {row["name"]: row for row in metrics["rows"]}
+        rows["retrained"].update(status="measured", forget_count=15, u_fid={"value": 6.0, "low": 5.0, "high": 7.0})
+        rows["original"].update(forget_count=20)
+
+    edit(pair[1], seen)
+    sound, doubted = compared(read_runs(pair))
+    names = [name for name in doubted if "retrained" in name or name == "relearned_lead"]
+    assert len(names) == 7 and all(doubted[name] is None for name in names) and doubted["relearned"] is not None
+    assert sum(sound[name] is not None for name in names) == 5  # all but those of the table, which it has not
+    (note,) = notes(read_runs(pair))
+    assert note.startswith(f"{pair[1]}: The model given as retrained makes 15 of 200 unwanted images, the original 20")
+
+
+def test_u_fid_of_other_numbers_of_images_is_noted_and_has_no_retrained_beside_it(pair):
+    def many(metrics):
+        distance = {"value": 4.0, "low": 3.0, "high": 5.0}
+        metrics["kept"] = {"apart": {"n_images": 150, "u_fid": distance, "floor": distance}}
+        next(row for row in metrics["rows"] if row["name"] == "retrained").update(status="measured", u_fid=distance)
+
+    edit(pair[1], many)
+    runs = read_runs(pair)
+    assert differences(runs) == []
+    assert notes(runs) == [
+        f"number of images of u-FID, on which it depends, differs: 200 in {pair[0]}; 150 in {pair[1]}"
+    ]
+    assert figures(runs[1])["u_fid"].value == 4.0 and figures(runs[1])["u_fid_retrained"] is None
 
 
 def test_foreign_names_are_escaped(pair, tmp_path):

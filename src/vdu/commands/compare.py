@@ -33,7 +33,7 @@ def run(settings: CompareSettings) -> dict[str, Any]:
 
     Returns:
         ``table`` (text), ``page`` (path), ``comparable``, ``differences``, ``notes`` and ``runs``: per run its name and
-        its figures (value, low, high, text; None if missing).
+        its figures (value, low, high, text; None if missing, or left out as the notes say).
 
     Raises:
         InputError: if there are fewer than two runs, one is given twice, or their settings differ and ``force`` is off.
@@ -47,7 +47,8 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     if twice is not None:
         raise InputError(f"compare: got {twice} more than once; expected different run folders.")
     from vdu.reporting.comparison_page import text_table, write_comparison
-    from vdu.reporting.run_comparison import differences, figures, notes, read_runs
+    from vdu.reporting.headline_figures import compared
+    from vdu.reporting.run_comparison import differences, notes, read_runs
 
     runs = read_runs(settings.runs)
     against, noted = differences(runs), notes(runs)
@@ -65,6 +66,7 @@ def run(settings: CompareSettings) -> dict[str, Any]:
         "differences": against,
         "notes": noted,
         "runs": [
-            {"run": each.name, "figures": {name: f and asdict(f) for name, f in figures(each).items()}} for each in runs
+            {"run": each.name, "figures": {name: f and asdict(f) for name, f in found.items()}}
+            for each, found in zip(runs, compared(runs), strict=True)
         ],
     }

@@ -79,7 +79,11 @@ class Evidence:
 
     @property
     def u_fid(self) -> Interval:
-        """u-FID of the unlearned model, ≥ 0, lower is better, with its 95 % interval."""
+        """u-FID of the unlearned model, ≥ 0, lower is better, with its 95 % interval.
+
+        It is of all images, the unwanted ones that remain included. Where many do, ``kept_changed.apart`` has that of the others, which
+        the answer :attr:`rest` reads.
+        """
         distances = self.record.row("unlearned").distances
         assert distances is not None
         return distances.u_fid

@@ -9,7 +9,7 @@ Not guaranteed: that the judge is right; that so many images suffice (the interv
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -168,7 +168,7 @@ def measure(
         rows=tuple(rows),
         histogram=found.histogram,
         transitions=transitions,
-        kept=replace(_kept(count_changed(was.judge, now.judge, judging), found.histogram, judging), apart=apart),
+        kept=_kept(count_changed(was.judge, now.judge, judging), found.histogram, judging, apart, n_images),
         judge=judge,
         corrected_pul_percent=corrected(found.pul, judge.forget_false_positive_rate),
         second_judge=found.second,
@@ -215,11 +215,16 @@ def _apart(unwanted: Tensor, base: Tensor, made: Tensor, free: Tensor, seed: int
     )
 
 
-def _kept(changed: tuple[int, int], histogram: HistogramRecord, judging: Judging) -> KeptRecord:
+def _kept(
+    changed: tuple[int, int], histogram: HistogramRecord, judging: Judging, apart: ApartRecord | None, n_images: int
+) -> KeptRecord:
     """The retained images that changed class; there are some, since ``expected`` needs them."""
     n_changed, n_kept = changed
     kept = [i for i in range(judging.n_classes) if i not in judging.forget_classes]
-    made, expected = histogram.unlearned, histogram.expected
+    share = (
+        1.0 if apart is None else apart.n_images / n_images
+    )  # where many unwanted images remain, fewer are of the rest
+    made, expected = histogram.unlearned, [share * each for each in histogram.expected]
     most = max(kept, key=lambda i: abs(made[i] - expected[i]))
     return KeptRecord(
         n_changed=n_changed,
@@ -227,6 +232,7 @@ def _kept(changed: tuple[int, int], histogram: HistogramRecord, judging: Judging
         shifted_class=histogram.classes[most],
         shifted_expected=expected[most],
         shifted_made=made[most],
+        apart=apart,
     )
 
 

@@ -23,6 +23,7 @@ writers, another camera).
 With n held-out images the false-positive rate has steps of 1/n: below 100 images the second number is the fraction of members above
 *every* non-member (FPR 0), and a single member changes it by 1/n. Its bootstrap interval is then too short upwards, since no
 resample has a more extreme non-member than the sample. Chance level is (⌊n/100⌋ + 1)/(n + 1): 3.2 % of 30, 2 % of 100, 1.3 % of 300.
+The report therefore tests the count itself (:func:`vdu.reporting.rates.exceedance`), not whether the interval lies above chance.
 
 Not guaranteed: that stronger attacks (shadow models) find no more; an AUC near ½ does not prove forgetting. The bootstrap
 interval has zero width if all members score above all non-members.

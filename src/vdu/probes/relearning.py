@@ -72,7 +72,7 @@ def fine_tune(
     seeds: Sequence[int],
     title: str,
 ) -> list[dict[str, Any]]:
-    """Fine-tune a copy of a model, and count the class after some steps.
+    """Fine-tune all weights of a copy of a model, and count the class after some steps.
 
     Args:
         case: provides sampler and judge.
@@ -87,8 +87,7 @@ def fine_tune(
         One point per step: ``step``, ``forget_count``, ``n_images``, ``low``, ``high``.
     """
     tuned = model.copy()
-    if not tuned.trainable():  # loaded for inference
-        tuned.network.requires_grad_(True)
+    tuned.network.requires_grad_(True)  # whatever was frozen: in a part, or as a whole for inference
     points: list[dict[str, Any]] = []
 
     def count(done: int, weights: Mapping[str, Tensor]) -> None:
@@ -170,6 +169,9 @@ def probe(
         "batch_size": how.batch_size,
         "max_grad_norm": how.max_grad_norm,
         "batches": "same_for_every_model",
+        "n_shown": sorted(set(n_shown)),
+        "steps": steps,
+        "n_images": n_images,
         "forget_images": case.forget.description,
         "benign_images": shown["benign"].description,
         "left_out": left_out,

@@ -6,8 +6,8 @@ evaluation does not use, with
 
     ddim, η = 0      ddim, η = 0.5      ddim, η = 1      ddpm (ancestral: every step draws its noise)
 
-without the sampler of the evaluation itself. Steps, spacing and clipping are the evaluation's. Sample i of both
-models has the same seed, and PUL is the paired one of :mod:`vdu.metrics.pul`.
+without the sampler of the evaluation itself, and of flow-matching models without η, which they do not have. Steps, spacing and
+clipping are the evaluation's. Sample i of both models has the same seed, and PUL is the paired one of :mod:`vdu.metrics.pul`.
 
 If the judge predicts none of the original's samples as forget, PUL is undefined: the row has ``"pul": None`` and both counts.
 
@@ -36,20 +36,21 @@ __all__ = ["other_samplers", "probe"]
 SAMPLERS = (("ddim", 0.0), ("ddim", 0.5), ("ddim", 1.0), ("ddpm", 0.0))
 
 
-def other_samplers(sampler: Sampler) -> list[Sampler]:
+def other_samplers(sampler: Sampler, *, flow: bool = False) -> list[Sampler]:
     """DDIM with increasing noise, and ancestral sampling, otherwise like a given sampler and without that sampler itself.
 
     Args:
         sampler: the evaluation's own protocol.
+        flow: whether the models match flows: these have no η.
 
     Returns:
-        Three protocols.
+        Three protocols; for flow matching one.
 
     Examples:
         >>> [(each.scheduler, each.eta) for each in other_samplers(Sampler("ddpm", steps=20))]
         [('ddim', 0.0), ('ddim', 0.5), ('ddim', 1.0)]
     """
-    found = [replace(sampler, scheduler=scheduler, eta=eta) for scheduler, eta in SAMPLERS]
+    found = [replace(sampler, scheduler=scheduler, eta=eta) for scheduler, eta in SAMPLERS if not (flow and eta)]
     return [each for each in found if each != sampler]
 
 
@@ -65,7 +66,8 @@ def probe(case: ProbeContext, *, n_images: int = 500, samplers: Sequence[Sampler
         ``rows``: one per sampler, with the retrained model's count if there is one (``control_count``).
     """
     started = time.monotonic()
-    tried = other_samplers(case.sampler) if samplers is None else list(samplers)
+    flow = any(model.schedule.scaling == "flow" for model in case.models.values())
+    tried = other_samplers(case.sampler, flow=flow) if samplers is None else list(samplers)
     seeds = image_seeds(case.seed, "stochastic", n_images)
     rows = []
     for sampler in tried:

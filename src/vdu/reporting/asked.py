@@ -38,13 +38,14 @@ def accuracies(data: ReportData) -> dict[str, dict[str, Rate]]:
     return found
 
 
-def retained_less(data: ReportData) -> tuple[str, Rate, Rate] | None:
-    """The retain accuracy that fell below the original's beyond chance: its name, and both rates; None if none did."""
-    for name, by_model in accuracies(data).items():
-        ours, before = by_model.get("unlearned"), by_model.get("original")
-        if name != "UA" and ours is not None and before is not None and difference(ours, before)[1] < 0:
-            return name, ours, before
-    return None
+def retained_less(data: ReportData) -> tuple[str, ...]:
+    """The names of the retain accuracies that fell below the original's beyond chance."""
+    return tuple(
+        name
+        for name, by_model in accuracies(data).items()
+        if name != "UA" and {"unlearned", "original"} <= by_model.keys()
+        if difference(by_model["unlearned"], by_model["original"])[1] < 0
+    )
 
 
 def asked_tables(data: ReportData) -> dict[str, Any] | None:

@@ -19,10 +19,10 @@ from vdu.reporting.evidence_json import QUESTIONS
 from vdu.reporting.findings.gone import rate_text
 from vdu.reporting.findings.trust import not_tested
 from vdu.reporting.formatting import number
+from vdu.reporting.headline_figures import FIGURES as HEADLINES
+from vdu.reporting.headline_figures import ComparedRun, figures
 from vdu.reporting.legacy import current_metrics
 from vdu.reporting.render import answers
-from vdu.reporting.run_comparison import FIGURES as HEADLINES
-from vdu.reporting.run_comparison import ComparedRun, figures
 
 __all__ = ["check_card", "foreign_lines", "update_card", "write_card"]
 
@@ -75,9 +75,9 @@ Written by vdu {version}.
 |---|---|
 {rows}
 
-PUL is the percentage of unwanted images that is gone, by counting{ceiling}. u-FID is the
+PUL is the percentage of unwanted images that is gone, by counting{ceiling}. u-FID{of} is the
 distance to {reference} on the features of `{features}`, lower is better; the filtered original is the model before with its unwanted
-images thrown away: perfect forgetting without damage. Numbers of another N, judge or sampler cannot be compared with these.
+images thrown away: perfect forgetting without damage. Numbers of another N, judge or sampler cannot be compared with these.{doubt}
 
 ## Limits
 
@@ -307,12 +307,12 @@ def _results(metrics: dict[str, Any], inputs: dict[str, Any]) -> list[Any]:
                 metric_value=round(row["pul"]["value"], 4),
             )
         )  # fmt: skip
-    if row["u_fid"] is not None:
+    if (distance := HEADLINES["u_fid"][1](metrics)) is not None:
         found.append(
             EvalResult(
                 task_type=task, dataset_type="reference-images", dataset_name=metrics["reference"]["description"],
-                metric_type="u-fid", metric_name=_full("u-FID", metrics),
-                metric_value=round(row["u_fid"]["value"], 4),
+                metric_type="u-fid", metric_name=_full("u-FID", metrics) + _without_unwanted(metrics),
+                metric_value=round(distance.value, 4),
             )
         )  # fmt: skip
     return found
@@ -323,8 +323,15 @@ def _full(label: str, metrics: dict[str, Any]) -> str:
     return label.replace("u-FID", f"u-FID[{metrics['protocol'].get('features_label', metrics['feature_network'])}]")
 
 
+def _without_unwanted(metrics: dict[str, Any]) -> str:
+    """Of how many images u-FID is, where many unwanted ones remain."""
+    apart = (metrics.get("kept") or {}).get("apart")
+    return "" if apart is None else f" (of {apart['n_images']:,} images, without the unwanted)"
+
+
 def _figures(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> str:
-    measured = figures(ComparedRun(str(folder), metrics, record))
+    run = ComparedRun(str(folder), metrics, record)
+    measured = figures(run)
     pul = next(row["pul"] for row in metrics["rows"] if row["name"] == "unlearned")
     texts = {name: each.text for name, each in measured.items() if each and name not in _UNEXPLAINED}
     if pul:
@@ -335,6 +342,8 @@ def _figures(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> s
     found = answers(report_data(folder, metrics, record))
     judge, protocol = metrics["judge"], metrics["protocol"]
     sampler = f"{protocol.get('sampler_scheduler', 'its sampler')}, {protocol.get('sampler_steps', 'unknown')} steps"
+    if (scale := protocol.get("sampler_guidance_scale")) is not None:
+        sampler += f", guidance scale {number(scale)}"
     return FIGURES.format(
         start=START,
         end=END,
@@ -349,6 +358,8 @@ def _figures(folder: Path, record: dict[str, Any], metrics: dict[str, Any]) -> s
         ceiling=f"; this judge could show {number(judge['pul_ceiling'])} % at most",
         reference=_inline(metrics["reference"]["description"]),
         features=metrics["feature_network"].replace("`", "'"),
+        of=_without_unwanted(metrics),
+        doubt="" if run.doubt is None else f" {run.doubt}",
         sampler=_inline(sampler),
         untested="\n".join(f"- {_inline(each)}" for each in not_tested(metrics)),
     )

@@ -72,7 +72,7 @@ _NOT_RUN = {
 }
 _KEYS = {
     "learning_rate_is": "learning rate, chosen as",
-    "n_shown": "forget images that the attack has",
+    "n_shown": "images that are shown",
     "n_prompts": "prompts",
     "forget_images": "forget images",
     "benign_images": "benign images",

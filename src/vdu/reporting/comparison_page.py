@@ -11,8 +11,9 @@ from typing import Any
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_file
 from vdu.reporting.charts import IntervalRow, interval_plot
+from vdu.reporting.headline_figures import FIGURES, ComparedRun, compared
 from vdu.reporting.render import environment, template
-from vdu.reporting.run_comparison import FIGURES, PROTOCOL, ComparedRun, figures
+from vdu.reporting.run_comparison import PROTOCOL
 
 __all__ = ["text_table", "write_comparison"]
 
@@ -77,7 +78,7 @@ def write_comparison(
 
 def _cells(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
     """Label and texts of each figure that some run has."""
-    found = [figures(run) for run in runs]
+    found = compared(runs)
     rows = [(label, [each[name] for each in found]) for name, (label, _) in FIGURES.items()]
     return [(label, ["–" if f is None else f.text for f in row]) for label, row in rows if any(row)]
 

@@ -11,6 +11,7 @@ from vdu.reporting.charts import class_bars, line_chart, share_bar
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.class_shifts import class_shifts, retrained_counts
 from vdu.reporting.findings.cost import cost_split, spent
+from vdu.reporting.findings.rest import expected_counts
 from vdu.reporting.flow_chart import Fate, flow
 
 __all__ = ["cost", "curves", "extra_columns", "flips", "group_totals", "histogram"]
@@ -37,7 +38,7 @@ def histogram(data: ReportData) -> dict[str, Any]:
     """Return rows of the class table; beyond 30 classes, the forgotten ones and those furthest from the expectation."""
     histogram, retrained = data.metrics["histogram"], retrained_counts(data)
     shifts = {each.name: each for each in class_shifts(data) or ()}
-    columns = (histogram["original"], histogram["unlearned"], histogram["expected"])
+    columns = (histogram["original"], histogram["unlearned"], expected_counts(data))
     largest = max((max(column, default=0) for column in columns), default=0)
     rows = [
         {

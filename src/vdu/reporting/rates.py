@@ -6,7 +6,8 @@ The interval of a difference of two rates p₁ − p₂ comes from their own int
     low  = p₁ − p₂ − √((p₁ − l₁)² + (u₂ − p₂)²)
     high = p₁ − p₂ + √((u₁ − p₁)² + (p₂ − l₂)²)
 
-Counts that share their noise are compared by the pairs that changed (:func:`sign_test`), several of them with :func:`holm`.
+Counts that share their noise are compared by the pairs that changed (:func:`sign_test`), several of them with :func:`holm`. Counts above a
+threshold that was taken from others have the test of :func:`exceedance`.
 
 NOT guaranteed: 95 % for the interval of a difference where the two counts share their noise; it is then too wide rather than too
 narrow if they rise and fall together.
@@ -20,7 +21,7 @@ from typing import Any
 from vdu.reporting.code_texts import not_run_text
 from vdu.reporting.formatting import interval
 
-__all__ = ["Rate", "difference", "holm", "measured", "sign_test", "why_not", "wilson"]
+__all__ = ["Rate", "difference", "exceedance", "holm", "measured", "sign_test", "why_not", "wilson"]
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,29 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
         found[i] = highest
     return found
+
+
+def exceedance(count: int, n: int, allowed: int, n_others: int) -> float:
+    """The exact one-sided p-value of a count above a threshold that is itself taken from others, all alike by chance.
+
+    ``count`` of n values lie above the (allowed + 1)-th largest of the others just where the ``count + allowed`` largest of all hold
+    ``count`` of the n or more; where every order is equally likely their number is hypergeometric. Ties make it conservative.
+
+    Args:
+        count: of the n values, those above the threshold.
+        n: values.
+        allowed: of the others, those that may lie above it.
+        n_others: other values.
+
+    Returns:
+        The probability of so many or more, in [0, 1].
+
+    >>> round(exceedance(2, 3, 0, 3), 3), exceedance(0, 3, 0, 3)  # both of the largest two of six: 3/6 · 2/5
+    (0.2, 1.0)
+    """
+    drawn = count + allowed
+    ways = sum(math.comb(n, i) * math.comb(n_others, drawn - i) for i in range(count, min(n, drawn) + 1))
+    return ways / math.comb(n + n_others, drawn)
 
 
 def measured(metrics: Mapping[str, Any], name: str) -> dict[str, Any] | None:

@@ -137,9 +137,8 @@ def _accuracies(data: ReportData) -> list[SheetRow]:
         about = f"of {ours.total:,} images" + (
             "" if floor is None else f"; filtered original {percent(100 * floor.value)}"
         )
-        fell = less is not None and less[0] == name
-        level: Level = "mixed" if fell else "fact"
-        reading = "Fell" if fell else "A rate; no verdict"
+        level: Level = "mixed" if name in less else "fact"
+        reading = "Fell" if name in less else "A rate; no verdict"
         rows.append(SheetRow("asked", ACCURACIES[name], about, before, after, target, ours.ends, level, reading))
     return rows
 
@@ -225,8 +224,8 @@ def _original(data: ReportData, probe: str, place: Any, total: int) -> str:
     if probe in {"relearning", *ATTACKS} and result.get("original"):
         count, n = result["original"]["forget_count"], result["original"]["n_images"]
         return f"{count:,}" if n == total else f"{count:,} of {n:,}"
-    if probe == "stochastic" and place["pul"] is not None:
-        return f"{place['pul']['n_original']:,}"
+    if probe == "stochastic":
+        return "0" if place["pul"] is None else f"{place['pul']['n_original']:,}"
     if probe == "inpainting":
         rows = {(row["model"], row["hidden"]): row for row in result["rows"]}
         row = rows.get(("original", place))

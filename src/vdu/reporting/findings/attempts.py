@@ -8,9 +8,12 @@ With a retrained model (its curve or rows are in the probe), per point the two r
     comes back                  somewhere u's interval lies wholly above r's. Intervals apart are a stricter test than a
                                 5 % one, which is meant: a probe has many points, and one of them may stray by chance
     no more than retrained      nowhere apart, and everywhere the 95 % interval of u − r ends at 25 percentage points or
-                                below (with another sampler at half of the original's own rate, if that is less): without this,
-                                a probe of ten images would "find nothing" and look good
+                                below (with another sampler, in inpainting and under an attack at half of the original's own
+                                rate there, if that is less): without this, a probe of ten images would "find nothing" and
+                                look good
     undecided                   otherwise
+After relearning it is "no more" only where the two curves tell one thing: u rises above its own start, and so does r; or u does not,
+and everywhere its interval ends below half of the original's own rate, so that a rise is excluded too.
 Without one, against the original's own rate o, and the limit is stated:
     comes back                  somewhere the interval of u starts at o/2 or above. The level is "mixed", not "bad": how
                                 much of it is residue and how much a lesson cannot be told
@@ -25,7 +28,7 @@ is its rate before the attack.
 Stochastic re-check: with a retrained model as above, sampler by sampler; a sampler that serves all models badly makes images on
 which the judge errs, in the retrained model too. Without one: PUL with another sampler, its interval wholly below the
 ordinary one's → the ordinary sampler hid it (bad below 50 %, else mixed); not so, and it starts at most 10 percentage points
-below the ordinary one → holds; else undecided.
+below the ordinary one → holds; else undecided, as where the original makes none with some sampler, so that there is no PUL.
 
 NOT guaranteed: that another attack, more steps, more images or another learning rate would not bring it back.
 """
@@ -40,7 +43,7 @@ from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer, Level, Reason
 from vdu.reporting.findings.reliability import retrained_doubt, retrained_doubted
 from vdu.reporting.findings.thresholds import THRESHOLDS
-from vdu.reporting.formatting import count_word, number, percent, percent_interval
+from vdu.reporting.formatting import count_word, number, percent, percent_interval, plural
 from vdu.reporting.rates import Rate, difference, measured, why_not, wilson
 
 __all__ = [
@@ -49,9 +52,7 @@ __all__ = [
     "against",
     "attempt_answers",
     "find_attempts",
-    "highest_start",
     "place_text",
-    "relearning_pairs",
     "tried",
 ]
 
@@ -84,6 +85,7 @@ class Attempt(Reason):
     STAYS_AWAY = "stays_away", "good", "Stays away in what was tried"
     UNDECIDED = "undecided", "unknown", "Undecided"
     NOTHING_TO_COMPARE = "nothing_to_compare", "unknown", "Undecided"
+    FEW_FORGET_IMAGES = "few_forget_images", "unknown", "Undecided: too few forget images"
     NO_PUL = "no_pul", "unknown", "Undecided"
     HIDDEN_BY_SAMPLER = "hidden_by_sampler", "mixed", "The ordinary sampler hides some of it"
     SAMPLERS_AGREE = "samplers_agree", "good", "Stays away with other samplers"
@@ -98,11 +100,13 @@ class Point:
         place: (steps, images shown), a sampler's row, the fraction done by the original, or the hidden part, by probe.
         ours: the unlearned model's rate.
         theirs: the retrained model's, or None.
+        margin: the largest lead over the retrained model that is small, a fraction.
     """
 
     place: Any
     ours: Rate
     theirs: Rate | None = None
+    margin: float = THRESHOLDS["lead_margin_share"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ class AttemptFinding:
         n_points: how many points were compared.
         n_higher: those at which the unlearned model's rate is the higher one.
         original: the original's own rate.
-        row: of the stochastic re-check, the sampler with the lowest PUL.
+        row: of the stochastic re-check, the sampler with the lowest PUL; of those that were hidden, if any were.
+        risen: of relearning beside a retrained model, the point with the largest rate, where it lies above the start.
     """
 
     probe: str
@@ -132,6 +137,7 @@ class AttemptFinding:
     n_higher: int = 0
     original: float = 0.0
     row: dict[str, Any] | None = None
+    risen: Point | None = None
 
 
 def _found(probe: str, reason: Attempt, level: Level | None = None, **numbers: Any) -> AttemptFinding:
@@ -175,34 +181,51 @@ def _relearning(data: ReportData, result: dict[str, Any]) -> AttemptFinding:
                 point=Point((step, n), points[step]),
                 highest=Point((0, n), start),
             )
-    pairs = relearning_pairs(result)
-    if pairs:
-        return _against_retrained(data, "relearning", pairs)
     forget = {n: points for (shown, n), points in mine.items() if shown == "forget"}
+    if not forget:
+        return _found("relearning", Attempt.FEW_FORGET_IMAGES)
+    pairs = [
+        Point((step, n), rate, theirs[step])
+        for n, points in forget.items()
+        for step, rate in points.items()
+        if step > 0 and step in (theirs := curves.get(("retrained", "forget", n), {}))
+    ]
+    if pairs:
+        return _relearned(data, result, pairs, curves)
     rates = [Point((step, n), rate) for n, points in forget.items() for step, rate in points.items() if step > 0]
-    return _against_original("relearning", rates, _original_rate(data, result.get("original")), highest_start(result))
+    start = _highest_start(forget.values())
+    return _against_original("relearning", rates, _original_rate(data, result.get("original")), start)
+
+
+def _relearned(
+    data: ReportData, result: dict[str, Any], pairs: list[Point], curves: dict[tuple[str, str, int], dict[int, Rate]]
+) -> AttemptFinding:
+    """Beside a retrained model: no more is good only where both rise, or where the unlearned one is known not to."""
+    found = _against_retrained(data, "relearning", pairs)
+    most = max(pairs, key=lambda point: point.ours.value)
+    ours, theirs = (
+        _highest_start(points for (who, shown, _), points in curves.items() if (who, shown) == (model, "forget"))
+        for model in ("unlearned", "retrained")
+    )
+    risen = ours is None or difference(most.ours, ours)[0] > 0
+    if risen:
+        assert most.theirs is not None
+        alike = theirs is not None and difference(most.theirs, theirs)[0] > 0
+    else:
+        line = THRESHOLDS["return_share_of_original"] * (_original_rate(data, result.get("original")) or 0.0)
+        alike = all(point.ours.high < line for point in pairs)
+    if found.reason is Attempt.NO_MORE and not alike:
+        found = replace(found, reason=Attempt.UNDECIDED, level=Attempt.UNDECIDED.level)
+    return replace(found, risen=most if risen else None)
 
 
 def _points(curve: dict[str, Any]) -> dict[int, Rate]:
     return {point["step"]: Rate.of(point) for point in curve["points"]}
 
 
-def relearning_pairs(result: dict[str, Any]) -> list[Point]:
-    """Every step of training on unwanted images that both models have."""
-    curves = {(c["model"], c["n_shown"]): _points(c) for c in result["curves"] if c["shown"] == "forget"}
-    return [
-        Point((step, n), rate, curves["retrained", n][step])
-        for (model, n), points in curves.items()
-        if model == "unlearned"
-        for step, rate in points.items()
-        if step > 0 and step in curves.get(("retrained", n), {})
-    ]
-
-
-def highest_start(result: dict[str, Any]) -> Rate | None:
-    """The unlearned model's own rate before any step; the largest where several curves have one."""
-    mine = [_points(c) for c in result["curves"] if (c["model"], c["shown"]) == ("unlearned", "forget")]
-    return max((points[0] for points in mine if 0 in points), key=lambda rate: rate.value, default=None)
+def _highest_start(curves: Iterable[dict[int, Rate]]) -> Rate | None:
+    """A model's own rate before any step; the largest where several curves have one."""
+    return max((points[0] for points in curves if 0 in points), key=lambda rate: rate.value, default=None)
 
 
 def _first_apart(points: dict[int, Rate], start: Rate, retrained: dict[int, Rate] | None) -> int | None:
@@ -216,30 +239,41 @@ def _first_apart(points: dict[int, Rate], start: Rate, retrained: dict[int, Rate
 
 def _stochastic(data: ReportData, result: dict[str, Any]) -> AttemptFinding:
     plain = (data.row("unlearned") or {}).get("pul")
-    rows = [
-        row for row in result["rows"] if row["pul"] is not None
-    ]  # null: the original itself makes none of the class
+    rows = [row for row in result["rows"] if row["pul"] is not None]
+    beside = [row for row in result["rows"] if "control_count" in row and _made(row) is not None]
+    if beside:
+        # from ordinary noise the class is rare: a lead of half of what the original makes is no small one
+        rates = [row["pul"]["n_original"] / row["n_images"] for row in rows] or [_original_rate(data, None) or 0.0]
+        margin = _margin(min(rates))
+        pairs = [
+            Point(row, wilson(_made(row) or 0, row["n_images"]), wilson(row["control_count"], row["n_images"]), margin)
+            for row in beside
+        ]
+        return _against_retrained(data, "stochastic", pairs)
     if plain is None or not rows:
         return _found("stochastic", Attempt.NO_PUL)
-    if all("control_count" in row for row in rows):
-        pairs = [
-            Point(
-                row, wilson(row["pul"]["n_unlearned"], row["n_images"]), wilson(row["control_count"], row["n_images"])
-            )
-            for row in rows
-        ]
-        # from ordinary noise the class is rare: a lead of half of what the original makes is no small one
-        half = min(THRESHOLDS["return_share_of_original"] * row["pul"]["n_original"] / row["n_images"] for row in rows)
-        return _against_retrained(data, "stochastic", pairs, margin=min(THRESHOLDS["lead_margin_share"], half))
     worst = min(rows, key=lambda row: row["pul"]["low"])
     apart = [row for row in rows if row["pul"]["high"] < plain["low"]]
     if apart:
-        bad = any(row["pul"]["low"] < THRESHOLDS["mostly_gone_percent"] for row in apart)
+        worst = min(apart, key=lambda row: row["pul"]["low"])
+        bad = worst["pul"]["low"] < THRESHOLDS["mostly_gone_percent"]
         reason, level = Attempt.HIDDEN_BY_SAMPLER, "bad" if bad else None
     else:
         holds = worst["pul"]["low"] >= plain["low"] - THRESHOLDS["resample_margin_percent"]
+        holds = holds and len(rows) == len(result["rows"])
         reason, level = Attempt.SAMPLERS_AGREE if holds else Attempt.SAMPLER_UNDECIDED, None
     return _found("stochastic", reason, level, row=worst, n_points=len(rows))
+
+
+def _made(row: dict[str, Any]) -> int | None:
+    """Unwanted images of the unlearned model with a sampler; None in older records where the original makes none."""
+    return row.get("n_unlearned") if row["pul"] is None else row["pul"]["n_unlearned"]
+
+
+def _margin(original: float | None) -> float:
+    """The largest lead that is small: half of the original's own rate if that is known, 25 percentage points at most."""
+    most = THRESHOLDS["lead_margin_share"]
+    return most if original is None else min(most, THRESHOLDS["return_share_of_original"] * original)
 
 
 def _completion(data: ReportData, result: dict[str, Any]) -> AttemptFinding:
@@ -261,7 +295,12 @@ def _completion(data: ReportData, result: dict[str, Any]) -> AttemptFinding:
 def _inpainting(data: ReportData, result: dict[str, Any]) -> AttemptFinding:
     rows = {(row["model"], row["hidden"]): Rate.of(row) for row in result["rows"]}
     mine = [(hidden, rate) for (model, hidden), rate in rows.items() if model == "unlearned"]
-    pairs = [Point(hidden, rate, rows["retrained", hidden]) for hidden, rate in mine if ("retrained", hidden) in rows]
+    own = {hidden: rate.value for (model, hidden), rate in rows.items() if model == "original"}
+    pairs = [
+        Point(hidden, rate, rows["retrained", hidden], _margin(own.get(hidden)))
+        for hidden, rate in mine
+        if ("retrained", hidden) in rows
+    ]
     if pairs:
         return _against_retrained(data, "inpainting", pairs)
     found = [
@@ -274,11 +313,12 @@ def _inpainting(data: ReportData, result: dict[str, Any]) -> AttemptFinding:
 
 def _attack(name: str, data: ReportData, result: dict[str, Any]) -> AttemptFinding:
     rows = {row["model"]: row for row in result["rows"]}
-    point = Point("", Rate.of(rows["unlearned"]))
+    point, original = Point("", Rate.of(rows["unlearned"])), _original_rate(data, result["original"])
     if "retrained" in rows:
-        return _against_retrained(data, name, [replace(point, theirs=Rate.of(rows["retrained"]))])
+        pair = replace(point, theirs=Rate.of(rows["retrained"]), margin=_margin(original))
+        return _against_retrained(data, name, [pair])
     start = wilson(rows["unlearned"]["start_count"], rows["unlearned"]["n_images"])
-    return _against_original(name, [point], _original_rate(data, result["original"]), start)
+    return _against_original(name, [point], original, start)
 
 
 def _worst(findings: Iterable[AttemptFinding]) -> AttemptFinding | None:
@@ -286,9 +326,7 @@ def _worst(findings: Iterable[AttemptFinding]) -> AttemptFinding | None:
     return min(findings, key=lambda found: order.index(found.level), default=None)
 
 
-def _against_retrained(
-    data: ReportData, probe: str, pairs: list[Point], margin: float = THRESHOLDS["lead_margin_share"]
-) -> AttemptFinding:
+def _against_retrained(data: ReportData, probe: str, pairs: list[Point]) -> AttemptFinding:
     """Compare rates with the retrained model's, point by point (see the module's docstring)."""
     if retrained_doubted(data):
         return _found(probe, Attempt.DOUBTED)
@@ -296,18 +334,18 @@ def _against_retrained(
     apart = [(point.ours.value - theirs.value, point) for point, theirs in beside if point.ours.low > theirs.high]
     if apart:
         return _found(probe, Attempt.COMES_BACK, point=max(apart, key=lambda item: item[0])[1])
-    lead, point = max(
-        ((difference(point.ours, theirs)[1], point) for point, theirs in beside), key=lambda item: item[0]
-    )
-    reason = Attempt.NO_MORE if lead <= margin else Attempt.LEAD_NOT_EXCLUDED
+    leads = [(difference(point.ours, theirs)[1], point) for point, theirs in beside]
+    large = [(lead, point) for lead, point in leads if lead > point.margin]
+    lead, point = max(large or leads, key=lambda item: item[0])
+    reason = Attempt.LEAD_NOT_EXCLUDED if large else Attempt.NO_MORE
     highest = max(pairs, key=lambda each: each.ours.value)
     higher = sum(point.ours.value > theirs.value for point, theirs in beside)
     return _found(probe, reason, point=point, highest=highest, lead=100 * lead, n_points=len(pairs), n_higher=higher)
 
 
 def _original_rate(data: ReportData, original: dict[str, Any] | None) -> float | None:
-    """The original's own rate of the class: the probe's if it has one, else that of the evaluation."""
-    if original is not None:
+    """The original's own rate of the class: the probe's if it made some there, else that of the evaluation."""
+    if original is not None and original["forget_count"]:
         return original["forget_count"] / original["n_images"]
     count = (data.row("original") or {}).get("forget_count")
     return None if count is None else count / data.metrics["n_images"]
@@ -379,8 +417,12 @@ def _attempt_words(data: ReportData, found: AttemptFinding) -> tuple[str, str, t
     if found.reason is Attempt.DOUBTED:
         doubt = retrained_doubt(data) or ""
         return "no sound comparison", doubt, (doubt,)
+    if found.reason is Attempt.FEW_FORGET_IMAGES:
+        return *_few_words(measured(data.metrics, found.probe) or {}), ()
     if found.reason is Attempt.NO_PUL:
-        return "nothing to compare with", "The share gone with the ordinary sampler is not known.", ()
+        unknown = "The share gone with the ordinary sampler is not known."
+        text = unknown if (data.row("unlearned") or {}).get("pul") is None else _without_pul(data).strip()
+        return "nothing to compare with", text, ()
     if found.reason is Attempt.NOTHING_TO_COMPARE:
         text = "The probe has no point that can be read without a retrained model."
         return "nothing to compare with", text, (_ALONE,)
@@ -423,6 +465,12 @@ def _beside_retrained(found: AttemptFinding, point: Point) -> tuple[str, str]:
         f"higher one at {found.n_higher}. The largest lead that cannot be excluded is {_lead(found.lead)} percentage points: "
         f"{ours} against {theirs} {place}."
     )
+    if found.reason is Attempt.UNDECIDED:
+        text += (
+            " The unlearned model's rate rose above its own start, and the retrained one's did not, measurably."
+            if found.risen
+            else " No rise above the unlearned model's own start was seen, and one to half of the original's own rate is not excluded."
+        )
     if found.reason is Attempt.LEAD_NOT_EXCLUDED:
         return f"a lead of {_lead(found.lead)} points not excluded", text
     return f"{against(highest)} {place_text(found.probe, highest.place)}", text
@@ -436,12 +484,41 @@ def _lead(lead: float) -> str:
 def _sampler_words(data: ReportData, found: AttemptFinding, row: dict[str, Any]) -> tuple[str, str]:
     plain = (data.row("unlearned") or {})["pul"]
     figure = f"share gone at least {percent(row['pul']['low'])} with {_sampler(row)}"
+    which = "the clearest" if found.reason is Attempt.HIDDEN_BY_SAMPLER else "the worst"
     text = (
-        f"With {_sampler(row)}, the worst of {found.n_points} tried, the share gone is {percent_interval(row['pul'])}; with the "
-        f"ordinary sampler {percent_interval(plain)}."
+        f"With {_sampler(row)}, {which} of {found.n_points} tried, the share gone is {percent_interval(row['pul'])}; with the "
+        f"ordinary sampler {percent_interval(plain)}.{_without_pul(data)}"
     )
     own = ((measured(data.metrics, "stochastic") or {}).get("protocol") or {}).get("evaluation_sampler")
     return figure, text + (f" The ordinary one here is {own}." if own else "")
+
+
+def _without_pul(data: ReportData) -> str:
+    """The samplers with which the original makes none, so that nothing was lost and nothing is decided."""
+    rows = [row for row in (measured(data.metrics, "stochastic") or {"rows": []})["rows"] if row["pul"] is None]
+    named = [
+        _sampler(row)
+        + ("" if (made := _made(row)) is None else f" (the unlearned model {made:,} of {row['n_images']:,})")
+        for row in rows
+    ]
+    return (
+        f" With {'; '.join(named)}, the original makes none: there is no share gone, and nothing is decided."
+        if named
+        else ""
+    )
+
+
+def _few_words(result: dict[str, Any]) -> tuple[str, str]:
+    """Figure and text of a relearning for which there were too few forget images."""
+    skipped = [each for each in result["protocol"].get("left_out") or [] if isinstance(each, dict)]
+    least = min((each for each in skipped if each["shown"] == "forget"), key=lambda each: each["n_shown"], default=None)
+    if least is None:
+        return "fewer than the test needs", "There are fewer forget images than the test needs."
+    have, need = least["n_available"], least["n_shown"]
+    return (
+        f"{plural(have, 'image')}; the test needs {need:,}",
+        f"The forget set has {plural(have, 'image')}, and the test needs {need:,} to fine-tune on. Give more of them.",
+    )
 
 
 def _sampler(row: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 What was not gone in the first place cannot come back (unknown). One bad part makes the answer bad, one mixed part
 mixed. If all that ran is good, it is good only where relearning was among it (the other probes are weaker) and left the rate
-where it was. Where relearning brings the class back no faster than in a model that never saw it, the answer is "yes" and a fact:
+where it was. Where relearning brings the class back, and in a model that never saw it as well, the answer is "yes" and a fact:
 neither good nor bad. Undecided parts leave it "mixed" if others are good and "unknown" if none is.
 
 NOT guaranteed: that another attack, more steps, more images or another learning rate would not bring it back.
@@ -20,15 +20,12 @@ from vdu.reporting.findings.attempts import (
     Point,
     attempt_answers,
     find_attempts,
-    highest_start,
-    relearning_pairs,
     tried,
 )
 from vdu.reporting.findings.gone import GoneFinding
 from vdu.reporting.findings.reliability import retrained_doubted
-from vdu.reporting.findings.thresholds import THRESHOLDS
 from vdu.reporting.formatting import count_word
-from vdu.reporting.rates import difference, measured, why_not
+from vdu.reporting.rates import why_not
 
 __all__ = ["Back", "BackFinding", "back_answer", "find_back"]
 
@@ -90,11 +87,7 @@ def find_back(data: ReportData, gone: GoneFinding) -> BackFinding:
         level: [n for n, found in attempts.items() if found.level == level] for level in ("bad", "mixed", "good")
     }
     undecided = [name for name, found in attempts.items() if found.level == "unknown"]
-    relearned = _relearned(data)
-    if relearned is None and "relearning" in by_level["good"] and not _below_half(data):
-        by_level["good"].remove("relearning")  # no rise was seen, and none is excluded
-        undecided.append("relearning")
-        attempts["relearning"] = replace(attempts["relearning"], reason=Attempt.UNDECIDED, level="unknown")
+    relearned = attempts["relearning"].risen if "relearning" in attempts else None
     common: dict[str, Any] = {"n_good": len(by_level["good"]), "n_undecided": len(undecided), "relearned": relearned}
     if by_level["bad"]:
         return BackFinding(Back.YES, attempts, tuple(by_level["bad"]), **common)
@@ -113,27 +106,6 @@ def find_back(data: ReportData, gone: GoneFinding) -> BackFinding:
     if "relearning" not in attempts:
         return BackFinding(Back.NO_SIGN_NO_RELEARNING, attempts, deciding, **common)
     return BackFinding(Back.NO_FASTER if risen else Back.NO_SIGN, attempts, deciding, **common)
-
-
-def _relearned(data: ReportData) -> Point | None:
-    result = measured(data.metrics, "relearning")
-    pairs = relearning_pairs(result) if result else []
-    if not pairs or result is None:
-        return None
-    most = max(pairs, key=lambda point: point.ours.value)
-    start = highest_start(result)
-    risen = start is None or difference(most.ours, start)[0] > 0
-    return most if risen else None
-
-
-def _below_half(data: ReportData) -> bool:
-    """Whether, after relearning, every rate of the unlearned model lies below half of the original's own."""
-    result = measured(data.metrics, "relearning")
-    original = None if result is None else result.get("original")
-    if result is None or not original or not original["forget_count"]:
-        return True
-    line = THRESHOLDS["return_share_of_original"] * original["forget_count"] / original["n_images"]
-    return all(point.ours.high < line for point in relearning_pairs(result))
 
 
 def back_answer(data: ReportData, found: BackFinding) -> Answer:

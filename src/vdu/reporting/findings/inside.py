@@ -11,18 +11,21 @@ above → pushed past it, unless u − r is as large on retained images: then li
 differences, apart is apart and overlapping is undecided: images differ far more than models do.
 
 Membership: members are the forgotten images, the others of the same class were held out; below ``membership_least_images`` of
-either, undecided. An attack tells them apart if its AUC's interval leaves ½ (or its rate at 1 % false alarms lies above 1 %)
-and, where a retrained model was attacked as well, leaves that model's interval on the same side. None does → green, if every
-AUC's interval is narrow (``membership_half_width``); so must be the retrained one where ½ is left. Otherwise undecided.
+either, undecided. An attack tells them apart if its AUC's interval leaves ½ (or if at 1 % false alarms it finds more members than
+chance does, by an exact permutation test) and, where a retrained model was attacked as well, leaves that model's interval on the
+same side. None does → green, if every AUC's interval is narrow (``membership_half_width``); so must be the retrained one where ½ is
+left. Otherwise undecided.
 
 Distance: samples by u-FID and predictions by every denoising row; "nearer" and "farther" are intervals that lie apart. The
-target is the floor, the retrained model against itself from other noise, not 0.
+target is the floor, the retrained model against itself from other noise, not 0. With no more samples than features a covariance is
+singular and u-FID mostly bias: samples that are nearer then count for nothing.
 
 NOT guaranteed: that the strongest known attack was used.
 """
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from vdu.reporting.code_texts import attack_text, images_text
@@ -31,7 +34,7 @@ from vdu.reporting.findings.answer import Answer, Reason
 from vdu.reporting.findings.reliability import retrained_doubt, retrained_doubted
 from vdu.reporting.findings.thresholds import THRESHOLDS
 from vdu.reporting.formatting import interval, number, percent, percent_interval, plural, value_interval
-from vdu.reporting.rates import measured, why_not
+from vdu.reporting.rates import exceedance, measured, why_not
 
 __all__ = ["Inside", "InsideFinding", "find_inside", "inside_answers"]
 
@@ -87,11 +90,12 @@ class InsideFinding:
         ours: the unlearned model's deciding row: bits/dim, the attack, or u-FID of samples.
         theirs: the retrained model's row beside it, or the original's u-FID.
         paired: the paired difference in bits/dim on the forgotten images.
-        rest: the largest paired difference on retained images.
+        rest: the paired difference on the retained images that became less likely beyond doubt by most (the largest lower end).
         n_images: images on the smaller side of an attack.
         n_compared: attacks, or comparisons of predictions.
         n_nearer: comparisons of predictions in which the unlearned model is nearer than the original.
         n_farther: those in which it is farther.
+        n_features: of the distance of samples, where there are no more samples than these; else 0.
     """
 
     reason: Inside
@@ -103,6 +107,7 @@ class InsideFinding:
     n_compared: int = 0
     n_nearer: int = 0
     n_farther: int = 0
+    n_features: int = 0
 
 
 def find_inside(data: ReportData) -> dict[str, InsideFinding]:
@@ -114,7 +119,8 @@ def find_inside(data: ReportData) -> dict[str, InsideFinding]:
     Returns:
         One finding for each of "likelihood", "membership" and "retrained".
     """
-    readers = {"likelihood": _likelihood, "membership": _membership, "retrained": _distance}
+    distance = partial(_distance, n_features=data.metrics["protocol"].get("features_dimension", 0))
+    readers = {"likelihood": _likelihood, "membership": _membership, "retrained": distance}
     results = {name: measured(data.metrics, name) for name in readers}
     doubted = retrained_doubted(data)
 
@@ -164,16 +170,16 @@ def _likelihood(result: dict[str, Any]) -> InsideFinding:
         codes = {None: Inside.UNDECIDED, -1: Inside.MORE_LIKELY, 0: Inside.AS_LIKELY}
         return InsideFinding(codes[side], ours, theirs, mine)
     rest = [_differences(result, images).get("unlearned") for images in ("retain_held_out", "retain_train")]
-    largest = max((row for row in rest if row is not None), key=lambda row: row["value"], default=None)
-    largest = None if mine is None else largest
-    if mine is None or largest is None or largest["low"] <= 0:
-        return InsideFinding(Inside.PUSHED, ours, theirs, mine, largest)
+    largest = max((row for row in rest if row is not None), key=lambda row: row["low"], default=None)
+    if mine is None or largest is None:
+        return InsideFinding(Inside.PUSHED, ours, theirs, mine)
     # both moved: a trace of the forgotten images is what they moved more
     half = math.hypot(*((each["high"] - each["low"]) / 2 for each in (mine, largest)))
     more = mine["value"] - largest["value"]
     if more > half:
         return InsideFinding(Inside.PUSHED, ours, theirs, mine, largest)
-    reason = Inside.GLOBAL_SHIFT if half <= THRESHOLDS["likelihood_half_width"] else Inside.UNDECIDED
+    shown = half <= THRESHOLDS["likelihood_half_width"] and largest["low"] > 0  # that the others moved as well
+    reason = Inside.GLOBAL_SHIFT if shown else Inside.UNDECIDED
     return InsideFinding(reason, ours, theirs, mine, largest)
 
 
@@ -246,7 +252,7 @@ def _membership(result: dict[str, Any]) -> InsideFinding:
         reason = Inside.TOLD_APART
     elif any((row["auc"]["high"] - row["auc"]["low"]) / 2 > wide for row in [*mine, *off]):
         reason = Inside.WIDE
-    elif off or any(row["tpr_at_1_fpr"]["low"] > _chance_of_members(row["n_held_out"]) for row in mine):
+    elif off or any(map(_finds_members, mine)):
         reason = Inside.AS_RETRAINED
     else:
         reason = Inside.CHANCE
@@ -262,14 +268,20 @@ def _chance_of_members(n: int) -> float:
     return (n // 100 + 1) / (n + 1)
 
 
+def _finds_members(row: dict[str, Any]) -> bool:
+    """Whether an attack finds more members at 1 % false alarms than where members and others are alike."""
+    n, others = row["n_members"], row["n_held_out"]
+    count = round(n * row["tpr_at_1_fpr"]["value"])
+    return exceedance(count, n, others // 100, others) <= THRESHOLDS["membership_tail"]
+
+
 def _told(row: dict[str, Any], theirs: dict[str, Any] | None) -> bool:
     """Whether an attack tells members apart, beyond chance and beyond what it does on the retrained model."""
-    auc, found = row["auc"], row["tpr_at_1_fpr"]["low"]
-    low, high, most = 0.5, 0.5, _chance_of_members(row["n_held_out"])
-    if theirs is not None:
-        low, high = min(low, theirs["auc"]["low"]), max(high, theirs["auc"]["high"])
-        most = max(most, theirs["tpr_at_1_fpr"]["high"])
-    return _leaves(auc, low, high) or found > most
+    if theirs is None:
+        return _leaves(row["auc"], 0.5, 0.5) or _finds_members(row)
+    low, high = min(0.5, theirs["auc"]["low"]), max(0.5, theirs["auc"]["high"])
+    more = row["tpr_at_1_fpr"]["low"] > theirs["tpr_at_1_fpr"]["high"]
+    return _leaves(row["auc"], low, high) or (more and _finds_members(row))
 
 
 def _membership_words(_: dict[str, Any], found: InsideFinding) -> tuple[str, str]:
@@ -309,7 +321,7 @@ def _apart(before: dict[str, float], after: dict[str, float]) -> int:
     return (after["low"] > before["high"]) - (after["high"] < before["low"])
 
 
-def _distance(result: dict[str, Any]) -> InsideFinding:
+def _distance(result: dict[str, Any], n_features: int) -> InsideFinding:
     rows = {(row["images"], row["alpha_bar"], row["model"]): row for row in result["denoising"]}
     sides = [
         _apart(rows[images, level, "original"], row)
@@ -325,7 +337,9 @@ def _distance(result: dict[str, Any]) -> InsideFinding:
             reason = Inside.ONLY_PREDICTIONS_NEARER if nearer else Inside.ONLY_PREDICTIONS_FARTHER
         return InsideFinding(reason, **counts)
     before, after = samples["original"], samples["unlearned"]
-    return InsideFinding(_moved(_apart(before, after), nearer, farther), after, before, **counts)
+    side, few = _apart(before, after), result["protocol"].get("n_samples", n_features + 1) <= n_features
+    counts |= {"n_features": n_features} if few else {}
+    return InsideFinding(_moved(max(side, 0) if few else side, nearer, farther), after, before, **counts)
 
 
 def _moved(samples: int, nearer: bool, farther: bool) -> Inside:
@@ -353,4 +367,9 @@ def _distance_words(result: dict[str, Any], found: InsideFinding) -> tuple[str, 
     text = f"The Fréchet distance of the samples to the retrained model's samples went {went}."
     if (floor := result["protocol"].get("floor_u_fid")) is not None:
         text += f" The retrained model's own samples from other noise are {number(floor)} away."
+    if found.n_features:
+        text += (
+            f" Of {result['protocol']['n_samples']:,} samples on {found.n_features:,} features it is mostly bias, so a smaller one shows "
+            "nothing."
+        )
     return figure, f"{text} {told}"

@@ -117,7 +117,7 @@ def find_rest(data: ReportData) -> RestFinding:
         alone = Rest.STARVED if found.starved else Rest.CLASS_FELL if found.fallen else Rest.NOT_MEASURED
         return replace(found, reason=alone)
     reason = _unless_blind(data, found, _reason(found, unlearned, floor))
-    if reason.level in {"good", "unknown"} and retained_less(data) is not None:
+    if reason.level in {"good", "unknown"} and retained_less(data):
         reason = Rest.LESS_RIGHT
     if reason is Rest.NO_DAMAGE and found.worse_likelihood is not None:
         reason = Rest.LESS_LIKELY

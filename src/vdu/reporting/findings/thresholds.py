@@ -29,6 +29,7 @@ THRESHOLDS = MappingProxyType({
     "likelihood_half_width": 0.05,
     "membership_least_images": 30,
     "membership_half_width": 0.06,
+    "membership_tail": 0.025,
     "doubted_share_of_original": 0.5,
     "rest_likelihood_bits": 0.02,
     "many_images": 1000,
@@ -67,7 +68,9 @@ SENTENCES = (
     "Beside a retrained model (relearning, another sampler, completion, inpainting): it comes back where, at some point, the unlearned "
     "model's interval lies wholly above the retrained model's. Not measurably more or faster: it does so nowhere, and at every point "
     f"a lead of more than {100 * _T['lead_margin_share']:.0f} percentage points is excluded (95 % interval of the difference); with "
-    "another sampler, of more than half of the original's own rate, if that is less. Otherwise undecided.",
+    "another sampler, in inpainting and in attacks on the condition, of more than half of the original's own rate there, if that is "
+    "less. Otherwise undecided. So is relearning where the rate rises above the model's own start and the retrained model's does not "
+    "rise above its own; or where no rise is seen, and one to half of the original's own rate is not excluded.",
     "Without a retrained model: it can be brought back where, at some point, the interval of the rate lies at or above "
     f"{_percent('return_share_of_original')} of the original's own rate; it stays below half where every point lies below; it stays away "
     "where, besides, it does not rise above the model's own start (95 % interval of the difference). Completion is read this way only "
@@ -75,16 +78,18 @@ SENTENCES = (
     "Fine-tuning on other images: any rise above the model's own start (intervals apart) counts as coming back, unless "
     "a retrained model rises as well.",
     "Hidden by the sampler: the share gone with another sampler has an interval wholly below the ordinary one. It holds where it does "
-    f"not, and starts at most {_T['resample_margin_percent']:.0f} percentage points lower. Otherwise undecided.",
+    f"not, and starts at most {_T['resample_margin_percent']:.0f} percentage points lower. Otherwise undecided, as with a sampler "
+    "with which the original makes none.",
     "All attempts together: one that comes back decides. The third answer is “no” (✓) only if relearning ran, does not lift the rate "
     "above its own start, and no test is undecided; it is “yes” without a verdict (•) where relearning lifts the rate and a model "
-    "that never saw it does the same.",
+    "that never saw it does the same: its rate rises too.",
     f"As likely as in a model that never saw them: image by image the difference in bits/dim may be 0, or is "
     f"{_percent('likelihood_margin_share')} or less of the original's own; undecided if its interval is wider than "
     f"± {_T['likelihood_half_width']:g} or reaches the original's own. Membership is no better than chance if no attack's "
-    "interval leaves AUC 0.5 (and, beside a retrained model, that model's interval) or lies above chance at 1 % false "
-    f"alarms; undecided below {_T['membership_least_images']} images on either side or if an interval is wider than "
-    f"± {_T['membership_half_width']:g}.",
+    "interval leaves AUC 0.5 (and, beside a retrained model, that model's interval), and none finds more members at 1 % false alarms "
+    f"than chance does (exact permutation test, one-sided p ≤ {_T['membership_tail']:g}; beside a retrained model its interval must "
+    f"leave that model's, too); undecided below {_T['membership_least_images']} images on either side or if an interval is wider than "
+    f"± {_T['membership_half_width']:g}. Nearer to a retrained model counts only with more samples than features.",
     f"Trust is ✓ only with two classifiers that agree, of which the first is no fallback, {_T['many_images']:,} images or "
     f"more per model, {_T['many_unwanted_images']} unwanted ones or more, and a retrained model.",
 )

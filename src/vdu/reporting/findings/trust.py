@@ -159,7 +159,7 @@ _NEVER = (
     "No person has looked at these images: every count is a classifier's.",
     "The sampler and the settings with which the model is deployed, if they differ from those used here.",
     "Other copies: the original in a cache, and models made from it.",
-    "Deliberate attempts to get it back by optimised noise, prompts, guidance or adapters.",
+    "Deliberate attempts to get it back by optimised noise, {prompts}guidance or adapters.",
     "Unwanted images unlike those given, and concepts that contain them.",
     "Repeats of the unlearning itself with other seeds: one run is shown.",
 )
@@ -199,7 +199,9 @@ def not_tested(metrics: Mapping[str, Any], method: str | None = None) -> tuple[s
     few = f"More than {metrics['n_images']:,} images from each model" + (
         ", and more than the quick tests." if metrics.get("suite") == "quick" else "."
     )
-    return (*probes, *rows, *second, few, *_NEVER)
+    optimised = any(measured(metrics, name) is not None for name in ("inversion", "soft_prompt"))
+    never = (each.format(prompts="" if optimised else "prompts, ") for each in _NEVER)
+    return (*probes, *rows, *second, few, *never)
 
 
 def _sentence(text: str) -> str:
