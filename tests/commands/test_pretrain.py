@@ -81,7 +81,7 @@ def test_a_new_model_is_trained_and_plain_diffusers_loads_it(tmp_path):
     assert record["stages"][0]["network_evaluations"] == 3 * 2 * 2
     assert record["inputs"]["data"]["n_images"] == 1442  # 1797 without every fifth of each digit
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
-    assert config == plain(options(tmp_path / "run", steps=2, batch_size=2))
+    assert config | {"overwrite": False} == plain(options(tmp_path / "run", steps=2, batch_size=2))
 
 
 def test_an_interrupted_run_ends_in_the_same_bits(tiny, tmp_path, monkeypatch):
