@@ -1,5 +1,7 @@
 """What takes the place of the concept, and whole runs of the peers on models with labels and with prompts."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -187,8 +189,15 @@ def test_images_without_captions_have_nothing_to_lead_away_from():
     pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
     images = ImageSet(torch.zeros(4, 3, 16, 16, dtype=torch.uint8))
     for method in ("esd", "concept-ablation", "uce"):
-        with pytest.raises(InputError, match="--forget-prompt is missing"):
+        with pytest.raises(
+            InputError, match="--forget: .* no captions, .* expected --forget-prompt, which says what they show"
+        ):
             planned(tiny_pipelines.stable_diffusion(), method, forget=images)
+    captioned = replace(images, labels=torch.zeros(4, dtype=torch.int64), class_names=("cat",))
+    with pytest.raises(
+        InputError, match="--forget-prompt is missing: the method uce needs what is to be forgotten in words"
+    ):
+        planned(tiny_pipelines.stable_diffusion(), "uce", forget=captioned)
 
 
 @pytest.mark.parametrize(
