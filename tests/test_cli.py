@@ -426,8 +426,59 @@ def test_a_file_of_one_method_lends_another_none_of_its_defaults(command, capsys
     assert (
         tomllib.loads(found.out)["train"] == "cross-attention" and "that of the method in words is taken" in found.err
     )
-    (tmp_path / "run.toml").write_text(
-        first.replace('train = "all"', 'train = "cross-attention"')
-    )  # of distillation in words
+    for former, method in (
+        ("distillation", "esd"),
+        ("esd", "distillation"),
+        ("uce", "distillation"),
+        ("ascent", "esd"),
+    ):
+        asked = ("unlearn", "model", "--forget-prompt", "a cat", "--dry-run")  # in words, in the file and anew
+        assert command(*asked, "--method", former) == 0
+        (tmp_path / "run.toml").write_text(capsys.readouterr().out)
+        assert command("unlearn", "--config", tmp_path / "run.toml", "--method", method, "--dry-run") == 0
+        found = tomllib.loads(capsys.readouterr().out)
+        assert command(*asked, "--method", method) == 0
+        assert found == tomllib.loads(capsys.readouterr().out)
+    (tmp_path / "run.toml").write_text(first.replace('train = "all"', 'train = "attention"'))  # the user's own
     assert command("unlearn", "--config", tmp_path / "run.toml", "--method", "esd", "--dry-run") == 0
-    assert tomllib.loads(capsys.readouterr().out)["train"] == "all"
+    assert tomllib.loads(capsys.readouterr().out)["train"] == "attention"
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("tokens", "wanted"),
+    [
+        ((), ["repulsion_scale=3", "pool_size=7"]),
+        (("--option", "pool_size=90"), ["pool_size=90", "repulsion_scale=3"]),
+        (("--option=pool-size=90", "--option", "lead=retrack"), ["lead=retrack", "pool-size=90", "repulsion_scale=3"]),
+    ],
+)
+def test_an_option_of_the_command_line_leaves_the_files_others(command, capsys, tmp_path, tokens, wanted):
+    (tmp_path / "c.toml").write_text('option = ["repulsion_scale=3", "pool_size=7"]\n')
+    assert command("unlearn", "model", "images", "--config", tmp_path / "c.toml", *tokens, "--dry-run") == 0
+    assert sorted(tomllib.loads(capsys.readouterr().out)["option"]) == sorted(wanted)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("tokens", "shown"),
+    [
+        (("--forget-prompt", "a cat"), {"keep_scale=0.0", "forget_weight=3.0", "repulsion_scale=2.25", "alpha_bar_range=0.0,1.0"}),
+        (("images",), {"keep_scale=1.5", "forget_weight=1.0", "alpha_bar_range=0.0015,0.66"}),
+        (("images", "--method", "selective-amnesia", "--posterior", "p", "--retain", "self"), {"replay=self"}),
+        (("images", "--method", "selective-amnesia", "--posterior", "p"), {"replay=none"}),
+    ],
+)  # fmt: skip
+def test_a_dry_run_shows_the_options_that_the_run_would_have(command, capsys, tokens, shown):
+    assert command("unlearn", "model", *tokens, "--dry-run") == 0
+    (left,) = (line for line in capsys.readouterr().out.splitlines() if "at their defaults: " in line)
+    assert all(f"'{each}'" in left for each in shown)
+
+
+def test_list_shows_the_defaults_in_words_and_with_images_to_keep(command, capsys):
+    assert command("list", "distillation") == 0
+    (line,) = (each for each in capsys.readouterr().out.splitlines() if each.startswith("    in words by default "))
+    assert "keep_scale=0.0, gradient_length=0.0" in line and "forget_weight=3.0" in line
+    assert command("list", "selective-amnesia") == 0
+    shown = capsys.readouterr().out
+    assert "    with --retain by default replay=self\n" in shown and "in words" not in shown

@@ -33,7 +33,7 @@ from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.report import ReportSettings
 from vdu.commands.sample import SampleSettings
 from vdu.commands.settings import Estimator, EvaluateSettings, PosteriorSettings
-from vdu.commands.unlearn import UnlearnSettings, configuration, without_former_defaults
+from vdu.commands.unlearn import UnlearnSettings, configuration, with_options_of_file, without_former_defaults
 from vdu.commands.verify import VerifySettings
 from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError, is_out_of_memory
@@ -345,7 +345,8 @@ def _dispatch(tokens: list[str]) -> None:
         path = given_path(tokens[place + 1], "--config")
         tokens = tokens[:place] + tokens[place + 2 :]
         values = _read_config(path, tokens[:1])
-        values = without_former_defaults(values, tokens) if tokens[0] == "unlearn" else values
+        if tokens[0] == "unlearn":
+            values, tokens = without_former_defaults(values, tokens), with_options_of_file(values, tokens)
         app.config = (Dict(values, use_commands_as_keys=False, source=str(path)),)
     PAGE.everything = "--help-all" in tokens
     try:

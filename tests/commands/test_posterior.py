@@ -198,5 +198,11 @@ def test_an_unfinished_run_gives_no_posterior(settings, kill, tmp_path):
     verb.run(settings("killed", "fisher"))
     record = read_json(tmp_path / "killed" / "run.json")
     write_json(tmp_path / "killed" / "run.json", record | {"finished": False})
-    with pytest.raises(InputError, match="is not finished"):
-        verb.load_posterior(tmp_path / "killed")
+    for given in (tmp_path / "killed", tmp_path / "killed" / verb.FILE):
+        with pytest.raises(InputError, match="is not finished"):
+            verb.load_posterior(given)
+    (tmp_path / "killed" / verb.FILE).rename(tmp_path / "killed" / "mine.safetensors")  # not the run's
+    assert verb.load_posterior(tmp_path / "killed" / "mine.safetensors").estimator == "fisher"
+    (tmp_path / "killed" / "mine.safetensors").rename(tmp_path / "killed" / verb.FILE)
+    write_json(tmp_path / "killed" / "run.json", record | {"verb": "unlearn", "finished": False})  # what it was given
+    assert verb.load_posterior(tmp_path / "killed" / verb.FILE).estimator == "fisher"

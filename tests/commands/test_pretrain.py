@@ -4,15 +4,17 @@ import tomllib
 import pytest
 import torch
 from diffusers import DDPMPipeline
+from PIL import Image
 from safetensors.torch import load_file
 
+import tiny_pipelines
 from vdu.commands import pretrain
 from vdu.commands.options import plain
 from vdu.commands.pretrain import PretrainSettings
 from vdu.core.errors import InputError
 from vdu.core.records import sha256_file
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import load_pipeline
+from vdu.models.pipelines import load_pipeline, save_pipeline
 from vdu.training.batches import NoisyImages
 from vdu.training.denoising import DenoisingObjective
 
@@ -81,7 +83,7 @@ def test_a_new_model_is_trained_and_plain_diffusers_loads_it(tmp_path):
     assert record["stages"][0]["network_evaluations"] == 3 * 2 * 2
     assert record["inputs"]["data"]["n_images"] == 1442  # 1797 without every fifth of each digit
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
-    assert config == plain(options(tmp_path / "run", steps=2, batch_size=2))
+    assert config | {"overwrite": False} == plain(options(tmp_path / "run", steps=2, batch_size=2))
 
 
 def test_an_interrupted_run_ends_in_the_same_bits(tiny, tmp_path, monkeypatch):
@@ -198,3 +200,13 @@ def test_a_retrained_model_sees_no_copy_of_what_is_left_out(tmp_path, capsys):
     kept = pretrain.training_images(str(tmp_path), ("cats",), None)
     assert kept.images[:, 0, 0, 0].tolist() == [4, 5]
     assert "1 of 3 training images are images to leave out" in capsys.readouterr().err
+
+
+def test_a_text_to_image_model_is_not_trained_under_the_empty_prompt_alone(tmp_path):
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    save_pipeline(tiny_pipelines.stable_diffusion(), tmp_path / "model")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "images" / "a.png")
+    with pytest.raises(InputError, match="--data: this model is asked in words, and these images have no captions"):
+        pretrain.run(options(tmp_path / "run", data=str(tmp_path / "images"), from_pipeline=tmp_path / "model"))
+    assert not (tmp_path / "run").exists()

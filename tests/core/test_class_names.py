@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdu.core.class_names import class_index
+from vdu.core.class_names import class_index, class_key
 from vdu.core.errors import InputError
 
 
@@ -74,3 +74,14 @@ def test_a_number_never_means_a_class_of_another_value(names, number):
 def test_every_name_means_itself(names, data):
     name = data.draw(st.sampled_from(names))
     assert names[class_index(name, names)] == name
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("8", "08", True), ("\uff18", "008", True), ("0", "000", True), ("8", "80", False), ("class 8", "class 08", False),
+        ("Sea-Lion", "sea lion", True), ("lion", "sea lion", False), ("...", "...", True), ("...", "!", False),
+    ],
+)  # fmt: skip
+def test_what_names_of_one_class_share(one, other, same):
+    assert (class_key(one) == class_key(other)) is same

@@ -37,6 +37,14 @@ def test_a_run_records_settings_stages_and_results(tmp_path):
     assert (run.folder / "config.toml").read_text() == "seed = 0\n"
 
 
+def test_a_file_of_settings_does_not_hold_how_the_folder_was_entered(tmp_path):
+    """A run that is made again from it, with another seed, must not empty the folder of the first."""
+    config = 'overwrite = true\nresume_from_checkpoint = "latest"\nseed = 0\nforget = "overwrite = true"\n'
+    run = started(tmp_path / "run", config=config)
+    run.finish()
+    assert (run.folder / "config.toml").read_text() == 'seed = 0\nforget = "overwrite = true"\n'
+
+
 def test_a_used_folder_is_refused(tmp_path):
     started(tmp_path).finish()
     with pytest.raises(InputError, match="already holds files. Use --overwrite to start anew"):

@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -328,3 +331,83 @@ def test_splits_inside_class_folders_are_refused(tmp_path):
     for name in ("cat/train/1.png", "dog/train/1.png"):  # one split: nothing is mixed
         save(tmp_path / "one" / name, noise(4, 4))
     assert load_images(str(tmp_path / "one")).class_names == ("cat", "dog")
+
+
+def sixteen_bit(path, array):
+    """A PNG of 16 bits per channel, which Pillow cannot write: [height, width, 3] of uint16."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", *array.shape[1::-1], 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def deep_planes(path, level):
+    """A TIFF of 4 × 4 pixels of 16 bits whose colours lie apart; Pillow names them R, G and B, as if they had 8."""
+    many = {
+        258: ("H", (16, 16, 16)),
+        273: ("I", (170, 202, 234)),
+        279: ("I", (32, 32, 32)),
+    }  # of 10 entries: 134 bytes and 30 here
+    one = {256: 4, 257: 4, 259: 1, 262: 2, 277: 3, 278: 4, 284: 2}
+    entries, values = b"", b""
+    for tag in sorted({*many, *one}):
+        kind, of = many.get(tag, ("H", None))
+        place = struct.pack("<I", 134 + len(values)) if of else struct.pack("<HH", one[tag], 0)
+        values += struct.pack(f"<3{kind}", *of) if of else b""
+        entries += struct.pack("<HHI", tag, 3 if kind == "H" else 4, len(of or "1")) + place
+    pixels = np.full(48, level, "<u2").tobytes()
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, 10) + entries + b"\0" * 4 + values + b"\0" * 6 + pixels)
+
+
+@pytest.mark.parametrize("convert", [False, True])
+def test_colours_of_16_bits_are_not_cut_to_their_high_byte(tmp_path, convert):
+    """128 of 255 is 32896 of 65535; the byte above 4095, which 12 bits reach, is 15."""
+    sixteen_bit(tmp_path / "a.png", np.full((4, 4, 3), 4095, np.uint16))
+    (tmp_path / "b.ppm").write_bytes(b"P6 4 4 65535\n" + np.full((4, 4, 3), 32896, ">u2").tobytes())
+    deep_planes(tmp_path / "c.tif", 4095)
+    save(tmp_path / "d.png", noise(4, 4, 3))
+    with pytest.raises(
+        InputError,
+        match=r"3 of 4 images cannot be used:\n  a.png: mode RGB of 16 bits .*\n  b.ppm: mode RGB of 16.*\n  c.tif: mode RGB of 16 bits",
+    ):
+        load_images(tmp_path, shape=(3, 4, 4), convert=convert)
+
+
+def test_a_bitmap_of_16_bits_for_three_colours_has_8_or_fewer_for_each(tmp_path):
+    """5 + 6 + 5 bits: red alone is 31 of 31."""
+    head = struct.pack("<2sIHHI", b"BM", 14 + 40 + 12 + 16, 0, 0, 14 + 40 + 12)
+    about = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 3, 16, 0, 0, 0, 0) + struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    (tmp_path / "a.bmp").write_bytes(head + about + b"\x00\xf8" * 4 + b"\0" * 8)
+    found = load_images(tmp_path).images[0]
+    assert found[0].unique().tolist() == [255] and found[1:].unique().tolist() == [0]
+
+
+def test_folders_that_are_no_classes_are_said_to_be_none(tmp_path, capsys):
+    for name in (
+        "tree/3/a.png",
+        "tree/8/b.png",
+        "wrap/images/3/a.png",
+        "wrap/images/8/b.png",
+        "deep/cat/1/a.png",
+        "deep/dog/2/b.png",
+    ):
+        save(tmp_path / name, noise(3, 3))
+    assert load_images(tmp_path / "tree").class_names == ("3", "8") and load_images(tmp_path / "deep").class_names == (
+        "cat",
+        "dog",
+    )
+    assert load_images(tmp_path / "tree" / "3").labels is None
+    assert capsys.readouterr().err == ""
+    assert load_images(tmp_path / "wrap").class_names == ("images",)
+    said = capsys.readouterr().err
+    assert "all images are of one class, images, the only folder in it; the folders 3, 8 below are no classes" in said
+    assert said.endswith(f"give {tmp_path / 'wrap' / 'images'}.\n")
+    save(tmp_path / "tree" / "cover.png", noise(3, 3))
+    assert load_images(tmp_path / "tree").labels is None
+    assert "cover.png lies beside the folders 3, 8, so that these are no classes" in capsys.readouterr().err

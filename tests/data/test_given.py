@@ -7,7 +7,7 @@ from PIL import Image
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset, IterableDataset, Subset
 
 from vdu.core.errors import InputError
-from vdu.data.forget_source import STORED, _read_forget, forget_images, write_forget
+from vdu.data.forget_source import STORED, _read_forget, compared_images, forget_images, write_forget
 from vdu.data.given import as_images
 from vdu.data.images import ImageSet
 
@@ -199,3 +199,33 @@ def test_a_set_that_is_changed_later_changes_no_run():
 def test_pixels_that_may_mean_two_things_are_refused(given, message):
     with pytest.raises(InputError, match=message):
         as_images(given, name="forget", shape=(3, 3, 8))
+
+
+@pytest.mark.parametrize(
+    ("shape", "convert"), [((40, 40, 4), False), ((40, 40, 4), True), ((3, 40, 40), True), ((4, 40, 40), True)]
+)
+def test_one_image_with_its_channels_is_not_a_set_of_grey_ones(shape, convert):
+    array = np.zeros(shape, np.uint8)
+    with pytest.raises(
+        InputError, match=r"which may be one image with its channels, or grey images; .* Give array\[None\]"
+    ):
+        as_images(array, name="forget", shape=(1, 28, 28), convert=convert)
+    assert (
+        len(as_images(np.zeros((3, 28, 28), np.uint8), name="forget", shape=(1, 28, 28))) == 3
+    )  # nothing is converted
+
+
+@pytest.mark.parametrize("classes", [("a", "b", "c"), None])
+def test_compared_images_of_several_classes_are_refused_as_those_to_forget(classes):
+    """An ImageSet is what its maker chose; a stream is read once."""
+    pairs = [(image, i % 3) for i, image in enumerate(pillow(GREY))]
+    streamed = Streamed(iter(pairs))
+    streamed.classes = classes
+    for given in (Listed(pairs, classes), streamed):
+        with pytest.raises(
+            InputError, match=r"holds 3 classes \((a, b, c|0, 1, 2)\); name those to forget with --forget-class"
+        ):
+            compared_images(given, (1, 8, 6), ())
+    assert len(compared_images(Listed(pairs, ("a", "b", "c")), (1, 8, 6), ("b",))) == 2
+    assert len(compared_images(ImageSet(torch.from_numpy(GREY), torch.arange(5)), (1, 8, 6), ())) == 5
+    assert len(compared_images(Listed(pairs[1::3], classes), (1, 8, 6), ())) == 2  # of one class

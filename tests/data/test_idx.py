@@ -130,11 +130,27 @@ def test_a_folder_of_the_format_loads(tmp_path, split, suffix):
 
 def test_a_dotted_name_is_found_and_a_missing_one_is_named(tmp_path):
     (tmp_path / "train-images.idx3-ubyte").write_bytes(IMAGES)
-    assert find_idx(tmp_path, "train-images-idx3-ubyte").name == "train-images.idx3-ubyte"
+    assert [each.name for each in find_idx(tmp_path, "train-images-idx3-ubyte")] == ["train-images.idx3-ubyte"]
     with pytest.raises(InputError, match=r"no such file; expected train-labels-idx1-ubyte or"):
         load_idx_folder(tmp_path, "train", None)
     with pytest.raises(InputError, match=r"is not a folder"):
         load_idx_folder(tmp_path / "none", "train")
+
+
+@pytest.mark.parametrize("packed", ["images", "labels"])
+def test_two_files_of_one_name_must_hold_the_same(tmp_path, packed):
+    """A packed file that was left beside a newer plain one."""
+    write(tmp_path)
+    (plain,) = (path for path in tmp_path.iterdir() if packed in path.name)
+    content = plain.read_bytes()
+    other = plain.with_name(plain.name + ".gz")
+    other.write_bytes(gzip.compress(content))
+    assert len(load_images(f"idx:{tmp_path}")) == 2
+    other.write_bytes(gzip.compress(content[:-1] + b"\x09"))
+    with pytest.raises(
+        InputError, match=rf"{other.name} and {plain.name} hold different data; expected one of them, or the same"
+    ):
+        load_images(f"idx:{tmp_path}")
 
 
 def test_numbers_of_images_and_labels_must_agree(tmp_path):

@@ -119,6 +119,11 @@ def test_prompts_to_keep_are_held():
     ("options", "message"),
     [
         ({"steps": 50}, "steps: got 50, but the method uce is solved in closed form; leave it out"),
+        ({"lr_schedule": "cosine"}, "lr_schedule: got cosine, but the method uce is solved in closed form"),
+        ({"mixed_precision": "bf16"}, "mixed_precision: got bf16, but the method uce is solved in closed form"),
+        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps: got 4, but the method uce"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing: got True, but the method uce"),
+        ({"checkpointing_steps": 5}, "checkpointing_steps: got 5, but the method uce"),
         ({"train": "lora:2"}, "train: got lora:2, but the method uce changes cross-attention-kv alone"),
         ({"instead": "cat"}, "instead: got 'cat', which names what is to be forgotten"),
     ],

@@ -20,7 +20,9 @@ import tiny_pipelines
 import vdu
 from vdu.core.errors import InputError
 from vdu.core.rng import isolated_global
+from vdu.data import sources
 from vdu.data.forget import split_by_class
+from vdu.data.forget_source import class_names, reload_forget
 from vdu.data.given import as_images
 from vdu.data.images import ImageSet
 from vdu.evaluation.evidence import Evidence
@@ -28,6 +30,7 @@ from vdu.evaluation.inputs import require_known_classes, seen_by_judge
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets
 from vdu.evaluation.recording import require_measurable
+from vdu.evaluation.references import has_labels_of, without_labels
 from vdu.evaluation.suite import load_real_images, real_images
 from vdu.judges.classifier import Judge, save_judge
 from vdu.judges.judging import Judging, given_judges
@@ -175,12 +178,86 @@ def test_retained_images_are_all_of_the_forgotten_class(make_pipeline):
         )
 
 
+def test_labels_without_names_are_compared_where_no_class_was_named(make_pipeline):
+    """The images to forget are all of class 1, as are some of those to keep."""
+    forget = ImageSet(pixels(4), torch.ones(4, dtype=torch.int64))
+    plan = planned(make_pipeline(), "finetune", forget=forget, retain=labelled(9, None, 5))
+    assert plan.retain is not None and plan.retain.labels.tolist() == [0, 2] * 3
+    with pytest.raises(
+        InputError, match="the classes of the forget images have no names, those of the retained images"
+    ):
+        planned(make_pipeline(), "finetune", forget=forget, retain=labelled(9, ("a", "b", "c"), 5))
+
+
+def saved(images, root, *names):
+    """Images as files: those of class i in the folder of name i."""
+    for i, (image, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
+        (root / names[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(root / names[label] / f"{i}.png")
+    return root
+
+
+def test_a_class_to_forget_is_not_kept_because_its_folder_is_no_class(make_pipeline, tmp_path, capsys):
+    """One stray picture, or one folder around all, takes the labels away; a list names every image."""
+    how = {"forget": labelled(9, ("3", "8", "9")), "forget_class": "8"}
+    tree = saved(labelled(6, None, 5), tmp_path / "tree", "3", "08", "5")
+
+    def kept(retain):
+        return planned(make_pipeline(), "finetune", retain=retain, **how).retain
+
+    assert len(kept(tree)) == 4
+    assert "2 of 6 retained images are of a class to be forgotten (08" in capsys.readouterr().err
+    shutil.copytree(tree, tmp_path / "wrap" / "images")
+    shutil.copy(tree / "3" / "0.png", tree / "cover.png")
+    for retain in (tree, tmp_path / "wrap", vdu.load_images(tree)):
+        with pytest.raises(
+            InputError, match="--retain: images lie in a folder 08, which is the name of a class to be forgotten"
+        ):
+            kept(retain)
+    assert "cover.png lies beside the folders 08, 3, 5, so that these are no classes" in capsys.readouterr().err
+    listed = [tree / "08" / "1.png", tree / "3" / "0.png"]
+    (tmp_path / "kept.txt").write_text("\n".join(str(each.relative_to(tmp_path)) for each in listed))
+    assert len(kept(listed)) == len(kept(tmp_path / "kept.txt")) == 2
+
+
+def test_a_number_is_the_class_of_that_value_among_reference_images():
+    reference = labelled(9, ("03", "08", "cat"))
+    assert has_labels_of(reference, ["8"]) and not has_labels_of(reference, ["80"])
+    assert set(without_labels(reference, ["8"]).labels.tolist()) == {0, 2}
+
+
+def test_it_is_said_that_no_class_of_the_retained_images_is_one_to_forget(make_pipeline, capsys):
+    for names, said in ((("a", "b", "c"), True), (("cat", "b", "c"), False)):
+        how = {"forget": labelled(9, ("Cat", "dog", "fox")), "forget_class": "Cat", "retain": labelled(9, names, 5)}
+        planned(make_pipeline(), "finetune", **how)
+        line = "no class of the retained images (a, b, c) is one to be forgotten (Cat); all 9 stay"
+        assert (line in capsys.readouterr().err) is said
+
+
 def test_retained_images_whose_captions_name_the_concept_are_left_out():
     pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
     retain = labelled(9, ("two cats", "a dog", "a cat\u2019s eye"), 5, (3, 16, 16))
     how = {"keep_prompts": "a dog", "forget": pixels(4, shape=(3, 16, 16)), "force": True}
     plan = planned(tiny_pipelines.stable_diffusion(), "finetune", forget_prompt="cat", retain=retain, **how)
     assert plan.retain is not None and set(plan.retain.labels.tolist()) == {1}
+
+
+def test_numbers_that_became_the_models_classes_are_reloaded_as_them(make_pipeline, monkeypatch, tmp_path):
+    """Data of the Hugging Face Hub may have labels without names; the record has the model's."""
+    stored = ImageSet(pixels(9), torch.arange(9) % 3, description="pets train")
+    monkeypatch.setattr(sources, "load_huggingface", lambda *_: stored)
+    pipeline = make_pipeline(num_class_embeds=3)
+    pipeline.class_names = ("a", "b", "c")
+    how = {"forget": "hf:pets", "forget_class": 1, "folder": tmp_path / "run"}
+    made = vdu.unlearn(pipeline, "ascent", **how, **QUICK)
+    found = reload_forget(tmp_path / "run", (1, 8, 8))
+    assert found.sha256 == made.forget.sha256 and class_names(found) == class_names(made.forget) == ["b"]
+    pipeline.class_names = None  # then numbers are the names
+    vdu.unlearn(pipeline, "ascent", overwrite=True, **how, **QUICK)
+    assert class_names(reload_forget(tmp_path / "run", (1, 8, 8))) == ["1"]
+    monkeypatch.setattr(sources, "load_huggingface", lambda *_: replace(stored, class_names=("a", "b", "x")))
+    with pytest.raises(InputError, match="are now of class b; this run forgot them as 1"):
+        reload_forget(tmp_path / "run", (1, 8, 8))
 
 
 # judges and comparisons

@@ -19,6 +19,7 @@ def count(network, calls):
 
 
 def run(pipeline, images, **options):
+    options |= {"forget_prompt": "cat", "force": True} if hasattr(pipeline, "tokenizer") else {}
     return unlearn(pipeline, forget=images, method="ascent", steps=2, batch_size=2, progress=None, **options)
 
 

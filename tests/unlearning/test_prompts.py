@@ -1,5 +1,6 @@
 """What is to be forgotten in words: prompts, what is kept, and what takes their place."""
 
+import tomllib
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,15 +16,18 @@ from vdu.diffusion.sampling import Sampler
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.evaluation.prompt_sets import asked_class, prompt_sets
 from vdu.methods.base import in_place
+from vdu.methods.distillation import RetainDistillation
+from vdu.methods.options import read_options
 from vdu.models.adapt import adapt
 from vdu.models.words import TextDenoiser
 from vdu.replay import auxiliaries, auxiliary_models
 from vdu.replay.selection import resemblance
 from vdu.unlearning import engine
 from vdu.unlearning.chosen_method import choose
-from vdu.unlearning.form import for_model, in_place_of
+from vdu.unlearning.form import for_model, holds_prompts, in_place_of
 from vdu.unlearning.labels import undrawn_forget_set
 from vdu.unlearning.prompts import keeping, read_prompts, substitutes, with_prompts
+from vdu.unlearning.run_folder import configuration
 from vdu.unlearning.unlearn import planned, unlearn
 
 
@@ -296,7 +300,9 @@ def test_images_are_forgotten_under_their_prompt(capsys):
         steps=1,
         batch_size=4,
     )
-    assert "unlearn: keeping 1 prompt: 'a dog'\n" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "keeping" not in said  # ascent draws nothing under it
+    assert "the prompts to keep have no effect on the training: the method ascent draws nothing under them here" in said
     assert made.forget_classes == ("cat",)
     before, after = pipeline.unet.state_dict(), made.pipeline.unet.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -354,3 +360,68 @@ def test_no_sample_under_what_is_to_be_forgotten_is_kept():
 )
 def test_no_substitute_is_the_prompt_itself_where_commas_part_the_concept(prompt, concept, instead, expected):
     assert substitutes(None, [prompt], [concept], instead) == {prompt: expected}
+
+
+@pytest.mark.parametrize(
+    ("method", "holds"),
+    [
+        ("esd", False),
+        ("concept-ablation", False),
+        ("ascent", False),
+        ("uce", True),
+        ("distillation", True),
+        ("finetune", True),
+    ],
+)
+def test_prompts_are_kept_where_something_is_drawn_or_solved_under_them(method, holds):
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    images = torch.randint(256, (40, 3, 16, 16), dtype=torch.uint8)
+    plan = planned(
+        tiny_pipelines.stable_diffusion(), method, forget=images, forget_prompt="cat", keep_prompts="a dog", force=True
+    )
+    assert holds_prompts(plan) is holds
+
+
+CAPTIONED = ImageSet(
+    torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8), torch.arange(6) % 2, class_names=("a cat", "a dog")
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("ascent", {"forget": CAPTIONED.images}, "^forget: this model is asked in words, .* no captions.*expected forget_prompt, which"),
+        ("siss", {"forget": CAPTIONED.images, "retain": CAPTIONED}, "^forget: this model is asked in words"),
+        ("siss", {"forget": CAPTIONED, "retain": CAPTIONED.images}, "^retain: .* no captions.*expected images in folders that are"),
+        ("finetune", {"forget": CAPTIONED.images, "forget_prompt": "cat", "retain": CAPTIONED.images}, "^retain: this model is asked in w"),
+        ("ascent", {"forget_label": 0}, "^forget_label: got 0 for a text-to-image model; expected forget_prompt"),
+        ("ascent", {"forget_label": "a cat"}, "^forget_label: got 'a cat' for a text-to-image model; expected forget_prompt"),
+    ],
+)  # fmt: skip
+def test_nothing_is_trained_under_the_empty_prompt_without_a_word(method, given, message):
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline = tiny_pipelines.stable_diffusion()
+    pipeline.prompts = ("a cat", "a dog")
+    with pytest.raises(InputError, match=message):
+        unlearn(pipeline, method, **given, force=True, steps=1, batch_size=4, progress=None)
+
+
+def test_a_method_object_in_words_is_recorded_so_that_its_file_makes_the_same_run(tmp_path, capsys):
+    """By its name the method has other defaults in words, so an option at the default of its class is named as well."""
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline, images = tiny_pipelines.stable_diffusion(), torch.randint(256, (40, 3, 16, 16), dtype=torch.uint8)
+    how = {"forget": images, "forget_prompt": "cat", "keep_prompts": "a dog", "force": True}
+    own = RetainDistillation(repulsion_scale=3.0, keep_scale=0.0)
+    for method, said_of_scale in ((RetainDistillation(), True), (own, False), ("distillation", False)):
+        plan = planned(pipeline, method, **how)
+        config = tomllib.loads(configuration(plan, tmp_path))
+        again = planned(
+            pipeline, config["method"], **how, **read_options(RetainDistillation, config["option"])
+        ).chosen.method
+        assert again.identity == plan.chosen.method.identity
+        said = capsys.readouterr().err
+        assert ("the method is an object, so its options are taken as they are: " in said) == (method != "distillation")
+        assert ("keep_scale=1.5" in said) == said_of_scale and "repulsion_scale" not in said
+    assert config["option"] == []
+    chosen = choose(RetainDistillation(repulsion_scale=3.0), {}, others=frozenset(), retain=False)
+    assert chosen.options == ("repulsion_scale=3.0",) and capsys.readouterr().err == ""

@@ -88,6 +88,7 @@ def test_python_and_the_command_line_write_the_same_run(desk, seed):
     dry = tomllib.loads(
         command.configuration(command.UnlearnSettings(**paths, method="vdu", seed=seed, output_dir=desk / "a", **how))
     )
+    assert dry.pop("overwrite") is False  # which is no setting of the run
     assert dry | {"option": ""} == configs[0] | {"option": ""} and list(dry) == list(configs[0])
     records = [json.loads((desk / name / "run.json").read_text("utf-8")) for name in ("a", "b")]
     assert records[0]["inputs"] == records[1]["inputs"] and records[0]["pipeline"] == records[1]["pipeline"]

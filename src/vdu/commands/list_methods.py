@@ -53,20 +53,26 @@ def run(settings: ListSettings) -> dict[str, Any]:
 
     Returns:
         name → summary, needs (words), to_supply (besides the forget images), forget_only (whether the user must provide forget
-        images only), options (with their defaults), training (its defaults) and stops (whether it has a stopping rule). An unknown
-        method raises an error.
+        images only), options (with their defaults), options_in_words and options_with_retain (other defaults of options where the user
+        says in words what to forget, or gives images to keep), training (its defaults) and stops (whether it has a stopping rule). An
+        unknown method raises an error.
     """
     names = registry.names() if settings.method is None else (settings.method,)
     return {name: _described(name) for name in names}
 
 
 def _described(name: str) -> dict[str, Any]:
-    from vdu.methods.options import default_text, options_of
+    from vdu.methods.options import default_text, of_the_task, options_of
 
     kind = registry.get(name)
     method = _example(kind)
     needs = _needs(method)
-    options = [default_text(item) for item in options_of(kind).values()]
+    known = options_of(kind)
+    options = [default_text(item) for item in known.values()]
+    in_words, with_retain = (
+        [default_text(known[each], defaults) for each in defaults]
+        for defaults in (of_the_task(kind, retain=False, words=True), of_the_task(kind, retain=True, words=False))
+    )
     if kind.estimator is None and any(item.name == "posterior" and item.init for item in fields(kind)):
         options.append("--posterior (optional)")
     if kind.substitutes:  # a property is true: with some options
@@ -78,6 +84,8 @@ def _described(name: str) -> dict[str, Any]:
         "to_supply": "a posterior" if kind.estimator else "nothing",
         "forget_only": set(method.needs) <= _MADE,
         "options": options,
+        "options_in_words": in_words,
+        "options_with_retain": with_retain,
         "training": {key: value for key, value in asdict(kind.training).items() if value is not None},
         "stops": kind.stops,
     }
@@ -148,4 +156,6 @@ def details(name: str, each: dict[str, Any]) -> str:
         f"    stopping  {rule}",
     ]
     lines += [f"    --option  {option}" for option in each["options"]]
+    others = (("in words", each["options_in_words"]), ("with --retain", each["options_with_retain"]))
+    lines += [f"    {when} by default {', '.join(options)}" for when, options in others if options]
     return "\n".join(lines)

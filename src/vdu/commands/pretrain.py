@@ -125,7 +125,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     from vdu.models.identity import weights_sha256
     from vdu.models.networks import new_pipeline
     from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
-    from vdu.training.batches import condition_of, require_divisible
+    from vdu.training.batches import condition_of, require_captions, require_divisible
     from vdu.training.pretraining import fit
     from vdu.training.trackers import require_tracker
 
@@ -152,9 +152,9 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
         )
     if len(images) == 0:
         raise InputError("data: no images are left to train on; leave fewer classes out.")
-    condition_of(
-        PipelineDenoiser.from_pipeline(pipeline), images, torch.arange(len(images)), "--data"
-    )  # unknown classes
+    model = PipelineDenoiser.from_pipeline(pipeline)
+    require_captions(model, images, "--data", "images in folders that are named by their captions")
+    condition_of(model, images, torch.arange(len(images)), "--data")  # unknown classes
     require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
     require_tracker(settings.report_to, settings.output_dir)
     settings.training().warn()

@@ -163,7 +163,7 @@ def resolved(settings: UnlearnSettings) -> UnlearnSettings:
     kind = registry.get(settings.method)
     suits = {name: value for name, value in asdict(kind.training).items() if getattr(settings, name) is None}
     named = settings.method if registry.is_file(settings.method) else kind.name
-    train = settings.train or (settings.forget_prompt and kind.word_part) or "all"
+    train = kind.part or settings.train or (settings.forget_prompt and kind.word_part) or "all"
     return replace(settings, method=named, train=train, **suits)
 
 
@@ -176,12 +176,13 @@ def configuration(settings: UnlearnSettings) -> str:
     Returns:
         The text; comments name the method that "auto" selected and its options at their defaults. An unknown option raises an error.
     """
-    from vdu.methods.options import default_text, options_of, read_options
+    from vdu.methods.options import default_text, of_the_task, options_of, read_options
 
     chosen, asked, kind = resolved(settings), settings.method, registry.get(settings.method)
     given = read_options(kind, settings.option)
+    defaults = of_the_task(kind, retain=settings.retain is not None, words=bool(settings.forget_prompt))
     comment = "" if asked == chosen.method else f'# method = "{asked}" was given, which selects {chosen.method}\n'
-    if left := [default_text(item) for name, item in options_of(kind).items() if name not in given]:
+    if left := [default_text(item, defaults) for name, item in options_of(kind).items() if name not in given]:
         comment += f"# options of {kind.name} at their defaults: {', '.join(map(repr, left))}\n"
     return comment + to_toml(chosen)
 
@@ -199,19 +200,20 @@ def without_former_defaults(values: Mapping[str, Any], tokens: Sequence[str]) ->
         The values that stay; what is left out is said on standard error.
     """
     found = {name.replace("-", "_"): value for name, value in values.items()}
-    words = [part for token in tokens for part in (token.split("=", 1) if token.startswith("--") else [token])]
+    words = _parted(tokens)
     method = next((after for token, after in pairwise(words) if token == "--method"), None)
     left: list[str] = []
     if method is not None and "method" in found and method != found["method"]:
         former = registry.get(found["method"])
         left = [name for name, value in asdict(former.training).items() if found.get(name) == value and name in found]
-        left += ["train"] if found.get("train", "all") in {former.word_part, former.part} - {None, ""} else []
+        usual = (former.part or "all", (found.get("forget_prompt") and former.word_part) or "all")
+        left += ["train"] if found.get("train") in usual else []
         if left:
             say(
                 f"vdu: {', '.join(left)} in the file are the defaults of {found['method']}; those of {method} are taken. Give them on the "
                 "command line to keep them."
             )
-    if (
+    elif (
         "--forget-prompt" in words
         and "--train" not in words
         and not found.get("forget_prompt")
@@ -220,6 +222,35 @@ def without_former_defaults(values: Mapping[str, Any], tokens: Sequence[str]) ->
         left.append("train")
         say('vdu: train = "all" in the file was the default without words; that of the method in words is taken.')
     return {name: value for name, value in values.items() if name.replace("-", "_") not in left}
+
+
+def with_options_of_file(values: Mapping[str, Any], tokens: Sequence[str]) -> list[str]:
+    """The command line with the file's method options beside its own, which would take their place as a whole.
+
+    Args:
+        values: of the file, by name.
+        tokens: the command line.
+
+    Returns:
+        The command line; of an option that is in both, its own value stays.
+    """
+    given = {_option_name(after) for token, after in pairwise(_parted(tokens)) if token == "--option"}
+    of_file = values.get("option")
+    listed = of_file if isinstance(of_file, list) else [] if of_file is None else [of_file]
+    others = [each for each in listed if _option_name(each) not in given]
+    return [*tokens, *(f"--option={each}" for each in others if given)]
+
+
+def _parted(tokens: Sequence[str]) -> list[str]:
+    """Names and values of the command line, each by itself; names with dashes."""
+    parted = (token.split("=", 1) if token.startswith("--") else [token] for token in tokens)
+    return [
+        part for name, *value in parted for part in (name.replace("_", "-") if name.startswith("--") else name, *value)
+    ]
+
+
+def _option_name(text: Any) -> str:
+    return str(text).partition("=")[0].strip().replace("-", "_")
 
 
 def as_options(old: Mapping[str, Any]) -> tuple[str, ...]:

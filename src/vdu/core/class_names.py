@@ -15,8 +15,9 @@ from numbers import Integral
 from typing import Any
 
 from vdu.core.errors import InputError, did_you_mean, shown
+from vdu.core.naming import words
 
-__all__ = ["class_index", "require_clear"]
+__all__ = ["class_index", "class_key", "require_clear"]
 
 _LISTED = 20
 
@@ -68,6 +69,23 @@ def class_index(wanted: Any, names: Sequence[str], what: str = "class") -> int:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     hint = did_you_mean(wanted, names) if isinstance(wanted, str) else ""
     raise InputError(f"{what} {got}: unknown; the classes are: {', '.join(listed)}{more}.{hint}")
+
+
+def class_key(name: str) -> tuple[str, ...]:
+    """What all names of one class share: case, punctuation and the leading zeros of a number do not count.
+
+    Args:
+        name: of a class.
+
+    Returns:
+        Equal for names of the same class.
+
+    Examples:
+        >>> class_key("08") == class_key("8"), class_key("Sea_Lion") == class_key("sea lion"), class_key("K09") == class_key("K9")
+        (True, True, False)
+    """
+    found = words(name) or (name,)
+    return ((_value(found[0]) or found[0]),) if len(found) == 1 else found
 
 
 def require_clear(labels: Iterable[int], names: Sequence[str], what: str) -> None:

@@ -34,6 +34,7 @@ from vdu.core.records import (
 __all__ = ["Run", "check_folder", "only_checks", "require_apart"]
 
 _CHECKING = ContextVar("checking", default=False)
+_ENTERED = ("overwrite = ", "resume_from_checkpoint = ")  # lines of config.toml
 
 
 class _ChecksPassed(Exception):
@@ -263,10 +264,11 @@ class Run:
         the right ones.
 
         Args:
-            config: the resolved settings as TOML.
+            config: the resolved settings as TOML. How the folder was entered is not kept: a run that is made anew from the file must not
+                empty the folder.
             inputs: names and hashes of the inputs (model, data, posterior).
         """
-        self._config = config
+        self._config = "".join(line for line in config.splitlines(keepends=True) if not line.startswith(_ENTERED))
         if self._continues:
             earlier = read_json(self.folder / "run.json").get("stages", [])
             self._earlier = {each["stage"]: each for each in earlier}

@@ -1,7 +1,8 @@
 """Image files to pixels: strictly as they are, or optionally converted to one shape.
 
 Strict: 8-bit grey (mode L) gives one channel, 8-bit RGB three; any other mode is an error, and so is a transparent colour
-(the tRNS chunk of a PNG). Converted: transparent pixels over white, 16-bit grey divided by 257, any other mode as Pillow does;
+(the tRNS chunk of a PNG). Converted: transparent pixels over white, 16-bit grey divided by 257, any other mode as Pillow does, but for
+16-bit colours, of which Pillow reads the high byte: they are an error in both cases;
 then resized (bicubic with antialiasing) until the image covers the shape, and cropped at the centre. An EXIF orientation is
 applied in both cases.
 
@@ -107,6 +108,7 @@ def to_pixels(image: Image.Image, shape: Shape | None, convert: bool = False) ->
     if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photograph with a preview beside it
         raise InputError("several frames, expected one still image")
     _require_size(image, None if convert else shape)
+    _require_8_bits(image)
     image = ImageOps.exif_transpose(image)
     if convert and shape is not None:
         image = _converted(image, shape)
@@ -136,6 +138,27 @@ def _require_size(image: Image.Image, shape: Shape | None) -> None:
     if shape is not None and sorted((height, width)) != sorted(shape[1:]):
         got = (_CHANNELS.get(image.mode, len(image.getbands())), height, width)
         raise InputError(f"channels, height, width {got}, expected {tuple(shape)}")
+
+
+def _require_8_bits(image: Image.Image) -> None:
+    """Reject an image of more than 8 bits per colour, which Pillow would cut; grey ones have modes of their own.
+
+    Args:
+        image: as opened: the raw mode of its pixels is forgotten when they are read.
+
+    Raises:
+        InputError: if it is one.
+    """
+    if image.mode.startswith(("I", "F")):
+        return
+    bits = getattr(image, "tag_v2", {}).get(258, 8)  # of a TIFF, whose raw mode does not tell where colours lie apart
+    deep = max(bits if isinstance(bits, tuple) else (bits,)) > 8
+    for tile in getattr(image, "tile", ()):
+        raw, *rest = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        deep |= isinstance(raw, str) and ";16" in raw and not raw.startswith("BGR")  # BGR;16: 5 or 6 bits each
+        deep |= tile[0].startswith("ppm") and bool(rest) and rest[-1] > 255  # the largest value
+    if deep:
+        raise InputError(f"mode {image.mode} of 16 bits per colour, expected 8: save it with 8 bits")
 
 
 def _converted(image: Image.Image, shape: Shape) -> Image.Image:

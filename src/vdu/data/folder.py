@@ -1,6 +1,7 @@
 """Images in a folder, or listed in a text file; sorted by name, so that a set has one order everywhere.
 
-A folder that holds only folders is a set of classes: the first folder on an image's path is its class. A folder whose only folders
+A folder that holds only folders is a set of classes: the first folder on an image's path is its class. Where images lie beside folders,
+or the only folder holds folders alone, a line says what the folders are taken for. A folder whose only folders
 are splits (train, test, val and the like) is entered at the requested split; without a request several splits are an error, and so
 are images beside splits, and splits inside class folders: they would turn training and test images into one set.
 
@@ -22,6 +23,7 @@ from PIL import Image
 
 from vdu.core.errors import InputError
 from vdu.core.paths import require_text
+from vdu.core.processes import say
 from vdu.data.decode import Shape, complaint, decode_all, is_image, is_text, open_image
 from vdu.data.images import ImageSet
 
@@ -58,6 +60,7 @@ def load_folder(root: Path, split: str | None, shape: Shape | None, convert: boo
             "cifar10:FOLDER or hf:FOLDER."
         )
     labels, class_names = _labels(root, names)
+    _tell_of_no_classes(root, names)
     images = decode_all(str(root), names, [_opener(root / name) for name in names], shape, convert)
     return ImageSet(images, labels, tuple(names), class_names, str(root), passed_over)
 
@@ -234,3 +237,24 @@ def _labels(root: Path, names: Sequence[str]) -> tuple[torch.Tensor | None, tupl
     _require_unsplit(root, names)
     index = {name: i for i, name in enumerate(class_names)}
     return torch.tensor([index[first] for first in firsts]), tuple(class_names)
+
+
+def _tell_of_no_classes(root: Path, names: Sequence[str]) -> None:
+    """Say of folders that may be meant as classes and are none: images lie beside them, or one folder holds them all."""
+    parts = [name.split("/") for name in names]
+    beside, outer = [each[0] for each in parts if len(each) == 1], sorted({each[0] for each in parts if len(each) > 1})
+    if beside and outer:
+        some = f"{beside[0]}{', …' * (len(beside) > 1)} lie{'s' * (len(beside) == 1)}"
+        say(
+            f"vdu: {root}: {some} beside the folders {_listed(outer)}, so that these are no classes, and no image has a label."
+        )
+    inner = sorted({each[1] for each in parts if len(each) > 2})
+    if len(outer) == 1 and len(inner) > 1 and all(len(each) > 2 for each in parts):
+        say(
+            f"vdu: {root}: all images are of one class, {outer[0]}, the only folder in it; the folders {_listed(inner)} below are no "
+            f"classes. To have them as classes, give {root / outer[0]}."
+        )
+
+
+def _listed(folders: Sequence[str]) -> str:
+    return ", ".join(folders[:5]) + ", …" * (len(folders) > 5)

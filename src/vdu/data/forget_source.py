@@ -28,6 +28,7 @@ __all__ = [
     "forgetting",
     "record_of",
     "reload_forget",
+    "with_names_of",
     "write_forget",
 ]  # fmt: skip
 
@@ -50,16 +51,18 @@ def forget_images(
         convert: convert images of another size or mode.
 
     Returns:
-        The forget set.
-
-    Raises:
-        InputError: if classes are given for images without labels, or missing for a labelled source (an :class:`ImageSet` is
-            taken as it is).
+        The forget set. Classes that are given for images without labels, or missing for a labelled source (an :class:`ImageSet` is taken as
+        it is), are refused with an ``InputError``.
     """
     images = as_images(source, name="forget", shape=shape, convert=convert)
     if classes:
         require_one_order(source, classes, "forget_class")
         return split_by_class(images, classes)[0]
+    return _unless_of_several(images, source)
+
+
+def _unless_of_several(images: ImageSet, source: Images) -> ImageSet:
+    """Images of which no class was named; those of several classes are refused, but for an :class:`ImageSet`, which is named by them."""
     if isinstance(source, ImageSet):
         names = class_names(images)  # its maker chose the images; of which classes, the run says
         kept = len(names) > 1 and ": class" not in images.description
@@ -89,9 +92,7 @@ def compared_images(source: Images, shape: tuple[int, int, int] | None, classes:
     if classes and len(class_names(images)) > 1:
         require_one_order(source, classes, "forget_class")
         return split_by_class(images, classes)[0]
-    return (
-        forget_images(source, shape) if is_named(source) else images
-    )  # refuses several classes of which none is named
+    return images if isinstance(source, ImageSet) else _unless_of_several(images, source)
 
 
 def forgetting(images: ImageSet) -> str:
@@ -186,7 +187,24 @@ def current_forget(folder: Path, shape: tuple[int, int, int] | None) -> ImageSet
     if _is_stored(config):
         return _read_forget(folder / STORED)
     options = {"classes": config.get("forget_class", ()), "convert": config.get("convert", False)}
-    return forget_images(config["forget"], shape, **options)
+    model = read_json(folder / "run.json")["inputs"].get("model", {})
+    names = model.get("class_names", ()) if model.get("conditioned_on", "classes") == "classes" else ()
+    return with_names_of(forget_images(config["forget"], shape, **options), names)
+
+
+def with_names_of(images: ImageSet, model_classes: Sequence[str]) -> ImageSet:
+    """Images with labels for a class-conditional model: numbers without names are the model's classes.
+
+    Args:
+        images: the images.
+        model_classes: names of the model's classes; of another model none.
+
+    Returns:
+        The images, with the model's names where they have labels without names.
+    """
+    if images.labels is None or images.class_names is not None or int(images.labels.max()) >= len(model_classes):
+        return images
+    return replace(images, class_names=tuple(model_classes))
 
 
 def _of_evidence(folder: Path, config: dict[str, Any], shape: tuple[int, int, int] | None) -> ImageSet:

@@ -71,7 +71,7 @@ def as_images(given: Any, *, name: str, shape: Shape | None = None, convert: boo
             given, images=given.images.clone(), labels=labels
         )  # what the caller changes later changes no run
     elif isinstance(given, Tensor | np.ndarray):
-        found = ImageSet(_pixels(given, name))
+        found = ImageSet(_pixels(given, name, convert))
     elif isinstance(given, list | tuple):
         found = _from_list(given, name, shape, convert)
     elif isinstance(given, Dataset):
@@ -87,7 +87,7 @@ def as_images(given: Any, *, name: str, shape: Shape | None = None, convert: boo
     return fit_shape(found, shape, convert)
 
 
-def _pixels(given: Tensor | np.ndarray, name: str) -> Tensor:
+def _pixels(given: Tensor | np.ndarray, name: str, convert: bool = False) -> Tensor:
     """Checked pixels as a tensor [images, channels, height, width] on the CPU."""
     got = f"{given.dtype} {list(given.shape)}"
     if str(given.dtype).removeprefix("torch.") != "uint8":
@@ -101,6 +101,11 @@ def _pixels(given: Tensor | np.ndarray, name: str) -> Tensor:
     if isinstance(given, Tensor):
         pixels = given.detach().cpu()
     else:
+        if given.ndim == 3 and (given.shape[2] == 4 or (convert and given.shape[0] in (3, 4))):
+            raise InputError(
+                f"{name}: got pixels of {got}, which may be one image with its channels, or grey images; expected an axis for the images "
+                "and one for the channels, 1 or 3. Give array[None] for one image, array[:, None] for grey ones."
+            )
         array = given[:, None] if given.ndim == 3 else given
         last = array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3)
         if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] in (1, 3):

@@ -111,24 +111,23 @@ def _wrong_length(path: Path, got: str, expected: int) -> str:
     return f"{path}: got {got}, but its header announces {expected} bytes: damaged or cut. Delete and fetch it again."
 
 
-def find_idx(folder: Path, name: str) -> Path:
-    """The file of that name in a folder: compressed or not, with a dash or a dot before "idx".
+def find_idx(folder: Path, name: str) -> list[Path]:
+    """The files of that name in a folder: compressed or not, with a dash or a dot before "idx".
 
     Args:
         folder: where to look.
         name: as in ``MNIST_MD5``.
 
     Returns:
-        The first that exists.
+        Those that exist, at least one.
 
     Raises:
         InputError: if the folder or the file is missing.
     """
     dotted = name.replace("-idx", ".idx")
     candidates = [folder / f"{stem}{suffix}" for stem in (name, dotted) for suffix in (".gz", ".xz", "")]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
+    if found := [each for each in candidates if each.is_file()]:
+        return found
     what = "has no such file" if folder.is_dir() else "is not a folder"
     raise InputError(f"{folder}: {what}; expected {name} or {name}.gz in it. Give the folder with MNIST's four files.")
 
@@ -145,10 +144,11 @@ def load_idx_folder(folder: Path | str, split: str, checksums: Mapping[str, str]
         Images [images, 1, height, width] with labels; the classes are named "0", "1", ….
 
     Raises:
-        InputError: if a file is missing, damaged or not the published one, or images and labels differ in number.
+        InputError: if a file is missing, damaged or not the published one, there is another one beside it that differs, or images and
+            labels differ in number.
     """
     images, labels = (
-        read_idx(find_idx(Path(folder), name), ndim=ndim, md5=checksums[name] if checksums else None)
+        _read_one(find_idx(Path(folder), name), ndim, checksums[name] if checksums else None)
         for name, ndim in zip(SPLIT_FILES[split], (3, 1), strict=True)
     )
     if len(images) != len(labels):
@@ -159,3 +159,16 @@ def load_idx_folder(folder: Path | str, split: str, checksums: Mapping[str, str]
         class_names=tuple(str(i) for i in range(max(10, int(labels.max(initial=0)) + 1))),
         description=f"{'MNIST' if checksums else folder} {split}",
     )
+
+
+def _read_one(files: list[Path], ndim: int, md5: str | None) -> np.ndarray:
+    """The content of files of one name: of the one with the sum, or of all of them, which must be the same."""
+    first, *others = files
+    found = read_idx(first, ndim=ndim, md5=md5)
+    for other in others if md5 is None else ():
+        if not np.array_equal(read_idx(other, ndim=ndim), found):
+            raise InputError(
+                f"{first.parent}: {first.name} and {other.name} hold different data; expected one of them, or the same. Remove the one "
+                "that is out of date."
+            )
+    return found

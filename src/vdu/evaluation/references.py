@@ -5,13 +5,12 @@ judge predicts forget. It is a row of every table, and the reference where there
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from vdu.core.class_names import class_key
 from vdu.core.errors import InputError
-from vdu.core.naming import words
 from vdu.core.processes import first_decides
 from vdu.core.rng import generator
 from vdu.core.types import Denoiser
@@ -186,13 +185,10 @@ def _matching(images: ImageSet, names: list[str]) -> list[int]:
     known = list(images.class_names or ())
     if set(names) <= set(known):
         return [i for i, name in enumerate(known) if name in names]
-    wanted = {_same(each) for each in names}
-    return [i for i, name in enumerate(known) if _same(name) in wanted] if wanted <= {*map(_same, known)} else []
-
-
-def _same(name: str) -> Any:
-    """A class's name without what does not count: case and punctuation."""
-    return words(name) or name
+    wanted = {class_key(each) for each in names}
+    return (
+        [i for i, name in enumerate(known) if class_key(name) in wanted] if wanted <= {*map(class_key, known)} else []
+    )
 
 
 def without_labels(images: ImageSet, names: list[str]) -> ImageSet:

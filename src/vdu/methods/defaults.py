@@ -1,8 +1,17 @@
 """Default training settings of the methods. Standard library only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
-__all__ = ["TrainingDefaults"]
+__all__ = ["LOOP_DEFAULTS", "TrainingDefaults"]
+
+LOOP_DEFAULTS: Mapping[str, Any] = MappingProxyType({
+    "lr_schedule": "constant", "mixed_precision": "no", "gradient_accumulation_steps": 1, "gradient_checkpointing": False,
+    "checkpointing_steps": 20, "checkpoints_total_limit": 2,
+})  # fmt: skip
+"""Default settings of the training loop that are the same for all methods."""
 
 
 @dataclass(frozen=True, kw_only=True)

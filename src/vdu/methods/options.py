@@ -1,9 +1,10 @@
 """A method's options: the fields of its dataclass that are plain values, and their parsing from text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from vdu.core.errors import InputError, shown
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.methods.base import BaseMethod
 
-__all__ = ["checked", "default_text", "differing", "option_text", "options_of", "read_options"]
+__all__ = ["checked", "default_text", "differing", "of_the_task", "option_text", "options_of", "read_options"]
 
 
 def options_of(kind: type[BaseMethod]) -> dict[str, Field[Any]]:
@@ -86,16 +87,38 @@ def checked(item: Field[Any], value: Any) -> Any:
     raise InputError(f"{item.name}: got {shown(value)}; expected a value such as {default_text(item)}.")
 
 
-def differing(method: BaseMethod) -> tuple[str, ...]:
-    """The options of a method that are not at their defaults, each as NAME=VALUE."""
+def of_the_task(kind: type[BaseMethod], *, retain: bool, words: bool) -> dict[str, Any]:
+    """The options that have another default for what the user asks for.
+
+    Args:
+        kind: the method.
+        retain: whether there are images to keep.
+        words: whether the user says in words what is to be forgotten.
+
+    Returns:
+        Their defaults by name.
+    """
+    return (dict(kind.retain_options) if retain else {}) | (dict(kind.word_options) if words else {})
+
+
+def differing(method: BaseMethod, defaults: Mapping[str, Any] = MappingProxyType({})) -> tuple[str, ...]:
+    """The options of a method that are not at their defaults, each as NAME=VALUE.
+
+    Args:
+        method: the method.
+        defaults: of :func:`of_the_task`.
+
+    Returns:
+        The texts.
+    """
     options = options_of(type(method)).values()
-    texts = [option_text(item, getattr(method, item.name)) for item in options]
-    return tuple(text for text, item in zip(texts, options, strict=True) if text != default_text(item))
+    texts = [(option_text(item, getattr(method, item.name)), default_text(item, defaults)) for item in options]
+    return tuple(text for text, default in texts if text != default)
 
 
-def default_text(item: Field[Any]) -> str:
-    """An option with its default, as typed on the command line."""
-    return option_text(item, _default(item))
+def default_text(item: Field[Any], defaults: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """An option with its default, as typed on the command line; ``defaults`` are those of :func:`of_the_task`."""
+    return option_text(item, defaults[item.name] if item.name in defaults else _default(item))
 
 
 def option_text(item: Field[Any], value: Any) -> str:

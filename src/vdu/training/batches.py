@@ -34,6 +34,7 @@ __all__ = [
     "deal",
     "encoded",
     "labels_for",
+    "require_captions",
     "require_divisible",
     "role_size",
     "together",
@@ -246,6 +247,25 @@ def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) 
             f"{what}: images of class {unknown[0]!r}, which the model lacks; its classes are {', '.join(names[:20])}."
         )
     return [names.index(images.class_names[label]) for label in labels]
+
+
+def require_captions(denoiser: Denoiser, images: ImageSet, what: str, expected: str) -> None:
+    """Refuse images without captions for the training of a text-to-image model.
+
+    Args:
+        denoiser: any model.
+        images: to train on.
+        what: name of the images in messages.
+        expected: what to give, for the message.
+
+    Raises:
+        InputError: if the model is asked in words and the images have none.
+    """
+    if denoiser.takes_prompts and images.labels is None:
+        raise InputError(
+            f"{what}: this model is asked in words, and these images have no captions, so that they would be trained under the empty "
+            f"prompt; expected {expected}."
+        )
 
 
 def _captions(images: ImageSet, chosen: Tensor, what: str) -> list[str | None]:

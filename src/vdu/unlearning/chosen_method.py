@@ -8,9 +8,10 @@ from typing import Any
 
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path
+from vdu.core.processes import say
 from vdu.methods import registry
 from vdu.methods.base import BaseMethod
-from vdu.methods.options import checked, differing, option_text, options_of
+from vdu.methods.options import checked, differing, of_the_task, option_text, options_of
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.unlearning.fit_posterior import load_posterior
 
@@ -66,7 +67,14 @@ def choose(
         if isinstance(method, BaseMethod):
             registry.require_whole(method)
         _require_known(given, {}, type(method), others, made=True)
-        texts = differing(method) if isinstance(method, BaseMethod) else ()
+        texts: tuple[str, ...] = ()
+        if isinstance(method, BaseMethod):
+            texts = differing(method, of_the_task(type(method), retain=retain, words=words))
+            if others_here := [each for each in texts if each not in differing(method)]:
+                say(
+                    f"vdu: the method is an object, so its options are taken as they are: {', '.join(others_here)}. By its name, "
+                    f"{method.name} would have its defaults {'in words' if words else 'with images to keep'}."
+                )
         posterior = getattr(method, "posterior", None)
         given_names = frozenset(vars(method))
         return ChosenMethod(method=method, asked=method.name, options=texts, given=given_names, posterior=posterior)
@@ -88,7 +96,7 @@ def choose(
     texts = tuple(option_text(known[name], value) for name, value in values.items() if value is not None)
     fits = kind.estimator if posterior is None else None
     names = frozenset(values)
-    values = (dict(kind.retain_options) if retain else {}) | (dict(kind.word_options) if words else {}) | values
+    values = of_the_task(kind, retain=retain, words=words) | values
     if posterior is not None or fits:
         values["posterior"] = posterior or GaussianPosterior(mean={}, variance={}, estimator="none")
     made = kind(**values)

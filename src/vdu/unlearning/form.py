@@ -9,6 +9,8 @@ from vdu.core.errors import InputError, shown
 from vdu.core.types import Condition
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.base import BaseMethod
+from vdu.methods.defaults import LOOP_DEFAULTS
+from vdu.methods.options import option_text, options_of
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.lora import lora_rank
 from vdu.replay.auxiliaries import needs_selection
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "conditions",
     "for_model",
+    "holds_prompts",
     "in_closed_form",
     "in_place_of",
     "instead_of",
@@ -54,6 +57,10 @@ def for_model(
     """
     if train is not None:
         lora_rank(train)  # refuses what names no part
+    if labels and original.takes_prompts:
+        raise InputError(
+            f"--forget-label: got {labels[0]!r} for a text-to-image model; expected --forget-prompt, which says in words what to forget."
+        )
     method, instead = chosen.method, prompts.get("instead")
     kind, part = getattr(method, "substitutes", ""), getattr(method, "part", None)
     if instead is not None and not kind:
@@ -64,11 +71,7 @@ def for_model(
         )
     if isinstance(method, BaseMethod):
         method = method.for_model(original, instead=instead is not None)
-        if method.relabels:
-            method = replace(
-                method, **{name: value for name, value in method.label_options.items() if name not in chosen.given}
-            )
-        chosen = replace(chosen, method=method)
+        chosen = _under_labels(replace(chosen, method=method)) if method.relabels else replace(chosen, method=method)
     if kind and (instead is not None or (kind == "words" and "forget" in prompts)):
         for name, value in getattr(method, "idle_options", dict)().items():
             raise InputError(
@@ -88,6 +91,16 @@ def for_model(
     if part is not None and train not in {None, "all", part}:
         raise InputError(f"--train: got {train}, but the method {method.name} changes {part} alone; leave it out.")
     return chosen, part or train or ("forget" in prompts and getattr(method, "word_part", None)) or "all"
+
+
+def _under_labels(chosen: ChosenMethod) -> ChosenMethod:
+    """With the options that hold for labels, but for those that were given; of an object, which is taken as it is, they are recorded."""
+    kind, theirs = type(chosen.method), chosen.method.label_options
+    told = {each.partition("=")[0] for each in chosen.options}
+    kept = [options_of(kind)[name] for name in theirs if name in chosen.given and name not in told]
+    texts = tuple(option_text(item, getattr(chosen.method, item.name)) for item in kept)
+    method = replace(chosen.method, **{name: value for name, value in theirs.items() if name not in chosen.given})
+    return replace(chosen, method=method, options=chosen.options + texts)
 
 
 def instead_of(original: PipelineDenoiser, prompts: Mapping[str, Any]) -> Any:
@@ -137,9 +150,9 @@ def require_no_steps(method: Any, training: Mapping[str, Any]) -> None:
     Raises:
         InputError: naming the first that is not the method's default.
     """
-    for name in ("steps", "batch_size", "learning_rate", "warmup_steps", "ema_decay", "max_grad_norm"):
-        value = training.get(name)
-        if in_closed_form(method) and value is not None and value != getattr(method.training, name):
+    for name, value in training.items():
+        default = LOOP_DEFAULTS[name] if name in LOOP_DEFAULTS else getattr(method.training, name)
+        if in_closed_form(method) and value is not None and value != default:
             raise InputError(
                 f"{name}: got {value}, but the method {method.name} is solved in closed form; leave it out."
             )
@@ -156,12 +169,22 @@ def without_effect(plan: "Plan", asked: Mapping[str, Any]) -> list[str]:
         Names of those among ``n_own_samples`` and ``sampler`` that were given and are not the method's default.
     """
     method, default = plan.chosen.method, plan.chosen.method.training
-    wanted = {*method.needs, *method.uses}
-    draws = needs_selection(method, plan.retain is not None) or "self_model" in wanted
+    wanted, draws = {*method.needs, *method.uses}, _draws_own(plan)
     samples = draws or bool(wanted & {"sampler", "instead"}) or (asked["forget"] is None and bool(plan.forget_label))
     usual = Sampler(scheduler=default.scheduler, steps=default.inference_steps)
     found = ["n_own_samples"] if not draws and asked["n_own_samples"] not in (None, default.n_own_samples) else []
     return found + (["sampler"] if not samples and asked["sampler"] not in (None, usual) else [])
+
+
+def _draws_own(plan: "Plan") -> bool:
+    """Whether the model draws samples of its own, under all of its classes or prompts."""
+    method = plan.chosen.method
+    return needs_selection(method, plan.retain is not None) or "self_model" in {*method.needs, *method.uses}
+
+
+def holds_prompts(plan: "Plan") -> bool:
+    """Whether the method draws or solves anything under the prompts to keep, rather than under those to forget alone."""
+    return _draws_own(plan) or "kept" in plan.chosen.method.uses
 
 
 def in_place_of(plan: "Plan") -> dict[str, str]:
@@ -195,11 +218,6 @@ def conditions(plan: "Plan", model: PipelineDenoiser | None = None) -> dict[str,
     """
     method, original, instead = plan.chosen.method, plan.original, instead_of(plan.original, plan.prompts)
     kind, found = getattr(method, "substitutes", ""), {}
-    if original.class_names and plan.forget.labels is None and (kind in {"always", "asked"} or instead is not None):
-        raise InputError(
-            f"--forget-prompt is missing: the method {method.name} moves what the model draws under a prompt, and the images to forget "
-            "have none; expected it, or images with captions."
-        )
     _require_another(original, plan.prompts, plan.classes)
     make = (model or original).condition
     if instead is not None or kind == "always":

@@ -9,23 +9,23 @@ from typing import Any, TypedDict
 
 import torch
 
-from vdu.core.class_names import class_index
+from vdu.core.class_names import class_index, class_key
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError, shown
-from vdu.core.naming import names, words
+from vdu.core.naming import names
 from vdu.core.processes import first_decides, say
 from vdu.core.ranges import SEED, plain_number, require_choice, require_flags, require_given, require_ranges
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.rng import generator as named_generator
 from vdu.core.runs import check_folder
 from vdu.data.forget import split_by_class
-from vdu.data.forget_source import class_names, record_of
+from vdu.data.forget_source import class_names, record_of, with_names_of
 from vdu.data.given import as_images, is_named
 from vdu.data.images import ImageSet
 from vdu.data.overlap import without_copies
 from vdu.data.sources import absolute, place_of
 from vdu.diffusion.sampling import Sampler
-from vdu.methods.defaults import TrainingDefaults
+from vdu.methods.defaults import LOOP_DEFAULTS, TrainingDefaults
 from vdu.models.configuration import extra
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import recorded_identities, weights_sha256
@@ -35,13 +35,13 @@ from vdu.models.reading import in_training
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.selection import require_enough
-from vdu.training.batches import condition_of, require_divisible
+from vdu.training.batches import condition_of, require_captions, require_divisible
 from vdu.training.loop import TrainSettings, make_accelerator, require_trainable
 from vdu.training.trackers import require_tracker
 from vdu.unlearning.chosen_method import ChosenMethod, choose
 from vdu.unlearning.effect import require_concepts
 from vdu.unlearning.form import conditions, for_model, require_no_steps
-from vdu.unlearning.labels import forget_set_of_labels
+from vdu.unlearning.labels import SHOWN, forget_set_of_labels
 from vdu.unlearning.prompts import require_told_apart, with_prompts
 from vdu.unlearning.unwanted import forget_set, listed, prompts_of, require_forget
 
@@ -309,7 +309,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     )
     _require_fitting(plan, selects)
     conditions(plan)  # refuses what the method cannot do without
-    kept = None if images is None else _kept(plan, images)
+    kept = None if images is None else _kept(plan, images, in_folder=not _is_list(retain))
     drawing = on_accelerator(original)
     if draws_forget:  # after all that needs no pixels
         counter = EvaluationCounter()
@@ -360,21 +360,23 @@ def _given(value: Any, default: Any) -> Any:
 
 def _train_settings(training: TrainingOptions, default: TrainingDefaults, seed: int) -> TrainSettings:
     """The settings of the loop: the given ones, and the method's defaults for the rest."""
-    precision = _given(training.get("mixed_precision"), "no")
+    precision = _given(training.get("mixed_precision"), LOOP_DEFAULTS["mixed_precision"])
     require_choice("mixed_precision", precision, ("no", "fp16", "bf16"))
     settings = TrainSettings(
         steps=_given(training.get("steps"), default.steps),
         learning_rate=_given(training.get("learning_rate"), default.learning_rate),
-        lr_schedule=_given(training.get("lr_schedule"), "constant"),
+        lr_schedule=_given(training.get("lr_schedule"), LOOP_DEFAULTS["lr_schedule"]),
         warmup_steps=_given(training.get("warmup_steps"), default.warmup_steps),
         ema_decay=_given(training.get("ema_decay"), default.ema_decay) or None,
         ema_ramp=EMA_RAMP,
-        gradient_accumulation_steps=_given(training.get("gradient_accumulation_steps"), 1),
+        gradient_accumulation_steps=_given(
+            training.get("gradient_accumulation_steps"), LOOP_DEFAULTS["gradient_accumulation_steps"]
+        ),
         max_grad_norm=_given(training.get("max_grad_norm"), default.max_grad_norm),
         mixed_precision=precision,
         seed=seed,
-        checkpointing_steps=training.get("checkpointing_steps", 20),
-        checkpoints_total_limit=training.get("checkpoints_total_limit", 2),
+        checkpointing_steps=training.get("checkpointing_steps", LOOP_DEFAULTS["checkpointing_steps"]),
+        checkpoints_total_limit=training.get("checkpoints_total_limit", LOOP_DEFAULTS["checkpoints_total_limit"]),
     )
     settings.rate(0)  # refuses an unknown schedule now
     return settings
@@ -393,6 +395,12 @@ def _open(given: Any) -> tuple[Any, str]:
 def _place(images: Any) -> Path | None:
     """The folder or file that images are read from, if any."""
     return place_of(images) if is_named(images) else None
+
+
+def _is_list(images: Any) -> bool:
+    """Whether each image was named by the user, so that its path is no class."""
+    place = _place(images)
+    return isinstance(images, list | tuple) or (place is not None and place.is_file())
 
 
 def _require_method(method: Any, retain: Any, full_length: bool, n_own_samples: int) -> bool:
@@ -431,6 +439,10 @@ def _require_fitting(plan: Plan, selects: bool) -> None:
         _require_covering(posterior, [name for name, value in trained.items() if value.requires_grad], plan.train)
     if selects:
         require_enough("forget images", len(plan.forget))
+    require_captions(
+        plan.original, plan.forget, "--forget",
+        "--forget-prompt, which says what they show, or images in folders that are named by their captions",
+    )  # fmt: skip
     condition_of(plan.original, plan.forget, torch.arange(len(plan.forget)), "--forget")
 
 
@@ -467,11 +479,23 @@ def _is_self(retain: Any) -> bool:
     return asked
 
 
-def _kept(plan: Plan, images: ImageSet) -> ImageSet:
-    """The images to keep, copies of forget images among them; classes to forget are left out of labelled ones."""
+def _kept(plan: Plan, images: ImageSet, *, in_folder: bool) -> ImageSet:
+    """The images to keep, copies of forget images among them; classes to forget are left out of labelled ones.
+
+    Args:
+        plan: with the forget set.
+        images: to keep.
+        in_folder: whether the names of the images are their paths below a folder.
+
+    Returns:
+        The images.
+
+    Raises:
+        InputError: if classes to forget cannot be left out, or nothing else is there.
+    """
     forget, images = plan.forget, _named(images, plan.original, "--retain")
-    unwanted = class_names(forget) if forget.class_names or plan.forget_class else []
-    if plan.classes and images.labels is not None and (forget.class_names is None) != (images.class_names is None):
+    unwanted, labelled = class_names(forget), forget.labels is not None and images.labels is not None
+    if labelled and (forget.class_names is None) != (images.class_names is None):
         without, others = ("forget", "retained")[:: 1 if forget.class_names is None else -1]
         raise InputError(
             f"--retain: the classes of the {without} images have no names, those of the {others} images have, so that the classes to "
@@ -488,8 +512,27 @@ def _kept(plan: Plan, images: ImageSet) -> ImageSet:
             f"vdu: {len(images) - len(kept)} of {len(images)} retained images are of a class to be forgotten ({', '.join(shared)}, by the "
             "names of their folders or labels); they are left out."
         )
+    elif labelled:
+        say(
+            f"vdu: no class of the retained images ({_first(class_names(images))}) is one to be forgotten ({_first(unwanted)}); all "
+            f"{len(images)} stay."
+        )
+    for folder in sorted({part for name in kept.names or () for part in name.split("/")[:-1]}) if in_folder else ():
+        if any(_same(folder, each, plan.original) for each in unwanted):
+            raise InputError(
+                f"--retain: images lie in a folder {folder}, which is the name of a class to be forgotten and not their label; expected "
+                "a folder whose folders are the classes, without images beside them. Move the images that are to be kept elsewhere."
+            )
+    require_captions(
+        plan.original, kept, "--retain",
+        "images in folders that are named by their captions, or none: then the model draws some under the prompts to keep",
+    )  # fmt: skip
     condition_of(plan.original, kept, torch.arange(len(kept)), "--retain")
     return kept
+
+
+def _first(classes: list[str]) -> str:
+    return ", ".join(classes[:SHOWN]) + ", …" * (len(classes) > SHOWN)
 
 
 def _named(images: ImageSet, original: PipelineDenoiser, what: str) -> ImageSet:
@@ -497,12 +540,12 @@ def _named(images: ImageSet, original: PipelineDenoiser, what: str) -> ImageSet:
     if images.labels is None or images.class_names is not None or original.takes_prompts or not original.class_names:
         return images
     condition_of(original, images, torch.arange(len(images)), what)  # refuses others
-    return replace(images, class_names=original.class_names)
+    return with_names_of(images, original.class_names)
 
 
 def _same(name: str, unwanted: str, original: PipelineDenoiser) -> bool:
     """Whether a class of retained images is one to forget; a caption names what is to be forgotten in words."""
-    return names(name, unwanted) if original.takes_prompts else (words(name) or name) == (words(unwanted) or unwanted)
+    return names(name, unwanted) if original.takes_prompts else class_key(name) == class_key(unwanted)
 
 
 def check_origin(posterior: GaussianPosterior, original: PipelineDenoiser) -> None:

@@ -55,13 +55,13 @@ def carry_out_in(
         retain,
     )
     with Run(folder, "unlearn", overwrite=overwrite, resume=resume, keep=keep) as record:
-        return _carried_out(record, plan, overwrite=overwrite, resume=resume, progress=progress)
+        return _carried_out(record, plan, resume=resume, progress=progress)
 
 
-def _carried_out(record: Run, plan: Plan, *, overwrite: bool, resume: bool, progress: str | None) -> UnlearnResult:
+def _carried_out(record: Run, plan: Plan, *, resume: bool, progress: str | None) -> UnlearnResult:
     folder, inputs = record.folder, plan.inputs(str((record.folder / ORIGINAL).resolve()))
     inputs |= _posterior_input(plan, folder)
-    record.start(configuration(plan, folder, overwrite=overwrite, resume=resume), inputs)
+    record.start(configuration(plan, folder), inputs)
     fitted, began = 0, time.monotonic()
     if plan.chosen.fits:
         with record.stage("posterior") as cost:
@@ -140,14 +140,12 @@ def _store_objects(record: Run, plan: Plan) -> None:
         plan.chosen.posterior.save(record.folder / POSTERIOR)
 
 
-def configuration(plan: Plan, folder: Path, *, overwrite: bool = False, resume: bool = False) -> str:
+def configuration(plan: Plan, folder: Path) -> str:
     """The settings of a run as the text of ``config.toml``, under the names of the command line.
 
     Args:
         plan: the plan.
         folder: the run folder.
-        overwrite: whether it was emptied first.
-        resume: whether an earlier run is continued.
 
     Returns:
         TOML that ``vdu unlearn --config`` reads. What was given as an object has no name there and is left out.
@@ -195,8 +193,6 @@ def configuration(plan: Plan, folder: Path, *, overwrite: bool = False, resume: 
         "seed": plan.seed,
         "checkpointing_steps": training.checkpointing_steps,
         "checkpoints_total_limit": training.checkpoints_total_limit,
-        "resume_from_checkpoint": "latest" if resume else None,
-        "overwrite": overwrite,
         "report_to": plan.report_to if isinstance(plan.report_to, str) else plan.report_to.name,
     }
     further = {

@@ -26,7 +26,7 @@ from vdu.data.given import Images
 from vdu.diffusion.sampling import Sampler
 from vdu.unlearning.default_posterior import posterior_work, with_posterior
 from vdu.unlearning.engine import carry_out, say, work
-from vdu.unlearning.form import without_effect
+from vdu.unlearning.form import holds_prompts, without_effect
 from vdu.unlearning.plan import Plan, TrainingOptions, check_origin, make_plan
 from vdu.unlearning.prompts import keeping
 from vdu.unlearning.result import UnlearnResult
@@ -132,10 +132,15 @@ def unlearn(
             say(
                 f"warning: {each} has no effect: the method {plan.chosen.method.name} draws no samples here; leave it out"
             )
+        if "keep" in plan.prompts and not holds_prompts(plan):
+            say(
+                f"warning: the prompts to keep have no effect on the training: the method {plan.chosen.method.name} draws nothing under "
+                "them here; only vdu evaluate asks for them"
+            )
         expect(posterior_work(plan) | work(plan))
         if title is not None:
             say(forgetting(plan.forget))
-            if "forget" in plan.prompts:
+            if "forget" in plan.prompts and holds_prompts(plan):
                 say(keeping(plan.original, plan.prompts["forget"]))
         if where is not None:
             return carry_out_in(where, plan, overwrite=overwrite, resume=resume, progress=title)
