@@ -65,6 +65,20 @@ def test_it_begins_with_a_pair_whose_result_is_not_covered(opened):
     assert Page([replace(opened, data=gone)]).first_seed(0) == str(int(data.original.seeds[0]))
 
 
+def test_a_new_noise_is_drawn_under_the_chosen_label_and_says_so(opened, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "vdu.explore.page.side_by_side", lambda *asked: given.append(asked[-1]) or (each for each in ())
+    )
+    words = {"kind": "labels", "asked": ["three", "eight"], "sets": []}
+    page = Page([replace(opened, data=replace(opened.data, metrics=opened.data.metrics | {"words": words}))])
+    seed = str(max(opened.data.original.seeds) + 1)
+    for number, name in ((-1, "three"), (0, "three"), (1, "eight")):
+        _, html, _ = page.choose(0, seed, number)
+        assert list(page.film(0, seed, number)) == [] and given[-1] == name
+        assert re.findall(r'<span class="vdu-asked">(.*?)</span>', html) == [name]
+
+
 def test_the_answers_are_the_reports(opened, run_copy):
     html = Page([opened]).answers(0)
     assert all(found.title in unescape(html) for found in answers(opened.data).values()) and "href" not in html

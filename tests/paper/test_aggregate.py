@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vdu.paper.aggregate import aggregate, compare, differences, judge_claims, mean_of
+from vdu.paper.aggregate import INTERVALS, aggregate, compare, differences, judge_claims, mean_of
 from vdu.paper.table_page import markdown
 from vdu.paper.tables import REFERENCES, Claim, Printed, Row, Table, World
 
@@ -95,12 +95,17 @@ def test_one_seed_keeps_its_interval_and_what_is_not_of_it():
 
 def test_rows_are_means_over_their_seeds():
     seeds = [measured(50.0, 10.0, seconds=2.0), measured(60.0, 12.0, seconds=4.0)]
-    seeds[0] |= {"unlearn_seconds": 1.5, "posterior_evaluations": 640, "ending": "after 7 steps"}
-    seeds[1] |= {"unlearn_seconds": 2.7, "posterior_evaluations": 640, "ending": "after 9 steps"}
+    seeds[0] |= {"unlearn_seconds": 1.5, "posterior_evaluations": 640, "ending": "after 7 steps", "steps": 7}
+    seeds[1] |= {
+        "unlearn_seconds": 2.7,
+        "posterior_evaluations": 660,
+        "ending": "after 9 steps",
+        "network_evaluations": 31,
+    }
     (found,) = aggregate(table(), {("digits", "3", "vdu"): seeds})
     assert {key: value for key, value in found.items() if key != "at"} == {
         "dataset": "digits", "forget": "3", "row": "vdu", "label": "VDU", "n_seeds": 2, "n_diverged": 0,
-        "seconds": 3.0, "steps": 9, "network_evaluations": 27, "unlearn_seconds": 2.1, "posterior_evaluations": 640,
+        "seconds": 3.0, "steps": 8, "network_evaluations": 29, "unlearn_seconds": 2.1, "posterior_evaluations": 650,
         "ending": "after 7 steps",
     }  # fmt: skip
     at = found["at"]["80"]
@@ -272,7 +277,6 @@ def test_claims_hold_or_fail_beyond_both_intervals(claim, vdu, sa, verdict):
     "sa",
     [
         None,  # not run
-        {},  # diverged in every seed
         {"100": {"u_fid": around(10.0), "pul": around(10.0)}},  # no number of images in common
         {"80": {"u_fid": around(10.0)}},  # a reference: no PUL
     ],
@@ -282,6 +286,15 @@ def test_a_side_without_the_number_is_missing(sa):
     rows = [row("vdu", {"80": {"u_fid": around(1.0), "pul": around(1.0)}})]
     rows += [] if sa is None else [row("sa", sa)]
     assert judge_claims(table(claim), rows) == [{"text": "", "verdict": "not run", "classes": {}}]
+
+
+def test_a_class_whose_other_side_diverged_is_named_and_leaves_the_claim_undecided():
+    claim = Claim(text="", row="vdu", metric="u_fid", below="sa")
+    rows = [row(name, {"80": {"u_fid": around(value)}}) for name, value in (("vdu", 5.0), ("sa", 10.0))]
+    rows += [row("vdu", {"80": {"u_fid": around(5.0)}}, forget="4"), row("sa", {}, forget="4", n_seeds=0, n_diverged=3)]
+    (judged,) = judge_claims(table(claim), rows)
+    assert judged["verdict"] == "undecided"
+    assert judged["classes"] == {"digits 3": "holds", "digits 4": "undecided, since every seed of SA diverged"}
 
 
 def test_only_equal_numbers_of_images_are_compared():
@@ -363,7 +376,7 @@ def results():
         "command": "vdu reproduce mine", "environment": {"hardware": hardware, "packages": {"torch": "2.6"}}, "rows": rows,
         "judges": {"digits 3": judge, "digits 4": judge}, "sampler_check": {"digits": {"n_images": 60, "20": check, "1000": check}},
         "mean_loss_ratio": {"posterior": 36.8},
-        "outside_committed": [],
+        "outside_committed": [], "intervals": INTERVALS,
         "cells": {"a": 1800.0, "b": 5400.0}, "comparison": compare(whole, rows), "claims": judge_claims(whole, rows),
     }  # fmt: skip
 
@@ -398,7 +411,7 @@ def test_the_page_has_ours_beside_the_printed_claims_and_every_row(results):
     assert [line[:2] for line in claims] == [
         ["VDU forgets", "agrees"],
         ["VDU is better", "agrees"],
-        ["VDU is worse than ascent", "not run"],
+        ["VDU is worse than ascent", "undecided"],
     ]
     assert [line[0] for line in many] == ["VDU"]  # 120 images
     assert [line[:3] for line in few] == [
@@ -416,3 +429,10 @@ def test_the_findings_stand_on_the_page_of_the_numbers_that_they_were_found_in(r
     made, numbers = results
     page = markdown(replace(made, findings=("It works.",)), numbers | {"outside_committed": outside})
     assert ("It works." in page) == shown
+
+
+def test_a_page_from_the_numbers_of_an_earlier_version_has_their_formula(results):
+    made, numbers = results
+    earlier = {name: value for name, value in numbers.items() if name != "intervals"}
+    for shown, is_there in ((numbers, False), (earlier, True)):
+        assert ("value ± √((t s/√k)² + mean of h²)" in markdown(made, shown)) == is_there

@@ -23,7 +23,8 @@ from vdu.core.records import read_json, sha256_file
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
 from vdu.judges.judging import Judging
-from vdu.models.identity import weights_sha256
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.identity import configuration_sha256, weights_sha256
 from vdu.models.pipelines import save_pipeline
 from vdu.paper import making as paper_making
 from vdu.paper import reproduce
@@ -80,7 +81,7 @@ members = 2
 ensemble = "finetuned"
 finetune = { steps = 10, batch_size = 32, learning_rate = 1e-3 }
 independent = { steps = 20 }
-retrained = ["3"]
+retrained = []
 sampler = { scheduler = "ddpm", inference_steps = 6 }
 n_train = 1500
 n_own_samples = 80
@@ -149,7 +150,6 @@ def test_the_page_has_every_printed_cell_with_a_verdict(done):
     for label in (
         "*Original*",
         "*Filtered-oracle baseline*",
-        "*Retrained model*",
         "*Original, averaged weights*",
         "VDU",
         "Amnesia",
@@ -184,6 +184,21 @@ def test_rows_start_from_the_raw_weights_and_the_average_is_measured_beside_them
         making.model_row("3", "average", {"model": record["result"]}, done / "any")
     (member,) = (read_json(done / name) for name in cells(done) if "models/independent-1" in name)
     assert (member["spec"]["steps"], member["spec"]["seed"], member["spec"]["batch_size"]) == (20, 1, 32)
+    run = done / "cells/smoke/digits/models" / member["cell"].rpartition("/")[2]
+    last = load_file(run / "checkpoints/checkpoint-20/model.safetensors")  # raw, as what it is compared with
+    saved = load_file(done / member["result"]["pipeline"] / "unet/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(saved[name], value.bfloat16()) for name, value in last.items())
+
+
+def test_a_model_retrained_without_the_class_is_measured_like_a_row(copy, tmp_path):
+    text = TABLE.replace('average = ["3"]\n', "").replace("retrained = []", 'retrained = ["3"]')
+    for old, new in (("[0, 1]", "[0]"), ('["amnesia", "apart"]', '["amnesia"]'), ('posterior = "ensemble"\n', "")):
+        text = text.replace(old, new)
+    (tmp_path / "tiny.toml").write_text(text.replace('"vdu", gamma = 0.1', '"ascent"').split("check =")[0])
+    assert call(tmp_path / "tiny.toml", "--scale", "smoke", "--output-dir", copy) == 0
+    assert "| *Retrained model* |" in (copy / "smoke" / "tiny.md").read_text(encoding="utf-8")
+    (retrained,) = (read_json(copy / name)["spec"] for name in cells(copy) if "models/without-3" in name)
+    assert retrained["without"] == ["3"] and retrained["weights"] == "bf16"
 
 
 def test_a_row_says_how_much_of_its_time_was_unlearning(done):
@@ -257,6 +272,15 @@ def test_a_number_outside_the_committed_interval_is_exit_code_3(copy, table, mon
         (("batch_size = 16", 'batch_size = "16"'), "batch_size is '16'; expected int"),
         (('forget = ["3"]', 'forget = ["17"]'), "class '17': unknown"),
         (('original = "train"', 'original = "nowhere"'), "no model_index.json"),
+        (
+            ("steps = 2 }", 'steps = 2, train = "lora:4" }'),
+            "'train' would have no effect in a row; expected some of method",
+        ),
+        (("steps = 2 }", "steps = 2, gradient_accumulation_steps = 2 }"), "would have no effect in a row"),
+        (("steps = 2 }", 'steps = 2, posterior = "mine" }'), "'posterior' would have no effect in a row"),
+        (("steps = 2 }", 'steps = 2, retain = "digits" }'), "retain is 'digits'; expected one of self, data"),
+        (("batch_size = 16 }\nepochs", "batch_size = 16, steps = 4 }\nepochs"), "expected batch_size and no steps"),
+        ((", batch_size = 16 }\nepochs", " }\nepochs"), "expected batch_size and no steps"),
     ],
 )
 def test_what_cannot_be_run_is_told_and_what_is_done_stays(copy, table, tmp_path, capsys, change, message):
@@ -298,9 +322,8 @@ def test_an_output_that_cannot_be_written_is_refused_first(table, tmp_path, caps
 def test_the_list_of_cells_makes_nothing(table, tmp_path, capsys):
     assert call(table, "--scale", "smoke", "--output-dir", tmp_path / "new", "--list-cells") == 0
     lines = capsys.readouterr().out.splitlines()
-    # the original and 1 without the class, 2 × 2 members, 2 judges, 3 posteriors, 2 sets of samples, reference, 4 rows, retrained,
-    # average, check
-    assert len(lines) == 21 and all(": missing" in line for line in lines)
+    # the original, 2 × 2 members, 2 judges, 3 posteriors, 2 sets of samples, reference, 4 rows, average, check
+    assert len(lines) == 19 and all(": missing" in line for line in lines)
     assert not (tmp_path / "new").exists()
 
 
@@ -317,7 +340,7 @@ def test_what_is_done_is_written_without_the_data(copy, table, monkeypatch):
     assert cells(copy) == before
     made = read_json(copy / "smoke" / "tiny.json")
     assert made["not_run"] == [["digits", "3", "gamma"], ["digits", "3", "apart"]]
-    assert {row["row"] for row in made["rows"]} >= {"original", "retrained", "amnesia"}
+    assert {row["row"] for row in made["rows"]} >= {"original", "average", "amnesia"}
 
 
 def test_without_its_cells_a_table_is_written_from_its_json_file(copy, table):
@@ -359,8 +382,32 @@ def test_a_model_that_changed_between_the_cells_is_refused(make_pipeline, table,
     )
     done = {"pipeline": str(tmp_path / "model"), "sha256": weights_sha256(make_pipeline().unet)}
     assert made._model(done).unet is not None
-    with pytest.raises(InputError, match="has other weights than when the finished cells were made"):
+    message = "has other weights, options or parts than when the finished cells were made"
+    with pytest.raises(InputError, match=message):
         made._model(done | {"sha256": "0" * 64})
+    with pytest.raises(InputError, match=message):  # before the fine-tuning
+        made.model({"seed": 0, "data": "digits", "network": "small"}, {"start": done | {"sha256": "0" * 64}}, tmp_path)
+
+
+def test_a_model_under_another_schedule_is_refused_and_a_relative_folder_is_found(
+    make_pipeline, table, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    pipeline = make_pipeline()
+    save_pipeline(pipeline, tmp_path / "model")
+    world = replace(load_table(table, "smoke").worlds["digits"], original="model")
+    made = Making(tmp_path / "out", world, "digits", (120,), Sampler(steps=6), leaderboard=False)
+    done = made.given({}, tmp_path / "any")
+    assert done["configuration_sha256"] == configuration_sha256(PipelineDenoiser.from_pipeline(pipeline))
+    monkeypatch.chdir("/")
+    assert made._model(done).unet is not None
+    edited = tmp_path / "model/scheduler/scheduler_config.json"
+    edited.write_text(json.dumps(json.loads(edited.read_text()) | {"beta_end": 0.03}))
+    paper_making._pipeline.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(InputError, match="has other weights, options or parts"):
+        made._model(done)
+    del done["configuration_sha256"]  # a cell of an earlier version
+    assert made._model(done).unet is not None
 
 
 def test_a_folder_of_data_or_a_judge_is_known_by_its_content(table, tmp_path):
@@ -383,6 +430,20 @@ def test_a_folder_of_data_or_a_judge_is_known_by_its_content(table, tmp_path):
         with_judge = replace(world, judge=str(tmp_path / "judge"), second_judge="train:lenet")
         ids.append(PaperCells(tmp_path, "smoke", "digits", with_judge, data=None, sizes=(120,)).reference("0").id)
     assert ids[0] != ids[1]
+
+
+def test_cells_of_other_data_have_other_names(tmp_path):
+    table = load_table("table1", "small")
+    packaged, row = replace(table.worlds["mnist"], judge="train:cnn", average=("1",)), table.rows["vdu"]
+    more = {"train": "0" * 64, "test": "0" * 64}  # images were added to the folder
+    worlds = [packaged, replace(packaged, data="mnist:/other"), replace(packaged, data_sha256=more)]
+    names = []
+    for world in worlds:
+        cells = PaperCells(tmp_path, "small", "mnist", world, data=None, sizes=(1000,))
+        made = [cells.reference("1"), cells.average_row("1"), cells.check(row, "1"), cells.retrained_row("1")]
+        names.append({cell.id for cell in (*made, cells.row(row, "1", 0, 1000), *made[0].needs.values())})
+    assert [len(each) for each in names] == [8] * 3
+    assert len(set.union(*names)) == 3 * 8
 
 
 def test_a_data_set_that_is_run_alone_leaves_the_others_on_the_page(table, copy, tmp_path, capsys):

@@ -2,12 +2,15 @@
 
 import csv
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 
-from vdu.paper import reproduce
+from vdu.paper import leaderboard_page, reproduce
 from vdu.paper.aggregate import is_near
 from vdu.paper.class_tables import class_tables
 from vdu.paper.figures import draw_summary
@@ -15,7 +18,7 @@ from vdu.paper.overview import overview
 from vdu.paper.reproduce import ReproduceSettings
 from vdu.paper.runs import Run
 from vdu.paper.summary import Line, Spread, Summary, summarise
-from vdu.paper.tables import load_table
+from vdu.paper.tables import expected_results, load_table
 
 ROOT = Path(__file__).parents[2]
 PAPER = ROOT / "results/paper"
@@ -86,6 +89,13 @@ def test_the_cells_still_give_the_committed_numbers(written):
             row.pop("label")
     assert new["rows"] == old["rows"]
     assert new["claims"] == old["claims"]
+
+
+def test_the_committed_intervals_are_those_of_the_cells(written, tmp_path):
+    """Of Tables 1 and 2 those of their JSON files, since their cells are not committed."""
+    made = tmp_path / "expected.json"
+    subprocess.run([sys.executable, ROOT / "tools/expected_results.py", written.parent, made], check=True)
+    assert json.loads(made.read_text("utf-8")) == expected_results()
 
 
 def cells(digit: str, options: dict) -> list[dict]:
@@ -248,6 +258,12 @@ def test_the_plot_is_small_and_has_at_most_ten_labels(tmp_path, monkeypatch):
     retrained = Line("retrained", "never saw it", spread, 10.0, spread, Spread(1.0, 1.0, 1.0), *[None] * 6, 0)
     draw_summary(Summary(100, (("digits", "3"),), tuple(lines), (retrained,), None), tmp_path / "plot.png")
     assert labels == [*(f"m{k}" for k in range(8)), "never saw it"]
+    table = load_table("leaderboard", "small")
+    table = replace(table, rows={line.name: next(iter(table.rows.values())) for line in lines})
+    results = {"claims": [], "outside_committed": [], "worlds": {"digits": {"pretrain": {"steps": 1, "batch_size": 1}}}}
+    for n, said in ((12, "point for each of the first 8 methods]"), (8, "point per method]")):
+        summary = Summary(100, (("digits", "3"),), tuple(lines[:n]), (retrained,), None)
+        assert said in leaderboard_page.markdown(table, results, summary, "plot.png")
     assert 0 < (tmp_path / "plot.png").stat().st_size < 150_000
 
 

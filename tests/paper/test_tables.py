@@ -179,6 +179,19 @@ def test_a_file_of_the_same_form_is_read(write):
     assert load_table(tighter, "smoke").tolerances == {"pul": 5.0, "u_fid": 0.1}
 
 
+def test_what_a_row_needs_is_what_its_posterior_is_made_of():
+    rows = load_table("table1", "small").rows
+    ensemble = "forget set, training data (for the ensemble)"  # the isotropic posterior has its mean variance
+    needs = {
+        "vdu": ensemble,
+        "isotropic": ensemble,
+        "theta-star": ensemble,
+        "tuned": "forget set",
+        "ascent": "forget set",
+    }
+    assert {name: rows[name].needs for name in needs} == needs
+
+
 @pytest.mark.parametrize("other", ["filtered-original", "ascent"])
 def test_a_claim_compares_with_a_row_or_a_reference(write, other):
     path = write("at_least = 50.0", f'below = "{other}"\nfactor = 1.5\nmargin = 2.0')
@@ -208,6 +221,32 @@ def test_a_claim_compares_with_a_row_or_a_reference(write, other):
         ("at_least = 50.0", 'below = "fdu"', "claim 'it forgets' is of the unknown row 'fdu'"),
         ("at_least = 50.0", "", "claim 'it forgets' needs a metric of .* and one of at_least, below, above"),
         ("at_least = 50.0", 'at_least = 50.0\nbelow = "ascent"', "claim 'it forgets' needs a metric of .* and one of"),
+        (
+            "at_least = 50.0",
+            "at_least = 50.0\nmargin = 2.0",
+            "'it forgets' has a margin or a factor that would have no effect",
+        ),
+        (
+            "at_least = 50.0",
+            "at_least = 50.0\nfactor = 2.0",
+            "'it forgets' has a margin or a factor that would have no effect",
+        ),
+        (
+            "at_least = 50.0",
+            'above = "ascent"\nmargin = 2.0',
+            "'it forgets' has a margin or a factor that would have no effect",
+        ),
+        ("[paper]", "[paper]\nn_images = 5000", r"\[paper\]: unknown key 'n_images'"),
+        (
+            "members = 2",
+            'members = 2\naverage = ["3"]',
+            r'has average, .* with ensemble = "independent", whose weights are averaged',
+        ),
+        (
+            "retrained = []",
+            'retrained = ["3"]\naverage = ["3"]',
+            r"has average, .* with retrained = \['3'\], whose weights are",
+        ),
         ('metric = "pul"', 'metric = "fid"', r"claim 'it forgets' needs a metric of \('pul', 'u_fid'\)"),
         ("title =", "title = [", r"mine\.toml: not a TOML file \("),
         ("[paper]", "[[paper]]", r"\[paper\]: got list; expected keys and values"),

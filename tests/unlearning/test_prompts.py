@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import tiny_pipelines
+import vdu
 from vdu.core.errors import InputError
 from vdu.core.types import NoisedBatch
 from vdu.data.images import ImageSet
@@ -41,6 +42,16 @@ def test_prompts_come_from_a_list_or_a_file(tmp_path):
     assert read_prompts("a cat", "x") == ("a cat",)
     assert read_prompts(["a cat", str(file)], "x") == ("a cat", "a dog", "ein Löwe")
     assert read_prompts(file, "x") == ("a dog", "ein Löwe")
+
+
+def test_a_file_is_not_drawn_as_if_it_were_a_prompt(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words").write_text("a dog")
+    known = ["cats.txt", "a dog", "Dr.Who", 0, None, "a" * 300]  # the first is one of the model's own prompts
+    assert model("cats.txt").meant(known) == known
+    for given in ("prompts.txt", "lists/", "words"):
+        with pytest.raises(InputError, match=f"label: got {given!r}, which is a file here or looks like one"):
+            vdu.sample(model(), 1, labels=[given])
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,21 @@
 """Paths that a user gives: ~ expanded, and nothing in them that a record could not hold. Standard library only."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError, shown
 
-__all__ = ["given_file", "given_output", "given_path", "home_cache", "require_text"]
+__all__ = ["given_file", "given_output", "given_path", "home_cache", "like_a_file", "require_text"]
+
+_LIKE_A_FILE = re.compile(
+    r"(~\w*|\.\.?|[A-Za-z]:)?[/\\].*"  # a path from the root, the home folder or here
+    r"|.*[/\\]"  # a folder
+    r"|\S*[^\s.]\.([a-z]{2,5}|[A-Z]{2,5})"  # one word with a suffix; "Dr.Who" has none
+    r"|\S*[/\\]\S*\.[A-Za-z]\w{0,4}"  # the same in a folder
+    r"|.*[^\s.]\.(?i:csv|docx?|jsonl?|list|md|odt|pdf|rtf|text|toml|tsv|txt|xlsx?|ya?ml)"  # several words, and a suffix of texts
+)
 
 
 def given_path(given: Any, name: str = "path") -> Path:
@@ -68,6 +77,22 @@ def home_cache() -> Path | None:
         return Path.home() / ".cache"
     except RuntimeError:
         return None
+
+
+def like_a_file(text: str) -> bool:
+    """Whether a text, given where a prompt is expected, looks like a file.
+
+    Args:
+        text: the text; space around it does not count.
+
+    Returns:
+        Whether it is a path, or a name with a suffix; whether there is such a file does not matter.
+
+    Examples:
+        >>> like_a_file("prompts.txt"), like_a_file("a cat, 3.5 stars")
+        (True, False)
+    """
+    return _LIKE_A_FILE.fullmatch(text.strip()) is not None
 
 
 def require_text(text: str, name: str) -> None:

@@ -79,14 +79,13 @@ def _pair(data: ReportData, i: int) -> Markup:
         '<button type="button" class="vdu-pair{}" data-seed="{}" title="#{}, seed {}: {} → {}"><span class="vdu-two">{}</span>{}'
         '<span class="vdu-calls"><b>{} → {}</b><span>#{}</span></span></button>'
     ).format(
-        " vdu-forget" if of_class else "", seed, i + 1, seed, *calls, images, _asked(data, i),
+        " vdu-forget" if of_class else "", seed, i + 1, seed, *calls, images, _asked(data.asked(i)),
         _class(data, data.original, i), _class(data, data.unlearned, i), i + 1,
     )  # fmt: skip
 
 
-def _asked(data: ReportData, i: int) -> Markup:
+def _asked(asked: str | None) -> Markup:
     """The prompt or label of a pair; nothing for unconditional models."""
-    asked = data.asked(i)
     return (
         Markup("") if asked is None else Markup('<span class="vdu-asked">{}</span>').format(asked or "(empty prompt)")
     )
@@ -117,12 +116,13 @@ def covers(data: ReportData, i: int | None) -> tuple[bool, bool]:
     return first or (needs_cover(data) and i is not None and asks is not None and bool(asks[i])), second
 
 
-def draw_chosen(data: ReportData, seed: int) -> str:
+def draw_chosen(data: ReportData, seed: int, asked: str | None = None) -> str:
     """The chosen pair: the stored images with the judge's predictions; of a noise that is not stored, the number alone.
 
     Args:
         data: the run.
         seed: of the noise.
+        asked: the prompt or label that the pair is drawn under; None for unconditional models.
 
     Returns:
         HTML.
@@ -136,14 +136,13 @@ def draw_chosen(data: ReportData, seed: int) -> str:
         "{}</button>{}</span>{}</div>{}"
     ).format(
         seed, step.format(-1, "previous", "‹"), seed, seed, number, total, step.format(1, "next", "›"),
-        none if i is None else _large(data, i),
+        _asked(asked) + (none if i is None else _large(data, i)),
     )  # fmt: skip
 
 
 def _large(data: ReportData, i: int) -> Markup:
     images = (data.original.images[i], data.unlearned.images[i])
-    return Markup('{}<div class="vdu-sides">{}</div>').format(
-        _asked(data, i),
+    return Markup('<div class="vdu-sides">{}</div>').format(
         Markup("").join(
             Markup(
                 '<figure><figcaption>{}</figcaption><img class="vdu-big{}" src="{}" alt="{}: {}">'

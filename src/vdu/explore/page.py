@@ -123,36 +123,46 @@ class Page:
         row = next((i for i in rows if not covers(data, int(i))[1]), rows[0])
         return str(int(data.original.seeds[row]))
 
-    def choose(self, place: int, text: str) -> tuple[str, str, str]:
+    def choose(self, place: int, text: str, asked: int = ANY) -> tuple[str, str, str]:
         """The stored images of a pair, at once.
 
         Args:
             place: which run.
             text: a number such as #12, or a seed.
+            asked: number of the prompt or label that a new noise is drawn under; ANY is the first.
 
         Returns:
             The seed, HTML of the pair, and an empty film.
         """
         data = self.runs[place].data
         seed = find_seed(data, text)
-        return str(seed), draw_chosen(data, seed), ""
+        return str(seed), draw_chosen(data, seed, self._asked(place, seed, asked)), ""
 
-    def film(self, place: int, text: str) -> Generator[str, None, None]:
+    def _asked(self, place: int, seed: int, asked: int) -> str | None:
+        """The prompt or label of a stored pair, or of a new noise the chosen one."""
+        data = self.runs[place].data
+        row = place_of_seed(data, seed)
+        if row is not None or data.words is None:
+            return None if row is None else data.asked(row)
+        return data.words["asked"][0 if asked == ANY else asked]
+
+    def film(self, place: int, text: str, asked: int = ANY) -> Generator[str, None, None]:
         """Stream the denoising of a pair.
 
         Args:
             place: which run.
             text: the seed.
+            asked: as for :meth:`choose`.
 
         Yields:
             HTML of the film so far.
         """
         run, seed = self.runs[place], int(text)
         row = place_of_seed(run.data, seed)
-        asked = run.data.asked(row) if row is not None else run.data.words["asked"][0] if run.data.words else None
         about: dict[str, Any] = {"stored": row is not None, "covered": covers(run.data, row)}
         strip: list[tuple[Frame, Frame]] = []
-        with closing(side_by_side(run.original, run.unlearned, seed, run.sampler, asked)) as moments:
+        under = self._asked(place, seed, asked)
+        with closing(side_by_side(run.original, run.unlearned, seed, run.sampler, under)) as moments:
             for frames in moments:
                 now = frames[0]
                 if now.finished or _among(now.step, now.steps, FILM_FRAMES):
@@ -255,7 +265,7 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
     chosen = gr.State("")
     with gr.Row(elem_id="vdu-viewer"):
         with gr.Column(scale=2, min_width=300):
-            pair = gr.HTML(draw_chosen(page.runs[0].data, int(page.first_seed(0))), elem_id="vdu-chosen")
+            pair = gr.HTML(page.choose(0, page.first_seed(0))[1], elem_id="vdu-chosen")
         with gr.Column(scale=4, min_width=300):
             film = gr.HTML("", elem_id="vdu-strip")
             view = gr.Radio(VIEWS, value="clean", show_label=False, container=False, elem_id="vdu-view")
@@ -293,10 +303,13 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
 
     watched: dict[str | None, tuple[int, str]] = {}  # run and seed of the film that a visitor waits for
 
-    def pick(place: int, text: str, request: gr.Request) -> tuple[str, str, str]:
-        seed, html, empty = page.choose(place, text)
+    def pick(place: int, text: str, request: gr.Request, asked: int = ANY) -> tuple[str, str, str]:
+        seed, html, empty = page.choose(place, text, asked)
         watched[request.session_hash] = (place, seed)
         return seed, html, empty
+
+    def typed(place: int, text: str, asked: int, request: gr.Request) -> tuple[str, str, str]:
+        return pick(place, text, request, asked)
 
     def clicked(place: int, event: gr.EventData, request: gr.Request) -> tuple[str, str, str]:
         return pick(place, str(event.seed), request)
@@ -312,9 +325,9 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
             *pick(place, page.first_seed(place), request),
         ]  # fmt: skip
 
-    def filmed(place: int, text: str, request: gr.Request) -> Iterator[Any]:
+    def filmed(place: int, text: str, asked: int, request: gr.Request) -> Iterator[Any]:
         yield gr.skip()  # Gradio empties the outputs of a generator that yields nothing
-        with closing(page.film(place, text)) as moments:
+        with closing(page.film(place, text, asked)) as moments:
             while watched[request.session_hash] == (place, text):  # until a later click, whose film waits for this one
                 moment = next(moments, None)
                 if moment is None:
@@ -325,11 +338,17 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
     for picked in (
         demo.load(opened, None, chosen_pair, **_PRIVATE),
         gallery.click(_taught(clicked), run, chosen_pair, trigger_mode="multiple", **_PRIVATE),  # in order
-        seed.submit(_taught(pick), [run, seed], chosen_pair, **_PRIVATE),
+        seed.submit(_taught(typed), [run, seed, asked], chosen_pair, **_PRIVATE),
         run.input(_taught(another), run, [which, before, after, asked, most, told, *shown, *chosen_pair], **_PRIVATE),
     ):
         picked.success(
-            filmed, [run, chosen], film, trigger_mode="multiple", concurrency_limit=1, concurrency_id="film", **_PRIVATE
+            filmed,
+            [run, chosen, asked],
+            film,
+            trigger_mode="multiple",
+            concurrency_limit=1,
+            concurrency_id="film",
+            **_PRIVATE,
         )
     view.input(None, view, None, js="(view) => { document.querySelector('#vdu-viewer').dataset.view = view; }")
 

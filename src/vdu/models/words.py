@@ -13,6 +13,7 @@ or by a fused optimiser; they are seen when the model is described (:mod:`vdu.mo
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from vdu.core.checks import require_labels
 from vdu.core.errors import InputError, shown
+from vdu.core.paths import like_a_file
 from vdu.core.records import sha256_bytes
 from vdu.core.types import Condition
 from vdu.models.configuration import extra
@@ -203,6 +205,21 @@ class TextDenoiser(LatentDenoiser):
                 f"prompt: got the index {wrong[0]}; expected a prompt, or an index from 0 to {len(self.prompts) - 1}."
             )
         return self._encoded([self.prompts[each] if isinstance(each, int) else each for each in labels])
+
+    def meant(self, labels: Sequence[Any]) -> list[Any]:
+        """Prompts as a user gives them, unchanged; the name of a file is refused, which the model would draw as if it were a prompt."""
+        found = super().meant(labels)
+        for each in found:
+            if (
+                isinstance(each, str)
+                and each not in self.prompts
+                and (like_a_file(each) or os.path.isfile(each.strip()))
+            ):
+                raise InputError(
+                    f"label: got {each!r}, which is a file here or looks like one; expected a prompt. Give each line of a file of prompts "
+                    "as a label of its own."
+                )
+        return found
 
     def _encoded(self, prompts: Sequence[str | None]) -> Condition:
         return self.words(prompts, next(self.network.parameters()).device)

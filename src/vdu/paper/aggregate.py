@@ -23,6 +23,7 @@ from vdu.paper.tables import LABELS, Claim, Printed, Table, label_of
 
 __all__ = [
     "FEWEST_SEEDS",
+    "INTERVALS",
     "aggregate",
     "compare",
     "differences",
@@ -46,6 +47,8 @@ T = {
     10: 2.262,
 }  # Student's t, 97.5 %, k − 1
 FEWEST_SEEDS = 3
+INTERVALS = "each side by its own widths"
+"""The formula above, in the JSON file of a table; files of earlier versions do not say theirs."""
 
 Measured = Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]
 Rows = Sequence[Mapping[str, Any]]
@@ -95,9 +98,14 @@ def aggregate(table: Table, measured: Measured) -> list[dict[str, Any]]:
             row["at"][n] = _at([each["at"][n] for each in good])
         seconds = [each["seconds"] for each in results if "seconds" in each]
         row["seconds"] = round(fmean(seconds), 1) if seconds else None
-        row["steps"] = next((each["steps"] for each in good if "steps" in each), None)
-        for about in ("network_evaluations", "posterior_evaluations", "ending"):
-            row[about] = next((each[about] for each in good if about in each), None)
+        for about in (
+            "steps",
+            "network_evaluations",
+            "posterior_evaluations",
+        ):  # steps differ where a run may stop early
+            counts = [each[about] for each in good if about in each]
+            row[about] = round(fmean(counts)) if counts else None
+        row["ending"] = next((each["ending"] for each in good if "ending" in each), None)
         spent = [each["unlearn_seconds"] for each in good if "unlearn_seconds" in each]
         row["unlearn_seconds"] = round(fmean(spent), 1) if spent else None
         rows.append(row)
@@ -130,10 +138,11 @@ def _at(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def find(rows: Rows, dataset: str, forget: str, name: str) -> Mapping[str, Any] | None:
     """The row of a name, if it was run and did not diverge in every seed."""
-    for row in rows:
-        if (row["dataset"], row["forget"], row["row"]) == (dataset, forget, name) and row["at"]:
-            return row
-    return None
+    return next((row for row in rows if _key(row) == (dataset, forget, name) and row["at"]), None)
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["dataset"], row["forget"], row["row"]
 
 
 def compare(table: Table, rows: Rows) -> list[dict[str, Any]]:
@@ -161,11 +170,7 @@ def compare(table: Table, rows: Rows) -> list[dict[str, Any]]:
 def _compare(
     table: Table, rows: Rows, printed: Printed, row: Mapping[str, Any] | None, n_images: str | None
 ) -> dict[str, Any]:
-    runs = [
-        each
-        for each in rows
-        if (each["dataset"], each["forget"], each["row"]) == (printed.dataset, printed.forget, printed.row)
-    ]
+    runs = [each for each in rows if _key(each) == (printed.dataset, printed.forget, printed.row)]
     entry: dict[str, Any] = {"dataset": printed.dataset, "forget": printed.forget, "row": printed.row}
     at = row["at"][n_images] if row and n_images else None
     world = table.worlds.get(printed.dataset)
@@ -223,8 +228,9 @@ def _holds(claim: Claim, rows: Rows, left: Mapping[str, Any]) -> str | None:
         return "fails"
     other = claim.below or claim.above
     right = find(rows, left["dataset"], left["forget"], other) if other else None
-    if not left["at"] or (other and right is None):
-        return None
+    if other and right is None:
+        lost = [each["label"] for each in rows if _key(each) == (left["dataset"], left["forget"], other)]
+        return f"undecided, since every seed of {lost[0]} diverged" if lost else None
     # the fewest images that both have: a Fréchet distance depends on their number
     n = min(set(left["at"]) & set(right["at"]), key=int, default=None) if right else max(left["at"], key=int)
     sides = (left, right) if right else (left,)

@@ -3,7 +3,7 @@
     pairs     images of the class from the original, above; from the unlearned model with the same noise, below
     strips    the same noise through the original and through every row, class by class
     front     Table 2 as a plot: ours and the paper's in two panels, since their u-FIDs are on different features
-    summary   a leaderboard: PUL against u-FID, a labelled point per method
+    summary   a leaderboard: PUL against u-FID, a labelled point for each of the first eight methods
 
 Pixels are drawn as they are, without stretching.
 """
@@ -21,14 +21,13 @@ from vdu.data.images import to_float
 from vdu.judges.classifier import Judge
 from vdu.metrics.features import classify
 from vdu.paper.cells import CellStore
-from vdu.paper.summary import Summary
+from vdu.paper.summary import MOST_POINTS, Summary
 from vdu.paper.tables import Table
 
 __all__ = ["draw", "draw_summary"]
 
 COLUMNS = 16
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # of a ratio of u-FIDs
-MOST_POINTS = 8
 CENTRE = 50  # of the axis of PUL
 
 

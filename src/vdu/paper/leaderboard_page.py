@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdu.paper.class_tables import LEGEND, MORE, class_tables, cost, verdict_lines
-from vdu.paper.summary import FORGETS, Line, Spread, Summary
+from vdu.paper.summary import FORGETS, MOST_POINTS, Line, Spread, Summary
 from vdu.paper.table_page import finding_lines
 from vdu.paper.tables import Table, label_of
 
@@ -34,8 +34,9 @@ def markdown(table: Table, results: Mapping[str, Any], summary: Summary, plot: s
         lines += ["No method has three seeds in every class, so there is no summary.", ""]
     lines += _not_run(table, results)
     if plot:
+        each = f"for each of the first {MOST_POINTS} methods" if len(summary.methods) > MOST_POINTS else "per method"
         lines += [
-            f"![PUL against the ratio of u-FID to the retrained model's, a labelled point per method]({plot})",
+            f"![PUL against the ratio of u-FID to the retrained model's, a labelled point {each}]({plot})",
             "",
         ]
     name = table.name

@@ -28,13 +28,14 @@ from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.compare import compare, count_changed, distances, fidelity, judge_record, paired_pul, predict
+from vdu.evaluation.models import OpenModel
 from vdu.evaluation.references import split_at_random, without_forget
 from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.features import classify, extract_features
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import weights_sha256
+from vdu.models.identity import configuration_sha256, weights_sha256
 from vdu.models.pipelines import load_pipeline, network_of, save_pipeline
-from vdu.paper.row_options import unlearn_settings
+from vdu.paper.row_options import PASSED, unlearn_settings
 from vdu.paper.tables import Row, World
 from vdu.posterior.calibrate import mean_is_usable
 from vdu.posterior.ensemble import fit_ensemble
@@ -78,9 +79,10 @@ class Making:
     _features: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def given(self, done: Needs, stem: Path) -> dict[str, Any]:
-        """A packaged or given pipeline: where it is, and the hash of its weights."""
+        """A packaged or given pipeline: where it is, and its hashes."""
         where = self.world.original
-        return {"pipeline": where, "sha256": weights_sha256(network_of(self._open(where)))}
+        where = where if where.startswith(PREFIX) else str(Path(where).absolute())
+        return {"pipeline": where, **_hashes(self._open(where))}
 
     def model(self, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
         """Training, or fine-tuning of the model in ``done``."""
@@ -89,17 +91,19 @@ class Making:
         }
         options["without"] = tuple(spec.get("without", ()))
         if "start" in done:
+            self._model(done["start"])
             options["from_pipeline"] = self._path(done["start"]["pipeline"])
         else:
             options["model"] = spec["network"]
         settings = PretrainSettings(data=self.data, output_dir=stem, resume_from_checkpoint="latest", **options)
-        made = pretrain.run(settings)
+        pretrain.run(settings)
         kind = spec.get("weights", "pipeline")  # or raw, bf16 or raw-bf16
-        sha256 = made["sha256"] if kind == "pipeline" else _save_other(stem, kind)
+        if kind != "pipeline":
+            _save_other(stem, kind)
         found = {"pipeline": stem / kind, **({"average": stem / "pipeline"} if kind.startswith("raw") else {})}
         return {
             **{name: str(path.relative_to(self.folder)) for name, path in found.items()},
-            "sha256": sha256,
+            **_hashes(load_pipeline(stem / kind)),
             "files": {f"{stem.name}/{kind}/{WEIGHTS}": sha256_file(stem / kind / WEIGHTS)},  # rows need no average
             "network_evaluations": 3 * settings.steps * settings.batch_size,
         }
@@ -119,7 +123,7 @@ class Making:
         self, kind: str, pipeline: Any, images: Tensor | None, done: Needs
     ) -> tuple[GaussianPosterior, dict[str, float]]:
         parameters = dict(network_of(pipeline).named_parameters())
-        members = [value["pipeline"] for name, value in done.items() if name.startswith("member-")]
+        members = [value for name, value in done.items() if name.startswith("member-")]
         if kind in {"fisher", "amnesia-fisher"}:
             assert images is not None
             options: dict[str, Any] = {"n_train": self.world.n_train}
@@ -131,7 +135,7 @@ class Making:
                 pipeline, kind, samples=some, labels=labels, generator=generator(0, kind), **options
             ), {}
         assert members, f"no estimator makes {kind}"
-        ensemble = fit_ensemble(dict(network_of(self._open(each)).named_parameters()) for each in members)
+        ensemble = fit_ensemble(dict(network_of(self._model(each)).named_parameters()) for each in members)
         if kind == "isotropic":  # with the same mean variance, so that γ has the same weight
             total = sum(float(value.double().sum()) for value in ensemble.variance.values())
             return fit_isotropic(parameters, total / sum(value.numel() for value in parameters.values())), {}
@@ -226,21 +230,17 @@ class Making:
         options = dict(row.options)
         if row.epochs is not None:  # an epoch of the paper: every forget image once, the last batch may be short
             options["steps"] = math.ceil(row.epochs * len(forget) / options["batch_size"])
-        if "posterior" in done:
-            options["posterior"] = self._path(done["posterior"]["posterior"])
         retain = self._images(done["replay"]) if "replay" in done else None
         if options.get("retain") == "data":  # real images of the other classes
             retain = split_by_class(self.images("train"), [spec["forget"]])[1]
         settings = unlearn_settings(options)
+        if "posterior" in done:
+            settings = replace(settings, posterior=self._path(done["posterior"]["posterior"]))
         if self.world.max_steps and settings.steps is not None:
             settings = replace(settings, steps=min(settings.steps, self.world.max_steps))
         made = unlearn(
-            pipeline, make_method(settings), forget=forget, retain=retain, steps=settings.steps,
-            batch_size=settings.batch_size, learning_rate=settings.learning_rate, lr_schedule=settings.lr_schedule,
-            max_grad_norm=settings.max_grad_norm, mixed_precision=settings.mixed_precision,
-            warmup_steps=settings.warmup_steps, ema_decay=settings.ema_decay, n_own_samples=settings.n_own_samples,
-            sampler=self.sampler, instead=settings.instead, full_length=settings.full_length, force=settings.force,
-            generator=generator(spec.get("seed", 0), "unlearn"),
+            pipeline, make_method(settings), forget=forget, retain=retain, sampler=self.sampler,
+            generator=generator(spec.get("seed", 0), "unlearn"), **{name: getattr(settings, name) for name in PASSED},
         )  # fmt: skip
         return made.pipeline, made
 
@@ -271,7 +271,8 @@ class Making:
                 f"{done['model'][which]}: the {which} of the original's weights is not there, and this row measures it. Remove the "
                 "original's JSON file beside it to train the original again, or leave the class out of `average`."
             )
-        return self._measured(self._open(done["model"][which]), forget, self.sizes, done, stem)
+        model = self._model(done["model"]) if which == "pipeline" else self._open(done["model"][which])
+        return self._measured(model, forget, self.sizes, done, stem)
 
     def _measured(self, pipeline: Any, forget: str, sizes: tuple[int, ...], done: Needs, stem: Path) -> dict[str, Any]:
         """Samples of a model from the original's noise, judged and compared, at every number of images."""
@@ -376,10 +377,10 @@ class Making:
     def _model(self, result: Mapping[str, Any]) -> Any:
         """The pipeline of a finished cell, refused if it has changed since: cells of two models must not be mixed."""
         pipeline = self._open(result["pipeline"])
-        if weights_sha256(network_of(pipeline)) != result["sha256"]:
+        if not _opened(pipeline).is_recorded(result):
             raise InputError(
-                f"{result['pipeline']}: has other weights than when the finished cells were made; expected those. Put the model back, or "
-                "use another --output-dir."
+                f"{result['pipeline']}: has other weights, options or parts than when the finished cells were made; expected those. Put "
+                "the model back, or use another --output-dir."
             )
         return pipeline
 
@@ -397,6 +398,16 @@ def _pipeline(path: Path) -> Any:
     return load_pipeline(path)
 
 
+def _opened(pipeline: Any) -> OpenModel:
+    denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    return OpenModel(pipeline, denoiser, weights_sha256(denoiser.network), configuration_sha256(denoiser), path=None)
+
+
+def _hashes(pipeline: Any) -> dict[str, str]:
+    """What a cell records of a model."""
+    return {name: value for name, value in _opened(pipeline).to_json().items() if name.endswith("sha256")}
+
+
 def _on_device(denoiser: PipelineDenoiser) -> PipelineDenoiser:
     """A copy on the device; the pipelines that cells share are not moved."""
     copied = denoiser.copy()
@@ -404,8 +415,8 @@ def _on_device(denoiser: PipelineDenoiser) -> PipelineDenoiser:
     return copied
 
 
-def _save_other(run: Path, kind: str) -> str:
-    """A training run's raw weights of the last step, or its result, or either in bf16, as another pipeline beside it; the weights' hash."""
+def _save_other(run: Path, kind: str) -> None:
+    """A training run's raw weights of the last step, or its result, or either in bf16, as another pipeline beside it."""
     pipeline = load_pipeline(run / "pipeline")
     network = network_of(pipeline)
     assert kind in {"raw", "bf16", "raw-bf16"}, f"no weights are called {kind}"
@@ -417,7 +428,6 @@ def _save_other(run: Path, kind: str) -> str:
         network.bfloat16()
     with atomic_folder(run / kind) as temporary:
         save_pipeline(pipeline, temporary)
-    return weights_sha256(network_of(load_pipeline(run / kind)))
 
 
 def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:

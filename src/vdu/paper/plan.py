@@ -27,7 +27,7 @@ from vdu.methods.options import options_of
 from vdu.paper.cells import Cell
 from vdu.paper.making import OWN_SEED, Making, Needs
 from vdu.paper.row_options import unlearn_settings
-from vdu.paper.tables import Row, World
+from vdu.paper.tables import Row, World, packaged_data
 from vdu.replay.auxiliaries import SELF_MODEL_STEPS
 from vdu.replay.auxiliary_models import self_model_settings
 
@@ -71,6 +71,9 @@ class PaperCells:
         self.data = data or world.data
         self.sampler = Sampler(**_sampler_options(world.sampler))
         self.making = Making(folder, world, self.data, self.sizes, self.sampler, leaderboard)
+        of_data = {"data": world.data, "data_sha256": world.data_sha256}
+        # left out for the packaged tables' own, since the names of committed cells must stay
+        self._other_data = {} if of_data == packaged_data(scale, dataset) else of_data
         self._cells: dict[str, Cell] = {}
 
     def verify_rows(self, rows: Mapping[str, Row]) -> None:
@@ -80,10 +83,15 @@ class PaperCells:
             rows: by name.
 
         Raises:
-            InputError: if an option or a posterior does not exist.
+            InputError: if an option or a posterior does not exist, or the options do not fit together.
         """
         for name, row in rows.items():
             unlearn_settings(row.options)
+            if row.epochs is not None and ("steps" in row.options or "batch_size" not in row.options):
+                raise InputError(
+                    f"row {name}: got epochs with the options {', '.join(row.options)}; expected batch_size and no steps, since epochs "
+                    "give the steps by the batch size."
+                )
             if row.posterior not in {None, *POSTERIORS}:
                 raise InputError(
                     f"row {name}: posterior is {row.posterior!r}; expected one of {', '.join(POSTERIORS)}."
@@ -124,8 +132,7 @@ class PaperCells:
     def original(self) -> Cell:
         """The model to unlearn: packaged, given, or trained as member 0."""
         if self.world.original == "train":
-            raw = "-".join(["raw", *([self.world.weights] if self.world.weights else [])])
-            return self._model("original", {"seed": 0, **({"weights": raw} if self.world.average else {})})
+            return self._model("original", {"seed": 0, **self._raw})
         return self._cell("models/original", {"pipeline": self.world.original}, self.making.given)
 
     def member(self, k: int) -> Cell:
@@ -142,9 +149,10 @@ class PaperCells:
         """A posterior of the original's weights: those of ``vdu posterior``, "ensemble-recentred" and "ensemble-independent"."""
         needs: dict[str, Cell] = {"original": self.original()}
         if kind == "ensemble-independent":
+            own = self.world.independent  # without an average, what is saved is raw
+            own = {**own, **(self._raw if own.get("ema_decay") != 0 else {})}
             needs |= {
-                f"member-{k}": self._model(f"independent-{k}", {"seed": k, **self.world.independent})
-                for k in range(self.world.members)
+                f"member-{k}": self._model(f"independent-{k}", {"seed": k, **own}) for k in range(self.world.members)
             }
         if kind in {"ensemble", "ensemble-recentred", "isotropic"}:
             needs |= {f"member-{k}": self.member(k) for k in range(self.world.members)}
@@ -230,6 +238,11 @@ class PaperCells:
                 "check": dict(self.world.check or {}), "sampler": self.sampler.describe(), **self._judges}  # fmt: skip
         return self._cell(f"{forget}/sampler-check", spec, partial(self.making.check, row, spec), needs)
 
+    @property
+    def _raw(self) -> dict[str, str]:
+        """Raw weights of the last step, where the average is measured beside them."""
+        return {"weights": "-".join(filter(None, ("raw", self.world.weights)))} if self.world.average else {}
+
     @cached_property
     def _judges(self) -> dict[str, str]:
         given = {"judge": self.world.judge, "second_judge": self.world.second_judge}
@@ -274,7 +287,7 @@ class PaperCells:
         needs: Mapping[str, Cell] | None = None,
         title: str = "",
     ) -> Cell:
-        cell = Cell(f"{self.place}/{name}", spec, make, needs or {}, title)
+        cell = Cell(f"{self.place}/{name}", {**spec, **self._other_data}, make, needs or {}, title)
         return self._cells.setdefault(cell.id, cell)
 
 

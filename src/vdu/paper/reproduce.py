@@ -17,7 +17,7 @@ from vdu.commands.options import GivenFirst
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_file, environment, read_json, write_json
 from vdu.paper import leaderboard_page, table_page
-from vdu.paper.aggregate import aggregate, compare, differences, judge_claims
+from vdu.paper.aggregate import INTERVALS, aggregate, compare, differences, judge_claims
 from vdu.paper.cells import Cell, CellStore, run_cells, with_needs
 from vdu.paper.runs import machine_of, runs_of, write_runs
 from vdu.paper.summary import Summary, summarise
@@ -309,6 +309,7 @@ def _results(table: Table, made: Plan, store: CellStore, settings: ReproduceSett
         + " --only-done" * settings.only_done,
         "environment": environment(),
         "rows": aggregate(table, measured),
+        "intervals": INTERVALS,
         "judges": {f"{dataset} {forget}": record(cell)["result"]["judge"] for (dataset, forget), cell in made.references.items()},
         "sampler_check": {dataset: record(cell)["result"] for dataset, cell in made.checks.items()},
         "worlds": {name: {**vars(table.worlds[name])} for name in {each.dataset for each in table.runs}},

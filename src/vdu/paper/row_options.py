@@ -13,31 +13,39 @@ from vdu.commands.unlearn import MOVED, UnlearnSettings, as_options, resolved
 from vdu.core.errors import InputError
 from vdu.methods import registry
 
-__all__ = ["unlearn_settings"]
+__all__ = ["PASSED", "RETAINED", "unlearn_settings"]
+
+PASSED = (
+    "steps", "batch_size", "learning_rate", "lr_schedule", "warmup_steps", "ema_decay", "max_grad_norm", "mixed_precision",
+    "n_own_samples", "instead", "full_length", "force",
+)  # fmt: skip
+"""The settings of ``vdu unlearn`` that a row's run passes on as they are."""
+RETAINED = ("self", "data")
+"""What a row can retain: generated samples, or real images of the other classes."""
 
 
 def unlearn_settings(options: Mapping[str, Any]) -> UnlearnSettings:
     """A row's options as the settings of ``vdu unlearn``.
 
     Args:
-        options: its fields without pipeline, forget and output_dir.
+        options: :data:`PASSED`, the method with its options, and what is retained.
 
     Returns:
         The settings, resolved.
 
     Raises:
-        InputError: if there is no such option, or a value has the wrong type.
+        InputError: if there is no such option, a row's run does not pass it on, or a value is not possible.
     """
     fixed: dict[str, Any] = {"pipeline": Path(), "forget": "", "output_dir": Path()}
     # resolved: what a method fills in has a type, too
     whole = {**vars(resolved(UnlearnSettings(**fixed))), **MOVED}
-    defaults = {name: value for name, value in whole.items() if name not in fixed}
+    defaults = {name: whole[name] for name in ("method", "option", "retain", *PASSED, *MOVED)}
     for name, value in options.items():
         if name not in defaults:
-            near = get_close_matches(name, defaults, n=1)
+            near = [] if name in whole else get_close_matches(name, defaults, n=1)
             raise InputError(
-                f"row options: {name!r} is none of vdu unlearn's; "
-                + (f"did you mean {near[0]!r}?" if near else f"they are {', '.join(defaults)}.")
+                f"row options: {name!r} would have no effect in a row; "
+                + (f"did you mean {near[0]!r}?" if near else f"expected some of {', '.join(defaults)}.")
             )
         default = defaults[name]
         if isinstance(default, int | float | str) and not isinstance(
@@ -51,6 +59,8 @@ def unlearn_settings(options: Mapping[str, Any]) -> UnlearnSettings:
         raise InputError(
             f"row options: method is {options.get('method')!r}; expected one of {', '.join(registry.names())}."
         )
+    if options.get("retain", "self") not in RETAINED:
+        raise InputError(f"row options: retain is {options['retain']!r}; expected one of {', '.join(RETAINED)}.")
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in options.items() if name not in MOVED
     }

@@ -13,9 +13,10 @@ from vdu.paper.aggregate import FEWEST_SEEDS
 from vdu.paper.runs import Run
 from vdu.paper.tables import LABELS, Table, label_of
 
-__all__ = ["FORGETS", "Line", "Spread", "Summary", "summarise"]
+__all__ = ["FORGETS", "MOST_POINTS", "Line", "Spread", "Summary", "summarise"]
 
 FORGETS = 80.0  # PUL from which methods are ordered by u-FID
+MOST_POINTS = 8  # methods in the plot
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vdu.paper.aggregate import find, interval
+from vdu.paper.aggregate import INTERVALS, find, interval
 from vdu.paper.class_tables import LEGEND, class_tables, seeds_range, verdict_lines
 from vdu.paper.tables import Table, label_of
 
@@ -24,7 +24,7 @@ def markdown(table: Table, results: Mapping[str, Any]) -> str:
     """
     lines = [f"# {table.title}", "", *finding_lines(table, results)]
     lines += _comparison(table, results)
-    lines += ["", *verdict_lines(results["claims"]), "", "## Every row", "", LEGEND]
+    lines += ["", *verdict_lines(results["claims"]), "", *_formula(table, results), "## Every row", "", LEGEND]
     for dataset, forget in dict.fromkeys((row["dataset"], row["forget"]) for row in results["rows"]):
         lines += class_tables(table, results, dataset, forget)
     for name, ratio in results["mean_loss_ratio"].items():
@@ -37,6 +37,19 @@ def markdown(table: Table, results: Mapping[str, Any]) -> str:
         f"Every run is a line of [{table.name}.csv]({table.name}.csv).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _formula(table: Table, results: Mapping[str, Any]) -> list[str]:
+    """What the intervals over seeds are, where an earlier version made them and its cells are gone."""
+    if results.get("intervals") == INTERVALS:
+        return []
+    return [
+        f"The intervals over several seeds in [{table.name}.json]({table.name}.json), on which verdicts and claims rest, are of an earlier "
+        "version: value ± √((t s/√k)² + mean of h²), with s the standard deviation over k seeds, t Student's quantile, and h half of the "
+        "width of a seed's interval over images. The present version takes the two sides apart; the intervals of single seeds, which it "
+        "needs, were not kept.",
+        "",
+    ]
 
 
 def finding_lines(table: Table, results: Mapping[str, Any]) -> list[str]:

@@ -29,11 +29,16 @@ __all__ = [
     "expected_results",
     "label_of",
     "load_table",
+    "packaged_data",
 ]
 
 HERE = Path(__file__).parent
 METRICS = ("pul", "u_fid")
 FIGURES = ("grids", "front")
+ENSEMBLES = (
+    "ensemble",
+    "isotropic",
+)  # beginnings of posteriors that are made from an ensemble; the second has its variance
 REFERENCES = {
     "real-split": "Real images against real images",
     "original": "Original",
@@ -92,7 +97,7 @@ class Row:
         """The data that the method is given."""
         if self.options.get("retain") == "data":
             return "forget set, real retained images"
-        if (self.posterior or "").startswith("ensemble"):
+        if (self.posterior or "").startswith(ENSEMBLES):
             return "forget set, training data (for the ensemble)"
         return "forget set"
 
@@ -203,9 +208,7 @@ def load_table(name: str, scale: str) -> Table:
         path.name, values, ("title", "figure", "leaderboard", "findings", "paper", "claims", "rows", "runs", "scales")
     )
     paper = values.get("paper", {})
-    _known(
-        f"{path.name} [paper]", paper, ("network", "features", "n_images", "pul_tolerance", "u_fid_tolerance", "values")
-    )
+    _known(f"{path.name} [paper]", paper, ("network", "features", "pul_tolerance", "u_fid_tolerance", "values"))
     scales = _read(HERE / "scales.toml") | values.get("scales", {})
     _known(f"{path.name} [runs]", values.get("runs", {}), scales)
     _known(f"{path.name} [findings]", values.get("findings", {}), scales)
@@ -233,6 +236,20 @@ def load_table(name: str, scale: str) -> Table:
     )
     _check(table)
     return table
+
+
+def packaged_data(scale: str, dataset: str) -> dict[str, Any] | None:
+    """The data of the packaged tables, with which the names of committed cells say nothing of the data.
+
+    Args:
+        scale: a scale's name.
+        dataset: a data set's name.
+
+    Returns:
+        ``data`` and ``data_sha256`` of its world; None if there is none.
+    """
+    world = _read(HERE / "scales.toml").get(scale, {}).get(dataset)
+    return world and {name: world.get(name) for name in ("data", "data_sha256")}
 
 
 def expected_results() -> dict[str, Any]:
@@ -322,6 +339,14 @@ def _check(table: Table) -> None:
             raise InputError(f"{table.name}: runs the unknown row {unknown[0]!r}; rows are {', '.join(table.rows)}.")
         if run.dataset not in table.worlds:
             raise InputError(f"{table.name}: runs {run.dataset!r}, which the scale {table.scale} does not describe.")
+    for name in {run.dataset for run in table.runs if table.worlds[run.dataset].average}:
+        world = table.worlds[name]
+        if world.retrained or world.ensemble == "independent":
+            raise InputError(
+                f"{table.name}: {name} has average, so rows start from the original's raw weights, with "
+                + (f"retrained = {list(world.retrained)}" if world.retrained else 'ensemble = "independent"')
+                + ", whose weights are averaged; expected the same kind of weights in all. Leave one of the two out."
+            )
     asked = [(run.dataset, forget, row) for run in table.runs for forget in run.forget for row in run.rows]
     twice = [each for each in asked if asked.count(each) > 1]
     if twice:  # its seeds would be counted twice
@@ -332,6 +357,11 @@ def _check(table: Table) -> None:
         if claim.metric not in METRICS or (claim.at_least, claim.below, claim.above).count(None) != 2:
             raise InputError(
                 f"{table.name}: claim {claim.text!r} needs a metric of {METRICS} and one of at_least, below, above."
+            )
+        if (claim.margin and not claim.below) or (claim.factor != 1 and claim.at_least is not None):
+            raise InputError(
+                f"{table.name}: claim {claim.text!r} has a margin or a factor that would have no effect; expected a margin with below "
+                "alone, and a factor with below or above."
             )
         for row in filter(None, (claim.row, claim.below, claim.above)):
             _require_row(table, f"claim {claim.text!r}", row, tuple(LABELS))

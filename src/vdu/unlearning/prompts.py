@@ -13,7 +13,6 @@ Not guaranteed: that no kept prompt means the concept in other words.
 """
 
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -23,7 +22,7 @@ from typing import Any
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError, shown
 from vdu.core.naming import names, words
-from vdu.core.paths import given_path
+from vdu.core.paths import given_path, like_a_file
 from vdu.core.ranges import require_kind
 from vdu.methods.base import nearest
 from vdu.models.denoiser import PipelineDenoiser
@@ -31,14 +30,6 @@ from vdu.models.words import TextDenoiser
 from vdu.unlearning.labels import SHOWN
 
 __all__ = ["keeping", "read_prompts", "require_told_apart", "sampled", "substitutes", "with_prompts"]
-
-_LIKE_A_FILE = re.compile(
-    r"(~\w*|\.\.?|[A-Za-z]:)?[/\\].*"  # a path from the root, the home folder or here
-    r"|.*[/\\]"  # a folder
-    r"|\S*[^\s.]\.([a-z]{2,5}|[A-Z]{2,5})"  # one word with a suffix; "Dr.Who" has none
-    r"|\S*[/\\]\S*\.[A-Za-z]\w{0,4}"  # the same in a folder
-    r"|.*[^\s.]\.(?i:csv|docx?|jsonl?|list|md|odt|pdf|rtf|text|toml|tsv|txt|xlsx?|ya?ml)"  # several words, and a suffix of texts
-)
 
 
 def read_prompts(given: Any, what: str) -> tuple[str, ...]:
@@ -101,7 +92,7 @@ def with_prompts(
     if wordless := [each for each in concepts if not words(each)]:
         raise InputError(f"--forget-prompt: got {wordless[0]!r}, which has no word; expected what is to be forgotten.")
     require_kind("--instead", instead, str, "a prompt")
-    if instead is not None and _LIKE_A_FILE.fullmatch(instead.strip()):
+    if instead is not None and like_a_file(instead):
         raise InputError(f"--instead: got {instead!r}, which looks like a file; expected a prompt.")
     if instead is not None and any(names(instead, each) for each in concepts):
         raise InputError(
@@ -256,7 +247,7 @@ def _file(given: str | Path, what: str) -> Path | None:
     if there or named:
         return Path(place)
     folder = path and os.path.isdir(place)
-    if folder or _LIKE_A_FILE.fullmatch(text):
+    if folder or like_a_file(text):
         got = "is a folder" if folder else "looks like a file, and there is none"
         raise InputError(f"{what}: {given!r} {got}; expected a prompt, or a file that exists. {hint}")
     return None
