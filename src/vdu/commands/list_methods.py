@@ -53,8 +53,9 @@ def run(settings: ListSettings) -> dict[str, Any]:
 
     Returns:
         name → summary, needs (words), to_supply (besides the forget images), forget_only (whether the user must provide forget
-        images only), options (with their defaults), options_in_words and options_with_retain (other defaults of options where the user
-        says in words what to forget, or gives images to keep), training (its defaults) and stops (whether it has a stopping rule). An
+        images only), options (with their defaults), options_in_words, options_with_retain and options_under_labels (other defaults
+        where the user says in words what to forget, gives images to keep, or the model has labels and a null class), training (its
+        defaults) and stops (whether it has a stopping rule). An
         unknown method raises an error.
     """
     names = registry.names() if settings.method is None else (settings.method,)
@@ -86,6 +87,7 @@ def _described(name: str) -> dict[str, Any]:
         "options": options,
         "options_in_words": in_words,
         "options_with_retain": with_retain,
+        "options_under_labels": [default_text(known[each], kind.label_options) for each in kind.label_options],
         "training": {key: value for key, value in asdict(kind.training).items() if value is not None},
         "stops": kind.stops,
     }
@@ -156,6 +158,9 @@ def details(name: str, each: dict[str, Any]) -> str:
         f"    stopping  {rule}",
     ]
     lines += [f"    --option  {option}" for option in each["options"]]
-    others = (("in words", each["options_in_words"]), ("with --retain", each["options_with_retain"]))
+    others = (
+        ("in words", each["options_in_words"]), ("with --retain", each["options_with_retain"]),
+        ("with labels and a null class", each["options_under_labels"]),
+    )  # fmt: skip
     lines += [f"    {when} by default {', '.join(options)}" for when, options in others if options]
     return "\n".join(lines)

@@ -207,6 +207,8 @@ class PaperCells:
                 "method": _own_defaults(method),
                 **_self_model(row),
             }
+        if self.world.pretrain.get("labels") and (theirs := registry.get(method).label_options):
+            spec |= {"label_options": dict(theirs)}
         name = f"{forget}/{method}-seed-{seed}"
         return self._cell(name, spec, partial(self.making.row, row, spec), needs, title)
 
@@ -313,4 +315,6 @@ def _own_defaults(method: str) -> dict[str, Any]:
     """The default options of a method, for rows that do not set them; rows of methods with old flags set theirs."""
     if method in OLD_FLAGS:
         return {}
-    return {name: each.default for name, each in options_of(registry.get(method)).items()}
+    kind = registry.get(method)
+    levels = {"alpha_bar_range": kind.alpha_bar_range}  # no option of all methods, and part of their cells' names
+    return levels | {name: each.default for name, each in options_of(kind).items()}
