@@ -187,10 +187,11 @@ def main():
     parser.add_argument("--n-images", type=int, default=1000)
     arguments = parser.parse_args()
     result = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    bench = Bench(arguments.n_images)
     for name in arguments.case or CASES:
         if name not in result:
-            result[name] = CASES[name](bench)
+            result[name] = CASES[name](
+                Bench(arguments.n_images)
+            )  # a new one, since cases change its model and its images
             arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
             print(name, json.dumps(result[name], indent=2), flush=True)
 

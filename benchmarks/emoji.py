@@ -3,7 +3,8 @@
     python benchmarks/emoji.py results/emoji/leaderboard.json [--work runs/emoji] [--retrained runs/without-cat/pipeline] [--only NAME …]
 
 Every row is a `vdu unlearn` and a `vdu evaluate` with N = 200 images of each set of prompts. A row that the file already has is not run
-again. The model retrained without cats is not packaged (docs/dev/emoji.md makes it); without it the file keeps its row from other runs.
+again, and a run in WORK only if its command was another. The model retrained without cats is not packaged (docs/dev/emoji.md makes it);
+without it the file keeps its row from other runs.
 The prompts of hearts and of the style come from the packaged model's and from the `classes` of examples/emoji-cat.toml. Six prompts of
 "heart eyes" name what is forgotten and ask for another object; they are left out. A row is three to eight minutes on one core. `--print`
 shows the file as a table.
@@ -71,13 +72,15 @@ def measured(name: str, work: Path, retrained: Path | None) -> dict[str, Any]:
     evaluate = f"evaluate {{}} {judges} --n-images {N_IMAGES} --suite none --forget-class {concept} --prompts {{}}"
     if not prompts.is_file():
         write_json(prompts, prompts_of(concept))
-    if not (run / "run.json").is_file():
-        call(f"{unlearn.format(work=f'{work}/')} -o {run} --overwrite")
-    if not (run / "metrics.json").is_file():
-        known = f" --retrained {retrained}" if retrained is not None and concept == "cat" else ""
-        call(evaluate.format(run, prompts) + known)
-    words = json.loads((run / "metrics.json").read_text("utf-8"))["words"]
-    stages = {each["stage"]: each for each in json.loads((run / "run.json").read_text("utf-8"))["stages"]}
+    wanted, made = f"{unlearn.format(work=f'{work}/')} -o {run} --overwrite", read(run / "run.json")
+    if not made.get("finished") or made["command"][1:] != shlex.split(wanted):
+        call(wanted)
+    beside = retrained if concept == "cat" else None
+    found = read(run / "metrics.json")
+    if not found or (beside is not None and found["protocol"].get("retrained_path") != str(beside.resolve())):
+        call(evaluate.format(run, prompts) + (f" --retrained {beside}" if beside is not None else ""))
+    words = read(run / "metrics.json")["words"]
+    stages = {each["stage"]: each for each in read(run / "run.json")["stages"]}
     return {
         "forgotten": concept,
         "command": f"vdu {unlearn.format(work='')} -o run",
@@ -87,6 +90,11 @@ def measured(name: str, work: Path, retrained: Path | None) -> dict[str, Any]:
         "accuracy": words["accuracy"],
         "changed": {each["name"]: each["changed"] for each in words["sets"] if each["changed"]},
     }
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file; empty if it is not there."""
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
 def prompts_of(concept: str) -> dict[str, Any]:
@@ -145,11 +153,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--print", action="store_true", dest="show")
     asked = parser.parse_args()
-    found = json.loads(asked.file.read_text("utf-8")) if asked.file.is_file() else {"rows": {}}
-    for name in [] if asked.show else asked.only:
-        if name not in found["rows"]:
-            found["rows"][name] = measured(name, asked.work, asked.retrained)
-            write_json(asked.file, found)
+    found = read(asked.file) or {"rows": {}}
+    left = [name for name in asked.only if name not in found["rows"] and not asked.show]
+    if asked.retrained is not None and not any(ROWS[name][0] == "cat" for name in left):
+        parser.error(
+            f"--retrained: no row of cats is left to run; remove one from {asked.file} to have it measured beside that model"
+        )
+    for name in left:
+        found["rows"][name] = measured(name, asked.work, asked.retrained)
+        write_json(asked.file, found)
     print(table(found["rows"]))
 
 

@@ -10,7 +10,7 @@ The score of a mixture of Gaussians of one width h around the points x_i is know
 Nothing is trained, so a difference is no error of a network. The same noise gives a sample under all points and one under the points
 of the kept classes. The class of a sample is that of the component with the largest density under all points: an oracle, without error.
 
-Worlds: "digits", the 5000 packaged training digits with h = 0.1 (pixels in [−1, 1]); "blobs", 10 classes of one point each in 64
+Worlds: "digits", the 10,000 packaged training digits with h = 0.1 (pixels in [−1, 1]); "blobs", 10 classes of one point each in 64
 dimensions, at distances of 4 widths and of 8. A share of kept samples that change class is the floor of every method that aims at the model
 retrained on the rest, as long as it is drawn with the same sampler.
 """

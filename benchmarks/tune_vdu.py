@@ -140,8 +140,12 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--n-images", type=int, default=400)
     arguments = parser.parse_args()
-    bench = Bench(arguments.n_images)
-    done = read_json(arguments.out)["curves"] if arguments.out.exists() else []
+    found = read_json(arguments.out) if arguments.out.exists() else {"n_images": arguments.n_images, "curves": []}
+    if found["n_images"] != arguments.n_images:
+        parser.error(
+            f"{arguments.out}: has curves of {found['n_images']} images; give that --n-images, or another file"
+        )
+    bench, done = Bench(arguments.n_images), found["curves"]
     for setting in grid():
         setting = {name: list(value) if isinstance(value, tuple) else value for name, value in setting.items()}
         if all(curve["setting"] != setting for curve in done):

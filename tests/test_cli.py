@@ -10,7 +10,7 @@ from dataclasses import fields
 import pytest
 
 from vdu import cli
-from vdu.commands import help_page, mistakes, unlearn
+from vdu.commands import demo, help_page, mistakes, unlearn
 from vdu.commands.options import plain
 from vdu.commands.unlearn import resolved
 from vdu.core.device import on_device
@@ -370,6 +370,18 @@ def test_a_config_that_cannot_be_used_is_refused(text, message, command, capsys,
     (tmp_path / "c.toml").write_text("steps = 3")
     assert command("--config", tmp_path / "c.toml") == 2
     assert "expected the command first" in capsys.readouterr().err
+
+
+def test_the_last_line_of_a_continued_demo_counts_what_came_before():
+    first, second = {"stage": "unlearn", "seconds": 240.0}, {"stage": "evaluate", "seconds": 60.0}
+    assert demo._done([first, second], 330.0, 1000).startswith(
+        "done in 5.5 min, with 1,000 network"
+    )  # and what lies between
+    assert demo._done([first, second], 70.0, 1000).startswith(
+        "done in 5.0 min, with 1,000 network"
+    )  # the first had ended before
+    cut = {**first, "seconds": 30.0, "resumed": True}  # killed in the middle: what it cost before is not known
+    assert demo._done([cut, second], 95.0, 9).startswith("done in at least 1.6 min, with at least 9 network")
 
 
 def test_the_demo_hands_on_how_its_folder_is_to_be_treated(command, monkeypatch, tmp_path, capsys):

@@ -18,7 +18,8 @@ The caption c of a picture is drawn anew for each step, see :func:`caption`.
 import argparse
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from vdu.training.loop import Objective, TrainSettings, train
 TOKENS, TEXT_WIDTH = 16, 64
 LATENT_CHANNELS = 8  # 4 numbers for 4×4 pixels cannot hold an emoji: 19 dB by principal components, 22 dB with 8
 NULL, OF_GROUP, OF_STYLE, OF_NAME = 0.1, 0.2, 0.05, 0.1  # shares of the captions; the rest has name and style
+UNET = Path("pipeline/unet/diffusion_pytorch_model.safetensors")
 STYLES = ("noto", "fluent", "twemoji")
 
 
@@ -236,6 +238,14 @@ def tokens_of(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     return tokenizer(captions, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
 
 
+def require_groups(canvas: Canvas, names: Iterable[str]) -> None:
+    """End with the groups that there are, if a name is none of them."""
+    known = sorted({line["group"] for line in canvas.lines})
+    for name in names:
+        if name not in known:
+            sys.exit(f"{name!r} is no group of this canvas; expected one of {', '.join(known)}")
+
+
 def train_model(canvas: Canvas, run: Path, vae_run: Path, steps: int, without: str | None) -> None:
     """Train text encoder and U-Net, and write the pipeline with the averaged weights."""
     latents = load_file(vae_run / "latents.safetensors")["latents"]
@@ -262,6 +272,7 @@ def train_model(canvas: Canvas, run: Path, vae_run: Path, steps: int, without: s
     result = train(network, NoiseObjective(), batch, settings, folder=run, resume=True, identity=identity)
     result.load_average(network)
     pipeline(network.cpu(), tokenizer, vae_run).save_pretrained(run / "pipeline")
+    write_json(run / "trained.json", {"steps": steps, "unet_sha256": sha256_file(run / UNET)})
 
 
 def pipeline(network: TextDenoiser, tokenizer: CLIPTokenizer, vae_run: Path) -> StableDiffusionPipeline:
@@ -305,7 +316,13 @@ def score(canvas: Canvas, run: Path, judges: dict[str, Path], n: int, guidance: 
         for group in sorted({line["group"] for line in chosen})
         if (places := [i for i, line in enumerate(chosen) if line["group"] == group])
     }
-    result = {"n": n, "guidance_scale": guidance, "sampling_steps": sampling_steps, "both": sum(both) / n}
+    result = {
+        "unet_sha256": sha256_file(run / UNET),
+        "n": n,
+        "guidance_scale": guidance,
+        "sampling_steps": sampling_steps,
+        "both": sum(both) / n,
+    }
     result |= {what: sum(each) / n for what, each in right.items()} | {"both_by_group": by_group}
     write_json(run / "score.json", result)
     save_sheet(drawn[:100], run / "sheet.png", 10)
@@ -321,6 +338,11 @@ def package(canvas: Canvas, run: Path, out: Path) -> None:
     The text encoder stays in float32: transformers loads it in the precision of its file, diffusers the other parts in float32,
     and the pipeline does not run with both.
     """
+    score, trained = (json.loads((run / name).read_text("utf-8")) for name in ("score.json", "trained.json"))
+    if {each.pop("unet_sha256", None) for each in (score, trained)} != {sha256_file(run / UNET)}:
+        sys.exit(
+            f"score.json or trained.json in {run} is of another model than pipeline/; run `model` with its number of steps, then `score`"
+        )
     pipe = StableDiffusionPipeline.from_pretrained(run / "pipeline")
     pipe.unet.half()
     pipe.vae.half()
@@ -335,12 +357,8 @@ def package(canvas: Canvas, run: Path, out: Path) -> None:
     merges = "".join(" ".join(pair) + "\n" for pair in model["merges"])
     (out / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + merges, "utf-8")
     write_json(out / "vdu.json", {"prompts": list(dict.fromkeys(line["text"] for line in canvas.lines))})
-    steps = json.loads((run / "log.jsonl").read_text("utf-8").splitlines()[-1])["step"]
     data = {"metadata_sha256": canvas.identity, "n_images": len(canvas.images)}
-    score = json.loads((run / "score.json").read_text("utf-8"))
-    write_json(
-        out / "provenance.json", {"made_by": "tools/train_emoji.py", "steps": steps, "data": data, "score": score}
-    )
+    write_json(out / "provenance.json", {"made_by": "tools/train_emoji.py", **trained, "data": data, "score": score})
     print(f"{sum(file.stat().st_size for file in out.rglob('*') if file.is_file()) / 1e6:.2f} MB")
 
 
@@ -399,6 +417,7 @@ def main() -> None:
     given = parser.parse_args()
     canvas = read_canvas(given.canvas)
     if given.command == "sets":
+        require_groups(canvas, (given.group, *given.neighbours))
         return print(prompt_sets(canvas, given.group, given.neighbours), end="")
     if given.command == "package":
         return package(canvas, given.run, given.out)
@@ -406,6 +425,7 @@ def main() -> None:
     if given.command == "vae":
         train_vae(canvas, given.run, given.steps)
     elif given.command == "model":
+        require_groups(canvas, [given.without] if given.without else [])
         train_model(canvas, given.run, given.vae_run, given.steps, given.without)
     else:
         judges = {"group": given.object_judge, "style": given.style_judge}

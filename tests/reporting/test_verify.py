@@ -162,7 +162,7 @@ CHANGES = {
     ),
     "card, settings": (replaced(CARD, "steps 300", "steps 9"), {"model card, sentences and settings": "differs"}),
     "card, a person's words": (replaced(CARD, "# Unlearned: 7", "# Unlearned: 7\n\nHello."), {}),
-    "no card": (lambda run: (run / CARD).unlink(), {}),
+    "no card": (lambda run: (run / CARD).unlink(), {"model card": "not available"}),
     "nothing": (lambda run: None, {}),
     "original": (lambda run: spoil_weights(run.parent / "original"), {"original model": "differs"}),
     "retrained": (lambda run: spoil_weights(run.parent / "retrained"), {"retrained model": "differs"}),
@@ -264,6 +264,7 @@ GAPS = {
     "record": lambda run: (run / "run.json").unlink(),
     "evidence": lambda run: (run / "evidence.json").unlink(),
     "pipeline": lambda run: shutil.rmtree(run / "pipeline"),
+    "card": lambda run: (run / CARD).unlink(),
 }
 
 

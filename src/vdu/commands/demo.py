@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -98,10 +99,7 @@ def run(settings: DemoSettings) -> dict[str, Any]:
     page = report.run(report.ReportSettings(run=out))["report"]
     stages = read_json(out / "run.json")["stages"]
     spent = sum((each["network_evaluations"] or 0) - each.get("reused", 0) for each in stages)
-    minutes = (time.perf_counter() - began) / 60
-    _say(
-        f"done in {minutes:.1f} min, with {spent:,} network evaluations (one image forward is 1, backward 2), measuring included"
-    )
+    _say(_done(stages, time.perf_counter() - began, spent))
     return result | {
         "pipeline": str(out / "pipeline"), "report": str(Path(page).resolve()), "network_evaluations": spent,
     }  # fmt: skip
@@ -124,6 +122,16 @@ def _minutes(model: Path, evaluations: int) -> str:
             times.append(time.perf_counter() - began)
     minutes = sorted(times[1:])[1] / len(images) * evaluations / 60
     return f"{max(1, round(minutes))} min"
+
+
+def _done(stages: Sequence[Mapping[str, Any]], seconds: float, spent: int) -> str:
+    """The last line: time and evaluations; of a continued run with its earlier parts, as far as their cost is known."""
+    least = "at least " * any(each.get("resumed") for each in stages)
+    minutes = max(seconds, sum(each["seconds"] for each in stages)) / 60
+    return (
+        f"done in {least}{minutes:.1f} min, with {least}{spent:,} network evaluations (one image forward is 1, backward 2), measuring "
+        "included"
+    )
 
 
 def _say(text: str) -> None:

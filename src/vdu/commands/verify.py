@@ -163,7 +163,7 @@ def verify(folder: Path | str) -> tuple[Checked, ...]:
             *_features(folder, metrics, record),
             *files,
             *_report(folder, page, evidence, files),
-            *(_card(folder) if metrics and (folder / "pipeline/README.md").is_file() else ()),
+            *(_card(folder) if metrics and record["verb"] == "unlearn" else ()),
         )
 
 
@@ -350,6 +350,9 @@ def _against_itself(folder: Path, page: str, evidence: dict[str, Any], why: str)
 def _card(folder: Path) -> Iterator[Checked]:
     from vdu.reporting.card import check_card
 
+    if not (folder / "pipeline/README.md").is_file():
+        yield Checked("model card", "not available", "there is no pipeline/README.md; run `vdu evaluate`", own=True)
+        return
     for item, stated, expected in check_card(folder):
         if stated is None:
             yield Checked(item, "not available", "the card does not state it, or another version of vdu wrote it")
