@@ -15,7 +15,7 @@ from vdu.reporting.findings.inside import _chance_of_members, _finds_members, fi
 from vdu.reporting.findings.reliability import lowest_ceiling, retrained_ceiling, retrained_doubted
 from vdu.reporting.findings.rest import find_rest, rest_answer
 from vdu.reporting.findings.trust import Reservation, find_trust, not_tested, trust_answer
-from vdu.reporting.render import answers
+from vdu.reporting.render import answers, make_report
 from vdu.reporting.result_sheet import overview, result_sheet
 
 GONE = GoneFinding(Gone.AT_CEILING, None, None, 100.0)
@@ -152,6 +152,13 @@ def test_the_class_table_expects_the_rest_of_the_images_that_are_not_unwanted(ba
     data = changed(bare, histogram={"expected": expected}, **apart((6, 7, 8)))
     rows = {row["name"]: row["expected"] for row in page_tables.histogram(data)["rows"]}
     assert rows["3"] == pytest.approx(160 / 9) and rows["7"] == 0.0
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_the_page_says_of_which_images_the_classes_are_expected(make_run, tmp_path, many):
+    kept = apart((6, 7, 8))["kept"] if many else {"n_changed": 0, "n_kept": 160, "share": 0.0}
+    page, _ = make_report(make_run(tmp_path / "run", kept=kept))
+    assert ("in the 160 images that are not unwanted" in page.decode()) is many
 
 
 def denoised(before, after, images="retain_train"):

@@ -53,7 +53,12 @@ def histogram(data: ReportData) -> dict[str, Any]:
         }
         for i, (name, b, a, e) in enumerate(zip(histogram["classes"], *columns, strict=True))
     ]
-    common = {"retrained": retrained is not None, "paired": bool(shifts)}
+    apart = data.metrics.get("kept", {}).get("apart")
+    common = {
+        "retrained": retrained is not None,
+        "paired": bool(shifts),
+        "n_others": None if apart is None else apart["n_images"],  # where many unwanted images remain
+    }
     if len(rows) > _MAX_CLASSES:
         ranked = sorted(rows, key=lambda row: (not row["forget"], -abs(row["after"] - row["expected"])))[:_MAX_CLASSES]
         return common | {"rows": ranked, "left_out": len(rows) - len(ranked)}
