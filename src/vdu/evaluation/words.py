@@ -6,8 +6,8 @@
 
 (the names are those of UnlearnCanvas, Zhang et al. 2024, arXiv 2402.11846). Image i of a set starts from the same noise and
 has the same prompt for every model. A kept prompt counts for a judge only if it asks for one of the judge's classes
-(:func:`vdu.evaluation.prompt_sets.asked_class`); the number of images that count is printed with every rate. The rank of the asked
-class among the judge's classes (1 is best) says how far an image is from what was asked.
+(:func:`vdu.evaluation.prompt_sets.asked_class`), so a fallback classifier gives no IRA; the number of images that count is printed with
+every rate. The rank of the asked class among the judge's classes (1 is best) says how far an image is from what was asked.
 
 The filtered original is the original's images without those that the filter takes for the concept.
 
@@ -136,7 +136,8 @@ def measure_words(drawn: Drawn, sets: PromptSets, judging: Judging, cross: Cross
         for name, by_model in with_filtered.items()
     }
     accuracy = [_unlearning(who, view, judging) for who, view in views["target"].items()]
-    accuracy += _retention("IRA", judging.name, views)
+    if judging.source != "fallback":  # whose classes, "other" and "forget", no prompt asks for by naming them
+        accuracy += _retention("IRA", judging.name, views)
     if cross is not None:
         others = {
             name: {who: _View.of(images, cross.judge, sets.classes) for who, images in by_model.items() if len(images)}
