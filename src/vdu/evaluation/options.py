@@ -72,6 +72,7 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         require_fields(self)
+        object.__setattr__(self, "forget_class", tuple(dict.fromkeys(self.forget_class)))  # named twice, it counts once
         require_number("n_images", self.n_images, MEASURABLE)
         require_choice("suite", self.suite, SUITES)
         require_choice("reference_split", self.reference_split, ("train", "test"))

@@ -297,6 +297,7 @@ class JudgeRecord:
         forget_false_positive_rate: fraction of retained images that it predicts forget, [0, 1].
         pul_ceiling_percent: PUL that a perfect unlearned model would get from it on average, at most 100.
         weights_sha256: of its weights.
+        n_kept_held_out: those of the held-out images that the false-positive rate is a fraction of; None where it is an estimate.
     """
 
     name: str
@@ -307,6 +308,7 @@ class JudgeRecord:
     forget_false_positive_rate: float
     pul_ceiling_percent: float
     weights_sha256: str | None = None
+    n_kept_held_out: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
