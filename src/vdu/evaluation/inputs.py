@@ -101,7 +101,7 @@ def load_given(
             f"--cross-judge: got {options.cross_judge} for models without conditions; expected models that are asked with prompts or "
             "labels. Leave it out."
         )
-    cross = cross_judge(options.cross_judge, shape)
+    cross = cross_judge(options.cross_judge, shape, judging)
     require_known_classes(sets, judging, cross)
     if judging is None:
         require_judge_samples(options)
@@ -201,7 +201,7 @@ def _check_names(options: EvaluationOptions, judging: Judging | None, forgotten:
 
 
 def require_known_classes(sets: PromptSets | None, judging: Judging | None, cross: CrossJudge | None) -> None:
-    """Refuse classes given to prompts that no judge has: the prompts would not be counted.
+    """Refuse classes given to prompts that no judge has, or of which one judge has several: the prompts would not be counted.
 
     Args:
         sets: the prompts.
@@ -209,16 +209,23 @@ def require_known_classes(sets: PromptSets | None, judging: Judging | None, cros
         cross: the judge of another property.
 
     Raises:
-        InputError: if a class is unknown to all of them.
+        InputError: if a class is unknown to all of them, or two are of one judge.
     """
-    if sets is None or judging is None:
+    judges = [each.judge.class_names for each in (judging, cross) if each is not None]
+    if sets is None or not judges:
         return
-    known = {*judging.judge.class_names, *(() if cross is None else cross.judge.class_names)}
+    known = {name for names in judges for name in names}
     for prompt, classes in sets.classes.items():
         if unknown := sorted(set(classes) - known):
             raise InputError(
                 f"--prompts: classes of {prompt!r}: got {unknown[0]!r}, which no judge has; expected some of {', '.join(sorted(known))}."
             )
+        for names in judges:
+            if len(several := [name for name in names if name in classes]) > 1:
+                raise InputError(
+                    f"--prompts: classes of {prompt!r}: got {' and '.join(map(repr, several))}, which are classes of one judge; "
+                    "expected at most one of each judge."
+                )
 
 
 def reference_left(reference: ImageSet | None, judging: Judging | None, classes: list[str]) -> ImageSet | None:

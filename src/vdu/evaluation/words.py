@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.data.images import ImageSet
@@ -53,18 +54,19 @@ class CrossJudge:
     record: Mapping[str, Any]
 
 
-def cross_judge(where: Any, shape: Sequence[int]) -> CrossJudge | None:
+def cross_judge(where: Any, shape: Sequence[int], judging: Judging | None = None) -> CrossJudge | None:
     """Load a judge of another domain.
 
     Args:
         where: its folder, or None.
         shape: channels, height and width of the model's images.
+        judging: the given judges.
 
     Returns:
         The judge, or None.
 
     Raises:
-        InputError: if it expects other images.
+        InputError: if it expects other images, or is one of the given judges again.
     """
     if where is None:
         return None
@@ -73,6 +75,13 @@ def cross_judge(where: Any, shape: Sequence[int]) -> CrossJudge | None:
         raise InputError(
             f"--cross-judge {where}: expects images of shape {tuple(judge.sample_shape)}, the model generates {tuple(shape)}. Give a "
             "judge for this size."
+        )
+    given = () if judging is None else (judging.judge, judging.second)
+    weights = hash_parameters(judge.state_dict())
+    if any(each is not None and hash_parameters(each.state_dict()) == weights for each in given):
+        raise InputError(
+            f"--cross-judge: {where} is --judge or --second-judge again, so that it would repeat their accuracy; expected a judge of "
+            "another domain. Leave it out."
         )
     return CrossJudge(judge, record)
 
