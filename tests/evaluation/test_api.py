@@ -447,6 +447,22 @@ def test_held_out_images_are_none_of_the_retained_ones_wherever_the_run_is(pair,
             evaluate(**given, held_out=pair / "held", **QUICK)
 
 
+def test_reference_images_that_the_run_retained_are_a_warning_of_the_evidence(pair, pixel_judge):
+    kept, others = (torch.randint(256, (n, 1, 8, 8), dtype=torch.uint8, generator=seeded(n)) for n in (6, 90))
+    how = {"forget": pair / "unwanted", "retain": kept, "steps": 1, "batch_size": 4, "progress": None}
+    vdu.unlearn(pair / "before", "finetune", folder=pair / "run", **how)
+    evaluate(pair / "run", reference=torch.cat([kept, others]), **QUICK)
+    n_kept, n_others = (
+        int((each[:, 0, 0, 0] % 3 != 0).sum()) for each in (kept, others)
+    )  # the judge takes the rest out
+    metrics = read(pair / "run" / "metrics.json")
+    found = [each for each in metrics["warnings"] if each["code"] == "reference_trained_on"]
+    assert found == [{"code": "reference_trained_on", "n_shared": n_kept, "n_images": n_kept + n_others}] and n_kept
+    vdu.report(pair / "run")
+    said = f"{n_kept} of the {n_kept + n_others} reference images were retained images of the run"
+    assert said in (pair / "run" / "report.html").read_text("utf-8")
+
+
 def test_held_out_images_are_none_that_an_earlier_run_retained(pair, pixel_judge, capsys):
     first, second = (torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=seeded(seed)) for seed in (1, 2))
     (pair / "held").mkdir()

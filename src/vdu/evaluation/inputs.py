@@ -7,10 +7,9 @@ import torch
 
 from vdu.core.errors import InputError
 from vdu.core.naming import words
-from vdu.core.processes import say
 from vdu.core.records import sha256_file
 from vdu.data.images import ImageSet
-from vdu.data.overlap import shared, without_copies
+from vdu.data.overlap import PixelHashes, shared, without_copies
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets
@@ -41,6 +40,7 @@ __all__ = [
     "require_samples",
     "require_usable",
     "seen_by_judge",
+    "trained_on_reference",
 ]
 
 FEWEST_IN_REFERENCE = 12  # two halves of 6, which precision and recall need
@@ -170,17 +170,24 @@ def fix(given: Given, subject: Subject) -> Fixed:
         reference = without_labels(reference, subject.classes)
     if reference is not None and len(reference) and real[0] is not None:
         reference = without_copies(reference, real[0], "reference images", "held-out images")
-    if (
-        reference is not None
-        and subject.trained_on is not None
-        and (n := int(shared(reference, subject.trained_on).sum()))
-    ):
-        say(
-            f"vdu: warning: {n} of {len(reference)} reference images were retained images of the run, so a distance to them is too small."
-        )
     compared = reference_left(reference, given.judging, subject.classes)
     warned = seen_by_judge(given.judging, subject.forget, real[0])
     return Fixed(real, reference, compared, given.network, given.cross, warned)
+
+
+def trained_on_reference(reference: ImageSet | None, trained_on: PixelHashes | None) -> tuple[WarningRecord, ...]:
+    """A warning of reference images that a run was trained on to keep.
+
+    Args:
+        reference: what distances are measured against, if real images are.
+        trained_on: the retained images of the runs that made the models, if any.
+
+    Returns:
+        One warning, or none.
+    """
+    if reference is None or trained_on is None or not (n := int(shared(reference, trained_on).sum())):
+        return ()
+    return (WarningRecord("reference_trained_on", {"n_shared": n, "n_images": len(reference)}),)
 
 
 def _check_names(options: EvaluationOptions, judging: Judging | None, forgotten: list[str]) -> None:

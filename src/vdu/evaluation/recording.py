@@ -35,6 +35,7 @@ from vdu.evaluation.inputs import (
     require_samples,
     require_usable,
     seen_by_judge,
+    trained_on_reference,
 )
 from vdu.evaluation.kept_probes import KeptProbes, kept_probes
 from vdu.evaluation.measure import Measurement, Target, measure
@@ -257,6 +258,7 @@ def _measured(
     given = options.judge is not None
     reference = fixed.compared if given else reference_left(fixed.reference, judging, subject.classes)
     seen = fixed.warnings if given else seen_by_judge(judging, subject.forget, fixed.real[0])
+    seen += trained_on_reference(reference, subject.trained_on)
     counter = EvaluationCounter()
     networks = [each.network for each in models.values()]
     with warnings.catch_warnings(record=True) as caught, counter.watching(*networks):

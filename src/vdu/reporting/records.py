@@ -266,6 +266,7 @@ class Row(TypedDict):
     forget_count: Count | None
     note: str
     note_code: NotRequired[str | None]
+    note_details: NotRequired[dict[str, Count]]
     precision: NotRequired[float | None]
     recall: NotRequired[float | None]
     density: NotRequired[float | None]
