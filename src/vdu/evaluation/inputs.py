@@ -1,6 +1,6 @@
 """What the options of an evaluation name, loaded and checked before anything is drawn: judges, real images, feature networks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +18,7 @@ from vdu.evaluation.references import (
     has_labels_of,
     load_reference,
     reference_images,
+    told_apart,
     unshared_reference,
     without_labels,
 )
@@ -95,6 +96,14 @@ def load_given(
     shape = known[0].image_shape
     real = load_real_images(options.data, options.held_out, classes, shape)
     reference = load_reference(options.reference, options.reference_split, shape)
+    concepts = forgotten if sets is None or sets.are_labels else list(sets.concepts)
+    namers = {"--reference": reference, "--held-out": real.forget_held_out, "--data": real.retain}
+    classes_of = {
+        name: each.class_names or () for name, each in namers.items() if each is not None and each.labels is not None
+    }
+    if not known[0].takes_prompts:
+        classes_of["the model"] = known[0].class_names
+    _check_other_names(options, concepts, classes_of)
     network = None if options.features == "judge" else find_feature_network(options.features)
     if options.cross_judge is not None and sets is None:
         raise InputError(
@@ -205,6 +214,19 @@ def _check_names(options: EvaluationOptions, judging: Judging | None, forgotten:
             f"--forget-class: got {', '.join(sorted(given))}; the forget set is of {', '.join(forgotten)}, and the judge has that class. "
             "Leave the option out; it is for judges that use another name for the class."
         )
+
+
+def _check_other_names(
+    options: EvaluationOptions, forgotten: list[str], classes_of: Mapping[str, Sequence[str]]
+) -> None:
+    """Raise an error if the class to be counted is not the one of the forget set, and real images or the model have both."""
+    given = options.forget_class
+    for who, known in classes_of.items():
+        if told_apart(known, given, forgotten):
+            raise InputError(
+                f"--forget-class: got {', '.join(given)}; the forget set is of {', '.join(forgotten)}, and {who} has all of them. Leave "
+                "the option out; it is for judges that use another name for the class."
+            )
 
 
 def require_known_classes(sets: PromptSets | None, judging: Judging | None, cross: CrossJudge | None) -> None:
