@@ -447,6 +447,22 @@ def test_held_out_images_are_none_of_the_retained_ones_wherever_the_run_is(pair,
             evaluate(**given, held_out=pair / "held", **QUICK)
 
 
+def test_reference_images_that_the_run_retained_are_a_warning_of_the_evidence(pair, pixel_judge):
+    kept, others = (torch.randint(256, (n, 1, 8, 8), dtype=torch.uint8, generator=seeded(n)) for n in (6, 90))
+    how = {"forget": pair / "unwanted", "retain": kept, "steps": 1, "batch_size": 4, "progress": None}
+    vdu.unlearn(pair / "before", "finetune", folder=pair / "run", **how)
+    evaluate(pair / "run", reference=torch.cat([kept, others]), **QUICK)
+    n_kept, n_others = (
+        int((each[:, 0, 0, 0] % 3 != 0).sum()) for each in (kept, others)
+    )  # the judge takes the rest out
+    metrics = read(pair / "run" / "metrics.json")
+    found = [each for each in metrics["warnings"] if each["code"] == "reference_trained_on"]
+    assert found == [{"code": "reference_trained_on", "n_shared": n_kept, "n_images": n_kept + n_others}] and n_kept
+    vdu.report(pair / "run")
+    said = f"{n_kept} of the {n_kept + n_others} reference images were retained images of the run"
+    assert said in (pair / "run" / "report.html").read_text("utf-8")
+
+
 def test_held_out_images_are_none_that_an_earlier_run_retained(pair, pixel_judge, capsys):
     first, second = (torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=seeded(seed)) for seed in (1, 2))
     (pair / "held").mkdir()
@@ -689,6 +705,40 @@ def test_another_class_than_the_forgotten_one_is_refused_without_a_judge(pair):
     vdu.unlearn(pair / "before", "ascent", folder=pair / "run", **how)
     with pytest.raises(InputError, match="got b; the forget set is of a, and without"):
         evaluate(pair / "run", forget_class="b", **QUICK)
+
+
+def test_another_class_than_the_forgotten_one_is_refused_where_real_images_have_both(pair, pixel_judge):
+    pixels, labels = torch.randint(256, (60, 1, 8, 8), dtype=torch.uint8, generator=seeded(5)), torch.arange(60) % 3
+    reference = ImageSet(pixels, labels, class_names=("A", "b", "c"))
+    forget = ImageSet(pixels[:6] // 2, torch.zeros(6, dtype=torch.int64), class_names=("a",))
+    given = {"before": pair / "before", "after": pair / "after", "forget": forget, "reference": reference, **QUICK}
+    with pytest.raises(InputError, match="got b; the forget set is of a, and reference has all of them"):
+        evaluate(forget_class="b", **given)
+    found = evaluate(forget_class="a", **given)
+    assert found.record.reference.n_images == int((labels != 0).sum())  # its class, in another case
+    evaluate(forget_class="a name of the judge's", **given)
+
+
+@pytest.mark.parametrize("folder", [None, "run"])
+def test_a_part_of_what_was_forgotten_is_refused(pair, pixel_judge, folder):
+    """For a result in memory as for a run folder: the rest of it would count as damage."""
+    labels = torch.arange(12) % 3
+    forget = ImageSet(
+        torch.randint(256, (12, 1, 8, 8), dtype=torch.uint8, generator=seeded(5)), labels, class_names=("a", "b", "c")
+    )
+    how = {"forget": forget, "forget_class": ["a", "b"], "steps": 1, "batch_size": 2, "progress": None}
+    made = vdu.unlearn(pair / "before", "ascent", folder=folder and pair / folder, **how)
+    with pytest.raises(InputError, match="got a; the forget set is of a, b, and without"):
+        evaluate(made, forget_class="a", **QUICK)
+    assert evaluate(made, **QUICK).record.n_images == QUICK["n_images"]
+
+
+def test_images_of_a_class_of_the_models_have_a_table_by_label(of_classes, pixel_judge, tmp_path):
+    before, after, forget = of_classes
+    found = evaluate(before=before, after=after, forget=forget, folder=tmp_path, **QUICK)
+    assert found.record.words is not None and found.record.words.concepts == ("a",)
+    assert [each.name for each in found.record.words.sets] == ["target", "others"]
+    assert read(tmp_path / "metrics.json")["forget"]["classes"] == ["a"]
 
 
 def test_a_comparison_asks_no_model_in_words(pair):

@@ -30,6 +30,7 @@ from vdu.evaluation.references import (
 from vdu.judges.judging import Judging
 from vdu.metrics.feature_networks import FeatureNetwork
 from vdu.metrics.features import Predictions
+from vdu.reporting.code_texts import row_note
 
 N, SEED = 40, 5
 SAMPLER = Sampler(microbatch_size=8)
@@ -153,6 +154,24 @@ def test_every_row_is_the_distance_of_its_images():
     assert flips is not None
     pairs = list(zip(class_of(ORIGINAL)[:N].tolist(), class_of(RETRAINED).tolist(), strict=True))
     assert all(n == pairs.count((i, j)) for i, row in enumerate(flips.counts) for j, n in enumerate(row))
+
+
+@pytest.mark.parametrize("size", [2 * N, 2 * N - 1])
+def test_real_images_against_real_ones_say_how_many_they_are(size):
+    """With 2 N there are N of each, as in the rows beside it; with one fewer the smaller set has N − 1."""
+    split = run(REAL.select(range(size))).evidence.row("real_split").to_json()
+    note = row_note(split)
+    if size == 2 * N:
+        assert (split["note_code"], "note_details" in split, note) == (
+            "real_split",
+            False,
+            "two disjoint sets of real images",
+        )
+    else:
+        assert split["note_code"] == "real_split_small"
+        assert note.startswith(
+            f"two disjoint sets of {N - 1} and {N} real images: fewer than the {N} of the rows beside it"
+        )
 
 
 @pytest.mark.parametrize("second", [False, True])

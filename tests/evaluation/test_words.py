@@ -81,6 +81,15 @@ def test_a_judge_that_no_prompt_names_gives_no_retention():
     assert rates(found, "IRA")["unlearned"] == (1, 1)
 
 
+def test_a_fallback_classifier_gives_no_retention():
+    """Its classes have names, and a prompt may hold one of them as a word."""
+    prompts = ("the other side of the moon", "forget me nots")
+    both = {"target": [("a cat", 0.8)], "others": [(each, 0.2) for each in prompts]}
+    judging = replace(stub_judging({"forget": 0.8, "other": 0.2}, "forget"), source="fallback")
+    found = measure_words(drawn_from(original=both, unlearned=both), PromptSets(("cat",), ("a cat",), prompts), judging)
+    assert {row.name for row in found.accuracy} == {"UA"}
+
+
 def test_every_model_gets_the_same_noise_and_prompts():
     sets = PromptSets(("cat",), ("a cat", "the cat"), ("a dog", "tree, noto"))
     models = {"original": painter(BEFORE, ("x",)), "unlearned": painter(BEFORE | {"the cat": -0.4}, ("x",))}

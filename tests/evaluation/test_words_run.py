@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -293,12 +294,43 @@ def test_images_in_a_folder_of_any_name_are_of_the_prompt(folders, tmp_path):
     assert {images.class_names[each] for each in images.labels.tolist()} == {"cat"} and about["classes"] == ["cat"]
 
 
-def test_a_result_in_memory_is_asked_as_its_run_was(folders, judged, tmp_path):
+@pytest.mark.parametrize("kind", ["in memory", "folder", "after"])
+def test_a_result_is_asked_as_its_run_was(folders, judged, tmp_path, capsys, kind):
     how = {"forget_prompt": "cat", "keep_prompts": ["tree"], "steps": 1, "batch_size": 2, "progress": None}
-    sampler = Sampler("ddim", 1, guidance_scale=3.0)
-    made = unlearn(folders / "before", "ascent", **how, sampler=sampler)
-    evaluate(made, folder=tmp_path / "out", n_images=30, prompts={"neighbours": ["fox"]})
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    asked = {each["name"]: each["prompts"] for each in metrics["words"]["sets"]}
-    assert asked["others"] == ["tree"] and asked["neighbours"] == ["fox"]
-    assert metrics["protocol"]["sampler_guidance_scale"] == 3.0
+    how |= {"sampler": Sampler("ddim", 1, guidance_scale=3.0)}
+    made = unlearn(folders / "before", "ascent", **how, folder=None if kind == "in memory" else tmp_path / "run")
+    (tmp_path / "sets.toml").write_text('neighbours = ["fox"]')
+    about = {
+        "in memory": {"run": made},
+        "folder": {"run": tmp_path / "run"},
+        "after": {"before": folders / "before", "after": tmp_path / "run", "forget_prompt": "cat"},
+    }[kind]
+    for own in (None, 1.0):
+        sampler = replace(QUICK["sampler"], guidance_scale=own)
+        found = evaluate(**about, n_images=30, sampler=sampler, prompts=tmp_path / "sets.toml")
+        metrics = json.loads((found.folder / "metrics.json").read_text())
+        asked = {each["name"]: each["prompts"] for each in metrics["words"]["sets"]}
+        assert asked["neighbours"] == ["fox"] and (asked["others"] == ["tree"] or kind == "after")
+        assert metrics["protocol"]["sampler_guidance_scale"] == (3.0 if own is None else 1.0)
+        said = capsys.readouterr().err
+        assert ("drawing with the run's guidance scale 3; 1 is without guidance" in said) == (own is None)
+
+
+def test_a_result_in_memory_is_counted_by_its_concept(folders, judged, monkeypatch, tmp_path):
+    """The model has a prompt of its own that names the concept; the judge has a class for the concept alone."""
+    model = shutil.copytree(folders / "before", tmp_path / "model")
+    (model / "vdu.json").write_text('{"prompts": ["a cat", "tree"]}')
+    made = unlearn(model, "ascent", forget_prompt="cat", steps=1, batch_size=2, progress=None, sampler=QUICK["sampler"])
+    assert set(made.forget_classes) == {"cat", "a cat"}
+    monkeypatch.setattr("vdu.evaluation.subject.load_judge", lambda *_: (Animals(), {}))
+    monkeypatch.setattr("vdu.evaluation.subject.judge_place", lambda *_: (None, "given"))
+    counted = []
+
+    def given(_, classes, **__):
+        counted.append(classes)
+        raise InputError("enough")
+
+    monkeypatch.setattr("vdu.evaluation.inputs.given_judges", given)
+    with pytest.raises(InputError, match="enough"):
+        evaluate(made, judge="j", **QUICK)
+    assert counted == [["cat"]]

@@ -1,5 +1,6 @@
 """A judge that reads the class from the pixels, with a known confusion matrix: rates, filter and ceiling against a recount."""
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import nn
 
 from vdu.data.images import ImageSet
-from vdu.judges.judging import Judging
+from vdu.evaluation.options import EvaluationOptions
+from vdu.judges.judging import Judging, given_judges
 
 CLASSES = ("a", "b", "c")
 CONFUSION = [[8, 1, 1], [2, 15, 3], [0, 6, 24]]  # [true class][predicted class]: 60 held-out images
@@ -45,9 +47,9 @@ def of_classes(*classes: int) -> ImageSet:
 def test_the_rate_is_a_recount_of_the_confusion_matrix(forget):
     retained = [row for name, row in zip(CLASSES, CONFUSION, strict=True) if name not in forget]
     false_positives = sum(row[CLASSES.index(name)] for row in retained for name in forget)
-    rate, n_held_out = stub_judging(*forget).rates()
+    rate, n_held_out, n_kept = stub_judging(*forget).rates()
     assert rate == pytest.approx(false_positives / sum(map(sum, retained)), rel=1e-15)
-    assert n_held_out == 60
+    assert (n_held_out, n_kept) == (60, sum(map(sum, retained)))
 
 
 def test_several_forget_classes_add_their_false_positives():
@@ -56,7 +58,18 @@ def test_several_forget_classes_add_their_false_positives():
 
 def test_the_fallback_has_an_estimated_rate():
     record = {"name": "fallback", "held_out_error": 0.1, "forget_false_positive_rate": 0.02, "n_held_out": 300}
-    assert stub_judging("a", record=record).rates() == (0.02, 300)
+    assert stub_judging("a", record=record).rates() == (0.02, 300, None)
+
+
+def test_a_class_that_is_named_twice_counts_once():
+    model = SimpleNamespace(image_shape=(1, 28, 28))
+    judging = given_judges(cast("Any", model), ["8", "8"], judge="mnist", second_judge=None)
+    assert judging is not None and judging.forget_names == ("8",)
+    confusion = judging.record["confusion"]
+    alarms = sum(row[8] for i, row in enumerate(confusion) if i != 8)
+    assert judging.rates()[0] == pytest.approx(alarms / (10_000 - sum(confusion[8])))
+    assert EvaluationOptions.from_python(forget_class=["8", 8]).forget_class == ("8",)
+    assert EvaluationOptions(forget_class=("9", "8", "9")).forget_class == ("9", "8")
 
 
 @pytest.mark.parametrize("forget", [("a",), ("b",), ("a", "c")])

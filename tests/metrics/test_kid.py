@@ -105,6 +105,16 @@ def test_batches_accumulate_to_the_whole():
     )
 
 
+@pytest.mark.parametrize("buffer", [torch.zeros(10, 3, dtype=torch.float64), np.zeros((10, 3))])
+def test_a_buffer_that_is_filled_again_changes_no_earlier_batch(buffer):
+    x, y, metric = normal(20, 3, 1), normal(20, 3, 2, shift=0.4), KernelDistance(n_subsets=10, subset_size=8)
+    for whole, reference in ((x, True), (y, False)):
+        for part in whole.split(10):
+            buffer[:] = part if isinstance(buffer, torch.Tensor) else part.numpy()
+            metric.update(buffer, reference=reference)
+    assert metric.compute() == kernel_distance(x, y, n_subsets=10, subset_size=8, generator=generator(0))
+
+
 def test_an_accumulator_with_a_network_extracts_features():
     images, metric = torch.rand(8, 1, 2, 2, generator=generator()), KernelDistance(nn.Flatten(), subset_size=2)
     metric.update(images[:4], reference=True)

@@ -198,6 +198,16 @@ def test_batches_accumulate_to_the_whole():
     assert metric.compute(generator=torch.Generator().manual_seed(0)) == whole
 
 
+@pytest.mark.parametrize("buffer", [torch.zeros(2, 5, dtype=torch.bool), np.zeros((2, 5), dtype=bool)])
+def test_a_buffer_that_is_filled_again_changes_no_earlier_batch(buffer):
+    metric, (before, after) = PUL(), buffer
+    for left in (2, 0):  # of five each: ten before, and two after
+        before[:], after[:] = True, False
+        after[:left] = True
+        metric.update(before, after)
+    assert (metric.compute().n_original, metric.compute().n_unlearned, metric.compute().value) == (10, 2, 80.0)
+
+
 def test_a_judge_turns_images_into_predictions():
     images = torch.zeros(4, 1, 2, 2)
     images[:, 0, 0, 0] = torch.tensor([0.0, 1.0, 1.0, 1.0])

@@ -32,6 +32,7 @@ from vdu.evaluation.prompt_sets import PromptSets
 from vdu.evaluation.recording import require_measurable
 from vdu.evaluation.references import has_labels_of, without_labels
 from vdu.evaluation.suite import load_real_images, real_images
+from vdu.evaluation.words import CrossJudge, cross_judge
 from vdu.judges.classifier import Judge, save_judge
 from vdu.judges.judging import Judging, given_judges
 from vdu.models.adapt import adapt
@@ -311,6 +312,12 @@ def test_a_class_that_no_judge_has_is_refused(judge):
     ):
         require_known_classes(sets, judging, None)
     require_known_classes(replace(sets, classes={"dog": ("a",)}), judging, None)
+    cross = CrossJudge(SimpleNamespace(class_names=("noto", "fluent")), {})
+    with pytest.raises(InputError, match="got 'dgo', which no judge has; expected some of fluent, noto"):
+        require_known_classes(replace(sets, classes={"dog": ("noto", "dgo")}), None, cross)
+    require_known_classes(replace(sets, classes={"dog": ("noto", "a")}), judging, cross)
+    with pytest.raises(InputError, match="classes of 'dog': got 'a' and 'c', which are classes of one judge"):
+        require_known_classes(replace(sets, classes={"dog": ("a", "c")}), judging, cross)
 
 
 def test_noise_levels_that_the_schedule_lacks_are_refused_before_samples_are_drawn(make_pipeline, monkeypatch):
@@ -339,6 +346,10 @@ def test_a_judge_cannot_check_itself(judge, make_pipeline, tmp_path):
         (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
     with pytest.raises(InputError, match="is the first judge again"):
         given_judges(whole(make_pipeline()), ["a"], judge=judge, second_judge=tmp_path / "copy")
+    given = given_judges(whole(make_pipeline()), ["a"], judge=judge, second_judge=None)
+    with pytest.raises(InputError, match="copy is --judge or --second-judge again"):
+        cross_judge(tmp_path / "copy", (1, 8, 8), given)
+    assert cross_judge(tmp_path / "copy", (1, 8, 8), None) is not None
 
 
 def test_a_row_of_a_comparison_is_known_by_the_content_of_what_was_given(judge, make_pipeline):

@@ -760,6 +760,14 @@ def test_a_fallbacks_false_alarms_are_not_excused_by_few_forget_images(bare):
     assert retrained_doubted(changed(bare, rows, few | {"source": "given", "n_held_out": 0}))
 
 
+def test_false_alarms_are_known_from_the_kept_held_out_images_alone(bare):
+    """Wilson: 15 of 200 start at 4.6 %; 1 of 50 ends at 10.5 %, 20 of 1,000 at 3.1 %."""
+    rows = {"original": {"forget_count": 20}, "retrained": {"forget_count": 15}}
+    judge = {"source": "given", "n_held_out": 1000, "forget_false_positive_rate": 0.02}
+    assert retrained_doubted(changed(bare, rows, judge))  # as earlier versions recorded it
+    assert not retrained_doubted(changed(bare, rows, judge | {"n_kept_held_out": 50}))
+
+
 def test_too_few_unwanted_images_come_before_what_a_retrained_model_makes_of_them(bare):
     rows = pul(50, 60, 70, n_original=5) | {"original": {"forget_count": 5}, "retrained": {"forget_count": 2}}
     assert found(find_gone(changed(bare, rows))) == ("unknown", "few_images")

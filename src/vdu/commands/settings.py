@@ -94,7 +94,8 @@ class EvaluateSettings(SamplerSettings):
             every line); --forget may then be left out. A run knows its own.
         prompts: TOML or JSON file of prompt sets: target, paraphrases, neighbours, others, and perhaps classes; by default the run's
             prompts.
-        guidance_scale: scale of classifier-free guidance, for models with conditions; by default that of the run.
+        guidance_scale: scale of classifier-free guidance, for models with conditions; by default that of the run (also of one that is given
+            as --after). 1 is without guidance.
         output_dir: with --before and --after, the folder for the evidence; by default evidence.
         judge: folder of a trained judge ("vdu judge"), or zoo:NAME for a packaged one; by default a fallback classifier is
             trained on the forget set against the original's generated samples.

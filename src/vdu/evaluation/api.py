@@ -9,7 +9,6 @@ Not guaranteed: what :mod:`vdu.evaluation.measure` does not guarantee.
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,8 @@ def evaluate(
         held_out: held-out images of the forget class, for the same; of a data set its test split.
         features: network whose features give u-FID: "judge", "inception", "inception:FILE" or "efficientnet-lite0".
         suite: of probes, attempts to bring it back: "none", "quick" (minutes) or "full".
-        sampler: the sampling protocol; None takes DDPM with 20 steps, as the command line does.
+        sampler: the sampling protocol; None takes DDPM with 20 steps, as the command line does. One without a guidance scale takes that of
+            the run (of a result, too, and of a run folder that is given as ``after``); 1 is without guidance.
         n_images: images from each model, at least 6; with a few hundred the intervals are wide.
         n_judge_samples: generated samples that train a fallback classifier.
         seed: image i starts from noise drawn from (seed, i), for both models.
@@ -107,15 +107,9 @@ def evaluate(
     forget_prompt = None if forget_prompt is None else read_prompts(forget_prompt, "forget_prompt")
     if run is not None and own is None and (said := getattr(getattr(run, "plan", None), "prompts", None)):
         forget_prompt = said["forget"]
-        if "keep" in said and (prompts is None or isinstance(prompts, Mapping)):  # a file says all that is asked
-            prompts = {"others": said["keep"], **(prompts or {})}
-    if run is not None and own is None and sampler is None:  # as a run folder is evaluated with its run's guidance
-        scale = getattr(getattr(getattr(run, "plan", None), "sampler", None), "guidance_scale", None)
-        sampler = None if scale is None else replace(EvaluationOptions().sampler, guidance_scale=scale)
-    classes = getattr(run, "forget_classes", ()) if own is None and forget_class is None else forget_class
     options = EvaluationOptions.from_python(
         sampler=sampler, judge=judge, second_judge=second_judge, reference=reference, reference_split=reference_split,
-        forget_class=classes, forget_prompt=forget_prompt, prompts=prompts, cross_judge=cross_judge, features=features,
+        forget_class=forget_class, forget_prompt=forget_prompt, prompts=prompts, cross_judge=cross_judge, features=features,
         suite=suite, retrained=retrained, data=data, held_out=held_out, n_images=n_images, n_judge_samples=n_judge_samples,
         seed=seed,
     )  # fmt: skip

@@ -148,7 +148,7 @@ def judge_record(judging: Judging, n_original: int, n_images: int) -> JudgeRecor
     Returns:
         Its record.
     """
-    rate, n_held_out = judging.rates()
+    rate, n_held_out, n_kept = judging.rates()
     return JudgeRecord(
         name=judging.name,
         architecture=judging.judge.architecture,
@@ -158,6 +158,7 @@ def judge_record(judging: Judging, n_original: int, n_images: int) -> JudgeRecor
         forget_false_positive_rate=rate,
         pul_ceiling_percent=judging.ceiling(n_original, n_images),
         weights_sha256=judging.weights_sha256,
+        n_kept_held_out=n_kept,
     )
 
 

@@ -1,16 +1,15 @@
 """What the options of an evaluation name, loaded and checked before anything is drawn: judges, real images, feature networks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from vdu.core.errors import InputError
 from vdu.core.naming import words
-from vdu.core.processes import say
 from vdu.core.records import sha256_file
 from vdu.data.images import ImageSet
-from vdu.data.overlap import shared, without_copies
+from vdu.data.overlap import PixelHashes, shared, without_copies
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets
@@ -19,6 +18,7 @@ from vdu.evaluation.references import (
     has_labels_of,
     load_reference,
     reference_images,
+    told_apart,
     unshared_reference,
     without_labels,
 )
@@ -41,6 +41,7 @@ __all__ = [
     "require_samples",
     "require_usable",
     "seen_by_judge",
+    "trained_on_reference",
 ]
 
 FEWEST_IN_REFERENCE = 12  # two halves of 6, which precision and recall need
@@ -95,13 +96,21 @@ def load_given(
     shape = known[0].image_shape
     real = load_real_images(options.data, options.held_out, classes, shape)
     reference = load_reference(options.reference, options.reference_split, shape)
+    concepts = forgotten if sets is None or sets.are_labels else list(sets.concepts)
+    namers = {"--reference": reference, "--held-out": real.forget_held_out, "--data": real.retain}
+    classes_of = {
+        name: each.class_names or () for name, each in namers.items() if each is not None and each.labels is not None
+    }
+    if not known[0].takes_prompts:
+        classes_of["the model"] = known[0].class_names
+    _check_other_names(options, concepts, classes_of)
     network = None if options.features == "judge" else find_feature_network(options.features)
     if options.cross_judge is not None and sets is None:
         raise InputError(
             f"--cross-judge: got {options.cross_judge} for models without conditions; expected models that are asked with prompts or "
             "labels. Leave it out."
         )
-    cross = cross_judge(options.cross_judge, shape)
+    cross = cross_judge(options.cross_judge, shape, judging)
     require_known_classes(sets, judging, cross)
     if judging is None:
         require_judge_samples(options)
@@ -170,17 +179,24 @@ def fix(given: Given, subject: Subject) -> Fixed:
         reference = without_labels(reference, subject.classes)
     if reference is not None and len(reference) and real[0] is not None:
         reference = without_copies(reference, real[0], "reference images", "held-out images")
-    if (
-        reference is not None
-        and subject.trained_on is not None
-        and (n := int(shared(reference, subject.trained_on).sum()))
-    ):
-        say(
-            f"vdu: warning: {n} of {len(reference)} reference images were retained images of the run, so a distance to them is too small."
-        )
     compared = reference_left(reference, given.judging, subject.classes)
     warned = seen_by_judge(given.judging, subject.forget, real[0])
     return Fixed(real, reference, compared, given.network, given.cross, warned)
+
+
+def trained_on_reference(reference: ImageSet | None, trained_on: PixelHashes | None) -> tuple[WarningRecord, ...]:
+    """A warning of reference images that a run was trained on to keep.
+
+    Args:
+        reference: what distances are measured against, if real images are.
+        trained_on: the retained images of the runs that made the models, if any.
+
+    Returns:
+        One warning, or none.
+    """
+    if reference is None or trained_on is None or not (n := int(shared(reference, trained_on).sum())):
+        return ()
+    return (WarningRecord("reference_trained_on", {"n_shared": n, "n_images": len(reference)}),)
 
 
 def _check_names(options: EvaluationOptions, judging: Judging | None, forgotten: list[str]) -> None:
@@ -200,8 +216,21 @@ def _check_names(options: EvaluationOptions, judging: Judging | None, forgotten:
         )
 
 
+def _check_other_names(
+    options: EvaluationOptions, forgotten: list[str], classes_of: Mapping[str, Sequence[str]]
+) -> None:
+    """Raise an error if the class to be counted is not the one of the forget set, and real images or the model have both."""
+    given = options.forget_class
+    for who, known in classes_of.items():
+        if told_apart(known, given, forgotten):
+            raise InputError(
+                f"--forget-class: got {', '.join(given)}; the forget set is of {', '.join(forgotten)}, and {who} has all of them. Leave "
+                "the option out; it is for judges that use another name for the class."
+            )
+
+
 def require_known_classes(sets: PromptSets | None, judging: Judging | None, cross: CrossJudge | None) -> None:
-    """Refuse classes given to prompts that no judge has: the prompts would not be counted.
+    """Refuse classes given to prompts that no judge has, or of which one judge has several: the prompts would not be counted.
 
     Args:
         sets: the prompts.
@@ -209,16 +238,23 @@ def require_known_classes(sets: PromptSets | None, judging: Judging | None, cros
         cross: the judge of another property.
 
     Raises:
-        InputError: if a class is unknown to all of them.
+        InputError: if a class is unknown to all of them, or two are of one judge.
     """
-    if sets is None or judging is None:
+    judges = [each.judge.class_names for each in (judging, cross) if each is not None]
+    if sets is None or not judges:
         return
-    known = {*judging.judge.class_names, *(() if cross is None else cross.judge.class_names)}
+    known = {name for names in judges for name in names}
     for prompt, classes in sets.classes.items():
         if unknown := sorted(set(classes) - known):
             raise InputError(
                 f"--prompts: classes of {prompt!r}: got {unknown[0]!r}, which no judge has; expected some of {', '.join(sorted(known))}."
             )
+        for names in judges:
+            if len(several := [name for name in names if name in classes]) > 1:
+                raise InputError(
+                    f"--prompts: classes of {prompt!r}: got {' and '.join(map(repr, several))}, which are classes of one judge; "
+                    "expected at most one of each judge."
+                )
 
 
 def reference_left(reference: ImageSet | None, judging: Judging | None, classes: list[str]) -> ImageSet | None:

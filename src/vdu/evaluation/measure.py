@@ -138,7 +138,11 @@ def measure(
     rows = []
     if reference is not None:
         held_out, rest = split_at_random(base, n_images, seed)
-        rows.append(row("real_split", "Real against real", rest, held_out, note_code="real_split"))
+        real = row("real_split", "Real against real", rest, held_out, note_code="real_split")
+        if len(held_out) < n_images:  # the rows beside it have more images, and u-FID depends on their number
+            sizes = {"n_first": len(held_out), "n_second": len(rest), "n_images": n_images}
+            real = replace(real, note_code="real_split_small", note_details=sizes)
+        rows.append(real)
     rows.append(row("original", "Original", base, network.extract(before), predictions=counted[0].judge))
     free = network.extract(filtered.select(range(n_images)))
     code: NoteCode = "filtered_by_judge" if judging.second is None else "filtered_by_second_judge"

@@ -1,7 +1,7 @@
 """What an evaluation measures, and with what: judges, reference, feature network, probes, sampler."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         require_fields(self)
+        object.__setattr__(self, "forget_class", tuple(dict.fromkeys(self.forget_class)))  # named twice, it counts once
         require_number("n_images", self.n_images, MEASURABLE)
         require_choice("suite", self.suite, SUITES)
         require_choice("reference_split", self.reference_split, ("train", "test"))
@@ -96,6 +97,20 @@ class EvaluationOptions:
             found.append("n_judge_samples: has no effect, since a judge is given and none is trained")
         for text in found:
             say(f"vdu: warning: {text}.")
+
+    def guided_as(self, scale: float | None) -> "EvaluationOptions":
+        """With the guidance of the run that made the model, where the sampler has none of its own.
+
+        Args:
+            scale: of the run's samples; None for a run without guidance, or no run.
+
+        Returns:
+            The options.
+        """
+        if scale is None or self.sampler.guidance_scale is not None:
+            return self
+        say(f"vdu: drawing with the run's guidance scale {scale:g}; 1 is without guidance.")
+        return replace(self, sampler=replace(self.sampler, guidance_scale=float(scale)))
 
     def judges(self) -> dict[str, Any]:
         """The arguments of :func:`vdu.judges.judging.find_judges` among these options."""

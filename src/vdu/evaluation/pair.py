@@ -34,9 +34,9 @@ from vdu.unlearning.labels import forget_set_of_labels, labelled_images
 
 __all__ = [
     "check_evidence_folder",
+    "config_of",
     "images_of_prompts",
     "made_by",
-    "method_of",
     "open_folder",
     "require_one_subject",
     "unwanted_images",
@@ -137,37 +137,44 @@ def images_of_prompts(
     return images, about
 
 
-def made_by(result: Any) -> dict[str, Any] | None:
+def made_by(result: Any) -> dict[str, Any]:
     """What a result of ``vdu.unlearn`` says of how its pipeline was made.
 
     Args:
         result: the result, or a like object.
 
     Returns:
-        ``method``, the cost as a stage of ``run.json``, and ``trained_on``, the hashes of the images that it and the runs before it
-        retained; None if the result holds no cost.
+        ``method``; ``cost``, as a stage of ``run.json``, or None; ``trained_on``, the hashes of the images that it and the runs before it
+        retained; ``classes``, what was forgotten; ``keep``, prompts that were kept; and ``guidance_scale`` of its samples.
     """
     evaluations, seconds = getattr(result, "network_evaluations", None), getattr(result, "seconds", None)
-    if evaluations is None or seconds is None:
-        return None
-    reused = getattr(getattr(result, "aids", None), "reused", 0)
-    cost = {"stage": "unlearn", "seconds": round(seconds, 3), "network_evaluations": evaluations, "reused": reused}
+    cost = None
+    if evaluations is not None and seconds is not None:
+        reused = getattr(getattr(result, "aids", None), "reused", 0)
+        cost = {"stage": "unlearn", "seconds": round(seconds, 3), "network_evaluations": evaluations, "reused": reused}
     plan = getattr(result, "plan", None)
     retain = getattr(plan, "retain", None)
     trained_on = [] if retain is None else [PixelHashes.of(retain)]
     trained_on += [] if plan is None else retained_before({"path": plan.source, "sha256": plan.weights_sha256})
-    return {"method": getattr(getattr(result, "method", None), "name", None), "cost": cost, "trained_on": trained_on}
+    return {
+        "method": getattr(getattr(result, "method", None), "name", None),
+        "cost": cost,
+        "trained_on": trained_on,
+        "classes": list(getattr(result, "forget_classes", ())),
+        "keep": tuple((getattr(plan, "prompts", None) or {}).get("keep", ())),
+        "guidance_scale": getattr(getattr(plan, "sampler", None), "guidance_scale", None),
+    }
 
 
-def method_of(model: OpenModel) -> str | None:
-    """The method of the run that made a model; None if no run is known."""
+def config_of(model: OpenModel) -> dict[str, Any]:
+    """The configuration of the run that made a model; empty if no run is known."""
     path = None if model.run is None else model.run / "config.toml"
     if path is None or not path.is_file():
-        return None
+        return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8")).get("method")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        return None
+        return {}
 
 
 def check_evidence_folder(
@@ -220,7 +227,7 @@ def open_folder(
     Returns:
         The folder, locked for this process. One that holds anything else is refused with an ``InputError``.
     """
-    method = how["method"] if how else method_of(after)
+    method = how["method"] if how else config_of(after).get("method")
     run = {"run": None if after.run is None else str(after.run), "method": method}
     inputs = {"model": before.to_json(), "unlearned": after.to_json() | run, "forget": forget}
     resume = check_evidence_folder(folder, before, after, options, forget)

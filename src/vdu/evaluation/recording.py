@@ -35,16 +35,17 @@ from vdu.evaluation.inputs import (
     require_samples,
     require_usable,
     seen_by_judge,
+    trained_on_reference,
 )
 from vdu.evaluation.kept_probes import KeptProbes, kept_probes
 from vdu.evaluation.measure import Measurement, Target, measure
 from vdu.evaluation.models import open_model, open_models, open_retrained, require_comparable
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.pair import check_evidence_folder, images_of_prompts, open_folder, unwanted_images
+from vdu.evaluation.pair import check_evidence_folder, config_of, images_of_prompts, open_folder, unwanted_images
 from vdu.evaluation.prompt_sets import label_sets
 from vdu.evaluation.records import EvidenceRecord, WarningRecord, WordsRecord
 from vdu.evaluation.retained import retained_of
-from vdu.evaluation.subject import Subject, about_models, classes_to_count, sets_in_words
+from vdu.evaluation.subject import Subject, about_models, classes_to_count, of_labels, sets_in_words
 from vdu.evaluation.suite import (
     DRAWN,
     announce,
@@ -103,8 +104,7 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
 
 def _evaluated(record: Run, options: EvaluationOptions, original: Any) -> Recorded:
     forgotten, config = record.record["inputs"]["forget"]["classes"], _config(record.folder)
-    if options.sampler.guidance_scale is None and config.get("guidance_scale") is not None:
-        options = replace(options, sampler=replace(options.sampler, guidance_scale=float(config["guidance_scale"])))
+    options = options.guided_as(config.get("guidance_scale"))
     options.warn()
     before, after = open_models(record, original)
     retrained = open_retrained(options.retrained, before, after)
@@ -139,7 +139,8 @@ def evaluate_pair(
         forget: what was to be forgotten: images, or where they are; None if it is said in words.
         options: what is measured.
         folder: where the evidence goes; new, empty, or the evidence of the same models.
-        how: the second one was made, see :func:`vdu.evaluation.pair.made_by`.
+        how: the second one was made, and what it was made to forget, see :func:`vdu.evaluation.pair.made_by`; the images are then
+            taken whole.
 
     Returns:
         The evidence. Models or images that cannot be compared raise an ``InputError``.
@@ -148,8 +149,10 @@ def evaluate_pair(
     first, second = open_model(before, "before"), open_model(after, "after")
     require_comparable(first, second, in_words=bool(options.forget_prompt))
     retrained = open_retrained(options.retrained, first, second)
-    sets = sets_in_words(first.denoiser, options.forget_prompt, (), options)
-    classes = classes_to_count(options, sets, list(options.forget_class))
+    made = how or {"guidance_scale": config_of(second).get("guidance_scale")}
+    options = options.guided_as(made.get("guidance_scale"))
+    sets = sets_in_words(first.denoiser, options.forget_prompt, made.get("keep", ()), options)
+    classes = classes_to_count(options, sets, [])
     models, counter = (first, second, retrained), EvaluationCounter()
     if sets is not None and forget is None:  # drawn from the original, after all that needs no pixels
         given = load_given(options, models, sets, classes, list(sets.target))
@@ -161,23 +164,19 @@ def evaluate_pair(
         if sets is None:
             assert forget is not None  # see require_one_subject
             shape, known = first.denoiser.image_shape, first.denoiser.class_names
-            images, about = unwanted_images(forget, shape, options.forget_class, known)
-            named = images.class_names or ()
-            by_number = bool(classes) and all(each.isdecimal() for each in classes)
-            if len(named) > 1 and by_number and not set(classes) & set(named):
-                classes = class_names(images)  # given by their numbers: from here on by their names
-                options = replace(options, forget_class=tuple(classes))
-            sets = label_sets(first.denoiser, classes)
+            images, about = unwanted_images(forget, shape, () if how else options.forget_class, known)
+            options, own, sets = of_labels(first.denoiser, images, options)
+            classes = classes_to_count(options, None, made.get("classes") or own)
+            about["classes"] = made.get("classes") or classes
         else:
             images, about = images_of_prompts(forget, first.denoiser, sets, options)
         given = load_given(options, models, sets, classes, class_names(images))
-    made = (how or {}).get("trained_on", ())
-    trained_on = PixelHashes.union([*made, *retained_of(second.run), *retained_of(first.run)])
+    trained_on = PixelHashes.union([*made.get("trained_on", ()), *retained_of(second.run), *retained_of(first.run)])
     subject = Subject(first, second, retrained, images, classes, sets, trained_on)
     fixed = fix(given, subject)
     with open_folder(folder, first, second, about, options, how) as record:
         record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
-        if how:
+        if how and how["cost"]:
             record.add_stage(how["cost"])
         with record.stage("judge") as cost:
             kept = kept_probes(record.folder, options.suite, _probe_inputs(subject, options, fixed))
@@ -206,8 +205,8 @@ def require_measurable(before: Any, forget: ImageSet, options: EvaluationOptions
     """
     model = open_model(before, "pipeline")
     retrained = open_retrained(options.retrained, model, model)
-    classes = list(options.forget_class)
-    sets = label_sets(model.denoiser, classes)
+    options, own, sets = of_labels(model.denoiser, forget, options)
+    classes = classes_to_count(options, None, own)
     given = load_given(options, (model, model, retrained), sets, classes, class_names(forget))
     fixed = fix(given, Subject(model, model, retrained, forget, classes, sets))
     if options.judge is None:
@@ -257,6 +256,7 @@ def _measured(
     given = options.judge is not None
     reference = fixed.compared if given else reference_left(fixed.reference, judging, subject.classes)
     seen = fixed.warnings if given else seen_by_judge(judging, subject.forget, fixed.real[0])
+    seen += trained_on_reference(reference, subject.trained_on)
     counter = EvaluationCounter()
     networks = [each.network for each in models.values()]
     with warnings.catch_warnings(record=True) as caught, counter.watching(*networks):

@@ -8,7 +8,7 @@ Not guaranteed: any check of the numbers; the functions that make them check the
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
@@ -40,11 +40,11 @@ __all__ = [
     "WordsRecord",
 ]
 
-NoteCode = Literal["real_split", "filtered_by_judge", "filtered_by_second_judge", "retrained"]
+NoteCode = Literal["real_split", "real_split_small", "filtered_by_judge", "filtered_by_second_judge", "retrained"]
 ReferenceKind = Literal["real", "filtered_original"]
 WarningCode = Literal[
     "few_forget_images", "fallback_judge", "no_second_judge", "python_warning", "same_weights", "different_options",
-    "different_text_encoder", "different_schedules", "unwanted_not_seen",
+    "different_text_encoder", "different_schedules", "unwanted_not_seen", "reference_trained_on",
 ]  # fmt: skip
 
 
@@ -142,6 +142,7 @@ class DistanceRow:
         pul: of the unlearned model's row.
         forget_count: images predicted forget; None where the row is filtered or real.
         note_code: what the row's images are, where its label does not say.
+        note_details: the note's numbers, by name.
     """
 
     name: str
@@ -151,6 +152,7 @@ class DistanceRow:
     pul: PULRecord | None = None
     forget_count: int | None = None
     note_code: NoteCode | None = None
+    note_details: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -163,6 +165,7 @@ class DistanceRow:
             "status": "not run" if self.distances is None else "measured",
             "note": "",  # held a sentence once; readers of old files still look for it
             "note_code": self.note_code,
+            **({"note_details": dict(self.note_details)} if self.note_details else {}),
             **({} if self.fidelity is None else self.fidelity.to_json()),
         }
 
@@ -297,6 +300,7 @@ class JudgeRecord:
         forget_false_positive_rate: fraction of retained images that it predicts forget, [0, 1].
         pul_ceiling_percent: PUL that a perfect unlearned model would get from it on average, at most 100.
         weights_sha256: of its weights.
+        n_kept_held_out: those of the held-out images that the false-positive rate is a fraction of; None where it is an estimate.
     """
 
     name: str
@@ -307,6 +311,7 @@ class JudgeRecord:
     forget_false_positive_rate: float
     pul_ceiling_percent: float
     weights_sha256: str | None = None
+    n_kept_held_out: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -4,6 +4,7 @@ The *filtered original* is perfect forgetting without damage, and free: the orig
 judge predicts forget. It is a row of every table, and the reference where there are no real images.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ __all__ = [
     "load_reference",
     "reference_images",
     "split_at_random",
+    "told_apart",
     "unshared_reference",
     "without_forget",
     "without_labels",
@@ -177,12 +179,17 @@ def reference_images(images: ImageSet, judging: Judging, names: list[str]) -> Im
 
 def has_labels_of(images: ImageSet, names: list[str]) -> bool:
     """Whether images have labels that say which of them are of some classes."""
-    return images.labels is not None and bool(names) and bool(_matching(images, names))
+    return images.labels is not None and bool(names) and bool(_matching(images.class_names or (), names))
 
 
-def _matching(images: ImageSet, names: list[str]) -> list[int]:
+def told_apart(known: Sequence[str], some: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether all classes of both lists are among the known ones, and they are not the same."""
+    found = [_matching(known, each) for each in (some, others)]
+    return all(found) and found[0] != found[1]
+
+
+def _matching(known: Sequence[str], names: Sequence[str]) -> list[int]:
     """The classes of these names: exactly, or else without what does not count; none if one of them is missing."""
-    known = list(images.class_names or ())
     if set(names) <= set(known):
         return [i for i, name in enumerate(known) if name in names]
     wanted = {class_key(each) for each in names}
@@ -202,7 +209,7 @@ def without_labels(images: ImageSet, names: list[str]) -> ImageSet:
         The others; the same object if that is all of them.
     """
     assert images.labels is not None
-    left_out = torch.isin(images.labels, torch.tensor(_matching(images, names), dtype=torch.int64))
+    left_out = torch.isin(images.labels, torch.tensor(_matching(images.class_names or (), names), dtype=torch.int64))
     if not left_out.any():
         return images
     return images.select(~left_out, f"{images.description} without {', '.join(names)} (by label)")

@@ -1,22 +1,24 @@
 """What is evaluated: two models, what was to be forgotten, and what conditional models are asked for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from vdu.core.class_names import class_index
 from vdu.core.errors import InputError
+from vdu.data.forget_source import class_names
 from vdu.data.images import ImageSet
 from vdu.data.overlap import PixelHashes
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.prompt_sets import PromptSets, asked_class, asking, prompt_sets
+from vdu.evaluation.prompt_sets import PromptSets, asked_class, asking, label_sets, prompt_sets
 from vdu.evaluation.records import WarningRecord
 from vdu.judges.classifier import load_judge
 from vdu.judges.judging import judge_place
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import SCHEDULE, differences
 
-__all__ = ["Subject", "about_models", "classes_to_count", "sets_in_words"]
+__all__ = ["Subject", "about_models", "classes_to_count", "of_labels", "sets_in_words"]
 
 READER = "text encoder"  # in the differences of two models
 LEVELS = {*SCHEDULE, "alpha_bars", "scaling", "prediction_type"}  # images from the same noise are then not alike
@@ -124,6 +126,27 @@ def classes_to_count(options: EvaluationOptions, sets: PromptSets | None, forgot
             "for ([classes] in --prompts)."
         )
     return [names[i] for i in sorted({i for i in found.values() if i is not None})] or list(sets.concepts)
+
+
+def of_labels(
+    original: PipelineDenoiser, images: ImageSet, options: EvaluationOptions
+) -> tuple[EvaluationOptions, list[str], PromptSets | None]:
+    """What images say of the forgotten classes, where nothing was to be forgotten in words.
+
+    Args:
+        original: the original.
+        images: the forget set.
+        options: of the evaluation.
+
+    Returns:
+        The options, with classes of several by name where they were given by number; the classes of the images, if they are a
+        class-conditional model's; and its labels, if it is asked with them.
+    """
+    named, given, own = images.class_names or (), options.forget_class, class_names(images)
+    if len(named) > 1 and all(each.isdecimal() for each in given) and not set(given) & set(named):
+        options = replace(options, forget_class=tuple(named[class_index(each, named)] for each in given))
+    sets = label_sets(original, own)
+    return options, own if sets else [], sets or label_sets(original, options.forget_class)
 
 
 def about_models(subject: Subject) -> tuple[WarningRecord, ...]:

@@ -6,8 +6,8 @@
 
 (the names are those of UnlearnCanvas, Zhang et al. 2024, arXiv 2402.11846). Image i of a set starts from the same noise and
 has the same prompt for every model. A kept prompt counts for a judge only if it asks for one of the judge's classes
-(:func:`vdu.evaluation.prompt_sets.asked_class`); the number of images that count is printed with every rate. The rank of the asked
-class among the judge's classes (1 is best) says how far an image is from what was asked.
+(:func:`vdu.evaluation.prompt_sets.asked_class`), so a fallback classifier gives no IRA; the number of images that count is printed with
+every rate. The rank of the asked class among the judge's classes (1 is best) says how far an image is from what was asked.
 
 The filtered original is the original's images without those that the filter takes for the concept.
 
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
 from vdu.data.images import ImageSet
@@ -53,18 +54,19 @@ class CrossJudge:
     record: Mapping[str, Any]
 
 
-def cross_judge(where: Any, shape: Sequence[int]) -> CrossJudge | None:
+def cross_judge(where: Any, shape: Sequence[int], judging: Judging | None = None) -> CrossJudge | None:
     """Load a judge of another domain.
 
     Args:
         where: its folder, or None.
         shape: channels, height and width of the model's images.
+        judging: the given judges.
 
     Returns:
         The judge, or None.
 
     Raises:
-        InputError: if it expects other images.
+        InputError: if it expects other images, or is one of the given judges again.
     """
     if where is None:
         return None
@@ -73,6 +75,13 @@ def cross_judge(where: Any, shape: Sequence[int]) -> CrossJudge | None:
         raise InputError(
             f"--cross-judge {where}: expects images of shape {tuple(judge.sample_shape)}, the model generates {tuple(shape)}. Give a "
             "judge for this size."
+        )
+    given = () if judging is None else (judging.judge, judging.second)
+    weights = hash_parameters(judge.state_dict())
+    if any(each is not None and hash_parameters(each.state_dict()) == weights for each in given):
+        raise InputError(
+            f"--cross-judge: {where} is --judge or --second-judge again, so that it would repeat their accuracy; expected a judge of "
+            "another domain. Leave it out."
         )
     return CrossJudge(judge, record)
 
@@ -136,7 +145,8 @@ def measure_words(drawn: Drawn, sets: PromptSets, judging: Judging, cross: Cross
         for name, by_model in with_filtered.items()
     }
     accuracy = [_unlearning(who, view, judging) for who, view in views["target"].items()]
-    accuracy += _retention("IRA", judging.name, views)
+    if judging.source != "fallback":  # whose classes, "other" and "forget", no prompt asks for by naming them
+        accuracy += _retention("IRA", judging.name, views)
     if cross is not None:
         others = {
             name: {who: _View.of(images, cross.judge, sets.classes) for who, images in by_model.items() if len(images)}

@@ -80,15 +80,20 @@ class Judging:
         assert self.second is not None and self.second_record is not None
         return replace(self, judge=self.second, record=self.second_record, second=None, second_record=None)
 
-    def rates(self) -> tuple[float, int]:
-        """The fraction of held-out retained images that the judge predicts as forget, and the number of held-out images."""
+    def rates(self) -> tuple[float, int, int | None]:
+        """The judge's false positives on its held-out images.
+
+        Returns:
+            The fraction of the retained ones that it predicts as forget, the number of all, and that of the retained ones; None for a
+            fallback classifier, whose held-out images are of the forget set.
+        """
         if "confusion" not in self.record:
-            return float(self.record["forget_false_positive_rate"]), int(self.record["n_held_out"])
+            return float(self.record["forget_false_positive_rate"]), int(self.record["n_held_out"]), None
         confusion = torch.tensor(self.record["confusion"], dtype=torch.float64)
         keep = torch.ones(len(confusion), dtype=torch.bool)
         keep[self.forget_classes] = False
-        false_positives = confusion[keep][:, self.forget_classes].sum()
-        return float(false_positives / confusion[keep].sum()), int(confusion.sum())
+        false_positives, n_kept = confusion[keep][:, self.forget_classes].sum(), confusion[keep].sum()
+        return float(false_positives / n_kept), int(confusion.sum()), int(n_kept)
 
     def ceiling(self, n_original: int, n_images: int) -> float:
         """Expected PUL of a perfectly unlearned model under this judge, in percent.
@@ -165,6 +170,7 @@ def given_judges(
         raise InputError(f"--second-judge: got {second_judge} without --judge; expected both, or none of them.")
     if judge is None:
         return None
+    forget_names = list(dict.fromkeys(forget_names))  # a class that is named twice counts once
     first, record = _load(judge, original, forget_names)
     if set(forget_names) == set(first.class_names):
         raise InputError(

@@ -150,7 +150,8 @@ class KernelDistance:
             reference: whether they belong to the reference or to the generated set.
         """
         require_flags({"reference": reference}, "reference")
-        self._features[reference].append(as_features("features", features_of(self.network, batch), at_least=1))
+        features = as_features("features", features_of(self.network, batch), at_least=1)
+        self._features[reference].append(features.clone())  # the caller may fill the same buffer again
 
     def compute(self, *, generator: torch.Generator | None = None) -> KID:
         """The distance between the sets accumulated so far.

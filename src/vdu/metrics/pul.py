@@ -274,7 +274,8 @@ class PUL:
             before: of the original: images if there is a judge, otherwise whether each is predicted forget, [B], bool.
             after: the same of the unlearned model.
         """
-        self._calls.append(_paired_calls(self._is_forget(before), self._is_forget(after)))
+        calls = _paired_calls(self._is_forget(before), self._is_forget(after))
+        self._calls.append((calls[0].clone(), calls[1].clone()))  # the caller may fill the same buffer again
 
     def compute(self, *, generator: torch.Generator | None = None) -> PULResult:
         """PUL of all batches.

@@ -36,6 +36,10 @@ _SOURCES = {"fallback": "fallback classifier"}
 _ATTACKS = {"loss": "loss", "pia": "proximal initialisation (PIA)"}
 _NOTES = {
     "real_split": "two disjoint sets of real images",
+    "real_split_small": (
+        "two disjoint sets of {n_first:,} and {n_second:,} real images: fewer than the {n_images:,} of the rows beside it, so its "
+        "distance is larger than sampling error alone gives them"
+    ),
     "filtered_by_judge": "the original's samples without those that the classifier takes for unwanted, drawn until N remain",
     "filtered_by_second_judge": (
         "the original's samples without those that the second classifier takes for unwanted, drawn until N remain"
@@ -147,7 +151,12 @@ def source_text(judge: Mapping[str, Any]) -> str:
 def row_note(row: Mapping[str, Any]) -> str:
     """The note beside a row of the reference table; empty if it has none."""
     code = row.get("note_code")
-    return _NOTES.get(code, str(code)) if code else row["note"]
+    if code not in _NOTES:
+        return str(code) if code else row["note"]
+    try:
+        return _NOTES[code].format(**row.get("note_details", {}))
+    except (KeyError, ValueError):  # a number that the sentence needs is not there
+        return str(code)
 
 
 def warning_text(warning: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
@@ -169,6 +178,11 @@ def warning_text(warning: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         return (
             f"The classifier finds what was to be forgotten in only {warning['n_seen']} of the {warning['n_images']} {warning['set']} "
             "images: perhaps they show something else, or it does not suit them."
+        )
+    if code == "reference_trained_on":
+        return (
+            f"{warning['n_shared']} of the {warning['n_images']} reference images were retained images of the run: a distance to them is "
+            "too small."
         )
     options = warning.get("options")
     if code == "different_options":

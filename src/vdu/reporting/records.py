@@ -266,6 +266,7 @@ class Row(TypedDict):
     forget_count: Count | None
     note: str
     note_code: NotRequired[str | None]
+    note_details: NotRequired[dict[str, Count]]
     precision: NotRequired[float | None]
     recall: NotRequired[float | None]
     density: NotRequired[float | None]
@@ -273,7 +274,7 @@ class Row(TypedDict):
 
 
 class JudgeRates(TypedDict):
-    """A judge; rates are fractions, ``pul_ceiling`` is in percent."""
+    """A judge; rates are fractions, ``pul_ceiling`` is in percent; the false positives are among ``n_kept_held_out`` images."""
 
     name: str
     architecture: str
@@ -283,6 +284,7 @@ class JudgeRates(TypedDict):
     pul_ceiling: float
     forget_false_positive_rate: Fraction
     weights_sha256: NotRequired[Sha256]
+    n_kept_held_out: NotRequired[Count]
 
 
 class SecondJudge(JudgeRates):

@@ -44,10 +44,9 @@ def retrained_doubted(data: ReportData) -> bool:
     rate = wilson(retrained, n)
     judge = data.metrics["judge"]
     alarms = judge["forget_false_positive_rate"]
-    if judge["n_held_out"] and not is_fallback(
-        data
-    ):  # it is itself known from so many images; a fallback's are forget images
-        alarms = wilson(round(alarms * judge["n_held_out"]), judge["n_held_out"]).high
+    known = judge.get("n_kept_held_out") or judge["n_held_out"]  # earlier versions recorded all of them alone
+    if known and not is_fallback(data):  # it is itself known from so many images; a fallback's are forget images
+        alarms = wilson(round(alarms * known), known).high
     explained = rate.low <= alarms
     return not explained and rate.high >= THRESHOLDS["doubted_share_of_original"] * original / n
 
