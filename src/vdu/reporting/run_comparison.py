@@ -24,6 +24,7 @@ from vdu.reporting.collect import read_records
 from vdu.reporting.findings.cost import CostFinding, find_cost
 from vdu.reporting.formatting import duration, number, percent, percent_interval, value_interval
 from vdu.reporting.rates import Rate, difference, measured
+from vdu.reporting.rest_u_fid import rest_u_fid
 
 __all__ = ["FIGURES", "PROTOCOL", "ComparedRun", "Figure", "differences", "figures", "notes", "read_runs"]
 
@@ -185,11 +186,6 @@ def _differing(told: dict[str, list[str]], runs: Sequence[ComparedRun]) -> list[
     return sentences
 
 
-def _apart(metrics: dict[str, Any], name: str) -> Any:
-    """A distance without the unwanted images that remain, which decides where there are many; None where it was not needed."""
-    return ((metrics.get("kept") or {}).get("apart") or {}).get(name)
-
-
 def _row(metrics: dict[str, Any], name: str) -> dict[str, Any]:
     return next((row for row in metrics["rows"] if row["name"] == name), {})
 
@@ -319,11 +315,8 @@ FIGURES: dict[str, tuple[str, Callable[[dict[str, Any]], Figure | None]]] = {
         "unwanted images, retrained (target)",
         lambda m: _number(_row(m, "retrained").get("forget_count")),
     ),
-    "u_fid": ("u-FID, lower is better", lambda m: _plain(_apart(m, "u_fid") or _row(m, "unlearned").get("u_fid"))),
-    "u_fid_filtered_original": (
-        "u-FID, filtered original",
-        lambda m: _plain(_apart(m, "floor") or _row(m, "filtered_original").get("u_fid")),
-    ),
+    "u_fid": ("u-FID, lower is better", lambda m: _plain(rest_u_fid(m, "unlearned")[0])),
+    "u_fid_filtered_original": ("u-FID, filtered original", lambda m: _plain(rest_u_fid(m, "filtered_original")[0])),
     "u_fid_retrained": ("u-FID, retrained (target)", lambda m: _plain(_row(m, "retrained").get("u_fid"))),
     "histogram_distance": ("class histogram, distance", _histogram),
     "histogram_chance": ("class histogram, independent samples", lambda m: _chance(m["histogram"])),
