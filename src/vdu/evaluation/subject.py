@@ -7,7 +7,7 @@ from functools import cached_property
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.data.overlap import PixelHashes
-from vdu.evaluation.models import OpenModel
+from vdu.evaluation.models import READER, OpenModel
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets, asked_class, asking, prompt_sets
 from vdu.evaluation.records import WarningRecord
@@ -18,7 +18,6 @@ from vdu.models.identity import SCHEDULE, differences
 
 __all__ = ["Subject", "about_models", "classes_to_count", "sets_in_words"]
 
-READER = "text encoder"  # in the differences of two models
 LEVELS = {*SCHEDULE, "alpha_bars", "scaling", "prediction_type"}  # images from the same noise are then not alike
 
 
