@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tests.evaluation.conftest import QUICK, PixelJudge, counted
 
+import tiny_pipelines
 import vdu
 from vdu.commands.verify import verify
 from vdu.core.checks import hash_parameters
@@ -27,7 +28,7 @@ from vdu.evaluation.inputs import Fixed
 from vdu.evaluation.models import open_model, open_retrained
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import unwanted_images
-from vdu.evaluation.recording import _probe_inputs
+from vdu.evaluation.recording import _probe_inputs, require_measurable
 from vdu.evaluation.references import has_labels_of, without_labels
 from vdu.evaluation.subject import Subject
 from vdu.explore.open_run import open_run
@@ -609,6 +610,36 @@ def test_a_fine_tune_of_the_original_is_no_retrained_model(pair, make_pipeline):
         with pytest.raises(InputError, match=r"was fine-tuned from the original or the unlearned model \(.*before\)"):
             open_retrained(pair / name / "pipeline", first, second)
     assert open_retrained(pair / "new" / "pipeline", first, second) is not None
+
+
+@pytest.mark.parametrize(
+    ("part", "is_refused"), [(None, True), ("vae", True), ("unet", False), ("text_encoder", False)]
+)
+def test_what_makes_a_model_another_one_than_the_original_is_what_was_trained(part, is_refused):
+    """With another autoencoder it draws what the original draws."""
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    original, other = (tiny_pipelines.stable_diffusion() for _ in range(2))
+    for value in () if part is None else getattr(other, part).parameters():
+        value.data.mul_(1.01)
+    first = open_model(original, "before")
+    if not is_refused:
+        assert open_retrained(other, first, first) is not None
+        return
+    with pytest.raises(InputError, match="retrained: has the weights of the original or of the unlearned model"):
+        open_retrained(other, first, first)
+
+
+def test_a_table_knows_its_retrained_model_by_all_its_parts(pixel_judge):
+    original, one, other = (tiny_pipelines.dit() for _ in range(3))
+    for each in (one, other):
+        each.transformer.pos_embed.proj.weight.data.mul_(1.01)
+    other.vae.decoder.conv_out.weight.data.mul_(1.01)
+    images = ImageSet(torch.zeros(6, 3, 16, 16, dtype=torch.uint8))
+    known = [
+        require_measurable(original, images, EvaluationOptions.from_python(forget_class="a", retrained=each))
+        for each in (one, one, other)
+    ]
+    assert known[0] == known[1] != known[2]
 
 
 def test_copies_within_a_set_count_once(pair, pixel_judge, capsys):

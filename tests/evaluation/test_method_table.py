@@ -8,7 +8,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from tests.evaluation.conftest import QUICK
+from safetensors.torch import load_file
+from tests.evaluation.conftest import QUICK, counted
 
 import vdu
 from vdu.core.errors import DivergenceError, InputError
@@ -27,19 +28,22 @@ def table(*rows: MethodRow) -> MethodTable:
 
 
 def test_a_row_is_unlearning_and_evaluating_by_hand(pair, pixel_judge):
-    given = {"forget": pair / "unwanted", **QUICK}
+    given = {"forget": pair / "unwanted", **QUICK | {"n_images": 96}}
     found = compare(pair / "before", methods=["ascent", vdu.gradient_ascent()], seeds=2, **given, **SHORT)
     assert [(row.method, row.seeds) for row in found.rows] == [
         ("ascent", (0,)), ("ascent", (1,)), ("ascent (2)", (0,)), ("ascent (2)", (1,)),
     ]  # fmt: skip
     original = vdu.load_pipeline(pair / "before")
     result = vdu.unlearn(original, vdu.gradient_ascent(), forget=pair / "unwanted", seed=1, **SHORT)
-    evidence = evaluate(before=original, after=result.pipeline, **given)
+    evidence = evaluate(before=original, after=result.pipeline, folder=pair / "by hand", **given)
     row, pul = found.rows[1], evidence.pul
     assert (row.n_left, row.n_original, row.pul, row.pul_low, row.pul_high) == (
         pul.n_unlearned, pul.n_original, pul.value, pul.low, pul.high,
     )  # fmt: skip
-    assert (row.u_fid, row.n_kept_changed) == (evidence.u_fid.value, evidence.kept_changed.n_changed)
+    apart = json.loads((pair / "by hand" / "metrics.json").read_text())["kept"]["apart"]  # most unwanted images remain
+    assert (row.u_fid, row.u_fid_low) == (apart["u_fid"]["value"], apart["u_fid"]["low"])
+    assert row.u_fid_without == counted(load_file(pair / "by hand" / "samples" / "unlearned.safetensors")) > 1
+    assert row.n_kept_changed == evidence.kept_changed.n_changed
     assert row.network_evaluations == result.network_evaluations
     assert replace(found.rows[3], method="ascent", seconds=row.seconds) == row
     original, baseline = found.references  # no retrained model was given
@@ -178,6 +182,15 @@ def test_three_seeds_make_one_row_with_an_interval_over_seeds(n, n_rows):
         assert (rows[0].seeds, rows[0].n_left, rows[0].pul) == ((0, 1, 2), 5, 50.0)
         assert rows[0].pul_high == pytest.approx(50 + 4.303 * 10 / 3**0.5)  # no interval over images here
         assert rows[0].u_fid_high == pytest.approx(6.0)  # nothing but one
+
+
+def test_a_distance_names_how_many_unwanted_images_it_leaves_out_and_too_few_others_have_none():
+    runs = [replace(ROW, seeds=(i,), u_fid_without=4 * i) for i in range(3)]
+    assert " | 5.0 [4.0, 6.0], without 4 | " in table(*runs).to_markdown()
+    assert " | 5.0 [4.0, 6.0] | " in table(runs[0]).to_markdown()
+    none = replace(runs[2], u_fid=None, u_fid_low=None, u_fid_high=None)
+    for rows in ([none], [*runs[:2], none]):  # no mean of some seeds
+        assert " | 60.0 [50.0, 70.0] | – | 3 of 30 | " in table(*rows).to_markdown()
 
 
 def test_the_table_as_text_and_as_a_page(tmp_path):

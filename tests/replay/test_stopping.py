@@ -88,8 +88,23 @@ def test_a_run_that_is_continued_counts_the_looks_before(check, monkeypatch):
         longer(step, {})
     assert longer.state() == [7, 8, 9, 10, 12, 13, 15]
     assert longer.look(15, {}).confidence == pytest.approx(1 - 7 * 0.05 / 4)
-    stopped_before_a_look = replace(check, steps=15, looked=set())
-    assert stopped_before_a_look.look(15, {}).confidence == 0.95
+
+
+def test_looks_after_the_last_checkpoint_count_in_a_run_that_is_continued(check, monkeypatch):
+    """Interrupted after step 9: it looked after 7, 8 and 9, and the checkpoint after step 7 is what is left."""
+    monkeypatch.setattr(ForgottenCheck, "remaining", lambda *_: 5)
+    for step in range(1, 8):
+        check(step, {})
+    saved = check.state()
+    assert check(8, {}) is check(9, {}) is None
+    longer = replace(check, steps=15, looked=set())
+    longer.load_state(saved)
+    for step in range(8, 15):  # looks after 10, 12 and 13
+        longer(step, {})
+    assert longer.look(15, {}).confidence == pytest.approx(1 - len({7, 8, 9, 10, 12, 13, 15}) * 0.05 / 4)
+    same = replace(check, looked=set())
+    same.load_state(saved)
+    assert same.look(10, {}).confidence == 0.95
 
 
 def test_a_record_of_an_older_version_is_read():

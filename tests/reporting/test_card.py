@@ -54,6 +54,15 @@ def updated(folder, metrics=METRICS):
     return update_card(folder, metrics).read_text("utf-8")
 
 
+def test_a_model_is_named_with_its_text_encoders(tmp_path):
+    """A run that trained a text encoder alone has the network that it started from."""
+    inputs = json.loads((make_run(tmp_path / "run") / "run.json").read_text("utf-8"))["inputs"]
+    inputs["model"]["parts_sha256"] = "ef" * 32
+    write_card(tmp_path, inputs, "esd", {})
+    line = f"| made from | weights with SHA-256 `{'cd' * 32}`, text encoders and autoencoder with `{'ef' * 32}` |"
+    assert line in (tmp_path / "README.md").read_text("utf-8")
+
+
 def test_the_hub_reads_it_and_finds_the_figures(tmp_path):
     card = ModelCard(updated(make_run(tmp_path / "run")))
     assert card.data.library_name == "diffusers"

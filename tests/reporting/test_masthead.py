@@ -1,5 +1,6 @@
 """The masthead, the result sheet and what is covered: each is what the run's files say."""
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -58,6 +59,22 @@ def test_the_method_is_named_with_or_without_self_improvement(run_dir, stage, co
     run = data.run | {"stages": [{"stage": "unlearn", **stage}]}
     found = masthead(replace(data, run=run, config=f'method = "distillation"\n{config}'))
     assert found.method_words == method_words("distillation") + words
+
+
+@pytest.mark.parametrize("parts_before", [None, "d" * 64, "c" * 64])
+def test_a_model_of_which_a_text_encoder_was_trained_has_an_id_of_its_own(run_dir, parts_before):
+    """Its network is the original's; ids of models with the original's other parts, and of older runs, are those of the network."""
+    known = {"sha256": "a" * 64} | ({} if parts_before is None else {"parts_sha256": parts_before})
+    record = json.loads((run_dir / "run.json").read_text("utf-8"))
+    record["inputs"]["model"] = {"path": "model", **known}
+    record["pipeline"] = {"sha256": "a" * 64, "parts_sha256": "c" * 64}
+    (run_dir / "run.json").write_text(json.dumps(record), "utf-8")
+    render_report(run_dir)
+    found = json.loads((run_dir / "evidence.json").read_text("utf-8"))
+    about = found["about"]
+    own = hashlib.sha256(b"a" * 64 + b"c" * 64).hexdigest()[:8] if parts_before == "d" * 64 else "aaaaaaaa"
+    assert (about["original_id"], about["id"]) == ("aaaaaaaa", own)
+    assert found["provenance"]["unlearned_parts_sha256"] == "c" * 64
 
 
 def test_foreign_texts_do_not_become_a_date_or_an_id(run_dir):

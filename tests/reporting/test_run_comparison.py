@@ -43,6 +43,21 @@ def test_alike_runs_are_compared(pair, tmp_path):
     )
 
 
+def test_where_many_unwanted_images_remain_the_distance_is_of_the_others_or_there_is_none(pair):
+    ends = {"value": 18.0, "low": 17.0, "high": 19.0}
+    for folder, n, u_fid, floor in ((pair[0], 100, ends, ends | {"value": 17.5}), (pair[1], 11, None, None)):
+        apart = {"n_images": n, "u_fid": u_fid, "floor": floor}
+        edit(
+            folder, lambda m, apart=apart: m.update(kept={"n_changed": 0, "n_kept": 160, "share": 0.0, "apart": apart})
+        )
+    found = [figures(run) for run in read_runs(pair)]
+    names = ("u_fid", "u_fid_filtered_original")
+    assert [[None if each[name] is None else each[name].value for name in names] for each in found] == [
+        [18.0, 17.5],
+        [None, None],
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -184,7 +184,9 @@ def configuration(settings: UnlearnSettings) -> str:
     comment = "" if asked == chosen.method else f'# method = "{asked}" was given, which selects {chosen.method}\n'
     if left := [default_text(item, defaults) for name, item in options_of(kind).items() if name not in given]:
         comment += f"# options of {kind.name} at their defaults: {', '.join(map(repr, left))}\n"
-    theirs = [default_text(options_of(kind)[name], kind.label_options) for name in kind.label_options if name not in given]
+    theirs = [
+        default_text(options_of(kind)[name], kind.label_options) for name in kind.label_options if name not in given
+    ]
     if theirs and not settings.forget_prompt and settings.instead is None:
         comment += f"# of a model with labels and a null class: {', '.join(map(repr, theirs))}\n"
     return comment + to_toml(chosen)

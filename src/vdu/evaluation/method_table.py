@@ -41,6 +41,7 @@ from vdu.methods.base import compiled
 from vdu.metrics.intervals import seeds_interval
 from vdu.models.identity import identity
 from vdu.models.pipelines import load_pipeline
+from vdu.reporting.rest_u_fid import rest_u_fid
 from vdu.unlearning.unlearn import planned, unlearn
 
 __all__ = ["MethodRow", "MethodTable", "compare"]
@@ -75,7 +76,7 @@ class MethodRow:
         pul: percentage of unlearning, in percent.
         pul_low: lower end of its 95 % interval.
         pul_high: upper end.
-        u_fid: distance to the reference, ≥ 0, lower is better.
+        u_fid: distance to the reference, ≥ 0, lower is better; None if too few images are left for one.
         u_fid_low: lower end of its 95 % interval.
         u_fid_high: upper end.
         n_kept_changed: retained images that changed class.
@@ -84,6 +85,7 @@ class MethodRow:
         seconds: of unlearning, wall clock.
         note: why there are no numbers; empty where there are.
         options: of the method, NAME=VALUE, where they differ from its defaults.
+        u_fid_without: unwanted images that u-FID leaves out, where many remain.
     """
 
     method: str
@@ -102,6 +104,7 @@ class MethodRow:
     seconds: float | None = None
     note: str = ""
     options: str = ""
+    u_fid_without: float = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -336,7 +339,8 @@ def _protocol(options: EvaluationOptions, training: dict[str, Any]) -> str:
     given = [f"{name}={shown(value)}" for name, value in training.items() if name != "progress"]
     return (
         f"All runs: {options.n_images} images of each model from the same noise (seed {options.seed}), {drawn.scheduler} with "
-        f"{drawn.steps} steps, {judge}; {', '.join(given) or 'training as each method has it by default'}."
+        f"{drawn.steps} steps, {judge}; {', '.join(given) or 'training as each method has it by default'}. "
+        "u-FID “without n”: n unwanted images that remain are left out; of fewer images a distance is larger."
     )
 
 
@@ -395,15 +399,15 @@ def _row(job: _Job, method: Any, name: str, texts: str, seed: int, folder: Path)
         )
     else:
         seconds = round(time.monotonic() - began, 3)
-        evidence = evaluate_pair(
+        found = evaluate_pair(
             job.pipeline, result.pipeline, job.forget, job.options, folder / "evidence", made_by(result)
-        ).evidence
-        pul, distances, kept = evidence.pul, evidence.row("unlearned").distances, evidence.kept
-        assert distances is not None
-        u_fid, network = distances.u_fid, evidence.feature_network
+        )
+        evidence, (u_fid, n) = found.evidence, rest_u_fid(found.metrics, "unlearned")
+        pul, kept, network = evidence.pul, evidence.kept, evidence.feature_network
+        ends = dict.fromkeys(("value", "low", "high")) if u_fid is None else u_fid
         row = MethodRow(
-            name, (seed,), pul.n_unlearned, pul.n_original, pul.value, pul.low, pul.high, u_fid.value, u_fid.low, u_fid.high,
-            kept.n_changed, kept.n_kept, result.network_evaluations, seconds, options=texts,
+            name, (seed,), pul.n_unlearned, pul.n_original, pul.value, pul.low, pul.high, ends["value"], ends["low"], ends["high"],
+            kept.n_changed, kept.n_kept, result.network_evaluations, seconds, options=texts, u_fid_without=evidence.n_images - n,
         )  # fmt: skip
         references = _references(evidence)
     folder.mkdir(parents=True, exist_ok=True)
@@ -434,10 +438,12 @@ def _mean(runs: Sequence[MethodRow]) -> MethodRow:
     """The means over seeds, with intervals over seeds."""
     first = runs[0]
     pul = seeds_interval([(row.pul, row.pul_low, row.pul_high) for row in runs])  # pyright: ignore[reportArgumentType]
-    u_fid = seeds_interval([(row.u_fid, row.u_fid_low, row.u_fid_high) for row in runs])  # pyright: ignore[reportArgumentType]
+    u_fid: tuple[Any, Any, Any] = (None, None, None)
+    if all(row.u_fid is not None for row in runs):
+        u_fid = seeds_interval([(row.u_fid, row.u_fid_low, row.u_fid_high) for row in runs])  # pyright: ignore[reportArgumentType]
     means: dict[str, Any] = {
         name: fmean(getattr(row, name) for row in runs)
-        for name in ("n_left", "n_kept_changed", "network_evaluations", "seconds")
+        for name in ("n_left", "n_kept_changed", "network_evaluations", "seconds", "u_fid_without")
     }
     return MethodRow(
         method=first.method, options=first.options, seeds=tuple(row.seeds[0] for row in runs), n_original=first.n_original,
@@ -448,6 +454,7 @@ def _mean(runs: Sequence[MethodRow]) -> MethodRow:
 
 def _cells(row: MethodRow) -> list[str]:
     """A row as text; what was not measured is a dash."""
+    without = f", without {round(row.u_fid_without, 1):g}" if row.u_fid_without else ""
     seeds = f"{len(row.seeds)} (seed{'s' * (len(row.seeds) > 1)} {', '.join(map(str, row.seeds))})"
     found = {
         "method": row.method,
@@ -455,7 +462,7 @@ def _cells(row: MethodRow) -> list[str]:
         "seeds": row.seeds and seeds,
         "left": row.note or (row.n_left is not None and f"{round(row.n_left, 1):g} of {row.n_original}"),
         "pul": row.pul is not None and f"{row.pul:.1f} [{row.pul_low:.1f}, {row.pul_high:.1f}]",
-        "u_fid": row.u_fid is not None and f"{row.u_fid:.1f} [{row.u_fid_low:.1f}, {row.u_fid_high:.1f}]",
+        "u_fid": row.u_fid is not None and f"{row.u_fid:.1f} [{row.u_fid_low:.1f}, {row.u_fid_high:.1f}]{without}",
         "kept": row.n_kept_changed is not None and f"{round(row.n_kept_changed, 1):g} of {row.n_kept}",
         "network_evaluations": row.network_evaluations is not None and f"{row.network_evaluations:,.0f}",
         "seconds": row.seconds is not None and f"{row.seconds:.0f}",

@@ -212,7 +212,7 @@ def require_measurable(before: Any, forget: ImageSet, options: EvaluationOptions
     if options.judge is None:
         require_samples(forget, options)
     found = [] if fixed.reference is None else [f"reference {fixed.reference.sha256}"]
-    found += [] if retrained is None else [f"retrained {retrained.sha256} {retrained.configuration}"]
+    found += [] if retrained is None else [f"retrained {identity(retrained.denoiser)}"]
     return found + judge_hashes(options)
 
 

@@ -9,7 +9,7 @@ from vdu.core.errors import InputError
 from vdu.data.forget_source import class_names
 from vdu.data.images import ImageSet
 from vdu.data.overlap import PixelHashes
-from vdu.evaluation.models import OpenModel
+from vdu.evaluation.models import READER, OpenModel
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets, asked_class, asking, label_sets, prompt_sets
 from vdu.evaluation.records import WarningRecord
@@ -20,7 +20,6 @@ from vdu.models.identity import SCHEDULE, differences
 
 __all__ = ["Subject", "about_models", "classes_to_count", "of_labels", "sets_in_words"]
 
-READER = "text encoder"  # in the differences of two models
 LEVELS = {*SCHEDULE, "alpha_bars", "scaling", "prediction_type"}  # images from the same noise are then not alike
 
 

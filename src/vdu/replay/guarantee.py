@@ -8,8 +8,9 @@ seeds still unwanted under the present weights, the rate p over all of them has 
     P(p > u at any of the looks) ≤ L · α/L = α
 
 so the bound of the look that ends a run holds with 95 % confidence, whatever decided that it is the last. One set of seeds serves all
-looks, because the weights at a given step do not depend on it. A run that is continued with more steps after its last look has further
-looks, L′ in all, and its bound holds with confidence 1 − L′ α/L.
+looks, because the weights at a given step do not depend on it. A run that is continued with more steps has further looks, L′ in all with
+those of its former plan, and its bound holds with confidence 1 − L′ α/L. Looks of that plan count even if none is known: those after the
+last checkpoint are lost with an interruption.
 
 The *aim* follows from the classifier's error f, the fraction of the held-out unwanted seeds whose image the selection calls unlike the
 forget set (:mod:`vdu.replay.selection`; w of m, by the rule of succession). A model that changes unwanted images alone keeps these, so f

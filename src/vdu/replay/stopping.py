@@ -93,7 +93,7 @@ class ForgottenCheck:
         steps: total number of steps.
         picture: where the first picture goes; None makes none.
         say: called with a message about it.
-        looked: steps after which the rule has looked, or may have looked, in this run and in those that it continues.
+        looked: steps after which the rule may have looked in the runs that this one continues.
     """
 
     denoiser: Denoiser
@@ -108,8 +108,8 @@ class ForgottenCheck:
         return {*(round(share * self.steps) for share in LOOKS), self.steps}
 
     def state(self) -> list[int]:
-        """What a run that is continued must know: the steps after which the rule has looked."""
-        return sorted(self.looked)
+        """What a run that is continued must know: the steps after which the rule may look, whether a later checkpoint tells or not."""
+        return sorted(self.looked | self._looks)
 
     def load_state(self, state: Sequence[int]) -> None:
         """Continue from :meth:`state`."""
@@ -158,8 +158,6 @@ class ForgottenCheck:
         """
         if step == round(FIRST_PICTURE * self.steps):
             self._show(step, weights)
-        if step in self._looks:
-            self.looked.add(step)  # also the last, which is made once the steps are done and the checkpoint is written
         if step not in self._looks - {self.steps}:
             return None
         found = self.look(step, weights)
@@ -179,5 +177,5 @@ class ForgottenCheck:
         reason, n = ("forgotten" if left <= held.aim else "all_steps"), len(held.seeds)
         return Stopping(
             reason, step, left, n, held.aim, bound=at_most(left, n), aim_bound=held.aim_bound, error=held.error,
-            confidence=confidence(len(self.looked | self._looks)),
+            confidence=confidence(len(self.state())),
         )  # fmt: skip

@@ -227,12 +227,13 @@ def _written_by(text: str) -> str | None:
 
 def _rows(inputs: dict[str, Any], method: str, remaining: str) -> dict[str, str]:
     """The rows of the card's first table that ``run.json`` and ``config.toml`` decide."""
-    forget = inputs["forget"]
+    forget, model = inputs["forget"], inputs["model"]
+    parts = f", text encoders and autoencoder with `{model['parts_sha256']}`" if "parts_sha256" in model else ""
     beside = passed_over(forget.get("passed_over", {}))
     counted = f"{forget['n_images']} images{f'; {beside}' if beside else ''}, SHA-256 `{forget['sha256']}`"
     return {
         "forgotten": f"{_inline(forget['description'])} ({counted})",
-        "made from": f"weights with SHA-256 `{inputs['model']['sha256']}`",
+        "made from": f"weights with SHA-256 `{model['sha256']}`{parts}",
         "method": method,
         **({"what remains": _inline(remaining)} if remaining else {}),
     }

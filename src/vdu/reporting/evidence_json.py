@@ -73,6 +73,7 @@ def evidence(
         The content of ``evidence.json``, checked against its schema.
     """
     metrics, run = data.metrics, data.run
+    made = run.get("pipeline") or {}
     value = {
         "$schema": SCHEMA_ID,
         "format_version": FORMAT_VERSION,
@@ -93,7 +94,8 @@ def evidence(
             "verb": run.get("verb"),
             "environment": run.get("environment"),
             "inputs": run.get("inputs"),
-            "unlearned_sha256": (run.get("pipeline") or {}).get("sha256"),
+            "unlearned_sha256": made.get("sha256"),
+            **({"unlearned_parts_sha256": made["parts_sha256"]} if "parts_sha256" in made else {}),
             "files": {name: sha256_file(data.run_dir / name) for name in READ_FILES},
             "report": {"vdu": version("vdu"), "unwanted_images": "hidden" if hide_forgotten else "shown"},
         },

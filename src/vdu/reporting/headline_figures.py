@@ -18,6 +18,7 @@ from vdu.reporting.findings.cost import CostFinding, find_cost
 from vdu.reporting.findings.reliability import retrained_doubt
 from vdu.reporting.formatting import duration, number, percent_interval, value_interval
 from vdu.reporting.rates import Rate, difference, measured
+from vdu.reporting.rest_u_fid import rest_u_fid
 
 __all__ = ["FIGURES", "ComparedRun", "Figure", "compared", "figures", "n_of_u_fid", "relearning_end"]
 
@@ -54,18 +55,7 @@ class Figure:
 
 def n_of_u_fid(metrics: dict[str, Any]) -> int:
     """Images behind u-FID; without the unwanted ones where many remain."""
-    return _apart(metrics).get("n_images", metrics["n_images"])
-
-
-def _apart(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Distances without the unwanted images that remain, which decide where there are many; empty where they were not needed."""
-    return (metrics.get("kept") or {}).get("apart") or {}
-
-
-def _u_fid(metrics: dict[str, Any], name: str, apart: str) -> Figure | None:
-    """u-FID of a row, or without the unwanted images that remain; None where it was not measured so."""
-    without = _apart(metrics)
-    return _plain(without.get(apart) if without else _row(metrics, name).get("u_fid"))
+    return rest_u_fid(metrics, "unlearned")[1]
 
 
 def _row(metrics: dict[str, Any], name: str) -> dict[str, Any]:
@@ -208,11 +198,13 @@ FIGURES: dict[str, tuple[str, Callable[[dict[str, Any]], Figure | None]]] = {
         "unwanted images, retrained (target)",
         lambda m: _number(_row(m, "retrained").get("forget_count")),
     ),
-    "u_fid": ("u-FID, lower is better", lambda m: _u_fid(m, "unlearned", "u_fid")),
-    "u_fid_filtered_original": ("u-FID, filtered original", lambda m: _u_fid(m, "filtered_original", "floor")),
+    "u_fid": ("u-FID, lower is better", lambda m: _plain(rest_u_fid(m, "unlearned")[0])),
+    "u_fid_filtered_original": ("u-FID, filtered original", lambda m: _plain(rest_u_fid(m, "filtered_original")[0])),
     "u_fid_retrained": (
         "u-FID, retrained (target)",
-        lambda m: None if _apart(m) else _plain(_row(m, "retrained").get("u_fid")),  # of more images than the others
+        lambda m: (
+            _plain(_row(m, "retrained").get("u_fid")) if n_of_u_fid(m) == m["n_images"] else None
+        ),  # of more images than the others
     ),
     "histogram_distance": ("class histogram, distance", _histogram),
     "histogram_chance": ("class histogram, independent samples", lambda m: _chance(m["histogram"])),

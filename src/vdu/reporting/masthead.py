@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from vdu.core.records import sha256_bytes
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.reliability import stopping
 
@@ -36,7 +37,8 @@ class Masthead:
     """What a report is about; None where the run did not record it.
 
     Attributes:
-        id: the first 8 digits of the SHA-256 of the unlearned weights.
+        id: the first 8 digits of the SHA-256 of the unlearned weights; where text encoders or autoencoder are others than the
+            original's, of this hash and theirs.
         date: of the evaluation, or of the run, UTC (ISO 8601).
         unlearned_date: of the run, where the evaluation has a date of its own.
         by: the person or team that answers for the report.
@@ -81,9 +83,14 @@ def masthead(data: ReportData, by: str | None = None) -> Masthead:
     stopped = stopping(data) or {}
     last = max((record["step"] for record in data.log if isinstance(record["step"], int)), default=None)
     protocol, original = data.metrics["protocol"], _dict(_dict(run.get("inputs")).get("model"))
+    unlearned = _dict(run.get("pipeline"))
     method, evaluated = settings.get("method"), _date(data.metrics.get("date"))
     return Masthead(
-        id=_id(_dict(run.get("pipeline")).get("sha256") or protocol.get("unlearned_sha256")),
+        id=_id(
+            unlearned.get("sha256") or protocol.get("unlearned_sha256"),
+            unlearned.get("parts_sha256") or protocol.get("unlearned_parts_sha256"),
+            original.get("parts_sha256") or protocol.get("original_parts_sha256"),
+        ),
         date=evaluated or _date(run.get("date")),
         unlearned_date=_date(run.get("date")) if evaluated and run.get("verb") == "unlearn" else None,
         by=by,
@@ -112,8 +119,16 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _id(sha256: Any) -> str:
-    return sha256[:8] if isinstance(sha256, str) and re.fullmatch(r"[0-9a-f]{64}", sha256) else "not recorded"
+def _id(sha256: Any, parts: Any = None, parts_before: Any = None) -> str:
+    """The first digits of a model's hash; with that of its other parts where both are known and these changed."""
+    if not _is_sha256(sha256):
+        return "not recorded"
+    changed = _is_sha256(parts) and _is_sha256(parts_before) and parts != parts_before
+    return (sha256_bytes(f"{sha256}{parts}".encode()) if changed else sha256)[:8]
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
 
 
 def _date(value: Any) -> str | None:

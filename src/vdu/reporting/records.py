@@ -519,13 +519,14 @@ class Made(TypedDict):
 
 
 class Provenance(TypedDict):
-    """Where all of it came from; ``files``: SHA-256 of the files that this was made from; ``page``: of report.html."""
+    """Where all of it came from; ``files``: SHA-256 of what this was made from; ``page``: of report.html; parts: of text encoders, VAE."""
 
     command: str
     verb: str | None
     environment: dict[str, Any] | None
     inputs: dict[str, Any] | None
     unlearned_sha256: str | None
+    unlearned_parts_sha256: NotRequired[str]
     files: dict[str, Sha256]
     page: NotRequired[Sha256]
     report: NotRequired[Made]

@@ -2,8 +2,9 @@
 
 With r unwanted images of N from the model given as retrained, o of N from the original and the judge's false-positive rate f:
 
-Doubt     the Wilson interval of r/N starts above f (of a given judge above its interval: the judge's errors do not explain
-          it) and ends at half of o/N or above. Such a model may have seen the images; nothing is then concluded from it.
+Doubt     the Wilson interval of r/N starts above f and ends at half of o/N or above. Such a model may have seen the images;
+          nothing is then concluded from it. Where f is known from so few images that its own interval reaches as far, the
+          judge's errors may explain it as well: neither is shown, and nothing is concluded either.
 Ceiling   without doubt, a model that never saw them would have PUL = 100 · (1 − r/o), the judge's errors and chance likeness
           together. The lower of this and the judge's own ceiling is used.
 
@@ -41,14 +42,18 @@ def retrained_doubted(data: ReportData) -> bool:
     if counts is None:
         return False
     n, (retrained, original) = data.metrics["n_images"], counts
-    rate = wilson(retrained, n)
+    rate, alarms = wilson(retrained, n), data.metrics["judge"]["forget_false_positive_rate"]
+    return rate.low > alarms and rate.high >= THRESHOLDS["doubted_share_of_original"] * original / n
+
+
+def _may_be_alarms(data: ReportData, count: int) -> bool:
+    """Whether so many images may be the judge's false alarms, whose rate is itself known from a number of images."""
     judge = data.metrics["judge"]
-    alarms = judge["forget_false_positive_rate"]
-    known = judge.get("n_kept_held_out") or judge["n_held_out"]  # earlier versions recorded all of them alone
-    if known and not is_fallback(data):  # it is itself known from so many images; a fallback's are forget images
-        alarms = wilson(round(alarms * known), known).high
-    explained = rate.low <= alarms
-    return not explained and rate.high >= THRESHOLDS["doubted_share_of_original"] * original / n
+    n = judge.get("n_kept_held_out") or judge["n_held_out"]  # earlier versions recorded all of them alone
+    if not n or is_fallback(data):  # a fallback's are forget images, which tell nothing of that rate
+        return False
+    alarms = wilson(round(judge["forget_false_positive_rate"] * n), n)
+    return wilson(count, data.metrics["n_images"]).low <= alarms.high
 
 
 def retrained_doubt(data: ReportData) -> str | None:
@@ -56,10 +61,16 @@ def retrained_doubt(data: ReportData) -> str | None:
     counts = _counts(data)
     if counts is None or not retrained_doubted(data):
         return None
+    judge = data.metrics["judge"]
+    why = "more than the judge's errors explain, so it may have seen them"
+    if _may_be_alarms(data, counts[0]):
+        why = (
+            f"the judge's errors are known from {judge.get('n_kept_held_out') or judge['n_held_out']:,} images, too few to tell whether they explain "
+            "it, so it may have seen them"
+        )
     return (
         f"The model given as retrained makes {counts[0]:,} of {data.metrics['n_images']:,} unwanted images, the original "
-        f"{counts[1]:,}: more than the judge's errors explain, so it may have seen them. Nothing is concluded from comparing "
-        "with it."
+        f"{counts[1]:,}: {why}. Nothing is concluded from comparing with it."
     )
 
 

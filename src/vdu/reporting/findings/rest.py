@@ -31,6 +31,7 @@ from vdu.reporting.findings.reliability import is_fallback, retrained_doubted
 from vdu.reporting.findings.thresholds import THRESHOLDS
 from vdu.reporting.formatting import number, p_value, percent, value_interval
 from vdu.reporting.rates import Rate, measured, wilson
+from vdu.reporting.rest_u_fid import rest_u_fid
 
 __all__ = ["Rest", "RestFinding", "distance_reason", "expected_counts", "find_rest", "rest_answer"]
 
@@ -95,10 +96,7 @@ class RestFinding:
 
 def find_rest(data: ReportData) -> RestFinding:
     """Is everything else intact? From u-FID against the filtered original, the kept classes and likelihood."""
-    unlearned, floor = ((data.row(name) or {}).get("u_fid") for name in ("unlearned", "filtered_original"))
-    apart = data.metrics.get("kept", {}).get("apart")
-    if apart is not None and floor is not None:
-        unlearned, floor = apart["u_fid"], apart["floor"] or floor
+    (unlearned, n), (floor, _) = (rest_u_fid(data.metrics, name) for name in ("unlearned", "filtered_original"))
     shifts = class_shifts(data)
     found = RestFinding(
         reason=Rest.NOT_MEASURED,
@@ -111,7 +109,7 @@ def find_rest(data: ReportData) -> RestFinding:
         moved=None if retrained_doubted(data) else _moved(data),
         changed=_changed(data, data.metrics["flips"]),
         changed_retrained=None if retrained_doubted(data) else _changed(data, data.metrics.get("flips_retrained")),
-        remaining=0 if apart is None else data.metrics["n_images"] - apart["n_images"],
+        remaining=data.metrics["n_images"] - n,
     )
     if unlearned is None or floor is None:
         alone = Rest.STARVED if found.starved else Rest.CLASS_FELL if found.fallen else Rest.NOT_MEASURED

@@ -48,7 +48,7 @@ SENTENCES = (
     "evidence: it contains 0. The classifiers disagree: the second one's interval lies below the first one's.",
     f"The ceiling is the lower of the classifier's own and 100 · (1 − r/o), with r and o the unwanted images of the retrained "
     f"model and of the original. The retrained model is doubted, and nothing concluded from it, where the interval of its "
-    f"rate starts above that of the classifier's false alarms and ends at {_percent('doubted_share_of_original')} of the original's "
+    f"rate starts above the classifier's rate of false alarms and ends at {_percent('doubted_share_of_original')} of the original's "
     "rate or above.",
     "With a fallback classifier the first answer is never ✓; where its features also measure u-FID, nor is the second.",
     f"No verdict below {_T['few_unwanted_images']} unwanted images of the original, or under a ceiling of "
