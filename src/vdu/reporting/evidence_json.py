@@ -92,6 +92,7 @@ def evidence(
             "command": command(run.get("command", "unknown")),
             "verb": run.get("verb"),
             "environment": run.get("environment"),
+            **{key: run[key] for key in ("earlier_environments",) if key in run},
             "inputs": run.get("inputs"),
             "unlearned_sha256": (run.get("pipeline") or {}).get("sha256"),
             "files": {name: sha256_file(data.run_dir / name) for name in READ_FILES},

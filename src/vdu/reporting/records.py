@@ -517,11 +517,15 @@ class Made(TypedDict):
 
 
 class Provenance(TypedDict):
-    """Where all of it came from; ``files``: SHA-256 of the files that this was made from; ``page``: of report.html."""
+    """Where all of it came from; ``files``: SHA-256 of the files that this was made from; ``page``: of report.html.
+
+    ``earlier_environments``: other software or machines, where earlier parts of a run that was continued were made.
+    """
 
     command: str
     verb: str | None
     environment: dict[str, Any] | None
+    earlier_environments: NotRequired[list[dict[str, Any]]]
     inputs: dict[str, Any] | None
     unlearned_sha256: str | None
     files: dict[str, Sha256]
