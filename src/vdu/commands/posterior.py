@@ -19,7 +19,7 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity as identity_of
 from vdu.models.identity import weights_sha256
 from vdu.models.lora import trained_weights
-from vdu.models.pipelines import find_pipeline, load_pipeline, network_of
+from vdu.models.pipelines import find_pipeline, hashes_of, load_pipeline, network_of
 from vdu.models.reading import in_training
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.ensemble import FinetunedEnsemble
@@ -77,7 +77,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         (settings.pipeline, *settings.members, settings.data and place_of(settings.data)),
     )
     record = Run(settings.output_dir, "posterior", overwrite=settings.overwrite, resume=resume, keep=keep)
-    model = {"path": str(settings.pipeline), "sha256": weights_sha256(network_of(pipeline))}
+    model = {"path": str(settings.pipeline), **hashes_of(pipeline)}
     file, identity = record.folder / STATE, _identity(settings, denoiser, data)
     record.start(to_toml(settings), {"model": model}, identity=identity)
     progress.expect(_work(settings, takes, estimator))
