@@ -285,7 +285,7 @@ def _commit(package: Path = Path(__file__).parents[1]) -> str | None:
     """The commit of a package's own repository, with "-dirty" if the package has changed since; None where it is only installed in one."""
 
     def answer(*words: str) -> str:
-        command = ["git", "-C", str(package), *words]
+        command = ["git", "--no-optional-locks", "-C", str(package), *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
 
     try:
