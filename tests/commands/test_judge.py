@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ import torch
 from vdu.cli import app
 from vdu.commands.judge import JudgeSettings, run
 from vdu.core.errors import InputError
+from vdu.core.records import read_json
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
 from vdu.diffusion.schedule import NoiseSchedule
@@ -182,3 +185,15 @@ def test_test_images_are_no_training_images(tmp_path, capsys):
     with pytest.raises(InputError, match="test images: all 8 .* are among the training images"):
         run(JudgeSettings(data=str(tmp_path / "twice"), output_dir=tmp_path / "other", epochs=1, batch_size=4))
     assert not (tmp_path / "other").exists()
+
+
+def test_a_judge_that_is_resumed_costs_what_all_of_it_cost(tmp_path):
+    """1442 images in 6 batches of 256, one epoch; a forward pass of an image is 1, a backward pass 2."""
+    settings = JudgeSettings(data="digits", output_dir=tmp_path / "run", epochs=1, batch_size=256)
+    seconds = 0.0
+    for resume in (None, "latest", "latest"):
+        run(replace(settings, resume_from_checkpoint=resume))
+        (stage,) = read_json(tmp_path / "run" / "run.json")["stages"]
+        assert (stage["network_evaluations"], "resumed" in stage) == (3 * 256 * 6, False)
+        assert stage["seconds"] > seconds
+        seconds = stage["seconds"]

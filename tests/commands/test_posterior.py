@@ -166,9 +166,13 @@ def test_a_finished_ensemble_is_not_resumed_with_other_settings_or_data(settings
     verb.run(settings("done", "finetuned-ensemble"))
     before = (tmp_path / "done" / "config.toml").read_text(), (tmp_path / "done" / verb.FILE).read_bytes()
     for changes in ({"seed": 1}, {"finetune_steps": 3}, {"data": _folder(tmp_path / "images")}):
-        with pytest.raises(InputError, match=r"members/0/.*other settings, data or model"):
+        with pytest.raises(InputError, match=r"done: .*other settings, data or model"):
             verb.run(settings("done", "finetuned-ensemble", resume_from_checkpoint="latest", **changes))
         assert before == ((tmp_path / "done" / "config.toml").read_text(), (tmp_path / "done" / verb.FILE).read_bytes())
+    record = read_json(tmp_path / "done" / "run.json")
+    write_json(tmp_path / "done" / "run.json", {name: record[name] for name in record if name != "identity"})  # earlier
+    with pytest.raises(InputError, match=r"members/0/.*other settings, data or model"):
+        verb.run(settings("done", "finetuned-ensemble", resume_from_checkpoint="latest", seed=1))
     verb.run(settings("done", "finetuned-ensemble", resume_from_checkpoint="latest"))
     assert before[1] == (tmp_path / "done" / verb.FILE).read_bytes()
 
@@ -189,7 +193,7 @@ def _folder(path):
 def test_a_finished_estimation_is_not_resumed_with_other_settings(settings, tmp_path):
     verb.run(settings("done", "fisher"))
     before = (tmp_path / "done" / verb.FILE).read_bytes()
-    with pytest.raises(InputError, match="was estimated with other settings, data or model"):
+    with pytest.raises(InputError, match="was written with other settings, data or model"):
         verb.run(settings("done", "fisher", n_train=51, resume_from_checkpoint="latest"))
     assert (tmp_path / "done" / verb.FILE).read_bytes() == before
 

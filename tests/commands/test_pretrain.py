@@ -1,4 +1,5 @@
 import json
+import shutil
 import tomllib
 
 import pytest
@@ -14,9 +15,11 @@ from vdu.commands.pretrain import PretrainSettings
 from vdu.core.errors import InputError
 from vdu.core.records import sha256_file
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import load_pipeline, save_pipeline
+from vdu.models.pipelines import configuration_of, load_pipeline, parts_of, save_pipeline
 from vdu.training.batches import NoisyImages
 from vdu.training.denoising import DenoisingObjective
+from vdu.training.loop import make_accelerator
+from vdu.training.pretraining import identity
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -79,7 +82,11 @@ def test_a_new_model_is_trained_and_plain_diffusers_loads_it(tmp_path):
     assert summary["steps"] == 2
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["verb"], record["finished"]) == ("pretrain", True)
-    assert record["pipeline"] == {"sha256": summary["sha256"], "weights": "ema"}
+    assert record["pipeline"] == {
+        "sha256": summary["sha256"],
+        "configuration_sha256": configuration_of(plain_pipeline),
+        "weights": "ema",
+    }
     assert record["stages"][0]["network_evaluations"] == 3 * 2 * 2
     assert record["inputs"]["data"]["n_images"] == 1442  # 1797 without every fifth of each digit
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
@@ -191,8 +198,6 @@ def test_a_compiled_network_keeps_its_names_and_its_course(tiny, tmp_path, monke
 
 
 def test_a_retrained_model_sees_no_copy_of_what_is_left_out(tmp_path, capsys):
-    from PIL import Image
-
     for name, values in (("cats", (1, 2, 3)), ("dogs", (4, 2, 5))):
         (tmp_path / name).mkdir()
         for value in values:
@@ -210,3 +215,83 @@ def test_a_text_to_image_model_is_not_trained_under_the_empty_prompt_alone(tmp_p
     with pytest.raises(InputError, match="--data: this model is asked in words, and these images have no captions"):
         pretrain.run(options(tmp_path / "run", data=str(tmp_path / "images"), from_pipeline=tmp_path / "model"))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_processes_of_a_launcher_are_connected_before_the_folder_is_opened(tiny, tmp_path, monkeypatch):
+    """Or each would take its own decision, where another launcher has the folder of a member."""
+    make_accelerator()  # of one process, as if the launcher's two were not connected
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="launcher: expected 2 processes, got 1"):
+        pretrain.run(options(tmp_path / "run", from_pipeline=tiny))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("field", ["seed", "steps", "ema_decay"])
+def test_settings_of_python_have_the_ranges_of_the_command_line(tiny, tmp_path, field):
+    with pytest.raises(InputError, match=f"{field}: got 1.5; expected"):
+        pretrain.run(options(tmp_path / "run", from_pipeline=tiny, members=2, **{field: 1.5}))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("null_class", "dropped"), [(10, True), (None, False)])
+def test_labels_are_dropped_wherever_there_is_a_null_class(make_pipeline, tmp_path, monkeypatch, null_class, dropped):
+    """Without --labels too, which is for new models; a share of 0.1 of 2000 has a standard deviation of 0.007."""
+    pipeline = make_pipeline(num_class_embeds=10 + (null_class is not None))
+    pipeline.class_names, pipeline.null_class = tuple("0123456789"), null_class
+    save_pipeline(pipeline, tmp_path / "labelled")
+    shares, real = [], NoisyImages.__call__
+
+    def call(self, step):
+        batch = real(self, step)
+        shares.append(float((batch["data.condition.class_labels"] == 10).double().mean()))
+        return batch
+
+    monkeypatch.setattr(NoisyImages, "__call__", call)
+    pretrain.run(options(tmp_path / "run", from_pipeline=tmp_path / "labelled", steps=10, batch_size=200))
+    assert abs(sum(shares) / 10 - 0.1 * dropped) < 0.03 * dropped + 1e-9
+
+
+def test_the_text_encoders_of_a_model_that_was_fine_tuned_are_known(tmp_path):
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline, size = tiny_pipelines.stable_diffusion(), 16
+    save_pipeline(pipeline, tmp_path / "model")
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    Image.new("RGB", (size, size), (9, 99, 199)).save(tmp_path / "images" / "cat" / "0.png")
+    how = {"data": str(tmp_path / "images"), "from_pipeline": tmp_path / "model", "steps": 1, "batch_size": 1}
+    pretrain.run(options(tmp_path / "run", **how))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    for known in (record["inputs"]["model"], record["pipeline"]):
+        assert (known["configuration_sha256"], known["parts_sha256"]) == (
+            configuration_of(pipeline),
+            parts_of(pipeline),
+        )
+
+
+@pytest.mark.parametrize("stopped", ["unfinished", "finished"])
+def test_a_run_without_a_checkpoint_is_resumed_with_its_own_settings_alone(tiny, tmp_path, monkeypatch, stopped):
+    """One that was stopped before its first, and one whose checkpoints were deleted."""
+    if stopped == "unfinished":
+        interrupt(monkeypatch, at=1)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain.run(options(tmp_path / "run", from_pipeline=tiny))
+        monkeypatch.undo()
+    else:
+        pretrain.run(options(tmp_path / "run", from_pipeline=tiny))
+        shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = contents(tmp_path / "run")
+    resumed = {"from_pipeline": tiny, "resume_from_checkpoint": "latest"}
+    for changes in ({"without": ("3",)}, {"learning_rate": 0.1}):
+        with pytest.raises(InputError, match="was written with other settings, data or model"):
+            pretrain.run(options(tmp_path / "run", **resumed | changes))
+        assert contents(tmp_path / "run") == before
+    truth = pretrain.run(options(tmp_path / "truth", from_pipeline=tiny))
+    assert pretrain.run(options(tmp_path / "run", **resumed))["sha256"] == truth["sha256"]
+
+
+def test_noise_levels_are_part_of_what_a_training_resumes(make_pipeline):
+    model, images = PipelineDenoiser.from_pipeline(make_pipeline()), pretrain.training_images("digits", (), None)
+    found = {
+        identity(model, images, batch_size=4, alpha_bar_range=each) for each in ((0.0, 1.0), (0.0, 0.5), (0.5, 1.0))
+    }
+    assert len(found) == 3
+    assert identity(model, images, batch_size=4) in found

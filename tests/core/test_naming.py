@@ -35,6 +35,7 @@ from vdu.core.naming import names, words
         ("three boxes", "box"),
         ("horses", "horse"),
         ("cities", "city"),
+        ("two princesses", "princess"),
     ],
 )
 def test_a_text_names_a_concept(text, concept):
@@ -52,6 +53,9 @@ def test_a_text_names_a_concept(text, concept):
         ("as is", "a cat"),
         ("a cat", "..."),
         ("bu", "bus"),
+        ("two princes", "princess"),
+        ("a brass lamp", "bras"),
+        ("good news", "new"),
         ("犬の顔", "猫"),
     ],
 )

@@ -2,11 +2,13 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import PartialState
 
 from vdu.core import records
 from vdu.core.errors import InputError
@@ -143,12 +145,56 @@ def test_environment_is_json_and_names_the_versions():
     assert found["hardware"]["cpu_cores"] == os.cpu_count()
 
 
-def test_a_record_names_the_accelerator(monkeypatch):
+@pytest.mark.parametrize(
+    ("asked", "chosen", "found"),
+    [
+        (None, None, "card 0"),
+        ("cuda:1", None, "card 1"),
+        ("cpu", None, None),
+        (None, "cuda:2", "card 2"),
+        (None, "cpu", None),
+    ],
+)
+def test_a_record_names_the_accelerator_that_computes(monkeypatch, asked, chosen, found):
+    """What a user asks for, and what accelerate has chosen."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")
-    assert environment()["hardware"]["accelerator"] == "a card"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    monkeypatch.setattr(PartialState, "_shared_state", {"device": torch.device(chosen)} if chosen else {})
+    monkeypatch.delenv("ACCELERATE_TORCH_DEVICE", raising=False)
+    if asked:
+        monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", asked)
+    assert environment()["hardware"].get("accelerator") == found
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "accelerator" not in environment()["hardware"]
+
+
+def test_the_commit_is_that_of_the_packages_own_repository(tmp_path):
+    """Not of one that it is installed in; with a mark if the package has changed since."""
+
+    def git(*words):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", "-C", tmp_path, *who, *words], check=True, capture_output=True, text=True).stdout
+
+    def package(place):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "__init__.py").write_text("")
+        return tmp_path / place
+
+    own, installed = package("src/mine"), package("env/mine")
+    assert records._commit(own) is None
+    git("init", "-q")
+    git("add", "src")
+    assert records._commit(own) is None  # no commit yet
+    git("commit", "-q", "-m", "one")
+    head = git("rev-parse", "HEAD").strip()
+    assert (records._commit(own), records._commit(installed)) == (head, None)
+    for change in (own / "new.py", own / "__init__.py"):
+        change.write_text("x")
+        assert records._commit(own) == f"{head}-dirty"
+        git("add", "src")
+        git("commit", "-q", "-m", "more")
+        head = git("rev-parse", "HEAD").strip()
+        assert records._commit(own) == head
 
 
 def test_a_name_that_is_no_utf8_is_escaped_and_read_back(tmp_path):

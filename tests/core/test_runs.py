@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from vdu.core import runs
 from vdu.core.errors import InputError
 from vdu.core.records import FORMAT_VERSION, read_json, write_json
 from vdu.core.runs import Run
@@ -228,3 +229,77 @@ def test_what_a_stage_counts_as_a_whole_is_not_added_to_its_earlier_part(tmp_pat
     found = {each["stage"]: each for each in read_json(tmp_path / "r" / "run.json")["stages"]}
     assert (found["own samples"]["network_evaluations"], found["train"]["network_evaluations"]) == (100, 7)
     assert "whole" not in found["own samples"] and "resumed" not in found["train"]
+
+
+def part(folder, *evaluations, **options):
+    """A run of the stages "first" and "second" at these costs; one of None is interrupted."""
+    run = started(folder, **options)
+    for name, count in zip(("first", "second"), evaluations, strict=True):
+        with run.stage(name) as cost:
+            if count is None:
+                raise KeyboardInterrupt
+            cost["network_evaluations"] = count
+    run.finish()
+
+
+def costs(folder) -> dict:
+    """Evaluations of each stage, and whether they are all that is known."""
+    stages = read_json(folder / "run.json")["stages"]
+    return {each["stage"]: (each["network_evaluations"], "resumed" in each) for each in stages}
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "found"),
+    [
+        ([], {"first": (11, False), "second": (700, False)}),
+        ([(1, None)], {"first": (12, False), "second": (100, True)}),
+        ([(None, 0)], {"first": (11, True), "second": (700, False)}),
+    ],
+)
+def test_a_continuation_that_is_interrupted_makes_a_lower_bound_of_the_cost(tmp_path, interrupted, found):
+    """10 and 600 evaluations, then what an interruption lost, then 1 and 100."""
+    part(tmp_path, 10, 600)
+    for counts in interrupted:
+        before = (tmp_path / "run.json").read_bytes()
+        with pytest.raises(KeyboardInterrupt):
+            part(tmp_path, *counts, resume=True)
+        assert counts[0] or (tmp_path / "run.json").read_bytes() == before  # evidence knows the file by its hash
+    part(tmp_path, 1, 100, resume=True)
+    assert costs(tmp_path) == found and names(tmp_path) == [".lock", "config.toml", "run.json"]
+
+
+def test_a_run_of_another_identity_is_not_continued(tmp_path):
+    def start(identity, **options):
+        run = Run(tmp_path, "unlearn", **options)
+        run.start("", {}, identity=identity)
+        return run
+
+    start("a").finish()
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(InputError, match="was written with other settings, data or model than the present ones"):
+        start("b", resume=True)
+    assert (tmp_path / "run.json").read_bytes() == before and names(tmp_path) == [".lock", "config.toml", "run.json"]
+    start("a", resume=True).finish()
+    record = read_json(tmp_path / "run.json")
+    write_json(tmp_path / "run.json", {name: record[name] for name in record if name != "identity"})  # earlier
+    start("b", resume=True).finish()
+    assert read_json(tmp_path / "run.json")["identity"] == "b"
+
+
+def test_a_run_names_the_machines_of_its_earlier_parts(tmp_path, monkeypatch):
+    parts = [("a", ""), ("a", ""), ("b", "a"), ("c", "ab"), ("a", "bc")]
+    for k, (machine, earlier) in enumerate(parts):
+        monkeypatch.setattr(runs, "environment", lambda machine=machine: {"machine": machine})
+        started(tmp_path, resume=bool(k)).finish()
+        record = read_json(tmp_path / "run.json")
+        assert record["environment"] == {"machine": machine}
+        assert [each["machine"] for each in record.get("earlier_environments", ())] == list(earlier)
+
+
+def test_processes_in_two_folders_are_at_two_steps(tmp_path, monkeypatch):
+    """A launcher that finds a folder taken goes on with the next, and all of its processes do."""
+    steps = []
+    monkeypatch.setattr(runs, "first_decides", lambda step, make: steps.append(step) or make())
+    for name in "ab":
+        started(tmp_path / name).finish()
+    assert len(steps) == len(set(steps)) == 6

@@ -9,6 +9,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 import vdu
 from vdu.core.errors import InputError
+from vdu.core.records import write_json
 from vdu.evaluation.models import open_model
 from vdu.models.pipelines import find_pipeline, load_pipeline
 from vdu.unlearning.plan import _open
@@ -120,3 +121,18 @@ def test_of_several_processes_the_first_says_which_pipeline_is_used(monkeypatch,
         monkeypatch.setenv(name, value)
     assert find_pipeline(tmp_path) == tmp_path / "pipeline"
     assert capsys.readouterr().err.count("is a run folder; its pipeline") == said
+
+
+def test_what_an_unfinished_run_holds_is_not_taken_for_its_result(model, tmp_path):
+    """A continued run keeps the earlier pipeline until it is finished."""
+    (tmp_path / "run").mkdir()
+    model.rename(tmp_path / "run" / "pipeline")
+    for finished in (True, None):  # None: a record of something else
+        write_json(tmp_path / "run" / "run.json", {} if finished is None else {"finished": finished})
+        assert load_pipeline(tmp_path / "run").unet is not None
+    write_json(tmp_path / "run" / "run.json", {"finished": False})
+    for place in ("run", "run/pipeline"):
+        with pytest.raises(InputError, match="its run is not finished, so this may be what an earlier part of it made"):
+            load_pipeline(tmp_path / place)
+    (tmp_path / "run" / "pipeline").rename(tmp_path / "mine")
+    assert load_pipeline(tmp_path / "mine").unet is not None

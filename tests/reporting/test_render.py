@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 from vdu.core.errors import InputError
 from vdu.reporting import page_tables
 from vdu.reporting.collect import collect
-from vdu.reporting.render import render_report
+from vdu.reporting.provenance import provenance
+from vdu.reporting.render import make_report, render_report
 
 EVIL = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)><svg onload=alert(1)>{{ 7 * 7 }}"
 VOID = {"meta", "link", "input", "br", "img"}
@@ -204,3 +205,19 @@ def test_hiding_drops_local_paths(run_dir):
     hidden = render(run_dir, hide_forgotten=True)
     assert "anna" not in hidden and "…/m" in hidden and "…/my run" in hidden
     assert "anna" not in (run_dir / "evidence.json").read_text("utf-8")
+
+
+def test_a_run_that_went_on_elsewhere_names_both_machines(run_dir):
+    record = json.loads((run_dir / "run.json").read_text("utf-8"))
+    earlier = {
+        "python": "3.12.1",
+        "packages": {"torch": "2.9.9"},
+        "hardware": {"accelerator": "a card", "cpu_cores": 8},
+    }
+    (run_dir / "run.json").write_text(json.dumps(record | {"earlier_environments": [earlier]}), "utf-8")
+    page, evidence = make_report(run_dir)
+    assert evidence["provenance"]["earlier_environments"] == [earlier]
+    assert "on a card, 8 cores and a CPU, 2 cores." in evidence["verdicts"]["cost"]["explanation"]
+    facts = provenance(collect(run_dir))["Software and machine"]
+    assert ("torch", "2.13.0") in facts and ("earlier part: torch", "2.9.9") in facts
+    assert ("earlier part: CPU cores", "8") in facts and b"earlier part: Python" in page

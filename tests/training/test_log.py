@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -59,3 +60,11 @@ def test_progress_goes_to_standard_error(tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "unlearn" in captured.err
+
+
+def test_the_log_is_json_where_a_step_overflowed(tmp_path):
+    """Under fp16 a gradient may overflow; the step is then skipped."""
+    with StepLog(tmp_path, 0, 1, None, True) as log:
+        log.write(line(1) | {"grad_norm": math.inf, "terms": {"mse": math.nan}})
+    found = json.loads((tmp_path / "log.jsonl").read_text(), parse_constant=pytest.fail)
+    assert found == line(1) | {"grad_norm": None, "terms": {"mse": None}}

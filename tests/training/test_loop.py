@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 import os
@@ -300,6 +301,29 @@ def test_mixed_precision_leaves_no_trace_on_the_network(make_network, make_batch
         assert torch.equal(network(x), exact)
         assert network(x).dtype == torch.float32
         assert math.isfinite(result.last["loss"])
+
+
+def test_a_network_that_was_trained_before_is_trained_like_a_new_one(make_network, make_batches, regression):
+    """Truth: a new one, whose outputs accelerate gives back in float32; of one that it has prepared once it would not."""
+    seen = []
+
+    class Seen(regression):
+        def losses(self, network, batch):
+            seen.append(network(batch["x"]).dtype)
+            return super().losses(network, batch)
+
+    network, found = make_network(torch.float32), []
+    network._is_accelerate_prepared = True  # by an accelerator of the user's
+    start = copy.deepcopy(network.state_dict())
+    for _ in range(3):
+        network.load_state_dict(start)
+        train(network, Seen(), make_batches(torch.float32), TrainSettings(3, 0.02, mixed_precision="bf16"))
+        found.append(weights_of(network))
+        assert not {"forward", "_is_accelerate_prepared"} & set(vars(network))
+        network = copy.deepcopy(network)
+    assert_same_bits(found[1], found[0])
+    assert_same_bits(found[2], found[0])
+    assert set(seen) == {torch.float32}
 
 
 def test_a_launcher_that_announces_processes_and_no_place_to_meet_is_refused(tmp_path):

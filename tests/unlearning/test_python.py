@@ -1,7 +1,9 @@
 """``vdu.unlearn`` as a user types it: the command line's numbers and folder, any kind of input, and errors that help."""
 
+import importlib
 import json
 import re
+import sys
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from accelerate.tracking import GeneralTracker
 from PIL import Image
 
+import tiny_pipelines
 import vdu
 from vdu.commands import posterior as posterior_command
 from vdu.commands import unlearn as command
@@ -467,6 +470,28 @@ def test_the_code_of_ones_own_class_is_part_of_what_a_run_resumes(tmp_path, monk
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.parametrize("place", ["FILE.py", "module"])
+def test_so_is_what_it_calls(tmp_path, monkeypatch, place):
+    """A function beside the class, in a file of the command line and in a module that is imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    found = []
+    for sign in ("-", "-", "+"):
+        (tmp_path / "floors.py").write_text(
+            FLOOR.replace("-self.multiple", "signed(self.multiple)") + f"\n\ndef signed(x):\n    return {sign}x\n"
+        )
+        monkeypatch.setattr(registry, "_registered", {})
+        monkeypatch.delitem(sys.modules, "floors", raising=False)
+        importlib.invalidate_caches()
+        kind = (
+            registry.get(f"{tmp_path / 'floors.py'}:Floor")
+            if place == "FILE.py"
+            else importlib.import_module("floors").Floor
+        )
+        found.append(kind().identity)
+    assert found[0] == found[1] != found[2]
+
+
 @pytest.mark.parametrize(
     ("text", "wanted", "message"),
     [
@@ -713,3 +738,40 @@ def test_corrections_of_a_changed_pipeline_are_not_saved(make_pipeline, tmp_path
     next(result.pipeline.unet.parameters()).data.add_(1)
     with pytest.raises(InputError, match="save_lora: the pipeline was changed after the run"):
         result.save_lora(tmp_path / "other")
+
+
+def test_images_that_were_given_are_not_said_to_be_drawn(make_pipeline, desk):
+    """Under a label as well, and the settings say what they lack."""
+    pipeline = make_pipeline(num_class_embeds=4)
+    pipeline.class_names, pipeline.null_class = ("a", "b", "c"), 3
+    how = {"forget_label": "b", "sampler": vdu.Sampler("ddim", 1, microbatch_size=64), "force": True, **SMALL}
+    posterior = fit_isotropic(dict(pipeline.unet.named_parameters()), 1e-4)
+    cases = {
+        "given": ({"forget": PIXELS}, "images given in Python", "forget"),
+        "drawn": ({}, "the model itself", None),
+        "read": ({"forget": desk / "unwanted"}, str(desk / "unwanted"), None),
+        "held": ({"posterior": posterior, "method": "vdu"}, "the model itself", "posterior"),
+    }
+    for name, (options, source, lacking) in cases.items():
+        vdu.unlearn(pipeline, **{"method": "ascent"} | how | options, folder=desk / name)
+        record = json.loads((desk / name / "run.json").read_text("utf-8"))
+        assert record["inputs"]["forget"]["source"] == source
+        said = (
+            f"# {lacking}: given in Python as objects, which have no name here: with this file the run is another one"
+        )
+        assert (said in (desk / name / "config.toml").read_text("utf-8")) == (lacking is not None)
+
+
+def test_a_method_in_closed_form_is_not_resumed_for_another_concept(tmp_path):
+    """It has no checkpoint that could be told apart."""
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline = tiny_pipelines.stable_diffusion()
+    how = {"method": "uce", "folder": tmp_path / "run", "sampler": vdu.Sampler("ddim", 1, microbatch_size=256)}
+    how |= {"progress": None, "keep_prompts": ["a tree"], "force": True}
+    made = vdu.unlearn(pipeline, forget_prompt="cat", **how)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="was written with other settings, data or model"):
+        vdu.unlearn(pipeline, forget_prompt="dog", resume=True, **how)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    again = vdu.unlearn(pipeline, forget_prompt="cat", resume=True, **how)
+    assert weights(again.pipeline) == weights(made.pipeline)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from vdu.commands.options import Count, GivenFirst, NotNegative, OutputDir, Rate, Seed, Tracker, Weight, plain, to_toml
 from vdu.core.errors import InputError
+from vdu.core.processes import place
 from vdu.core.ranges import require_ranges
 from vdu.core.runs import Run
 
@@ -81,9 +82,10 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
     from vdu.judges.classifier import Judge, save_judge
     from vdu.judges.training import ClassificationObjective, LabelledImages, default_shift, provenance
     from vdu.training.batches import require_divisible
-    from vdu.training.loop import make_accelerator, train
+    from vdu.training.loop import fingerprint_of, make_accelerator, require_resumable, train
     from vdu.training.trackers import require_tracker
 
+    make_accelerator()  # connects the processes of a launcher
     images, held_out = (load_images(settings.data, split=split) for split in ("train", "test"))
     if images.labels is None or held_out.labels is None:
         raise InputError(
@@ -102,26 +104,27 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
     with isolated_global(derive_seed(settings.seed, "weights")):
         judge = Judge(settings.architecture, images.shape, _class_names(images, held_out))
     require_tracker(settings.report_to, settings.output_dir)
-    resume = bool(settings.resume_from_checkpoint)
-    record = Run(
-        settings.output_dir, "judge", overwrite=settings.overwrite, resume=resume, keep=(place_of(settings.data),)
-    )
+    resume, n_processes = bool(settings.resume_from_checkpoint), place()[1]
     inputs = {"data": provenance(images), "held_out": provenance(held_out)}
-    record.start(to_toml(settings), inputs)
     seed = derive_seed(settings.seed, "batches")
     batches = LabelledImages(((images, images.labels),), settings.batch_size, shift_pixels=shift, noise=0.0, seed=seed)
     identity = f"{settings.architecture} {images.sha256} {settings.batch_size} {shift}"
-    with record.stage("judge") as cost:
-        train(
-            judge, ClassificationObjective(), batches, how,
-            folder=record.folder, resume=resume, identity=identity, progress="judge",
-            accelerator=make_accelerator(report_to=settings.report_to, folder=record.folder),
-        )  # fmt: skip
-        cost["network_evaluations"] = 3 * settings.batch_size * how.steps
-    tested = _test(judge, held_out)
-    if record.active:
-        save_judge(judge, record.folder / "judge", _description(settings, shift) | inputs | tested)
-    record.finish(held_out_error=tested["held_out_error"])
+    keep = (place_of(settings.data),)
+    with Run(settings.output_dir, "judge", overwrite=settings.overwrite, resume=resume, keep=keep) as record:
+        if resume:
+            require_resumable(record.folder, how, identity, n_processes)
+        record.start(to_toml(settings), inputs, identity=fingerprint_of(how, identity, n_processes))
+        with record.stage("judge") as cost:
+            train(
+                judge, ClassificationObjective(), batches, how,
+                folder=record.folder, resume=resume, identity=identity, progress="judge",
+                accelerator=make_accelerator(report_to=settings.report_to, folder=record.folder),
+            )  # fmt: skip
+            cost |= {"network_evaluations": 3 * settings.batch_size * how.steps, "whole": True}
+        tested = _test(judge, held_out)
+        if record.active:
+            save_judge(judge, record.folder / "judge", _description(settings, shift) | inputs | tested)
+        record.finish(held_out_error=tested["held_out_error"])
     shown = {name: tested[name] for name in ("held_out_error", "n_held_out")}
     return {"judge": str(record.folder / "judge"), **shown, "seconds": cost["seconds"]}
 

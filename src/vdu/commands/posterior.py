@@ -9,8 +9,7 @@ from torch import Tensor
 from vdu.commands.settings import PosteriorSettings, to_toml
 from vdu.core import progress
 from vdu.core.errors import InputError
-from vdu.core.processes import first_decides
-from vdu.core.records import read_json, sha256_bytes
+from vdu.core.records import sha256_bytes
 from vdu.core.rng import generator as named_generator
 from vdu.core.runs import Run
 from vdu.data.forget_source import content_of
@@ -20,7 +19,7 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity as identity_of
 from vdu.models.identity import weights_sha256
 from vdu.models.lora import trained_weights
-from vdu.models.pipelines import find_pipeline, load_pipeline, network_of
+from vdu.models.pipelines import find_pipeline, hashes_of, load_pipeline, network_of
 from vdu.models.reading import in_training
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.ensemble import FinetunedEnsemble
@@ -78,16 +77,15 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         (settings.pipeline, *settings.members, settings.data and place_of(settings.data)),
     )
     record = Run(settings.output_dir, "posterior", overwrite=settings.overwrite, resume=resume, keep=keep)
-    model = {"path": str(settings.pipeline), "sha256": weights_sha256(network_of(pipeline))}
-    record.start(to_toml(settings), {"model": model})
-    progress.expect(_work(settings, takes, estimator))
+    model = {"path": str(settings.pipeline), **hashes_of(pipeline)}
     file, identity = record.folder / STATE, _identity(settings, denoiser, data)
+    record.start(to_toml(settings), {"model": model}, identity=identity)
+    progress.expect(_work(settings, takes, estimator))
     with record.stage("own samples") as cost:
         state = read_state(
             file, identity
         )  # before the settings are recorded, so that a state of other settings fails here
         require_same_members(record.folder, identity)
-        first_decides("an earlier posterior", lambda: _require_same(record.folder, identity))
         images, _ = cached_samples(drawing, settings.n_samples, sampler)
         # counted on a cache hit, too
         cost |= {"network_evaluations": settings.n_samples * settings.inference_steps, "whole": True}
@@ -130,7 +128,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     if record.active:
         posterior.save(record.folder / FILE)
         file.unlink(missing_ok=True)
-    record.finish(posterior={"file": FILE, "estimator": posterior.estimator, "identity": identity})
+    record.finish(posterior={"file": FILE, "estimator": posterior.estimator})
     return {"posterior": str(record.folder / FILE), "estimator": posterior.estimator, **posterior.extras}
 
 
@@ -184,16 +182,6 @@ def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser, data: Ima
     members = [weights_sha256(network_of(load_pipeline(each))) for each in settings.members]
     known = "" if data is None else content_of(data, denoiser.class_names)
     return sha256_bytes(f"{identity_of(denoiser)} {device} {to_toml(same)} {members} {known}".encode())
-
-
-def _require_same(folder: Path, identity: str) -> None:
-    """Refuse to resume a finished estimation with other settings, when its state is gone."""
-    known = (read_json(folder / "run.json").get("posterior") or {}).get("identity")
-    if known not in {None, identity}:
-        raise InputError(
-            f"{folder}: its posterior was estimated with other settings, data or model than the present ones; a resumed run must have the "
-            "same. Use the settings in the run's config.toml, or start anew with --overwrite."
-        )
 
 
 def _work(settings: PosteriorSettings, takes: str, estimator: Any) -> dict[str, tuple[float, float]]:

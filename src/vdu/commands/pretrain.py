@@ -8,7 +8,9 @@ from cyclopts import Parameter
 
 from vdu.commands.options import Count, GivenFirst, NotNegative, OutputDir, Rate, Seed, Share, Tracker, to_toml
 from vdu.core.errors import BusyError, InputError
+from vdu.core.processes import place
 from vdu.core.progress import expect, whole
+from vdu.core.ranges import require_ranges
 from vdu.core.runs import Run
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ class PretrainSettings:
         without: classes to leave out (for the "retrained" reference of an unlearning run).
         from_pipeline: fine-tune this diffusers pipeline folder instead of starting from a new model.
         model: the new model: small (8 to 64 pixels), or the paper's: ddpm-pytorch (1×28×28), improved-diffusion (3×32×32).
-        labels: train a class-conditional model; one image in ten is shown without its class, for classifier-free guidance.
+        labels: train a class-conditional model. Wherever a model has a null class or takes prompts, one image in ten is shown without its
+            class or caption, for classifier-free guidance.
         members: number of models to train, with the seeds seed, seed + 1, … in member-0/, member-1/, …: an ensemble for "vdu posterior
             ensemble". A restart, or another machine with access to the same folder, continues with the missing members.
         steps: optimiser steps.
@@ -115,6 +118,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     Raises:
         InputError: if the images do not fit the model, two models are given, or the output folder is not empty.
     """
+    require_ranges(vars(settings))  # also where the settings were made in Python
     if settings.members > 1:
         return _run_members(settings)
     import torch
@@ -122,13 +126,14 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     from vdu.core.rng import derive_seed
     from vdu.data.sources import place_of
     from vdu.models.denoiser import PipelineDenoiser
-    from vdu.models.identity import weights_sha256
     from vdu.models.networks import new_pipeline
-    from vdu.models.pipelines import find_pipeline, load_pipeline, network_of, save_pipeline
+    from vdu.models.pipelines import find_pipeline, hashes_of, load_pipeline, save_pipeline
     from vdu.training.batches import condition_of, require_captions, require_divisible
-    from vdu.training.pretraining import fit
+    from vdu.training.loop import fingerprint_of, make_accelerator, require_resumable
+    from vdu.training.pretraining import fit, identity
     from vdu.training.trackers import require_tracker
 
+    make_accelerator()  # connects the processes of a launcher
     if settings.from_pipeline:
         if settings.model != "small":
             raise InputError(
@@ -157,37 +162,39 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     condition_of(model, images, torch.arange(len(images)), "--data")  # unknown classes
     require_divisible(settings.batch_size, settings.gradient_accumulation_steps)
     require_tracker(settings.report_to, settings.output_dir)
-    settings.training().warn()
-    resume = bool(settings.resume_from_checkpoint)
-    keep = (settings.from_pipeline, place_of(settings.data))
-    record = Run(settings.output_dir, "pretrain", overwrite=settings.overwrite, resume=resume, keep=keep)
+    training = settings.training()
+    training.warn()
+    drops = model.takes_prompts or getattr(model, "null_class", None) is not None
+    how: dict[str, Any] = {
+        "batch_size": settings.batch_size, "label_dropout": LABEL_DROPOUT if drops else 0.0, "compile_network": settings.compile
+    }  # fmt: skip
+    known = identity(model, images, **how)
     inputs = {"data": {"description": images.description, "n_images": len(images), "sha256": images.sha256}}
     if settings.from_pipeline:
-        inputs["model"] = {
-            "path": str(settings.from_pipeline),
-            "sha256": weights_sha256(network_of(pipeline)),
-        }
-    record.start(to_toml(settings), inputs)
-    with whole("pretrain"), record.stage("pretrain") as cost:
-        expect({"pretrain": (settings.steps, 3 * settings.batch_size)})
-        result = fit(
-            PipelineDenoiser.from_pipeline(pipeline), images, settings.training(), batch_size=settings.batch_size,
-            seed=settings.seed, folder=record.folder, resume=resume, progress="pretrain", compile_network=settings.compile,
-            report_to=settings.report_to, label_dropout=LABEL_DROPOUT if settings.labels else 0.0,
-        )  # fmt: skip
-        cost |= {"network_evaluations": 3 * settings.batch_size * settings.steps, "whole": True}
-    with record.replacing("pipeline") as temporary:
-        save_pipeline(pipeline, temporary)
-    weights = {
-        "sha256": weights_sha256(network_of(pipeline)),
-        "weights": "ema" if settings.ema_decay else "raw",
-    }
-    record.finish(pipeline=weights)
+        inputs["model"] = {"path": str(settings.from_pipeline), **hashes_of(pipeline)}
+    resume, n_processes = bool(settings.resume_from_checkpoint), place()[1]
+    keep = (settings.from_pipeline, place_of(settings.data))
+    with Run(settings.output_dir, "pretrain", overwrite=settings.overwrite, resume=resume, keep=keep) as record:
+        if resume:
+            require_resumable(record.folder, training, known, n_processes)
+        record.start(to_toml(settings), inputs, identity=fingerprint_of(training, known, n_processes))
+        with whole("pretrain"), record.stage("pretrain") as cost:
+            expect({"pretrain": (settings.steps, 3 * settings.batch_size)})
+            result = fit(
+                model, images, training, seed=settings.seed, folder=record.folder, resume=resume, progress="pretrain",
+                report_to=settings.report_to, **how,
+            )  # fmt: skip
+            cost |= {"network_evaluations": 3 * settings.batch_size * settings.steps, "whole": True}
+        with record.replacing("pipeline") as temporary:
+            save_pipeline(pipeline, temporary)
+        weights = hashes_of(pipeline) | {"weights": "ema" if settings.ema_decay else "raw"}
+        record.finish(pipeline=weights)
     return {
         "pipeline": str(record.folder / "pipeline"),
         "steps": result.steps,
         "loss": result.last.get("loss"),
-        **weights,
+        "sha256": weights["sha256"],
+        "weights": weights["weights"],
     }
 
 

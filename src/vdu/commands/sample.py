@@ -55,8 +55,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     from vdu.data.pictures import save_grid, save_pngs
     from vdu.diffusion.sampling import sample
     from vdu.models.denoiser import PipelineDenoiser
-    from vdu.models.identity import weights_sha256
-    from vdu.models.pipelines import find_pipeline, load_pipeline, network_of
+    from vdu.models.pipelines import find_pipeline, hashes_of, load_pipeline
     from vdu.replay.generated import image_seeds
     from vdu.training.loop import make_accelerator
 
@@ -74,7 +73,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     labels = labels and denoiser.meant(labels)
     denoiser.condition(labels or [])  # refuses unknown classes
     record = Run(settings.output_dir, "sample", overwrite=settings.overwrite, keep=(settings.pipeline,))
-    model = {"path": str(settings.pipeline), "sha256": weights_sha256(network_of(pipeline))}
+    model = {"path": str(settings.pipeline), **hashes_of(pipeline)}
     record.start(to_toml(settings), {"model": model})
     seeds = image_seeds(settings.seed, settings.n_images)
     images = to_uint8(sample(denoiser, seeds, sampler, labels=labels, shared=True, progress="sample"))

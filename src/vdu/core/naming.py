@@ -18,7 +18,8 @@ _SPACELESS = re.compile(  # Thai to Lao, Myanmar, Khmer, kana, Han, Hangul
     r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]"
 )
 _UNSEEN = re.compile(r"[\u034f\u115f\u1160\u3164\ufe00-\ufe0f\U000e0100-\U000e01ef]")  # besides the category "format"
-_PLURALS = ((r"ies$", "y"), (r"(s|x|z|o|ch|sh)es$", r"\1"), (r"s$", ""))
+_PLURALS = ((r"ies$", "y"), (r"(s|x|z|o|ch|sh)es$", r"\1"), (r"(?<!s)s$", ""))
+_SINGULAR = {"news"}  # with the s of a plural
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -77,4 +78,4 @@ def _one_word(one: str, other: str) -> bool:
 
 def _singulars(word: str) -> set[str]:
     """What a word may be the plural of."""
-    return {re.sub(end, new, word) for end, new in _PLURALS} if len(word) > 3 else set()
+    return {re.sub(end, new, word) for end, new in _PLURALS} if len(word) > 3 and word not in _SINGULAR else set()

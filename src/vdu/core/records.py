@@ -281,21 +281,32 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
-    here = Path(__file__).parent
+def _commit(package: Path = Path(__file__).parents[1]) -> str | None:
+    """The commit of a package's own repository, with "-dirty" if the package has changed since; None where it is only installed in one."""
+
+    def answer(*words: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(package), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+
     try:
-        answer = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
+        answer("ls-files", "--error-unmatch", "__init__.py")
+        lines = answer("status", "--porcelain=v2", "--branch", "--", ".").splitlines()
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip()
+    facts = dict(line.removeprefix("# ").split(" ", 1) for line in lines if line.startswith("# "))
+    dirty = any(not line.startswith("# ") for line in lines)
+    return f"{facts['branch.oid']}{'-dirty' * dirty}" if facts.get("branch.oid", "(initial)") != "(initial)" else None
 
 
 def _accelerator() -> dict[str, str]:
-    """The GPU's name, if PyTorch is loaded and sees one."""
+    """The name of the GPU that computes, if one does: accelerate's choice, or what it will choose."""
     torch = sys.modules.get("torch")
-    return {"accelerator": torch.cuda.get_device_name(0)} if torch is not None and torch.cuda.is_available() else {}
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    state = getattr(sys.modules.get("accelerate.state"), "PartialState", None)
+    chosen = None if state is None else state._shared_state.get("device")
+    device = torch.device(chosen or os.environ.get("ACCELERATE_TORCH_DEVICE") or "cuda:0")
+    return {"accelerator": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
 
 
 def _cpu_name() -> str:

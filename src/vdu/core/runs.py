@@ -35,6 +35,7 @@ __all__ = ["Run", "check_folder", "only_checks", "require_apart"]
 
 _CHECKING = ContextVar("checking", default=False)
 _ENTERED = ("overwrite = ", "resume_from_checkpoint = ")  # lines of config.toml
+_CONTINUED = ".continued"  # a file that is there while a run is continued, until its first stage is done
 
 
 class _ChecksPassed(Exception):
@@ -145,23 +146,23 @@ def _require_resumable(folder: Path, verb: str) -> None:
     _require_version(path, record)
 
 
-def _add_earlier(record: dict[str, Any], earlier: dict[str, Any] | None, *, whole: bool) -> None:
+def _add_earlier(record: dict[str, Any], earlier: dict[str, Any] | None, *, whole: bool, lost: bool) -> None:
     """Add what a stage of a resumed run cost before, or note that this is not known, since it had not ended.
 
     Args:
         record: of the stage, changed in place.
         earlier: the same before.
         whole: its evaluations are those of the whole stage, whenever they were made.
+        lost: whether the run was continued before, and did not get to the end of a stage.
     """
+    record |= {"resumed": True} if earlier is None or lost or earlier.get("resumed") else {}
     if earlier is None:
-        record["resumed"] = True
         return
     record["seconds"] = round(record["seconds"] + earlier["seconds"], 3)
     if not whole:
         for name in ("network_evaluations", "reused"):
             if record.get(name) is not None or earlier.get(name) is not None:
                 record[name] = (record.get(name) or 0) + (earlier.get(name) or 0)
-    record |= {"resumed": True} if earlier.get("resumed") else {}
 
 
 class Run:
@@ -199,12 +200,14 @@ class Run:
         self.active = is_first()
         self._stages: list[dict[str, Any]] = []
         self._earlier: dict[str, dict[str, Any]] | None = None  # of a resumed run: the stages that it had finished
+        self._lost = False  # whether it was continued before, at a cost that nobody recorded
         self._anew: set[str] = set()  # stages that are repeated, and not continued
         self._config: str | None = None
         self._lock_file: Any = None
         self._new = False
         self._continues = False
-        first_decides(f"opening a run of {verb}", lambda: self._open(overwrite, resume, keep, reopen))
+        opening = f"opening a run of {verb} in {self.folder}"  # another folder is another step
+        first_decides(opening, lambda: self._open(overwrite, resume, keep, reopen))
         if _CHECKING.get() and not reopen:
             raise _ChecksPassed
 
@@ -257,21 +260,21 @@ class Run:
                 f"{self.folder}: another process is writing this run. Wait for it, or use another --output-dir."
             ) from None
 
-    def start(self, config: str, inputs: dict[str, Any]) -> None:
+    def start(self, config: str, inputs: dict[str, Any], *, identity: str | None = None) -> None:
         """Write the resolved settings and the initial record of the run.
 
         A resumed run keeps its old settings and record until its first stage is done, so that wrong settings do not replace
-        the right ones.
+        the right ones. One with another identity is refused with an ``InputError``, which releases the folder.
 
         Args:
             config: the resolved settings as TOML. How the folder was entered is not kept: a run that is made anew from the file must not
                 empty the folder.
             inputs: names and hashes of the inputs (model, data, posterior).
+            identity: a hash of what must be equal when the run is resumed; None, and a run without one, are not compared.
         """
         self._config = "".join(line for line in config.splitlines(keepends=True) if not line.startswith(_ENTERED))
-        if self._continues:
-            earlier = read_json(self.folder / "run.json").get("stages", [])
-            self._earlier = {each["stage"]: each for each in earlier}
+        starting = f"starting a run of {self.verb} in {self.folder}"
+        earlier = first_decides(starting, lambda: self._taken_up(identity))
         self._record = {
             "format_version": FORMAT_VERSION,
             "verb": self.verb,
@@ -282,8 +285,28 @@ class Run:
             "stages": self._stages,
             "finished": False,
         }
+        self._record |= {} if identity is None else {"identity": identity}
+        machines = [*earlier.get("earlier_environments", ()), earlier.get("environment")]
+        others = [each for each in machines if each and each != self._record["environment"]]
+        self._record |= {"earlier_environments": others} if others else {}
         if not (self.folder / "run.json").exists():
             self._write()
+
+    def _taken_up(self, identity: str | None) -> dict[str, Any]:
+        """The record of the run that is continued, which must be of the same identity; empty for a new one."""
+        if not self._continues:
+            return {}
+        earlier = read_json(self.folder / "run.json")
+        if None not in (identity, earlier.get("identity")) and identity != earlier["identity"]:
+            self.close()
+            raise InputError(
+                f"{self.folder}: was written with other settings, data or model than the present ones; a resumed run must have the same. "
+                "Use the settings in the run's config.toml, or start anew with --overwrite."
+            )
+        self._earlier = {each["stage"]: each for each in earlier.get("stages", [])}
+        self._lost = (self.folder / _CONTINUED).exists()
+        (self.folder / _CONTINUED).touch()
+        return earlier
 
     def _write(self) -> None:
         if not self.active:
@@ -292,6 +315,9 @@ class Run:
         if self._config is not None:
             with atomic_file(self.folder / "config.toml") as temporary:
                 temporary.write_text(self._config, encoding="utf-8")
+        if self._continues:
+            (self.folder / _CONTINUED).unlink(missing_ok=True)
+            self._lost = False  # only the first stage had begun
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
@@ -380,7 +406,7 @@ class Run:
         record["seconds"] = round(time.monotonic() - began, 3)
         whole = record.pop("whole", False)
         if self._earlier is not None and name not in self._anew:
-            _add_earlier(record, self._earlier.get(name), whole=whole)
+            _add_earlier(record, self._earlier.get(name), whole=whole, lost=self._lost)
         self._stages[:] = [other for other in self._stages if other["stage"] != name] + [record]
         self._write()
 
@@ -402,7 +428,7 @@ class Run:
     def finish(self, **results: Any) -> None:
         """Mark the run as complete and add its results."""
         self._record.update(results, finished=True)
-        first_decides(f"the end of a run of {self.verb}", self._write)
+        first_decides(f"the end of a run of {self.verb} in {self.folder}", self._write)
         self.close()
 
     def __enter__(self) -> Self:

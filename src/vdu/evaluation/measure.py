@@ -9,7 +9,7 @@ Not guaranteed: that the judge is right; that so many images suffice (the interv
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 

@@ -210,12 +210,12 @@ class BaseMethod(Described):
 
 
 def _source(kind: type) -> tuple[str, ...]:
-    """The code of a user's class and of the user's classes that it inherits from: its text, or where it is in no file compiled."""
-    own = _users(kind)
+    """The code of a user's class and of the user's classes that it inherits from: its text where there is one, and what it calls."""
     try:
-        return tuple(map(inspect.getsource, own))
+        text = tuple(map(inspect.getsource, _users(kind)))
     except (OSError, TypeError):
-        return compiled(kind)
+        text = ()
+    return (*text, *compiled(kind))
 
 
 def compiled(kind: type) -> tuple[str, ...]:

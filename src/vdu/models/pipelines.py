@@ -44,6 +44,7 @@ __all__ = [
     "check_network",
     "configuration_of",
     "find_pipeline",
+    "hashes_of",
     "load_pipeline",
     "network_of",
     "parts_of",
@@ -150,8 +151,13 @@ def load_pipeline(path: Path | str, *, as_recorded: bool = True) -> Any:
 def _require_recorded(path: Path, pipeline: Any, network: nn.Module) -> None:
     """Refuse another model in the place of the one that a run made: whoever names the run means its own."""
     record = path.parent / "run.json"
-    made = read_json(record) if path.name == "pipeline" and record.is_file() else None
-    made = made.get("pipeline") if isinstance(made, dict) else None
+    run = read_json(record) if path.name == "pipeline" and record.is_file() else None
+    if isinstance(run, dict) and run.get("finished") is False:
+        raise InputError(
+            f"{path}: its run is not finished, so this may be what an earlier part of it made; expected a finished run. Continue the run "
+            "with --resume-from-checkpoint latest. To use the pipeline as it is, keep it in a folder of its own."
+        )
+    made = run.get("pipeline") if isinstance(run, dict) else None
     if not isinstance(made, dict):
         return
     weights, encoders = made.get("sha256"), made.get("parts_sha256")
@@ -478,6 +484,23 @@ def parts_of(pipeline: Any) -> str | None:
     from vdu.models.adapt import adapt
 
     return parts_sha256(adapt(pipeline))
+
+
+def hashes_of(pipeline: Any) -> dict[str, str]:
+    """By what a record knows a model: its network's weights, its options, and the weights of its other parts if it has any.
+
+    Args:
+        pipeline: the model.
+
+    Returns:
+        ``sha256``, ``configuration_sha256`` and ``parts_sha256``.
+    """
+    parts = parts_of(pipeline)
+    return {
+        "sha256": weights_sha256(network_of(pipeline)),
+        "configuration_sha256": configuration_of(pipeline),
+        **({} if parts is None else {"parts_sha256": parts}),
+    }
 
 
 @own_torch()

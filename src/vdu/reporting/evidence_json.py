@@ -93,6 +93,7 @@ def evidence(
             "command": command(run.get("command", "unknown")),
             "verb": run.get("verb"),
             "environment": run.get("environment"),
+            **{key: run[key] for key in ("earlier_environments",) if key in run},
             "inputs": run.get("inputs"),
             "unlearned_sha256": made.get("sha256"),
             **({"unlearned_parts_sha256": made["parts_sha256"]} if "parts_sha256" in made else {}),

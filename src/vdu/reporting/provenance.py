@@ -89,6 +89,11 @@ def provenance(data: ReportData) -> dict[str, list[tuple[str, str]]]:
         group = next((group for place, group in _PLACES.items() if name.startswith(place)), "Measuring")
         rest = _words(name.removeprefix(f"{subject}."))
         found[group].append((f"{_SUBJECTS[subject]}: {rest}" if subject and _SUBJECTS[subject] else rest, value))
+    for earlier in run.get("earlier_environments", ()):
+        found["Software and machine"] += [
+            (f"earlier part: {_words(name.removeprefix('packages.').removeprefix('hardware.'))}", value)
+            for name, value in flat(earlier)
+        ]
     forget, reference = metrics["forget"], metrics["reference"]
     if not any(name == "forget set: SHA-256" for name, _ in found["Data"]):
         found["Data"].append(("forget set", f"{forget['description']}, {forget['n_images']:,} images"))

@@ -519,11 +519,15 @@ class Made(TypedDict):
 
 
 class Provenance(TypedDict):
-    """Where all of it came from; ``files``: SHA-256 of what this was made from; ``page``: of report.html; parts: of text encoders, VAE."""
+    """Where all of it came from; ``files``: SHA-256 of what this was made from; ``page``: of report.html; parts: of text encoders, VAE.
+
+    ``earlier_environments``: other software or machines, where earlier parts of a run that was continued were made.
+    """
 
     command: str
     verb: str | None
     environment: dict[str, Any] | None
+    earlier_environments: NotRequired[list[dict[str, Any]]]
     inputs: dict[str, Any] | None
     unlearned_sha256: str | None
     unlearned_parts_sha256: NotRequired[str]

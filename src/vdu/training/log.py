@@ -1,6 +1,7 @@
 """The run's log: one JSON line per step in ``log.jsonl``, and a progress bar on standard error."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,7 +44,7 @@ class StepLog:
         """Append a line and show its terms."""
         self.last = line
         if self._file:
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
             self._file.flush()
         shown = line["observed"] or line["terms"]
         self._bar.update(numbers=shown)
@@ -52,6 +53,13 @@ class StepLog:
         self._bar.__exit__(*exception)
         if self._file:
             self._file.close()
+
+
+def _finite(value: Any) -> Any:
+    """A value with null for NaN and infinity, which JSON does not have: under fp16 the norm of a step that is skipped."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _lines_before(path: Path, start: int) -> list[str]:

@@ -42,6 +42,7 @@ __all__ = [
     "Objective",
     "TrainResult",
     "TrainSettings",
+    "fingerprint_of",
     "make_accelerator",
     "require_resumable",
     "require_trainable",
@@ -49,6 +50,7 @@ __all__ = [
 ]
 
 TensorBatch = Mapping[str, Tensor]
+_PREPARED = "_is_accelerate_prepared"  # accelerate's mark
 
 
 class Objective(Hooks):
@@ -199,6 +201,7 @@ def train(
             "Accelerate supports one precision per process; create the Accelerator last, right before training."
         )
     # the network goes to the device before the optimiser sees its parameters
+    network.__dict__.pop(_PREPARED, None)  # of another training: accelerate would leave the network as it is
     model = accelerator.prepare_model(network)
     parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
     require_trainable(network)
@@ -214,7 +217,7 @@ def train(
     if objective.per_term and accelerator.scaler is not None:
         raise InputError("mixed_precision: got fp16 with a method that combines its terms' gradients; use bf16 or no.")
     checkpoints = folder / "checkpoints" if folder else None
-    fingerprint = _fingerprint(settings, identity, accelerator.num_processes)
+    fingerprint = fingerprint_of(settings, identity, accelerator.num_processes)
     start, stopped, looked = 0, None, None
     if resume and checkpoints and (newest := latest_checkpoint(checkpoints)):
         start, extra = load_checkpoint(newest, network, optimizer.optimizer, ema, fingerprint=fingerprint)
@@ -294,6 +297,9 @@ def _put_back(accelerator: Any, model: Any, network: nn.Module) -> Iterator[None
         accelerator.unwrap_model(
             model, keep_fp32_wrapper=False
         )  # mixed precision changes the network's forward in place
+        network.__dict__.pop(_PREPARED, None)
+        if getattr(vars(network).get("forward"), "__func__", None) is type(network).forward:
+            del network.forward
         network.eval()
 
 
@@ -310,7 +316,7 @@ def require_resumable(
         stops: whether a rule may end the run early.
     """
     if newest := latest_checkpoint(folder / "checkpoints"):
-        done, extra = require_same_run(newest, _fingerprint(settings, identity, n_processes))
+        done, extra = require_same_run(newest, fingerprint_of(settings, identity, n_processes))
         _require_steps(settings, done)
         _require_unended(extra.get("stopped") if stops else None, done, extra.get("steps"), settings.steps)
 
@@ -486,7 +492,17 @@ def _advice(trouble: str, step: int, checkpoints: Path | None) -> str:
     return f"diverged at step {step + 1}: {trouble}. {kept} {advice}"
 
 
-def _fingerprint(settings: TrainSettings, identity: str, processes: int) -> str:
+def fingerprint_of(settings: TrainSettings, identity: str, processes: int) -> str:
+    """A hash of what must be equal when a run is resumed.
+
+    Args:
+        settings: of the loop; those that leave the weights as they are do not count, nor do the steps at a constant rate.
+        identity: as for :func:`train`.
+        processes: their number.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     values = asdict(settings) | {"identity": identity, "processes": processes}
     for free in ("checkpointing_steps", "checkpoints_total_limit"):
         del values[free]

@@ -16,7 +16,7 @@ from vdu.training.batches import NoisyImages
 from vdu.training.denoising import DenoisingObjective
 from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, train
 
-__all__ = ["fit"]
+__all__ = ["fit", "identity"]
 
 
 @undisturbed()
@@ -60,15 +60,33 @@ def fit(
     network = denoiser.network
     levels = denoiser.schedule.within(alpha_bar_range).double()
     make_batch = NoisyImages("data", images, batch_size, levels, derive_seed(seed, "batches"), denoiser, label_dropout)
-    identity = f"{content_of(images, denoiser.class_names)} {identity_of(denoiser)} {batch_size}"
-    if denoiser.class_names:
-        identity += f" label dropout {label_dropout}"
+    known = identity(
+        denoiser, images, batch_size=batch_size, alpha_bar_range=alpha_bar_range, label_dropout=label_dropout,
+        compile_network=compile_network,
+    )  # fmt: skip
     if compile_network:
         network.compile()  # in place, so that the names of the weights stay; it also chooses memory formats
-        identity += " compiled"  # results differ in their last bits
     result = train(
-        network, DenoisingObjective(denoiser), make_batch, settings, folder=folder, resume=resume, identity=identity,
+        network, DenoisingObjective(denoiser), make_batch, settings, folder=folder, resume=resume, identity=known,
         progress=progress, accelerator=make_accelerator(settings.mixed_precision, report_to=report_to, folder=folder),
     )  # fmt: skip
     result.load_average(network)
     return result
+
+
+def identity(
+    denoiser: Denoiser,
+    images: ImageSet,
+    *,
+    batch_size: int,
+    alpha_bar_range: tuple[float, float] = (0.0, 1.0),
+    label_dropout: float = 0.0,
+    compile_network: bool = False,
+) -> str:
+    """What must be equal when a training is resumed, besides the settings of the loop; arguments as for :func:`fit`."""
+    known = f"{content_of(images, denoiser.class_names)} {identity_of(denoiser)} {batch_size}"
+    if tuple(alpha_bar_range) != (0.0, 1.0):
+        known += f" {tuple(alpha_bar_range)}"
+    if denoiser.class_names:
+        known += f" label dropout {label_dropout}"
+    return known + " compiled" * compile_network  # whose results differ in their last bits

@@ -32,7 +32,7 @@ from vdu.replay.guarantee import MOST, N_LOOKS
 from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
 from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, role_size, together
 from vdu.training.log import StepLog
-from vdu.training.loop import TrainResult, make_accelerator, require_resumable, train
+from vdu.training.loop import TrainResult, fingerprint_of, make_accelerator, require_resumable, train
 from vdu.unlearning.effect import forget_predictions, relative_change, require_moved
 from vdu.unlearning.form import conditions, in_closed_form, in_place_of, instead_of
 from vdu.unlearning.labels import SHOWN
@@ -41,7 +41,7 @@ from vdu.unlearning.plan import Plan
 from vdu.unlearning.result import UnlearnResult
 from vdu.unlearning.target_pool import TargetPool
 
-__all__ = ["carry_out", "check_resumable", "say", "work"]
+__all__ = ["carry_out", "check_resumable", "fingerprint", "say", "work"]
 
 
 def carry_out(
@@ -52,7 +52,7 @@ def carry_out(
     Args:
         plan: what, and how.
         folder: a run folder for checkpoints and the log; None writes nothing.
-        resume: continue from the newest checkpoint in the folder.
+        resume: continue from the newest checkpoint in the folder, after :func:`check_resumable`.
         progress: title of the progress bar; None shows none.
 
     Returns:
@@ -66,8 +66,6 @@ def carry_out(
         plan.forget,
         plan.training,
     )
-    if resume and folder is not None:  # before auxiliary models are trained in vain
-        check_resumable(plan, folder)
     denoiser = original.with_network(training_copy(original.network, plan.train, seed=seed))
     accelerator = make_accelerator(settings.mixed_precision, report_to=plan.report_to, folder=folder)
     if plan.gradient_checkpointing:
@@ -143,6 +141,11 @@ def check_resumable(plan: Plan, folder: Path) -> None:
     """
     if not in_closed_form(plan.chosen.method):
         require_resumable(folder, plan.training, _identity(plan), processes.place()[1], stops=plan.stops)
+
+
+def fingerprint(plan: Plan) -> str:
+    """A hash of what must be equal when the run is resumed, also where it has no checkpoint; a posterior to be fitted counts as none."""
+    return fingerprint_of(plan.training, _identity(plan), processes.place()[1])
 
 
 def _identity(plan: Plan) -> str:

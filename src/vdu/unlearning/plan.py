@@ -30,7 +30,7 @@ from vdu.models.configuration import extra
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import recorded_identities, weights_sha256
 from vdu.models.lora import check_train, lora_rank, trained_weights
-from vdu.models.pipelines import check_network, configuration_of, find_pipeline, load_pipeline, parts_of
+from vdu.models.pipelines import check_network, find_pipeline, hashes_of, load_pipeline
 from vdu.models.reading import in_training
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
@@ -147,6 +147,11 @@ class Plan:
         return weights_sha256(self.original.network)
 
     @property
+    def drawn(self) -> bool:
+        """Whether the forget set was drawn from the model, under labels or prompts."""
+        return self.drawing_evaluations > 0
+
+    @property
     def stops(self) -> bool:
         """Whether the stopping rule is asked for."""
         return self.chosen.method.stops and not self.full_length
@@ -172,9 +177,7 @@ class Plan:
         return {
             "model": {
                 "path": self.source or model_path,
-                "sha256": self.weights_sha256,
-                "configuration_sha256": configuration_of(self.pipeline),  # without the prompts of this run
-                **({} if (encoders := parts_of(self.pipeline)) is None else {"parts_sha256": encoders}),
+                **hashes_of(self.pipeline),  # without the prompts of this run
                 "class_names": list(extra(self.pipeline, "class_names") or ()),
                 "conditioned_on": "text"
                 if self.original.takes_prompts
@@ -183,7 +186,7 @@ class Plan:
                 else None,
             },
             "forget": {
-                "source": self.forget_source or ("the model itself" if self.forget_label else "images given in Python"),
+                "source": self.forget_source or ("the model itself" if self.drawn else "images given in Python"),
                 "classes": list(self.classes),
                 **record_of(self.forget, self.original.class_names),
             },

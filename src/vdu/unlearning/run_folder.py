@@ -18,12 +18,11 @@ from vdu.diffusion.sampling import Sampler
 from vdu.diffusion.schedule import kl_weights, weight_share
 from vdu.methods import registry
 from vdu.methods.vdu import VDU
-from vdu.models.identity import weights_sha256
 from vdu.models.lora import lora_rank
-from vdu.models.pipelines import configuration_of, network_of, parts_of, save_pipeline
+from vdu.models.pipelines import hashes_of, save_pipeline
 from vdu.reporting.card import write_card
 from vdu.unlearning.default_posterior import with_posterior
-from vdu.unlearning.engine import carry_out, check_resumable
+from vdu.unlearning.engine import carry_out, check_resumable, fingerprint
 from vdu.unlearning.plan import Plan
 from vdu.unlearning.result import UnlearnResult
 
@@ -61,7 +60,9 @@ def carry_out_in(
 def _carried_out(record: Run, plan: Plan, *, resume: bool, progress: str | None) -> UnlearnResult:
     folder, inputs = record.folder, plan.inputs(str((record.folder / ORIGINAL).resolve()))
     inputs |= _posterior_input(plan, folder)
-    record.start(configuration(plan, folder), inputs)
+    if resume and not plan.chosen.fits:  # before auxiliary models are trained in vain
+        check_resumable(plan, folder)
+    record.start(configuration(plan, folder), inputs, identity=fingerprint(plan))
     fitted, began = 0, time.monotonic()
     if plan.chosen.fits:
         with record.stage("posterior") as cost:
@@ -97,9 +98,7 @@ def _carried_out(record: Run, plan: Plan, *, resume: bool, progress: str | None)
             "sha256": plan.retain.sha256,
         }
     weights = {
-        "sha256": weights_sha256(network_of(made)),
-        "configuration_sha256": configuration_of(made),
-        **({} if (encoders := parts_of(made)) is None else {"parts_sha256": encoders}),
+        **hashes_of(made),
         "weights": "raw" if result.training.ema is None else "ema",
         "steps": result.training.steps,
     }
@@ -203,6 +202,16 @@ def configuration(plan: Plan, folder: Path) -> str:
     comments = f'# method = "{asked}" was given, which selects {name}\n' if asked != name else ""
     if plan.seed is None:
         comments += f"# seeded by a torch.Generator in Python, which gave {plan.run_seed}\n"
+    objects = {
+        "forget": not (plan.forget_source or plan.drawn),
+        "retain": plan.retain is not None and plan.retain_source is None,
+        "posterior": chosen.posterior is not None and chosen.posterior_path is None,
+    }
+    if any(objects.values()):
+        listed = ", ".join(name for name, given in objects.items() if given)
+        comments += (
+            f"# {listed}: given in Python as objects, which have no name here: with this file the run is another one\n"
+        )
     if further:
         listed = ", ".join(f"{name}={value!r}" for name, value in further.items())
         comments += f"# the sampler was given in Python with {listed}, which have no name here: with this file the run is another one\n"

@@ -6,6 +6,7 @@ an earlier run had spent, whose results came from the cache, apart from what thi
 NOT guaranteed: the cost of training the original, and of other attempts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,9 +80,7 @@ def cost_answer(data: ReportData, found: CostFinding) -> Answer:
         )
     least = "at least " * found.resumed
     passes = f"{'' if found.complete else 'at least '}{found.network_evaluations:,} network evaluations"
-    hardware = (data.run.get("environment") or {}).get("hardware") or {}
-    machine = f"{hardware.get('accelerator') or hardware.get('cpu') or 'an unknown machine'}"
-    cores = f", {hardware['cpu_cores']} cores" if hardware.get("cpu_cores") else ""
+    machine = _machines(data.run)
     reused = (
         f" The results of another {found.reused:,} evaluations came from the cache: an earlier run had spent them."
         if found.reused
@@ -89,7 +88,7 @@ def cost_answer(data: ReportData, found: CostFinding) -> Answer:
     )
     text = (
         f"Forgetting took {least}{duration(found.seconds)} and {passes} (a forward pass of one image is 1, a backward pass 2), on "
-        f"{machine}{cores}.{reused} Measuring took another {duration(found.measuring_seconds)}."
+        f"{machine}.{reused} Measuring took another {duration(found.measuring_seconds)}."
     )
     more = f", {found.reused:,} more reused" if found.reused else ""
     plus = ", plus reused work" if found.reused else ""
@@ -99,5 +98,15 @@ def cost_answer(data: ReportData, found: CostFinding) -> Answer:
         if found.resumed
         else ""
     )
-    limit = f"On {machine}{cores}; training the original, and any other attempts, are not in it."
+    limit = f"On {machine}; training the original, and any other attempts, are not in it."
     return Answer("fact", "cost", f"{least}{duration(found.seconds)} to forget{plus}", figure, text, (limit,))
+
+
+def _machines(run: Mapping[str, Any]) -> str:
+    """Where the run was made, part by part if it was continued on another machine."""
+    found = []
+    for each in (*run.get("earlier_environments", ()), run.get("environment") or {}):
+        hardware = each.get("hardware") or {}
+        machine = hardware.get("accelerator") or hardware.get("cpu") or "an unknown machine"
+        found.append(f"{machine}, {hardware['cpu_cores']} cores" if hardware.get("cpu_cores") else machine)
+    return " and ".join(dict.fromkeys(found))

@@ -64,10 +64,8 @@ def retrained_doubt(data: ReportData) -> str | None:
     judge = data.metrics["judge"]
     why = "more than the judge's errors explain, so it may have seen them"
     if _may_be_alarms(data, counts[0]):
-        why = (
-            f"the judge's errors are known from {judge.get('n_kept_held_out') or judge['n_held_out']:,} images, too few to tell whether they explain "
-            "it, so it may have seen them"
-        )
+        n = judge.get("n_kept_held_out") or judge["n_held_out"]
+        why = f"the judge's errors are known from {n:,} images, too few to tell whether they explain it, so it may have seen them"
     return (
         f"The model given as retrained makes {counts[0]:,} of {data.metrics['n_images']:,} unwanted images, the original "
         f"{counts[1]:,}: {why}. Nothing is concluded from comparing with it."
