@@ -1,11 +1,21 @@
+from itertools import pairwise
+
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 
 import vdu
 from vdu.core.errors import InputError
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.flow import flow_parts
 
 SEEDS = [3, 14, 15, 92, 65, 35, 89]
 COSINE_V = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
@@ -87,6 +97,72 @@ def test_the_spacing_is_the_one_asked_for(make_pipeline, own):
     for name in ("ddpm", "ddim", "dpm++"):
         assert Sampler(name, steps=4).make(denoiser).timesteps.tolist() == [999, 749, 499, 249]
     assert Sampler("ddim", steps=4, spacing="leading").make(denoiser).timesteps.tolist() == [750, 500, 250, 0]
+
+
+@pytest.mark.parametrize("n_levels", [50, 57, 100, 1000])
+def test_there_are_as_many_timesteps_as_steps(make_pipeline, n_levels):
+    """Trailing: T − i T/n rounded, less one. diffusers' own list has one more, −1, where n T/n is above T in floats."""
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline({"num_train_timesteps": n_levels}))
+    own, wrong = DDIMScheduler(num_train_timesteps=n_levels, timestep_spacing="trailing"), []
+    for n in range(1, n_levels + 1):
+        listed = Sampler("ddim", n).make(denoiser).timesteps.tolist()
+        own.set_timesteps(n)
+        assert len(listed) == len(set(listed)) == n and min(listed) >= 0
+        assert all(abs(t + 1 - n_levels * (n - i) / n) < 0.5 + 1e-9 for i, t in enumerate(listed))
+        if len(own.timesteps) == n:
+            assert listed == own.timesteps.tolist()
+        else:
+            wrong.append(n)
+            for name in ("ddpm", "dpm++"):
+                scheduler = Sampler(name, n).make(denoiser)
+                assert scheduler.timesteps.tolist() == listed
+            assert len(scheduler.sigmas) == n + 1  # of dpm++, with the clean end
+    assert n_levels < 1000 or wrong[:3] == [61, 103, 121]
+
+
+class Ideal(torch.nn.Module):
+    """E[ε | x_t] of images from N(0, ¼): σ x_t / (ᾱ/4 + 1 − ᾱ)."""
+
+    def __init__(self, levels):
+        super().__init__()
+        self.levels, self.weight, self.calls = levels, torch.nn.Parameter(torch.zeros(1)), 0
+
+    def forward(self, x, t):
+        self.calls += 1
+        level = self.levels[t.long()].float().view(-1, 1, 1, 1)
+        return (1 - level).sqrt() * x / (level / 4 + 1 - level)
+
+
+def ideal(make_pipeline):
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline({"clip_sample": False}))
+    return denoiser.with_network(Ideal(denoiser.schedule.alpha_bars))
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "linspace", "leading"])
+@pytest.mark.parametrize("steps", [7, 20, 61, 400, 501])
+def test_ddim_goes_to_the_next_timestep_and_ends_at_the_clean_image(make_pipeline, steps, spacing):
+    """Every step is linear under the ideal network: x_s = (√ā_s √ā_t/4 + √(1−ā_s) √(1−ā_t)) / (ā_t/4 + 1 − ā_t) x_t."""
+    denoiser, sampler = ideal(make_pipeline), Sampler("ddim", steps, spacing=spacing, microbatch_size=2)
+    listed = sampler.make(denoiser).timesteps
+    levels = [*denoiser.schedule.alpha_bars[listed].tolist(), 1.0]
+    factor = 1.0
+    for here, there in pairwise(levels):
+        factor *= ((there * here) ** 0.5 / 4 + ((1 - there) * (1 - here)) ** 0.5) / (here / 4 + 1 - here)
+    noise = torch.cat([torch.randn(1, 1, 8, 8, generator=source) for source in generators([3, 14])])
+    images = sample(denoiser, [3, 14], sampler)
+    torch.testing.assert_close(images, (factor * noise).clamp(-1, 1), rtol=0, atol=1e-4)  # float32, up to 501 steps
+    assert denoiser.network.calls == sampler.evaluations(denoiser) == steps
+    assert steps < 50 or 0.46 < factor < (0.5 if spacing == "trailing" else 0.56)  # the standard deviation is ½
+
+
+@pytest.mark.parametrize("steps", [7, 30, 400])
+def test_ddim_with_all_of_its_noise_is_ancestral_sampling(make_pipeline, steps):
+    """Song et al. 2021, Eq. 16 with η = 1: the same noises and variances, whatever the number of steps."""
+    ddim, ddpm = (
+        sample(ideal(make_pipeline), [3, 14], Sampler(name, steps, eta, microbatch_size=2))
+        for name, eta in (("ddim", 1.0), ("ddpm", 0.0))
+    )
+    torch.testing.assert_close(ddim, ddpm, rtol=0, atol=1e-4)
 
 
 def test_x0_clipping_is_the_pipelines_own_unless_it_is_said(make_pipeline):
@@ -186,6 +262,33 @@ def test_a_timestep_beyond_the_schedule_is_refused(make_pipeline):
         sample(denoiser, [1], Sampler("ddim", steps=20, spacing="leading"))
     with pytest.raises(InputError, match="steps_offset: got -1"):
         PipelineDenoiser.from_pipeline(make_pipeline({"steps_offset": -1}))
+
+
+@pytest.mark.parametrize(("spacing", "found"), [("leading", 1), ("linspace", 999)])
+def test_steps_without_timesteps_of_their_own_are_refused(make_pipeline, spacing, found):
+    """diffusers' solver divides the schedule into one more step than there are."""
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline())
+    with pytest.raises(InputError, match=f"has {found} different timesteps for 1000 steps with spacing '{spacing}'"):
+        Sampler("dpm++", 1000, spacing=spacing).make(denoiser)
+    assert len(Sampler("dpm++", 999, spacing=spacing).make(denoiser).timesteps) == 999
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_clipping_that_thresholding_takes_the_place_of_is_refused(make_pipeline, clip):
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline({"thresholding": True, "sample_max_value": 5.0}))
+    with pytest.raises(InputError, match=f"clip_sample: got {clip} for a pipeline whose scheduler has thresholding on"):
+        sample(denoiser, [1], Sampler("ddim", 2, clip_sample=clip))
+    assert sample(denoiser, [1], Sampler("ddim", 2, microbatch_size=1)).shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("option", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
+def test_a_flow_pipelines_own_spacing_does_not_take_the_place_of_the_protocols(make_unet, option):
+    """Euler's method at s = i/n: trailing, as the protocol says."""
+    plain = flow_parts(FlowMatchEulerDiscreteScheduler())
+    other = plain | {"scheduler_config": plain["scheduler_config"] | {option: True}}
+    for parts in (plain, other):
+        made = Sampler("ddim", steps=4).make(PipelineDenoiser(make_unet(), image_shape=(1, 8, 8), **parts))
+        torch.testing.assert_close(made.sigmas, torch.tensor([1, 0.667, 0.334, 0.001, 0]), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("option", ["use_karras_sigmas", "use_lu_lambdas"])

@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+    TCDScheduler,
+    UNet2DConditionModel,
+)
 
 import tiny_pipelines
 from vdu.core.errors import InputError
@@ -407,7 +415,7 @@ def test_a_denoiser_that_is_kept_reads_by_the_present_text_encoder(change):
     [
         (
             {"time_cond_proj_dim": 8},
-            "its unet has time_cond_proj_dim; expected a network of latents, timesteps and words alone",
+            "its unet has time_cond_proj_dim; expected a network without further inputs",
         ),
         ({"in_channels": 9}, "takes 9 channels and its autoencoder makes 4; expected the same number. Inpainting"),
         ({"sample_size": None}, "has no sample_size in its configuration"),
@@ -417,6 +425,95 @@ def test_models_of_more_than_words_are_refused(change, message):
     pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
     with pytest.raises(InputError, match=message):
         adapt(tiny_pipelines.stable_diffusion(**change))
+
+
+def distilled_sdxl():
+    pipeline = tiny_pipelines.sdxl()
+    unet = UNet2DConditionModel.from_config(pipeline.unet.config, time_cond_proj_dim=8)
+    pipeline.register_modules(unet=unet)
+    return pipeline
+
+
+def scheduled(make, kind, **config):
+    pipeline = make()
+    pipeline.scheduler = kind(**config)
+    return pipeline
+
+
+def shifted():
+    pipeline = tiny_pipelines.sd3()
+    pipeline.scheduler.set_shift(1.0)
+    return pipeline
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (distilled_sdxl, "its unet has time_cond_proj_dim; expected a network without further inputs"),
+        (lambda: scheduled(tiny_pipelines.pixart, LCMScheduler), "its LCMScheduler is for networks distilled for few"),
+        (
+            lambda: scheduled(tiny_pipelines.stable_diffusion, TCDScheduler, clip_sample=False, steps_offset=1),
+            "its TCDScheduler is for networks distilled for few",
+        ),
+        (lambda: scheduled(tiny_pipelines.sdxl, DDPMScheduler), "its DDPMScheduler has clip_sample True by default"),
+        (lambda: scheduled(tiny_pipelines.dit, DDIMScheduler), "its DDIMScheduler has clip_sample True by default"),
+        (
+            lambda: scheduled(tiny_pipelines.sd3, FlowMatchEulerDiscreteScheduler, num_train_timesteps=500),
+            "num_train_timesteps 500; expected 1000",
+        ),
+        (shifted, "was set to the shift 1.0, and its configuration, .* has 3.0; expected the same"),
+    ],
+)
+def test_schedulers_and_networks_that_would_sample_otherwise_are_refused(make, message):
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    with pytest.raises(InputError, match=message):
+        adapt(make())
+
+
+def test_clipping_of_latents_that_somebody_asked_for_is_done():
+    pipeline = scheduled(tiny_pipelines.dit, DDIMScheduler, clip_sample=True)
+    assert adapt(pipeline).scheduler_config["clip_sample"] is True
+    pipeline.scheduler = DDIMScheduler()
+    pipeline.scheduler.register_to_config(clip_sample=False)  # as the message says
+    assert adapt(pipeline).scheduler_config["clip_sample"] is False
+
+
+@pytest.mark.parametrize(("option", "value"), [("clip_sample", True), ("steps_offset", 0)])
+def test_options_that_diffusers_sets_where_it_loads_the_pipeline_are_refused(tmp_path, option, value):
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline = tiny_pipelines.stable_diffusion()
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **{option: value})
+    pipeline.save_pretrained(tmp_path)
+    loaded = type(pipeline).from_pretrained(tmp_path, safety_checker=None).scheduler.config[option]
+    assert loaded != value
+    for use in (adapt, lambda each: save_pipeline(each, tmp_path / "again")):
+        with pytest.raises(InputError, match=f"{option} {value}, which diffusers sets to {loaded} when it loads"):
+            use(pipeline)
+    pipeline.scheduler.register_to_config(**{option: loaded})  # as the message says
+    assert adapt(pipeline).scheduler_config[option] == loaded
+
+
+@pytest.mark.parametrize(
+    ("make", "extra"),
+    [
+        (tiny_pipelines.stable_diffusion, {"image_size": 512}),
+        (tiny_pipelines.stable_diffusion, {"class_names": ["cat", "dog"]}),
+        (tiny_pipelines.stable_diffusion, {"null_class": 3}),
+        (tiny_pipelines.sd3, {"timestep_scale": 0.25}),
+        (tiny_pipelines.dit, {"prompts": ["a cat"]}),
+    ],
+    ids=lambda each: each.__name__ if callable(each) else next(iter(each)),
+)
+def test_a_property_that_nothing_reads_is_refused(make, extra):
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    ((name, value),) = extra.items()
+    pipeline = make()
+    setattr(pipeline, name, value)
+    with pytest.raises(InputError, match=f"it has {name}, which nothing reads in a {type(pipeline).__name__}"):
+        adapt(pipeline)
+    setattr(pipeline, name, None)  # as the message says
+    pipeline.timestep_scale = 1.0  # which is none
+    assert adapt(pipeline)
 
 
 def test_a_flow_model_is_drawn_by_eulers_method_or_with_new_noise_at_every_step():

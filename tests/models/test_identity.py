@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LCMScheduler, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 
-from vdu.core.cache import PACKAGED
+from vdu.core.cache import PACKAGED, cache_folder, write_cached
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.records import sha256_bytes
@@ -22,7 +22,7 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import configuration_sha256, identity, is_recorded_configuration, trained_part, weights_sha256
 from vdu.models.pipelines import load_pipeline, save_pipeline
 from vdu.posterior.isotropic import fit_isotropic
-from vdu.replay.generated import cached_samples
+from vdu.replay.generated import SHARED_SEED, cached_samples
 from vdu.unlearning.fit_posterior import fit_posterior
 from vdu.unlearning.plan import check_origin
 from vdu.zoo.packaged import pipeline_folder
@@ -178,6 +178,16 @@ def test_two_models_do_not_share_their_cached_samples(make_pipeline, tmp_path, m
             denoiser(scaled(make_pipeline(), scale)), 2, Sampler("ddpm", 2, microbatch_size=2), progress=None
         )
     assert len(list((tmp_path / "own-samples").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("steps", "drawn"), [(2, 0), (3, 2)])
+def test_samples_that_earlier_versions_drew_wrongly_are_drawn_again(make_pipeline, steps, drawn):
+    """Where the steps divide the 1000 of the schedule, samples did not change."""
+    model, sampler = denoiser(make_pipeline()), Sampler("ddim", steps, microbatch_size=2)
+    key = f"{identity(model)} {sorted(sampler.describe().items())} {SHARED_SEED}"
+    earlier = cache_folder() / "own-samples" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
+    assert write_cached(earlier, {"images": torch.zeros(2, 1, 8, 8, dtype=torch.uint8)}, "these are")
+    assert cached_samples(model, 2, sampler, progress=None)[1] == drawn
 
 
 def test_what_trains_counts_where_something_was_trained(make_pipeline):

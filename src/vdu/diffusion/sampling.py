@@ -46,9 +46,10 @@ class Sampler:
 
     Attributes:
         scheduler: "ddpm" (ancestral), "ddim" or "dpm++" (DPM-Solver++, second order).
-        steps: network evaluations per image; the paper's protocol is ddpm with all steps of the model's schedule.
+        steps: network evaluations per image, any number up to the steps of the model's schedule; the paper's protocol is ddpm with all.
         eta: DDIM's noise, 0 (deterministic) to 1 (ancestral).
-        spacing: distribution of the steps over the schedule ("trailing" starts at pure noise); flow matching has "trailing" alone.
+        spacing: distribution of the steps over the schedule: "trailing" starts at pure noise; "leading" below it, at half the schedule
+            with a little more than half of its steps. Flow matching has "trailing" alone.
         clip_sample: clip the predicted x0 to [−1, 1] at every step; None takes the pipeline's own setting. dpm++ and flow matching never
             clip.
         microbatch_size: images per network evaluation.
@@ -88,7 +89,8 @@ class Sampler:
             The scheduler, with its timesteps set.
 
         Raises:
-            InputError: if it is no denoiser, there are more steps than its schedule has, or diffusers gives the sampler another schedule.
+            InputError: if it is no denoiser, there are more steps than its schedule has, diffusers gives the sampler another schedule or
+                other timesteps, or the pipeline's own options leave one of the sampler's without an effect.
         """
         if not isinstance(getattr(denoiser, "schedule", None), NoiseSchedule):
             raise InputError(
@@ -108,6 +110,11 @@ class Sampler:
         config = {**denoiser.scheduler_config, "timestep_spacing": self.spacing}
         if denoiser.schedule.scaling == "flow":
             return self._flow(denoiser)
+        if self.clip_sample is not None and config.get("thresholding"):
+            raise InputError(
+                f"clip_sample: got {self.clip_sample} for a pipeline whose scheduler has thresholding on, which takes its place; expected "
+                "None. Leave it out, or turn thresholding off: pipeline.scheduler.register_to_config(thresholding=False)."
+            )
         if self.clip_sample is not None:
             config["clip_sample"] = self.clip_sample
         if self.scheduler != "ddpm":
@@ -123,13 +130,27 @@ class Sampler:
                 "pipeline with a DDPMScheduler whose options, or trained_betas, give the model's own schedule."
             )
         scheduler.set_timesteps(self.steps, **denoiser.step_options(self.steps))
-        if len(scheduler.timesteps) and int(scheduler.timesteps.max()) >= len(denoiser.schedule):
-            raise InputError(
-                f"sampler: {self.steps} steps with spacing {self.spacing!r} and the pipeline's steps_offset {config.get('steps_offset')} "
-                f"reach the timestep {int(scheduler.timesteps.max())}; expected at most {len(denoiser.schedule) - 1}. Use fewer steps, or "
-                "the spacing trailing."
-            )
+        listed = scheduler.timesteps[
+            : self.steps
+        ]  # diffusers divides in floats, and has one more, −1, at 61 of 1000 steps and others
+        if self.scheduler == "dpm++":
+            scheduler.set_timesteps(timesteps=listed.tolist())  # and a noise level for each
+        scheduler.timesteps = listed
+        self._require_timesteps(listed.tolist(), len(denoiser.schedule) - 1, config.get("steps_offset"))
         return scheduler
+
+    def _require_timesteps(self, listed: Sequence[int], last: int, offset: int | None) -> None:
+        """Refuse a list of timesteps that leaves the schedule, or has not as many different ones as there are steps."""
+        if max(listed, default=0) > last:
+            raise InputError(
+                f"sampler: {self.steps} steps with spacing {self.spacing!r} and the pipeline's steps_offset {offset} reach the timestep "
+                f"{max(listed)}; expected at most {last}. Use fewer steps, or the spacing trailing."
+            )
+        if len(set(listed)) != self.steps:
+            raise InputError(
+                f"sampler: {self.scheduler} has {len(set(listed))} different timesteps for {self.steps} steps with spacing "
+                f"{self.spacing!r}; expected one for each. Use fewer steps, or the spacing trailing."
+            )
 
     def _flow(self, denoiser: Denoiser) -> Any:
         """Euler's method, which is what ddim is under flow matching; with ddpm every step draws its noise anew."""
@@ -146,6 +167,7 @@ class Sampler:
                 "effect; expected trailing, and no clipping. Leave them out."
             )
         config = {**denoiser.scheduler_config, "stochastic_sampling": self.scheduler == "ddpm"}
+        config |= dict.fromkeys(OTHER_SPACINGS, False)
         scheduler: Any = _made(FlowMatchEulerDiscreteScheduler, config)
         scheduler.set_timesteps(self.steps, **denoiser.step_options(self.steps))
         return scheduler
@@ -232,6 +254,26 @@ def _made(kind: Any, config: Mapping[str, Any]) -> Any:
     return kind.from_config({name: value for name, value in config.items() if name in known})
 
 
+def _places(scheduler: Any) -> Sequence[Any]:
+    """What the scheduler's ``step`` takes for each of its timesteps: the timestep itself, but for DDIM.
+
+    diffusers' DDIM steps from t to t − ⌊T/steps⌋, which is the next timestep only where the steps divide T; elsewhere noise is left. Given
+    the levels of its own timesteps alone, one apart, it goes from each to the next (Song et al. 2021, arXiv 2010.02502, Eq. 12), and from
+    the last to the clean image.
+
+    Args:
+        scheduler: with its timesteps set; DDIM's is changed.
+
+    Returns:
+        One for each timestep.
+    """
+    if type(scheduler).__name__ != SCHEDULERS["ddim"]:
+        return scheduler.timesteps
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod[scheduler.timesteps.flip(0)]
+    scheduler.num_inference_steps = scheduler.config.num_train_timesteps  # ⌊T/T⌋ = 1
+    return range(len(scheduler.timesteps))[::-1]
+
+
 @own_torch()
 def sample(
     denoiser: Denoiser,
@@ -299,11 +341,11 @@ def _microbatch(denoiser: Denoiser, seeds: list[int], labels: list[Any] | None, 
         step_arguments["eta"] = sampler.eta
     keep_variance = sampler.scheduler == "ddpm" and denoiser.learned_variance
     scaled = getattr(scheduler, "scale_model_input", lambda x_t, t: x_t)
-    for t in scheduler.timesteps:
+    for t, known_as in zip(scheduler.timesteps, _places(scheduler), strict=True):
         timestep = torch.full((len(x),), t.item(), device=x.device)
         output = guided(denoiser, scaled(x, t), timestep, condition, null, scale)
         output = output if keep_variance else output[:, : x.shape[1]]
-        x = scheduler.step(output, t, x, **step_arguments).prev_sample
+        x = scheduler.step(output, known_as, x, **step_arguments).prev_sample
     found = denoiser.decode(x)[: len(seeds)].float()
     if not bool(found.isfinite().all()):
         raise InputError(

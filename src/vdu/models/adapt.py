@@ -42,10 +42,18 @@ def adapt(pipeline: Any) -> PipelineDenoiser:
 
     Returns:
         The denoiser; its network is the pipeline's own object, not a copy. A pipeline of another kind is refused
-        (:func:`family_of`), and one whose schedule or prediction type is unknown, or with names or numbers set on it that cannot be saved.
+        (:func:`family_of`), and one whose schedule or prediction type is unknown.
+
+    Raises:
+        InputError: if names or numbers are set on it that cannot be saved, or that nothing reads in a pipeline of its kind.
     """
     family = family_of(pipeline)
-    read_extras(pipeline)  # those too that this family has no use for, since they are saved
+    for name, value in read_extras(pipeline).items():
+        if name not in family.READS and (name, value) != ("timestep_scale", 1.0):
+            raise InputError(
+                f"pipeline: it has {name}, which nothing reads in a {type(pipeline).__name__}; expected none. Set pipeline.{name} = None; "
+                "in a saved model remove it from vdu.json and the network's config.json."
+            )
     return family.adapt(pipeline)
 
 

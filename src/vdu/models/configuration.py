@@ -42,6 +42,7 @@ SAMPLING = {
     "dynamic_thresholding_ratio": UNIT,
     "sample_max_value": POSITIVE,
 }
+FEW_STEPS = ("LCMScheduler", "TCDScheduler")  # of consistency distillation
 VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
 RENAMED = {"predict_epsilon": "prediction_type, which is epsilon where it was true, and sample where it was false"}
 
@@ -366,7 +367,28 @@ def unet_parts(pipeline: Any) -> dict[str, Any]:
 
 
 def discrete_parts(scheduler: Any) -> dict[str, Any]:
-    """What a discrete-time scheduler gives a denoiser of latents, by argument name; latents are clipped only where it asks for it."""
+    """What a discrete-time scheduler gives a denoiser of latents, by argument name; latents are clipped only where it asks for it.
+
+    Args:
+        scheduler: with ``alphas_cumprod``.
+
+    Returns:
+        The arguments.
+
+    Raises:
+        InputError: if it is for distilled networks, or clips because nobody said otherwise.
+    """
+    kind, config = type(scheduler).__name__, scheduler.config
+    if kind in FEW_STEPS:
+        raise InputError(
+            f"pipeline: its {kind} is for networks distilled for few steps, which are not supported; expected the scheduler of a diffusion "
+            "process. Use the model that this one was made from, with the scheduler it came with."
+        )
+    if config.get("clip_sample") and "clip_sample" in config.get("_use_default_values", ()):
+        raise InputError(
+            f"pipeline: its {kind} has clip_sample True by default, which would cut latents at −1 and 1; expected False. Call "
+            f"pipeline.scheduler.register_to_config(clip_sample=False). If it is meant: {kind}.from_config(config, clip_sample=True)."
+        )
     return {
         "schedule": read_schedule(scheduler),
         "prediction_type": read_prediction_type(scheduler),

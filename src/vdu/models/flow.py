@@ -23,13 +23,24 @@ def flow_parts(scheduler: Any) -> dict[str, Any]:
         The arguments. The schedule has the scheduler's shift, or none where the shift depends on the size of the image.
 
     Raises:
-        InputError: if the scheduler is another.
+        InputError: if the scheduler is another, counts other times, or has another shift than its configuration.
     """
     config = scheduler.config
     if type(scheduler).__name__ != "FlowMatchEulerDiscreteScheduler" or config.get("invert_sigmas"):
         raise InputError(
             f"pipeline: its scheduler is a {type(scheduler).__name__}; expected a FlowMatchEulerDiscreteScheduler without inverted "
             "sigmas, the one that models of this kind come with. Save the pipeline with it."
+        )
+    if config.num_train_timesteps != 1000:
+        raise InputError(
+            f"pipeline: its scheduler has num_train_timesteps {config.num_train_timesteps}; expected 1000, since the times that its "
+            "network is given are 1000 s. Networks that count otherwise are not supported."
+        )
+    if scheduler.shift != config.shift:  # set_shift, which reaches no configuration
+        raise InputError(
+            f"pipeline: its scheduler was set to the shift {scheduler.shift}, and its configuration, which is all that a saved pipeline "
+            f"holds, has {config.shift}; expected the same. Make the scheduler with it: pipeline.scheduler = "
+            f"{type(scheduler).__name__}.from_config(pipeline.scheduler.config, shift={scheduler.shift})."
         )
     shift = 1.0 if config.use_dynamic_shifting else float(config.shift)
     return {

@@ -24,7 +24,7 @@ from vdu.core.modes import evaluating
 from vdu.models.configuration import read_sides
 from vdu.models.denoiser import PipelineDenoiser
 
-__all__ = ["LatentDenoiser", "latent_parts", "visiting"]
+__all__ = ["LatentDenoiser", "latent_parts", "refuse_further_inputs", "visiting"]
 
 AT_ONCE = 16  # images that pass the autoencoder together
 
@@ -163,6 +163,24 @@ def latent_parts(
         "image_shape": (int(config.in_channels), factor * height, factor * width),
         "scale": config.scaling_factor,
     }
+
+
+def refuse_further_inputs(network: Any, *names: str) -> None:
+    """Refuse a network that takes more than its family gives it.
+
+    Args:
+        network: a ``UNet2DConditionModel``.
+        names: options of its configuration that stand for further inputs.
+
+    Raises:
+        InputError: naming those that are set.
+    """
+    further = [name for name in names if network.config.get(name) is not None]
+    if further:
+        raise InputError(
+            f"pipeline: its unet has {', '.join(further)}; expected a network without further inputs. Models distilled for few steps (LCM) "
+            "and models with further inputs are not supported: use the model they were made from."
+        )
 
 
 def _latents(autoencoder: Any, images: Tensor) -> Tensor:

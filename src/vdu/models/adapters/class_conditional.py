@@ -22,10 +22,11 @@ from vdu.core.types import Condition
 from vdu.models.configuration import extra, unet_parts
 from vdu.models.denoiser import PipelineDenoiser
 
-__all__ = ["NETWORK", "PARTS", "ClassConditionalDenoiser", "adapt", "matches", "read_names"]
+__all__ = ["NETWORK", "PARTS", "READS", "ClassConditionalDenoiser", "adapt", "matches", "read_names"]
 
 PARTS = frozenset({"unet", "scheduler"})
 NETWORK = "unet"
+READS = ("class_names", "null_class", "timestep_scale")
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from vdu.models.adapters.class_conditional import ClassConditionalDenoiser, read
 from vdu.models.configuration import discrete_parts, extra, is_a
 from vdu.models.latent import LatentDenoiser, latent_parts
 
-__all__ = ["NETWORK", "PARTS", "DiTDenoiser", "adapt", "matches"]
+__all__ = ["NETWORK", "PARTS", "READS", "DiTDenoiser", "adapt", "matches"]
 
 PARTS = frozenset({"transformer", "vae", "scheduler"})
 NETWORK = "transformer"
+READS = ("class_names", "null_class")
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,14 @@ from vdu.models.flow import dynamic_shift, flow_parts
 from vdu.models.latent import latent_parts
 from vdu.models.words import TextDenoiser, text_parts
 
-__all__ = ["NETWORK", "PARTS", "FluxDenoiser", "adapt", "matches"]
+__all__ = ["NETWORK", "PARTS", "READS", "FluxDenoiser", "adapt", "matches"]
 
 PARTS = frozenset({
     "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "scheduler", "image_encoder",
     "feature_extractor",
 })  # fmt: skip
 NETWORK = "transformer"
+READS = ("prompts", "image_size")
 GUIDANCE = 3.5  # diffusers' default
 
 

@@ -5,10 +5,11 @@ from typing import Any
 from vdu.models.configuration import discrete_parts, is_a
 from vdu.models.latent import LatentDenoiser, latent_parts
 
-__all__ = ["NETWORK", "PARTS", "adapt", "matches"]
+__all__ = ["NETWORK", "PARTS", "READS", "adapt", "matches"]
 
 PARTS = frozenset({"vqvae", "unet", "scheduler"})
 NETWORK = "unet"
+READS = ()
 
 
 def matches(pipeline: Any) -> bool:

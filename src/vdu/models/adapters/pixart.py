@@ -17,10 +17,11 @@ from vdu.models.identity import CLEANED
 from vdu.models.latent import latent_parts
 from vdu.models.words import TextDenoiser, text_parts
 
-__all__ = ["NETWORK", "PARTS", "PixArtDenoiser", "adapt", "matches"]
+__all__ = ["NETWORK", "PARTS", "READS", "PixArtDenoiser", "adapt", "matches"]
 
 PARTS = frozenset({"vae", "text_encoder", "tokenizer", "transformer", "scheduler"})
 NETWORK = "transformer"
+READS = ("prompts",)
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from vdu.models.flow import dynamic_shift, flow_parts
 from vdu.models.latent import latent_parts
 from vdu.models.words import TextDenoiser, text_parts
 
-__all__ = ["NETWORK", "PARTS", "SD3Denoiser", "adapt", "matches"]
+__all__ = ["NETWORK", "PARTS", "READS", "SD3Denoiser", "adapt", "matches"]
 
 PARTS = frozenset({
     "vae", "text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3", "transformer", "scheduler",
     "image_encoder", "feature_extractor",
 })  # fmt: skip
 NETWORK = "transformer"
+READS = ("prompts",)
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,16 @@ from torch import Tensor
 from vdu.core.types import Condition
 from vdu.models.configuration import discrete_parts, is_a
 from vdu.models.denoiser import on_device
-from vdu.models.latent import latent_parts
+from vdu.models.latent import latent_parts, refuse_further_inputs
 from vdu.models.words import TextDenoiser, text_parts
 
-__all__ = ["NETWORK", "PARTS", "SDXLDenoiser", "adapt", "matches"]
+__all__ = ["NETWORK", "PARTS", "READS", "SDXLDenoiser", "adapt", "matches"]
 
 PARTS = frozenset({
     "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "scheduler", "image_encoder", "feature_extractor",
 })  # fmt: skip
 NETWORK = "unet"
+READS = ("prompts",)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def matches(pipeline: Any) -> bool:
 
 def adapt(pipeline: Any) -> SDXLDenoiser:
     """The pipeline's network itself, not a copy, as a denoiser."""
+    refuse_further_inputs(pipeline.unet, "class_embed_type", "time_cond_proj_dim")
     parts = latent_parts(pipeline, pipeline.unet, pipeline.vae)
     config = pipeline.vae.config
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:

@@ -10,15 +10,17 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.models.configuration import discrete_parts, is_a
-from vdu.models.latent import latent_parts
+from vdu.models.latent import latent_parts, refuse_further_inputs
 from vdu.models.words import TextDenoiser, text_parts
 
-__all__ = ["NETWORK", "PARTS", "adapt", "matches"]
+__all__ = ["NETWORK", "PARTS", "READS", "adapt", "matches"]
 
 PARTS = frozenset({
     "vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker", "feature_extractor", "image_encoder",
 })  # fmt: skip
 NETWORK = "unet"
+READS = ("prompts",)
+SET_ON_LOADING = {"clip_sample": False, "steps_offset": 1}  # options of the scheduler
 
 
 def matches(pipeline: Any) -> bool:
@@ -36,19 +38,15 @@ def adapt(pipeline: Any) -> TextDenoiser:
         The denoiser.
 
     Raises:
-        InputError: if its network takes more than latents, timesteps and words.
+        InputError: if its network takes more than latents, timesteps and words, or loading would change its scheduler.
     """
-    config = pipeline.unet.config
-    further = [
-        name
-        for name in ("class_embed_type", "addition_embed_type", "time_cond_proj_dim")
-        if config.get(name) is not None
-    ]
-    if further:
-        raise InputError(
-            f"pipeline: its unet has {', '.join(further)}; expected a network of latents, timesteps and words alone. "
-            "Models distilled for few steps (LCM) and models with further inputs are not supported: use the model they were made from."
-        )
+    refuse_further_inputs(pipeline.unet, "class_embed_type", "addition_embed_type", "time_cond_proj_dim")
+    for name, value in SET_ON_LOADING.items():
+        if (got := pipeline.scheduler.config.get(name, value)) != value:
+            raise InputError(
+                f"pipeline: its scheduler has {name} {got}, which diffusers sets to {value} when it loads such a pipeline, so another "
+                f"model would be loaded; expected {value}. Call pipeline.scheduler.register_to_config({name}={value})."
+            )
     return TextDenoiser(
         network=pipeline.unet,
         **discrete_parts(pipeline.scheduler),

@@ -5,10 +5,11 @@ from typing import Any
 from vdu.models.configuration import unet_parts
 from vdu.models.denoiser import PipelineDenoiser
 
-__all__ = ["NETWORK", "PARTS", "adapt", "matches"]
+__all__ = ["NETWORK", "PARTS", "READS", "adapt", "matches"]
 
 PARTS = frozenset({"unet", "scheduler"})
 NETWORK = "unet"
+READS = ("timestep_scale",)
 
 
 def matches(pipeline: Any) -> bool:
