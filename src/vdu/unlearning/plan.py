@@ -515,17 +515,17 @@ def _kept(plan: Plan, images: ImageSet, *, in_folder: bool) -> ImageSet:
             f"vdu: {len(images) - len(kept)} of {len(images)} retained images are of a class to be forgotten ({', '.join(shared)}, by the "
             "names of their folders or labels); they are left out."
         )
-    elif labelled:
-        say(
-            f"vdu: no class of the retained images ({_first(class_names(images))}) is one to be forgotten ({_first(unwanted)}); all "
-            f"{len(images)} stay."
-        )
     for folder in sorted({part for name in kept.names or () for part in name.split("/")[:-1]}) if in_folder else ():
         if any(_same(folder, each, plan.original) for each in unwanted):
             raise InputError(
                 f"--retain: images lie in a folder {folder}, which is the name of a class to be forgotten and not their label; expected "
                 "a folder whose folders are the classes, without images beside them. Move the images that are to be kept elsewhere."
             )
+    if labelled and not shared:
+        say(
+            f"vdu: no class of the retained images ({_first(class_names(images))}) is one to be forgotten ({_first(unwanted)}); all "
+            f"{len(images)} stay."
+        )
     require_captions(
         plan.original, kept, "--retain",
         "images in folders that are named by their captions, or none: then the model draws some under the prompts to keep",
