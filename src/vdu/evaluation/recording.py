@@ -44,7 +44,7 @@ from vdu.evaluation.pair import check_evidence_folder, images_of_prompts, open_f
 from vdu.evaluation.prompt_sets import label_sets
 from vdu.evaluation.records import EvidenceRecord, WarningRecord, WordsRecord
 from vdu.evaluation.retained import retained_of
-from vdu.evaluation.subject import Subject, about_models, classes_to_count, sets_in_words
+from vdu.evaluation.subject import Subject, about_models, by_name, classes_to_count, sets_in_words
 from vdu.evaluation.suite import (
     DRAWN,
     announce,
@@ -162,11 +162,8 @@ def evaluate_pair(
             assert forget is not None  # see require_one_subject
             shape, known = first.denoiser.image_shape, first.denoiser.class_names
             images, about = unwanted_images(forget, shape, options.forget_class, known)
-            named = images.class_names or ()
-            by_number = bool(classes) and all(each.isdecimal() for each in classes)
-            if len(named) > 1 and by_number and not set(classes) & set(named):
-                classes = class_names(images)  # given by their numbers: from here on by their names
-                options = replace(options, forget_class=tuple(classes))
+            options = by_name(images, options)
+            classes = list(options.forget_class)
             sets = label_sets(first.denoiser, classes)
         else:
             images, about = images_of_prompts(forget, first.denoiser, sets, options)

@@ -1,9 +1,11 @@
 """What is evaluated: two models, what was to be forgotten, and what conditional models are asked for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
+from vdu.core.class_names import class_index
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.data.overlap import PixelHashes
@@ -16,7 +18,7 @@ from vdu.judges.judging import judge_place
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import SCHEDULE, differences
 
-__all__ = ["Subject", "about_models", "classes_to_count", "sets_in_words"]
+__all__ = ["Subject", "about_models", "by_name", "classes_to_count", "sets_in_words"]
 
 LEVELS = {*SCHEDULE, "alpha_bars", "scaling", "prediction_type"}  # images from the same noise are then not alike
 
@@ -113,7 +115,7 @@ def classes_to_count(options: EvaluationOptions, sets: PromptSets | None, forgot
         return list(options.forget_class) or forgotten
     if options.judge is None:
         return list(sets.concepts)
-    names = load_judge(judge_place(options.judge)[0])[0].class_names
+    names = _classes_of(options.judge)
     found = {each: asked_class(each, names, sets.classes) for each in sets.concepts}
     unknown = [each for each, i in found.items() if i is None]
     if unknown and len(unknown) < len(found):
@@ -123,6 +125,29 @@ def classes_to_count(options: EvaluationOptions, sets: PromptSets | None, forgot
             "for ([classes] in --prompts)."
         )
     return [names[i] for i in sorted({i for i in found.values() if i is not None})] or list(sets.concepts)
+
+
+def by_name(images: ImageSet, options: EvaluationOptions) -> EvaluationOptions:
+    """The options with the forget classes by name, where they were given by number.
+
+    Args:
+        images: the forget set.
+        options: of the evaluation.
+
+    Returns:
+        The same, unless the images are of named classes and neither they nor a given judge call their classes by these numbers. A
+        number of no class is refused with an ``InputError``.
+    """
+    named, given = images.class_names or (), set(options.forget_class)
+    if len(named) < 2 or not given or not all(each.isdecimal() for each in given) or given & set(named):
+        return options
+    if options.judge is not None and given <= set(_classes_of(options.judge)):
+        return options
+    return replace(options, forget_class=tuple(named[class_index(each, named)] for each in options.forget_class))
+
+
+def _classes_of(judge: Path | str) -> tuple[str, ...]:
+    return load_judge(judge_place(judge)[0])[0].class_names
 
 
 def about_models(subject: Subject) -> tuple[WarningRecord, ...]:
