@@ -1,13 +1,16 @@
 """``vdu posterior``: killed and resumed, it ends with the bits of an undisturbed run."""
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import tiny_pipelines
 from vdu.commands import posterior as verb
 from vdu.commands.settings import PosteriorSettings
 from vdu.core.errors import InputError
 from vdu.core.records import read_json, write_json
+from vdu.models.denoiser import PipelineDenoiser
 from vdu.posterior.estimators import ESTIMATORS
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.unlearning.fine_tuned_members import FILE
@@ -182,6 +185,33 @@ def test_a_member_that_changed_on_disk_is_noticed(settings, kill, make_pipeline,
     make_pipeline(seed=9).save_pretrained(tmp_path / "member-0")  # which was taken in already
     with pytest.raises(InputError, match="other settings"):
         verb.run(settings("killed", "ensemble", resume_from_checkpoint="latest"))
+
+
+def test_an_ensemble_of_text_encoders_is_the_mean_of_theirs_and_knows_them(tmp_path):
+    """All members have one network, so that their text encoders alone tell them apart."""
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    members = []
+    for k in range(3):
+        pipeline = tiny_pipelines.stable_diffusion()
+        for value in pipeline.text_encoder.parameters():
+            value.data += 1e-3 * k * k  # the mean is 5/3 · 10⁻³ above the first
+        pipeline.save_pretrained(tmp_path / f"member-{k}")
+        members.append(tmp_path / f"member-{k}")
+    settings = PosteriorSettings(
+        estimator="ensemble", pipeline=members[0], members=tuple(members), output_dir=tmp_path / "out", train="text-encoder",
+        n_samples=4, inference_steps=2,
+    )  # fmt: skip
+    verb.run(settings)
+    mean = GaussianPosterior.load(tmp_path / "out" / verb.FILE).mean
+    first = tiny_pipelines.stable_diffusion().text_encoder.state_dict()
+    assert {name.removeprefix("text_encoder.") for name in mean} == set(first)
+    for name, value in first.items():
+        torch.testing.assert_close(mean[f"text_encoder.{name}"], value + 5e-3 / 3)
+    denoiser = PipelineDenoiser.from_pipeline(tiny_pipelines.stable_diffusion())
+    before = verb._identity(settings, denoiser, None)
+    pipeline.text_encoder.get_input_embeddings().weight.data += 1
+    pipeline.save_pretrained(members[2])
+    assert verb._identity(settings, denoiser, None) != before
 
 
 def _folder(path):

@@ -20,7 +20,9 @@ from vdu.commands.verify import verify
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
 from vdu.core.python_names import in_python
+from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
+from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation import recording
 from vdu.evaluation.api import evaluate
@@ -30,7 +32,7 @@ from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import unwanted_images
 from vdu.evaluation.recording import _probe_inputs, require_measurable
 from vdu.evaluation.references import has_labels_of, without_labels
-from vdu.evaluation.subject import Subject
+from vdu.evaluation.subject import Subject, by_name
 from vdu.explore.open_run import open_run
 from vdu.models.pipelines import load_pipeline
 from vdu.reporting.code_texts import ABOUT_MODELS
@@ -627,6 +629,35 @@ def test_what_makes_a_model_another_one_than_the_original_is_what_was_trained(pa
         return
     with pytest.raises(InputError, match="retrained: has the weights of the original or of the unlearned model"):
         open_retrained(other, first, first)
+
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@pytest.mark.parametrize(
+    ("given", "judge", "meant"),
+    [
+        ("8", "zoo:mnist", "8"),  # what the judge calls the class
+        ("8", None, "eight"),
+        ("3", None, "three"),  # whatever images are left of the set
+        ("eight", "zoo:mnist", "eight"),
+        ("10", None, "class '10': unknown"),
+    ],
+)
+def test_a_class_by_number_is_what_the_judge_calls_it_or_the_one_at_its_place(given, judge, meant):
+    eights = split_by_class(load_images("mnist-mini", split="test"), "8")[0]
+    images, options = (
+        replace(eights, class_names=DIGITS),
+        EvaluationOptions.from_python(forget_class=given, judge=judge),
+    )
+    if ":" in meant:
+        with pytest.raises(InputError, match=meant):
+            by_name(images, options)
+        return
+    options = by_name(images, options)
+    assert options.forget_class == (meant,)
+    if judge and meant == "8":
+        require_measurable(load_pipeline("zoo:mnist"), images, options)
 
 
 def test_a_table_knows_its_retrained_model_by_all_its_parts(pixel_judge):

@@ -13,6 +13,7 @@ from tests.evaluation.conftest import QUICK, counted
 
 import vdu
 from vdu.core.errors import DivergenceError, InputError
+from vdu.data.images import ImageSet
 from vdu.evaluation import method_table
 from vdu.evaluation.api import compare, evaluate
 from vdu.evaluation.method_table import MethodRow, MethodTable
@@ -105,6 +106,17 @@ def test_a_finished_row_is_not_computed_again(pair, pixel_judge, monkeypatch):
     with pytest.raises(InputError, match="holds the row of another comparison"):
         compare(pair / "before", methods=["ascent"], **given | {"steps": 3})
     assert done == [0, 1]
+
+
+@pytest.mark.parametrize("given", [1, "1", "dog"])
+def test_a_class_is_known_by_name_however_it_is_given(pair, pixel_judge, monkeypatch, given):
+    seen = []
+    monkeypatch.setattr(method_table, "_row", lambda job, *_: seen.append(job) or method_table._Finished(ROW, "pixel"))
+    images = ImageSet(
+        torch.zeros(12, 1, 8, 8, dtype=torch.uint8), torch.arange(12) % 3, class_names=("cat", "dog", "owl")
+    )
+    compare(pair / "before", methods=["ascent"], forget=images, forget_class=given, **QUICK)
+    assert seen[0].options.forget_class == ("dog",) and seen[0].forget.labels.tolist() == [1, 1, 1, 1]
 
 
 def test_a_row_is_of_images_of_one_class(of_classes, pixel_judge, monkeypatch, tmp_path):

@@ -57,7 +57,11 @@ def options_of(name):
     return {
         item.name: item.default
         for item in fields(METHODS[name])
-        if item.init and item.name not in hidden and not item.name.startswith("_") and item.default is not MISSING
+        if item.init
+        and item.metadata.get("option", True)
+        and item.name not in hidden
+        and not item.name.startswith("_")
+        and item.default is not MISSING
     }
 
 
@@ -162,6 +166,8 @@ def another(option, default):
         return WORDS[option]
     if isinstance(default, tuple):
         return (0.2, 0.65)
+    if option == "classifier_width":  # in groups of eight
+        return default + 8
     return 1.0 if default is None else default + 1 if isinstance(default, int) else 1.5 * default
 
 

@@ -422,7 +422,7 @@ def test_a_method_object_in_words_is_recorded_so_that_its_file_makes_the_same_ru
     pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
     pipeline, images = tiny_pipelines.stable_diffusion(), torch.randint(256, (40, 3, 16, 16), dtype=torch.uint8)
     how = {"forget": images, "forget_prompt": "cat", "keep_prompts": "a dog", "force": True}
-    own = RetainDistillation(repulsion_scale=3.0, keep_scale=0.0)
+    own = RetainDistillation(pool_size=2, keep_scale=0.0)
     for method, said_of_scale in ((RetainDistillation(), True), (own, False), ("distillation", False)):
         plan = planned(pipeline, method, **how)
         config = tomllib.loads(configuration(plan, tmp_path))
@@ -432,7 +432,7 @@ def test_a_method_object_in_words_is_recorded_so_that_its_file_makes_the_same_ru
         assert again.identity == plan.chosen.method.identity
         said = capsys.readouterr().err
         assert ("the method is an object, so its options are taken as they are: " in said) == (method != "distillation")
-        assert ("keep_scale=1.5" in said) == said_of_scale and "repulsion_scale" not in said
+        assert ("keep_scale=1.5" in said) == said_of_scale and "pool_size" not in said
     assert config["option"] == []
-    chosen = choose(RetainDistillation(repulsion_scale=3.0), {}, others=frozenset(), retain=False)
-    assert chosen.options == ("repulsion_scale=3.0",) and capsys.readouterr().err == ""
+    chosen = choose(RetainDistillation(pool_size=2), {}, others=frozenset(), retain=False)
+    assert chosen.options == ("pool_size=2",) and capsys.readouterr().err == ""

@@ -19,7 +19,7 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity as identity_of
 from vdu.models.identity import weights_sha256
 from vdu.models.lora import trained_weights
-from vdu.models.pipelines import find_pipeline, hashes_of, load_pipeline, network_of
+from vdu.models.pipelines import find_pipeline, hashes_of, load_pipeline, network_of, parts_of
 from vdu.models.reading import in_training
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.ensemble import FinetunedEnsemble
@@ -166,7 +166,7 @@ def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser, data: Ima
     """SHA-256 of everything that an estimation depends on; later processing may change on resume.
 
     Args:
-        settings: of the run; the members that they name are known by their weights.
+        settings: of the run; the members that they name are known by the weights of all their parts.
         denoiser: the model.
         data: images to fine-tune on, if there are any.
 
@@ -179,7 +179,9 @@ def _identity(settings: PosteriorSettings, denoiser: PipelineDenoiser, data: Ima
         mean="refuse",
     )  # fmt: skip
     device = next(denoiser.network.parameters()).device.type  # results differ by kind of device
-    members = [weights_sha256(network_of(load_pipeline(each))) for each in settings.members]
+    members = [
+        f"{weights_sha256(network_of(each))}{parts_of(each) or ''}" for each in map(load_pipeline, settings.members)
+    ]
     known = "" if data is None else content_of(data, denoiser.class_names)
     return sha256_bytes(f"{identity_of(denoiser)} {device} {to_toml(same)} {members} {known}".encode())
 

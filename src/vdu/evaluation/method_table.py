@@ -36,6 +36,7 @@ from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import made_by, unwanted_images
 from vdu.evaluation.recording import evaluate_pair, require_measurable
 from vdu.evaluation.records import EvidenceRecord
+from vdu.evaluation.subject import by_name
 from vdu.methods import registry
 from vdu.methods.base import compiled
 from vdu.metrics.intervals import seeds_interval
@@ -285,6 +286,7 @@ def compare(
         original = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
         before = open_model(original, "pipeline")
         images, _ = unwanted_images(forget, before.denoiser.image_shape, options.forget_class)
+        options = by_name(images, options)
         names, plans = _names(methods), [planned(original, method, forget=images, **training) for method in methods]
         texts = [", ".join(each.chosen.options) for each in plans]
         contents = require_measurable(original, images, options)  # refuses now, as the plans do

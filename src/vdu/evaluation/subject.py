@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from vdu.core.class_names import class_index
 from vdu.core.errors import InputError
@@ -18,7 +19,7 @@ from vdu.judges.judging import judge_place
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import SCHEDULE, differences
 
-__all__ = ["Subject", "about_models", "classes_to_count", "of_labels", "sets_in_words"]
+__all__ = ["Subject", "about_models", "by_name", "classes_to_count", "of_labels", "sets_in_words"]
 
 LEVELS = {*SCHEDULE, "alpha_bars", "scaling", "prediction_type"}  # images from the same noise are then not alike
 
@@ -115,7 +116,7 @@ def classes_to_count(options: EvaluationOptions, sets: PromptSets | None, forgot
         return list(options.forget_class) or forgotten
     if options.judge is None:
         return list(sets.concepts)
-    names = load_judge(judge_place(options.judge)[0])[0].class_names
+    names = _classes_of(options.judge)
     found = {each: asked_class(each, names, sets.classes) for each in sets.concepts}
     unknown = [each for each, i in found.items() if i is None]
     if unknown and len(unknown) < len(found):
@@ -125,6 +126,29 @@ def classes_to_count(options: EvaluationOptions, sets: PromptSets | None, forgot
             "for ([classes] in --prompts)."
         )
     return [names[i] for i in sorted({i for i in found.values() if i is not None})] or list(sets.concepts)
+
+
+def by_name(images: ImageSet, options: EvaluationOptions) -> EvaluationOptions:
+    """The options with the forget classes by name, where they were given by number.
+
+    Args:
+        images: the forget set.
+        options: of the evaluation.
+
+    Returns:
+        The same, unless the images are of named classes and neither they nor a given judge call their classes by these numbers. A
+        number of no class is refused with an ``InputError``.
+    """
+    named, given = images.class_names or (), set(options.forget_class)
+    if len(named) < 2 or not given or not all(each.isdecimal() for each in given) or given & set(named):
+        return options
+    if options.judge is not None and given <= set(_classes_of(options.judge)):
+        return options
+    return replace(options, forget_class=tuple(named[class_index(each, named)] for each in options.forget_class))
+
+
+def _classes_of(judge: Path | str) -> tuple[str, ...]:
+    return load_judge(judge_place(judge)[0])[0].class_names
 
 
 def of_labels(
@@ -141,9 +165,7 @@ def of_labels(
         The options, with classes of several by name where they were given by number; the classes of the images, if they are a
         class-conditional model's; and its labels, if it is asked with them.
     """
-    named, given, own = images.class_names or (), options.forget_class, class_names(images)
-    if len(named) > 1 and all(each.isdecimal() for each in given) and not set(given) & set(named):
-        options = replace(options, forget_class=tuple(named[class_index(each, named)] for each in given))
+    options, own = by_name(images, options), class_names(images)
     sets = label_sets(original, own)
     return options, own if sets else [], sets or label_sets(original, options.forget_class)
 

@@ -23,7 +23,7 @@ from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import configuration_sha256, identity, weights_sha256
 from vdu.models.lora import trained_weights
-from vdu.models.pipelines import load_pipeline, network_of
+from vdu.models.pipelines import load_pipeline
 from vdu.models.reading import in_training
 from vdu.posterior.ensemble import FinetunedEnsemble
 from vdu.posterior.estimators import make_estimator
@@ -163,7 +163,7 @@ def fit_posterior(
         if isinstance(chosen, FinetunedEnsemble) and members is None:
             members = fine_tuned_members(chosen, part, drawn(), seed=derive_seed(seed, "members"))
         state = state or chosen.init(part)
-        others = (_weights(each, denoiser) for each in islice(members or (), state.count, None))
+        others = (_weights(each, denoiser, train) for each in islice(members or (), state.count, None))
         posterior = chosen.posterior(take_all(chosen, state, others, part, save=save, progress=progress))
     own = {"pipeline": weights_sha256(denoiser.network), "model": identity(denoiser)}
     return replace(posterior, sources={**posterior.sources, **own})
@@ -187,8 +187,8 @@ def with_labels(denoiser: PipelineDenoiser, images: ImageSet) -> tuple[Tensor, l
     ]
 
 
-def _weights(member: Any, denoiser: PipelineDenoiser) -> dict[str, Tensor]:
-    """The named weights of a member.
+def _weights(member: Any, denoiser: PipelineDenoiser, train: str) -> dict[str, Tensor]:
+    """The named weights of a member, in the form in which it trains: with those of its text encoder where these train.
 
     Returns:
         The weights.
@@ -200,8 +200,8 @@ def _weights(member: Any, denoiser: PipelineDenoiser) -> dict[str, Tensor]:
         return dict(member)
     pipeline = load_pipeline(member) if isinstance(member, str | Path) else member
     own = PipelineDenoiser.from_pipeline(pipeline)
-    weights: dict[str, Tensor] = dict(network_of(pipeline).named_parameters())
-    known = {name: value.shape for name, value in denoiser.network.named_parameters()}
+    weights: dict[str, Tensor] = dict(in_training(own, train).network.named_parameters())
+    known = {name: value.shape for name, value in in_training(denoiser, train).network.named_parameters()}
     same_shapes = known == {name: value.shape for name, value in weights.items()}  # others are refused by name
     alike = replace(own, scheduler_config=denoiser.scheduler_config)  # how samples are drawn is no matter
     if same_shapes and configuration_sha256(alike) != configuration_sha256(denoiser):
