@@ -408,12 +408,18 @@ def test_missing_damaged_and_empty_files_are_refused(checkpoint, tmp_path, name)
 @pytest.mark.parametrize(
     ("architecture", "options", "says"),
     [
-        ("ddpm-pytorch", {"schedule": "cosine"}, "got the schedule cosine with 1000 steps; expected linear with 1000"),
+        (
+            "ddpm-pytorch",
+            {"schedule": "cosine"},
+            "got the schedule 'cosine' with 1000 steps; expected linear with 1000",
+        ),
         (
             "improved-diffusion",
             {"schedule": "linear"},
-            "got the schedule linear with 4000 steps; expected cosine with 4000",
+            "got the schedule 'linear' with 4000 steps; expected cosine with 4000",
         ),
+        ("ddpm-pytorch", {"schedule": ""}, "got the schedule '' with 1000 steps"),
+        ("ddpm-pytorch", {"diffusion_steps": 0}, "got the schedule 'linear' with 0 steps"),
         ("stable-diffusion", {}, "got 'stable-diffusion'; expected one of ddpm-pytorch, improved-diffusion"),
     ],
 )
@@ -439,7 +445,7 @@ def test_the_command_line_imports(tutorial, checkpoint, command, capsys, tmp_pat
     assert command("import", "ddpm-pytorch", path, out) == 2
     assert "already holds files; expected a new or empty folder" in capsys.readouterr().err
     assert command("import", "ddpm-pytorch", path, out / "new", "--schedule", "cosine") == 2
-    assert "got the schedule cosine with 1000 steps" in capsys.readouterr().err
+    assert "got the schedule 'cosine' with 1000 steps" in capsys.readouterr().err
 
 
 def test_a_refused_checkpoint_leaves_nothing(checkpoint, command, capsys, tmp_path):

@@ -158,6 +158,14 @@ def test_every_attention_of_a_network_without_words(make_unet):
 # files
 
 
+def test_a_compiled_network_has_the_corrections_and_the_file_of_the_plain_one(unet, tmp_path):
+    tensors = []
+    for network in (unet, torch.compile(unet, backend="eager")):
+        tensors.append(load_file(save_lora(training_copy(network, "lora:2"), tmp_path / str(len(tensors)), "unet")))
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(torch.equal(tensors[1][name], value) for name, value in tensors[0].items())
+
+
 def test_the_file_holds_the_factors(unet, tmp_path):
     made = corrected(unet)
     tensors = load_file(save_lora(made, tmp_path / "lora", "unet"))

@@ -60,6 +60,13 @@ def test_other_kinds_are_refused(family, message):
         in_training(denoiser(family), "text-encoder")
 
 
+def test_a_text_encoder_in_half_precision_is_refused():
+    pipeline = tiny_pipelines.stable_diffusion()
+    pipeline.text_encoder.to(torch.bfloat16)
+    with pytest.raises(InputError, match="the text encoder has weights in torch.bfloat16; expected torch.float32"):
+        in_training(PipelineDenoiser.from_pipeline(pipeline), "text-encoder")
+
+
 def test_a_frozen_text_encoder_is_refused():
     pipeline = tiny_pipelines.stable_diffusion()
     pipeline.text_encoder.requires_grad_(False)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.checks import first_differences
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 from vdu.models.checkpoint_names import ddpm_pytorch_names, improved_diffusion_names
 from vdu.models.paper_networks import PUBLISHED_SCHEDULES, ddpm_pytorch_pipeline, improved_diffusion_pipeline
 from vdu.models.pipelines import check_network
@@ -125,12 +125,12 @@ def _load(path: Path) -> Any:
 
 def _require_published(architecture: str, schedule: str | None, steps: int | None) -> None:
     published = PUBLISHED_SCHEDULES[architecture]
-    got = (schedule or published[0], steps or published[1])
+    got = (published[0] if schedule is None else schedule, published[1] if steps is None else steps)
     if got != published:
         raise InputError(
-            f"{architecture}: got the schedule {got[0]} with {got[1]} steps; expected {published[0]} with {published[1]}, that of "
-            "the published model. The file does not contain its schedule, and a wrong one invalidates every result: leave --schedule "
-            "and --diffusion-steps out, or convert a model with another schedule to a diffusers pipeline yourself."
+            f"{architecture}: got the schedule {shown(got[0])} with {shown(got[1])} steps; expected {published[0]} with {published[1]}, "
+            "that of the published model. The file does not contain its schedule, and a wrong one invalidates every result: leave "
+            "--schedule and --diffusion-steps out, or convert a model with another schedule to a diffusers pipeline yourself."
         )
 
 

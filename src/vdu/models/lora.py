@@ -120,7 +120,7 @@ def training_copy(network: nn.Module, train: str, *, seed: int = 0) -> nn.Module
         return _sharing(network, {id(value) for layer in layers.values() for value in layer.parameters()})
     made = _sharing(network, set())
     for name in layers:
-        LowRank.on(cast("nn.Linear", made.get_submodule(name)), rank, generator(seed, "lora", name))
+        LowRank.on(cast("nn.Linear", made.get_submodule(name)), rank, generator(seed, "lora", _own_name(name)))
     return made
 
 
@@ -274,12 +274,18 @@ def save_lora(network: nn.Module, folder: Path, part: str) -> Path:
         )
     tensors = {}
     for name, layer in layers.items():  # diffusers takes s = 1 where a file has no alpha
-        tensors[f"{part}.{name}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
-        tensors[f"{part}.{name}.lora_B.weight"] = (layer.lora_scale * layer.lora_B.detach()).cpu().contiguous()
+        own = f"{part}.{_own_name(name)}"
+        tensors[f"{own}.lora_A.weight"] = layer.lora_A.detach().cpu().contiguous()
+        tensors[f"{own}.lora_B.weight"] = (layer.lora_scale * layer.lora_B.detach()).cpu().contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{LORA_FILE}"
     save_file(tensors, temporary, metadata={"format": "pt"})
     return temporary.replace(folder / LORA_FILE)
+
+
+def _own_name(name: str) -> str:
+    """The name of a module in the network itself, where torch.compile wraps it."""
+    return name.replace("_orig_mod.", "")
 
 
 def _layers(network: nn.Module, part: str) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def in_training(original: PipelineDenoiser, train: str) -> PipelineDenoiser:
         The model itself, unless its text encoder trains.
 
     Raises:
-        InputError: if it has no text encoder, or makes more of its prompts than the words of a single one.
+        InputError: if it has no text encoder, or makes more of its prompts than the words of a single one, or that one is not in float32.
     """
     if train != TEXT_ENCODER:
         return original
@@ -109,6 +109,12 @@ def in_training(original: PipelineDenoiser, train: str) -> PipelineDenoiser:
         with torch.no_grad():
             words = encoders[0](**{name: value.to(device) for name, value in tokens.items()})[0]
         if words.shape == null[WORDS].shape and torch.allclose(words.cpu(), null[WORDS], rtol=1e-3, atol=1e-4):
+            others = sorted({str(value.dtype) for value in encoders[0].parameters()} - {"torch.float32"})
+            if others:
+                raise InputError(
+                    f"train: got {train!r}, and the text encoder has weights in {', '.join(others)}; expected torch.float32. Call "
+                    "pipeline.text_encoder.to(torch.float32)."
+                )
             known: dict[str, Any] = {each.name: getattr(original, each.name) for each in fields(original)}
             known["network"] = ReadingNetwork(original.network, encoders[0])
             return ReadingDenoiser(**known)
