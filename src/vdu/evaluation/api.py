@@ -106,7 +106,7 @@ def evaluate(
         raise InputError(f"folder: got {folder} with a run, which is evaluated in its own folder. Leave it out.")
     forget_prompt = None if forget_prompt is None else read_prompts(forget_prompt, "forget_prompt")
     if run is not None and own is None and (said := getattr(getattr(run, "plan", None), "prompts", None)):
-        forget_prompt = said["forget"]
+        forget_prompt = said.get("forget")
         if "keep" in said and (prompts is None or isinstance(prompts, Mapping)):  # a file says all that is asked
             prompts = {"others": said["keep"], **(prompts or {})}
     if run is not None and own is None and sampler is None:  # as a run folder is evaluated with its run's guidance
