@@ -673,6 +673,14 @@ def test_a_table_knows_its_retrained_model_by_all_its_parts(pixel_judge):
     assert known[0] == known[1] != known[2]
 
 
+def test_a_result_that_draws_another_label_instead_is_evaluated_by_label(of_classes, pixel_judge):
+    """Nothing of it was said in words."""
+    model, _, images = of_classes
+    how = {"steps": 1, "batch_size": 4, "sampler": QUICK["sampler"], "progress": None}
+    result = vdu.unlearn(model, "concept-ablation", forget=images, instead="b", **how)
+    assert vdu.evaluate(result, **QUICK, forget_class="a").pul.n_images == QUICK["n_images"]
+
+
 def test_copies_within_a_set_count_once(pair, pixel_judge, capsys):
     pixels = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     models = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted"}

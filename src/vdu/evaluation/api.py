@@ -106,7 +106,7 @@ def evaluate(
         raise InputError(f"folder: got {folder} with a run, which is evaluated in its own folder. Leave it out.")
     forget_prompt = None if forget_prompt is None else read_prompts(forget_prompt, "forget_prompt")
     if run is not None and own is None and (said := getattr(getattr(run, "plan", None), "prompts", None)):
-        forget_prompt = said["forget"]
+        forget_prompt = said.get("forget")
     options = EvaluationOptions.from_python(
         sampler=sampler, judge=judge, second_judge=second_judge, reference=reference, reference_split=reference_split,
         forget_class=forget_class, forget_prompt=forget_prompt, prompts=prompts, cross_judge=cross_judge, features=features,
