@@ -9,9 +9,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import tiny_pipelines
-from vdu.commands import pretrain
+from vdu.commands import posterior, pretrain, sample
 from vdu.commands.options import plain
 from vdu.commands.pretrain import PretrainSettings
+from vdu.commands.settings import PosteriorSettings
 from vdu.core.errors import InputError
 from vdu.core.records import sha256_file
 from vdu.models.denoiser import PipelineDenoiser
@@ -251,16 +252,20 @@ def test_labels_are_dropped_wherever_there_is_a_null_class(make_pipeline, tmp_pa
     assert abs(sum(shares) / 10 - 0.1 * dropped) < 0.03 * dropped + 1e-9
 
 
-def test_the_text_encoders_of_a_model_that_was_fine_tuned_are_known(tmp_path):
+def test_text_encoders_are_known_wherever_a_model_is_named(tmp_path):
     pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
-    pipeline, size = tiny_pipelines.stable_diffusion(), 16
-    save_pipeline(pipeline, tmp_path / "model")
+    pipeline, place = tiny_pipelines.stable_diffusion(), tmp_path / "model"
+    save_pipeline(pipeline, place)
     (tmp_path / "images" / "cat").mkdir(parents=True)
-    Image.new("RGB", (size, size), (9, 99, 199)).save(tmp_path / "images" / "cat" / "0.png")
-    how = {"data": str(tmp_path / "images"), "from_pipeline": tmp_path / "model", "steps": 1, "batch_size": 1}
-    pretrain.run(options(tmp_path / "run", **how))
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    for known in (record["inputs"]["model"], record["pipeline"]):
+    Image.new("RGB", (16, 16), (9, 99, 199)).save(tmp_path / "images" / "cat" / "0.png")
+    how = {"data": str(tmp_path / "images"), "from_pipeline": place, "steps": 1, "batch_size": 1}
+    pretrain.run(options(tmp_path / "pretrain", **how))
+    sample.run(sample.SampleSettings(pipeline=place, output_dir=tmp_path / "sample", n_images=1, inference_steps=1))
+    posterior.run(
+        PosteriorSettings(estimator="isotropic", pipeline=place, output_dir=tmp_path / "posterior", n_samples=1)
+    )
+    records = [json.loads((tmp_path / each / "run.json").read_text()) for each in ("pretrain", "sample", "posterior")]
+    for known in (*(each["inputs"]["model"] for each in records), records[0]["pipeline"]):
         assert (known["configuration_sha256"], known["parts_sha256"]) == (
             configuration_of(pipeline),
             parts_of(pipeline),
