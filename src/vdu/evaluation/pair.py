@@ -247,7 +247,7 @@ def _holds_evidence(folder: Path, before: OpenModel, after: OpenModel, forget: d
 
 
 def _require_same(folder: Path, before: OpenModel, after: OpenModel, forget: dict[str, Any] | None) -> None:
-    """Refuse a folder that holds a finished record of anything but these models and images, as far as these are known."""
+    """Refuse a folder that holds a finished record, or measurements, of anything but these models and images, as far as these are known."""
     record = read_json(folder / "run.json")
     record = record if isinstance(record, dict) else {}
     verb, old = record.get("verb"), record.get("inputs")
@@ -266,7 +266,7 @@ def _require_same(folder: Path, before: OpenModel, after: OpenModel, forget: dic
         "after": after.is_recorded(old.get("unlearned")),
         "forget": forget is None or all(known.get(name) == forget.get(name) for name in ("sha256", "class_names")),
     }
-    if record.get("finished") and not all(same.values()):
+    if (record.get("finished") or (folder / "metrics.json").is_file()) and not all(same.values()):
         what = " and ".join(name for name, equal in same.items() if not equal)
         raise InputError(
             f"{folder}: holds the evidence of other inputs ({what} differs). Give another folder (-o, in Python folder=…), or delete it."
