@@ -346,6 +346,15 @@ def test_a_folder_takes_only_the_evidence_of_the_same_models(pair, evidence):
         evaluate(after=pair / "after", **(given | {"folder": pair / "unwanted"}))
 
 
+def test_measurements_of_other_models_are_not_taken_over_by_an_unfinished_evaluation(pair, evidence):
+    record = read(pair / "out" / "run.json")
+    (pair / "out" / "run.json").write_text(json.dumps(record | {"finished": None}))  # as after an interruption
+    given = {"before": pair / "before", "forget": pair / "unwanted", "folder": pair / "out", **QUICK}
+    with pytest.raises(InputError, match=r"holds the evidence of other inputs \(after differs\)"):
+        evaluate(after=pair / "before", **given)
+    assert evaluate(after=pair / "after", **given).pul == evidence.pul
+
+
 def test_evidence_is_of_images_of_one_class(of_classes, pixel_judge, tmp_path):
     before, after, forget = of_classes
     given = {"before": before, "after": after, "folder": tmp_path, **QUICK}

@@ -205,6 +205,14 @@ def test_a_distance_names_how_many_unwanted_images_it_leaves_out_and_too_few_oth
         assert " | 60.0 [50.0, 70.0] | – | 3 of 30 | " in table(*rows).to_markdown()
 
 
+def test_a_distance_over_seeds_ends_at_zero():
+    """4 ± 4.303 · 2/√3 = 4 ± 5.0 over seeds alone; no distance is below 0."""
+    (row,) = table(
+        *(replace(ROW, seeds=(i,), u_fid=u, u_fid_low=u, u_fid_high=u) for i, u in enumerate((2.0, 4.0, 6.0)))
+    ).rows
+    assert (row.u_fid, row.u_fid_low, row.u_fid_high) == (4.0, 0.0, pytest.approx(4 + 4.303 * 2 / 3**0.5))
+
+
 def test_the_table_as_text_and_as_a_page(tmp_path):
     found = table(ROW, replace(ROW, method="<b>|x"))
     lines = found.to_markdown().splitlines()

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,15 +18,18 @@ import vdu
 from vdu.commands.verify import verify
 from vdu.core.errors import InputError
 from vdu.core.rng import derive_seed
-from vdu.data.forget_source import reload_forget
-from vdu.data.images import to_uint8
+from vdu.data.forget_source import current_forget, reload_forget
+from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.evaluation import recording as evaluation
 from vdu.evaluation.api import evaluate
+from vdu.evaluation.inputs import Given, fix
 from vdu.evaluation.models import open_model
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import images_of_prompts
-from vdu.evaluation.subject import classes_to_count, sets_in_words
+from vdu.evaluation.prompt_sets import PromptSets
+from vdu.evaluation.subject import Subject, classes_to_count, sets_in_words
+from vdu.evaluation.suite import LoadedImages
 from vdu.explore.film import denoise
 from vdu.explore.open_run import Checkpoint, open_run
 from vdu.explore.tradeoff import _bench, _measured, measure_checkpoints
@@ -32,6 +37,7 @@ from vdu.judges.judging import Judging
 from vdu.replay.generated import image_seeds
 from vdu.reporting.render import render_report
 from vdu.unlearning.unlearn import unlearn
+from words_toys import painter
 
 pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
 pytestmark = pytest.mark.filterwarnings("ignore:Fréchet distance:UserWarning")
@@ -141,20 +147,29 @@ def test_a_run_knows_its_prompts_and_is_explored_by_them(folders, judged, tmp_pa
     assert bench_again.pul == curve.points["final"].pul and bench_again.u_fid == curve.points["final"].u_fid
 
 
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("given", [None, ".", "batch1"])
 def test_the_forget_set_of_an_evaluation_in_words_is_verified(folders, judged, tmp_path, given):
     where = {"before": folders / "before", "after": folders / "after", "folder": tmp_path / "out"}
-    images = tmp_path / "cats"
-    images.mkdir()
+    images = tmp_path / "cats" / (given or ".")
+    images.mkdir(parents=True)
     for i in range(3):
         Image.fromarray(np.full((16, 16, 3), 20 * i, np.uint8)).save(images / f"{i}.png")
-    evaluate(**where, forget=images if given else None, forget_prompt="cat", prompts=PROMPTS, **QUICK)
+    evaluate(**where, forget=tmp_path / "cats" if given else None, forget_prompt="cat", prompts=PROMPTS, **QUICK)
     render_report(tmp_path / "out")
     found = {each.item: each for each in verify(tmp_path / "out")}["forget set"]
     if not given:
         assert found.answer == "not available" and "the images were drawn from the model before, and" in found.detail
         return
     assert found.answer == "matches"
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    pixels = torch.stack([torch.full((3, 16, 16), 20 * i, dtype=torch.uint8) for i in range(3)])
+    recorded, earlier = (ImageSet(pixels, torch.tensor(labels)).sha256 for labels in ([2, 3, 2], [2, 2, 2]))
+    assert record["inputs"]["forget"]["sha256"] == recorded  # dog, tree, cat, a cat
+    record["inputs"]["forget"]["sha256"] = earlier  # as earlier versions recorded it: all under the first prompt
+    (tmp_path / "out" / "run.json").write_text(json.dumps(record))
+    assert current_forget(tmp_path / "out", None).sha256 == earlier
+    record["inputs"]["forget"]["sha256"] = recorded
+    (tmp_path / "out" / "run.json").write_text(json.dumps(record))
     (images / "0.png").unlink()
     found = {each.item: each for each in verify(tmp_path / "out")}["forget set"]
     assert found.answer == "differs"
@@ -289,9 +304,57 @@ def test_images_in_a_folder_of_any_name_are_of_the_prompt(folders, tmp_path):
         Image.new("RGB", (16, 16), (9 * k, 0, 0)).save(tmp_path / "images" / "batch1" / f"{k}.png")
     options = EvaluationOptions()
     before = open_model(folders / "before", "before").denoiser
-    sets = sets_in_words(before, ("cat",), ("tree",), options)
+    sets = sets_in_words(before, ("cat",), ("tree",), replace(options, prompts={"target": ["cat", "a cat"]}))
     images, about = images_of_prompts(tmp_path / "images", before, sets, options)
-    assert {images.class_names[each] for each in images.labels.tolist()} == {"cat"} and about["classes"] == ["cat"]
+    assert asked(images) == ["cat", "a cat", "cat"] and about["classes"] == ["cat", "a cat"]
+
+
+def asked(images):
+    """The condition of each image, by name."""
+    return None if images.labels is None else [images.class_names[each] for each in images.labels.tolist()]
+
+
+def labelled(n, *names, seed=0, labels=None):
+    """Images of any size, in class folders of these names; without names unlabelled."""
+    pixels = torch.randint(256, (n, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    labels = torch.arange(n) % len(names) if labels is None and names else labels
+    return ImageSet(pixels, labels, class_names=names or None)
+
+
+class Classes:
+    class_names, takes_prompts = ("a", "b", "c"), False
+
+
+WORDS, CONCEPT = painter({"cat": 0.5, "tree": 0.1}, ("",)), PromptSets(("cat",), ("cat", "a cat"), ("tree",))
+
+
+@pytest.mark.parametrize(
+    ("model", "sets", "forget", "held_out", "conditions"),
+    [
+        (WORDS, CONCEPT, labelled(7, "cat", "a cat"), labelled(10, seed=1), {"cat": 6, "a cat": 4}),  # 4 and 3 of 7
+        (WORDS, CONCEPT, labelled(8, "cat", "a cat"), labelled(10, "photos_2024", seed=1), {"cat": 5, "a cat": 5}),
+        (WORDS, CONCEPT, labelled(9, "cat", "a cat", labels=torch.arange(9) // 6), labelled(3, seed=1), {"cat": 2, "a cat": 1}),
+        (WORDS, CONCEPT, labelled(8), labelled(10, "cat", seed=1), None),
+        (WORDS, None, labelled(8), labelled(10, "photos_2024", seed=1), None),  # nothing was said in words
+        (WORDS, CONCEPT, labelled(8, "a black cat"), labelled(3, "a white cat", seed=1), {"a white cat": 3}),
+        (WORDS, CONCEPT, labelled(8, "a black cat"), labelled(3, "photos_2024", seed=1), {"a black cat": 3}),
+        (WORDS, CONCEPT, labelled(8, "cat"), labelled(3, "a white cat", seed=1), {"cat": 3}),
+        (Classes, None, labelled(8, "b"), labelled(3, seed=1), {"b": 3}),
+        (Classes, None, labelled(8, "a", "b"), labelled(4, "a", "b", seed=1), {"a": 2, "b": 2}),
+        (Classes, None, labelled(8), labelled(3, seed=1), None),
+    ],
+)  # fmt: skip
+def test_held_out_images_are_asked_under_the_conditions_of_the_forget_set(model, sets, forget, held_out, conditions):
+    subject = Subject(SimpleNamespace(denoiser=model), None, None, forget, ["cat"], sets)  # pyright: ignore[reportArgumentType]
+    found = fix(Given(None, LoadedImages(held_out), None, None, None), subject).real[0]
+    assert found is not None and len(found) == len(held_out)
+    assert asked(found) == conditions or Counter(asked(found)) == conditions
+
+
+def test_held_out_images_of_several_classes_need_labels():
+    subject = Subject(SimpleNamespace(denoiser=Classes), None, None, labelled(8, "a", "b"), ["a", "b"], None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="has no labels, and 2 classes were forgotten"):
+        fix(Given(None, LoadedImages(labelled(3, seed=1)), None, None, None), subject)
 
 
 @pytest.mark.parametrize("kind", ["in memory", "folder", "after"])

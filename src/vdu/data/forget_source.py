@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from vdu.core import naming
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_file, passed_over, read_json
 from vdu.data.forget import split_by_class
@@ -24,8 +25,10 @@ __all__ = [
     "compared_images",
     "content_of",
     "current_forget",
+    "dealt",
     "forget_images",
     "forgetting",
+    "has_captions",
     "record_of",
     "reload_forget",
     "with_names_of",
@@ -221,20 +224,45 @@ def _of_evidence(folder: Path, config: dict[str, Any], shape: tuple[int, int, in
     if not config.get("forget_prompt"):
         return compared_images(source, shape, config.get("forget_class", ()))
     images = forget_images(source, shape)
-    return images if images.labels is not None else _under_first_prompt(images, folder / "metrics.json")
+    if has_captions(images, config["forget_prompt"]):
+        return images
+    recorded = read_json(folder / "run.json")["inputs"]["forget"].get("sha256")
+    return _under_prompts(images, folder / "metrics.json", recorded)
 
 
-def _under_first_prompt(images: ImageSet, metrics: Path) -> ImageSet:
-    """Images without captions under the first prompt that asks for the concept, as an evaluation in words labels them."""
+def has_captions(images: ImageSet, concepts: Sequence[str]) -> bool:
+    """Whether the classes of images are captions that name a concept, and not the names of folders."""
+    told = any(naming.names(each, concept) for each in images.class_names or () for concept in concepts)
+    return images.labels is not None and told
+
+
+def dealt(images: ImageSet, places: Sequence[int], known: Sequence[str]) -> ImageSet:
+    """Images of what is to be forgotten, under its labels or prompts in turn.
+
+    Args:
+        images: whatever their own labels are.
+        places: of these labels or prompts among all, at least one.
+        known: all labels or prompts of the model, in order.
+
+    Returns:
+        The images, with the places as labels.
+    """
+    labels = torch.tensor([places[i % len(places)] for i in range(len(images))])
+    return ImageSet(images.images, labels, class_names=tuple(known), description=images.description)
+
+
+def _under_prompts(images: ImageSet, metrics: Path, recorded: str | None) -> ImageSet:
+    """Images without captions as an evaluation in words labels them; as earlier versions did if the record is of that."""
     try:
         sets = {each["name"]: tuple(each["prompts"]) for each in read_json(metrics)["words"]["sets"]}
-        names = (*sets["others"], *sets["target"])
-        label = names.index(sets["target"][0])
-    except (KeyError, TypeError, IndexError) as error:
+        known = (*sets["others"], *sets["target"])
+        places = [known.index(each) for each in sets["target"]]
+        now, earlier = dealt(images, places, known), dealt(images, places[:1], known)
+    except (KeyError, TypeError, IndexError, ZeroDivisionError) as error:
         raise InputError(
             f"{metrics}: lacks the prompts that the models were asked with ({error}). Run `vdu evaluate` again."
         ) from None
-    return ImageSet(images.images, torch.full((len(images),), label), class_names=names, description=images.description)
+    return earlier if earlier.sha256 == recorded else now
 
 
 def _is_stored(config: dict[str, Any]) -> bool:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from vdu.core.errors import InputError
-from vdu.core.naming import words
+from vdu.core.naming import names, words
 from vdu.core.records import sha256_file
+from vdu.data.forget_source import class_names
 from vdu.data.images import ImageSet
 from vdu.data.overlap import PixelHashes, shared, without_copies
 from vdu.evaluation.models import OpenModel
@@ -159,21 +160,11 @@ def fix(given: Given, subject: Subject) -> Fixed:
         subject: the forget set, and the retained images of earlier runs.
 
     Returns:
-        The images, with warnings of what a given judge does not see.
-
-    Raises:
-        InputError: if too few are left, or held-out images of several forgotten classes have no labels.
+        The images, with warnings of what a given judge does not see. Too few that are left, or held-out images of several forgotten
+        classes without labels, raise an ``InputError``.
     """
-    real = real_images(given.real, subject.forget, subject.trained_on)
-    if subject.sets is not None and subject.in_words:
-        real = (_captioned(real[0], subject.sets.target[0]), *real[1:])
-    elif subject.before.denoiser.class_names and real[0] is not None and real[0].labels is None:
-        if len(subject.classes) != 1:
-            raise InputError(
-                f"--held-out: {real[0].description} has no labels, and {len(subject.classes)} classes were forgotten; expected a folder "
-                "with a folder for every class."
-            )
-        real = (_captioned(real[0], subject.classes[0]), *real[1:])
+    held_out, retain, retain_held_out = real_images(given.real, subject.forget, subject.trained_on)
+    real = (None if held_out is None else _as_forgotten(held_out, subject), retain, retain_held_out)
     reference = unshared_reference(given.reference, subject.forget)
     if reference is not None and has_labels_of(reference, subject.classes):
         reference = without_labels(reference, subject.classes)
@@ -243,14 +234,14 @@ def require_known_classes(sets: PromptSets | None, judging: Judging | None, cros
     judges = [each.judge.class_names for each in (judging, cross) if each is not None]
     if sets is None or not judges:
         return
-    known = {name for names in judges for name in names}
+    known = {name for own in judges for name in own}
     for prompt, classes in sets.classes.items():
         if unknown := sorted(set(classes) - known):
             raise InputError(
                 f"--prompts: classes of {prompt!r}: got {unknown[0]!r}, which no judge has; expected some of {', '.join(sorted(known))}."
             )
-        for names in judges:
-            if len(several := [name for name in names if name in classes]) > 1:
+        for own in judges:
+            if len(several := [name for name in own if name in classes]) > 1:
                 raise InputError(
                     f"--prompts: classes of {prompt!r}: got {' and '.join(map(repr, several))}, which are classes of one judge; "
                     "expected at most one of each judge."
@@ -313,11 +304,40 @@ def seen_by_judge(
     return tuple(found)
 
 
-def _captioned(images: ImageSet | None, prompt: str) -> ImageSet | None:
-    """Images without captions under a prompt, as the forget set has."""
-    if images is None or images.labels is not None:
-        return images
-    return replace(images, labels=torch.zeros(len(images), dtype=torch.int64), class_names=(prompt,))
+def _as_forgotten(held_out: ImageSet, subject: Subject) -> ImageSet:
+    """Held-out unwanted images under the conditions of the forget set, in the same shares, so that a probe measures no caption.
+
+    They keep labels of their own if the model is class-conditional, and captions that name the concept beside a forget set with
+    captions of its own. An unconditional model asks for no condition.
+
+    Args:
+        held_out: held-out unwanted images.
+        subject: the models and the forget set.
+
+    Returns:
+        The images; without labels if the forget set has none.
+
+    Raises:
+        InputError: if the model is class-conditional, several classes were forgotten, and they have no labels.
+    """
+    model, forget = subject.before.denoiser, subject.forget
+    asked = set(class_names(forget))
+    if not model.class_names or (not model.takes_prompts and held_out.labels is not None):
+        return held_out
+    if not model.takes_prompts and len(asked) > 1:
+        raise InputError(
+            f"--held-out: {held_out.description} has no labels, and {len(asked)} classes were forgotten; expected a folder "
+            "with a folder for every class."
+        )
+    sets = subject.sets
+    if sets is not None and model.takes_prompts and not asked <= {*sets.target, *sets.concepts, *model.class_names}:
+        captions = class_names(held_out)  # the forget set has its own, too
+        if captions and all(any(names(each, concept) for concept in sets.concepts) for each in captions):
+            return held_out
+    if forget.labels is None:
+        return replace(held_out, labels=None, class_names=None)
+    places = torch.arange(len(held_out)) * len(forget) // len(held_out)
+    return replace(held_out, labels=forget.labels.sort().values[places], class_names=forget.class_names)
 
 
 def judge_hashes(options: EvaluationOptions) -> list[str]:

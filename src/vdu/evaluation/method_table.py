@@ -450,7 +450,7 @@ def _mean(runs: Sequence[MethodRow]) -> MethodRow:
     return MethodRow(
         method=first.method, options=first.options, seeds=tuple(row.seeds[0] for row in runs), n_original=first.n_original,
         n_kept=first.n_kept,
-        pul=pul[0], pul_low=pul[1], pul_high=min(100.0, pul[2]), u_fid=u_fid[0], u_fid_low=u_fid[1], u_fid_high=u_fid[2], **means,
+        pul=pul[0], pul_low=pul[1], pul_high=min(100.0, pul[2]), u_fid=u_fid[0], u_fid_low=max(0.0, u_fid[1]), u_fid_high=u_fid[2], **means,
     )  # fmt: skip
 
 

@@ -8,19 +8,17 @@ Not guaranteed: that the second model was made from the first; nothing is record
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from vdu.core.errors import InputError
-from vdu.core.naming import names
 from vdu.core.paths import given_output
 from vdu.core.processes import first_decides
 from vdu.core.records import read_json
 from vdu.core.runs import Run, check_folder, require_apart
-from vdu.data.forget_source import DRAWN, GIVEN, compared_images, forget_images, record_of
+from vdu.data.forget_source import DRAWN, GIVEN, compared_images, dealt, forget_images, has_captions, record_of
 from vdu.data.given import Images, is_named
 from vdu.data.images import ImageSet
 from vdu.data.overlap import PixelHashes
@@ -30,7 +28,7 @@ from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets, asking
 from vdu.evaluation.retained import retained_before
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.unlearning.labels import forget_set_of_labels, labelled_images
+from vdu.unlearning.labels import forget_set_of_labels
 
 __all__ = [
     "check_evidence_folder",
@@ -112,22 +110,17 @@ def images_of_prompts(
         options: the sampler and the seed.
 
     Returns:
-        The images, with their prompts as labels, and their record.
+        The images, with their prompts as labels, and their record. Given images without captions get all prompts in turn, as in a run.
     """
-    images = None if source is None else forget_images(source, original.image_shape)
-    captions = () if images is None else images.class_names or ()
-    told = any(names(each, concept) for each in captions for concept in sets.concepts)
-    if images is not None and images.labels is not None and not told:  # a folder's name is no caption of the concept
-        images = replace(images, labels=None, class_names=None)
-    if images is None or images.labels is None:  # given images are those of the first prompt
-        asked = asking(original, (*sets.others, *sets.target))
-        images = (
-            labelled_images(asked, sets.target[:1], images)
-            if images is not None
-            else forget_set_of_labels(
-                asked, sets.target, sampler=options.sampler, seed=options.seed, progress="forget set"
-            )
+    known = (*sets.others, *sets.target)
+    if source is None:
+        images = forget_set_of_labels(
+            asking(original, known), sets.target, sampler=options.sampler, seed=options.seed, progress="forget set"
         )
+    else:
+        images = forget_images(source, original.image_shape)
+        places = [known.index(each) for each in sets.target]
+        images = images if has_captions(images, sets.concepts) else dealt(images, places, known)
     named = GIVEN if source is not None else DRAWN
     about = {
         "source": absolute(source) if is_named(source) else named,
@@ -254,7 +247,7 @@ def _holds_evidence(folder: Path, before: OpenModel, after: OpenModel, forget: d
 
 
 def _require_same(folder: Path, before: OpenModel, after: OpenModel, forget: dict[str, Any] | None) -> None:
-    """Refuse a folder that holds a finished record of anything but these models and images, as far as these are known."""
+    """Refuse a folder that holds a finished record, or measurements, of anything but these models and images, as far as these are known."""
     record = read_json(folder / "run.json")
     record = record if isinstance(record, dict) else {}
     verb, old = record.get("verb"), record.get("inputs")
@@ -273,7 +266,7 @@ def _require_same(folder: Path, before: OpenModel, after: OpenModel, forget: dic
         "after": after.is_recorded(old.get("unlearned")),
         "forget": forget is None or all(known.get(name) == forget.get(name) for name in ("sha256", "class_names")),
     }
-    if record.get("finished") and not all(same.values()):
+    if (record.get("finished") or (folder / "metrics.json").is_file()) and not all(same.values()):
         what = " and ".join(name for name, equal in same.items() if not equal)
         raise InputError(
             f"{folder}: holds the evidence of other inputs ({what} differs). Give another folder (-o, in Python folder=…), or delete it."

@@ -13,6 +13,7 @@ from vdu.core.errors import InputError
 from vdu.core.processes import say
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser
+from vdu.data.forget_source import dealt
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.replay.generated import image_seeds
@@ -80,8 +81,7 @@ def labelled_images(
             f"forget label: got {words} for images without labels; expected one label. Give images in class folders for several."
         )
     index = list(dict.fromkeys([*index, *(names.index(each) for each in alike)]))
-    dealt = torch.tensor([index[i % len(index)] for i in range(len(images))])
-    return ImageSet(images.images, dealt, class_names=names, description=images.description)
+    return dealt(images, index, names)
 
 
 def undrawn_forget_set(denoiser: Denoiser, labels: Sequence[int | str], n_images: int | None = None) -> ImageSet:
