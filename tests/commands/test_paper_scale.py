@@ -57,7 +57,7 @@ def test_the_paper_row_runs_on_the_paper_network(dataset, row, tmp_path, monkeyp
     for name, value in whole.unet.state_dict().items():  # float32 in memory, of the rounded value
         assert torch.equal(pipeline.unet.state_dict()[name], value.bfloat16().float()), name
     fit_isotropic(dict(pipeline.unet.named_parameters()), 1e-4).save(tmp_path / "posterior.safetensors")
-    settings = unlearn_settings({**table.rows[row].options, "posterior": tmp_path / "posterior.safetensors"})
+    settings = replace(unlearn_settings(table.rows[row].options), posterior=tmp_path / "posterior.safetensors")
     method = make_method(settings)
     assert len(method.schedule) == {"mnist": 1000, "cifar10": 500}[dataset]
     result = unlearn(
