@@ -98,11 +98,7 @@ def aggregate(table: Table, measured: Measured) -> list[dict[str, Any]]:
             row["at"][n] = _at([each["at"][n] for each in good])
         seconds = [each["seconds"] for each in results if "seconds" in each]
         row["seconds"] = round(fmean(seconds), 1) if seconds else None
-        for about in (
-            "steps",
-            "network_evaluations",
-            "posterior_evaluations",
-        ):  # steps differ where a run may stop early
+        for about in ("steps", "network_evaluations", "posterior_evaluations"):  # a run may stop early
             counts = [each[about] for each in good if about in each]
             row[about] = round(fmean(counts)) if counts else None
         row["ending"] = next((each["ending"] for each in good if "ending" in each), None)

@@ -35,10 +35,7 @@ __all__ = [
 HERE = Path(__file__).parent
 METRICS = ("pul", "u_fid")
 FIGURES = ("grids", "front")
-ENSEMBLES = (
-    "ensemble",
-    "isotropic",
-)  # beginnings of posteriors that are made from an ensemble; the second has its variance
+ENSEMBLES = ("ensemble", "isotropic")  # beginnings of posteriors made from an ensemble; the second has its variance
 REFERENCES = {
     "real-split": "Real images against real images",
     "original": "Original",
