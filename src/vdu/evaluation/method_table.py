@@ -442,7 +442,8 @@ def _mean(runs: Sequence[MethodRow]) -> MethodRow:
     pul = seeds_interval([(row.pul, row.pul_low, row.pul_high) for row in runs])  # pyright: ignore[reportArgumentType]
     u_fid: tuple[Any, Any, Any] = (None, None, None)
     if all(row.u_fid is not None for row in runs):
-        u_fid = seeds_interval([(row.u_fid, row.u_fid_low, row.u_fid_high) for row in runs])  # pyright: ignore[reportArgumentType]
+        mean, low, high = seeds_interval([(row.u_fid, row.u_fid_low, row.u_fid_high) for row in runs])  # pyright: ignore[reportArgumentType]
+        u_fid = (mean, max(0.0, low), high)
     means: dict[str, Any] = {
         name: fmean(getattr(row, name) for row in runs)
         for name in ("n_left", "n_kept_changed", "network_evaluations", "seconds", "u_fid_without")
@@ -450,7 +451,7 @@ def _mean(runs: Sequence[MethodRow]) -> MethodRow:
     return MethodRow(
         method=first.method, options=first.options, seeds=tuple(row.seeds[0] for row in runs), n_original=first.n_original,
         n_kept=first.n_kept,
-        pul=pul[0], pul_low=pul[1], pul_high=min(100.0, pul[2]), u_fid=u_fid[0], u_fid_low=max(0.0, u_fid[1]), u_fid_high=u_fid[2], **means,
+        pul=pul[0], pul_low=pul[1], pul_high=min(100.0, pul[2]), u_fid=u_fid[0], u_fid_low=u_fid[1], u_fid_high=u_fid[2], **means,
     )  # fmt: skip
 
 
