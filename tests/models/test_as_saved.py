@@ -21,6 +21,7 @@ from torch.nn.utils import parametrizations, prune
 import tiny_pipelines
 import vdu
 from vdu.core.errors import InputError
+from vdu.models.adapt import adapt
 from vdu.models.as_saved import require_as_saved, require_no_global_hooks
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import (
@@ -415,6 +416,11 @@ def test_a_token_more_is_a_model_of_its_own_that_is_taken(stable_diffusion):
     assert identity(opened(stable_diffusion)) != known
 
 
+def made_with(tokenizer, folder, **options):
+    tokenizer.save_pretrained(folder)
+    return type(tokenizer).from_pretrained(folder, **options)
+
+
 @pytest.mark.parametrize(("option", "value"), [("pad_token", "!"), ("padding_side", "left"), ("model_max_length", 32)])
 def test_how_prompts_are_filled_up_is_part_of_what_a_model_is(stable_diffusion, tmp_path, option, value):
     def words():
@@ -422,11 +428,56 @@ def test_how_prompts_are_filled_up_is_part_of_what_a_model_is(stable_diffusion, 
         return identity(model), model.condition(["a cat"])["encoder_hidden_states"]
 
     known, before = words()
-    setattr(stable_diffusion.tokenizer, option, value)
+    stable_diffusion.tokenizer = made_with(stable_diffusion.tokenizer, tmp_path / "tokenizer", **{option: value})
     other, after = words()
     assert other != known and not torch.equal(after, before)
     stable_diffusion.save_pretrained(tmp_path)
     assert identity(opened(vdu.load_pipeline(tmp_path))) == other
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "lost"),
+    [
+        ("padding_side", "left", "padding"),
+        ("truncation_side", "left", "padding"),
+        ("bos_token", "!", "rules"),
+        ("eos_token", "b", "rules"),
+    ],
+)
+def test_a_tokenizer_that_its_files_do_not_give_back_is_refused(stable_diffusion, tmp_path, option, value, lost):
+    """What is set on it is not saved, or has no effect before it is loaded; what it is made with is."""
+    made = made_with(stable_diffusion.tokenizer, tmp_path, **{option: value})
+    setattr(stable_diffusion.tokenizer, option, value)
+    for use in (opened, lambda each: vdu.save_pipeline(each, tmp_path / "refused")):
+        with pytest.raises(InputError, match=rf"its CLIPTokenizer is not what its saved files give back \({lost}\)"):
+            use(stable_diffusion)
+    assert not (tmp_path / "refused").exists()
+    stable_diffusion.tokenizer = made  # as the message says
+    known, words = identity(opened(stable_diffusion)), opened(stable_diffusion).condition(["a cat"])
+    vdu.save_pipeline(stable_diffusion, tmp_path / "saved")
+    loaded = opened(vdu.load_pipeline(tmp_path / "saved"))
+    assert identity(loaded) == known
+    assert torch.equal(loaded.condition(["a cat"])["encoder_hidden_states"], words["encoder_hidden_states"])
+
+
+def test_files_of_another_tokenizer_do_not_stay_beside_a_saved_one(stable_diffusion, tmp_path):
+    """transformers reads them, too: here another padding, and a word more than there are embeddings."""
+    stable_diffusion.tokenizer.pad_token = "!"
+    (tmp_path / "tokenizer").mkdir()
+    left = {"special_tokens_map.json": {"pad_token": "<|endoftext|>"}, "added_tokens.json": {"<cat>": 514}}
+    for name, held in left.items():
+        (tmp_path / "tokenizer" / name).write_text(json.dumps(held))
+    vdu.save_pipeline(stable_diffusion, tmp_path)
+    assert identity(opened(vdu.load_pipeline(tmp_path))) == identity(opened(stable_diffusion))
+
+
+def test_whether_padding_is_hidden_from_the_text_encoder_is_part_of_what_a_model_is(stable_diffusion):
+    kept = opened(stable_diffusion)
+    known, words = identity(kept), kept.condition(["a cat"])["encoder_hidden_states"]
+    stable_diffusion.text_encoder.config.use_attention_mask = True
+    assert not torch.equal(kept.condition(["a cat"])["encoder_hidden_states"], words)
+    assert identity(kept) == identity(opened(stable_diffusion)) != known
+    assert known in recorded_identities(kept)  # of an earlier version, which did not tell
 
 
 def tokens_by(tokenizer, change):
@@ -460,15 +511,15 @@ RULES = {
 @pytest.mark.parametrize("change", RULES)
 def test_how_texts_become_tokens_is_part_of_what_a_model_is(emoji, change):
     pipeline = copy.copy(emoji)
-    known, configuration = identity(opened(pipeline)), configuration_sha256(opened(pipeline))
+    known, configuration = identity(adapt(pipeline)), configuration_sha256(adapt(pipeline))
     pipeline.tokenizer = copy.deepcopy(pipeline.tokenizer)
     pipeline.tokenizer(
         ["a longer prompt", "another"], padding=True, truncation=True, max_length=5
     )  # which it keeps in itself
-    assert identity(opened(pipeline)) == known
+    assert identity(adapt(pipeline)) == known
     tokens_by(pipeline.tokenizer, RULES[change])
-    assert identity(opened(pipeline)) != known
-    assert not is_recorded_configuration(pipeline, opened(pipeline), configuration)
+    assert identity(adapt(pipeline)) != known
+    assert not is_recorded_configuration(pipeline, adapt(pipeline), configuration)
 
 
 def test_what_earlier_versions_recorded_of_a_text_model_is_still_its_own(emoji):

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ from torch.overrides import TorchFunctionMode
 from vdu.core.errors import InputError
 from vdu.models.configuration import odd_options, quiet_diffusers
 from vdu.models.pipelines import OWN_NETWORKS
+from vdu.models.words import reading_of
 
-__all__ = ["require_as_saved", "require_known_class", "require_no_global_hooks"]
+__all__ = ["require_as_saved", "require_known_class", "require_no_global_hooks", "require_tokenizer_as_saved"]
 
 HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
@@ -72,6 +74,34 @@ def require_as_saved(part: nn.Module, what: str) -> None:
         raise InputError(
             f"pipeline: its {what} is not what its configuration makes: {text}. A saved pipeline holds configuration and weights alone, so "
             f"another model would be loaded. {ADVICE.get(key, UNDO)}"
+        )
+
+
+def require_tokenizer_as_saved(tokenizer: Any) -> None:
+    """Refuse a tokenizer that would read prompts otherwise after saving and loading.
+
+    Args:
+        tokenizer: of transformers.
+
+    Raises:
+        InputError: if it cannot be saved and loaded, or naming what differs.
+    """
+    kind = type(tokenizer).__name__
+    try:
+        with TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            twin = type(tokenizer).from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # each class has errors of its own
+        raise InputError(
+            f"pipeline: its {kind} cannot be saved and loaded again ({error}); expected one that can. Load it anew with from_pretrained."
+        ) from error
+    here, there = reading_of(tokenizer), reading_of(twin)
+    others = [name for name in here if here[name] != there[name]]
+    if others:
+        raise InputError(
+            f"pipeline: its {kind} is not what its saved files give back ({', '.join(others)}), so a saved pipeline would read prompts "
+            f"otherwise; expected the same. Make it with its options, such as {kind}.from_pretrained(folder, padding_side='left', "
+            "bos_token='…'), or undo what was changed."
         )
 
 

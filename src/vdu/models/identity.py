@@ -51,6 +51,7 @@ OF_DECODERS = {
     "use_cache",
 }  # of T5; an encoder reads none of them, and versions of transformers write them differently
 CLEANED = "captions are cleaned"  # of PixArt, where the libraries for it are installed; earlier versions left it out
+MASKED = "padding is masked"  # by Stable Diffusion, where its text encoder's use_attention_mask is on; likewise
 _ABSENT = object()
 BLOCK = 2**20  # integers that are summed at a time
 Memory = WeakKeyDictionary[nn.Module, tuple[Any, str]]  # of hashes, with what would change beside them
@@ -244,7 +245,7 @@ def _former(described: dict[str, Any]) -> list[dict[str, Any]]:
     """As earlier versions described a model: without the options of its text encoders, and before without its tokenizers' rules too."""
     if "words" not in described:
         return []
-    plain = [each for each in described["words"] if each != CLEANED]
+    plain = [each for each in described["words"] if each not in (CLEANED, MASKED)]
     words = [{**each, "options": {}} if isinstance(each, Mapping) else each for each in plain]
     return [described | {"words": each} for each in (plain, words, words[:-1])]
 

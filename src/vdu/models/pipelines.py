@@ -76,6 +76,7 @@ WEIGHTS = (
     ".gguf",
     ".index*.json",
 )
+READ = (".json", ".txt", ".model", ".jinja")  # of a tokenizer, whichever of them a version of transformers writes
 SHARD = r"-\d{5}-of-\d{5}"
 LOADED = (*NETWORKS, *ENCODERS, "vae", "vqvae")  # each with all of its tensors
 HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
@@ -565,7 +566,11 @@ def _make_room(pipeline: Any, path: Path) -> None:
     card = path / "README.md"
     if card.is_file() and CARD_MARK in card.read_text("utf-8", errors="replace"):
         card.unlink()
-    for file in (path / EXTRA_FILE, *(each for each in there if each.name.endswith(".index.json"))):
+    tokenizers = [
+        name for name, part in pipeline.components.items() if name.startswith("tokenizer") and part is not None
+    ]
+    read = [each for name in tokenizers for ending in READ for each in (path / name).glob(f"*{ending}")]
+    for file in (path / EXTRA_FILE, *read, *(each for each in there if each.name.endswith(".index.json"))):
         file.unlink(missing_ok=True)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from vdu.core.errors import InputError, is_out_of_memory
 from vdu.core.modes import evaluating
 from vdu.diffusion.sampling import Sampler
-from vdu.models.as_saved import require_as_saved, require_no_global_hooks
+from vdu.models.as_saved import require_as_saved, require_no_global_hooks, require_tokenizer_as_saved
 from vdu.models.configuration import odd_options
 from vdu.models.pipelines import check_network
 
@@ -61,6 +61,8 @@ def require_whole(denoiser: Any) -> None:
         require_as_saved(part, what)
         if part is not denoiser.network:
             check_network(part, f"pipeline: {what}")
+    for tokenizer in denoiser.words.tokenizers if denoiser.takes_prompts else ():
+        require_tokenizer_as_saved(tokenizer)
 
 
 def _parts(denoiser: Any) -> dict[str, nn.Module]:

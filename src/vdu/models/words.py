@@ -27,9 +27,10 @@ from vdu.core.paths import like_a_file
 from vdu.core.records import sha256_bytes
 from vdu.core.types import Condition
 from vdu.models.configuration import extra
+from vdu.models.identity import MASKED
 from vdu.models.latent import LatentDenoiser, visiting
 
-__all__ = ["ENCODERS", "PromptEncoder", "TextDenoiser", "text_parts"]
+__all__ = ["ENCODERS", "PromptEncoder", "TextDenoiser", "reading_of", "text_parts"]
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 RULES = (
@@ -66,6 +67,11 @@ class PromptEncoder:
         """The text encoders that the pipeline has now."""
         return [part for name in ENCODERS if (part := getattr(self._pipeline, name, None)) is not None]
 
+    @property
+    def tokenizers(self) -> list[Any]:
+        """The tokenizers that the pipeline has now."""
+        return [tokenizer for tokenizer, _ in self._tokenizers()]
+
     def described(self) -> list[Any]:
         """What determines the condition of a prompt: the text encoders, their tokenizers, and how the pipeline uses them.
 
@@ -73,11 +79,14 @@ class PromptEncoder:
             Modules, hashes and texts; the last is how texts become tokens, which earlier versions left out.
         """
         self._known.clear()  # also after a change that no stamp shows: what is described is what is drawn
-        words = [sha256_bytes(repr(sorted(each.get_vocab().items())).encode()) for each, _ in self._tokenizers()]
+        read = [reading_of(each) for each in self.tokenizers]
+        words = [sha256_bytes(repr(sorted(each["vocabulary"].items())).encode()) for each in read]
         zeros = getattr(self._pipeline, "config", {}).get("force_zeros_for_empty_prompt")
-        padding = [f"{i} {way}" for i, (each, _) in enumerate(self._tokenizers()) for way in _own_padding(each)]
-        rules = [sha256_bytes(json.dumps(_rules(each), sort_keys=True).encode()) for each, _ in self._tokenizers()]
-        return [*self.encoders, words, [most for _, most in self._tokenizers()], zeros, *padding, *self._how, rules]
+        padding = [f"{i} {way}" for i, each in enumerate(read) for way in each["padding"]]
+        masked = [MASKED] if any(map(_masked, self.encoders)) else []
+        rules = [sha256_bytes(json.dumps(each["rules"], sort_keys=True).encode()) for each in read]
+        most = [most for _, most in self._tokenizers()]
+        return [*self.encoders, words, most, zeros, *padding, *masked, *self._how, rules]
 
     def _stamped(self) -> Any:
         """What differs after almost any change of a text encoder or tokenizer, without reading the weights."""
@@ -85,10 +94,13 @@ class PromptEncoder:
             (id(value), value.data_ptr(), None if value.is_inference() else value._version)
             for part in self.encoders for value in (*part.parameters(), *part.buffers())
         ]  # fmt: skip
-        readers = [
-            (id(each), len(each), most, str(each.pad_token), each.padding_side) for each, most in self._tokenizers()
-        ]
-        return tensors, readers, getattr(self._pipeline, "config", {}).get("force_zeros_for_empty_prompt")
+        readers = [(id(each), len(each), most, _padding(each)) for each, most in self._tokenizers()]
+        return (
+            tensors,
+            readers,
+            [*map(_masked, self.encoders)],
+            getattr(self._pipeline, "config", {}).get("force_zeros_for_empty_prompt"),
+        )
 
     def _tokenizers(self) -> Iterator[tuple[Any, int]]:
         """The tokenizers, each with the most tokens that are read of a prompt."""
@@ -129,8 +141,7 @@ class PromptEncoder:
             [expand(each or "", tokenizer) for each in prompts], padding="max_length", max_length=most, truncation=True,
             return_tensors="pt",
         )  # fmt: skip
-        masked = getattr(self.encoders[0].config, "use_attention_mask", False)
-        return {name: made[name] for name in ("input_ids", *(("attention_mask",) if masked else ()))}
+        return {name: made[name] for name in ("input_ids", *(("attention_mask",) * _masked(self.encoders[0])))}
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str | None], device: torch.device) -> Condition:
@@ -274,6 +285,28 @@ def text_parts(
     return {"words": PromptEncoder(pipeline, encode, how), "prompts": extra(pipeline, "prompts") or ("",)}
 
 
+def reading_of(tokenizer: Any) -> dict[str, Any]:
+    """How a tokenizer reads a prompt.
+
+    Args:
+        tokenizer: of transformers.
+
+    Returns:
+        ``vocabulary``, ``rules``, ``padding`` where it is not that of the tokenizer's class, and ``model_max_length``.
+    """
+    return {
+        "vocabulary": tokenizer.get_vocab(),
+        "rules": _rules(tokenizer),
+        "padding": _own_padding(tokenizer),
+        "model_max_length": tokenizer.model_max_length,
+    }
+
+
+def _masked(encoder: Any) -> bool:
+    """Whether Stable Diffusion's pipeline hides the padding of a prompt from its text encoder."""
+    return bool(getattr(encoder.config, "use_attention_mask", False))
+
+
 def _rules(tokenizer: Any) -> Any:
     """How a text becomes tokens, besides the vocabulary: normaliser, merges or scores, what is added, without options that are off."""
     if not hasattr(tokenizer, "backend_tokenizer"):  # a tokenizer in Python
@@ -293,8 +326,11 @@ def _without_empty(value: Any) -> Any:
 
 
 def _own_padding(tokenizer: Any) -> list[str]:
-    """How a tokenizer fills a prompt up, where that is not its class's own way."""
-    usual = inspect.signature(type(tokenizer).__init__).parameters.get("pad_token")
-    found = {"token": str(tokenizer.pad_token), "side": tokenizer.padding_side}
-    defaults = {"token": str(usual.default) if usual else "", "side": type(tokenizer).padding_side}
-    return [f"{what} {value}" for what, value in found.items() if value != defaults[what]]
+    """How a tokenizer fills a prompt up or cuts it off, where that is not its class's own way."""
+    usual, kind = inspect.signature(type(tokenizer).__init__).parameters.get("pad_token"), type(tokenizer)
+    defaults = {"token": str(usual.default) if usual else "", "side": kind.padding_side, "cut": kind.truncation_side}
+    return [f"{what} {value}" for what, value in _padding(tokenizer).items() if value != defaults[what]]
+
+
+def _padding(tokenizer: Any) -> dict[str, str]:
+    return {"token": str(tokenizer.pad_token), "side": tokenizer.padding_side, "cut": tokenizer.truncation_side}
