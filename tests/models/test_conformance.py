@@ -9,6 +9,7 @@
 """
 
 import copy
+import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from diffusers import (
     DDIMPipeline,
     DDIMScheduler,
     DDPMScheduler,
+    DiTPipeline,
     FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
     TCDScheduler,
@@ -36,8 +38,11 @@ from vdu.models.configuration import scheduler_configuration
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity, recorded_identities
 from vdu.models.pipelines import load_pipeline, replace_network, save_pipeline
+from vdu.training.batches import labels_for
 from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit
+from vdu.unlearning.form import instead_of
+from vdu.unlearning.labels import label_indices
 
 SEEDS = [11, 12, 13]
 PROMPTS = ("a cat", "a dog", "")
@@ -308,6 +313,68 @@ def test_names_of_classes_outlast_the_file_in_plain_diffusers(tmp_path):
     save_pipeline(pipeline, tmp_path)
     again = type(pipeline).from_pretrained(tmp_path)
     assert again.labels == {"Tinca tinca": 0, "cock": 7, "tench": 0}
+
+
+IMAGENET = {  # some entries of the published model
+    0: "tench, Tinca tinca", 2: "great white shark, white shark, man-eater, Carcharodon carcharias", 134: "crane", 517: "crane",
+    358: "polecat, fitch, foulmart, foumart, Mustela putorius", 361: "skunk, polecat, wood pussy",
+    638: "maillot", 639: "maillot, tank suit",
+}  # fmt: skip
+NAMED = {
+    0: "tench",
+    2: "great white shark",
+    134: "134",
+    358: "fitch",
+    361: "skunk",
+    517: "517",
+    638: "638",
+    639: "tank suit",
+}
+
+
+def published(folder, entries):
+    """As on the Hub: diffusers itself writes no id2label."""
+    tiny_pipelines.dit().save_pretrained(folder)
+    file = folder / "model_index.json"
+    held = json.loads(file.read_text())
+    file.write_text(json.dumps(held | {"id2label": {str(index): names for index, names in entries.items()}}))
+    return folder
+
+
+def test_a_name_of_two_classes_means_none_of_them(tmp_path):
+    """diffusers takes it for the later one."""
+    folder = published(tmp_path / "a", IMAGENET)
+    plain = DiTPipeline.from_pretrained(folder)
+    assert plain.labels["crane"] == 517 and plain.labels["polecat"] == 361
+    save_pipeline(plain, tmp_path / "b")
+    assert DiTPipeline.from_pretrained(tmp_path / "b").labels == plain.labels
+    for pipeline in (plain, load_pipeline(folder), load_pipeline(tmp_path / "b")):
+        denoiser = adapt(pipeline)
+        assert {index: denoiser.class_names[index] for index in IMAGENET} == NAMED
+        assert identity(denoiser) == identity(adapt(plain))
+    assert denoiser.meant([134, "517", "fitch"]) == [134, 517, 358]
+    one = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    asked = {
+        "crane": "of the classes 134 and 517; expected one class. Give its number",
+        "polecat": r"of the classes 358 \(fitch\) and 361 \(skunk\); expected one class",
+    }
+    for use in (
+        lambda name: denoiser.meant([name]),
+        lambda name: denoiser.condition([name]),
+        lambda name: label_indices(denoiser, [name]),
+        lambda name: labels_for(
+            denoiser, ImageSet(one, torch.tensor([0]), class_names=(name,)), torch.tensor([0]), "forget"
+        ),
+        lambda name: instead_of(denoiser, {"instead": name}),
+    ):
+        for name, words in asked.items():
+            with pytest.raises(InputError, match=f"'{name}': is a name {words}"):
+                use(name)
+
+
+def test_names_of_classes_that_a_transformer_does_not_embed_are_refused(tmp_path):
+    with pytest.raises(InputError, match="its id2label names the class 1000, and its network embeds 1000; expected"):
+        adapt(DiTPipeline.from_pretrained(published(tmp_path, {0: "tench", 1000: "any"})))
 
 
 def test_a_transformer_in_training_sees_the_labels_that_it_is_given():

@@ -10,14 +10,14 @@ Nothing else is guessed: a number that two names share is refused.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 from vdu.core.errors import InputError, did_you_mean, shown
 from vdu.core.naming import words
 
-__all__ = ["class_index", "class_key", "require_clear"]
+__all__ = ["class_index", "class_key", "require_clear", "require_own_name"]
 
 _LISTED = 20
 
@@ -86,6 +86,26 @@ def class_key(name: str) -> tuple[str, ...]:
     """
     found = words(name) or (name,)
     return ((_value(found[0]) or found[0]),) if len(found) == 1 else found
+
+
+def require_own_name(wanted: Any, shared: Mapping[str, Sequence[int]], names: Sequence[str], what: str) -> None:
+    """Refuse a name that several classes have.
+
+    Args:
+        wanted: what was asked for.
+        shared: the classes of each such name.
+        names: of all classes, in order.
+        what: subject of the message.
+
+    Raises:
+        InputError: with the numbers of the classes, and the names that they have for themselves.
+    """
+    if isinstance(wanted, str) and wanted in shared:
+        found = [str(i) if names[i] == str(i) else f"{i} ({names[i]})" for i in shared[wanted]]
+        raise InputError(
+            f"{what} {wanted!r}: is a name of the classes {' and '.join(found)}; expected one class. Give its number, or a name that it "
+            "alone has."
+        )
 
 
 def require_clear(labels: Iterable[int], names: Sequence[str], what: str) -> None:

@@ -199,6 +199,7 @@ class Denoiser(Protocol):
         is_latent: whether the model works in a latent space instead of pixels.
         class_names: names of the classes that the model is conditioned on, or the prompts that samples of a text-to-image model are
             drawn under; () for unconditional models.
+        shared_names: names that several classes have, with these, so that none of them means a class.
         takes_prompts: whether any text is a condition, as for a text-to-image model.
     """
 
@@ -220,6 +221,8 @@ class Denoiser(Protocol):
     def is_latent(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
     @property
     def class_names(self) -> tuple[str, ...]: ...  # ruff: ignore[undocumented-public-method]
+    @property
+    def shared_names(self) -> Mapping[str, Sequence[int]]: ...  # ruff: ignore[undocumented-public-method]
     @property
     def takes_prompts(self) -> bool: ...  # ruff: ignore[undocumented-public-method]
 

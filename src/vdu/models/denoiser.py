@@ -11,7 +11,7 @@ Not guaranteed: ε̂ at a noise level with ᾱ = 0 exactly (x_t is independent o
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
@@ -114,6 +114,11 @@ class PipelineDenoiser(_Predictions):
     def class_names(self) -> tuple[str, ...]:
         """(): the model is unconditional."""
         return ()
+
+    @property
+    def shared_names(self) -> Mapping[str, Sequence[int]]:
+        """{}: no name means several classes."""
+        return {}
 
     @property
     def takes_prompts(self) -> bool:

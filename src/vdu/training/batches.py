@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vdu.core.class_names import require_clear
+from vdu.core.class_names import require_clear, require_own_name
 from vdu.core.errors import InputError
 from vdu.core.rng import generator
 from vdu.core.types import Condition, Denoiser, NoisedBatch
@@ -227,7 +227,8 @@ def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) 
         One class index of the model per chosen image. For a text-to-image model one caption each, or None for images without labels.
 
     Raises:
-        InputError: if the images have no labels, a class that the model lacks, or labels without names that may be numbers or names.
+        InputError: if the images have no labels, a class that the model lacks, a name of several of its classes, or labels without names
+            that may be numbers or names.
     """
     if denoiser.takes_prompts:
         return _captions(images, chosen, what)
@@ -241,6 +242,8 @@ def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) 
         require_clear(sorted(set(labels)), denoiser.class_names, what)
         return labels
     names = list(denoiser.class_names)
+    for label in sorted(set(labels)):
+        require_own_name(images.class_names[label], denoiser.shared_names, names, what)
     unknown = sorted({images.class_names[label] for label in labels} - set(names))
     if unknown:
         raise InputError(

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from vdu.core.class_names import class_index
+from vdu.core.class_names import class_index, require_own_name
 from vdu.core.errors import InputError, shown
 from vdu.core.types import Condition
 from vdu.diffusion.sampling import Sampler
@@ -120,6 +120,7 @@ def instead_of(original: PipelineDenoiser, prompts: Mapping[str, Any]) -> Any:
     if instead is None:
         return None
     if not original.takes_prompts:
+        require_own_name(instead, original.shared_names, original.class_names, "--instead")
         return class_index(instead, original.class_names, "--instead")
     if not isinstance(instead, str):
         raise InputError(f"--instead: got {shown(instead)}; expected a prompt.")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from vdu.core.class_names import class_index
+from vdu.core.class_names import class_index, require_own_name
 from vdu.core.errors import InputError
 from vdu.core.processes import say
 from vdu.core.rng import derive_seed
@@ -35,7 +35,7 @@ def label_indices(denoiser: Denoiser, labels: Sequence[int | str]) -> list[int]:
         Their indices, in order.
 
     Raises:
-        InputError: if the model is unconditional, a label is unknown, or all classes are to be forgotten.
+        InputError: if the model is unconditional, a label is unknown or a name of several classes, or all classes are to be forgotten.
     """
     names = denoiser.class_names
     if not names:
@@ -43,6 +43,8 @@ def label_indices(denoiser: Denoiser, labels: Sequence[int | str]) -> list[int]:
             f"forget label: got {labels[0]!r}, but this model is unconditional; expected a class-conditional model. Give images to "
             "forget instead."
         )
+    for label in labels:
+        require_own_name(label, denoiser.shared_names, names, "forget label")
     index = sorted({class_index(label, names, "forget label") for label in labels})
     if len(index) == len(names):
         raise InputError("forget label: all classes of the model are to be forgotten; expected at least one to keep.")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from vdu.core.checks import require_labels
-from vdu.core.class_names import class_index
+from vdu.core.class_names import class_index, require_own_name
 from vdu.core.errors import InputError, shown
 from vdu.core.types import Condition
 from vdu.models.configuration import extra, unet_parts
@@ -70,6 +70,8 @@ class ClassConditionalDenoiser(PipelineDenoiser):
         """
         require_labels(labels)
         plain = [label.item() if isinstance(label, torch.Tensor) and label.ndim == 0 else label for label in labels]
+        for label in plain:
+            require_own_name(label, self.shared_names, self.names, "label")
         return [None if label is None else class_index(label, self.names, "label") for label in plain]
 
     def labels_of(self, seeds: Sequence[int]) -> list[int] | None:
@@ -92,6 +94,7 @@ class ClassConditionalDenoiser(PipelineDenoiser):
                 )
             return self.null_class
         if isinstance(label, str):
+            require_own_name(label, self.shared_names, self.names, "label")
             if label in self.names:
                 return self.names.index(label)
             near = get_close_matches(label, self.names, n=1)
