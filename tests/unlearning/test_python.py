@@ -27,6 +27,7 @@ from vdu.core.types import Losses
 from vdu.data.forget_source import reload_forget
 from vdu.data.images import ImageSet
 from vdu.methods import registry
+from vdu.models.identity import weights_sha256
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.replay import auxiliaries
 from vdu.replay.selection import resemblance
@@ -729,6 +730,37 @@ def test_the_card_goes_with_the_model_that_it_describes(desk, capsys):
     assert (desk / "clean" / "README.md").read_text("utf-8") == "My own words.\n"
     result.save_pretrained(desk / "clean")
     assert "README.md, which described another model, was replaced by the model card" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("in_a_folder", [False, True])
+def test_the_card_of_a_pipeline_that_was_changed_after_the_run_says_so(desk, capsys, in_a_folder):
+    folder = {"folder": desk / "run"} if in_a_folder else {}
+    result = vdu.unlearn(desk / "model", "ascent", forget=desk / "unwanted", **SMALL, **folder)
+    result.pipeline.unet.load_state_dict(result.original.unet.state_dict())
+    result.save_pretrained(desk / "clean")
+    assert "the pipeline was changed after the run; its model card says so" in capsys.readouterr().err
+    assert "| what remains | not known: this pipeline was changed after the run" in (
+        desk / "clean" / "README.md"
+    ).read_text("utf-8")
+
+
+def test_the_card_names_the_original_as_it_was(make_pipeline, tmp_path):
+    pipeline = make_pipeline()
+    before = weights_sha256(pipeline.unet)
+    result = vdu.unlearn(pipeline, "ascent", forget=PIXELS, **SMALL)
+    next(pipeline.unet.parameters()).data.add_(1)
+    result.save_pretrained(tmp_path / "clean")
+    assert f"| made from | weights with SHA-256 `{before}`" in (tmp_path / "clean" / "README.md").read_text("utf-8")
+
+
+def test_corrections_that_were_changed_are_not_saved(make_pipeline, tmp_path):
+    attention = {"down_block_types": ("AttnDownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    result = vdu.unlearn(make_pipeline(**attention), "ascent", forget=PIXELS, train="lora:2", **SMALL)
+    for name, value in result.trained.named_parameters():
+        if "lora" in name:
+            value.data.zero_()
+    with pytest.raises(InputError, match="save_lora: the pipeline was changed after the run"):
+        result.save_lora(tmp_path / "lora")
 
 
 def test_corrections_of_a_changed_pipeline_are_not_saved(make_pipeline, tmp_path):

@@ -58,6 +58,8 @@ class UnlearnResult:
         pipeline_sha256: of the new weights.
         pipeline_configuration: SHA-256 of the new pipeline's options.
         pipeline_parts: SHA-256 of the new pipeline's text encoders and autoencoder, if it has any.
+        inputs: names and hashes of the model and the forget set as they were then (:meth:`vdu.unlearning.plan.Plan.inputs`).
+        trained_sha256: of the weights of ``trained``, where there are low-rank corrections.
     """
 
     pipeline: Any
@@ -75,6 +77,8 @@ class UnlearnResult:
     pipeline_sha256: str | None = None
     pipeline_configuration: str | None = None
     pipeline_parts: str | None = None
+    inputs: dict[str, Any] | None = None
+    trained_sha256: str | None = None
 
     @property
     def method(self) -> Any:
@@ -200,13 +204,13 @@ class UnlearnResult:
         if card and card.is_file():
             shutil.copyfile(card, Path(folder) / "README.md")
         else:
-            write_card(
-                Path(folder),
-                self.plan.inputs(),
-                self.method.name,
-                self.plan.told(),
-                "" if self._was_changed() else self.statement,
-            )
+            remaining = self.statement
+            if self._was_changed():
+                remaining = "not known: this pipeline was changed after the run, which the rest of this card describes"
+                say(
+                    "vdu: warning: the pipeline was changed after the run; its model card says so, and describes the run."
+                )
+            write_card(Path(folder), self.inputs or self.plan.inputs(), self.method.name, self.plan.told(), remaining)
 
     def save_lora(self, folder: Path | str) -> Path:
         """Save the low-rank corrections alone, for ``load_lora_weights`` of the original pipeline in plain diffusers.
@@ -218,9 +222,9 @@ class UnlearnResult:
             The file. A model that was not trained with LoRA is refused (:func:`vdu.models.lora.save_lora`).
 
         Raises:
-            InputError: if the pipeline was changed after the run.
+            InputError: if the pipeline, or the corrections, were changed after the run.
         """
-        if self._was_changed():
+        if self._was_changed() or self.trained_sha256 not in {None, weights_sha256(self.trained)}:
             raise InputError(
                 "save_lora: the pipeline was changed after the run, and the corrections are those of the run; expected the pipeline as it "
                 "was made. Save the whole pipeline with save_pretrained."
