@@ -732,6 +732,19 @@ def test_the_card_goes_with_the_model_that_it_describes(desk, capsys):
     assert "README.md, which described another model, was replaced by the model card" in capsys.readouterr().err
 
 
+def test_a_result_that_was_resumed_costs_what_all_of_the_run_cost(desk):
+    """Two and two steps of 4 images, forward 1 and backward 2, and what the run's own record says."""
+    how = {"forget": desk / "unwanted", "folder": desk / "run", **SMALL}
+    first = vdu.unlearn(desk / "model", "ascent", **how | {"steps": 2})
+    second = vdu.unlearn(desk / "model", "ascent", **how | {"steps": 4}, resume=True)
+    (stage,) = json.loads((desk / "run" / "run.json").read_text("utf-8"))["stages"]
+    assert (second.network_evaluations, second.seconds) == (stage["network_evaluations"], stage["seconds"])
+    assert second.network_evaluations > first.network_evaluations and second.seconds > first.seconds
+    assert "at least" not in repr(second) and "at least 0 s" in repr(
+        replace(second, cost_is_at_least=True, seconds=0.0)
+    )
+
+
 @pytest.mark.parametrize("in_a_folder", [False, True])
 def test_the_card_of_a_pipeline_that_was_changed_after_the_run_says_so(desk, capsys, in_a_folder):
     folder = {"folder": desk / "run"} if in_a_folder else {}

@@ -48,7 +48,8 @@ class UnlearnResult:
         plan: what was made to forget what, and how.
         aids: the auxiliary data and models of the method.
         stopping: outcome of the stopping rule, or None without a rule.
-        seconds: duration.
+        seconds: duration; of a run that was resumed that of all parts, as are the network evaluations.
+        cost_is_at_least: whether an interruption lost a part of both.
         folder: the run folder, or None.
         trained: the network as it was trained, with low-rank corrections if there are any.
         prediction_change: how far the predictions for forget images moved, relative to their length
@@ -79,6 +80,7 @@ class UnlearnResult:
     pipeline_parts: str | None = None
     inputs: dict[str, Any] | None = None
     trained_sha256: str | None = None
+    cost_is_at_least: bool = False
 
     @property
     def method(self) -> Any:
@@ -140,9 +142,10 @@ class UnlearnResult:
     def __repr__(self) -> str:
         minutes, seconds = divmod(round(self.seconds), 60)
         time = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        least = "at least " if self.cost_is_at_least else ""
         steps = f"{self.training.steps} of {self.plan.training.steps} steps"
         return (
-            f"UnlearnResult: {self.method.name}, {steps}, {time}, {self.network_evaluations:,} network evaluations\n"
+            f"UnlearnResult: {self.method.name}, {steps}, {least}{time}, {self.network_evaluations:,} network evaluations\n"
             f"  {self._end()}" + (f"\n  {self.warning}" if self.warning else "")
         )
 

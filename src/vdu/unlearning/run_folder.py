@@ -5,7 +5,6 @@ What was given as an object is stored, so that ``vdu evaluate`` finds it: the or
 meant to leave the house; the pipeline has the corrections merged.
 """
 
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,7 @@ def _carried_out(record: Run, plan: Plan, *, resume: bool, progress: str | None)
     if resume and not plan.chosen.fits:  # before auxiliary models are trained in vain
         check_resumable(plan, folder)
     record.start(configuration(plan, folder), inputs, identity=fingerprint(plan))
-    fitted, began = 0, time.monotonic()
+    spent: list[dict[str, Any]] = []  # with the parts of a run that is resumed
     if plan.chosen.fits:
         with record.stage("posterior") as cost:
             plan, fitted = with_posterior(plan, progress=bool(progress))
@@ -71,7 +70,7 @@ def _carried_out(record: Run, plan: Plan, *, resume: bool, progress: str | None)
                 check_resumable(plan, folder)
             inputs |= _posterior_input(plan, folder)
             cost |= {"network_evaluations": fitted, "whole": True}
-    fitting = time.monotonic() - began
+        spent.append(cost)
     with record.stage("unlearn") as cost:
         result = carry_out(plan, folder=folder, resume=resume, progress=progress)
         cost["network_evaluations"] = result.network_evaluations
@@ -79,6 +78,7 @@ def _carried_out(record: Run, plan: Plan, *, resume: bool, progress: str | None)
         cost |= result.aids.record if result.aids else {}
         if result.stopping is not None:
             cost |= {"stopping": asdict(result.stopping), "statement": result.statement}
+    spent.append(cost)
     _store_objects(record, plan)
     method, made = plan.chosen.method, result.pipeline
     with record.replacing("pipeline") as temporary:
@@ -103,8 +103,11 @@ def _carried_out(record: Run, plan: Plan, *, resume: bool, progress: str | None)
         "steps": result.training.steps,
     }
     record.finish(pipeline=weights, **extras)
-    evaluations, seconds = result.network_evaluations + fitted, result.seconds + fitting
-    return replace(result, network_evaluations=evaluations, seconds=seconds, folder=folder.absolute())
+    evaluations, seconds = (sum(each[name] or 0 for each in spent) for name in ("network_evaluations", "seconds"))
+    at_least = any(each.get("resumed") for each in spent)
+    return replace(
+        result, network_evaluations=evaluations, seconds=seconds, cost_is_at_least=at_least, folder=folder.absolute()
+    )
 
 
 def _path(source: str | None) -> Path | None:
