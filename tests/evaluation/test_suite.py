@@ -77,6 +77,19 @@ def test_an_interrupted_evaluation_keeps_what_it_measured(pair, suite):
 
 
 @pytest.mark.usefixtures("pixel_judge")
+def test_an_evaluation_that_ends_before_its_figures_leaves_those_of_before_with_their_record(pair, suite, monkeypatch):
+    suite(RuntimeError())
+    run(pair)
+    names = ("run.json", "config.toml", "metrics.json")
+    earlier = {name: (pair / "evidence" / name).read_bytes() for name in names}
+    monkeypatch.setattr("vdu.evaluation.recording.measure", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(pair)
+    assert {name: (pair / "evidence" / name).read_bytes() for name in names} == earlier
+    monkeypatch.undo()
+
+
+@pytest.mark.usefixtures("pixel_judge")
 def test_every_result_is_on_disk_before_the_next_probe_begins(pair, suite, monkeypatch):
     seen = []
 

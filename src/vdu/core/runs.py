@@ -202,6 +202,7 @@ class Run:
         self._earlier: dict[str, dict[str, Any]] | None = None  # of a resumed run: the stages that it had finished
         self._lost = False  # whether it was continued before, at a cost that nobody recorded
         self._anew: set[str] = set()  # stages that are repeated, and not continued
+        self._held = False  # whether the file still has the stages that are repeated
         self._config: str | None = None
         self._lock_file: Any = None
         self._new = False
@@ -408,7 +409,8 @@ class Run:
         if self._earlier is not None and name not in self._anew:
             _add_earlier(record, self._earlier.get(name), whole=whole, lost=self._lost)
         self._stages[:] = [other for other in self._stages if other["stage"] != name] + [record]
-        self._write()
+        if not self._held:
+            self._write()
 
     def add_stage(self, record: dict[str, Any], *, last: bool = False) -> None:
         """Add the record of a stage that ran elsewhere or earlier, before the others or after them."""
@@ -421,9 +423,16 @@ class Run:
             raise _ChecksPassed
 
     def drop_stages(self, *names: str) -> None:
-        """Remove stages from the record that will be repeated or no longer apply."""
+        """Remove stages from the record that will be repeated; the file keeps the earlier ones until :meth:`replace`."""
         self._anew.update(names)
+        self._held = True
         self._stages[:] = [stage for stage in self._stages if stage["stage"] not in names]
+
+    def replace(self) -> None:
+        """Write the record again, if stages were dropped: to be called when what they gave is about to be replaced, too."""
+        if self._held:
+            self._held = False
+            self._write()
 
     def finish(self, **results: Any) -> None:
         """Mark the run as complete and add its results."""

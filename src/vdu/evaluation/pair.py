@@ -35,6 +35,7 @@ __all__ = [
     "config_of",
     "images_of_prompts",
     "made_by",
+    "made_in",
     "open_folder",
     "require_one_subject",
     "unwanted_images",
@@ -157,6 +158,21 @@ def made_by(result: Any) -> dict[str, Any]:
         "keep": tuple((getattr(plan, "prompts", None) or {}).get("keep", ())),
         "guidance_scale": getattr(getattr(plan, "sampler", None), "guidance_scale", None),
     }
+
+
+def made_in(model: OpenModel, options: EvaluationOptions) -> dict[str, Any]:
+    """What the run that made a model says for its evaluation: the same as :func:`made_by`, without what ``run.json`` holds.
+
+    Args:
+        model: a model.
+        options: of the evaluation.
+
+    Returns:
+        ``guidance_scale``; and ``keep``, its prompts to keep, if it was made to forget what the options name.
+    """
+    config = config_of(model)
+    same = set(options.forget_prompt) == set(config.get("forget_prompt", ()))
+    return {"guidance_scale": config.get("guidance_scale"), "keep": config.get("keep_prompts", ()) if same else ()}
 
 
 def config_of(model: OpenModel) -> dict[str, Any]:

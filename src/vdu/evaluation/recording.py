@@ -41,7 +41,7 @@ from vdu.evaluation.kept_probes import KeptProbes, kept_probes
 from vdu.evaluation.measure import Measurement, Target, measure
 from vdu.evaluation.models import open_model, open_models, open_retrained, require_comparable
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.pair import check_evidence_folder, config_of, images_of_prompts, open_folder, unwanted_images
+from vdu.evaluation.pair import check_evidence_folder, images_of_prompts, made_in, open_folder, unwanted_images
 from vdu.evaluation.prompt_sets import label_sets
 from vdu.evaluation.records import EvidenceRecord, WarningRecord, WordsRecord
 from vdu.evaluation.retained import retained_of
@@ -149,7 +149,7 @@ def evaluate_pair(
     first, second = open_model(before, "before"), open_model(after, "after")
     require_comparable(first, second, in_words=bool(options.forget_prompt))
     retrained = open_retrained(options.retrained, first, second)
-    made = how or {"guidance_scale": config_of(second).get("guidance_scale")}
+    made = how or made_in(second, options)
     options = options.guided_as(made.get("guidance_scale"))
     sets = sets_in_words(first.denoiser, options.forget_prompt, made.get("keep", ()), options)
     classes = classes_to_count(options, sets, [])
@@ -341,6 +341,7 @@ def _save(
     metrics |= {"cost": _cost(record), "warnings": [each.to_json() for each in found], "probes": probes}
     if not record.active:
         return metrics
+    record.replace()
     write_json(record.folder / "metrics.json", metrics)
     if record.verb == "unlearn":  # a pipeline that somebody else made keeps its own card
         update_card(record.folder, metrics)

@@ -80,7 +80,7 @@ def curve_table(curve: Curve, checkpoint: str) -> str:
     ).format("\u202f", number(curve.goal["value"]), interval(dict(curve.goal)))
     return Markup(
         '<div class="vdu-scroll"><table class="vdu-table"><thead><tr><th>step</th><th>PUL, 95 % interval</th>'
-        "<th>forget images</th><th>u-FID[{}], 95 % interval</th></tr></thead><tbody>{}{}</tbody></table></div>"
+        "<th>forget images</th><th>u-FID[{}] of all images, 95 % interval</th></tr></thead><tbody>{}{}</tbody></table></div>"
     ).format(curve.features, rows, goal)
 
 

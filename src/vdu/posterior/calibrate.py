@@ -61,7 +61,8 @@ def calibrate_temperature(
         schedule: noise levels; None takes the linear schedule with T = 1000.
         weights: of the loss, see ``kl_weights``; ``"uniform"`` is the training loss.
         batch_size: images per network call.
-        labels: the class or prompt that each sample was drawn under; None for an unconditional model.
+        labels: what each sample was drawn under: a prompt, the name of a class, or its place in ``denoiser.class_names``;
+            None for an unconditional model.
 
     Returns:
         τ, for ``posterior.scaled``; and a record: ``relative_increase`` (achieved), ``loss``, ``n_weight_draws``,
@@ -125,7 +126,8 @@ def mean_is_usable(
         schedule: noise levels; None takes the linear schedule with T = 1000.
         weights: of the loss, see ``kl_weights``.
         batch_size: images per network call.
-        labels: the class or prompt that each sample was drawn under; None for an unconditional model.
+        labels: what each sample was drawn under: a prompt, the name of a class, or its place in ``denoiser.class_names``;
+            None for an unconditional model.
 
     Returns:
         The ratio ℓ(μ*)/ℓ(θ*) (infinite if the loss at μ* is not finite), and whether it is at most ``tolerance``. If not,

@@ -224,7 +224,8 @@ def fit_fisher(
     Args:
         denoiser: the model; its network is left as it was.
         samples: generated samples of the model, [N, channels, height, width], in its own space.
-        labels: the class or prompt that each sample was drawn under; None for an unconditional model.
+        labels: what each sample was drawn under: a prompt, the name of a class, or its place in ``denoiser.class_names``;
+            None for an unconditional model.
         generator: the only source of timesteps and noise.
         progress: called with (samples done, total samples).
         **options: the arguments of :class:`Fisher`; ``n_train`` is required.

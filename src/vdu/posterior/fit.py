@@ -103,7 +103,8 @@ def fit_samples(
         estimator: a Fisher.
         denoiser: the model; its network is left as it was.
         samples: generated samples of the model, [N, channels, height, width], in its own space (pixels: [−1, 1]).
-        labels: the class or prompt that each sample was drawn under; None for an unconditional model.
+        labels: what each sample was drawn under: a prompt, the name of a class, or its place in ``denoiser.class_names``;
+            None for an unconditional model.
         generator: the only source of timesteps and noise.
         state: stored state of an interrupted estimation with the same samples; the generator is then not used.
         save: called with the state from time to time, see :func:`take_all`.

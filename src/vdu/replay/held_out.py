@@ -63,10 +63,10 @@ class HeldOut:
         }
 
     def __str__(self) -> str:
-        n = len(self.seeds)
+        n, most = len(self.seeds), math.ceil(1000 * self.aim_bound - 1e-9) / 1000  # no lower than the bound
         return (
             f"stopping rule: {n} unwanted seeds among {self.n_drawn} held-out generated samples. The classifier is wrong about "
-            f"{self.error:.1%} of them, so the aim is at most {self.aim_bound:.1%} left, which {self.aim} or fewer of {n} show"
+            f"{self.error:.1%} of them, so the aim is at most {most:.1%} left, which {self.aim} or fewer of {n} show"
         )
 
 

@@ -3,10 +3,11 @@
 A code that is not known is shown as it is, so that nothing a run recorded is lost.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vdu.reporting.formatting import flat, percent
+from vdu.reporting.formatting import flat, percent, percent_at_most
 
 __all__ = [
     "ABOUT_MODELS",
@@ -286,7 +287,7 @@ def stopping_text(stopping: Mapping[str, Any], strength: Sequence[str] = (), *, 
         )
         return f"{found}; all steps were taken" if missed else found
     found = f"{guarantee_text(stopping)} ({stopping['n_left']} of {stopping['n_seeds']} held-out seeds after {stopping['step']} steps)"
-    aim = f"the aim of at most {percent(100 * stopping['aim_bound'])}"
+    aim = f"the aim of at most {percent_at_most(100 * stopping['aim_bound'])}"
     if not missed:
         return f"{found}; {aim} was reached"
     larger = f", and so does a larger {' or '.join(strength)} (--option)" if strength else ""
@@ -306,8 +307,10 @@ def guarantee_text(stopping: Mapping[str, Any]) -> str:
     Examples:
         >>> guarantee_text({"bound": 0.05, "confidence": 0.95}).replace("\u202f", " ")
         "at most 5.0 % of the model's own unwanted seeds remain, 95 % confidence, by the run's own classifier"
+        >>> guarantee_text({"bound": 0.0421, "confidence": 0.9375}).replace("\u202f", " ")[:71]
+        "at most 4.3 % of the model's own unwanted seeds remain, 93 % confidence"
     """
     if stopping.get("bound") is None:
         return ""
-    most, sure = percent(100 * stopping["bound"]), percent(100 * stopping["confidence"], 0)
+    most, sure = percent_at_most(100 * stopping["bound"]), percent(math.floor(100 * stopping["confidence"] + 1e-9), 0)
     return f"at most {most} of the model's own unwanted seeds remain, {sure} confidence, by the run's own classifier"

@@ -15,6 +15,7 @@ __all__ = [
     "number",
     "p_value",
     "percent",
+    "percent_at_most",
     "percent_interval",
     "plural",
     "value_interval",
@@ -59,6 +60,11 @@ def percent(value: float, digits: int = 1) -> str:
         The text.
     """
     return _decimals(value, digits) + "\u202f%"
+
+
+def percent_at_most(value: float) -> str:
+    """A percentage as an upper bound, rounded up, so that the text is no lower than the bound: ``4.21 → "4.3 %"``."""
+    return percent(math.ceil(10 * value - 1e-9) / 10)
 
 
 def _decimals(value: float, digits: int) -> str:

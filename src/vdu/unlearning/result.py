@@ -1,6 +1,5 @@
 """What an unlearning gives: the new pipeline and the record of how it was made."""
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_output
 from vdu.core.processes import say
 from vdu.core.ranges import require_flags, require_kind
-from vdu.core.records import read_json
+from vdu.core.records import atomic_file, read_json
 from vdu.core.surroundings import own_torch
 from vdu.data.images import ImageSet
 from vdu.models.adapt import family_of
@@ -200,12 +199,15 @@ class UnlearnResult:
                 those of a variant.
         """
         folder = _folder(folder)
+        path = self.folder / "pipeline" / "README.md" if self.folder and not self.is_out_of_date() else None
+        card = path.read_bytes() if path and path.is_file() else None  # may lie in this folder, which loses a card of ours
         save_pipeline(self.pipeline, folder)
-        if (Path(folder) / "README.md").is_file():  # a card of ours is gone by now
-            say(f"vdu: {Path(folder) / 'README.md'}, which described another model, was replaced by the model card.")
-        card = self.folder / "pipeline" / "README.md" if self.folder and not self.is_out_of_date() else None
-        if card and card.is_file():
-            shutil.copyfile(card, Path(folder) / "README.md")
+        there = Path(folder) / "README.md"
+        if there.is_file() and there.read_bytes() != card:  # a card of ours is gone by now
+            say(f"vdu: {there}, which described another model, was replaced by the model card.")
+        if card is not None:
+            with atomic_file(there) as temporary:
+                temporary.write_bytes(card)
         else:
             remaining = self.statement
             if self._was_changed():
