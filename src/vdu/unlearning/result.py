@@ -200,7 +200,9 @@ class UnlearnResult:
         """
         folder = _folder(folder)
         path = self.folder / "pipeline" / "README.md" if self.folder and not self.is_out_of_date() else None
-        card = path.read_bytes() if path and path.is_file() else None  # may lie in this folder, which loses a card of ours
+        card = (
+            path.read_bytes() if path and path.is_file() else None
+        )  # may lie in this folder, which loses a card of ours
         save_pipeline(self.pipeline, folder)
         there = Path(folder) / "README.md"
         if there.is_file() and there.read_bytes() != card:  # a card of ours is gone by now
