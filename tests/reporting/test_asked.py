@@ -10,7 +10,8 @@ from vdu.core.errors import InputError
 from vdu.explore.sample_pairs import group_names, select_pairs
 from vdu.reporting.asked import asked_tables, retained_less
 from vdu.reporting.collect import collect
-from vdu.reporting.findings.attempts import attempt_answers, find_attempts
+from vdu.reporting.findings.attempt_words import attempt_answers
+from vdu.reporting.findings.attempts import find_attempts
 from vdu.reporting.findings.inside import inside_answers
 from vdu.reporting.findings.trust import not_tested
 from vdu.reporting.render import answers, make_report

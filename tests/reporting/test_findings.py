@@ -7,7 +7,8 @@ import pytest
 
 from vdu.reporting import page_tables
 from vdu.reporting.collect import collect
-from vdu.reporting.findings.attempts import attempt_answers, find_attempts
+from vdu.reporting.findings.attempt_words import attempt_answers
+from vdu.reporting.findings.attempts import find_attempts
 from vdu.reporting.findings.back import back_answer, find_back
 from vdu.reporting.findings.cost import cost_answer, cost_split, find_cost
 from vdu.reporting.findings.gone import Gone, GoneFinding, find_gone, gone_answer

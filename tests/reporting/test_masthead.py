@@ -9,7 +9,7 @@ import pytest
 
 from vdu.methods import registry
 from vdu.reporting.collect import collect
-from vdu.reporting.findings.attempts import attempt_answers
+from vdu.reporting.findings.attempt_words import attempt_answers
 from vdu.reporting.findings.inside import inside_answers
 from vdu.reporting.masthead import masthead, method_words
 from vdu.reporting.render import answers, render_report

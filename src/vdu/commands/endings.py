@@ -50,7 +50,7 @@ def numbers(verb: str, settings: Any, result: Result) -> dict[str, Any]:
 
 def _evidence_numbers(folder: Path, result: Result) -> dict[str, Any]:
     from vdu.reporting.collect import collect
-    from vdu.reporting.findings.attempts import attempt_answers
+    from vdu.reporting.findings.attempt_words import attempt_answers
     from vdu.reporting.findings.inside import inside_answers
     from vdu.reporting.render import answers
 

@@ -20,7 +20,8 @@ from vdu.core.records import read_json
 from vdu.reporting.code_texts import warning_text
 from vdu.reporting.files import Samples, read_log, read_samples
 from vdu.reporting.legacy import current_metrics, current_run
-from vdu.reporting.records import PROBES, check_metrics
+from vdu.reporting.probe_records import PROBES
+from vdu.reporting.records import check_metrics
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,7 @@ from vdu.core.errors import InputError
 from vdu.core.records import sha256_bytes, sha256_file
 from vdu.reporting.collect import read_metrics, report_data
 from vdu.reporting.evidence_json import QUESTIONS, numbers, plain, report_number
-from vdu.reporting.findings.attempts import attempt_answers
+from vdu.reporting.findings.attempt_words import attempt_answers
 from vdu.reporting.findings.class_shifts import class_shifts
 from vdu.reporting.findings.inside import inside_answers
 from vdu.reporting.records import check_evidence, check_metrics

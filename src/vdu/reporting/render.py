@@ -29,7 +29,7 @@ from vdu.reporting.code_texts import ABOUT_MODELS, attack_text, row_note, source
 from vdu.reporting.collect import ReportData, collect
 from vdu.reporting.evidence_json import QUESTIONS, evidence
 from vdu.reporting.findings.answer import Answer
-from vdu.reporting.findings.attempts import attempt_answers
+from vdu.reporting.findings.attempt_words import attempt_answers
 from vdu.reporting.findings.back import back_answer, find_back
 from vdu.reporting.findings.cost import cost_answer, find_cost
 from vdu.reporting.findings.gone import find_gone, gone_answer

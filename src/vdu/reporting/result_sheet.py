@@ -11,7 +11,8 @@ from typing import Any
 from vdu.reporting.asked import ACCURACIES, accuracies, retained_less
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer, Level
-from vdu.reporting.findings.attempts import Attempt, AttemptFinding, find_attempts, place_text
+from vdu.reporting.findings.attempt_words import place_text
+from vdu.reporting.findings.attempts import Attempt, AttemptFinding, find_attempts
 from vdu.reporting.findings.class_shifts import retrained_counts
 from vdu.reporting.findings.gone import find_gone
 from vdu.reporting.findings.inside import Inside, find_inside

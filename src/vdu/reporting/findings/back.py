@@ -14,14 +14,8 @@ from typing import Any
 
 from vdu.reporting.collect import ReportData
 from vdu.reporting.findings.answer import Answer, Reason
-from vdu.reporting.findings.attempts import (
-    Attempt,
-    AttemptFinding,
-    Point,
-    attempt_answers,
-    find_attempts,
-    tried,
-)
+from vdu.reporting.findings.attempt_words import attempt_answers
+from vdu.reporting.findings.attempts import Attempt, AttemptFinding, Point, find_attempts, tried
 from vdu.reporting.findings.gone import GoneFinding
 from vdu.reporting.findings.reliability import retrained_doubted
 from vdu.reporting.formatting import count_word
