@@ -11,7 +11,8 @@ import vdu
 from vdu.core.errors import InputError
 from vdu.core.records import write_json
 from vdu.evaluation.models import open_model
-from vdu.models.pipelines import find_pipeline, load_pipeline
+from vdu.models.finding import find_pipeline
+from vdu.models.pipelines import load_pipeline
 from vdu.unlearning.plan import _open
 
 

@@ -16,10 +16,11 @@ from vdu.data.forget_source import content_of
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images, place_of
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.finding import find_pipeline
 from vdu.models.identity import identity as identity_of
 from vdu.models.identity import weights_sha256
 from vdu.models.lora import trained_weights
-from vdu.models.pipelines import find_pipeline, hashes_of, load_pipeline, network_of, parts_of
+from vdu.models.pipelines import hashes_of, load_pipeline, network_of, parts_of
 from vdu.models.reading import in_training
 from vdu.posterior.calibrate import calibrate_temperature, mean_is_usable
 from vdu.posterior.ensemble import FinetunedEnsemble

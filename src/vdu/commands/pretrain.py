@@ -126,8 +126,9 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     from vdu.core.rng import derive_seed
     from vdu.data.sources import place_of
     from vdu.models.denoiser import PipelineDenoiser
+    from vdu.models.finding import find_pipeline
     from vdu.models.networks import new_pipeline
-    from vdu.models.pipelines import find_pipeline, hashes_of, load_pipeline, save_pipeline
+    from vdu.models.pipelines import hashes_of, load_pipeline, save_pipeline
     from vdu.training.batches import condition_of, require_captions, require_divisible
     from vdu.training.loop import fingerprint_of, make_accelerator, require_resumable
     from vdu.training.pretraining import fit, identity

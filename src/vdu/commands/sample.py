@@ -55,7 +55,8 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     from vdu.data.pictures import save_grid, save_pngs
     from vdu.diffusion.sampling import sample
     from vdu.models.denoiser import PipelineDenoiser
-    from vdu.models.pipelines import find_pipeline, hashes_of, load_pipeline
+    from vdu.models.finding import find_pipeline
+    from vdu.models.pipelines import hashes_of, load_pipeline
     from vdu.replay.generated import image_seeds
     from vdu.training.loop import make_accelerator
 

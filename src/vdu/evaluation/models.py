@@ -9,6 +9,7 @@ from vdu.core.paths import given_path
 from vdu.core.records import read_json
 from vdu.core.runs import Run
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.finding import find_pipeline
 from vdu.models.identity import (
     configuration_sha256,
     differences,
@@ -16,7 +17,7 @@ from vdu.models.identity import (
     parts_sha256,
     weights_sha256,
 )
-from vdu.models.pipelines import check_network, find_pipeline, load_pipeline, network_of
+from vdu.models.pipelines import check_network, load_pipeline, network_of
 from vdu.training.loop import make_accelerator
 
 __all__ = ["OpenModel", "open_model", "open_models", "open_retrained", "require_comparable", "run_of"]

@@ -28,9 +28,10 @@ from vdu.diffusion.sampling import Sampler
 from vdu.methods.defaults import LOOP_DEFAULTS, TrainingDefaults
 from vdu.models.configuration import extra
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.finding import find_pipeline
 from vdu.models.identity import recorded_identities, weights_sha256
 from vdu.models.lora import check_train, lora_rank, trained_weights
-from vdu.models.pipelines import check_network, find_pipeline, hashes_of, load_pipeline
+from vdu.models.pipelines import check_network, hashes_of, load_pipeline
 from vdu.models.reading import in_training
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection

@@ -69,7 +69,7 @@ def unlearn(
 
     Args:
         pipeline: a diffusers pipeline (unconditional, class-conditional or text-to-image), which is left untouched; or where one is:
-            its folder, a run folder, or a model of the Hugging Face Hub (:func:`vdu.models.pipelines.find_pipeline`).
+            its folder, a run folder, or a model of the Hugging Face Hub (:func:`vdu.models.finding.find_pipeline`).
         method: "auto", a name (``vdu list`` shows them; ``FILE.py:CLASS`` for a class of your own), a class, or an object such as
             ``vdu.VDU(posterior, gamma=0.1)``.
         forget: the images to forget: a folder, a list file or a named data set, an ``ImageSet``, a list of Pillow images or image
