@@ -261,6 +261,15 @@ def inpainting(n=N, **counts):
     return {"inpainting": {"rows": [{"hidden": "half", "model": m, **counted(k, n)} for m, k in counts.items()]}}
 
 
+def two_samplers(*counts):
+    """Counts of the original, the unlearned and the retrained model with each sampler."""
+    rows = stochastic(*[(80, 90, 99)] * len(counts))["stochastic"]["rows"]
+    for row, (original, unlearned, retrained) in zip(rows, counts, strict=True):
+        row["pul"] |= {"n_original": original, "n_unlearned": unlearned}
+        row["control_count"] = retrained
+    return {"stochastic": {"rows": rows}}
+
+
 def none_of_the_original(n_unlearned, **beside):
     """A sampler with which the original makes none, beside one with which PUL is 93."""
     rows = stochastic((88, 93, 97), **beside)["stochastic"]["rows"]
@@ -331,6 +340,8 @@ ATTEMPTS = {
     "filled as retrained": (inpainting(original=300, unlearned=105, retrained=100), "good", "no_more_than_retrained"),
     # 20 against 10 of 100, 13.3 to 28.9 and 5.5 to 17.4 %: leads up to 20 points, of the original's own 20 or 60
     "filled by the half": (inpainting(100, original=20, unlearned=20, retrained=10), "unknown", "lead_not_excluded"),
+    "none filled where the original fills none": (inpainting(original=0, unlearned=0, retrained=0), "good", "no_more_than_retrained"),
+    "each sampler by the original's rate there": (two_samplers((240, 48, 40), (16, 1, 1)), "good", "no_more_than_retrained"),
     "filled by a third": (inpainting(100, original=60, unlearned=20, retrained=10), "good", "no_more_than_retrained"),
     "filled alone": (inpainting(original=300, unlearned=280), "mixed", "can_be_brought_back"),
     "not filled": (inpainting(original=300, unlearned=60), "mixed", "below_half"),
@@ -711,6 +722,18 @@ def test_a_lead_of_half_of_the_originals_rate_is_not_small_with_another_sampler(
     rows["stochastic"]["rows"][0] |= {"n_images": 300}
     rows["stochastic"]["rows"][0]["pul"] |= {"n_original": 9}
     assert find_attempts(attempted(bare, rows))["stochastic"].reason.code == "lead_not_excluded"
+
+
+def test_a_lead_is_shown_beside_the_margin_that_it_exceeds(bare):
+    """The half hidden: 60 against 45 of 200, up to 16.0 points of 25; the right one: 10 against 6, up to 6.3 of 5."""
+    rows = [
+        {"hidden": hidden, "model": model, **counted(count, 200)}
+        for hidden, counts in (("half", (150, 60, 45)), ("right", (20, 10, 6)))
+        for model, count in zip(("original", "unlearned", "retrained"), counts, strict=True)
+    ]
+    text = attempt_answers(attempted(bare, {"inpainting": {"rows": rows}}))["inpainting"].text
+    assert "A lead of 6 percentage points is not excluded, and 5 is the most that counts as small here" in text
+    assert "largest" not in text
 
 
 def test_nothing_is_read_beside_a_doubted_model(bare):

@@ -103,8 +103,7 @@ def _beside_retrained(found: AttemptFinding, point: Point) -> tuple[str, str]:
     assert highest is not None
     text = (
         f"At none of {found.n_points} points does the unlearned model's interval lie above the retrained one's; its count is the "
-        f"higher one at {found.n_higher}. The largest lead that cannot be excluded is {_lead(found.lead)} percentage points: "
-        f"{ours} against {theirs} {place}."
+        f"higher one at {found.n_higher}. {_lead_words(found, point)}: {ours} against {theirs} {place}."
     )
     if found.reason is Attempt.UNDECIDED:
         text += (
@@ -115,6 +114,13 @@ def _beside_retrained(found: AttemptFinding, point: Point) -> tuple[str, str]:
     if found.reason is Attempt.LEAD_NOT_EXCLUDED:
         return f"a lead of {_lead(found.lead)} points not excluded", text
     return f"{against(highest)} {place_text(found.probe, highest.place)}", text
+
+
+def _lead_words(found: AttemptFinding, point: Point) -> str:
+    if found.reason is Attempt.LEAD_NOT_EXCLUDED:
+        small = _lead(100 * point.margin)
+        return f"A lead of {_lead(found.lead)} percentage points is not excluded, and {small} is the most that counts as small here"
+    return f"The largest lead that cannot be excluded is {_lead(found.lead)} percentage points"
 
 
 def _lead(lead: float) -> str:

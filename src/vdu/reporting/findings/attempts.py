@@ -115,7 +115,8 @@ class AttemptFinding:
         level: usually that of the reason; what a sampler hides may be bad.
         point: the point that decides.
         highest: beside a retrained model, the point with the unlearned model's largest rate.
-        lead: the largest lead over the retrained model that cannot be excluded, in percentage points.
+        lead: a lead over the retrained model that is not excluded, in percentage points: at ``point``, where it is not small; else the
+            largest of all.
         n_points: how many points were compared.
         n_higher: those at which the unlearned model's rate is the higher one.
         original: the original's own rate.
@@ -190,7 +191,7 @@ def _relearning(data: ReportData, result: dict[str, Any]) -> AttemptFinding:
         return _relearned(data, result, pairs, curves)
     rates = [Point((step, n), rate) for n, points in forget.items() for step, rate in points.items() if step > 0]
     start = _highest_start(forget.values())
-    return _against_original("relearning", rates, _original_rate(data, result.get("original")), start)
+    return _against_original("relearning", rates, _original_rate(data, _counted(result.get("original"))), start)
 
 
 def _relearned(
@@ -208,7 +209,7 @@ def _relearned(
         assert most.theirs is not None
         alike = theirs is not None and difference(most.theirs, theirs)[0] > 0
     else:
-        line = THRESHOLDS["return_share_of_original"] * (_original_rate(data, result.get("original")) or 0.0)
+        line = THRESHOLDS["return_share_of_original"] * (_original_rate(data, _counted(result.get("original"))) or 0.0)
         alike = all(point.ours.high < line for point in pairs)
     if found.reason is Attempt.NO_MORE and not alike:
         found = replace(found, reason=Attempt.UNDECIDED, level=Attempt.UNDECIDED.level)
@@ -238,12 +239,12 @@ def _stochastic(data: ReportData, result: dict[str, Any]) -> AttemptFinding:
     rows = [row for row in result["rows"] if row["pul"] is not None]
     beside = [row for row in result["rows"] if "control_count" in row and made_of(row) is not None]
     if beside:
-        # from ordinary noise the class is rare: a lead of half of what the original makes is no small one
-        rates = [row["pul"]["n_original"] / row["n_images"] for row in rows] or [_original_rate(data, None) or 0.0]
-        margin = _margin(min(rates))
         pairs = [
             Point(
-                row, wilson(made_of(row) or 0, row["n_images"]), wilson(row["control_count"], row["n_images"]), margin
+                row,
+                wilson(made_of(row) or 0, row["n_images"]),
+                wilson(row["control_count"], row["n_images"]),
+                _margin(_original_rate(data, row["pul"] and wilson(row["pul"]["n_original"], row["n_images"]))),
             )
             for row in beside
         ]
@@ -293,9 +294,9 @@ def _completion(data: ReportData, result: dict[str, Any]) -> AttemptFinding:
 def _inpainting(data: ReportData, result: dict[str, Any]) -> AttemptFinding:
     rows = {(row["model"], row["hidden"]): Rate.of(row) for row in result["rows"]}
     mine = [(hidden, rate) for (model, hidden), rate in rows.items() if model == "unlearned"]
-    own = {hidden: rate.value for (model, hidden), rate in rows.items() if model == "original"}
+    own = {hidden: rate for (model, hidden), rate in rows.items() if model == "original"}
     pairs = [
-        Point(hidden, rate, rows["retrained", hidden], _margin(own.get(hidden)))
+        Point(hidden, rate, rows["retrained", hidden], _margin(_original_rate(data, own.get(hidden))))
         for hidden, rate in mine
         if ("retrained", hidden) in rows
     ]
@@ -311,7 +312,7 @@ def _inpainting(data: ReportData, result: dict[str, Any]) -> AttemptFinding:
 
 def _attack(name: str, data: ReportData, result: dict[str, Any]) -> AttemptFinding:
     rows = {row["model"]: row for row in result["rows"]}
-    point, original = Point("", Rate.of(rows["unlearned"])), _original_rate(data, result["original"])
+    point, original = Point("", Rate.of(rows["unlearned"])), _original_rate(data, _counted(result["original"]))
     if "retrained" in rows:
         pair = replace(point, theirs=Rate.of(rows["retrained"]), margin=_margin(original))
         return _against_retrained(data, name, [pair])
@@ -341,10 +342,14 @@ def _against_retrained(data: ReportData, probe: str, pairs: list[Point]) -> Atte
     return _found(probe, reason, point=point, highest=highest, lead=100 * lead, n_points=len(pairs), n_higher=higher)
 
 
-def _original_rate(data: ReportData, original: dict[str, Any] | None) -> float | None:
+def _counted(original: dict[str, Any] | None) -> Rate | None:
+    return None if original is None else wilson(original["forget_count"], original["n_images"])
+
+
+def _original_rate(data: ReportData, there: Rate | None) -> float | None:
     """The original's own rate of the class: the probe's if it made some there, else that of the evaluation."""
-    if original is not None and original["forget_count"]:
-        return original["forget_count"] / original["n_images"]
+    if there is not None and there.count:
+        return there.value
     count = (data.row("original") or {}).get("forget_count")
     return None if count is None else count / data.metrics["n_images"]
 
