@@ -346,7 +346,8 @@ def _dispatch(tokens: list[str]) -> None:
         tokens = tokens[:place] + tokens[place + 2 :]
         values = _read_config(path, tokens[:1])
         if tokens[0] == "unlearn":
-            values, tokens = without_former_defaults(values, tokens), with_options_of_file(values, tokens)
+            values = without_former_defaults(values, tokens)
+            tokens = with_options_of_file(values, tokens)
         app.config = (Dict(values, use_commands_as_keys=False, source=str(path)),)
     PAGE.everything = "--help-all" in tokens
     try:

@@ -296,6 +296,16 @@ def test_a_run_names_the_machines_of_its_earlier_parts(tmp_path, monkeypatch):
         assert [each["machine"] for each in record.get("earlier_environments", ())] == list(earlier)
 
 
+def test_a_run_of_which_no_earlier_part_is_left_names_no_earlier_machine(tmp_path, monkeypatch):
+    for machine in "ab":
+        monkeypatch.setattr(runs, "environment", lambda machine=machine: {"machine": machine})
+        run = started(tmp_path, resume=machine == "b")
+        run.drop_machines()
+        run.finish()
+    record = read_json(tmp_path / "run.json")
+    assert record["environment"] == {"machine": "b"} and "earlier_environments" not in record
+
+
 def test_processes_in_two_folders_are_at_two_steps(tmp_path, monkeypatch):
     """A launcher that finds a folder taken goes on with the next, and all of its processes do."""
     steps = []

@@ -300,8 +300,17 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_drawn(judge, make
 def test_a_class_that_is_not_the_forget_sets_is_not_counted(judge, make_pipeline):
     forget = ImageSet(pixels(9), torch.zeros(9, dtype=torch.int64), class_names=("a",))
     require_measurable(make_pipeline(), forget, EvaluationOptions(judge=judge, forget_class=("a",)))
-    with pytest.raises(InputError, match="--forget-class: got b; the forget set is of a, and the judge has that class"):
+    with pytest.raises(
+        InputError, match="--forget-class: got b; the forget set is of a, and the judge has all of them"
+    ):
         require_measurable(make_pipeline(), forget, EvaluationOptions(judge=judge, forget_class=("b",)))
+
+
+def test_a_number_of_a_class_is_one_name_whatever_zeros_it_has(make_pipeline):
+    forget = ImageSet(pixels(50), torch.zeros(50, dtype=torch.int64), class_names=("08",))
+    require_measurable(make_pipeline(), forget, EvaluationOptions(forget_class=("8",)))
+    with pytest.raises(InputError, match="--forget-class: got 7; the forget set is of 08, and without --judge nothing"):
+        require_measurable(make_pipeline(), forget, EvaluationOptions(forget_class=("7",)))
 
 
 def test_a_class_that_no_judge_has_is_refused(judge):

@@ -52,11 +52,15 @@ def run(settings: ListSettings) -> dict[str, Any]:
         settings: see :class:`ListSettings`.
 
     Returns:
-        name → summary, needs (words), to_supply (besides the forget images), forget_only (whether the user must provide forget
-        images only), options (with their defaults), options_in_words, options_with_retain and options_under_labels (other defaults
-        where the user says in words what to forget, gives images to keep, or the model has labels and a null class), training (its
-        defaults) and stops (whether it has a stopping rule). An
-        unknown method raises an error.
+        By name of the method:
+
+        - ``summary``, and ``needs`` in words;
+        - ``to_supply``, besides the forget images, and ``forget_only``, whether these are enough;
+        - ``options`` with their defaults; ``options_in_words``, ``options_with_retain`` and ``options_under_labels`` have other defaults:
+          where the user says in words what to forget, gives images to keep, or the model has labels and a null class;
+        - ``training``, its defaults, and ``stops``, whether it has a stopping rule.
+
+        An unknown method raises an error.
     """
     names = registry.names() if settings.method is None else (settings.method,)
     return {name: _described(name) for name in names}

@@ -163,8 +163,13 @@ def resolved(settings: UnlearnSettings) -> UnlearnSettings:
     kind = registry.get(settings.method)
     suits = {name: value for name, value in asdict(kind.training).items() if getattr(settings, name) is None}
     named = settings.method if registry.is_file(settings.method) else kind.name
-    train = kind.part or settings.train or (settings.forget_prompt and kind.word_part) or "all"
+    train = kind.part or settings.train or _usual_part(kind, settings.forget_prompt)
     return replace(settings, method=named, train=train, **suits)
+
+
+def _usual_part(kind: Any, forget_prompt: Any) -> str:
+    """What a method trains by default."""
+    return kind.part or (forget_prompt and kind.word_part) or "all"
 
 
 def configuration(settings: UnlearnSettings) -> str:
@@ -211,13 +216,15 @@ def without_former_defaults(values: Mapping[str, Any], tokens: Sequence[str]) ->
     if method is not None and "method" in found and method != found["method"]:
         former = registry.get(found["method"])
         left = [name for name, value in asdict(former.training).items() if found.get(name) == value and name in found]
-        usual = (former.part or "all", (found.get("forget_prompt") and former.word_part) or "all")
-        left += ["train"] if found.get("train") in usual else []
+        left += ["train"] if found.get("train") == _usual_part(former, found.get("forget_prompt")) else []
         if left:
             say(
                 f"vdu: {', '.join(left)} in the file are the defaults of {found['method']}; those of {method} are taken. Give them on the "
                 "command line to keep them."
             )
+        if found.get("option"):
+            left.append("option")
+            say(f"vdu: the options in the file are those of {found['method']}; they are left out.")
     elif (
         "--forget-prompt" in words
         and "--train" not in words

@@ -428,6 +428,10 @@ class Run:
         self._held = True
         self._stages[:] = [stage for stage in self._stages if stage["stage"] not in names]
 
+    def drop_machines(self) -> None:
+        """Remove the machines of earlier parts from the record, of which nothing is left."""
+        self._record.pop("earlier_environments", None)
+
     def replace(self) -> None:
         """Write the record again, if stages were dropped: to be called when what they gave is about to be replaced, too."""
         if self._held:

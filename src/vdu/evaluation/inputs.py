@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from vdu.core.class_names import class_key
 from vdu.core.errors import InputError
-from vdu.core.naming import names, words
 from vdu.core.records import sha256_file
-from vdu.data.forget_source import class_names
+from vdu.data.forget_source import class_names, has_captions
 from vdu.data.images import ImageSet
 from vdu.data.overlap import PixelHashes, shared, without_copies
 from vdu.evaluation.models import OpenModel
@@ -93,7 +93,7 @@ def load_given(
     for each in known:
         options.sampler.make(each)
     judging = given_judges(known[0], classes, judge=options.judge, second_judge=options.second_judge)
-    _check_names(options, judging, forgotten)
+    _check_only_name(options, judging, forgotten)
     shape = known[0].image_shape
     real = load_real_images(options.data, options.held_out, classes, shape)
     reference = load_reference(options.reference, options.reference_split, shape)
@@ -104,7 +104,9 @@ def load_given(
     }
     if not known[0].takes_prompts:
         classes_of["the model"] = known[0].class_names
-    _check_other_names(options, concepts, classes_of)
+    if judging is not None:
+        classes_of["the judge"] = judging.judge.class_names
+    _check_names(options, concepts, classes_of)
     network = None if options.features == "judge" else find_feature_network(options.features)
     if options.cross_judge is not None and sets is None:
         raise InputError(
@@ -190,27 +192,19 @@ def trained_on_reference(reference: ImageSet | None, trained_on: PixelHashes | N
     return (WarningRecord("reference_trained_on", {"n_shared": n, "n_images": len(reference)}),)
 
 
-def _check_names(options: EvaluationOptions, judging: Judging | None, forgotten: list[str]) -> None:
-    """Raise an error if the class to be counted is not the one of the forget set, and a given judge knows both."""
-    given, known = set(options.forget_class), set(() if judging is None else judging.judge.class_names)
-    others = (options.data, options.held_out, options.reference)  # whose classes the option may name
+def _check_only_name(options: EvaluationOptions, judging: Judging | None, forgotten: list[str]) -> None:
+    """Raise an error if the class to be counted is not the one of the forget set, and nothing else has names that it may be of."""
+    given, others = options.forget_class, (options.data, options.held_out, options.reference)
     alone = judging is None and all(each is None for each in others)
-    if alone and given and forgotten and {*map(words, given)} != {*map(words, forgotten)}:
+    if alone and given and forgotten and {*map(class_key, given)} != {*map(class_key, forgotten)}:
         raise InputError(
             f"--forget-class: got {', '.join(sorted(given))}; the forget set is of {', '.join(forgotten)}, and without --judge nothing "
             "else has a name. Leave the option out."
         )
-    if given and forgotten and set(forgotten) <= known and given != set(forgotten):
-        raise InputError(
-            f"--forget-class: got {', '.join(sorted(given))}; the forget set is of {', '.join(forgotten)}, and the judge has that class. "
-            "Leave the option out; it is for judges that use another name for the class."
-        )
 
 
-def _check_other_names(
-    options: EvaluationOptions, forgotten: list[str], classes_of: Mapping[str, Sequence[str]]
-) -> None:
-    """Raise an error if the class to be counted is not the one of the forget set, and real images or the model have both."""
+def _check_names(options: EvaluationOptions, forgotten: list[str], classes_of: Mapping[str, Sequence[str]]) -> None:
+    """Raise an error if the class to be counted is not the one of the forget set, and something has both."""
     given = options.forget_class
     for who, known in classes_of.items():
         if told_apart(known, given, forgotten):
@@ -331,8 +325,7 @@ def _as_forgotten(held_out: ImageSet, subject: Subject) -> ImageSet:
         )
     sets = subject.sets
     if sets is not None and model.takes_prompts and not asked <= {*sets.target, *sets.concepts, *model.class_names}:
-        captions = class_names(held_out)  # the forget set has its own, too
-        if captions and all(any(names(each, concept) for concept in sets.concepts) for each in captions):
+        if has_captions(held_out, sets.concepts):  # the forget set has its own, too
             return held_out
     if forget.labels is None:
         return replace(held_out, labels=None, class_names=None)

@@ -161,7 +161,7 @@ def made_by(result: Any) -> dict[str, Any]:
 
 
 def made_in(model: OpenModel, options: EvaluationOptions) -> dict[str, Any]:
-    """What the run that made a model says for its evaluation: the same as :func:`made_by`, without what ``run.json`` holds.
+    """What the run that made a model says for its evaluation: of :func:`made_by` what decides under which prompts is drawn.
 
     Args:
         model: a model.

@@ -180,6 +180,8 @@ def evaluate_pair(
             record.add_stage(how["cost"])
         with record.stage("judge") as cost:
             kept = kept_probes(record.folder, options.suite, _probe_inputs(subject, options, fixed))
+            if kept.cost is None:
+                record.drop_machines()
             judging = _judging(subject, options, cost)
             if counter.total:  # the forget set was drawn
                 cost["network_evaluations"] = (cost["network_evaluations"] or 0) + counter.total

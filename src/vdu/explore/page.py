@@ -255,6 +255,7 @@ def build(runs: list[OpenRun]) -> Any:
     return demo
 
 
+Chosen = tuple[str, int]  # a seed, and the number of the prompt or label under which a new noise is drawn
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -262,7 +263,7 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
     """The pairs, the film and the answers."""
     import gradio as gr
 
-    chosen = gr.State("")
+    chosen = gr.State(("", ANY))  # the seed, and the prompt or label under which a new noise is drawn
     with gr.Row(elem_id="vdu-viewer"):
         with gr.Column(scale=2, min_width=300):
             pair = gr.HTML(page.choose(0, page.first_seed(0))[1], elem_id="vdu-chosen")
@@ -301,20 +302,20 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
         event(_taught(filtered), filters, shown, **_PRIVATE)
     leaf.release(_taught(filtered), [*filters, leaf], shown, **_PRIVATE)
 
-    watched: dict[str | None, tuple[int, str]] = {}  # run and seed of the film that a visitor waits for
+    watched: dict[str | None, tuple[int, Chosen]] = {}  # run and choice of the film that a visitor waits for
 
-    def pick(place: int, text: str, request: gr.Request, asked: int = ANY) -> tuple[str, str, str]:
+    def pick(place: int, text: str, request: gr.Request, asked: int = ANY) -> tuple[Chosen, str, str]:
         seed, html, empty = page.choose(place, text, asked)
-        watched[request.session_hash] = (place, seed)
-        return seed, html, empty
+        watched[request.session_hash] = (place, (seed, asked))
+        return (seed, asked), html, empty
 
-    def typed(place: int, text: str, asked: int, request: gr.Request) -> tuple[str, str, str]:
+    def typed(place: int, text: str, asked: int, request: gr.Request) -> tuple[Chosen, str, str]:
         return pick(place, text, request, asked)
 
-    def clicked(place: int, event: gr.EventData, request: gr.Request) -> tuple[str, str, str]:
+    def clicked(place: int, event: gr.EventData, request: gr.Request) -> tuple[Chosen, str, str]:
         return pick(place, str(event.seed), request)
 
-    def opened(request: gr.Request) -> tuple[str, str, str]:
+    def opened(request: gr.Request) -> tuple[Chosen, str, str]:
         return pick(0, page.first_seed(0), request)
 
     def another(place: int, request: gr.Request) -> list[Any]:
@@ -325,10 +326,13 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
             *pick(place, page.first_seed(place), request),
         ]  # fmt: skip
 
-    def filmed(place: int, text: str, asked: int, request: gr.Request) -> Iterator[Any]:
+    def filmed(place: int, choice: Chosen, request: gr.Request) -> Iterator[Any]:
         yield gr.skip()  # Gradio empties the outputs of a generator that yields nothing
-        with closing(page.film(place, text, asked)) as moments:
-            while watched[request.session_hash] == (place, text):  # until a later click, whose film waits for this one
+        with closing(page.film(place, *choice)) as moments:
+            while watched[request.session_hash] == (
+                place,
+                choice,
+            ):  # until a later click, whose film waits for this one
                 moment = next(moments, None)
                 if moment is None:
                     return
@@ -343,7 +347,7 @@ def _pictures(demo: Any, page: Page, run: Any) -> None:
     ):
         picked.success(
             filmed,
-            [run, chosen, asked],
+            [run, chosen],
             film,
             trigger_mode="multiple",
             concurrency_limit=1,

@@ -34,7 +34,7 @@ from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.features import classify, extract_features
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import configuration_sha256, weights_sha256
-from vdu.models.pipelines import load_pipeline, network_of, save_pipeline
+from vdu.models.pipelines import hashes_of, load_pipeline, network_of, save_pipeline
 from vdu.paper.row_options import PASSED, unlearn_settings
 from vdu.paper.tables import Row, World
 from vdu.posterior.calibrate import mean_is_usable
@@ -82,7 +82,7 @@ class Making:
         """A packaged or given pipeline: where it is, and its hashes."""
         where = self.world.original
         where = where if where.startswith(PREFIX) else str(Path(where).absolute())
-        return {"pipeline": where, **_hashes(self._open(where))}
+        return {"pipeline": where, **hashes_of(self._open(where))}
 
     def model(self, spec: Mapping[str, Any], done: Needs, stem: Path) -> dict[str, Any]:
         """Training, or fine-tuning of the model in ``done``."""
@@ -103,7 +103,7 @@ class Making:
         found = {"pipeline": stem / kind, **({"average": stem / "pipeline"} if kind.startswith("raw") else {})}
         return {
             **{name: str(path.relative_to(self.folder)) for name, path in found.items()},
-            **_hashes(load_pipeline(stem / kind)),
+            **hashes_of(load_pipeline(stem / kind)),
             "files": {f"{stem.name}/{kind}/{WEIGHTS}": sha256_file(stem / kind / WEIGHTS)},  # rows need no average
             "network_evaluations": 3 * settings.steps * settings.batch_size,
         }
@@ -401,11 +401,6 @@ def _pipeline(path: Path) -> Any:
 def _opened(pipeline: Any) -> OpenModel:
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
     return OpenModel(pipeline, denoiser, weights_sha256(denoiser.network), configuration_sha256(denoiser), path=None)
-
-
-def _hashes(pipeline: Any) -> dict[str, str]:
-    """What a cell records of a model."""
-    return {name: value for name, value in _opened(pipeline).to_json().items() if name.endswith("sha256")}
 
 
 def _on_device(denoiser: PipelineDenoiser) -> PipelineDenoiser:

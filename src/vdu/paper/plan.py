@@ -149,7 +149,7 @@ class PaperCells:
         """A posterior of the original's weights: those of ``vdu posterior``, "ensemble-recentred" and "ensemble-independent"."""
         needs: dict[str, Cell] = {"original": self.original()}
         if kind == "ensemble-independent":
-            own = self.world.independent  # without an average, what is saved is raw
+            own = self.world.independent  # with ema_decay = 0 the saved weights are the raw ones
             own = {**own, **(self._raw if own.get("ema_decay") != 0 else {})}
             needs |= {
                 f"member-{k}": self._model(f"independent-{k}", {"seed": k, **own}) for k in range(self.world.members)

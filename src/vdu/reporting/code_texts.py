@@ -39,7 +39,7 @@ _NOTES = {
     "real_split": "two disjoint sets of real images",
     "real_split_small": (
         "two disjoint sets of {n_first:,} and {n_second:,} real images: fewer than the {n_images:,} of the rows beside it, so its "
-        "distance is larger than sampling error alone gives them"
+        "distance is larger than it would be with as many images"
     ),
     "filtered_by_judge": "the original's samples without those that the classifier takes for unwanted, drawn until N remain",
     "filtered_by_second_judge": (

@@ -4,14 +4,14 @@ NOT guaranteed: a winner. Nothing is ranked, for the intervals often overlap.
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError
 from vdu.core.records import atomic_file
 from vdu.reporting.charts import IntervalRow, interval_plot
-from vdu.reporting.headline_figures import FIGURES, ComparedRun, compared
+from vdu.reporting.headline_figures import FIGURES, ComparedRun, Figure, compared
 from vdu.reporting.render import environment, template
 from vdu.reporting.run_comparison import PROTOCOL
 
@@ -32,7 +32,7 @@ def text_table(runs: Sequence[ComparedRun], against: Sequence[str], noted: Seque
     Returns:
         The text, without a newline at its end.
     """
-    rows = [["", *(run.name for run in runs)], *([label, *cells] for label, cells in _cells(runs))]
+    rows = [["", *(run.name for run in runs)], *([label, *cells] for label, cells in _cells(compared(runs)))]
     widths = [max(_width(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell + " " * (widths[i] - _width(cell)) for i, cell in enumerate(row)).rstrip() for row in rows]
     forced = [f"{FORCED}: {each}" for each in against]
@@ -61,11 +61,12 @@ def write_comparison(
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: is a folder; expected the name of a page, for example {path / 'compare.html'}.")
+    names, found = [run.name for run in runs], compared(runs)
     page = environment().get_template("compare.html.j2").render(
         style=Markup(template("report.css") + template("answers.css")),
         runs=runs,
-        rows=_cells(runs),
-        plots=[plot for name in _PLOTTED if (plot := _plot(name, runs)) is not None],
+        rows=_cells(found),
+        plots=[plot for name in _PLOTTED if (plot := _plot(name, names, found)) is not None],
         against=against,
         forced=FORCED,
         notes=noted,
@@ -76,16 +77,14 @@ def write_comparison(
     return path
 
 
-def _cells(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
+def _cells(found: Sequence[Mapping[str, Figure | None]]) -> list[tuple[str, list[str]]]:
     """Label and texts of each figure that some run has."""
-    found = compared(runs)
     rows = [(label, [each[name] for each in found]) for name, (label, _) in FIGURES.items()]
     return [(label, ["–" if f is None else f.text for f in row]) for label, row in rows if any(row)]
 
 
-def _plot(name: str, runs: Sequence[ComparedRun]) -> Any:
-    label, read = FIGURES[name]
-    found = [(run.name, read(run.metrics)) for run in runs]
+def _plot(name: str, names: Sequence[str], figures: Sequence[Mapping[str, Figure | None]]) -> Any:
+    label, found = FIGURES[name][0], [(who, each[name]) for who, each in zip(names, figures, strict=True)]
     rows = [
         IntervalRow(who, f.value, f.low, f.high, "after")
         for who, f in found

@@ -90,7 +90,7 @@ class InsideFinding:
         ours: the unlearned model's deciding row: bits/dim, the attack, or u-FID of samples.
         theirs: the retrained model's row beside it, or the original's u-FID.
         paired: the paired difference in bits/dim on the forgotten images.
-        rest: the paired difference on the retained images that became less likely beyond doubt by most (the largest lower end).
+        rest: of the two sets of retained images, the paired difference with the larger lower end.
         n_images: images on the smaller side of an attack.
         n_compared: attacks, or comparisons of predictions.
         n_nearer: comparisons of predictions in which the unlearned model is nearer than the original.

@@ -408,7 +408,7 @@ def _limits(data: ReportData, found: RestFinding) -> tuple[str, ...]:
         )
     limits.append("The distance (u-FID) is an average over all kept images: rare kinds can be lost without moving it.")
     limits.append(
-        f"u-FID depends on the number of images ({metrics['n_images']:,}) and on its feature network "
+        f"u-FID depends on the number of images ({rest_u_fid(metrics, 'unlearned')[1]:,}) and on its feature network "
         f"({metrics['feature_network']}): compare only rows of this page."
     )
     ours, floor = ((data.row(name) or {}).get("recall") for name in ("unlearned", "filtered_original"))

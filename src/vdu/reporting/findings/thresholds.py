@@ -65,7 +65,7 @@ SENTENCES = (
     f"starts above {_T['rest_likelihood_bits']:.2f}. Predictions moved: at some noise level those on kept images are "
     f"{_T['moved_factor']:.0f} × as far from the retrained model's as the original's are, intervals apart. Either keeps the "
     "second answer from ✓.",
-    "Beside a retrained model (relearning, another sampler, completion, inpainting): it comes back where, at some point, the unlearned "
+    "Beside a retrained model: it comes back where, at some point, the unlearned "
     "model's interval lies wholly above the retrained model's. Not measurably more or faster: it does so nowhere, and at every point "
     f"a lead of more than {100 * _T['lead_margin_share']:.0f} percentage points is excluded (95 % interval of the difference); with "
     "another sampler, in inpainting and in attacks on the condition, of more than half of the original's own rate there, if that is "
