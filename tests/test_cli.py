@@ -434,9 +434,12 @@ def test_a_file_of_one_method_lends_another_none_of_its_defaults(command, capsys
     assert tomllib.loads(capsys.readouterr().out) == wanted | {"steps": 601}
     (tmp_path / "run.toml").write_text(first.replace("option = []", 'option = ["repulsion_scale=2"]'))
     assert "repulsion_scale=2" in (tmp_path / "run.toml").read_text()
-    assert command(
-        "unlearn", "--config", tmp_path / "run.toml", "--method", "esd", "--option", "guidance=2.0", "--dry-run"
-    ) == 0
+    assert (
+        command(
+            "unlearn", "--config", tmp_path / "run.toml", "--method", "esd", "--option", "guidance=2.0", "--dry-run"
+        )
+        == 0
+    )
     assert "the options in the file are those of distillation; they are left out" in capsys.readouterr().err
     (tmp_path / "run.toml").write_text(first)
     assert command("unlearn", "--config", tmp_path / "run.toml", "--forget-prompt", "a cat", "--dry-run") == 0

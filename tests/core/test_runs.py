@@ -276,7 +276,10 @@ def test_a_run_of_another_identity_is_not_continued(tmp_path):
 
     start("a").finish()
     before = (tmp_path / "run.json").read_bytes()
-    with pytest.raises(InputError, match="was written with other settings, data or model than the present ones"):
+    with pytest.raises(
+        InputError,
+        match=r"was written with other settings, data or model \(or number of processes\) than the present ones",
+    ):
         start("b", resume=True)
     assert (tmp_path / "run.json").read_bytes() == before and names(tmp_path) == [".lock", "config.toml", "run.json"]
     start("a", resume=True).finish()

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from vdu.core.cache import cache_folder, write_cached
+from vdu.core.records import sha256_bytes
 from vdu.diffusion.sampling import Sampler
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.replay.generated import cached_samples, generate_samples
+from vdu.models.identity import identity
+from vdu.replay.generated import SHARED_SEED, cached_samples, generate_samples
 
 SAMPLERS = [Sampler("ddpm", steps=4, microbatch_size=3), Sampler("ddim", steps=4, eta=0.5, microbatch_size=4)]
 
@@ -32,6 +35,16 @@ def test_a_cache_that_grew_holds_what_one_call_draws(make_pipeline, sampler, mon
     grown = cached_samples(denoiser, 11, sampler, progress=None)[0].images
     monkeypatch.setenv("VDU_CACHE", str(tmp_path / "at once"))
     assert torch.equal(cached_samples(denoiser, 11, sampler, progress=None)[0].images, grown)
+
+
+@pytest.mark.parametrize(("spacing", "steps", "n_drawn"), [("trailing", 4, 0), ("linspace", 4, 5), ("trailing", 7, 5)])
+def test_samples_of_earlier_versions_that_missed_the_timesteps_are_drawn_again(make_pipeline, spacing, steps, n_drawn):
+    denoiser, sampler = PipelineDenoiser.from_pipeline(make_pipeline()), Sampler("ddim", steps, spacing=spacing)
+    key = f"{identity(denoiser)} {sorted(sampler.describe().items())} {SHARED_SEED}"  # of then
+    path = cache_folder() / "own-samples" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
+    shape = (5, *denoiser.image_shape)
+    assert write_cached(path, {"images": torch.zeros(shape, dtype=torch.uint8)}, "these samples are")
+    assert cached_samples(denoiser, 5, sampler, progress=None)[1] == n_drawn
 
 
 def test_the_number_of_threads_does_not_change_an_image(make_pipeline):

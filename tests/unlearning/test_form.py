@@ -222,14 +222,17 @@ def test_distillation_shows_all_generated_samples_under_the_label_unless_one_is_
         assert torch.equal(shown.images, drawn.images[drawn.labels == 1])
 
 
-def test_under_labels_all_noise_levels_are_used_unless_a_range_is_given(labelled):
+def test_under_labels_all_noise_levels_are_used_unless_a_range_is_given(labelled, capsys):
     how = {"forget_label": "bright", "sampler": QUICK["sampler"]}
     assert planned(labelled, "distillation", **how).chosen.method.alpha_bar_range == (0.0, 1.0)
     given = planned(labelled, "distillation", alpha_bar_range=(0.1, 0.5), **how)
     assert given.chosen.method.alpha_bar_range == (0.1, 0.5)
     named = planned(labelled, "distillation", instead="grey", **how)
     assert named.chosen.method.alpha_bar_range == RetainDistillation.alpha_bar_range
+    assert "taken as they are" not in capsys.readouterr().err
     made = planned(labelled, RetainDistillation(), **how)  # an object is taken as it is, and the record says so
+    said = "alpha_bar_range=0.0015,0.66. By its name, distillation would have its defaults for a model with labels and a null class"
+    assert said in capsys.readouterr().err
     assert made.chosen.method.alpha_bar_range == RetainDistillation.alpha_bar_range
     assert made.chosen.options == ("alpha_bar_range=0.0015,0.66",)
 

@@ -382,6 +382,8 @@ def test_no_substitute_is_the_prompt_itself_where_commas_part_the_concept(prompt
         ("uce", True),
         ("distillation", True),
         ("finetune", True),
+        ("vdu", True),  # its posterior is fitted on samples under them
+        ("selective-amnesia", True),
     ],
 )
 def test_prompts_are_kept_where_something_is_drawn_or_solved_under_them(method, holds):

@@ -275,7 +275,9 @@ class Run:
         """
         self._config = "".join(line for line in config.splitlines(keepends=True) if not line.startswith(_ENTERED))
         starting = f"starting a run of {self.verb} in {self.folder}"
-        earlier = first_decides(starting, lambda: self._taken_up(identity))
+        earlier, self._lost = first_decides(starting, lambda: self._taken_up(identity))
+        if earlier:
+            self._earlier = {each["stage"]: each for each in earlier.get("stages", [])}
         self._record = {
             "format_version": FORMAT_VERSION,
             "verb": self.verb,
@@ -293,21 +295,20 @@ class Run:
         if not (self.folder / "run.json").exists():
             self._write()
 
-    def _taken_up(self, identity: str | None) -> dict[str, Any]:
-        """The record of the run that is continued, which must be of the same identity; empty for a new one."""
+    def _taken_up(self, identity: str | None) -> tuple[dict[str, Any], bool]:
+        """The record of the run that is continued, which must be of the same identity, and whether a part of its cost is lost."""
         if not self._continues:
-            return {}
+            return {}, False
         earlier = read_json(self.folder / "run.json")
         if None not in (identity, earlier.get("identity")) and identity != earlier["identity"]:
             self.close()
             raise InputError(
-                f"{self.folder}: was written with other settings, data or model than the present ones; a resumed run must have the same. "
-                "Use the settings in the run's config.toml, or start anew with --overwrite."
+                f"{self.folder}: was written with other settings, data or model (or number of processes) than the present ones; a resumed "
+                "run must have the same. Use the settings in the run's config.toml, or start anew with --overwrite."
             )
-        self._earlier = {each["stage"]: each for each in earlier.get("stages", [])}
-        self._lost = (self.folder / _CONTINUED).exists()
+        lost = (self.folder / _CONTINUED).exists()
         (self.folder / _CONTINUED).touch()
-        return earlier
+        return earlier, lost
 
     def _write(self) -> None:
         if not self.active:

@@ -48,8 +48,8 @@ class Sampler:
         scheduler: "ddpm" (ancestral), "ddim" or "dpm++" (DPM-Solver++, second order).
         steps: network evaluations per image, any number up to the steps of the model's schedule; the paper's protocol is ddpm with all.
         eta: DDIM's noise, 0 (deterministic) to 1 (ancestral).
-        spacing: distribution of the steps over the schedule: "trailing" starts at pure noise; "leading" below it, at half the schedule
-            with a little more than half of its steps. Flow matching has "trailing" alone.
+        spacing: distribution of the steps over the schedule: "trailing" starts at pure noise; "leading" below it (501 of 1000 steps start
+            at timestep 500, since ⌊1000/501⌋ = 1). Flow matching has "trailing" alone.
         clip_sample: clip the predicted x0 to [−1, 1] at every step; None takes the pipeline's own setting. dpm++ and flow matching never
             clip.
         microbatch_size: images per network evaluation.

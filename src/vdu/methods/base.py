@@ -226,7 +226,7 @@ def compiled(kind: type) -> tuple[str, ...]:
 
     Returns:
         Equal for equal code, in one version of Python; () for a class of the package. Functions and plain values of the same module that
-        the code names are part of it; what it imports is not.
+        the code names are part of it; lists, dictionaries and sets, and what it imports, are not.
     """
     own = [each for each in _users(kind) if each.__module__ not in ("abc", "typing")]
     files = {str(vars(sys.modules.get(each.__module__, sys)).get("__vdu_text__", "")) for each in own}
@@ -259,7 +259,8 @@ def _stable(value: Any, seen: tuple[Any, ...] = ()) -> str:
             each: other
             for each, other in named.items()
             if getattr(other, "__module__", None) in (None, value.__module__)
-        }
+            and not isinstance(other, dict | list | set)
+        }  # a container may be a cache, which fills during a run
         return _stable((value.__code__, value.__defaults__, value.__kwdefaults__, cells, used), (*seen, value))
     if isinstance(value, staticmethod | classmethod):
         return _stable(value.__func__, seen)

@@ -10,11 +10,13 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from torch import nn
 
 from vdu.core.errors import InputError, shown
+from vdu.core.processes import say
 from vdu.core.ranges import NOT_NEGATIVE, POSITIVE, UNIT, Range, require_choice, require_number
 from vdu.diffusion.sampling import levels_of, same_levels
 from vdu.diffusion.schedule import NoiseSchedule
@@ -366,6 +368,11 @@ def unet_parts(pipeline: Any) -> dict[str, Any]:
     }
 
 
+@cache
+def _say_once(text: str) -> None:
+    say(text)
+
+
 def discrete_parts(scheduler: Any) -> dict[str, Any]:
     """What a discrete-time scheduler gives a denoiser of latents, by argument name; latents are clipped only where it asks for it.
 
@@ -389,6 +396,8 @@ def discrete_parts(scheduler: Any) -> dict[str, Any]:
             f"pipeline: its {kind} has clip_sample True by default, which would cut latents at −1 and 1; expected False. Call "
             f"pipeline.scheduler.register_to_config(clip_sample=False). If it is meant: {kind}.from_config(config, clip_sample=True)."
         )
+    if config.get("clip_sample"):
+        _say_once(f"vdu: its {kind} cuts latents at −1 and 1 at every step (clip_sample), as in plain diffusers.")
     return {
         "schedule": read_schedule(scheduler),
         "prediction_type": read_prediction_type(scheduler),

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError, shown
 from vdu.core.rng import generator
 from vdu.models.reading import TEXT_ENCODER, ReadingNetwork
@@ -36,6 +37,7 @@ __all__ = [
     "LORA_FILE",
     "LowRank",
     "check_train",
+    "corrections_sha256",
     "lora_rank",
     "low_rank_layers",
     "merged",
@@ -217,6 +219,14 @@ def lora_rank(train: str) -> int | None:
 def low_rank_layers(network: nn.Module) -> dict[str, LowRank]:
     """The layers with a low-rank correction, by name; {} for a network without."""
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, LowRank)}
+
+
+def corrections_sha256(network: nn.Module) -> str:
+    """SHA-256 of the low-rank corrections alone, whose base weights belong to the original."""
+    layers = low_rank_layers(network).items()
+    return hash_parameters({
+        f"{name}.{part}": getattr(layer, part) for name, layer in layers for part in ("lora_A", "lora_B")
+    })
 
 
 def without_corrections(network: nn.Module) -> nn.Module:

@@ -49,6 +49,7 @@ __all__ = [
     "parts_of",
     "replace_network",
     "save_pipeline",
+    "tokenizer_files",
     "weight_files",
 ]
 
@@ -456,10 +457,7 @@ def _make_room(pipeline: Any, path: Path) -> None:
     card = path / "README.md"
     if card.is_file() and CARD_MARK in card.read_text("utf-8", errors="replace"):
         card.unlink()
-    tokenizers = [
-        name for name, part in pipeline.components.items() if name.startswith("tokenizer") and part is not None
-    ]
-    read = [each for name in tokenizers for ending in READ for each in (path / name).glob(f"*{ending}")]
+    read = [each for pattern in tokenizer_files(pipeline) for each in path.glob(pattern)]
     for file in (path / EXTRA_FILE, *read, *(each for each in there if each.name.endswith(".index.json"))):
         file.unlink(missing_ok=True)
 
@@ -475,6 +473,19 @@ def weight_files(pipeline: Any) -> list[str]:
     """
     stems = (*(f"{name}/" for name in _networks(pipeline)), "diffusion_")
     return [f"{stem}*{ending}" for stem in stems for ending in WEIGHTS]
+
+
+def tokenizer_files(pipeline: Any) -> list[str]:
+    """Where the files of a pipeline's tokenizers may be in its folder, whichever of them a version of transformers writes.
+
+    Args:
+        pipeline: whose tokenizers are meant.
+
+    Returns:
+        Patterns of relative paths.
+    """
+    held = [name for name, part in pipeline.components.items() if name.startswith("tokenizer") and part is not None]
+    return [f"{name}/*{ending}" for name in held for ending in READ]
 
 
 def _networks(pipeline: Any) -> dict[str, nn.Module]:

@@ -86,9 +86,8 @@ def cached_samples(
     key += (
         "" if device == "cpu" else f" {device}"
     )  # results differ by device: two models must not be compared across devices
-    key += (
-        "" if len(denoiser.schedule) % sampler.steps == 0 else " exact"
-    )  # earlier versions' steps missed the timesteps
+    even = len(denoiser.schedule) % sampler.steps == 0 and sampler.spacing != "linspace"
+    key += "" if even else " exact"  # earlier versions' steps missed the timesteps
     path = cache_folder() / "own-samples" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
     found = first_decides("cached samples", lambda: read_cached(path, "the generated samples are"))
     kept = (found or {}).get("images")

@@ -6,7 +6,7 @@
                 "none"           the default: no tracker is imported or started
 
 ``log.jsonl`` remains the source of truth: a tracker receives each line after it was written there, with the same values and
-step, flattened:
+step, flattened; it receives NaN and infinity, which the log writes as null:
 
     {"step": 7, "loss": 0.2, "terms": {"mse": 0.2}, "grad_norm": 0.1} → step 7: loss 0.2, terms/mse 0.2, grad_norm 0.1
 

@@ -1,6 +1,6 @@
 """The method that a user chose, by its name, as a class or as an object, with its options."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +15,7 @@ from vdu.methods.options import checked, differing, of_the_task, option_text, op
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.unlearning.fit_posterior import load_posterior
 
-__all__ = ["ChosenMethod", "choose"]
+__all__ = ["ChosenMethod", "as_given", "choose"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,23 @@ class ChosenMethod:
     posterior: GaussianPosterior | None = None
     posterior_path: Path | None = None
     fits: str | None = None
+
+
+def as_given(name: str, options: Sequence[str], where: str) -> str:
+    """What is printed of a method object whose options are not those that its name would have had.
+
+    Args:
+        name: of the method.
+        options: those that differ, as NAME=VALUE.
+        where: its other defaults hold, such as "in words".
+
+    Returns:
+        Two sentences.
+    """
+    return (
+        f"vdu: the method is an object, so its options are taken as they are: {', '.join(options)}. By its name, {name} would have "
+        f"its defaults {where}."
+    )
 
 
 def choose(
@@ -71,10 +88,7 @@ def choose(
         if isinstance(method, BaseMethod):
             texts = differing(method, of_the_task(type(method), retain=retain, words=words))
             if others_here := [each for each in texts if each not in differing(method)]:
-                say(
-                    f"vdu: the method is an object, so its options are taken as they are: {', '.join(others_here)}. By its name, "
-                    f"{method.name} would have its defaults {'in words' if words else 'with images to keep'}."
-                )
+                say(as_given(method.name, others_here, "in words" if words else "with images to keep"))
         posterior = getattr(method, "posterior", None)
         given_names = frozenset(vars(method))
         return ChosenMethod(method=method, asked=method.name, options=texts, given=given_names, posterior=posterior)

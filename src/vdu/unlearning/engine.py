@@ -24,7 +24,15 @@ from vdu.data.forget_source import content_of
 from vdu.data.images import ImageSet
 from vdu.models.identity import identity as identity_of
 from vdu.models.identity import weights_sha256
-from vdu.models.lora import lora_rank, low_rank_layers, merged, sharing_copy, training_copy, without_corrections
+from vdu.models.lora import (
+    corrections_sha256,
+    lora_rank,
+    low_rank_layers,
+    merged,
+    sharing_copy,
+    training_copy,
+    without_corrections,
+)
 from vdu.models.pipelines import configuration_of, network_of, parts_of, replace_network
 from vdu.models.reading import in_training
 from vdu.replay.auxiliaries import auxiliary_work, make_auxiliaries, needs_selection
@@ -125,7 +133,7 @@ def carry_out(
         prediction_change=relative_change(forget_predictions(denoiser, images), before), original_sha256=plan.weights_sha256,
         pipeline_sha256=weights_sha256(network_of(new)), pipeline_configuration=configuration_of(new),
         pipeline_parts=parts_of(new), original_parts=parts_of(plan.pipeline), inputs=plan.inputs(),
-        trained_sha256=weights_sha256(denoiser.network) if lora_rank(plan.train) else None,
+        trained_sha256=corrections_sha256(denoiser.network) if lora_rank(plan.train) else None,
     )  # fmt: skip
     for text in (made.ending, made.warning):
         if text and progress:

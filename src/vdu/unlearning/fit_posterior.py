@@ -44,9 +44,10 @@ FILE = "posterior.safetensors"  # in the run folder of ``vdu posterior``
 def load_posterior(path: Path | str) -> GaussianPosterior:
     """Load a posterior from its file or from the run folder of ``vdu posterior``; an unfinished run is refused (``InputError``)."""
     path = given_path(path, "posterior")
-    record = (path if path.is_dir() else path.parent) / "run.json"
-    run = read_json(record) if record.is_file() and (path.is_dir() or path.name == FILE) else {"finished": True}
-    if not run.get("finished") and (path.is_dir() or run.get("verb") == "posterior"):  # else the file is the run's own
+    folder = path if path.is_dir() else path.parent if path.name == FILE else None
+    run = read_json(folder / "run.json") if folder and (folder / "run.json").is_file() else {}
+    unfinished = bool(run) and not run.get("finished")
+    if unfinished and (path.is_dir() or run.get("verb") == "posterior"):  # else the file is the run's own
         raise InputError(
             f"{path}: this run of `vdu {run.get('verb')}` is not finished, and its file would be an earlier one; expected a finished run. "
             "Continue it with --resume-from-checkpoint latest."

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdu.core.class_names import class_index, require_own_name
 from vdu.core.errors import InputError, shown
+from vdu.core.processes import say
 from vdu.core.types import Condition
 from vdu.diffusion.sampling import Sampler
 from vdu.methods.base import BaseMethod
@@ -14,7 +15,7 @@ from vdu.methods.options import option_text, options_of
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.lora import lora_rank
 from vdu.replay.auxiliaries import needs_selection
-from vdu.unlearning.chosen_method import ChosenMethod
+from vdu.unlearning.chosen_method import ChosenMethod, as_given
 from vdu.unlearning.labels import label_indices
 from vdu.unlearning.prompts import substitutes
 
@@ -99,6 +100,10 @@ def _under_labels(chosen: ChosenMethod) -> ChosenMethod:
     told = {each.partition("=")[0] for each in chosen.options}
     kept = [options_of(kind)[name] for name in theirs if name in chosen.given and name not in told]
     texts = tuple(option_text(item, getattr(chosen.method, item.name)) for item in kept)
+    if others := [
+        text for item, text in zip(kept, texts, strict=True) if getattr(chosen.method, item.name) != theirs[item.name]
+    ]:
+        say(as_given(chosen.method.name, others, "for a model with labels and a null class"))
     method = replace(chosen.method, **{name: value for name, value in theirs.items() if name not in chosen.given})
     return replace(chosen, method=method, options=chosen.options + texts)
 
@@ -184,8 +189,8 @@ def _draws_own(plan: "Plan") -> bool:
 
 
 def holds_prompts(plan: "Plan") -> bool:
-    """Whether the method draws or solves anything under the prompts to keep, rather than under those to forget alone."""
-    return _draws_own(plan) or "kept" in plan.chosen.method.uses
+    """Whether the method, or a posterior that is fitted for it, draws or solves anything under the prompts to keep."""
+    return _draws_own(plan) or "kept" in plan.chosen.method.uses or plan.chosen.fits is not None
 
 
 def in_place_of(plan: "Plan") -> dict[str, str]:

@@ -179,7 +179,11 @@ class Plan:
             "model": {
                 "path": self.source or model_path,
                 **hashes_of(self.pipeline),  # without the prompts of this run
-                "class_names": list(extra(self.pipeline, "class_names") or ()),
+                "class_names": list(
+                    (extra(self.pipeline, "class_names") or ())
+                    if self.original.takes_prompts
+                    else self.original.class_names
+                ),
                 "conditioned_on": "text"
                 if self.original.takes_prompts
                 else "classes"

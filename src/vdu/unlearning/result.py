@@ -15,13 +15,14 @@ from vdu.core.surroundings import own_torch
 from vdu.data.images import ImageSet
 from vdu.models.adapt import family_of
 from vdu.models.identity import weights_sha256
-from vdu.models.lora import save_lora
+from vdu.models.lora import corrections_sha256, save_lora
 from vdu.models.pipelines import (
     EXTRA_FILE,
     configuration_of,
     network_of,
     parts_of,
     save_pipeline,
+    tokenizer_files,
     weight_files,
 )
 from vdu.replay.auxiliaries import Auxiliaries
@@ -59,7 +60,7 @@ class UnlearnResult:
         pipeline_configuration: SHA-256 of the new pipeline's options.
         pipeline_parts: SHA-256 of the new pipeline's text encoders and autoencoder, if it has any.
         inputs: names and hashes of the model and the forget set as they were then (:meth:`vdu.unlearning.plan.Plan.inputs`).
-        trained_sha256: of the weights of ``trained``, where there are low-rank corrections.
+        trained_sha256: of the low-rank corrections of ``trained``, if there are any.
     """
 
     pipeline: Any
@@ -231,7 +232,7 @@ class UnlearnResult:
         Raises:
             InputError: if the pipeline, or the corrections, were changed after the run.
         """
-        if self._was_changed() or self.trained_sha256 not in {None, weights_sha256(self.trained)}:
+        if self._was_changed() or self.trained_sha256 not in {None, self.trained and corrections_sha256(self.trained)}:
             raise InputError(
                 "save_lora: the pipeline was changed after the run, and the corrections are those of the run; expected the pipeline as it "
                 "was made. Save the whole pipeline with save_pretrained."
@@ -269,7 +270,7 @@ class UnlearnResult:
             where = _uploaded(hub.create_repo, repo_id=repo_id, private=private, exist_ok=True)
             _uploaded(
                 hub.upload_folder, repo_id=repo_id, folder_path=folder, commit_message="Unlearned with vdu",
-                delete_patterns=[EXTRA_FILE, *weight_files(self.pipeline)],
+                delete_patterns=[EXTRA_FILE, *weight_files(self.pipeline), *tokenizer_files(self.pipeline)],
             )  # fmt: skip
         return str(where)
 
