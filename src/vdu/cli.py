@@ -38,7 +38,7 @@ from vdu.commands.verify import VerifySettings
 from vdu.core.device import on_device
 from vdu.core.errors import DivergenceError, InputError, is_out_of_memory
 from vdu.core.paths import given_path
-from vdu.core.processes import is_first, say
+from vdu.core.processes import is_first, n_launched, say
 from vdu.core.runs import only_checks
 from vdu.explore.app import ExploreSettings
 from vdu.paper.reproduce import ReproduceSettings
@@ -281,7 +281,7 @@ def _show(name: str, settings: Any, result: dict[str, Any], as_json: bool) -> No
 def _run(name: str, settings: Any, json: bool = False, dry_run: bool = False, device: str | None = None) -> None:
     """Run a verb, or check and print its settings, and show how it ended."""
     settings = at_home(settings)
-    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    n_processes = n_launched()
     if n_processes > 1 and name not in SHARED:
         raise InputError(
             f"vdu {name}: got {n_processes} processes; expected one, since only {', '.join(sorted(SHARED))} share their work. Start it "

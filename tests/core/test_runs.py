@@ -198,6 +198,7 @@ def test_reopen_takes_up_a_finished_run_of_the_right_verb(tmp_path):
 def test_only_the_first_process_of_a_torchrun_writes(tmp_path, monkeypatch):
     first = started(tmp_path / "run")
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     second = started(tmp_path / "run", config="seed = 2\n")  # neither refused nor locked out
     with second.stage("unlearn"):
         pass

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vdu.core.errors import InputError, shown
+from vdu.core.processes import n_launched
 
 __all__ = ["on_device"]
 
@@ -63,7 +64,7 @@ def _require(name: Any) -> None:
             )
         if int(name.partition(":")[2] or 0) >= n:
             raise InputError(f"--device: got {name}, but there are {n} CUDA devices: cuda:0 to cuda:{n - 1}.")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if n_launched() > 1:
             raise InputError(
                 f"--device: got {name} under a launcher, which gives each process its own device. Leave it out."
             )

@@ -16,17 +16,33 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from vdu.core.errors import InputError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["first_decides", "gathered", "is_first", "leave", "place", "say", "sent_by"]
+__all__ = ["first_decides", "gathered", "is_first", "leave", "n_launched", "place", "say", "sent_by"]
 
 T = TypeVar("T")
 
 
 def is_first() -> bool:
     """Whether this process writes and prints: the first of a launcher's, or the only one."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return n_launched() == 1 or _number("RANK", 0) == 0
+
+
+def n_launched() -> int:
+    """How many processes the launcher started; 1 without one, whatever else in the environment is called RANK."""
+    return _number("WORLD_SIZE", 1)
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "").strip() or str(default)
+    if not text.isdecimal():
+        raise InputError(
+            f"{name}: got {text!r} in the environment; expected a whole number, as torchrun sets it. Unset it."
+        )
+    return int(text)
 
 
 def place() -> tuple[int, int]:

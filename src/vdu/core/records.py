@@ -283,10 +283,13 @@ def environment() -> dict[str, Any]:
 
 def _commit(package: Path = Path(__file__).parents[1]) -> str | None:
     """The commit of a package's own repository, with "-dirty" if the package has changed since; None where it is only installed in one."""
+    plain = {
+        name: value for name, value in os.environ.items() if not name.startswith("GIT_")
+    }  # of another repository, perhaps
 
     def answer(*words: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(package), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True, env=plain).stdout
 
     try:
         answer("ls-files", "--error-unmatch", "__init__.py")

@@ -9,14 +9,17 @@ Not guaranteed: equal bits under ``torch.set_flush_denormal``, which cannot be r
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from threading import Lock, RLock, get_ident
 from typing import Any
 
 import torch
 
 from vdu.core.device import VARIABLES
+from vdu.core.processes import say
 
 __all__ = ["accelerate_variables_hidden", "own_torch", "undisturbed"]
 
@@ -25,6 +28,11 @@ DEVICES = ("cpu", "cuda", "mps")
 OPERATIONS = ("matmul", "conv", "rnn")
 Read = Callable[[], Any]
 Write = Callable[[Any], object]
+_ENTERING, _ALONE = Lock(), RLock()
+_INSIDE: Counter[int] = Counter()  # blocks that each thread is in
+_FOUND: list[
+    tuple[list[tuple[Write, Any]], list[tuple[Write, Any]]]
+] = []  # what the first thread found, while any is in a block
 
 
 def _attribute(owner: Any, name: str) -> tuple[Read, Write]:
@@ -76,10 +84,16 @@ def undisturbed() -> Iterator[None]:
     """PyTorch and accelerate as in a fresh process inside the block, and afterwards as they were.
 
     Yields:
-        Nothing. As a decorator, every call is a block.
+        Nothing. As a decorator, every call is a block. Only one thread is in such a block; others wait.
     """
-    with own_torch(), _own_accelerate():
-        yield
+    if not _ALONE.acquire(blocking=False):
+        say("vdu: another thread trains or evaluates in this process; this one waits for it.")
+        _ALONE.acquire()
+    try:
+        with own_torch(), _own_accelerate():
+            yield
+    finally:
+        _ALONE.release()
 
 
 @contextmanager
@@ -87,8 +101,42 @@ def own_torch() -> Iterator[None]:
     """PyTorch's global settings as in a fresh process inside the block, and afterwards as they were.
 
     Yields:
-        Nothing. As a decorator, every call is a block.
+        Nothing. As a decorator, every call is a block. Several threads may be in one; the last puts back what the first found.
     """
+    with _held(), _fresh():
+        yield
+
+
+@contextmanager
+def _held() -> Iterator[None]:
+    """What the threads found is back once the last of them has left: the random streams, and settings that were left for others."""
+    thread = get_ident()
+    with _ENTERING:
+        if not _INSIDE:
+            _FOUND.extend(_random_states())
+        _INSIDE[thread] += 1
+    try:
+        yield
+    finally:
+        with _ENTERING:
+            _INSIDE[thread] -= 1
+            if not _INSIDE[thread]:
+                del _INSIDE[thread]
+            if not _INSIDE:
+                while _FOUND:
+                    write, value = _FOUND.pop()
+                    write(value)
+
+
+def _random_states() -> list[tuple[Write, Any]]:
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    on_devices = [(partial(torch.cuda.set_rng_state, device=each), torch.cuda.get_rng_state(each)) for each in devices]
+    return [(torch.set_rng_state, torch.get_rng_state()), *on_devices]
+
+
+@contextmanager
+def _fresh() -> Iterator[None]:
+    """PyTorch's settings as in a fresh process; what other threads still use stays."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with ExitStack() as undo:
         undo.enter_context(torch.random.fork_rng(devices=devices))
@@ -101,9 +149,17 @@ def own_torch() -> Iterator[None]:
             undo.enter_context(torch.device("cpu"))
         for read, write, fresh in SETTINGS:
             if (before := read()) != fresh:
-                undo.callback(write, before)
+                undo.callback(_put_back, write, before)
                 write(fresh)
         yield
+
+
+def _put_back(write: Write, value: Any) -> None:
+    with _ENTERING:
+        if len(_INSIDE) == 1:
+            write(value)
+        else:  # another thread needs the fresh one
+            _FOUND.append((write, value))
 
 
 @contextmanager

@@ -71,7 +71,7 @@ WEIGHTS = (
 )
 READ = (".json", ".txt", ".model", ".jinja")  # of a tokenizer, whichever of them a version of transformers writes
 SHARD = r"-\d{5}-of-\d{5}"
-LOADED = (*NETWORKS, *ENCODERS, "vae", "vqvae")  # each with all of its tensors
+LOADED = (*NETWORKS, *ENCODERS, "vae", "vqvae", "safety_checker", "image_encoder")  # each with all of its tensors
 LOADING = Lock()  # diffusers patches nn.Module for the whole process while it makes a network
 LIBRARIES = (
     "diffusers",
@@ -247,15 +247,18 @@ def _load_part(path: Path, name: str, variant: str | None, library: str, kind: s
     """A part with all of its tensors, and no others; diffusers and transformers only warn of these, and make missing ones up."""
     flat = name in NETWORKS and not (path / name).is_dir()  # google's first models have no folders
     folder = path if flat else path / name
-    chosen = _require_weights(folder, "model" if library == "transformers" else "diffusion_pytorch_model", variant)
-    part, info = getattr(import_module(library), kind).from_pretrained(
+    place = "diffusers.pipelines.stable_diffusion" if library == "stable_diffusion" else library
+    chosen = _require_weights(
+        folder, "diffusion_pytorch_model" if place == "diffusers" or library in OWN_NETWORKS else "model", variant
+    )
+    part, info = getattr(import_module(place), kind).from_pretrained(
         str(folder), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True, variant=chosen
     )  # fmt: skip
     for which, what in (("missing_keys", "lack"), ("unexpected_keys", "have")):
         if some := sorted(info[which]):
-            place = "" if what == "lack" else " that its config.json has no place for"
+            homeless = "" if what == "lack" else " that its config.json has no place for"
             raise InputError(
-                f"{folder}: its weights {what} {len(some)} tensors{place} (first: {', '.join(some[:3])}); expected weights and "
+                f"{folder}: its weights {what} {len(some)} tensors{homeless} (first: {', '.join(some[:3])}); expected weights and "
                 "configuration of one model. Restore the config.json that the model was trained with, or save or download it again."
             )
     return part

@@ -9,7 +9,6 @@ indices of step k come from (seed, "noise", k), and further draws of a method fr
 the whole step, so that it does not depend on the number of processes or micro-batches.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from vdu.core.class_names import require_clear, require_own_name
 from vdu.core.errors import InputError
+from vdu.core.processes import n_launched
 from vdu.core.rng import generator
 from vdu.core.types import Condition, Denoiser, NoisedBatch
 from vdu.data.images import ImageSet
@@ -92,7 +92,7 @@ def require_divisible(batch_size: int, accumulation: int, shares: Mapping[str, f
     Raises:
         InputError: if the parts would not be equal, with the nearest sizes that would do.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = n_launched()
     parts, all_shares = accumulation * processes, {"": 1.0, **shares}
 
     def fits(size: int) -> bool:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from vdu.core.counter import standing_for
 from vdu.core.errors import DivergenceError, InputError
-from vdu.core.processes import leave, say
+from vdu.core.processes import leave, n_launched, say
 from vdu.core.ranges import require_choice, require_fields
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed, isolated_global
@@ -394,7 +394,7 @@ def make_accelerator(mixed_precision: str = "no", *, report_to: Any = "none", fo
                 f"launcher: accelerate does not start ({error}). Environment variables that announce processes: {given or 'none'}. Start "
                 "with torchrun, or remove them for one process."
             ) from None
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    wanted = n_launched()
     if accelerator.num_processes != wanted:
         raise InputError(
             f"launcher: expected {wanted} processes, got {accelerator.num_processes}; on a CPU use torchrun."
