@@ -357,9 +357,15 @@ def test_another_class_than_the_forgotten_one_is_not_counted(labelled, run, comm
     assert "got 4; the forget set is of 3" in capsys.readouterr().err
 
 
-def test_a_second_evaluation_leaves_no_stage_of_the_first(labelled, run, command, monkeypatch):
+def test_the_record_of_a_second_evaluation_has_the_probes_that_it_keeps(labelled, run, command, monkeypatch):
     monkeypatch.setattr(suite, "SUITES", {"quick": {"likelihood": SMALL["likelihood"]}, "none": {}})
     judge = ("--judge", labelled / "cnn" / "judge", "--n-images", 40)
-    for options, last in ((QUICK, "probes"), (BARE, "evaluate")):
+    for options in (QUICK, BARE):
         assert command("evaluate", run, *judge, *options) == 0
-        assert read(run / "run.json")["stages"][-1]["stage"] == last
+        assert [each["stage"] for each in read(run / "run.json")["stages"]] == [
+            "unlearn",
+            "judge",
+            "evaluate",
+            "probes",
+        ]
+        assert read(run / "metrics.json")["probes"]["likelihood"]["status"] == "measured"

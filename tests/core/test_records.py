@@ -168,7 +168,7 @@ def test_a_record_names_the_accelerator_that_computes(monkeypatch, asked, chosen
     assert "accelerator" not in environment()["hardware"]
 
 
-def test_the_commit_is_that_of_the_packages_own_repository(tmp_path):
+def test_the_commit_is_that_of_the_packages_own_repository(tmp_path, monkeypatch):
     """Not of one that it is installed in; with a mark if the package has changed since."""
 
     def git(*words):
@@ -188,6 +188,10 @@ def test_the_commit_is_that_of_the_packages_own_repository(tmp_path):
     git("commit", "-q", "-m", "one")
     head = git("rev-parse", "HEAD").strip()
     assert (records._commit(own), records._commit(installed)) == (head, None)
+    subprocess.run(["git", "init", "-q", tmp_path / "other"], check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))  # as in a hook of another repository
+    assert records._commit(own) == head
+    monkeypatch.delenv("GIT_DIR")
     for change in (own / "new.py", own / "__init__.py"):
         change.write_text("x")
         assert records._commit(own) == f"{head}-dirty"

@@ -195,6 +195,20 @@ def test_reopen_takes_up_a_finished_run_of_the_right_verb(tmp_path):
         Run.reopen(tmp_path, "unlearn")
 
 
+@pytest.mark.parametrize("value", ["8", ""])
+def test_a_rank_without_a_launcher_is_none(tmp_path, monkeypatch, value):
+    """A script's RANK of LoRA, for example."""
+    monkeypatch.setenv("RANK", value)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    started(tmp_path).finish()
+    assert read_json(tmp_path / "run.json")["finished"]
+    monkeypatch.setenv("WORLD_SIZE", "1.0")
+    with pytest.raises(
+        InputError, match=r"WORLD_SIZE: got '1\.0' in the environment; expected a whole number, as torchrun sets it"
+    ):
+        started(tmp_path, resume=True)
+
+
 def test_only_the_first_process_of_a_torchrun_writes(tmp_path, monkeypatch):
     first = started(tmp_path / "run")
     monkeypatch.setenv("RANK", "1")

@@ -1,10 +1,12 @@
 """Evidence survives: what was measured is in metrics.json when a probe fails, whatever the error, or is interrupted."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.evaluation.conftest import QUICK
 
 from vdu.commands.verify import verify
@@ -14,6 +16,7 @@ from vdu.evaluation.api import evaluate
 from vdu.evaluation.suite import SUITES, load_real_images, real_images
 from vdu.probes.context import not_run
 from vdu.reporting.code_texts import not_run_text
+from vdu.reporting.collect import collect
 
 DONE = not_run("latent_model")  # as good as measured, and short
 FAILURES = {
@@ -72,6 +75,7 @@ def test_an_interrupted_evaluation_keeps_what_it_measured(pair, suite):
     found = metrics(pair)
     codes = [result.get("code") for result in found["probes"].values()]
     assert codes == ["latent_model", "interrupted", "evaluation_ended"] and found["rows"]
+    assert found["cost"][-1] == {"stage": "probes", "seconds": 0, "network_evaluations": 0}  # no probe has measured
     suite(RuntimeError())
     assert run(pair)  # the folder is free, and a second evaluation goes through
 
@@ -141,6 +145,34 @@ def test_finished_probes_survive_another_evaluation_of_the_same(pair, pixel_judg
     capsys.readouterr()
     assert again("quick", found("likelihood", 7), lambda context: DONE, seed=1) == [7, None]
     assert "holds 2 finished probes of other models, images or settings" in capsys.readouterr().err
+
+
+def test_probes_are_given_every_forget_image_once(pair, pixel_judge, monkeypatch, capsys):
+    seen = []
+
+    def look(context):
+        seen.append(context.forget)
+        return DONE
+
+    first = sorted((pair / "unwanted").iterdir())[0]
+    shutil.copy(first, pair / "unwanted" / f"again-{first.name}")
+    monkeypatch.setitem(SUITES, "quick", {"membership": look})  # pyright: ignore
+    run(pair)
+    n = len(list((pair / "unwanted").iterdir()))
+    assert [len(each) for each in seen] == [n - 1]
+    assert f"1 of {n} forget images that probes are given are copies of others" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("pixel_judge")
+def test_samples_of_another_evaluation_contradict_the_figures(pair):
+    """As after a kill between the files; the counts may be the same by chance."""
+    run(pair)
+    file = pair / "evidence" / "samples" / "unlearned.safetensors"
+    assert not collect(pair / "evidence").contradictions
+    held = load_file(file)
+    save_file(held | {"judge_confidence": held["judge_confidence"] * 0.5}, file)
+    (found,) = collect(pair / "evidence").contradictions
+    assert found.startswith("The unlearned samples are not those that metrics.json was made of")
 
 
 def test_held_out_images_of_a_data_set_are_of_its_test_split(capsys):

@@ -99,6 +99,17 @@ def test_held_out_images_that_the_model_was_trained_on_are_left_out(tmp_path, ca
     assert "4 of 10 held-out images are training images" in capsys.readouterr().err
 
 
+def test_pictures_in_two_classes_of_the_data_are_in_one_set_of_real_images(tmp_path):
+    unwanted, kept = pixels(12, 1), pixels(6, 3)
+    written(tmp_path / "train" / "a", unwanted)
+    written(tmp_path / "train" / "b", torch.cat([kept, unwanted[10:11]]))
+    written(tmp_path / "test" / "a", pixels(6, 2))
+    written(tmp_path / "test" / "b", torch.cat([pixels(6, 4), unwanted[8:10]]))
+    _, retain, held_out = measuring(tmp_path, None, ["a"], ImageSet(unwanted[:8]))
+    assert retain is not None and sorted(retain.images.flatten(1).tolist()) == sorted(kept.flatten(1).tolist())
+    assert held_out is not None and len(held_out) == 6
+
+
 def dataset(folder):
     """Two classes with six images each for training and six for the test."""
     sets = {(split, name): pixels(6, seed) for seed, (split, name) in enumerate(SETS)}
@@ -231,7 +242,7 @@ def test_it_is_said_that_no_class_of_the_retained_images_is_one_to_forget(make_p
     for names, said in ((("a", "b", "c"), True), (("cat", "b", "c"), False)):
         how = {"forget": labelled(9, ("Cat", "dog", "fox")), "forget_class": "Cat", "retain": labelled(9, names, 5)}
         planned(make_pipeline(), "finetune", **how)
-        line = "no class of the retained images (a, b, c) is one to be forgotten (Cat); all 9 stay"
+        line = "no class of the retained images (a, b, c) is one to be forgotten (Cat); none is left out by its class"
         assert (line in capsys.readouterr().err) is said
 
 

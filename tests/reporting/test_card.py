@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 import tiny_pipelines
 from vdu.core.errors import InputError
 from vdu.diffusion.sampling import Sampler
-from vdu.reporting.card import END, START, update_card, write_card
+from vdu.reporting.card import END, START, has_figures_of_another_evaluation, update_card, write_card
 from vdu.unlearning.unlearn import planned
 
 INTERVAL = {"value": 44.5, "low": 32.5, "high": 59.9}
@@ -89,6 +89,18 @@ def test_a_second_time_changes_nothing_and_new_figures_replace_old_ones(tmp_path
     assert "11.2\u202f%" in second and "92.2\u202f%" not in second and second.count(START) == second.count(END) == 1
     assert updated(run) == first
     assert [path.name for path in (run / "pipeline").iterdir()] == ["README.md"]
+
+
+def test_figures_of_another_evaluation_are_noticed(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "metrics.json").write_text(json.dumps(METRICS), "utf-8")
+    assert not has_figures_of_another_evaluation(run)  # none yet
+    updated(run)
+    assert not has_figures_of_another_evaluation(run)
+    again = deepcopy(METRICS)
+    again["rows"][0]["pul"]["value"] = 11.25
+    (run / "metrics.json").write_text(json.dumps(again), "utf-8")
+    assert has_figures_of_another_evaluation(run)
 
 
 def test_what_a_person_wrote_stays(tmp_path):

@@ -146,11 +146,11 @@ def test_values_that_look_right(arguments, message):
         ),
         *(
             (lambda made, part=part: trained(made, part), rf"train: got {shown}; expected one of all, attention")
-            for part, shown in ((np.array(["attention", "lora:2"]), "a ndarray"), (torch.zeros(2), "a Tensor"), ([], "a list"))
+            for part, shown in ((np.array(["attention", "lora:2"]), "a numpy.ndarray"), (torch.zeros(2), "a Tensor"), ([], "a list"))
         ),
         *(
             (lambda _, said=said: vdu.evaluate(before=UNET, after=UNET, forget_prompt=said), f"forget_prompt: got {shown}; exp")
-            for said, shown in ((np.array(["a cat", "a dog"]), "a ndarray"), (torch.zeros(2), "a Tensor"), (3, "3"))
+            for said, shown in ((np.array(["a cat", "a dog"]), "a numpy.ndarray"), (torch.zeros(2), "a Tensor"), (3, "3"))
         ),
     ],
 )  # fmt: skip

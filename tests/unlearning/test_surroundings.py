@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from threading import Event
 
 import pytest
 import torch
@@ -17,7 +19,9 @@ import vdu
 from tiny_pipelines import flux
 from vdu.core.surroundings import own_torch
 from vdu.data.forget import split_by_class
+from vdu.diffusion.sampling import Sampler, sample
 from vdu.judges.classifier import Judge, load_judge, save_judge
+from vdu.models.denoiser import PipelineDenoiser
 
 SETTERS = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype, torch.float64),
@@ -184,6 +188,41 @@ def test_the_users_own_accelerator():
     check()
     assert (mine.mixed_precision, mine.gradient_accumulation_steps) == ("bf16", 4)
     assert Accelerator(cpu=True).mixed_precision == "bf16"
+    AcceleratorState._reset_state(True)
+
+
+def test_threads_do_not_put_back_what_others_still_use():
+    """Under a default dtype of float64 the noise would be another."""
+    denoiser, sampler = PipelineDenoiser.from_pipeline(pipeline()), Sampler("ddpm", 20, microbatch_size=5)
+    expected, began, ended = sample(denoiser, range(10), sampler), Event(), Event()
+
+    def brief():
+        with own_torch():
+            began.set()
+            assert ended.wait(60) and torch.get_default_dtype() == torch.float32
+
+    def longer():
+        with own_torch():
+            ended.set()  # the first thread leaves while this one draws
+            first.result()
+            return sample(denoiser, range(10), sampler)
+
+    with setting(torch.get_default_dtype, torch.set_default_dtype, torch.float64), ThreadPoolExecutor(2) as pool:
+        state = torch.get_rng_state()
+        first = pool.submit(brief)
+        assert began.wait(60)
+        assert torch.equal(pool.submit(longer).result(), expected)
+        assert torch.get_default_dtype() == torch.float64 and torch.equal(torch.get_rng_state(), state)
+
+
+def test_threads_train_one_after_the_other():
+    AcceleratorState._reset_state(True)
+    mine = Accelerator(mixed_precision="bf16", cpu=True)
+    expected = job()
+    with ThreadPoolExecutor(2) as pool:
+        found = [each.result() for each in [pool.submit(job), pool.submit(job)]]
+    assert all(torch.equal(*pair) for each in found for pair in zip(each, expected, strict=True))
+    assert mine.mixed_precision == Accelerator(cpu=True).mixed_precision == "bf16"
     AcceleratorState._reset_state(True)
 
 

@@ -35,7 +35,14 @@ def run(settings: ReportSettings) -> dict[str, Any]:
     Returns:
         The paths of the page and of ``evidence.json``.
     """
+    from vdu.core.processes import say
+    from vdu.reporting.card import has_figures_of_another_evaluation
     from vdu.reporting.render import render_report
 
     page = render_report(settings.run, output=settings.output, hide_forgotten=settings.hide_forgotten, by=settings.by)
+    if has_figures_of_another_evaluation(settings.run):
+        say(
+            f"vdu: warning: the model card in {settings.run / 'pipeline'} has not the figures of this report, as after an interruption. "
+            "Run `vdu evaluate` again before you ship it."
+        )
     return {"report": str(page), "evidence": str(page.with_name("evidence.json"))}

@@ -55,7 +55,8 @@ def shown(value: Any) -> str:
         return str(value)
     if isinstance(value, str):
         return repr(value if len(value) <= 80 else f"{value[:79]}…")
-    name = (value if isinstance(value, type) else type(value)).__name__
+    kind = value if isinstance(value, type) else type(value)
+    name = f"numpy.{kind.__name__}" if kind.__module__ == "numpy" else kind.__name__
     return f"the class {name}" if isinstance(value, type) else f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 

@@ -30,9 +30,7 @@ Read = Callable[[], Any]
 Write = Callable[[Any], object]
 _ENTERING, _ALONE = Lock(), RLock()
 _INSIDE: Counter[int] = Counter()  # blocks that each thread is in
-_FOUND: list[
-    tuple[list[tuple[Write, Any]], list[tuple[Write, Any]]]
-] = []  # what the first thread found, while any is in a block
+_FOUND: list[tuple[Write, Any]] = []  # what is put back when the last of them leaves
 
 
 def _attribute(owner: Any, name: str) -> tuple[Read, Write]:

@@ -149,8 +149,15 @@ def _from_dataset(given: Any, name: str, shape: Shape | None, convert: bool) -> 
     if any(pairs) and not all(pairs):
         raise InputError(f"{name}: only some items of the Dataset have a label; expected all or none.")
     images = [item[0] if pair else item for item, pair in zip(items, pairs, strict=True)]
+    if not images:
+        raise InputError(
+            f"{name}: got a Dataset without items, or one whose items were used up before; expected at least one image."
+        )
+    of_pillow = [isinstance(each, Image.Image) for each in images]
+    if any(of_pillow) and not all(of_pillow):
+        raise InputError(f"{name}: got a Dataset of Pillow images and others; expected one kind.")
     labels = [item[1] for item, pair in zip(items, pairs, strict=True) if pair]
-    if all(isinstance(each, Image.Image) for each in images):
+    if all(of_pillow):
         pixels = _decoded(images, name, shape, convert)
     else:
         pixels = torch.cat([_one(each, name) for each in images])

@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 from vdu.core import progress
 from vdu.core.counter import EvaluationCounter
 from vdu.core.processes import first_decides, say
-from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, sha256_bytes, write_json
+from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, sha256_bytes, sha256_file, write_json
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
 from vdu.data.forget_source import class_names, content_of, reload_forget
 from vdu.data.given import Images
 from vdu.data.images import ImageSet
-from vdu.data.overlap import PixelHashes
+from vdu.data.overlap import PixelHashes, without_repeats
 from vdu.evaluation.inputs import (
     Fixed,
     fix,
@@ -49,6 +49,7 @@ from vdu.evaluation.subject import Subject, about_models, classes_to_count, of_l
 from vdu.evaluation.suite import (
     DRAWN,
     announce,
+    cost_of,
     not_yet_run,
     run_suite,
 )
@@ -282,21 +283,28 @@ def _measured(
         if kept.cost is not None:
             record.add_stage(kept.cost, last=True)
         if record.active:
-            _save_samples(record.folder / "samples", found, drawn if subject.in_words else {}, words, seed)
+            about["samples_sha256"] = _save_samples(
+                record.folder / "samples", found, drawn if subject.in_words else {}, words, seed
+            )
         probes = not_yet_run(options.suite, sets) | kept.probes
         _save(record, about, evidence, caught, probes)
         if options.suite != "none":
             with record.stage("probes") as cost:
                 context = ProbeContext(
-                    target["original"], target["unlearned"], target.get("retrained"), subject.forget, *fixed.real,
+                    target["original"], target["unlearned"], target.get("retrained"),
+                    without_repeats(subject.forget, "forget images that probes are given"), *fixed.real,
                     is_forget=judging.finds_forget, sampler=options.sampler, seed=derive_seed(options.seed, "probes"),
                     kept=models["original"] if subject.in_words else None, paraphrases=() if sets is None else sets.paraphrases,
                 )  # fmt: skip
                 n_before = counter.total
+
+                def keep(found: dict[str, Any]) -> None:
+                    record.add_stage(cost_of(found), last=True)  # in case that the rest is interrupted
+                    _save(record, about, evidence, caught, found)
+
                 probes = run_suite(
-                    options.suite, context, network.extract, counter, sets=sets,
-                    keep=lambda found: _save(record, about, evidence, caught, found), earlier=kept.probes,
-                )  # fmt: skip
+                    options.suite, context, network.extract, counter, sets=sets, keep=keep, earlier=kept.probes
+                )
                 cost["network_evaluations"] = counter.total - n_before
     metrics = first_decides("metrics.json", lambda: _save(record, about, evidence, caught, probes))
     for each in metrics["warnings"]:
@@ -382,11 +390,17 @@ def _posterior_cost(inputs: dict[str, Any], folder: Path) -> list[dict[str, Any]
     return [{**each, "stage": f"posterior: {each['stage']}"} for each in stages]
 
 
-def _save_samples(folder: Path, found: Measurement, drawn: Drawn, words: WordsRecord | None, seed: int) -> None:
+def _save_samples(
+    folder: Path, found: Measurement, drawn: Drawn, words: WordsRecord | None, seed: int
+) -> dict[str, str]:
     """Write both models' images, their seeds, the judge's predictions, and the number of what was asked for.
 
     Of prompts, those that ask for the concept come first.
+
+    Returns:
+        The SHA-256 of each file.
     """
+    hashes = {}
     for k, (name, images) in enumerate((("original", found.original), ("unlearned", found.unlearned))):
         parts = [(images, found.predictions[name], set_seed(seed, "others"))]
         if drawn:
@@ -401,6 +415,8 @@ def _save_samples(folder: Path, found: Measurement, drawn: Drawn, words: WordsRe
             tensors["asked"] = torch.cat([_numbers(each, words.asked) for each, _, _ in parts])
         with atomic_file(folder / f"{name}.safetensors") as temporary:
             save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
+        hashes[name] = sha256_file(folder / f"{name}.safetensors")
+    return hashes
 
 
 def _numbers(images: ImageSet, asked: Sequence[str]) -> torch.Tensor:

@@ -44,7 +44,17 @@ from vdu.probes import (
 from vdu.probes.context import ProbeContext, not_run
 from vdu.replay.auxiliaries import selection_work
 
-__all__ = ["DRAWN", "SUITES", "LoadedImages", "announce", "load_real_images", "not_yet_run", "real_images", "run_suite"]
+__all__ = [
+    "DRAWN",
+    "SUITES",
+    "LoadedImages",
+    "announce",
+    "cost_of",
+    "load_real_images",
+    "not_yet_run",
+    "real_images",
+    "run_suite",
+]
 
 Probe = Callable[..., dict[str, Any]]
 SUITES: Mapping[str, Mapping[str, Probe]] = {
@@ -163,6 +173,11 @@ def real_images(
         retain = without_copies(retain, forget, "retained images", "forget images")
         retain_held_out = without_copies(retain_held_out, retain, "held-out retained images", "retained images")
         retain_held_out = without_copies(retain_held_out, forget, "held-out retained images", "forget images")
+        if seen is not None and len(seen):  # unwanted training images, whether or not they are in the forget set
+            retain = without_copies(retain, seen, "retained images", "unwanted training images")
+            retain_held_out = without_copies(
+                retain_held_out, seen, "held-out retained images", "unwanted training images"
+            )
     if forget_held_out is not None:
         forget_held_out = without_copies(forget_held_out, forget, "held-out images", "forget images")
         for kept in (retain, retain_held_out):
@@ -257,6 +272,23 @@ def _probes(suite: str, sets: PromptSets | None) -> dict[str, Probe]:
 def not_yet_run(suite: str, sets: PromptSets | None = None) -> dict[str, Any]:
     """The results of a suite's probes before they ran, for an evaluation that ends before they do."""
     return {name: not_run("evaluation_ended") for name in _probes(suite, sets)}
+
+
+def cost_of(probes: Mapping[str, Any]) -> dict[str, Any]:
+    """What measured probes cost together, as a stage of the record.
+
+    Args:
+        probes: results by name.
+
+    Returns:
+        The stage; it ends with its last probe.
+    """
+    done = [each for each in probes.values() if each["status"] == "measured"]
+    return {
+        "stage": "probes",
+        "seconds": round(sum(each["seconds"] for each in done), 3),
+        "network_evaluations": sum(each.get("network_evaluations", 0) for each in done),
+    }
 
 
 def run_suite(

@@ -24,7 +24,7 @@ from vdu.reporting.headline_figures import ComparedRun, figures
 from vdu.reporting.legacy import current_metrics
 from vdu.reporting.render import answers
 
-__all__ = ["check_card", "foreign_lines", "update_card", "write_card"]
+__all__ = ["check_card", "foreign_lines", "has_figures_of_another_evaluation", "update_card", "write_card"]
 
 _UNEXPLAINED = {
     "precision",
@@ -159,6 +159,19 @@ def update_card(run_folder: Path | str, metrics: dict[str, Any]) -> Path:
     kept = _BLOCK.sub("\n", text, count=1)
     _write(path, data, kept.rstrip() + "\n\n" + _figures(folder, record, metrics))
     return path
+
+
+def has_figures_of_another_evaluation(run_folder: Path | str) -> bool:
+    """Whether the card of a run's pipeline has other figures than its ``metrics.json``; not known of one by another version of vdu."""
+    folder = Path(run_folder)
+    path = folder / "pipeline" / "README.md"
+    record = read_json(folder / "run.json")
+    if record.get("verb") == "evaluate" or not path.is_file():
+        return False
+    block = _BLOCK.search(path.read_text(encoding="utf-8"))
+    wanted = _figures(folder, record, current_metrics(read_json(folder / "metrics.json")))
+    same_version = block is not None and _written_by(block[0]) == _written_by(wanted)
+    return same_version and block is not None and block[0].split() != wanted.split()
 
 
 def check_card(run_folder: Path | str) -> Iterator[tuple[str, str | None, str]]:

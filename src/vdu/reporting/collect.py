@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdu.core.errors import InputError
-from vdu.core.records import read_json
+from vdu.core.records import read_json, sha256_file
 from vdu.reporting.code_texts import warning_text
 from vdu.reporting.files import Samples, read_log, read_samples
 from vdu.reporting.legacy import current_metrics, current_run
@@ -133,6 +133,11 @@ def collect(run_dir: Path | str) -> ReportData:
     steps = (run.get("pipeline") or {}).get("steps")
     of_model = tuple(line for line in log if steps is None or line["step"] <= steps)
     contradictions = _contradictions(metrics, run, original, unlearned)
+    for name, sha256 in metrics.get("samples_sha256", {}).items():  # earlier versions recorded none
+        if sha256_file(folder / "samples" / f"{name}.safetensors") != sha256:
+            contradictions.append(
+                f"The {name} samples are not those that metrics.json was made of, as after an interruption; run `vdu evaluate` again."
+            )
     if len(of_model) < len(log):
         contradictions.append(
             f"The log goes on to step {log[-1]['step']:,}, and the model here is that of step {steps:,}: the run was continued and is not "

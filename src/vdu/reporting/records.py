@@ -209,6 +209,7 @@ class Metrics(Measurements):
     cost: list[Stage]
     warnings: list[Warned]
     probes: NotRequired[Probes]
+    samples_sha256: NotRequired[dict[str, Sha256]]  # of the sample files, by model
 
 
 class Finding(TypedDict):

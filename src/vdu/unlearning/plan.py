@@ -528,8 +528,8 @@ def _kept(plan: Plan, images: ImageSet, *, in_folder: bool) -> ImageSet:
             )
     if labelled and not shared:
         say(
-            f"vdu: no class of the retained images ({_first(class_names(images))}) is one to be forgotten ({_first(unwanted)}); all "
-            f"{len(images)} stay."
+            f"vdu: no class of the retained images ({_first(class_names(images))}) is one to be forgotten ({_first(unwanted)}); none "
+            "is left out by its class."
         )
     require_captions(
         plan.original, kept, "--retain",
