@@ -149,6 +149,26 @@ def test_another_retrained_model_is_refused_where_both_tell_theirs(pair):
     assert [line.split(":")[0] for line in differences(read_runs(pair))] == ["retrained model differs"]
 
 
+@pytest.mark.parametrize("model", ["original", "retrained"])
+def test_equal_weights_under_another_schedule_are_another_model_where_both_tell_it(pair, model):
+    for folder in pair:
+        edit(folder, lambda m: m["protocol"].update({f"{model}_sha256": "aa" * 32}))
+        edit(folder, lambda m: m["reference"].update(kind="filtered_original"))
+    edit(pair[0], lambda m: m["protocol"].update({f"{model}_configuration_sha256": "cc" * 32}))
+    assert differences(read_runs(pair)) == [] == notes(read_runs(pair))
+    edit(pair[1], lambda m: m["protocol"].update({f"{model}_configuration_sha256": "dd" * 32}))
+    (found,) = differences(read_runs(pair))
+    assert found.startswith(f"configuration of the {model} model differs: SHA-256 cccccccccccc in ")
+
+
+def test_another_configuration_of_the_original_is_noted_beside_real_reference_images(pair):
+    for folder, sha in zip(pair, ("cc" * 32, "dd" * 32), strict=True):
+        edit(folder, lambda m, sha=sha: m["protocol"].update(original_configuration_sha256=sha))
+    assert differences(read_runs(pair)) == []
+    (note,) = notes(read_runs(pair))
+    assert note.startswith("configuration of the original model differs: ")
+
+
 def test_another_task_or_seed_or_probe_protocol_is_noted(pair):
     edit(pair[1], lambda m: (m["protocol"].update(seed=5), m["forget"].update(sha256="ff" * 32)))
     edit(pair[1], lambda m: m["probes"]["relearning"]["protocol"].update(learning_rate=1.0))

@@ -104,7 +104,7 @@ def differences(runs: Sequence[ComparedRun]) -> list[str]:
     told = {what: [read(run.metrics) for run in runs] for what, read in PROTOCOL.items()}
     found = _differing(told, runs)
     known = [run for run in runs if "retrained_sha256" in run.metrics["protocol"]]
-    found += _differing({"retrained model": [_hash(run, "retrained") for run in known]}, known)
+    found += _differing_models("retrained", known)
     for name, judge_of in (("judge", lambda m: m["judge"]), ("second judge", lambda m: m["judge"]["second"] or {})):
         known = [run for run in runs if "weights_sha256" in judge_of(run.metrics)]
         found += _differing(
@@ -115,8 +115,18 @@ def differences(runs: Sequence[ComparedRun]) -> list[str]:
         {"content of the reference images": [run.metrics["reference"]["sha256"][:12] for run in known]}, known
     )
     if any(run.metrics["reference"]["kind"] == "filtered_original" for run in runs):
-        found += _differing({"original model": [_hash(run, "original") for run in runs]}, runs)
+        found += _differing_models("original", runs)
     return found
+
+
+def _differing_models(model: str, runs: Sequence[ComparedRun]) -> list[str]:
+    """Where a model of the runs differs: its weights, and all else that determines its images where both tell it."""
+    name = f"{model}_configuration_sha256"
+    known = [run for run in runs if name in run.metrics["protocol"]]
+    told = [f"SHA-256 {run.metrics['protocol'][name][:12]}" for run in known]
+    return _differing({f"{model} model": [_hash(run, model) for run in runs]}, runs) + _differing(
+        {f"configuration of the {model} model": told}, known
+    )
 
 
 def _hash(run: ComparedRun, model: str) -> str:
@@ -137,12 +147,11 @@ def notes(runs: Sequence[ComparedRun]) -> list[str]:
         "forget set": [
             f"{run.metrics['forget']['description']} ({run.metrics['forget']['sha256'][:8]})" for run in runs
         ],
-        "original model": [_hash(run, "original") for run in runs],
         "neighbouring prompts": [_prompts(run.metrics, "neighbours") for run in runs],
         "seed of the evaluation": [str(run.metrics["protocol"].get("seed", "not recorded")) for run in runs],
         "number of images of u-FID, on which it depends,": [f"{n_of_u_fid(run.metrics):,}" for run in runs],
     }
-    found = _differing(told, runs)
+    found = _differing(told, runs) + _differing_models("original", runs)
     found += [f"{run.name}: {run.doubt} Its figures are left out." for run in runs if run.doubt is not None]
     ends = [(run, end) for run in runs if (end := relearning_end(run.metrics)) is not None]
     words = [f"{plural(step, 'step')} on {plural(n, 'unwanted image')}" for _, (n, step) in ends]
