@@ -134,6 +134,33 @@ def test_a_row_is_of_images_of_one_class(of_classes, pixel_judge, monkeypatch, t
             compare(model, **given, **changes)
 
 
+def test_a_row_is_of_the_weights_that_train_and_of_the_options_that_keeping_images_has(pair, pixel_judge, monkeypatch):
+    given = {"forget": pair / "unwanted", "progress": None, **QUICK}
+    trained = []
+
+    def diverge(pipeline, *_, **__):
+        trained.append(sum(each.requires_grad for each in pipeline.unet.parameters()))
+        raise DivergenceError("step 1: the loss is NaN")
+
+    monkeypatch.setattr(method_table, "unlearn", diverge)
+    monkeypatch.setattr("vdu.unlearning.plan.require_enough", lambda *_: None)
+    part, whole = (vdu.load_pipeline(pair / "before") for _ in range(2))
+    part.unet.requires_grad_(False).conv_out.requires_grad_(True)
+    compare(part, methods=["ascent"], folder=pair / "part", **given)
+    with pytest.raises(InputError, match="holds the row of another comparison"):
+        compare(whole, methods=["ascent"], folder=pair / "part", **given)
+    assert trained == [2]  # a weight and a bias
+
+    amnesia = given | {"methods": ["selective-amnesia", "finetune"], "folder": pair / "kept"}
+    compare(whole, retain="self", **amnesia)  # selective amnesia replays what it keeps
+    compare(whole, retain="self", **amnesia)
+    assert len(trained) == 3
+    with pytest.raises(InputError, match="selective-amnesia-0: holds the row of another comparison"):
+        compare(whole, **amnesia)
+    compare(whole, **amnesia | {"methods": ["finetune"]})  # keeps generated samples by default
+    assert len(trained) == 3
+
+
 def test_a_row_of_other_code_is_another_comparison(pair, pixel_judge, monkeypatch):
     def diverge(*_, **__):
         raise DivergenceError("step 1: the loss is NaN")

@@ -39,8 +39,9 @@ from vdu.evaluation.records import EvidenceRecord
 from vdu.evaluation.subject import by_name
 from vdu.methods import registry
 from vdu.methods.base import compiled
+from vdu.methods.options import of_the_task
 from vdu.metrics.intervals import seeds_interval
-from vdu.models.identity import identity
+from vdu.models.identity import identity, trained_part
 from vdu.models.pipelines import load_pipeline
 from vdu.reporting.rest_u_fid import rest_u_fid
 from vdu.unlearning.unlearn import planned, unlearn
@@ -297,6 +298,8 @@ def compare(
         )
         posterior = plans[0].chosen.posterior
         contents += [f"posterior {posterior.sha256}"] if "posterior" in training and posterior is not None else []
+        trained = trained_part(before.denoiser)
+        contents += [f"trained {trained}"] if trained else []
         content = content_of(images, before.denoiser.class_names)
         job = _Job(original, images, content, options, training, identity(before.denoiser), tuple(contents))
         where = where or Path(place)
@@ -313,7 +316,7 @@ def compare(
 class _Job:
     """What all runs have in common.
 
-    ``content``: of the forget set; ``identity``: of the original; ``contents``: hashes of images and models that were given.
+    ``content``: of the forget set; ``identity``: of the original; ``contents``: hashes of given images and models and of what trains.
     """
 
     pipeline: Any
@@ -371,8 +374,10 @@ def _names(methods: Sequence[Any]) -> list[str]:
 
 def _row(job: _Job, method: Any, name: str, texts: str, seed: int, folder: Path) -> _Finished:
     """The row of one run, read where it is finished, else computed and kept."""
-    options = "" if isinstance(method, str | type) else method.identity  # of the method
     kind = registry.get(method) if isinstance(method, str) else method if isinstance(method, type) else type(method)
+    named = isinstance(method, str | type)  # else its options are its own
+    has_retain = job.training.get("retain") is not None
+    options = str(of_the_task(kind, retain=has_retain, words=False) or "") if named else method.identity
     training = {
         each: value for each, value in job.training.items() if each not in ("retain", "posterior")
     }  # among the contents
@@ -386,8 +391,8 @@ def _row(job: _Job, method: Any, name: str, texts: str, seed: int, folder: Path)
         kept = read_json(path)
         if kept.get("identity") != identity:
             raise InputError(
-                f"{folder}: holds the row of another comparison (model, images, method or options differ). Give another folder, or "
-                "delete it."
+                f"{folder}: holds the row of another comparison (model, what trains, images, method or options differ). Give another "
+                "folder, or delete it."
             )
         row = replace(_read(kept["row"]), options=texts)
         return _Finished(row, kept["feature_network"], tuple(map(_read, kept.get("references", ()))))
