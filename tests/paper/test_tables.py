@@ -211,6 +211,7 @@ def test_a_claim_compares_with_a_row_or_a_reference(write, other):
         ("[[runs.smoke]]", "[[runs.smokey]]", r"\[runs\]: unknown key 'smokey'; did you mean 'smoke'\?"),
         ('rows = ["vdu"]', 'rows = ["vdu", "fdu"]', "runs the unknown row 'fdu'; rows are vdu, ascent"),
         ('rows = ["vdu"]', 'rows = ["vdu", "vdu"]', "runs digits 3 vdu twice at the scale smoke; expected one run"),
+        ("seeds = [0, 1]", "seeds = [0, 1, 0]", r"mine: got seeds = \[0, 1, 0\]; expected each seed once"),
         ('dataset = "digits"\nrows', 'dataset = "mars"\nrows', "runs 'mars', which the scale smoke does not describe"),
         ('row = "vdu", pul', 'row = "fdu", pul', "the printed digits 3 is of the unknown row 'fdu'; rows are vdu"),
         (
@@ -255,6 +256,23 @@ def test_a_claim_compares_with_a_row_or_a_reference(write, other):
 def test_what_a_file_should_not_hold_is_refused(write, old, new, message):
     with pytest.raises(InputError, match=message):
         load_table(write(old, new), "smoke")
+
+
+@pytest.mark.parametrize(
+    ("pretrain", "ensemble", "named"),
+    [
+        ("", "independent", r"pretrain = \{\}"),
+        ("steps = 2", "independent", r"pretrain = \{'steps': 2\}"),
+        ("steps = 0, batch_size = 8", "independent", r"pretrain = \{'steps': 0, 'batch_size': 8\}"),
+        ("steps = 2, batch_size = 8", "finetuned", r"finetune = \{\}"),
+    ],
+)
+def test_a_leaderboard_whose_costs_cannot_be_stated_is_refused(write, pretrain, ensemble, named):
+    text = MINE.replace("{ steps = 2 }\nm", f"{{ {pretrain} }}\nm").replace("independent", ensemble)
+    text = text.replace('label = "VDU"', 'label = "VDU"\nposterior = "ensemble"')
+    assert not load_table(write(text=text), "smoke").leaderboard  # the other tables state no costs
+    with pytest.raises(InputError, match=f"mine: digits has {named}; expected steps and batch_size"):
+        load_table(write("title =", "leaderboard = true\ntitle =", text), "smoke")
 
 
 def test_no_table_no_scale_and_no_text_are_refused(write, tmp_path):

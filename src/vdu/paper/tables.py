@@ -36,6 +36,7 @@ HERE = Path(__file__).parent
 METRICS = ("pul", "u_fid")
 FIGURES = ("grids", "front")
 ENSEMBLES = ("ensemble", "isotropic")  # beginnings of posteriors made from an ensemble; the second has its variance
+OF_MEMBERS = ("ensemble", "ensemble-recentred", "isotropic")  # posteriors made of the world's ensemble
 REFERENCES = {
     "real-split": "Real images against real images",
     "original": "Original",
@@ -317,10 +318,10 @@ def _spoken(hint: Any) -> str:
 
 
 def _check(table: Table) -> None:
-    """Check that all referenced names exist.
+    """Check that all referenced names exist, nothing counts twice, and costs can be stated.
 
     Raises:
-        InputError: naming the one that does not.
+        InputError: naming what is wrong.
     """
     if not table.runs:
         raise InputError(f"{table.name}: has no [[runs.{table.scale}]]; nothing to do at this scale.")
@@ -331,11 +332,15 @@ def _check(table: Table) -> None:
             raise InputError(
                 f"{table.name}: got the run {run}; expected at least one row, class and seed, and n_images ≥ 1."
             )
+        if len(set(run.seeds)) < len(run.seeds):  # one run would count as several
+            raise InputError(f"{table.name}: got seeds = {list(run.seeds)}; expected each seed once.")
         unknown = [row for row in run.rows if row not in table.rows]
         if unknown:
             raise InputError(f"{table.name}: runs the unknown row {unknown[0]!r}; rows are {', '.join(table.rows)}.")
         if run.dataset not in table.worlds:
             raise InputError(f"{table.name}: runs {run.dataset!r}, which the scale {table.scale} does not describe.")
+        if table.leaderboard:
+            _require_costs(table, run)
     for name in {run.dataset for run in table.runs if table.worlds[run.dataset].average}:
         world = table.worlds[name]
         if world.retrained or world.ensemble == "independent":
@@ -362,6 +367,22 @@ def _check(table: Table) -> None:
             )
         for row in filter(None, (claim.row, claim.below, claim.above)):
             _require_row(table, f"claim {claim.text!r}", row, tuple(LABELS))
+
+
+def _require_costs(table: Table, run: RowRun) -> None:
+    """Check that costs can be stated: in per cent of the original's training, with that of an ensemble's members."""
+    world = table.worlds[run.dataset]
+    tuned = world.ensemble == "finetuned" and any(table.rows[row].posterior in OF_MEMBERS for row in run.rows)
+    whose = {"pretrain": "the original was trained"} | (
+        {"finetune": "an ensemble's member is trained"} if tuned else {}
+    )
+    for name, trained in whose.items():
+        options = getattr(world, name)
+        if not all(_fits(options.get(each), int) and options[each] > 0 for each in ("steps", "batch_size")):
+            raise InputError(
+                f"{table.name}: {run.dataset} has {name} = {dict(options)}; expected steps and batch_size, whole numbers above 0, since a "
+                f"leaderboard states costs in per cent of the original's training. Give those with which {trained}."
+            )
 
 
 def _require_row(table: Table, where: str, row: str, others: tuple[str, ...]) -> None:
