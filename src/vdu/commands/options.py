@@ -7,6 +7,7 @@ files import PyTorch code inside their functions, so that ``vdu --help`` stays f
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -70,10 +71,10 @@ def _whole(type_: Any, tokens: Sequence[Any]) -> int:
     except ValueError:
         pass
     try:
-        value = float(text)
+        value = Decimal(text if math.isfinite(float(text)) else "nan")  # exact: floats beyond 2⁵³ are even
     except ValueError:
-        value = math.nan
-    if not value.is_integer():
+        value = Decimal("nan")
+    if value != value.to_integral_value():
         raise ValueError(f"Got {text}; expected a whole number.")
     return int(value)
 
