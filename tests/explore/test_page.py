@@ -34,6 +34,8 @@ def test_two_runs_are_told_apart_and_warned_of_where_they_differ(opened, run_cop
     page = Page([opened, open_run(run_copy)])
     assert page.titles[0] != page.titles[1] and page.titles[1].endswith(f"in {run_copy.parent.resolve()}")
     assert "Not comparable: sampler differs" in page.unlike() and Page([opened]).unlike() == ""
+    edit_json(run_copy / "metrics.json", "protocol", "original_configuration_sha256", value="ff" * 32)
+    assert "Not comparable: configuration of the original model differs" in page.unlike()
 
 
 def test_runs_of_few_checkpoints_have_no_curve(opened):
