@@ -38,6 +38,11 @@ def tiny(tmp_path):
     return root
 
 
+def annotate(root, line):
+    with (root / "val/val_annotations.txt").open("a") as table:
+        table.write(line)
+
+
 @pytest.mark.parametrize(("split", "colour"), [("train", 0), ("test", 100)])
 def test_every_image_of_tiny_imagenet_has_the_class_of_its_colour(tiny, split, colour):
     images = load_images(tiny, split=split)
@@ -54,6 +59,12 @@ def test_every_image_of_tiny_imagenet_has_the_class_of_its_colour(tiny, split, c
         (lambda root: (root / "val/images/val_1.JPEG").unlink(), "val_1.JPEG"),
         (lambda root: (root / "val/val_annotations.txt").write_text("val_1.JPEG\tn99\n"), "val_1.JPEG"),
         (lambda root: (root / "val/val_annotations.txt").write_text(""), "no image or no class"),
+        (lambda root: write(root / "val/images/val_4.JPEG", 0), r"1 of 5 files have no line in .*\n  val_4\.JPEG"),
+        (
+            lambda root: annotate(root, "val_1.JPEG n02\n"),
+            r"1 of 5 lines name no image or no class:\n  val_1\.JPEG n02",
+        ),
+        (lambda root: annotate(root, "val_1.JPEG\tn02\n"), r"1 of 4 images have more than one line:\n  val_1\.JPEG"),
     ],
 )
 def test_annotations_that_do_not_fit_are_refused(tiny, harm, message):

@@ -315,6 +315,21 @@ def test_images_beside_splits_are_refused_and_never_mix_them(tmp_path, split):
     assert load_images(tmp_path, split=split or "train").class_names == ("a", "b")
 
 
+def test_files_beside_a_split_are_counted_or_refused_as_beside_images(tmp_path):
+    save(tmp_path / "elsewhere" / "0.png", noise(3, 3))
+    root = tmp_path / "set"
+    root.mkdir()
+    (root / "train").symlink_to(tmp_path / "elsewhere")  # a split may be a link
+    save(root / ".h" / "x.png", noise(3, 3))
+    (root / "notes.txt").write_text("words")
+    found = load_images(root)
+    assert len(found) == 1 and found.passed_over == {"hidden": 1, "text": 1}
+    (root / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42\0\0")
+    (root / "gone.png").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"2 of 2 files are of a kind that cannot be read:\n  clip\.mp4\n  gone\.png"):
+        load_images(root)
+
+
 def test_splits_inside_class_folders_are_refused(tmp_path):
     """They would turn training and test images into one set."""
     for name in ("cat/train/1.png", "cat/test/2.png", "dog/train/1.png", "dog/test/2.png"):

@@ -57,7 +57,8 @@ def test_a_file_is_not_drawn_as_if_it_were_a_prompt(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("", "x: got no prompt; expected at least one"),
+        ("", "x: got an empty prompt; expected words in each"),
+        (["dog", " "], "x: got an empty prompt"),
         ([], "x: got no prompt"),
         (3, "x: got 3; expected a prompt, a list of prompts, or a file"),
         ("missing.txt", r"x: missing\.txt cannot be read \(No such file or directory\)"),

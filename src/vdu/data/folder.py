@@ -52,7 +52,7 @@ def load_folder(root: Path, split: str | None, shape: Shape | None, convert: boo
     Raises:
         InputError: if it holds no images, no such split, images beside splits, files of an unknown kind, or images that do not fit.
     """
-    root = _enter_split(root, split)
+    root, beside = _enter_split(root, split)
     names, passed_over = _image_names(root)
     if not names:
         raise InputError(
@@ -62,7 +62,7 @@ def load_folder(root: Path, split: str | None, shape: Shape | None, convert: boo
     labels, class_names = _labels(root, names)
     _tell_of_no_classes(root, names)
     images = decode_all(str(root), names, [_opener(root / name) for name in names], shape, convert)
-    return ImageSet(images, labels, tuple(names), class_names, str(root), passed_over)
+    return ImageSet(images, labels, tuple(names), class_names, str(root), passed_over + beside)
 
 
 def load_list(file: Path, split: str | None, shape: Shape | None, convert: bool) -> ImageSet:
@@ -153,21 +153,22 @@ def _is_split(root: Path) -> bool:
     return bool(folders) and all(path.name.lower() in _SPLITS for path in folders)
 
 
-def _enter_split(root: Path, split: str | None) -> Path:
-    held = _visible(root)
-    folders = [path for path in held if path.is_dir()]
+def _enter_split(root: Path, split: str | None) -> tuple[Path, Counter[str]]:
+    """The folder of the split, or the root if it has none, and how many files of what kind are passed over beside the splits."""
+    folders = [path for path in _visible(root) if path.is_dir()]
     if not _is_split(root):
         _only_train(root, split)
-        return root
+        return root, Counter()
     names, wanted = ", ".join(path.name for path in folders), [path for path in folders if path.name.lower() == split]
-    beside = [path for path in held if path.is_file() and (path.suffix.lower() in _IMAGES or is_image(path))]
+    beside, strangers, passed_over = _files(root, below=False)
     if beside:
         some, one = f"{len(beside)} image{'s' * (len(beside) != 1)}", (wanted or folders)[0]
         raise InputError(
-            f"{root}: holds {some} ({beside[0].name}{', …' * (len(beside) > 1)}) beside the split{'s' * (len(folders) != 1)} {names}; "
+            f"{root}: holds {some} ({beside[0]}{', …' * (len(beside) > 1)}) beside the split{'s' * (len(folders) != 1)} {names}; "
             f"expected splits alone. Move the image{'s' * (len(beside) != 1)} elsewhere, or name one folder, such as {one}; a folder that "
             "is no split needs another name."
         )
+    _require_known(root, beside, strangers)
     if split is None and len(folders) > 1:
         raise InputError(
             f"{root}: holds the splits {names}; expected one of them, such as {folders[0]}. For the images of all, put them into one "
@@ -175,21 +176,26 @@ def _enter_split(root: Path, split: str | None) -> Path:
         )
     if split is not None and not wanted:
         raise InputError(f"{root}: holds the splits {names}, but not {split!r}.")
-    return wanted[0] if wanted else folders[0]
+    return wanted[0] if wanted else folders[0], passed_over
 
 
 def _image_names(root: Path) -> tuple[list[str], Counter[str]]:
     """The paths of the images below a folder, and how many files of what kind were passed over; other files are an error."""
     names, strangers, passed_over = _files(root)
+    _require_known(root, names, strangers)
+    return names, passed_over
+
+
+def _require_known(root: Path, names: Sequence[str], strangers: Sequence[str]) -> None:
+    """Raise an error for files of unknown kinds beside images."""
     if strangers:
         hint = "Convert them to PNG or remove them; a link to a folder, or to nothing, is not followed."
         total = len(names) + len(strangers)
         raise InputError(complaint(str(root), strangers, total, "files are of a kind that cannot be read", hint))
-    return names, passed_over
 
 
-def _files(root: Path) -> tuple[list[str], list[str], Counter[str]]:
-    """The paths of the images below a folder, those of files of unknown kinds, and how many of what kind are passed over."""
+def _files(root: Path, *, below: bool = True) -> tuple[list[str], list[str], Counter[str]]:
+    """The images of a folder, the files of unknown kinds, and how many of what kind are passed over; with or without those below it."""
     names, strangers, passed_over = [], [], Counter[str]()
     stack = [root]
     while stack:
@@ -199,8 +205,8 @@ def _files(root: Path) -> tuple[list[str], list[str], Counter[str]]:
         for path in held:
             suffix = path.suffix.lower().rstrip(".")
             name = path.relative_to(root).as_posix()
-            if path.is_dir() and not path.is_symlink():
-                stack.append(path)
+            if path.is_dir() and not (below and path.is_symlink()):
+                stack += [path] * below
             elif path.is_file() and (suffix in _IMAGES or is_image(path)):
                 names.append(name)
             elif path.is_file() and path.name.lower() in _SYSTEM:

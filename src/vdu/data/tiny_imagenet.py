@@ -8,6 +8,7 @@
 Not guaranteed: that the images are those of the original archive.
 """
 
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 
 from vdu.core.errors import InputError
 from vdu.data.decode import Shape, complaint, decode_all, open_image
-from vdu.data.folder import load_folder
+from vdu.data.folder import left_out, load_folder
 from vdu.data.images import ImageSet
 
 __all__ = ["is_tiny_imagenet", "load_tiny_imagenet"]
@@ -54,19 +55,30 @@ def load_tiny_imagenet(root: Path, split: str | None, shape: Shape | None, conve
         raise InputError(
             f"{table}: is missing; expected the classes of the validation images. Unpack the archive again."
         )
-    class_of = dict(line.split("\t")[:2] for line in table.read_text(encoding="utf-8").splitlines() if line.count("\t"))
-    names = sorted(class_of)
-    wrong = [name for name in names if class_of[name] not in classes or not (root / "val" / "images" / name).is_file()]
-    if wrong or not names:
+    rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines() if line.strip()]
+    folder, class_of = root / "val" / "images", {row[0]: row[1] for row in rows if len(row) > 1}
+    wrong = [row[0] for row in rows if class_of.get(row[0]) not in classes or not (folder / row[0]).is_file()]
+    if wrong or not rows:
         raise InputError(
-            complaint(str(table), wrong, len(names), "lines name no image or no class", "Unpack the archive again.")
+            complaint(str(table), wrong, len(rows), "lines name no image or no class", "Unpack the archive again.")
+        )
+    names = sorted(class_of)
+    if twice := [name for name, n in Counter(row[0] for row in rows).items() if n > 1]:
+        raise InputError(
+            complaint(str(table), twice, len(names), "images have more than one line", "Unpack the archive again.")
+        )
+    others, passed_over = left_out(folder, names)
+    if others:
+        total = len(names) + len(others)
+        raise InputError(
+            complaint(str(folder), others, total, f"files have no line in {table}", "Unpack the archive again.")
         )
     pixels = decode_all(
         str(root / "val"),
         names,
-        [partial(open_image, root / "val" / "images" / name) for name in names],
+        [partial(open_image, folder / name) for name in names],
         shape,
         convert,
     )
     labels = torch.tensor([classes.index(class_of[name]) for name in names])
-    return ImageSet(pixels, labels, tuple(names), classes, str(root / "val"))
+    return ImageSet(pixels, labels, tuple(names), classes, str(root / "val"), passed_over)

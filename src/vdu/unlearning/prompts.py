@@ -44,7 +44,7 @@ def read_prompts(given: Any, what: str) -> tuple[str, ...]:
         The prompts, each once, in order.
 
     Raises:
-        InputError: if there are none, one is no text, the file cannot be read, or a text is also the name of a file here or looks
+        InputError: if there are none, one is no text or empty, the file cannot be read, or a text is also the name of a file here or looks
             like a file that is missing.
 
     Examples:
@@ -56,6 +56,8 @@ def read_prompts(given: Any, what: str) -> tuple[str, ...]:
         raise InputError(
             f"{what}: got {shown(given)}; expected a prompt, a list of prompts, or a file with one on every line."
         )
+    if any(isinstance(each, str) and not each.strip() for each in listed):
+        raise InputError(f"{what}: got an empty prompt; expected words in each one that is given. Leave it out.")
     files_of = [(each, _file(each, what)) for each in listed]
     found = _distinct(line for each, file in files_of for line in (_lines(file, what) if file else [str(each)]))
     if not found:
