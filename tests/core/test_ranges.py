@@ -1,8 +1,9 @@
 import math
 
 import pytest
+import torch
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, is_out_of_memory
 from vdu.core.ranges import (
     AT_LEAST_0,
     COUNT,
@@ -17,16 +18,18 @@ from vdu.core.ranges import (
 )
 from vdu.training.loop import TrainSettings
 
+FLOAT32 = torch.finfo(torch.float32).max
+
 
 @pytest.mark.parametrize(
     ("allowed", "inside", "outside"),
     [
-        (COUNT, (1, 7), (0, -1, 1.5, math.inf, math.nan, True, "3", None)),
-        (POSITIVE, (1e-12, 3.0, 3), ("1", 0, 0.0, -1e-9, math.inf, math.nan)),
+        (COUNT, (1, 7, 2**63 - 1), (0, -1, 1.5, 2**63, math.inf, math.nan, True, "3", None)),
+        (POSITIVE, (1e-12, 3.0, 3, FLOAT32), ("1", 0, 0.0, -1e-9, FLOAT32 * (1 + 1e-9), math.inf, math.nan)),
         (NOT_NEGATIVE, (0, 5), (-1, 0.5, -1e-9, math.inf, math.nan)),
         (FRACTION, (0, 0.0, 0.999), (1, 1.0, -0.1, math.nan)),
         (UNIT, (0, 1, 0.5), (1 + 1e-12, -1e-12, math.nan, "1")),
-        (AT_LEAST_0, (0, 3.5, 10**400), (-1e-12, math.inf, math.nan, False)),
+        (AT_LEAST_0, (0, 3.5, 10**38), (-1e-12, 10**400, math.inf, math.nan, False)),
         (SEED, (0, -1, 2**63 - 1, -(2**63)), (2**63, -(2**63) - 1, 0.5, "0", True)),
         (PORT, (1, 65535), (0, 65536, 80.5)),
     ],
@@ -41,6 +44,18 @@ def test_none_is_a_default_and_zero_is_a_zero():
     require_ranges({"a_name_without_a_range": -1})
     with pytest.raises(InputError, match="steps: got 0; expected at least 1"):
         require_ranges({"steps": 0})
+
+
+def test_a_tensor_beyond_all_sizes_is_a_lack_of_memory():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**62)
+    assert is_out_of_memory(error.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 10**20), ("microbatch_size", 10**20), ("variance", 1e39)])
+def test_what_no_tensor_holds_is_refused_with_the_largest_number(name, value):
+    with pytest.raises(InputError, match=rf"{name}: got \S+; expected .*, and at most (9\.2e\+18|3\.4e\+38)\.$"):
+        require_ranges({name: value})
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def within(allowed: Range) -> Parameter:
 
     def check(type_: Any, value: float | None) -> None:
         if value is not None and not allowed.holds(value):
-            raise ValueError(f"Got {value}; expected {allowed.words}.")
+            raise ValueError(f"Got {value}; expected {allowed.expected(value)}.")
 
     return Parameter(validator=check, converter=_whole if allowed.whole else None)
 

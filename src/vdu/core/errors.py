@@ -35,7 +35,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         Whether it did.
     """
     named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
-    return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)
+    texts = ("can't allocate memory", "Storage size calculation overflowed")  # of PyTorch on the CPU
+    return isinstance(error, MemoryError) or named or any(text in str(error) for text in texts)
 
 
 def shown(value: Any) -> str:

@@ -19,16 +19,19 @@ __all__ = [
 ]  # fmt: skip
 
 
+INTEGERS, FLOATS = (-(2**63), 2**63 - 1), (-(2 - 2**-23) * 2.0**127, (2 - 2**-23) * 2.0**127)  # of 64 bits; of float32
+
+
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers from ``low`` to ``high``.
+    """The numbers from ``low`` to ``high``; those that tensors cannot hold (64 bits of an integer, float32) are outside of every range.
 
     Attributes:
-        words: the expectation, for messages.
+        words: the expectation, for messages; see :meth:`expected`.
         low: the smallest number.
         above: whether ``low`` itself is outside.
         high: the largest number.
-        below: whether ``high`` itself is outside; infinity always is.
+        below: whether ``high`` itself is outside.
         whole: whether only integers count.
     """
 
@@ -55,8 +58,26 @@ class Range:
         if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
             return False
         value = cast(Any, value)
-        inside = (self.low < value if self.above else self.low <= value) and value != math.inf
+        least, most = INTEGERS if self.whole else FLOATS
+        inside = least <= value <= most and (self.low < value if self.above else self.low <= value)
         return inside and (value < self.high if self.below else value <= self.high)
+
+    def expected(self, value: Any) -> str:
+        """The expectation, in words.
+
+        Args:
+            value: what was given, outside of the range.
+
+        Returns:
+            The words, with the largest number where it is beyond that.
+
+        Examples:
+            >>> COUNT.expected(0), COUNT.expected(2**63)
+            ('at least 1', 'at least 1, and at most 9.2e+18')
+        """
+        most = (INTEGERS if self.whole else FLOATS)[1]
+        beyond = isinstance(value, Real) and cast(Any, value) > most
+        return f"{self.words}, and at most {most:.2g}" if beyond else self.words
 
 
 COUNT = Range("at least 1", 1, whole=True)
@@ -71,7 +92,7 @@ GUIDANCE = Range(
     "at most 1 as no guidance; leave it out for that",
     1,
 )
-SEED = Range("an integer of at most 64 bits", -(2**63), high=2**63, whole=True)
+SEED = Range("an integer of at most 64 bits", -(2**63), whole=True)
 PORT = Range("a port from 1 to 65535", 1, high=65535, below=False, whole=True)
 ENOUGH_IMAGES = Range(
     "at least 20, better 500 or more: with fewer images from each model nothing can be concluded about forgetting",
@@ -146,7 +167,7 @@ def require_number(name: str, value: Any, range_: Range) -> None:
         whole = (
             "a whole number, " if range_.whole and isinstance(value, float) and "a whole" not in range_.words else ""
         )
-        raise InputError(f"{name}: got {shown(value)}; expected {whole}{range_.words}.")
+        raise InputError(f"{name}: got {shown(value)}; expected {whole}{range_.expected(value)}.")
 
 
 def plain_number(value: Any) -> Any:
