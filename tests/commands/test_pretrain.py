@@ -13,7 +13,7 @@ from vdu.commands import posterior, pretrain, sample
 from vdu.commands.options import plain
 from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.settings import PosteriorSettings
-from vdu.core.errors import InputError
+from vdu.core.errors import DivergenceError, InputError
 from vdu.core.records import sha256_file
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.pipelines import configuration_of, load_pipeline, parts_of, save_pipeline
@@ -232,6 +232,20 @@ def test_settings_of_python_have_the_ranges_of_the_command_line(tiny, tmp_path, 
     with pytest.raises(InputError, match=f"{field}: got 1.5; expected"):
         pretrain.run(options(tmp_path / "run", from_pipeline=tiny, members=2, **{field: 1.5}))
     assert not (tmp_path / "run").exists()
+
+
+def test_fp16_is_refused_on_a_cpu_before_anything_is_written(tiny, tmp_path):
+    with pytest.raises(InputError, match="mixed_precision: got fp16 on a CPU"):
+        pretrain.run(options(tmp_path / "run", from_pipeline=tiny, mixed_precision="fp16"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_diverges_in_the_last_step_is_not_saved(tiny, tmp_path):
+    with pytest.raises(
+        DivergenceError, match="diverged at step 1: the predictions of the trained model are not finite"
+    ):
+        pretrain.run(options(tmp_path / "run", from_pipeline=tiny, steps=1, learning_rate=1e30))
+    assert not (tmp_path / "run" / "pipeline").exists()
 
 
 @pytest.mark.parametrize(("null_class", "dropped"), [(10, True), (None, False)])

@@ -1,6 +1,7 @@
 """What a method may do besides its losses: combine gradients, undo, remember, stop."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from vdu.core.errors import InputError
 from vdu.core.types import Losses
-from vdu.training.loop import Objective, TrainSettings, make_accelerator, train
+from vdu.training.loop import Objective, TrainSettings, make_accelerator, require_precision, train
 
 
 class Line(nn.Module):
@@ -86,15 +87,13 @@ def test_the_weights_of_the_combination_reach_the_optimiser():
     assert ends(network) == pytest.approx(ends(twin), abs=1e-6)
 
 
-def test_fp16_is_refused_for_gradients_term_by_term():
-    class Scaled:
-        num_processes, process_index, is_main_process, scaler = 1, 0, True, object()
-
-        def __getattr__(self, name):
-            return getattr(make_accelerator(), name)
-
+def test_fp16_is_refused_for_gradients_term_by_term_and_on_a_cpu():
+    gpu = SimpleNamespace(mixed_precision="fp16", device=torch.device("cuda"))
+    require_precision(gpu)
     with pytest.raises(InputError, match="got fp16 with a method that combines"):
-        train(Line(), TwoTerms(per_term=True), batch, SETTINGS, accelerator=Scaled())
+        require_precision(gpu, per_term=True)
+    with pytest.raises(InputError, match="got fp16 on a CPU, which trains in no or bf16 alone"):
+        train(Line(), TwoTerms(), batch, replace(SETTINGS, mixed_precision="fp16"))
 
 
 def test_an_accelerator_of_another_precision_is_refused():

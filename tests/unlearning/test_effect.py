@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import tiny_pipelines
-from vdu.core.errors import InputError
+from vdu.core.errors import DivergenceError, InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.methods.vdu import gradient_ascent
@@ -122,6 +122,20 @@ def test_no_effect_at_all_is_an_error(make_pipeline, tmp_path, train):
         run(pipeline, 1e-20, train=train, folder=tmp_path / "run", progress=None)
     assert not (tmp_path / "run" / "pipeline").exists()
     run(pipeline, 1e-3, train=train, progress=None)
+
+
+@pytest.mark.parametrize("folder", [None, "run"])
+def test_a_divergence_in_the_last_step_is_one(make_pipeline, tmp_path, folder):
+    """After it no loss is computed; the weights are finite, and what they predict is not."""
+    where = folder and tmp_path / folder
+    with pytest.raises(
+        DivergenceError, match="diverged at step 1: the predictions of the trained model are not finite"
+    ):
+        unlearn(
+            make_pipeline(), gradient_ascent(), forget=images(shape=(1, 8, 8)), steps=1, batch_size=4, learning_rate=1e30,
+            folder=where, progress=None,
+        )  # fmt: skip
+    assert where is None or not (where / "pipeline").exists()
 
 
 def test_the_change_is_that_of_the_predictions(make_pipeline):

@@ -130,11 +130,12 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     from vdu.models.networks import new_pipeline
     from vdu.models.pipelines import hashes_of, load_pipeline, save_pipeline
     from vdu.training.batches import condition_of, require_captions, require_divisible
-    from vdu.training.loop import fingerprint_of, make_accelerator, require_resumable
+    from vdu.training.loop import fingerprint_of, make_accelerator, require_precision, require_resumable
     from vdu.training.pretraining import fit, identity
     from vdu.training.trackers import require_tracker
+    from vdu.unlearning.effect import forget_predictions, require_finite
 
-    make_accelerator()  # connects the processes of a launcher
+    require_precision(make_accelerator(settings.mixed_precision))  # which connects the processes of a launcher
     if settings.from_pipeline:
         if settings.model != "small":
             raise InputError(
@@ -185,6 +186,7 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
                 model, images, training, seed=settings.seed, folder=record.folder, resume=resume, progress="pretrain",
                 report_to=settings.report_to, **how,
             )  # fmt: skip
+            require_finite(forget_predictions(model, images), result.steps)
             cost |= {"network_evaluations": 3 * settings.batch_size * settings.steps, "whole": True}
         with record.replacing("pipeline") as temporary:
             save_pipeline(pipeline, temporary)

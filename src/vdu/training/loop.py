@@ -44,6 +44,7 @@ __all__ = [
     "TrainSettings",
     "fingerprint_of",
     "make_accelerator",
+    "require_precision",
     "require_resumable",
     "require_trainable",
     "train",
@@ -192,7 +193,7 @@ def train(
     Raises:
         DivergenceError: if a loss or gradient is not finite, or an observed value exceeds its limit. The weights are those
         before the bad step, and a checkpoint of them is written.
-        InputError: if the run to resume is a different or longer one, or the accelerator has another precision.
+        InputError: if the run to resume is a different or longer one, or the accelerator has another precision, or one without effect.
     """
     accelerator = accelerator or make_accelerator(settings.mixed_precision)
     if accelerator.mixed_precision != settings.mixed_precision:
@@ -200,6 +201,7 @@ def train(
             f"accelerator: got mixed_precision {accelerator.mixed_precision!r}; expected {settings.mixed_precision!r}, as in the settings. "
             "Accelerate supports one precision per process; create the Accelerator last, right before training."
         )
+    require_precision(accelerator, per_term=objective.per_term)
     # the network goes to the device before the optimiser sees its parameters
     network.__dict__.pop(_PREPARED, None)  # of another training: accelerate would leave the network as it is
     model = accelerator.prepare_model(network)
@@ -214,8 +216,6 @@ def train(
         if settings.ema_decay
         else None
     )
-    if objective.per_term and accelerator.scaler is not None:
-        raise InputError("mixed_precision: got fp16 with a method that combines its terms' gradients; use bf16 or no.")
     checkpoints = folder / "checkpoints" if folder else None
     fingerprint = fingerprint_of(settings, identity, accelerator.num_processes)
     start, stopped, looked = 0, None, None
@@ -348,6 +348,24 @@ def require_trainable(network: nn.Module) -> None:
             "network: every parameter is frozen (requires_grad is False), so nothing would be trained; expected at least one that is not. "
             "Call pipeline.unet.requires_grad_(True), or unfreeze the part to train."
         )
+
+
+def require_precision(accelerator: Any, *, per_term: bool = False) -> None:
+    """Refuse fp16 where nothing is trained in it.
+
+    Args:
+        accelerator: of :func:`make_accelerator`.
+        per_term: whether the gradients of the terms are combined, which are not scaled.
+
+    Raises:
+        InputError: on a CPU, where accelerate trains in float32 instead, and for gradients term by term.
+    """
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError(
+            "mixed_precision: got fp16 on a CPU, which trains in no or bf16 alone; use one of these, or an accelerator."
+        )
+    if accelerator.mixed_precision == "fp16" and per_term:
+        raise InputError("mixed_precision: got fp16 with a method that combines its terms' gradients; use bf16 or no.")
 
 
 LAUNCHERS = (

@@ -18,7 +18,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from vdu.core.errors import InputError
+from vdu.core.errors import DivergenceError, InputError
 from vdu.core.modes import evaluating
 from vdu.core.rng import generator
 from vdu.core.types import Condition
@@ -28,7 +28,7 @@ from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.lora import low_rank_layers
 from vdu.training.batches import condition_of, encoded
 
-__all__ = ["UNMOVED", "forget_predictions", "relative_change", "require_concepts", "require_moved"]
+__all__ = ["UNMOVED", "forget_predictions", "relative_change", "require_concepts", "require_finite", "require_moved"]
 
 N_IMAGES, N_PROMPTS, LEVELS = 4, 8, (0.05, 0.3, 0.7)  # ᾱ
 LEAST_SHARE = 0.01
@@ -98,6 +98,23 @@ def relative_change(after: Tensor, before: Tensor) -> float:
         0.1
     """
     return float((after - before).double().norm() / before.double().norm().clamp_min(1e-30))
+
+
+def require_finite(predictions: Tensor, steps: int) -> None:
+    """Refuse a model that diverged in its last step, after which no loss is computed.
+
+    Args:
+        predictions: of the trained model.
+        steps: of the training, for the message.
+
+    Raises:
+        DivergenceError: if one is not finite.
+    """
+    if not predictions.isfinite().all():
+        raise DivergenceError(
+            f"diverged at step {steps}: the predictions of the trained model are not finite. Lower the learning rate or the number of "
+            "steps, or strengthen the regulariser."
+        )
 
 
 def require_moved(network: nn.Module, original: nn.Module, steps: int) -> None:

@@ -41,7 +41,7 @@ from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
 from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, role_size, together
 from vdu.training.log import StepLog
 from vdu.training.loop import TrainResult, fingerprint_of, make_accelerator, require_resumable, train
-from vdu.unlearning.effect import forget_predictions, relative_change, require_moved
+from vdu.unlearning.effect import forget_predictions, relative_change, require_finite, require_moved
 from vdu.unlearning.form import conditions, in_closed_form, in_place_of, instead_of
 from vdu.unlearning.labels import SHOWN
 from vdu.unlearning.objective import MethodObjective
@@ -64,7 +64,7 @@ def carry_out(
         progress: title of the progress bar; None shows none.
 
     Returns:
-        The new pipeline and the record.
+        The new pipeline and the record. A training that diverged raises an error, also if it did in its last step.
     """
     began, seed = time.monotonic(), plan.run_seed
     plan.training.warn()
@@ -103,12 +103,9 @@ def carry_out(
         watched = denoiser.with_network(sharing_copy(denoiser.network))
         rule = ForgottenCheck(watched, aids, settings.steps, picture, shown)
     tools = aids.tools
-    others = [
-        each
-        for each in (tools.teacher, tools.self_model, tools.forget_model, rule and rule.denoiser)
-        if each is not None
-    ]
-    with counter.watching(denoiser.network, *(each.network for each in others)), small.watching(classifier):
+    others = (tools.teacher, tools.self_model, tools.forget_model, rule and rule.denoiser)
+    networks = [denoiser.network, *(each.network for each in others if each is not None)]
+    with counter.watching(*networks), small.watching(classifier):
         if in_closed_form(ready):
             result = _solved(ready, denoiser, folder if processes.is_first() else None)
         else:
@@ -116,12 +113,15 @@ def carry_out(
                 denoiser.network, MethodObjective(ready, denoiser), make_batch, settings,
                 folder=folder, resume=resume, identity=_identity(plan), progress=progress, accelerator=accelerator, stop=rule,
             )  # fmt: skip
-        result.load_average(denoiser.network)
-        if plan.gradient_checkpointing:
-            cast("Any", denoiser.network).disable_gradient_checkpointing()
-        require_moved(denoiser.network, original.network, result.steps)
-        stopping = Stopping.from_text(result.stopped) if result.stopped else None
-        if rule is not None and stopping is None:
+    result.load_average(denoiser.network)
+    if plan.gradient_checkpointing:
+        cast("Any", denoiser.network).disable_gradient_checkpointing()
+    require_moved(denoiser.network, original.network, result.steps)
+    after = forget_predictions(denoiser, images)
+    require_finite(after, result.steps)
+    stopping = Stopping.from_text(result.stopped) if result.stopped else None
+    if rule is not None and stopping is None:
+        with counter.watching(*networks), small.watching(classifier):
             stopping = rule.look(result.steps, dict(denoiser.network.named_parameters()))
     evaluations = (
         plan.drawing_evaluations + aids.evaluations + counter.total + round(small.total * aids.classifier_share)
@@ -130,7 +130,7 @@ def carry_out(
     made = UnlearnResult(
         new, result, evaluations, plan, aids, stopping,
         seconds=time.monotonic() - began, folder=folder, trained=denoiser.network,
-        prediction_change=relative_change(forget_predictions(denoiser, images), before), original_sha256=plan.weights_sha256,
+        prediction_change=relative_change(after, before), original_sha256=plan.weights_sha256,
         pipeline_sha256=weights_sha256(network_of(new)), pipeline_configuration=configuration_of(new),
         pipeline_parts=parts_of(new), original_parts=parts_of(plan.pipeline), inputs=plan.inputs(),
         trained_sha256=corrections_sha256(denoiser.network) if lora_rank(plan.train) else None,

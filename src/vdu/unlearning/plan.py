@@ -37,7 +37,7 @@ from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.selection import require_enough
 from vdu.training.batches import condition_of, require_captions, require_divisible
-from vdu.training.loop import TrainSettings, make_accelerator, require_trainable
+from vdu.training.loop import TrainSettings, make_accelerator, require_precision, require_trainable
 from vdu.training.trackers import require_tracker
 from vdu.unlearning.chosen_method import ChosenMethod, choose
 from vdu.unlearning.effect import require_concepts
@@ -255,6 +255,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     original = PipelineDenoiser.from_pipeline(pipeline)
     check_network(original.network, "pipeline")
     chosen, train = for_model(chosen, original, prompts, labels, asked["train"])
+    require_precision(make_accelerator(settings.mixed_precision), per_term=chosen.method.per_term)
     check_train(in_training(original, train).network, train)
     if training.get("gradient_checkpointing") and not getattr(
         original.network, "_supports_gradient_checkpointing", False
