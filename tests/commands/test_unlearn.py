@@ -40,7 +40,7 @@ def model(make_pipeline, tmp_path):
 def options(model, folder, **changes):
     fixed = {"forget": "digits", "forget_class": ("3",), "posterior": model.parent / "posterior.safetensors"}
     fixed |= {"method": "vdu", "steps": 5, "batch_size": 4, "learning_rate": 1e-3, "checkpointing_steps": 2}
-    return UnlearnSettings(pipeline=model, output_dir=folder, **fixed | changes)
+    return UnlearnSettings(output_dir=folder, **{"pipeline": model} | fixed | changes)
 
 
 def contents(folder):
@@ -233,6 +233,10 @@ def test_another_run_is_not_resumed(model, make_pipeline, tmp_path):
     ("changes", "message"),
     [
         ({"forget_class": ()}, r"forget: digits holds 10 classes \(0, 1, .*name those to forget with --forget-class"),
+        (
+            {"posterior": None, "pipeline": Path("my model")},
+            "`vdu posterior fisher --pipeline 'my model' --n-train N --output-dir OUT`",
+        ),
         (
             {"posterior": None},
             "--posterior is missing, which the method vdu needs; fit one with `vdu posterior fisher",

@@ -25,6 +25,8 @@ from vdu.core.errors import InputError
         ("000", ("0",), 0),
         (2, ("cat", "dog", "frog", "K9"), 2),  # another name's number is another one
         (1, ("class_0", "class_1", "class_2"), 1),
+        ("caf\u00e9", ("bar", "cafe\u0301"), 1),  # the same name as a file system of macOS writes it
+        ("cafe\u0301", ("bar", "caf\u00e9"), 1),
     ],
 )
 def test_a_name_then_a_value_then_a_place(wanted, names, place):

@@ -104,8 +104,9 @@ def test_damaged_metrics_are_refused(run_copy, edit_json, keys, value, message):
 
 def test_a_run_that_was_not_evaluated_says_what_to_run(run_copy):
     (run_copy / "metrics.json").unlink()
-    with pytest.raises(InputError, match="was not evaluated. Run `vdu evaluate"):
-        open_run(run_copy)
+    spaced = run_copy.rename(run_copy.parent / "my run")
+    with pytest.raises(InputError, match=f"was not evaluated. Run `vdu evaluate '{spaced}'`"):
+        open_run(spaced)
 
 
 def test_torn_samples_are_refused(run_copy):

@@ -10,8 +10,9 @@ from vdu.core.errors import InputError
 from vdu.core.records import sha256_bytes
 from vdu.methods import registry
 from vdu.methods.base import BaseMethod, compiled
+from vdu.methods.conflict_free import ConflictFree
 from vdu.methods.esd import ESD
-from vdu.methods.options import options_of, read_options
+from vdu.methods.options import default_text, options_of, read_options
 from vdu.methods.vdu import VDU, gradient_ascent
 
 
@@ -138,6 +139,13 @@ def test_options_are_read_as_the_type_of_their_default():
     assert len(schedule) == 500 and float(schedule.alpha_bars[0]) == pytest.approx(1 - 2e-4, rel=1e-12)
     with pytest.raises(InputError, match=r"got 'gamma=many'; expected a value such as gamma=0\.1"):
         read_options(VDU, ("gamma=many",))
+
+
+def test_an_option_without_a_value_is_read_as_it_is_shown():
+    shown = default_text(options_of(ConflictFree)["radius"])
+    assert read_options(ConflictFree, (shown,)) == {"radius": None} and shown == "radius=None"
+    with pytest.raises(InputError, match="got 'radius=wide'; expected a number, or radius=None"):
+        read_options(ConflictFree, ("radius=wide",))
     for hidden in ("posterior=x", "tools=x", "schedule=x"):
         with pytest.raises(InputError, match="expected NAME=VALUE with an option of esd"):
             read_options(ESD, (hidden,))

@@ -95,7 +95,9 @@ def test_what_is_no_pipeline_is_answered_with_what_to_type(model, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(config))
     (tmp_path / "members" / "member-0").mkdir(parents=True)
+    (tmp_path / "my net.ckpt").touch()
     for name, text in {
+        "my net.ckpt": "`vdu import ARCHITECTURE 'my net.ckpt' OUT`",
         "nosuch": "nosuch: no such folder",
         "net.ckpt": r"is a file of weights; .*from_single_file\(\"net.ckpt\"\).*`vdu import ARCHITECTURE net.ckpt OUT",
         "model/unet": f"only a part of a pipeline; give the folder above, {model}",

@@ -11,7 +11,7 @@ from toys import PIXELS
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.training.batches import NoisyImages, UniformImages, deal, require_divisible, unflatten
+from vdu.training.batches import NoisyImages, UniformImages, deal, labels_for, require_divisible, unflatten
 
 
 def images(n=5):
@@ -84,6 +84,15 @@ def test_every_label_has_its_turn_among_the_surrogates():
     uniform = torch.ones(3, dtype=torch.float64)
     made = UniformImages("surrogate", (1, 2, 2), 2, uniform, seed=0, denoiser=model, labels=(0, 1, 2, 3, 4))
     assert [made(step)["surrogate.condition.label"].tolist() for step in range(3)] == [[0, 1], [2, 3], [4, 0]]
+
+
+def test_a_class_is_that_of_the_model_in_either_form_of_unicode():
+    """The same name as a keyboard and as a file system of macOS write it."""
+    model = SimpleNamespace(takes_prompts=False, class_names=("bar", "caf\u00e9"), shared_names={})
+    folder = ImageSet(
+        torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.tensor([1, 0]), class_names=("bar", "cafe\u0301")
+    )
+    assert labels_for(model, folder, torch.arange(2), "--forget") == [1, 0]
 
 
 def test_unflatten_puts_every_role_on_its_level():

@@ -345,6 +345,23 @@ def test_beside_images_the_models_own_prompts_of_the_concept_are_forgotten_too()
     assert names[:4] == ["cat", "cat face", "two cats", "cat"] and len(names) == 40
 
 
+@pytest.mark.parametrize(
+    ("labelled", "prompts", "message"),
+    [
+        (True, "cat", "^--forget-prompt: the images have labels of their own"),
+        (False, ["cat", "cow"], "forget prompt: got cat, cow for images without labels; expected one prompt"),
+    ],
+)
+def test_images_that_do_not_go_with_the_prompts_are_refused_in_terms_of_these(labelled, prompts, message):
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pixels = torch.randint(256, (40, 3, 16, 16), dtype=torch.uint8)
+    images = (
+        ImageSet(pixels, torch.zeros(40, dtype=torch.int64), class_names=("cat",)) if labelled else ImageSet(pixels)
+    )
+    with pytest.raises(InputError, match=message):
+        planned(tiny_pipelines.stable_diffusion(), "distillation", forget=images, forget_prompt=prompts, force=True)
+
+
 @pytest.mark.parametrize("n", [2, 300])
 def test_every_prompt_to_forget_has_an_image_of_its_own(n):
     concepts = [f"cat {i}" for i in range(n)]

@@ -1,5 +1,6 @@
 """``vdu unlearn``: make a pipeline forget, in a run folder."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -318,11 +319,11 @@ def _method_options(settings: UnlearnSettings) -> dict[str, Any]:
     kind = registry.get(settings.method)
     options = read_options(kind, settings.option)
     if kind.estimator and not settings.posterior:
-        n_train = " --n-train N" if kind.estimator == "fisher" else ""
+        model, n_train = shlex.quote(str(settings.pipeline)), " --n-train N" if kind.estimator == "fisher" else ""
         part = "" if settings.train in {None, "all"} else f" --train {settings.train}"
         raise InputError(
             f"--posterior is missing, which the method {kind.name} needs; fit one with "
-            f"`vdu posterior {kind.estimator} --pipeline {settings.pipeline}{n_train}{part} --output-dir OUT` (no training data needed)."
+            f"`vdu posterior {kind.estimator} --pipeline {model}{n_train}{part} --output-dir OUT` (no training data needed)."
         )
     return {**options, "posterior": settings.posterior}
 

@@ -1,6 +1,6 @@
 """What a user means by a class: its name, a number, or a place in the list. Standard library only.
 
-    1. a text that is the name of a class                       → that class
+    1. a text that is the name of a class, in any Unicode form  → that class
     2. a number, as text or int, that is the value of one name  → that class ("1" and 1 mean "01" among 01, 02, 03)
     3. a number that no name contradicts                        → the class at that place, counted from 0
 
@@ -13,11 +13,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
+from unicodedata import normalize
 
 from vdu.core.errors import InputError, did_you_mean, shown
 from vdu.core.naming import words
 
-__all__ = ["class_index", "class_key", "require_clear", "require_own_name"]
+__all__ = ["class_index", "class_key", "composed", "require_clear", "require_own_name"]
 
 _LISTED = 20
 
@@ -42,6 +43,7 @@ def class_index(wanted: Any, names: Sequence[str], what: str = "class") -> int:
     """
     if not isinstance(wanted, str | Integral) or isinstance(wanted, bool):
         raise InputError(f"{what}: got {shown(wanted)}; expected the name or the number of a class.")
+    names, wanted = [*map(composed, names)], composed(wanted) if isinstance(wanted, str) else wanted
     if isinstance(wanted, str) and wanted in names:
         if names.count(wanted) > 1:
             where = " and ".join(str(i) for i, name in enumerate(names) if name == wanted)
@@ -69,6 +71,18 @@ def class_index(wanted: Any, names: Sequence[str], what: str = "class") -> int:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     hint = did_you_mean(wanted, names) if isinstance(wanted, str) else ""
     raise InputError(f"{what} {got}: unknown; the classes are: {', '.join(listed)}{more}.{hint}")
+
+
+def composed(name: str) -> str:
+    """A name as Unicode composes it (NFC): "é" is one character, also where a file system writes it as two.
+
+    Args:
+        name: of a class.
+
+    Returns:
+        The same text for names that look the same.
+    """
+    return normalize("NFC", name)
 
 
 def class_key(name: str) -> tuple[str, ...]:
@@ -100,8 +114,9 @@ def require_own_name(wanted: Any, shared: Mapping[str, Sequence[int]], names: Se
     Raises:
         InputError: with the numbers of the classes, and the names that they have for themselves.
     """
-    if isinstance(wanted, str) and wanted in shared:
-        found = [str(i) if names[i] == str(i) else f"{i} ({names[i]})" for i in shared[wanted]]
+    places = {composed(name): each for name, each in shared.items()}
+    if isinstance(wanted, str) and composed(wanted) in places:
+        found = [str(i) if names[i] == str(i) else f"{i} ({names[i]})" for i in places[composed(wanted)]]
         raise InputError(
             f"{what} {wanted!r}: is a name of the classes {' and '.join(found)}; expected one class. Give its number, or a name that it "
             "alone has."

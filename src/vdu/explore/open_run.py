@@ -7,6 +7,7 @@ Not guaranteed: many checkpoints, since a run keeps only its newest ones.
 """
 
 import copy
+import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -174,10 +175,11 @@ def _require_finished(folder: Path) -> None:
     if not finished:
         raise InputError(
             f"{folder}: this run is not finished. Continue it with `vdu unlearn … --resume-from-checkpoint latest`, then run "
-            f"`vdu evaluate {folder}`."
+            f"`vdu evaluate {shlex.quote(str(folder))}`."
         )
     if not (folder / "metrics.json").is_file():
-        raise InputError(f"{folder}: has no metrics.json, so it was not evaluated. Run `vdu evaluate {folder}` first.")
+        command = f"vdu evaluate {shlex.quote(str(folder))}"
+        raise InputError(f"{folder}: has no metrics.json, so it was not evaluated. Run `{command}` first.")
 
 
 def _value(record: Any, where: Path, *names: str) -> Any:

@@ -154,8 +154,12 @@ def _value(text: str, item: Field[Any], whole: str) -> Any:
             steps, first, last = text.split(",")
             return NoiseSchedule.linear(int(steps), float(first), float(last))
         if default is None:
-            return float(text)
+            return None if text.lower() == "none" else float(text)
         return type(default)(text)
     except (ValueError, KeyError):
-        wanted = "T,β1,βT of a linear schedule" if isinstance(default, NoiseSchedule) else "a value"
-        raise InputError(f"--option: got {whole!r}; expected {wanted} such as {default_text(item)}.") from None
+        if default is None:
+            wanted = f"a number, or {default_text(item)}"
+        else:
+            kind = "T,β1,βT of a linear schedule" if isinstance(default, NoiseSchedule) else "a value"
+            wanted = f"{kind} such as {default_text(item)}"
+        raise InputError(f"--option: got {whole!r}; expected {wanted}.") from None

@@ -1,6 +1,7 @@
 """The folder that a name of a pipeline stands for: a folder, a run, a packaged model, or a model of the Hugging Face Hub."""
 
 import re
+import shlex
 from pathlib import Path
 
 from vdu.core.errors import InputError
@@ -86,7 +87,7 @@ def _no_pipeline(path: Path) -> str:
             return (
                 f"{path}: is a file of weights; expected a pipeline folder (with model_index.json). Of a Stable Diffusion file make one in "
                 f'Python: diffusers.StableDiffusionPipeline.from_single_file("{path}").save_pretrained("my-sd"). Of an architecture that '
-                f"`vdu import --help` lists: `vdu import ARCHITECTURE {path} OUT`."
+                f"`vdu import --help` lists: `vdu import ARCHITECTURE {shlex.quote(str(path))} OUT`."
             )
         return f"{path}: is a file; expected a pipeline folder (with model_index.json)."
     if (path / "config.json").is_file():  # a single network, as UNet2DModel.save_pretrained writes it

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vdu.core.class_names import require_clear, require_own_name
+from vdu.core.class_names import composed, require_clear, require_own_name
 from vdu.core.errors import InputError
 from vdu.core.processes import n_launched
 from vdu.core.rng import generator
@@ -241,15 +241,15 @@ def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) 
     if images.class_names is None:
         require_clear(sorted(set(labels)), denoiser.class_names, what)
         return labels
-    names = list(denoiser.class_names)
+    names, theirs = [*map(composed, denoiser.class_names)], [*map(composed, images.class_names)]
     for label in sorted(set(labels)):
-        require_own_name(images.class_names[label], denoiser.shared_names, names, what)
-    unknown = sorted({images.class_names[label] for label in labels} - set(names))
+        require_own_name(theirs[label], denoiser.shared_names, names, what)
+    unknown = sorted({theirs[label] for label in labels} - set(names))
     if unknown:
         raise InputError(
             f"{what}: images of class {unknown[0]!r}, which the model lacks; its classes are {', '.join(names[:20])}."
         )
-    return [names.index(images.class_names[label]) for label in labels]
+    return [names.index(theirs[label]) for label in labels]
 
 
 def require_captions(denoiser: Denoiser, images: ImageSet, what: str, expected: str) -> None:

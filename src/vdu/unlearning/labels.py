@@ -78,9 +78,9 @@ def labelled_images(
     """
     names, index = denoiser.class_names, label_indices(denoiser, labels)
     if len(index) > 1:
-        words = ", ".join(names[each] for each in index)
+        words, kind = ", ".join(names[each] for each in index), "prompt" if denoiser.takes_prompts else "label"
         raise InputError(
-            f"forget label: got {words} for images without labels; expected one label. Give images in class folders for several."
+            f"forget {kind}: got {words} for images without labels; expected one {kind}. Give images in folders named by it for several."
         )
     index = list(dict.fromkeys([*index, *(names.index(each) for each in alike)]))
     return dealt(images, index, names)

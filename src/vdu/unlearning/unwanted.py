@@ -106,7 +106,7 @@ def forget_set(
         The images; without given ones :func:`vdu.unlearning.labels.undrawn_forget_set`.
 
     Raises:
-        InputError: if the images have labels of their own beside those of the model, or cannot be used.
+        InputError: if the images have labels of their own beside those, or the prompts, of the model, or cannot be used.
     """
     if given is None:
         return undrawn_forget_set(original, labels)
@@ -116,7 +116,6 @@ def forget_set(
     if not labels:
         return images
     if images.labels is not None:
-        raise InputError(
-            "--forget-label: the images have labels of their own; leave it out, or give images without labels."
-        )
+        flag = "--forget-prompt" if original.takes_prompts else "--forget-label"
+        raise InputError(f"{flag}: the images have labels of their own; leave it out, or give images without labels.")
     return labelled_images(original, labels, images, alike)
