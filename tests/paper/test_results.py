@@ -98,12 +98,17 @@ def test_the_committed_intervals_are_those_of_the_cells(written, tmp_path):
     assert json.loads(made.read_text("utf-8")) == expected_results()
 
 
-def cells(digit: str, options: dict) -> list[dict]:
-    """The measurements of a method's runs on a digit at 1000 images, read without the package; not those of the model with labels."""
+def committed(digit: str, pattern: str) -> list[dict]:
+    """The cells of a digit, read without the package; not those of the model with labels."""
     with open(PAPER / "small/labels.csv", encoding="utf-8", newline="") as file:
         with_labels = {each["cell"].rpartition("/")[2] for each in csv.DictReader(file)}
-    paths = sorted((PAPER / "cells/small/mnist" / digit).glob("*-seed-*.json"))
-    found = [json.loads(path.read_text("utf-8")) for path in paths if path.stem not in with_labels]
+    paths = sorted((PAPER / "cells/small/mnist" / digit).glob(pattern))
+    return [json.loads(path.read_text("utf-8")) for path in paths if path.stem not in with_labels]
+
+
+def cells(digit: str, options: dict) -> list[dict]:
+    """The measurements of a method's runs on a digit at 1000 images."""
+    found = committed(digit, "*-seed-*.json")
     return [each["result"]["at"]["1000"] for each in found if each["spec"]["options"] == options]
 
 
@@ -114,11 +119,8 @@ def test_the_summary_is_the_mean_over_the_cells(name):
     assert [len(each) for each in runs.values()] == [3, 3, 3]
     retrained = {}
     for digit in DIGITS:
-        records = [
-            json.loads(path.read_text("utf-8"))
-            for path in (PAPER / "cells/small/mnist" / digit).glob("retrained-*.json")
-        ]
-        (retrained[digit],) = [each["result"]["at"]["1000"]["u_fid"]["value"] for each in records]
+        (record,) = committed(digit, "retrained-*.json")
+        retrained[digit] = record["result"]["at"]["1000"]["u_fid"]["value"]
     values = {
         "left": [each["pul"]["n_unlearned"] for digit in DIGITS for each in runs[digit]],
         "pul": [100 * (1 - each["pul"]["n_unlearned"] / each["pul"]["n_original"]) for digit in DIGITS for each in runs[digit]],
