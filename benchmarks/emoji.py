@@ -54,7 +54,11 @@ ROWS: dict[str, tuple[str, str]] = {
     **{f"retrack-{seed}": ("cat", f"--method retrack --seed {seed}") for seed in (1, 2)},
     "retrack-hearts": ("heart", "--method retrack"),
     "retrack-fluent": ("twemoji", "--method retrack"),
+    **{f"retrack-fluent-{seed}": ("twemoji", f"--method retrack --seed {seed}") for seed in (1, 2)},
     "distillation-fluent": ("twemoji", f"--instead 'fluent style' {FAST}"),
+    **{f"distillation-fluent-{seed}": ("twemoji", f"--instead 'fluent style' {FAST} --seed {seed}") for seed in (1, 2)},
+    "distillation-dog-text-encoder": ("cat", f"--instead dog --train text-encoder {FAST}"),
+    "retrack-text-encoder": ("cat", "--method retrack --train text-encoder"),
     "esd-x-hearts": ("heart", "--method esd --train cross-attention --learning-rate 1e-4 --batch-size 16"),
     "concept-ablation-hearts": ("heart", "--method concept-ablation --instead flower --learning-rate 1e-4"),
 }

@@ -7,11 +7,13 @@ other failure.
 import inspect
 import io
 import json as json_module
+import math
 import os
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -381,7 +383,7 @@ def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"--config {path}: no such file; write one with --dry-run > {path.name}.")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=_number)
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number of thousands of digits
         raise InputError(
             f"--config {path}: not a TOML file ({error}). Correct it, or write a new one with --dry-run."
@@ -398,6 +400,14 @@ def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
             hint = f"Did you mean {near!r}?" if near else f"The settings of {verb[0]} are {', '.join(known)}."
             raise InputError(f"--config {path}: {name!r} is not a setting of vdu {verb[0]}. {hint}")
     return values
+
+
+def _number(text: str) -> float | int:
+    """A number with a point, of which a whole one keeps all its digits."""
+    value = float(text)
+    exact = Decimal(text) if abs(value) < math.inf else None  # not inf, not NaN
+    whole = exact is not None and exact == exact.to_integral_value() and exact != Decimal(value)
+    return int(exact) if exact is not None and whole else value
 
 
 def _guarded(action: Callable[[], None]) -> int:

@@ -49,10 +49,12 @@ def test_a_value_outside_its_range_is_refused_and_its_ends_are_taken(command, ca
         assert code == 0 and f"{option.replace('-', '_')} = " in said.out, value
 
 
-def test_a_whole_number_with_a_point_keeps_all_its_digits(command, capsys):
+def test_a_whole_number_with_a_point_keeps_all_its_digits(command, capsys, tmp_path):
     for text in ("9007199254740993", "9007199254740993.0", "9007199254740.993e3"):  # 2⁵³ + 1
-        code, said = resolved(command, capsys, "pretrain", f"--seed={text}")
-        assert code == 0 and "seed = 9007199254740993\n" in said.out
+        (tmp_path / "c.toml").write_text(f"seed = {text}\nlearning_rate = 1e-4\n", encoding="utf-8")
+        for given in ([f"--seed={text}"], ["--config", tmp_path / "c.toml"]):
+            code, said = resolved(command, capsys, "pretrain", *given)
+            assert code == 0 and "seed = 9007199254740993\n" in said.out
     for text in ("9007199254740992.5", "1e400", "nan"):
         code, said = resolved(command, capsys, "pretrain", f"--seed={text}")
         assert code != 0 and f"Got {text}; expected a whole number." in " ".join(said.err.split())

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,7 @@ from diffusers import (
 
 import vdu
 from vdu.core.errors import InputError
-from vdu.diffusion.sampling import Sampler, sample
+from vdu.diffusion.sampling import Sampler, _places, sample
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.flow import flow_parts
 
@@ -69,6 +70,27 @@ def test_ddim_gives_the_bits_of_the_ddim_pipeline(make_pipeline, scheduler, eta)
     sampler = Sampler("ddim", steps=6, eta=eta, spacing="leading", microbatch_size=len(SEEDS))
     for each in (ours, pipeline):  # whichever of the two the user has saved
         assert torch.equal(unit(sample(PipelineDenoiser.from_pipeline(each), SEEDS, sampler)), truth)
+
+
+ZERO_SNR = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "clip_sample": False}
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "linspace"])
+@pytest.mark.parametrize("steps", [5, 10, 20])
+def test_a_step_without_room_for_its_noise_is_refused_before_anything_is_drawn(make_pipeline, spacing, steps):
+    """The truth is diffusers' own step: its root of 1 − ᾱ_prev − σ² is NaN or not."""
+    denoiser = PipelineDenoiser.from_pipeline(make_pipeline(ZERO_SNR))
+    deterministic = Sampler("ddim", steps=steps, spacing=spacing)
+    levels = deterministic.make(denoiser)
+    _places(levels)
+    x = torch.zeros(1, 1, 2, 2)
+    made = [levels.step(x, place, x, eta=1.0).prev_sample for place in range(steps)]
+    sampler = replace(deterministic, eta=1.0)
+    if all(each.isfinite().all() for each in made):
+        assert sample(denoiser, [3], sampler).shape == (1, 1, 8, 8)
+    else:
+        with pytest.raises(InputError, match="got ddim with eta 1.0 for a noise schedule that ends in pure noise"):
+            sampler.make(denoiser)
 
 
 @pytest.mark.parametrize(("channels", "learned"), [(1, False), (1, True), (4, True)])

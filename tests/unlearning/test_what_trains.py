@@ -44,6 +44,9 @@ def test_frozen_parameters_stay_through_average_checkpoint_and_save(make_pipelin
         torch.equal(value, made.pipeline.unet.state_dict()[name])
         for name, value in again.pipeline.unet.state_dict().items()
     )
+    pipeline.unet.conv_in.requires_grad_(False)
+    with pytest.raises(InputError, match=r"was written with other .* frozen weights"):
+        run(pipeline, gradient_ascent(), **options, resume=True)
 
 
 ATTENTION = {"down_block_types": ("AttnDownBlock2D",), "up_block_types": ("AttnUpBlock2D",)}

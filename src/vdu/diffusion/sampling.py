@@ -11,6 +11,7 @@ Not guaranteed: equal bits on other machines, PyTorch versions or devices.
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -137,6 +138,7 @@ class Sampler:
             scheduler.set_timesteps(timesteps=listed.tolist())  # and a noise level for each
         scheduler.timesteps = listed
         self._require_timesteps(listed.tolist(), len(denoiser.schedule) - 1, config.get("steps_offset"))
+        self._require_room_for_noise(scheduler)
         return scheduler
 
     def _require_timesteps(self, listed: Sequence[int], last: int, offset: int | None) -> None:
@@ -151,6 +153,28 @@ class Sampler:
                 f"sampler: {self.scheduler} has {len(set(listed))} different timesteps for {self.steps} steps with spacing "
                 f"{self.spacing!r}; expected one for each. Use fewer steps, or the spacing trailing."
             )
+
+    def _require_room_for_noise(self, scheduler: Any) -> None:
+        """Refuse a DDIM step whose 1 − ᾱ_prev − σ² float32 rounds below 0, so that its root is NaN.
+
+        That is of Eq. 12 of Song et al. (2021, arXiv 2010.02502). The number is 0 at η = 1 in the first step of a schedule with zero
+        terminal signal-to-noise ratio.
+
+        Raises:
+            InputError: if there is such a step.
+        """
+        if not self.eta:
+            return
+        levels = [*scheduler.alphas_cumprod[scheduler.timesteps], scheduler.final_alpha_cumprod]
+        for alpha_bar, before in pairwise(levels):
+            variance = (
+                (1 - before) / (1 - alpha_bar) * (1 - alpha_bar / before)
+            )  # with the roundings of diffusers' step
+            if 1 - before - (self.eta * variance**0.5) ** 2 < 0:
+                raise InputError(
+                    f"sampler: got ddim with eta {self.eta} for a noise schedule that ends in pure noise, where float32 rounds the number "
+                    "below a root to less than 0. Use the scheduler ddpm, a smaller eta or another number of steps."
+                )
 
     def _flow(self, denoiser: Denoiser) -> Any:
         """Euler's method, which is what ddim is under flow matching; with ddpm every step draws its noise anew."""

@@ -112,8 +112,8 @@ def require_same_run(path: Path, fingerprint: str) -> tuple[int, dict[str, Any]]
     state = _read_record(path)
     if state["fingerprint"] != fingerprint:
         raise InputError(
-            f"{path}: was written with other settings, data or model (or number of processes) than the present ones; a resumed run "
-            "must have the same. Use the settings in the run's config.toml, or start anew with --overwrite."
+            f"{path}: was written with other settings, data or model (or frozen weights, or number of processes) than the "
+            "present ones; a resumed run must have the same. Use the settings in the run's config.toml, or start anew with --overwrite."
         )
     return int(state["step"]), state["extra"]
 

@@ -166,6 +166,8 @@ def _identity(plan: Plan) -> str:
     )
     if plan.train != "all":
         identity += f" {plan.train}"
+    if held := [name for name, value in plan.original.network.named_parameters() if not value.requires_grad]:
+        identity += f" without {held}"
     if plan.prompts:
         identity += f" {sorted(plan.prompts.items())}"
     if plan.retain is not None and "retain" in method.needs:
