@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.records import environment
+from vdu.core.statistics import share_interval
 from vdu.data.images import to_float
 from vdu.data.sources import load_images
 from vdu.diffusion.sampling import Sampler, sample
-from vdu.metrics.intervals import share_interval
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.pipelines import load_pipeline
 from vdu.zoo.packaged import pipeline_folder

@@ -17,6 +17,7 @@ from vdu.core.records import (
     atomic_folder,
     environment,
     read_json,
+    read_toml,
     sha256_bytes,
     sha256_file,
     write_json,
@@ -130,6 +131,18 @@ def test_broken_json_is_refused_by_name(tmp_path, content):
         read_json(tmp_path / "a.json")
     with pytest.raises(InputError, match=r"b\.json: no such file"):
         read_json(tmp_path / "b.json")
+
+
+def test_a_settings_file_that_is_damaged_is_named(tmp_path):
+    path = tmp_path / "config.toml"
+    with pytest.raises(InputError, match=r"config.toml: no such file"):
+        read_toml(path)
+    for content in (b"guidance_scale = ", b"\xff", b"a = " + b"9" * 5000):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"config.toml: not a TOML file .*Restore it"):
+            read_toml(path)
+    path.write_text("guidance_scale = 3.5", "utf-8")
+    assert read_toml(path) == {"guidance_scale": 3.5}
 
 
 def test_hashes(tmp_path):

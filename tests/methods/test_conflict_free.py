@@ -108,10 +108,13 @@ def test_weights_without_a_variance_keep_their_gradient():
 
 
 def test_frozen_weights_have_no_place_in_the_list():
+    """Nor in the mean of σ², nor in the distance: b is the only weight, so its σ² is the mean."""
     denoiser = face()
     denoiser.network.a.requires_grad_(False)
-    _, ready = make(denoiser, posterior=posterior_of(), precondition=True, forget_share=9.0)
-    assert [float(value) for value in ready.combine({"forget": pairs(2.0), "keep": pairs(1.0)})] == [2.0]  # 1/2 · 2
+    _, ready = make(denoiser, posterior=posterior_of(), precondition=True, radius=1.0, forget_share=9.0)
+    assert [float(value) for value in ready.combine({"forget": pairs(2.0), "keep": pairs(1.0)})] == [3.0]
+    ready.after_step({"b": parameters_of(1.1, 0.6)["b"]}, {})
+    assert ready.state() == {"squared_distance": pytest.approx(0.4**2, abs=1e-6)}
 
 
 # The trust region

@@ -81,6 +81,18 @@ def test_pul_is_null_where_the_original_makes_none():
     assert (row["pul"], row["n_original"], row["n_unlearned"], row["n_images"]) == (None, 0, 5, 5)
 
 
+def test_a_sampler_that_the_schedule_does_not_support_leaves_the_others_their_rows(make_pipeline):
+    """With pure noise at the end, 10 trailing steps leave DDIM with η = 1 no real root in float32."""
+    schedule = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "clip_sample": False}
+    case = unet_case(lambda _, **options: make_pipeline(schedule, **options), replace(DDPM, steps=10))
+    found = probe(case, n_images=2)
+    assert [(row["sampler"], row["eta"]) for row in found["rows"]] == [("ddim", 0.0), ("ddim", 0.5)]
+    (said,) = found["protocol"]["left_out"]
+    assert "ends in pure noise" in said
+    with pytest.raises(InputError, match="samplers: none is possible with these models: .*ends in pure noise"):
+        probe(case, n_images=2, samplers=[replace(case.sampler, scheduler="ddim", eta=1.0)])
+
+
 def test_the_result_is_plain_and_the_same_again(make_pipeline):
     case = unet_case(make_pipeline, DDPM)
     first, second = probe(case, n_images=4), probe(case, n_images=4)

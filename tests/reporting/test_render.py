@@ -78,7 +78,7 @@ def test_every_text_of_the_run_is_escaped(make_run, tmp_path):
     metrics["judge"].update(name=EVIL, architecture=EVIL)
     metrics["cost"][0]["stage"] = EVIL
     (folder / "metrics.json").write_text(json.dumps(metrics), "utf-8")
-    (folder / "config.toml").write_text(EVIL, "utf-8")
+    (folder / "config.toml").write_text(f"method = '''{EVIL}'''\n", "utf-8")
     (folder / "log.jsonl").write_text(json.dumps({"step": 1, "loss": 1.0, "terms": {EVIL: 1.0}}), "utf-8")
     record = json.loads((folder / "run.json").read_text("utf-8")) | {
         "command": [EVIL],

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ __all__ = [
     "now",
     "passed_over",
     "read_json",
+    "read_toml",
     "sha256_bytes",
     "sha256_file",
     "sweep",
@@ -233,6 +235,26 @@ def read_json(path: Path | str) -> Any:
         raise InputError(
             f"{path}: not valid JSON ({error}). Restore the file or run the step that writes it again."
         ) from None
+
+
+def read_toml(path: Path | str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its values.
+
+    Raises:
+        InputError: if the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number of thousands of digits
+        raise InputError(f"{path}: not a TOML file ({error}). Restore it, or run what wrote it again.") from None
 
 
 def sha256_bytes(data: bytes) -> str:

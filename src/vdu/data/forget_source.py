@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from vdu.core import naming
 from vdu.core.errors import InputError
-from vdu.core.records import atomic_file, passed_over, read_json
+from vdu.core.records import atomic_file, passed_over, read_json, read_toml
 from vdu.data.forget import split_by_class
 from vdu.data.given import Images, as_images, is_named, require_one_order
 from vdu.data.images import ImageSet
@@ -157,7 +157,7 @@ def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
     """
     images, record = current_forget(folder, shape), read_json(folder / "run.json")["inputs"]["forget"]
     if images.sha256 != record["sha256"]:
-        config = _config(folder)
+        config = read_toml(folder / "config.toml")
         if _is_stored(config):
             raise InputError(
                 f"{folder / STORED}: holds other images than this run forgot (their hash differs). Make the run again."
@@ -167,8 +167,9 @@ def reload_forget(folder: Path, shape: tuple[int, int, int]) -> ImageSet:
         )
     known, names = record.get("class_names"), class_names(images)
     if known is not None and names != known:
+        place = read_toml(folder / "config.toml")["forget"]
         raise InputError(
-            f"forget: the images at {_config(folder)['forget']} are now of class {', '.join(names[:10])}; this run forgot them as "
+            f"forget: the images at {place} are now of class {', '.join(names[:10])}; this run forgot them as "
             f"{', '.join(known[:10])}. Give the classes their former names."
         )
     return images
@@ -184,7 +185,7 @@ def current_forget(folder: Path, shape: tuple[int, int, int] | None) -> ImageSet
     Returns:
         The images. A source that is gone or cannot be read, or of which the folder holds only the hash, is refused with an ``InputError``.
     """
-    config = _config(folder)
+    config = read_toml(folder / "config.toml")
     if read_json(folder / "run.json").get("verb") == "evaluate":
         return _of_evidence(folder, config, shape)
     if _is_stored(config):
@@ -268,12 +269,6 @@ def _under_prompts(images: ImageSet, metrics: Path, recorded: str | None) -> Ima
 def _is_stored(config: dict[str, Any]) -> bool:
     """Whether the run folder holds the forget set: its labels are not those of its source, or it has none."""
     return bool(config.get("forget_label") or config.get("forget_prompt") or not config.get("forget"))
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    import tomllib
-
-    return tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
 
 
 def write_forget(folder: Path, images: ImageSet) -> None:

@@ -25,6 +25,7 @@ from vdu.core.python_names import names_arguments
 from vdu.core.ranges import COUNT, require_given, require_number
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
 from vdu.core.runs import require_apart
+from vdu.core.statistics import seeds_interval
 from vdu.core.surroundings import undisturbed
 from vdu.data.forget_source import content_of
 from vdu.data.given import is_named
@@ -40,7 +41,6 @@ from vdu.evaluation.subject import by_name
 from vdu.methods import registry
 from vdu.methods.base import compiled
 from vdu.methods.options import of_the_task
-from vdu.metrics.intervals import seeds_interval
 from vdu.models.identity import identity, trained_part
 from vdu.models.pipelines import load_pipeline
 from vdu.reporting.rest_u_fid import rest_u_fid

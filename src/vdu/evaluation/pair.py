@@ -6,7 +6,6 @@ compared (``"origin": "compared"``), ``config.toml`` holds the options, ``log.js
 Not guaranteed: that the second model was made from the first; nothing is recorded of how it was made, unless it is in a run folder.
 """
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import tomli_w
 from vdu.core.errors import InputError
 from vdu.core.paths import given_output
 from vdu.core.processes import first_decides
-from vdu.core.records import read_json
+from vdu.core.records import read_json, read_toml
 from vdu.core.runs import Run, check_folder, require_apart
 from vdu.data.forget_source import DRAWN, GIVEN, compared_images, dealt, forget_images, has_captions, record_of
 from vdu.data.given import Images, is_named
@@ -178,12 +177,7 @@ def made_in(model: OpenModel, options: EvaluationOptions) -> dict[str, Any]:
 def config_of(model: OpenModel) -> dict[str, Any]:
     """The configuration of the run that made a model; empty if no run is known."""
     path = None if model.run is None else model.run / "config.toml"
-    if path is None or not path.is_file():
-        return {}
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
+    return {} if path is None or not path.is_file() else read_toml(path)
 
 
 def check_evidence_folder(

@@ -6,7 +6,6 @@ loses nothing. Probes that did not run are listed as not run.
 Not guaranteed: what :mod:`vdu.evaluation.measure` does not guarantee.
 """
 
-import tomllib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,16 @@ from safetensors.torch import save_file
 from vdu.core import progress
 from vdu.core.counter import EvaluationCounter
 from vdu.core.processes import first_decides, say
-from vdu.core.records import FORMAT_VERSION, atomic_file, now, read_json, sha256_bytes, sha256_file, write_json
+from vdu.core.records import (
+    FORMAT_VERSION,
+    atomic_file,
+    now,
+    read_json,
+    read_toml,
+    sha256_bytes,
+    sha256_file,
+    write_json,
+)
 from vdu.core.rng import derive_seed
 from vdu.core.runs import Run
 from vdu.data.forget_source import class_names, content_of, reload_forget
@@ -104,7 +112,7 @@ def evaluate_run(folder: Path | str, options: EvaluationOptions, original: Any =
 
 
 def _evaluated(record: Run, options: EvaluationOptions, original: Any) -> Recorded:
-    forgotten, config = record.record["inputs"]["forget"]["classes"], _config(record.folder)
+    forgotten, config = record.record["inputs"]["forget"]["classes"], read_toml(record.folder / "config.toml")
     options = options.guided_as(config.get("guidance_scale"))
     options.warn()
     before, after = open_models(record, original)
@@ -189,10 +197,6 @@ def evaluate_pair(
         found = _measured(record, subject, judging, options, fixed, kept)
         record.finish(origin="compared", pipeline=second.to_json() | {"weights": "raw"})
     return found
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    return tomllib.loads((folder / "config.toml").read_text("utf-8"))
 
 
 def require_measurable(before: Any, forget: ImageSet, options: EvaluationOptions) -> list[str]:

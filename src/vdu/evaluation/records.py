@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from vdu.core.statistics import share_interval
 from vdu.judges.record import JudgeSource
-from vdu.metrics.intervals import share_interval
 
 __all__ = [
     "AccuracyRecord",

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from vdu.core.errors import InputError
 from vdu.core.ranges import POSITIVE
 from vdu.core.types import Batch, Denoiser, Losses, Tools
-from vdu.methods.base import HIDDEN, PRIVATE, BaseMethod, matched, mean_squared
+from vdu.methods.base import HIDDEN, PRIVATE, BaseMethod, mean_squared, of_what_trains
 from vdu.methods.registry import register
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.low_rank import corrected_layers
@@ -108,7 +108,7 @@ class ConflictFree(BaseMethod):
             raise InputError(
                 f"{self.name}: its posterior is of weights, and low-rank corrections train; expected train='all' or a part of the weights."
             )
-        posterior = matched(self.posterior, denoiser).with_mean(parameters)
+        posterior = of_what_trains(self.posterior, denoiser).with_mean(parameters)
         # summed in float64: millions of variances of all sizes
         total = sum(float(value.sum(dtype=torch.float64)) for value in posterior.variance.values())
         mean = total / sum(value.numel() for value in posterior.variance.values())

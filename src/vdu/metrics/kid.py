@@ -26,9 +26,9 @@ from torch import Tensor
 from vdu.core.checks import require_generator
 from vdu.core.errors import InputError
 from vdu.core.ranges import COUNT, require_flags, require_number
+from vdu.core.statistics import TAIL
 from vdu.core.surroundings import own_torch
 from vdu.metrics.features import Network, as_features, features_of, require_network, require_same_dimension
-from vdu.metrics.intervals import TAIL
 
 __all__ = ["KID", "KernelDistance", "kernel_distance", "mmd_squared"]
 

@@ -19,7 +19,7 @@ import math
 from statistics import NormalDist
 
 from vdu.core.errors import InputError
-from vdu.metrics.intervals import TAIL
+from vdu.core.statistics import TAIL
 
 __all__ = ["ratio_interval", "ratio_score"]
 

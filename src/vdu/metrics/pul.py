@@ -31,9 +31,10 @@ from torch import Tensor
 from vdu.core.checks import as_tensor
 from vdu.core.errors import InputError, shown
 from vdu.core.ranges import COUNT, NOT_NEGATIVE, UNIT, require_number
+from vdu.core.statistics import TAIL
 from vdu.core.surroundings import own_torch
 from vdu.metrics.features import Network, features_of, require_network
-from vdu.metrics.intervals import TAIL, require_resampling, resample_counts
+from vdu.metrics.intervals import require_resampling, resample_counts
 from vdu.metrics.paired_ratio import ratio_interval
 
 __all__ = [

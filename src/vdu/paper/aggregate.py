@@ -14,11 +14,11 @@ A claim needs three seeds; a seed that diverged counts against it.
 Not guaranteed: coverage where the spread over seeds is far from normal.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any
 
+from vdu.core.statistics import seeds_interval
 from vdu.paper.tables import LABELS, Claim, Printed, Table, label_of
 
 __all__ = [
@@ -34,18 +34,6 @@ __all__ = [
     "mean_of",
 ]
 
-Z = 1.96
-T = {
-    2: 12.706,
-    3: 4.303,
-    4: 3.182,
-    5: 2.776,
-    6: 2.571,
-    7: 2.447,
-    8: 2.365,
-    9: 2.306,
-    10: 2.262,
-}  # Student's t, 97.5 %, k − 1
 FEWEST_SEEDS = 3
 INTERVALS = "each side by its own widths"
 """The formula above, in the JSON file of a table; files of earlier versions do not say theirs."""
@@ -55,7 +43,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def mean_of(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean and interval over seeds of values that each have an interval over images (:func:`vdu.metrics.intervals.seeds_interval`).
+    """Mean and interval over seeds of values that each have an interval over images (:func:`vdu.core.statistics.seeds_interval`).
 
     Args:
         values: ``{"value", "low", "high"}`` of each seed.
@@ -72,10 +60,8 @@ def mean_of(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """
     if len(values) == 1:
         return {name: float(values[0][name]) for name in ("value", "low", "high")}
-    centre = fmean(each["value"] for each in values)
-    below, above = (fmean((each["value"] - each[side]) ** 2 for each in values) for side in ("low", "high"))
-    seeds = T.get(len(values), Z) ** 2 * variance(each["value"] for each in values) / len(values)
-    return {"value": centre, "low": centre - math.sqrt(seeds + below), "high": centre + math.sqrt(seeds + above)}
+    mean, low, high = seeds_interval([(each["value"], each["low"], each["high"]) for each in values])
+    return {"value": mean, "low": low, "high": high}
 
 
 def aggregate(table: Table, measured: Measured) -> list[dict[str, Any]]:

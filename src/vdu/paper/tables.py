@@ -7,7 +7,6 @@ A run is rows × classes × seeds at a number of images. A file of the same form
 may bring its own ``[scales]``.
 """
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
@@ -16,6 +15,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vdu.core.errors import InputError
+from vdu.core.records import read_toml
 
 __all__ = [
     "LABELS",
@@ -201,13 +201,13 @@ def load_table(name: str, scale: str) -> Table:
         raise InputError(
             f"table: got {name!r}; expected one of {', '.join(known)}, figures, or a TOML file of that form."
         )
-    values = _read(path)
+    values = read_toml(path)
     _known(
         path.name, values, ("title", "figure", "leaderboard", "findings", "paper", "claims", "rows", "runs", "scales")
     )
     paper = values.get("paper", {})
     _known(f"{path.name} [paper]", paper, ("network", "features", "pul_tolerance", "u_fid_tolerance", "values"))
-    scales = _read(HERE / "scales.toml") | values.get("scales", {})
+    scales = read_toml(HERE / "scales.toml") | values.get("scales", {})
     _known(f"{path.name} [runs]", values.get("runs", {}), scales)
     _known(f"{path.name} [findings]", values.get("findings", {}), scales)
     rows = {key: _make(Row, f"{path.name} [rows.{key}]", value) for key, value in values.get("rows", {}).items()}
@@ -246,7 +246,7 @@ def packaged_data(scale: str, dataset: str) -> dict[str, Any] | None:
     Returns:
         ``data`` and ``data_sha256`` of its world; None if there is none.
     """
-    world = _read(HERE / "scales.toml").get(scale, {}).get(dataset)
+    world = read_toml(HERE / "scales.toml").get(scale, {}).get(dataset)
     return world and {name: world.get(name) for name in ("data", "data_sha256")}
 
 
@@ -256,13 +256,6 @@ def expected_results() -> dict[str, Any]:
 
     path = HERE / "expected.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, or a number of thousands of digits
-        raise InputError(f"{path}: not a TOML file ({error}).") from None
 
 
 def _several(where: str, name: str, values: Mapping[str, Any]) -> list[Any]:

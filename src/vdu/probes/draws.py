@@ -11,10 +11,10 @@ from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
 from vdu.core.processes import first_decides
 from vdu.core.rng import derive_seed, generator
+from vdu.core.statistics import share_interval
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
-from vdu.metrics.intervals import share_interval
 from vdu.probes.context import ProbeContext
 
 __all__ = [

@@ -41,11 +41,12 @@ from vdu.core.checks import require_finite
 from vdu.core.errors import InputError
 from vdu.core.progress import track
 from vdu.core.rng import generator
+from vdu.core.statistics import TAIL
 from vdu.core.types import Condition, Denoiser, column, noise_images
 from vdu.data.images import ImageSet
 from vdu.diffusion.prediction import noise_of
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.metrics.intervals import TAIL, require_resampling
+from vdu.metrics.intervals import require_resampling
 from vdu.probes.context import ProbeContext, not_run
 from vdu.probes.draws import choose, evaluating
 from vdu.training.batches import condition_of, encoded

@@ -25,6 +25,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vdu.core.errors import InputError
 from vdu.core.rng import generator
 from vdu.diffusion.sampling import Sampler
 from vdu.metrics.pul import percentage_unlearned
@@ -63,11 +64,13 @@ def probe(case: ProbeContext, *, n_images: int = 500, samplers: Sequence[Sampler
         samplers: protocols to use instead of :func:`other_samplers`.
 
     Returns:
-        ``rows``: one per sampler, with the retrained model's count if there is one (``control_count``).
+        ``rows``: one per sampler that every model's schedule supports (the protocol's ``left_out`` says why others are missing), with
+        the retrained model's count if there is one (``control_count``).
     """
     started = time.monotonic()
     flow = any(model.schedule.scaling == "flow" for model in case.models.values())
-    tried = other_samplers(case.sampler, flow=flow) if samplers is None else list(samplers)
+    wanted = other_samplers(case.sampler, flow=flow) if samplers is None else list(samplers)
+    tried, left_out = _possible(case, wanted)
     seeds = image_seeds(case.seed, "stochastic", n_images)
     rows = []
     for sampler in tried:
@@ -85,8 +88,24 @@ def probe(case: ProbeContext, *, n_images: int = 500, samplers: Sequence[Sampler
         "noise": "own_seeds_paired",
         "evaluation_sampler": sampler_words(case.sampler),
         "samplers": [sampler_words(each) for each in tried],
+        **({"left_out": left_out} if left_out else {}),
     }
     return measured(started, protocol, rows=rows)
+
+
+def _possible(case: ProbeContext, wanted: Sequence[Sampler]) -> tuple[list[Sampler], list[str]]:
+    """The samplers that every model's schedule supports, and why the others do not; an ``InputError`` if there is none."""
+    tried, left_out = [], []
+    for sampler in wanted:
+        try:
+            for model in case.models.values():
+                sampler.make(model)
+            tried.append(sampler)
+        except InputError as error:
+            left_out.append(f"{sampler_words(sampler)}: {error}")
+    if not tried:
+        raise InputError(f"samplers: none is possible with these models: {' '.join(left_out)}")
+    return tried, left_out
 
 
 def _pul(original: Tensor, unlearned: Tensor, seed: int, name: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class ForgetRates:
         share: π̂, estimated fraction of forget images among the unlabelled ones, [0, 1].
         miss_rate: fraction of held-out forget images not recognised, [0, 1].
         false_positive_rate: estimated fraction of the other images predicted as forget, [0, 1].
-        false_positive_rate_high: its upper 97.5 % limit by resampling, at least 3/n (rule of three).
+        false_positive_rate_high: its upper 97.5 % limit by resampling, at least −ln 0.025 / n, the limit where none of n was seen.
         n_forget: held-out forget images.
         n_unlabelled: held-out unlabelled images.
     """
@@ -99,9 +99,8 @@ def estimate_rates(
     again = []
     for _ in range(n_resamples):
         again.append(_rates(_resampled(forget, generator), _resampled(unlabelled, generator), threshold)[2])
-    never_seen = 3 / max(
-        3.0, (1 - share) * len(unlabelled)
-    )  # 95 % limit of what happened 0 times in n: the rule of three
+    never = -math.log(0.025)  # (1 − p)ⁿ = 0.025: the 97.5 % limit of what happened 0 times in n
+    never_seen = never / max(never, (1 - share) * len(unlabelled))
     high = max(never_seen, float(torch.tensor(again).quantile(0.975)))
     return ForgetRates(share, miss, false, high, len(forget), len(unlabelled))
 

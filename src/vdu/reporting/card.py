@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vdu.core.records import atomic_file, passed_over, read_json
+from vdu.core.records import atomic_file, passed_over, read_json, read_toml
 from vdu.reporting.code_texts import guarantee_text, source_text
 from vdu.reporting.collect import report_data
 from vdu.reporting.evidence_json import QUESTIONS
@@ -301,9 +301,7 @@ def _known_of_base(path: str) -> dict[str, Any]:
 
 def _as_recorded(config: Path) -> tuple[str, dict[str, Any]]:
     """Method and settings as the run recorded them, for a card that was deleted."""
-    import tomllib
-
-    values = tomllib.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    values = read_toml(config) if config.is_file() else {}
     told = {name: values[name] for name in ("option", "steps", "batch_size", "learning_rate", "seed") if name in values}
     return str(values.get("method", "unknown")), told
 

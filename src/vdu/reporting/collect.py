@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdu.core.errors import InputError
-from vdu.core.records import read_json, sha256_file
+from vdu.core.records import read_json, read_toml, sha256_file
 from vdu.reporting.code_texts import warning_text
 from vdu.reporting.files import Samples, read_log, read_samples
 from vdu.reporting.legacy import current_metrics, current_run
@@ -69,11 +69,8 @@ class ReportData:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings of the run; empty where ``config.toml`` cannot be read."""
-        try:
-            return tomllib.loads(self.config)
-        except ValueError:
-            return {}
+        """The settings of the run."""
+        return tomllib.loads(self.config)
 
     @property
     def classes(self) -> list[str]:
@@ -149,6 +146,7 @@ def collect(run_dir: Path | str) -> ReportData:
         warnings.append(f"Probes that this version cannot show: {', '.join(strangers)}; see metrics.json.")
     if not forget_ids:
         warnings.append("None of the judge's classes is named as the forget class, so the pairs are shown unordered.")
+    read_toml(folder / "config.toml")  # refuses a damaged one
     return ReportData(
         run_dir=folder,
         metrics=metrics,

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vdu.core.statistics import share_interval
 from vdu.reporting.code_texts import not_run_text
 from vdu.reporting.formatting import interval
 
@@ -73,10 +74,7 @@ def wilson(count: int, total: int) -> Rate:
     >>> round(rate.low, 4), round(rate.high, 4)
     (0.0624, 0.1605)
     """
-    p, z2 = count / total, 1.959964**2
-    middle, scale = (p + z2 / (2 * total)) / (1 + z2 / total), 1 / (1 + z2 / total)
-    half = scale * (z2 * p * (1 - p) / total + z2**2 / (4 * total**2)) ** 0.5
-    return Rate(count, total, max(0.0, middle - half), min(1.0, middle + half))
+    return Rate(count, total, *share_interval(count, total))
 
 
 def difference(one: Rate, other: Rate) -> tuple[float, float]:
