@@ -47,7 +47,9 @@ def test_never_seen_is_not_never():
     forget, unlabelled = torch.full((50,), 1.0), torch.tensor([1.0] * 20 + [-1.0] * 80)
     rates = estimate_rates(forget, unlabelled, threshold=0.0, generator=torch.Generator().manual_seed(0))
     assert (rates.share, rates.miss_rate, rates.false_positive_rate) == (0.2, 0.0, 0.0)
-    assert rates.false_positive_rate_high == pytest.approx(beta.ppf(0.975, 1, 80), rel=0.03)  # Clopper and Pearson; −ln is its limit
+    assert rates.false_positive_rate_high == pytest.approx(
+        beta.ppf(0.975, 1, 80), rel=0.03
+    )  # Clopper and Pearson; −ln is its limit
 
 
 def test_no_scores_are_refused():

@@ -138,11 +138,8 @@ def _reads_words(network: nn.Module) -> bool:
 
 
 def _tokens(network: nn.Module, condition: Condition, like: Condition | None = None) -> tuple[Tensor, Tensor]:
-    """The inputs of keys and values for some prompts, and those of another at the same positions, [tokens, width].
-
-    Padding is left out where the condition has a mask (PixArt). Stable Diffusion attends to the padding of its 77 positions, so
-    there it counts like the words.
-    """
+    """The inputs of keys and values for some prompts, and those of another at the same positions, [tokens, width]; padding if attended."""
+    # PixArt's condition has a mask; Stable Diffusion attends to the padding of its 77 positions, which counts like the words
     words, others = (_projected(network, each["encoder_hidden_states"]) for each in (condition, like or condition))
     mask, ends = (
         each.get("encoder_attention_mask", torch.ones(of.shape[:2])).bool().cpu()
