@@ -21,6 +21,7 @@ from vdu.probes.context import ProbeContext
 from vdu.replay import auxiliaries, auxiliary_models
 from vdu.replay.generated import cached_samples
 from vdu.replay.selection import resemblance
+from vdu.training.batches import labels_for
 from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit
 from vdu.unlearning.unlearn import planned, unlearn
@@ -132,6 +133,20 @@ def test_images_of_a_class_that_the_model_does_not_know_are_refused(trained):
     strange = ImageSet(shades().images, shades().labels, class_names=("dark", "grey"))
     with pytest.raises(InputError, match="images of class 'grey', which the model lacks; its classes are dark, bright"):
         unlearn(trained, gradient_ascent(), forget=strange, generator=torch.Generator().manual_seed(0))
+
+
+def test_numbers_are_not_matched_with_folders_of_other_numbers(make_pipeline):
+    """A model that torchvision's folders 1 to 3 trained, saved without names, has the classes 0 to 2; the folder 2 is its class 1."""
+    pipeline = make_pipeline(num_class_embeds=3)
+    images = ImageSet(shades().images, shades().labels, class_names=("1", "2", "3"))
+    with pytest.raises(
+        InputError, match="has a class '3', which the model lacks. The model does not name .* the class '1' of"
+    ):
+        unlearn(pipeline, gradient_ascent(), forget=images, generator=torch.Generator().manual_seed(0))
+    pipeline.unet.register_to_config(class_names=["1", "2", "3"])
+    assert labels_for(adapt(pipeline), images, torch.arange(2), "forget") == images.labels[:2].tolist()
+    pipeline.unet.register_to_config(class_names=["0", "1", "2"])  # names of its own: of a model without the class 3
+    assert labels_for(adapt(pipeline), images, torch.tensor([0]), "forget") == [int(images.labels[0]) + 1]
 
 
 def test_every_probe_runs_under_the_labels_of_its_images(trained):

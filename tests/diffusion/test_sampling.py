@@ -9,8 +9,10 @@ from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
+from diffusers.models.unets.unet_2d import UNet2DOutput
 
 import vdu
 from vdu.core.errors import InputError
@@ -70,6 +72,57 @@ def test_ddim_gives_the_bits_of_the_ddim_pipeline(make_pipeline, scheduler, eta)
     sampler = Sampler("ddim", steps=6, eta=eta, spacing="leading", microbatch_size=len(SEEDS))
     for each in (ours, pipeline):  # whichever of the two the user has saved
         assert torch.equal(unit(sample(PipelineDenoiser.from_pipeline(each), SEEDS, sampler)), truth)
+
+
+@pytest.mark.parametrize("steps", [7, 20, 1000])
+@pytest.mark.parametrize("kind", ["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range"])
+def test_the_last_step_adds_no_noise(make_pipeline, kind, steps):
+    """Ho et al. 2020, Algorithm 1: a network that knows the image gives it back, whatever the variance and the number of steps."""
+    truth = torch.linspace(-0.9, 0.9, 64).reshape(1, 1, 8, 8)
+    channels = {"out_channels": 2} if kind == "learned_range" else {}
+    schedule = {"prediction_type": "sample", "clip_sample": False, "variance_type": kind}
+    pipeline = make_pipeline(schedule, **channels)
+    known = torch.cat([truth, torch.ones_like(truth)], 1) if channels else truth  # at the upper end of the range
+    denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    pipeline.unet.forward = lambda x, t, **_: UNet2DOutput(known.expand(len(x), -1, -1, -1).clone())
+    found = sample(denoiser, [3, 14], Sampler("ddpm", steps=steps, microbatch_size=2))
+    torch.testing.assert_close(found, truth.expand_as(found), atol=1e-6, rtol=0)
+
+
+def test_a_large_variance_by_its_logarithm_is_the_large_variance(make_pipeline):
+    images = [
+        sample(
+            PipelineDenoiser.from_pipeline(make_pipeline(MILD | {"variance_type": kind})), [3], Sampler("ddpm", steps=5)
+        )
+        for kind in ("fixed_large", "fixed_large_log")
+    ]
+    assert torch.equal(*images)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+        {"solver_type": "heun", "euler_at_final": True},
+    ],
+)
+def test_dpm_is_the_same_sampler_whatever_variant_the_pipeline_has(make_pipeline, own):
+    plain, other = make_pipeline({}), make_pipeline({})
+    other.scheduler = DPMSolverMultistepScheduler.from_config(plain.scheduler.config, **own)
+    plain.scheduler = DPMSolverMultistepScheduler.from_config(plain.scheduler.config)
+    made = [sample(PipelineDenoiser.from_pipeline(each), [3], Sampler("dpm++", steps=6)) for each in (plain, other)]
+    assert torch.equal(*made)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim"])
+def test_a_pipeline_whose_sampler_does_not_clip_is_not_clipped(make_pipeline, name):
+    pipeline = make_pipeline({"clip_sample": False})
+    truth = sample(PipelineDenoiser.from_pipeline(pipeline), [3], Sampler(name, steps=6))
+    pipeline.scheduler = EulerDiscreteScheduler()  # has no such option; the same noise levels
+    assert torch.equal(sample(PipelineDenoiser.from_pipeline(pipeline), [3], Sampler(name, steps=6)), truth)
+    assert not torch.equal(
+        truth, sample(PipelineDenoiser.from_pipeline(pipeline), [3], Sampler(name, 6, clip_sample=True))
+    )
 
 
 ZERO_SNR = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "clip_sample": False}

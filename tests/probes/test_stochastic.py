@@ -87,7 +87,7 @@ def test_a_sampler_that_the_schedule_does_not_support_leaves_the_others_their_ro
     case = unet_case(lambda _, **options: make_pipeline(schedule, **options), replace(DDPM, steps=10))
     found = probe(case, n_images=2)
     assert [(row["sampler"], row["eta"]) for row in found["rows"]] == [("ddim", 0.0), ("ddim", 0.5)]
-    (said,) = found["protocol"]["left_out"]
+    (said,) = found["protocol"]["impossible_samplers"]
     assert "ends in pure noise" in said
     with pytest.raises(InputError, match="samplers: none is possible with these models: .*ends in pure noise"):
         probe(case, n_images=2, samplers=[replace(case.sampler, scheduler="ddim", eta=1.0)])

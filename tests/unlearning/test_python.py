@@ -642,8 +642,8 @@ def test_arguments_about_samples_that_are_not_drawn_are_said_or_refused(desk, ma
     vdu.unlearn(desk / "model", "ascent", sampler=vdu.Sampler("ddpm", 7), n_own_samples=99, **given)
     said = capsys.readouterr().err
     assert all(
-        f"warning: {name} has no effect: the method ascent draws no samples" in said
-        for name in ("sampler", "n_own_samples")
+        f"warning: {name} has no effect: the method ascent learns from no generated samples" in said
+        for name in ("the sampler", "the number of own samples")
     )
     vdu.unlearn(desk / "model", "ascent", **given)
     assert "no effect" not in capsys.readouterr().err

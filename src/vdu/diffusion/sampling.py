@@ -29,7 +29,7 @@ from vdu.core.types import Denoiser
 from vdu.diffusion.guidance import guided, is_distilled
 from vdu.diffusion.schedule import NoiseSchedule
 
-__all__ = ["SCHEDULERS", "Sampler", "levels_of", "same_levels", "sample", "scheduler_over"]
+__all__ = ["SCHEDULERS", "Sampler", "drawn_as", "levels_of", "same_levels", "sample", "scheduler_over"]
 
 OTHER_SPACINGS = (
     "use_karras_sigmas",
@@ -37,6 +37,10 @@ OTHER_SPACINGS = (
     "use_beta_sigmas",
     "use_lu_lambdas",
 )  # of a pipeline's own sampler
+DPM = {  # of a pipeline's own variant some are stochastic, and would draw from the global stream
+    "algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint", "final_sigmas_type": "zero",
+    "lower_order_final": True, "euler_at_final": False,
+}  # fmt: skip
 SPACINGS = ("leading", "linspace", "trailing")
 SCHEDULERS = {"ddpm": "DDPMScheduler", "ddim": "DDIMScheduler", "dpm++": "DPMSolverMultistepScheduler"}
 
@@ -108,7 +112,8 @@ class Sampler:
             raise InputError(
                 f"steps: got {self.steps}; the model's schedule has {len(denoiser.schedule)}. Use at most that many."
             )
-        config = {**denoiser.scheduler_config, "timestep_spacing": self.spacing}
+        # schedulers without the option do not clip, and those below would by default
+        config = {"clip_sample": False, **denoiser.scheduler_config, "timestep_spacing": self.spacing}
         if denoiser.schedule.scaling == "flow":
             return self._flow(denoiser)
         if self.clip_sample is not None and config.get("thresholding"):
@@ -120,9 +125,10 @@ class Sampler:
             config["clip_sample"] = self.clip_sample
         if self.scheduler != "ddpm":
             config.pop("variance_type", None)  # their step uses the predicted noise alone
+        elif config.get("variance_type") == "fixed_large_log":
+            config["variance_type"] = "fixed_large"  # the same variances; diffusers takes the root of their logarithms
         if self.scheduler == "dpm++":
-            # a pipeline's own variant may be stochastic, and would then draw from the global stream
-            config |= {"algorithm_type": "dpmsolver++", "solver_order": 2} | dict.fromkeys(OTHER_SPACINGS, False)
+            config |= DPM | dict.fromkeys(OTHER_SPACINGS, False)
         scheduler = scheduler_over(denoiser.schedule, SCHEDULERS[self.scheduler], config)
         if hasattr(scheduler, "alphas_cumprod") and not same_levels(scheduler, denoiser.schedule):
             raise InputError(
@@ -212,6 +218,28 @@ class Sampler:
     def describe(self) -> dict[str, Any]:
         """The protocol as plain values, for reports; includes guidance only if it is used."""
         return {name: value for name, value in asdict(self).items() if name != "guidance_scale" or value is not None}
+
+
+def drawn_as(denoiser: Denoiser, sampler: Sampler) -> str:
+    """What a cache's key has besides model and sampler, so that samples of earlier versions, which were drawn otherwise, are not taken.
+
+    Args:
+        denoiser: the model.
+        sampler: the protocol.
+
+    Returns:
+        A suffix; empty where the samples are those of every version.
+    """
+    even = len(denoiser.schedule) % sampler.steps == 0 and sampler.spacing != "linspace"
+    config = denoiser.scheduler_config
+    small = str(config.get("variance_type") or "fixed_small").startswith("fixed_small")
+    plain = all(config.get(name, value) == value for name, value in DPM.items() if name != "algorithm_type")
+    alike = (
+        (sampler.scheduler != "ddpm" or small) and (sampler.scheduler != "dpm++" or plain) and "clip_sample" in config
+    )
+    return ("" if even else " exact") + (
+        "" if alike else " 2"
+    )  # missed timesteps; noise in the last step, a variant's options, clipping
 
 
 def levels_of(scheduler: Any) -> Tensor | None:
@@ -363,13 +391,17 @@ def _microbatch(denoiser: Denoiser, seeds: list[int], labels: list[Any] | None, 
     step_arguments: dict[str, Any] = {"generator": generators} if sampler.scheduler != "dpm++" else {}
     if sampler.scheduler == "ddim" and denoiser.schedule.scaling != "flow":
         step_arguments["eta"] = sampler.eta
-    keep_variance = sampler.scheduler == "ddpm" and denoiser.learned_variance
+    ancestral = sampler.scheduler == "ddpm" and denoiser.schedule.scaling != "flow"
+    keep_variance = ancestral and denoiser.learned_variance
     scaled = getattr(scheduler, "scale_model_input", lambda x_t, t: x_t)
     for t, known_as in zip(scheduler.timesteps, _places(scheduler), strict=True):
         timestep = torch.full((len(x),), t.item(), device=x.device)
         output = guided(denoiser, scaled(x, t), timestep, condition, null, scale)
         output = output if keep_variance else output[:, : x.shape[1]]
-        x = scheduler.step(output, known_as, x, **step_arguments).prev_sample
+        made = scheduler.step(output, known_as, x, **step_arguments)
+        # no noise in the last step (Ho et al. 2020, arXiv 2006.11239, Algorithm 1); diffusers leaves it out at t = 0 alone
+        last = ancestral and t == scheduler.timesteps[-1]
+        x = made.pred_original_sample if last else made.prev_sample
     found = denoiser.decode(x)[: len(seeds)].float()
     if not bool(found.isfinite().all()):
         raise InputError(

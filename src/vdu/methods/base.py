@@ -84,6 +84,7 @@ class Described(Hooks):
         pool: number of batches that repeat with the targets of :meth:`BaseMethod.targets`; 0 draws a new batch at every step.
         ranges: of its own options that are numbers, in addition to those of the classes it inherits from.
         choices: the words that its own options may be, likewise.
+        only_with: options of its own that act only with certain values of others, likewise: option → (another, its values).
     """
 
     name: str = ""
@@ -107,6 +108,7 @@ class Described(Hooks):
     pool: int = 0
     ranges: Mapping[str, Range] = MappingProxyType({})
     choices: Mapping[str, Collection[str]] = MappingProxyType({})
+    only_with: Mapping[str, tuple[str, Collection[Any]]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -143,6 +145,20 @@ class BaseMethod(Described):
                 require_choice(name, getattr(self, name), words)
         for item in fields(self):
             _require_kind(item, getattr(self, item.name))
+
+    def require_effects(self) -> None:
+        """Refuse an option that was changed and does nothing beside the value of another one (``only_with``).
+
+        Raises:
+            InputError: for the first such option.
+        """
+        for kind in type(self).__mro__:
+            for name, (other, values) in vars(kind).get("only_with", {}).items():
+                if getattr(self, name) != getattr(type(self), name) and getattr(self, other) not in values:
+                    raise InputError(
+                        f"{name}: got {getattr(self, name)}, which has no effect with {other}={getattr(self, other)}; expected "
+                        f"{other}={' or '.join(map(str, values))}. Leave {name} out, or change {other}."
+                    )
 
     @property
     def identity(self) -> str:

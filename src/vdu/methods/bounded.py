@@ -38,6 +38,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from vdu.core.errors import InputError
 from vdu.core.ranges import POSITIVE
 from vdu.core.types import Batch, Denoiser, Losses, NoisedBatch, Tools
 from vdu.methods.base import HIDDEN, PRIVATE, BaseMethod, mean_squared, of_what_trains
@@ -138,6 +139,9 @@ class PlasticityMethod(BaseMethod):
 
     ranges = MappingProxyType({"beta": POSITIVE, "kappa": POSITIVE, "margin": POSITIVE})
     choices = MappingProxyType({"form": tuple(FORMS)})
+    only_with = MappingProxyType({
+        "beta": ("form", ("npo",)), "kappa": ("form", ("hellinger",)), "margin": ("form", ("margin",)),
+    })  # fmt: skip
 
     @property
     def uses(self) -> frozenset[str]:
@@ -176,7 +180,7 @@ class BoundedPlasticity(PlasticityMethod):
 
     Args:
         posterior: μ* and σ*² of the pre-trained weights; None leaves the second term out.
-        stability: λ > 0, the weight of the second term; unused without a posterior.
+        stability: λ > 0, the weight of the second term.
 
     Raises:
         InputError: if an option is out of range.
@@ -191,6 +195,14 @@ class BoundedPlasticity(PlasticityMethod):
     needs = frozenset({"forget"})
 
     ranges = MappingProxyType({"stability": POSITIVE})
+
+    def require_effects(self) -> None:
+        """Refuse a weight of the second term where there is none, too."""
+        super().require_effects()
+        if self.posterior is None and self.stability != type(self).stability:
+            raise InputError(
+                f"stability: got {self.stability}, which has no effect without a posterior; expected one. Give one, or leave it out."
+            )
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Check that the posterior matches the model, and count the terms of the paper's sum."""

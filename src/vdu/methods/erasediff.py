@@ -87,6 +87,7 @@ class EraseDiff(BaseMethod):
         {"weight": POSITIVE, "eta": POSITIVE, "inner_steps": NOT_NEGATIVE, "inner_learning_rate": POSITIVE}
     )  # fmt: skip
     choices = MappingProxyType({"target": tuple(TARGETS)})
+    only_with = MappingProxyType({"weight": ("adaptive", (False,)), "eta": ("adaptive", (True,))})
 
     @property
     def draws(self) -> Mapping[str, Mapping[str, str]]:  # pyright: ignore[reportIncompatibleVariableOverride]

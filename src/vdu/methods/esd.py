@@ -130,6 +130,7 @@ def partly_denoised(
     top = int(schedule.alpha_bars.nonzero().max())  # at ᾱ = 0 exactly the noise determines nothing
     x0, noise, now = torch.zeros_like(batch.noise), batch.noise.clone(), torch.full_like(stop, top)
     clips = bool(denoiser.scheduler_config.get("clip_sample")) and not denoiser.is_latent
+    reach = float(denoiser.scheduler_config.get("clip_sample_range", 1.0))
     for end in torch.linspace(top, 0, steps + 1).round().long()[1:]:
         moving = (now > stop).nonzero().flatten()
         if not len(moving):
@@ -142,7 +143,7 @@ def partly_denoised(
         output = guided(denoiser, x_t, part.timestep, part.condition, without, guidance_scale)[:, : x_t.shape[1]]
         levels = column(part.alpha, x_t), column(part.sigma, x_t)
         clean = clean_of(denoiser.prediction_type, output, x_t, *levels)
-        x0[rows] = clean.clamp(-1, 1) if clips else clean
+        x0[rows] = clean.clamp(-reach, reach) if clips else clean
         noise[rows] = noise_of(denoiser.prediction_type, output, x_t, *levels)
         now[moving] = torch.maximum(end, stop[moving])
     return noised_batch(x0, stop, noise, schedule, denoiser.schedule, condition=batch.condition)

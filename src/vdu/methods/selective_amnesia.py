@@ -58,7 +58,7 @@ class SelectiveAmnesia(BaseMethod):
         posterior: θ* and 1/(2F), from ``fit_amnesia_fisher``; or any other posterior of the weights.
         replay: "self" (replays ``batch["retain"]``) or "none".
         ewc: λ ≥ 0, the weight of Σ F (θ−θ*)².
-        replay_weight: γ ≥ 0 of Heng & Soh, the weight of the replay; unused for "none".
+        replay_weight: γ ≥ 0 of Heng & Soh, the weight of the replay.
         schedule: the noise levels; None takes the model's own in :meth:`prepare`.
         alpha_bar_range: noise levels of the surrogates; replayed images use all levels.
 
@@ -80,6 +80,7 @@ class SelectiveAmnesia(BaseMethod):
 
     ranges = MappingProxyType({"ewc": AT_LEAST_0, "replay_weight": AT_LEAST_0})
     choices = MappingProxyType({"replay": ("none", "self")})
+    only_with = MappingProxyType({"replay_weight": ("replay", ("self",))})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -176,6 +176,7 @@ def check_train(network: nn.Module, train: str) -> None:
     layers = _layers(network, "attention" if rank is not None else train)
     if not layers:
         found = [part for part in PARTS if part == "all" or (part != TEXT_ENCODER and _layers(network, part))]
+        found += ["lora:RANK"] if len(found) > 1 else []
         raise InputError(
             f"train: got {train!r}, and this {type(network).__name__} has no such layers, so nothing would train; "
             f"expected one of {', '.join(found)}."

@@ -198,8 +198,8 @@ def _read_index(path: Path) -> dict[str, Any]:
         )
     parts = [name for name, part in index.items() if isinstance(part, list) and part[0]]
     refuse_parts(str(path.parent), [name for name in parts if name not in PARTS])
-    lost = [name for name in parts if name.startswith("tokenizer") and not (path.parent / name).is_dir()]
-    if lost:  # transformers would make up one that knows no words
+    lost = [name for name in parts if not (path.parent / name).is_dir()]
+    if lost:  # transformers would make up a tokenizer that knows no words
         raise InputError(f"{path.parent}: has no folder {', '.join(lost)}; save or download the pipeline again.")
     for library, _ in (index[name] for name in parts):
         if library not in (*LIBRARIES, *OWN_NETWORKS):  # older diffusers import whatever module is named there
@@ -228,18 +228,21 @@ def _variant(folders: Mapping[str, Path]) -> str | None:
     Raises:
         InputError: if there are several.
     """
-    found: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
     for folder in folders.values():
         kinds = {re.sub(SHARD, "", each.name).partition(".")[2] for each in folder.glob("*.safetensors")}
         if "safetensors" not in kinds:
-            found |= {kind.removesuffix(".safetensors"): folder.name for kind in kinds}
+            for kind in kinds:
+                found.setdefault(kind.removesuffix(".safetensors"), []).append(folder.name)
     if len(found) > 1:
         raise InputError(
             f"{next(iter(folders.values())).parent}: has its weights as the variants {' and '.join(sorted(found))}, and not as "
             "*.safetensors alone; expected one of them. Remove the files of the other."
         )
     for kind, where in found.items():
-        say(f"vdu: the weights in {where} are there as the variant {kind} alone; they are converted to float32.")
+        say(
+            f"vdu: the weights in {', '.join(sorted(where))} are there as the variant {kind} alone; they are converted to float32."
+        )
     return next(iter(found), None)
 
 

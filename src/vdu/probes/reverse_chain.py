@@ -89,8 +89,7 @@ class ReverseChain:
                 "noise schedule: got ᾱ_T = 0 with prediction_type 'epsilon', expected ᾱ_T > 0: the noise does not determine x0 "
                 "there. Use the schedule that the network was trained with, or a model of v."
             )
-        # diffusers clips by default
-        clip = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", True) else None
+        clip = float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample") else None
         return cls(denoiser.schedule, denoiser.prediction_type, kinds[named], clip, named)
 
     @property

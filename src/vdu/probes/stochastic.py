@@ -64,8 +64,8 @@ def probe(case: ProbeContext, *, n_images: int = 500, samplers: Sequence[Sampler
         samplers: protocols to use instead of :func:`other_samplers`.
 
     Returns:
-        ``rows``: one per sampler that every model's schedule supports (the protocol's ``left_out`` says why others are missing), with
-        the retrained model's count if there is one (``control_count``).
+        ``rows``: one per sampler that every model's schedule supports (the protocol says why others are missing), with the
+        retrained model's count if there is one (``control_count``).
     """
     started = time.monotonic()
     flow = any(model.schedule.scaling == "flow" for model in case.models.values())
@@ -88,7 +88,7 @@ def probe(case: ProbeContext, *, n_images: int = 500, samplers: Sequence[Sampler
         "noise": "own_seeds_paired",
         "evaluation_sampler": sampler_words(case.sampler),
         "samplers": [sampler_words(each) for each in tried],
-        **({"left_out": left_out} if left_out else {}),
+        **({"impossible_samplers": left_out} if left_out else {}),
     }
     return measured(started, protocol, rows=rows)
 

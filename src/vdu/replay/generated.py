@@ -14,7 +14,7 @@ from vdu.core.records import sha256_bytes
 from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet, to_uint8
-from vdu.diffusion.sampling import Sampler, sample
+from vdu.diffusion.sampling import Sampler, drawn_as, sample
 from vdu.models.identity import identity
 
 __all__ = ["HELD_OUT_SEED", "SHARED_SEED", "cached_samples", "generate_samples", "image_seeds"]
@@ -86,8 +86,7 @@ def cached_samples(
     key += (
         "" if device == "cpu" else f" {device}"
     )  # results differ by device: two models must not be compared across devices
-    even = len(denoiser.schedule) % sampler.steps == 0 and sampler.spacing != "linspace"
-    key += "" if even else " exact"  # earlier versions' steps missed the timesteps
+    key += drawn_as(denoiser, sampler)
     path = cache_folder() / "own-samples" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
     found = first_decides("cached samples", lambda: read_cached(path, "the generated samples are"))
     kept = (found or {}).get("images")

@@ -82,7 +82,7 @@ _KEYS = {
     "forget_images": "forget images",
     "benign_images": "benign images",
     "evaluation_sampler": "ordinary sampler",
-    "left_out": "samplers left out",
+    "impossible_samplers": "samplers left out",
     "control_reason": "why this control",
     "n_drawn": "original's samples looked through",
     "n_forget_shown_whole": "look unwanted with nothing hidden",

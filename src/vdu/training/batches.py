@@ -242,6 +242,8 @@ def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) 
         require_clear(sorted(set(labels)), denoiser.class_names, what)
         return labels
     names, theirs = [*map(composed, denoiser.class_names)], [*map(composed, images.class_names)]
+    if getattr(denoiser, "numbered", False):
+        _require_own_numbers(names, theirs, what)
     for label in sorted(set(labels)):
         require_own_name(theirs[label], denoiser.shared_names, names, what)
     unknown = sorted({theirs[label] for label in labels} - set(names))
@@ -250,6 +252,17 @@ def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) 
             f"{what}: images of class {unknown[0]!r}, which the model lacks; its classes are {', '.join(names[:20])}."
         )
     return [names.index(theirs[label]) for label in labels]
+
+
+def _require_own_numbers(names: Sequence[str], theirs: Sequence[str], what: str) -> None:
+    """Refuse images whose classes have numbers for names, but not those of a model that names no classes."""
+    lacking, shared = ([each for each in theirs if (each in names) is known] for known in (False, True))
+    if lacking and shared:
+        raise InputError(
+            f"{what}: has a class {lacking[0]!r}, which the model lacks. The model does not name its classes 0 to {len(names) - 1}, so the "
+            f"class {shared[0]!r} of the images need not be the model's of this number. Name them, in their order: "
+            "pipeline.unet.register_to_config(class_names=[…]), then pipeline.save_pretrained(…)."
+        )
 
 
 def require_captions(denoiser: Denoiser, images: ImageSet, what: str, expected: str) -> None:

@@ -83,6 +83,7 @@ def choose(
     elif isinstance(method, BaseMethod) or _looks_like_one(method):
         if isinstance(method, BaseMethod):
             registry.require_whole(method)
+            method.require_effects()
         _require_known(given, {}, type(method), others, made=True)
         texts: tuple[str, ...] = ()
         if isinstance(method, BaseMethod):
@@ -115,6 +116,7 @@ def choose(
         values["posterior"] = posterior or GaussianPosterior(mean={}, variance={}, estimator="none")
     made = kind(**values)
     registry.require_whole(made)
+    made.require_effects()
     return ChosenMethod(
         method=made, asked=asked, options=texts, given=names, posterior=posterior, posterior_path=path, fits=fits
     )

@@ -18,7 +18,7 @@ from vdu.core.errors import InputError
 from vdu.core.processes import first_decides, is_first
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import generator
-from vdu.diffusion.sampling import Sampler
+from vdu.diffusion.sampling import Sampler, drawn_as
 from vdu.models.identity import identity, trained_part
 from vdu.models.lora import trained_weights
 from vdu.models.pipelines import replace_network
@@ -89,6 +89,7 @@ def _fitted(plan: Plan, estimator: str, progress: bool) -> GaussianPosterior:
     key = (
         f"{identity(plan.original)} {estimator} {OPTIONS.get(estimator)} {N_SAMPLES} {SAMPLER} {device.type}"
         + trained_part(part)
+        + drawn_as(plan.original, SAMPLER)
     )
     path = cache_folder() / "posteriors" / f"{sha256_bytes(key.encode())[:24]}.safetensors"
     cached = first_decides("cached posterior", lambda: _cached(path))

@@ -172,14 +172,18 @@ def without_effect(plan: "Plan", asked: Mapping[str, Any]) -> list[str]:
         asked: the arguments of :func:`vdu.unlearning.unlearn.unlearn` by name.
 
     Returns:
-        Names of those among ``n_own_samples`` and ``sampler`` that were given and are not the method's default.
+        Names of those among the number of samples and the sampler that were given and are not the method's default.
     """
     method, default = plan.chosen.method, plan.chosen.method.training
     wanted, draws = {*method.needs, *method.uses}, _draws_own(plan)
     samples = draws or bool(wanted & {"sampler", "instead"}) or (asked["forget"] is None and bool(plan.forget_label))
     usual = Sampler(scheduler=default.scheduler, steps=default.inference_steps)
-    found = ["n_own_samples"] if not draws and asked["n_own_samples"] not in (None, default.n_own_samples) else []
-    return found + (["sampler"] if not samples and asked["sampler"] not in (None, usual) else [])
+    found = (
+        ["the number of own samples"]
+        if not draws and asked["n_own_samples"] not in (None, default.n_own_samples)
+        else []
+    )
+    return found + (["the sampler"] if not samples and asked["sampler"] not in (None, usual) else [])
 
 
 def _draws_own(plan: "Plan") -> bool:

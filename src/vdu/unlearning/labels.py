@@ -53,7 +53,7 @@ def label_indices(denoiser: Denoiser, labels: Sequence[int | str]) -> list[int]:
         meant = ", ".join(f"{names[each]} (class {each})" for each in index)
         some = ", ".join(unnamed[:5]) + ("" if len(unnamed) <= 5 else ", …")
         say(
-            f"vdu: to forget: {meant}. {len(unnamed)} of the model's classes have no name of their own ({some}), as where two classes "
+            f"vdu: to forget: {meant}. Classes of the model without a name of their own: {len(unnamed)} ({some}), as where two classes "
             "share one. Give the number if one of them is meant."
         )
     return index

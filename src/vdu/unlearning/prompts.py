@@ -61,7 +61,10 @@ def read_prompts(given: Any, what: str) -> tuple[str, ...]:
     files_of = [(each, _file(each, what)) for each in listed]
     found = _distinct(line for each, file in files_of for line in (_lines(file, what) if file else [str(each)]))
     if not found:
-        raise InputError(f"{what}: got no prompt; expected at least one.")
+        where = (
+            f" in {', '.join(str(file) for _, file in files_of if file)}" if any(file for _, file in files_of) else ""
+        )
+        raise InputError(f"{what}: got no prompt{where}; expected at least one.")
     return found
 
 

@@ -130,7 +130,8 @@ def unlearn(
         plan = make_plan(asked | {"folder": where})
         for each in without_effect(plan, asked):
             say(
-                f"warning: {each} has no effect: the method {plan.chosen.method.name} draws no samples here; leave it out"
+                f"warning: {each} has no effect: the method {plan.chosen.method.name} learns from no generated samples here; "
+                "leave it out"
             )
         if "keep" in plan.prompts and not holds_prompts(plan):
             say(

@@ -36,10 +36,12 @@ class ClassConditionalDenoiser(PipelineDenoiser):
     Attributes:
         names: names of the classes, in the order of their embeddings.
         null_class: index of the embedding that stands for no class in particular, or None.
+        numbered: whether the pipeline names no classes, so that the names are their numbers.
     """
 
     names: tuple[str, ...] = ()
     null_class: int | None = None
+    numbered: bool = False
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -89,8 +91,9 @@ class ClassConditionalDenoiser(PipelineDenoiser):
         if label is None:
             if self.null_class is None:
                 raise InputError(
-                    "label: got none, and this class-conditional model has no null class; expected one of "
-                    f"{', '.join(self.names[:20])} for every image. Guidance needs a null class too, which vdu.json beside the model names."
+                    "this class-conditional model has no null class, which guidance and images without a label need; expected one of "
+                    f"{', '.join(self.names[:20])} for every image, and no guidance. If the last is the null class, vdu.json beside "
+                    f'model_index.json says so: {{"null_class": {len(self.names) - 1}}}.'
                 )
             return self.null_class
         if isinstance(label, str):
@@ -130,6 +133,7 @@ def adapt(pipeline: Any) -> ClassConditionalDenoiser:
         **unet_parts(pipeline),
         names=read_names(pipeline, n_embeddings, null_class, usual),
         null_class=null_class,
+        numbered=extra(pipeline, "class_names") is None,
     )
 
 
@@ -158,6 +162,6 @@ def read_names(pipeline: Any, n_embeddings: int, null_class: int | None, usual: 
         raise InputError(
             f"pipeline: its network embeds {n_embeddings} classes, and its class_names name {len(names)} with the null class {null_class}; "
             "expected one name per class, each once, and the null class (if any) last. Correct pipeline.class_names and "
-            "pipeline.null_class; in a saved model vdu.json beside model_index.json."
+            'pipeline.null_class; in a saved model vdu.json beside model_index.json: {"class_names": ["cat", "dog"], "null_class": 2}.'
         )
     return names
