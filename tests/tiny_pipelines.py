@@ -49,6 +49,18 @@ def latent_diffusion(make_unet, quantised=True):
     )
 
 
+def variational(make_pipeline):
+    """An unconditional ``LDMPipeline`` of 16×16 pixels with a variational autoencoder; ``make_pipeline`` is the fixture."""
+    return latent_diffusion(lambda **channels: make_pipeline(**channels).unet, quantised=False)
+
+
+def passing(autoencoder):
+    """How many images pass the encoder together, in a list that grows with every call of it."""
+    sizes = []
+    autoencoder.encoder.register_forward_pre_hook(lambda module, given: sizes.append(len(given[0])))
+    return sizes
+
+
 def dit(out_channels=8, id2label=None):
     """``DiTPipeline``, whose null class is 1000 whatever the number of classes; 8 channels are noise and variance."""
     from diffusers import DDIMScheduler, DiTPipeline, DiTTransformer2DModel

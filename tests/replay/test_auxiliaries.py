@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import tiny_pipelines
 from vdu.core.cache import cache_folder
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError
@@ -310,7 +311,7 @@ def test_sets_are_the_zones_of_the_shared_samples(make_pipeline, quick):
     pipeline = make_pipeline()
     given = make_auxiliaries(
         PipelineDenoiser.from_pipeline(pipeline),
-        RetainDistillation(),
+        RetainDistillation(lead="retrack"),
         some_images(),
         sampler=SAMPLER,
         n_own_samples=60,
@@ -325,6 +326,31 @@ def test_sets_are_the_zones_of_the_shared_samples(make_pipeline, quick):
     assert torch.equal(like.images, shared.select(given.judged.forget).images)
     seeds = torch.tensor(image_seeds(SHARED_SEED, 60))[given.judged.forget].tolist()
     assert list(given.forget_seeds) == seeds
+
+
+@pytest.mark.parametrize("lead", ["gradient", "retrack"])
+def test_latents_are_made_where_samples_are_drawn_and_only_those_that_are_used(make_pipeline, quick, lead):
+    """The original stands for a model elsewhere: its own autoencoder is never asked, the teacher's is."""
+    pipeline = tiny_pipelines.variational(make_pipeline)
+    original = PipelineDenoiser.from_pipeline(pipeline)
+    teacher = replace(original.copy(), autoencoder=copy.deepcopy(pipeline.vqvae))
+    here, there = tiny_pipelines.passing(pipeline.vqvae), tiny_pipelines.passing(teacher.autoencoder)
+    forget = ImageSet(some_images().images.repeat(1, 3, 2, 2))
+    given = make_auxiliaries(
+        original, RetainDistillation(self_improvement=0.0, lead=lead), forget, sampler=SAMPLER, n_own_samples=60, seed=0,
+        teacher=teacher,
+    )  # fmt: skip
+    kept = given.sets["retain"]
+    assert kept is not None and given.tools.forget is not None
+    n_trained = 3 * 2 * resemblance_recipe.BATCH_SIZE  # of the classifier: new images at each of its three steps
+    assert not here and sum(there) == n_trained + len(forget) + (len(kept) if lead == "retrack" else 0)
+    for found, images in ((given.tools.forget, forget), (given.tools.retained, kept)):
+        if found is None:
+            assert images is kept and lead == "gradient"
+            continue
+        with torch.no_grad():
+            truth = 0.7 * pipeline.vqvae.encode(images.images / 127.5 - 1).latent_dist.mode()  # 0.7: its scaling_factor
+        torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-5)  # in batches of other sizes, in float32
 
 
 def test_the_forget_set_stands_in_for_too_few_like_it(make_pipeline, quick, monkeypatch):

@@ -1,13 +1,17 @@
 """Which own samples resemble the forget set: on images whose truth is known, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+import tiny_pipelines
 from vdu.core.errors import InputError
 from vdu.core.rng import generator
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.methods import registry
+from vdu.models.adapt import adapt
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
@@ -134,6 +138,29 @@ def test_a_score_is_the_mean_logit_at_three_low_noise_levels():
     assert scores.shape == (3,) and scores.tolist() == pytest.approx([expected] * 3, abs=0.02)
     again = mean_scores(lambda x, alpha_bar: x.flatten(1).mean(1), images, torch.arange(3), 0)  # pyright: ignore[reportArgumentType]
     assert torch.equal(scores, again)
+
+
+def test_a_latent_model_encodes_what_is_scored_once_and_what_is_moved_at_every_step(make_pipeline):
+    """Three noise levels see one latent; the training images are drawn anew, as many at every step."""
+    pipeline, source = tiny_pipelines.variational(make_pipeline), torch.Generator().manual_seed(0)
+    images = ImageSet(torch.randint(256, (50, 3, 16, 16), dtype=torch.uint8, generator=source))
+    sizes, chosen, means = tiny_pipelines.passing(pipeline.vqvae), torch.arange(40, 50), []
+
+    def brightness(x, alpha_bar):
+        means.append(x.mean())
+        return x.flatten(1).mean(1)
+
+    scores = mean_scores(brightness, images, chosen, 0, adapt(pipeline))  # pyright: ignore[reportArgumentType]
+    assert sum(sizes) == 10 and len(means) == 3
+    with torch.no_grad():
+        latents = 0.7 * pipeline.vqvae.encode(images.floats(chosen)).latent_dist.mode()  # 0.7: its scaling_factor
+    expected = sum(level**0.5 for level in (0.98, 0.9, 0.66)) / 3 * latents.flatten(1).mean(1)
+    # noise of 4×8×8 elements: standard deviation at most √(0.34/256) = 0.036 at one level, 0.016 of the mean of three
+    torch.testing.assert_close(scores, expected, rtol=0, atol=0.07)
+    sizes.clear()
+    labelled = replace(images, labels=torch.arange(50) % 2)
+    resemblance(images, labelled, adapt(pipeline), forget_labels=[0], seed=0, steps=3, batch_size=8)
+    assert sum(sizes) == 3 * 2 * 8
 
 
 def test_the_zones_are_quantiles_of_the_forget_set_and_nobody_is_scored_by_who_saw_him(monkeypatch):

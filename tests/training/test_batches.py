@@ -1,17 +1,20 @@
 import re
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tiny_pipelines
 from toys import PIXELS
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
-from vdu.training.batches import NoisyImages, UniformImages, deal, labels_for, require_divisible, unflatten
+from vdu.models.adapt import adapt
+from vdu.training.batches import NoisyImages, UniformImages, deal, encoded, labels_for, require_divisible, unflatten
 
 
 def images(n=5):
@@ -67,6 +70,46 @@ def test_noise_is_standard_normal_and_images_are_those_dealt():
     assert abs(float(batch["a.noise"].mean())) < 0.1  # 1600 draws: four standard deviations
     assert float(batch["a.noise"].std()) == pytest.approx(1, abs=0.08)
     assert torch.equal(batch["a.x0"], images().floats(deal(5, 400, 0, 2)))
+
+
+def coloured(n):
+    source = torch.Generator().manual_seed(0)
+    return ImageSet(torch.randint(256, (n, 3, 16, 16), dtype=torch.uint8, generator=source))
+
+
+def test_every_image_passes_the_autoencoder_once_and_batches_are_what_it_says(make_pipeline):
+    pipeline, given = tiny_pipelines.variational(make_pipeline), coloured(70)
+    sizes, uniform = tiny_pipelines.passing(pipeline.vqvae), torch.ones(3, dtype=torch.float64)
+    batches = NoisyImages("a", given, 30, uniform, seed=0, denoiser=adapt(pipeline))
+    made = [batches(step) for step in range(5)]
+    assert sum(sizes) == 70  # not 5 × 30
+    for step, batch in enumerate(made):
+        chosen = given.images[deal(70, 30, 0, step)]
+        with torch.no_grad():
+            truth = 0.7 * pipeline.vqvae.encode(chosen / 127.5 - 1).latent_dist.mode()  # 0.7: its scaling_factor
+        # the convolutions of another batch size round otherwise, in float32: 1e-5 is a hundred times its precision
+        torch.testing.assert_close(batch["a.x0"], truth, rtol=1e-5, atol=1e-5)
+
+
+def test_surrogates_are_encoded_anew_at_every_step(make_pipeline):
+    pipeline, uniform = tiny_pipelines.variational(make_pipeline), torch.ones(3, dtype=torch.float64)
+    sizes = tiny_pipelines.passing(pipeline.vqvae)
+    batches = UniformImages("surrogate", (3, 16, 16), 5, uniform, seed=0, denoiser=adapt(pipeline))
+    one, other = (batches(step)["surrogate.x0"] for step in (0, 1))
+    assert sum(sizes) == 10 and not torch.allclose(one, other)
+
+
+def test_few_images_are_on_the_device_together():
+    sizes, given = [], coloured(150)
+
+    def twice(images):
+        sizes.append(len(images))
+        return 2 * images
+
+    model: Any = SimpleNamespace(is_latent=True, network=torch.nn.Linear(1, 1), encode=twice)
+    made, floats = encoded(model, given.images), encoded(model, given.floats())
+    assert torch.equal(made, floats) and torch.equal(made, 2 * given.floats())
+    assert sum(sizes) == 2 * 150 and max(sizes) <= 64
 
 
 def test_surrogate_images_are_uniform_from_minus_one_to_one():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 
 import tiny_pipelines
@@ -156,6 +157,18 @@ def test_a_method_moves_what_trains_and_its_result_is_plain_diffusers(make, tmp_
             if made.plan.chosen.posterior
             else True
         )
+
+
+def test_a_longer_run_encodes_no_more_images(make_pipeline, monkeypatch):
+    whole, sizes, counts = AutoencoderKL.encode, [], []
+    monkeypatch.setattr(AutoencoderKL, "encode", lambda self, x: sizes.append(len(x)) or whole(self, x))
+    bright = torch.full((40, 3, 16, 16), 255, dtype=torch.uint8)
+    for steps in (1, 7):
+        given = {"forget": ImageSet(bright), "retain": ImageSet(bright[:30] // 2)}
+        sizes.clear()
+        unlearn(tiny_pipelines.variational(make_pipeline), "siss", **given, steps=steps, batch_size=8, progress=None)
+        counts.append(sum(sizes))
+    assert counts == [40 + 30 + 2 * 4] * 2  # and four forget images before and after, for what has changed
 
 
 @pytest.mark.parametrize(

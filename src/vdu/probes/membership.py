@@ -307,7 +307,7 @@ def _scores(
     with evaluating(denoiser.network), torch.no_grad():
         parts = torch.arange(len(images)).split(batch_size)
         return torch.cat([
-            score(encoded(denoiser, images.floats(part)), condition_of(denoiser, images, part, "membership")) for part in parts
+            score(encoded(denoiser, images.images[part]), condition_of(denoiser, images, part, "membership")) for part in parts
         ])  # fmt: skip
 
 

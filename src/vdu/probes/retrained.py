@@ -150,7 +150,7 @@ def _denoising(
 ) -> list[dict[str, Any]]:
     rows = []
     for name, images in sets.items():
-        x0 = encoded(case.original, images.floats())
+        x0 = encoded(case.original, images.images)
         models = {"original": case.original, "unlearned": case.unlearned, "retrained": retrained}
         read = {who: condition_of(model, images, torch.arange(len(images)), name) for who, model in models.items()}
         for level in alpha_bars:

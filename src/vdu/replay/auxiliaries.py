@@ -9,6 +9,7 @@ set itself is used as S_f.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -195,29 +196,32 @@ def make_auxiliaries(
     sorts = needs_selection(method, retain is not None)
     tell = say or (lambda text: None)
     levels = getattr(method, "self_improvement_range", (0.0, 1.0))
+
+    @cache
+    def drawing() -> Denoiser:
+        """The original on the device, for samples and latents."""
+        return tools.get("teacher") or _on(original, device)
+
     if "self_model" in wanted:  # before samples are drawn in vain
         original.schedule.within(levels, "self_improvement_range")
     if "teacher" in wanted:
         tools["teacher"] = teacher or _frozen(original.copy(), device)
     if "forget" in method.uses:
-        tools["forget"] = encoded(original, forget.floats())
+        tools["forget"] = encoded(drawing(), forget.images)
     if "sampler" in method.uses:
         tools["sampler"] = sampler
     if "forget_condition" in method.uses:
         tools["forget_condition"] = condition_of(original, forget, torch.arange(len(forget)), "forget")
     if "instead" in method.needs:
         tell("images of what takes the place of the forgotten ones")
-        sets["instead"] = others = _drawn_instead(
-            _on(original, device), forget, instead, sampler, seed, say is not None
-        )
+        sets["instead"] = others = _drawn_instead(drawing(), forget, instead, sampler, seed, say is not None)
         counter.total += len(others) * sampler.evaluations(original)
     if sorts:  # before samples are drawn in vain
         require_enough("forget images", len(forget))
         require_enough("generated samples", n_own_samples)
     if sorts or "self_model" in wanted:
         tell(f"{n_own_samples} generated samples of the original model (drawn once, then cached)")
-        drawing = tools.get("teacher") or _on(original, device)
-        own, n_drawn = cached_samples(drawing, n_own_samples, sampler, progress="generated samples" if say else None)
+        own, n_drawn = cached_samples(drawing(), n_own_samples, sampler, progress="generated samples" if say else None)
         record["own_samples"] = {"n": len(own), "n_drawn_now": n_drawn, "sampler": sampler.describe()}
         counter.total += len(own) * sampler.evaluations(original)  # counted on a cache hit, too
         reused += (len(own) - n_drawn) * sampler.evaluations(original)
@@ -226,7 +230,7 @@ def make_auxiliaries(
         tell("selecting the samples that match the forget set")
         labels = _forget_labels(original, forget, forgotten)
         judged = resemblance(
-            forget, own, original, forget_labels=labels,
+            forget, own, drawing(), forget_labels=labels,
             seed=derive_seed(seed, "resemblance"), force=force,
             width=getattr(method, "classifier_width", CLASSIFIER_WIDTH), progress=say is not None,
         )  # fmt: skip
@@ -245,14 +249,13 @@ def make_auxiliaries(
         sets["own_forget"] = like if len(like) >= FEWEST_LIKE_FORGET else forget
         if getattr(method, "relabels", False):
             sets["own_forget"] = _under_labels(own, judged.forget, labels)
-        tools |= {
-            "classifier": judged.classifier.to(device),
-            "retained": encoded(original, kept.floats()).to(device or "cpu"),
-        }
+        tools["classifier"] = judged.classifier.to(device)
+        if "retained" in wanted:
+            tools["retained"] = encoded(drawing(), kept.images).to(device or "cpu")
         seeds = tuple(torch.tensor(image_seeds(SHARED_SEED, len(own)))[judged.forget].tolist())
         if holds_out:
-            drawing, title = tools.get("teacher") or _on(original, device), "held-out samples" if say else None
-            held_out = hold_out(drawing, judged, sampler, n_own_samples, progress=title)
+            title = "held-out samples" if say else None
+            held_out = hold_out(drawing(), judged, sampler, n_own_samples, progress=title)
             record["held_out"] = held_out.describe()
             # by this classifier and the two of the selection
             counter.total += held_out.n_drawn * sampler.evaluations(original) + round(

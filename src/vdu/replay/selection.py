@@ -37,7 +37,7 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.replay.noise_classifier import NoiseClassifier
 from vdu.replay.positive_unlabelled import FEWEST_IMAGES, require_images
-from vdu.training.batches import deal, encoded
+from vdu.training.batches import deal, encoded, own_space
 from vdu.training.loop import Objective, TrainSettings, train
 
 __all__ = [
@@ -144,7 +144,7 @@ def resemblance(
     Args:
         forget: the images to forget.
         own: samples of the ORIGINAL model.
-        denoiser: that model; gives the noise levels, the latent space and the classes.
+        denoiser: that model; gives the noise levels, the latent space and the classes. Images are encoded on its device.
         forget_labels: classes of the model to forget; if given, samples are selected by their label.
         seed: seeds weights, batches, halves and noise.
         score_steps: optimiser steps of each of the two scoring classifiers.
@@ -319,11 +319,12 @@ def mean_scores(
     Returns:
         [n].
     """
-    source, total = generator(seed), torch.zeros(len(chosen))
+    source, total, images = generator(seed), torch.zeros(len(chosen)), ImageSet(images.images[chosen])
+    pick = images.floats if denoiser is None else own_space(denoiser, images)
     for level in SCORED_AT:
         parts = []
-        for piece in chosen.split(512):
-            x0 = images.floats(piece) if denoiser is None else encoded(denoiser, images.floats(piece))
+        for piece in torch.arange(len(images)).split(512):
+            x0 = pick(piece)
             noise = torch.randn(x0.shape, generator=source, dtype=x0.dtype)
             x_t = noise_images(x0, noise, math.sqrt(level), math.sqrt(1 - level))
             parts.append(classifier(x_t, torch.full((len(piece),), level)))
@@ -367,7 +368,7 @@ class _Fit:
             ]
             source = generator(seed, "batch", step)
             x0 = moved(torch.cat(parts), source)
-            x0 = x0 if self.denoiser is None else encoded(self.denoiser, x0)
+            x0 = x0 if self.denoiser is None else encoded(self.denoiser, x0)  # every step has images of its own
             rows = torch.multinomial(levels, len(x0), replacement=True, generator=source)
             alpha_bar = self.schedule.alpha_bars[rows].float()
             level = column(alpha_bar, x0)

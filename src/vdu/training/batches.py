@@ -1,7 +1,7 @@
 """Batches that depend on the seed and the step alone: images, noise and noise levels.
 
-This is the only place where images become samples of the model: they are encoded into its latent space, and their labels
-become its condition. A batch consists of flat tensors (``role.x0``, ``role.noise``, ``role.index``,
+This is the only place where images become samples of the model: they are encoded into its latent space, once for all steps, and
+their labels become its condition. A batch consists of flat tensors (``role.x0``, ``role.noise``, ``role.index``,
 ``role.condition.NAME``), so that the loop can split it.
 
 Images are shuffled per epoch: every image occurs once per epoch, in an order drawn from (seed, "epoch", number). Noise and timestep
@@ -11,7 +11,7 @@ the whole step, so that it does not depend on the number of processes or micro-b
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -23,7 +23,7 @@ from vdu.core.errors import InputError
 from vdu.core.processes import n_launched
 from vdu.core.rng import generator
 from vdu.core.types import Condition, Denoiser, NoisedBatch
-from vdu.data.images import ImageSet
+from vdu.data.images import ImageSet, to_float
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 
 __all__ = [
@@ -34,12 +34,15 @@ __all__ = [
     "deal",
     "encoded",
     "labels_for",
+    "own_space",
     "require_captions",
     "require_divisible",
     "role_size",
     "together",
     "unflatten",
 ]
+
+AT_ONCE = 64  # images that are on the network's device together, for one visit of the autoencoder
 
 
 @lru_cache(maxsize=8)
@@ -115,7 +118,7 @@ def require_divisible(batch_size: int, accumulation: int, shares: Mapping[str, f
 
 @dataclass(frozen=True)
 class NoisyImages:
-    """Images of one role, drawn and noised step by step.
+    """Images of one role, drawn and noised step by step; a latent model encodes them once, when the first step is asked for.
 
     Attributes:
         role: the name in the batch, for example "forget".
@@ -144,11 +147,14 @@ class NoisyImages:
                 f"{self.role}: got {len(self.images)} images and a batch size of {self.batch_size}; expected at least one of each."
             )
 
+    @cached_property
+    def _x0(self) -> Callable[[Tensor], Tensor]:
+        return own_space(self.denoiser, self.images)  # not earlier: the loop moves the network, and images follow it
+
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Tensors ``role.x0``, ``role.noise`` and ``role.index`` of one step."""
         chosen = deal(len(self.images), self.batch_size, self.seed, step)
-        x0 = encoded(self.denoiser, self.images.floats(chosen))
-        made = _noised(self.role, x0, self.draw_weights, generator(self.seed, "noise", step))
+        made = _noised(self.role, self._x0(chosen), self.draw_weights, generator(self.seed, "noise", step))
         if not self.denoiser.class_names:
             return made
         labels = labels_for(self.denoiser, self.images, chosen, self.role)
@@ -199,19 +205,32 @@ class UniformImages:
 
 @torch.no_grad()
 def encoded(denoiser: Denoiser, images: Tensor) -> Tensor:
-    """Images in the model's own space, on the CPU.
+    """Images in the model's own space, on the CPU; only some at a time are on the network's device.
 
     Args:
         denoiser: the model.
-        images: [n, channels, height, width], in [−1, 1], on the CPU.
+        images: [n, channels, height, width], 8-bit or in [−1, 1], on the CPU.
 
     Returns:
-        The images themselves for a pixel model, else latents, [n, …].
+        The images themselves in [−1, 1] for a pixel model, else latents, [n, …].
     """
     if not denoiser.is_latent:
-        return images
-    first = next(denoiser.network.parameters())
-    return denoiser.encode(images.to(first.device)).cpu()
+        return _floats(images)
+    device = next(denoiser.network.parameters()).device
+    return torch.cat([denoiser.encode(_floats(some).to(device)).cpu() for some in images.split(AT_ONCE)])
+
+
+def own_space(denoiser: Denoiser, images: ImageSet) -> Callable[[Tensor], Tensor]:
+    """Images in the model's own space, to choose from again and again: those of a latent model are encoded here, once.
+
+    Args:
+        denoiser: the model.
+        images: all that may be chosen.
+
+    Returns:
+        Indices, [n], int64 → the images, or latents, as by :func:`encoded`.
+    """
+    return encoded(denoiser, images.images).__getitem__ if denoiser.is_latent else images.floats
 
 
 def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) -> list[Any]:
@@ -292,6 +311,10 @@ def _captions(images: ImageSet, chosen: Tensor, what: str) -> list[str | None]:
             f"{what}: the images have labels without names; expected captions, since the model is asked in words."
         )
     return [images.class_names[label] for label in images.labels[chosen].tolist()]
+
+
+def _floats(images: Tensor) -> Tensor:
+    return images if images.is_floating_point() else to_float(images)
 
 
 def _noised(role: str, x0: Tensor, draw_weights: Tensor, source: torch.Generator) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def require_concepts(
     Raises:
         InputError: naming the first such prompt.
     """
-    x0 = encoded(original, images.floats(torch.arange(min(N_IMAGES, len(images)))))
+    x0 = encoded(original, images.images[:N_IMAGES])
 
     def under(prompt: str | None) -> Tensor:
         return _predictions(original, x0, original.condition([prompt] * len(x0)))
@@ -79,7 +79,7 @@ def forget_predictions(denoiser: PipelineDenoiser, images: ImageSet) -> Tensor:
         ε̂ at three noise levels, on the model's device.
     """
     chosen = torch.arange(min(N_IMAGES, len(images)))
-    x0 = encoded(denoiser, images.floats(chosen))
+    x0 = encoded(denoiser, images.images[chosen])
     return _predictions(denoiser, x0, condition_of(denoiser, images, chosen, "--forget"))
 
 

@@ -181,9 +181,9 @@ def with_labels(denoiser: PipelineDenoiser, images: ImageSet) -> tuple[Tensor, l
         The samples in the model's own space, and the names of their classes or their prompts; None for an unconditional model.
     """
     if not denoiser.class_names:
-        return encoded(denoiser, images.floats()), None
+        return encoded(denoiser, images.images), None
     labels = labels_for(denoiser, images, torch.arange(len(images)), "samples")
-    return encoded(denoiser, images.floats()), [
+    return encoded(denoiser, images.images), [
         denoiser.class_names[each] if isinstance(each, int) else each for each in labels
     ]
 
