@@ -10,6 +10,7 @@ from typing import Any
 
 if not os.environ.get("VDU_TEST_CUDA"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before PyTorch looks
+os.environ["OMP_NUM_THREADS"] = "1"  # of the tests' own processes, too: tiny tensors are quicker on one thread
 os.environ["COLUMNS"] = "200"  # help and messages are not broken into lines by whatever terminal there is
 
 import pytest
@@ -18,7 +19,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
-    """Tiny tensors are quicker on one thread, and busy machines stay usable."""
+    """However the variable was set when PyTorch started."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
