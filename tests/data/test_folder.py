@@ -362,6 +362,50 @@ def sixteen_bit(path, array):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
+def grey_tiff(path, bits, photometric, rows):
+    """A grey TIFF of 4 × 2 pixels; 12 bits are packed, two values in three bytes."""
+    if bits == 12:
+        text = "".join(f"{value:03x}" for row in rows for value in row)
+        pixels = bytes.fromhex(text)
+    else:
+        pixels = np.array(rows, "<u2").tobytes()
+    one = {256: 4, 257: 2, 258: bits, 259: 1, 262: photometric, 273: 122, 277: 1, 278: 2, 279: len(pixels)}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, one[tag], 0) for tag in sorted(one))
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(one)) + entries + b"\0" * 4 + pixels)
+
+
+@pytest.mark.parametrize(("bits", "photometric"), [(12, 1), (16, 0)])
+def test_grey_levels_that_pillow_misreads_are_refused(tmp_path, bits, photometric):
+    """Of 12 bits Pillow gives 4095 for white, and of 16 bits with white as 0 a negative."""
+    rows = [[0, 1000, 2000, 3000], [4000, 4095, 1, 2]]
+    for name, kind in (("a.tif", (16, 1)), ("b.tif", (bits, photometric))):
+        grey_tiff(tmp_path / name, *kind, rows)
+    with pytest.raises(
+        InputError, match=r"1 of 2 images cannot be used:\n  b.tif: grey of 9 to 15 bits, or of 16 with white as 0"
+    ):
+        load_images(tmp_path, shape=(1, 2, 4), convert=True)
+    (tmp_path / "b.tif").unlink()
+    expected = [[round(value / 257) for value in row] for row in rows]
+    assert load_images(tmp_path, shape=(1, 2, 4), convert=True).images[0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_transparent_level_of_few_bits_is_white(tmp_path, bits):
+    """Two pixels of the levels 0 and 1, of which 1 is transparent."""
+    row = bytes([0, 1]) if bits == 8 else bytes([1 << (8 - 2 * bits)])
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0)),
+        (b"tRNS", struct.pack(">H", 1)),
+        (b"IDAT", zlib.compress(b"\0" + row)),
+        (b"IEND", b""),
+    ]
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    ]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    assert load_images(tmp_path, shape=(1, 1, 2), convert=True).images.flatten().tolist() == [0, 255]
+
+
 def deep_planes(path, level):
     """A TIFF of 4 × 4 pixels of 16 bits whose colours lie apart; Pillow names them R, G and B, as if they had 8."""
     many = {

@@ -768,6 +768,22 @@ def test_two_pipelines_cost_what_the_second_ones_run_did_and_quote_its_rule_only
         assert not {"stopping", "statement"} & set(recording._cost(other)[1])
 
 
+def test_two_pipelines_cost_what_all_runs_between_them_did(tmp_path):
+    """From the original 0 to 1 to 2; measured between 0 and 2, and between 1 and 2."""
+    for i in (1, 2):
+        before = tmp_path / f"run{i - 1}" / "pipeline"
+        made = a_run(tmp_path / f"run{i}", ["unlearn"], model={"path": str(before), "sha256": f"m{i - 1}"})
+        made.record |= {"finished": True, "pipeline": {"sha256": f"m{i}"}}
+        made.record["stages"][0] |= {"seconds": float(i), "statement": "at most 10 %"}
+        (tmp_path / f"run{i}" / "run.json").write_text(json.dumps(made.record))
+    for start, seconds, states in ((0, [1.0, 2.0, 1.0], [False] * 3), (1, [2.0, 1.0], [True, False])):
+        after = {"run": str(tmp_path / "run2")}
+        pair = a_run(tmp_path / "pair", ["evaluate"], verb="evaluate", unlearned=after, model={"sha256": f"m{start}"})
+        found = recording._cost(pair)
+        assert [each["seconds"] for each in found] == seconds
+        assert ["statement" in each for each in found] == states
+
+
 def test_labels_of_a_reference_are_matched_as_words_are():
     pixels = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
     images = ImageSet(pixels, torch.tensor([0, 1, 1, 0]), class_names=("Black_Cat", "dog"))

@@ -39,6 +39,7 @@ from vdu.models.adapt import adapt
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity
 from vdu.models.networks import new_pipeline
+from vdu.models.pipelines import save_pipeline
 from vdu.replay.stopping import Stopping
 from vdu.reporting.code_texts import warning_text
 from vdu.unlearning.labels import label_indices
@@ -848,3 +849,14 @@ def test_levels_that_were_changed_in_memory_are_not_saved_as_if_they_were_not(ma
 def test_options_of_sampling_out_of_their_range_are_refused(make_pipeline, option, value):
     with pytest.raises(InputError, match=f"{option}: got {value}; expected a number"):
         whole(make_pipeline({option: value}))
+
+
+def test_a_class_that_an_earlier_run_forgot_is_not_kept_by_the_next(make_pipeline, tmp_path, capsys):
+    save_pipeline(make_pipeline(), tmp_path / "model")
+    images, how = labelled(60, ("3", "8", "9")), {"steps": 1, "batch_size": 4, "progress": None}
+    vdu.unlearn(tmp_path / "model", "ascent", forget=images, forget_class="8", folder=tmp_path / "run", **how)
+    plan = planned(tmp_path / "run", "finetune", forget=images, forget_class="3", retain=images)
+    assert {plan.retain.class_names[i] for i in plan.retain.labels.tolist()} == {"9"}
+    assert "of a class to be forgotten (3, 8" in capsys.readouterr().err
+    fresh = planned(tmp_path / "model", "finetune", forget=images, forget_class="3", retain=images)
+    assert {fresh.retain.class_names[i] for i in fresh.retain.labels.tolist()} == {"8", "9"}

@@ -137,6 +137,20 @@ def test_a_forward_is_one_and_a_backward_two():
     assert counter.total == 5 + 3 * 7 + 3 * 2 + 4
 
 
+def test_what_learns_may_be_a_condition_given_by_name():
+    class Told(torch.nn.Module):
+        def forward(self, x, told):
+            return x + told
+
+    counter, told = EvaluationCounter(), torch.zeros(1, requires_grad=True)
+    network = Told()
+    with counter.watching(network):
+        network(torch.zeros(4, 3), told=told).sum().backward()
+        assert counter.total == 3 * 4
+        network(torch.zeros(4, 3), told=told.detach())
+        assert counter.total == 3 * 4 + 4
+
+
 @pytest.mark.parametrize(("lead", "copies"), [("gradient", 1), ("forget-model", 2)])
 def test_evaluations_of_a_whole_run(make_pipeline, quick, lead, copies):
     """Every part by hand: own samples, classifiers, the copies, and the steps."""

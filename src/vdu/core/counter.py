@@ -55,16 +55,16 @@ class EvaluationCounter:
         Yields:
             This counter.
         """
-        handles = [each.register_forward_hook(self._count) for each in networks if each is not None]
+        handles = [each.register_forward_hook(self._count, with_kwargs=True) for each in networks if each is not None]
         try:
             yield self
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _count(self, network: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        inputs = [arguments[0], *network.parameters()]
-        learns = torch.is_grad_enabled() and any(value.requires_grad for value in inputs)
+    def _count(self, network: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        inputs = [*arguments, *named.values(), *network.parameters()]  # a condition may be what learns
+        learns = torch.is_grad_enabled() and any(getattr(value, "requires_grad", False) for value in inputs)
         work = len(arguments[0]) * (3 if learns else 1) * _PARTS.get()
         self.total += work
         progress.advance(work)

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -31,7 +31,7 @@ from vdu.core.records import (
     write_json,
 )
 
-__all__ = ["Run", "check_folder", "only_checks", "require_apart"]
+__all__ = ["Run", "check_folder", "only_checks", "require_apart", "run_of", "runs_before"]
 
 _CHECKING = ContextVar("checking", default=False)
 _ENTERED = ("overwrite = ", "resume_from_checkpoint = ")  # lines of config.toml
@@ -163,6 +163,45 @@ def _add_earlier(record: dict[str, Any], earlier: dict[str, Any] | None, *, whol
         for name in ("network_evaluations", "reused"):
             if record.get(name) is not None or earlier.get(name) is not None:
                 record[name] = (record.get(name) or 0) + (earlier.get(name) or 0)
+
+
+def run_of(pipeline: Path | str) -> Path | None:
+    """The finished run of ``vdu unlearn`` that a pipeline folder lies in.
+
+    Args:
+        pipeline: the folder.
+
+    Returns:
+        The run folder, whose ``run.json`` may record other weights; None if it lies in none.
+    """
+    path, run = Path(pipeline), Path(pipeline).parent
+    if path.name != "pipeline" or not (run / "run.json").is_file():
+        return None
+    record = read_json(run / "run.json")
+    finished = isinstance(record, dict) and record.get("verb") == "unlearn" and record.get("finished")
+    return run if finished else None
+
+
+def runs_before(model: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The runs of ``vdu unlearn`` that led to a model, as far as their folders hold them.
+
+    Args:
+        model: its ``path`` and ``sha256``, as ``run.json`` holds them.
+
+    Yields:
+        Folder and record of each, the last run first. The chain ends at a model that no run made, or with a folder that holds another
+        run by now, which is named on standard error.
+    """
+    while model.get("path") and (run := run_of(model["path"])) is not None:
+        record = read_json(run / "run.json")
+        if record["pipeline"]["sha256"] != model["sha256"]:
+            say(
+                f"vdu: {run}: holds another run by now than the one that a later run started from, so what that one forgot and retained is "
+                "not known."
+            )
+            return
+        yield run, record
+        model = record["inputs"]["model"]
 
 
 class Run:

@@ -33,6 +33,7 @@ __all__ = ["FORMATS", "Shape", "complaint", "decode_all", "fit_shape", "is_image
 Shape = tuple[int, int, int]
 _CHANNELS = {"L": 1, "RGB": 3}
 _MODES = {1: "L", 3: "RGB"}
+_GREY_BITS = {"L;2": 2, "L;4": 4}
 _LISTED = 10
 _FIT = (
     "Resize them, or have it done: `vdu unlearn --convert` for images to forget and to keep (in Python convert=True); where Python takes "
@@ -109,7 +110,13 @@ def to_pixels(image: Image.Image, shape: Shape | None, convert: bool = False) ->
         raise InputError("several frames, expected one still image")
     _require_size(image, None if convert else shape)
     _require_8_bits(image)
+    key, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    depth = _GREY_BITS.get(str(tiles[0][3])) if tiles else None
     image = ImageOps.exif_transpose(image)
+    if depth and isinstance(
+        key, int
+    ):  # Pillow scales the pixels of such a PNG to 8 bits, and not their transparent level
+        image.info["transparency"] = key * 255 // (2**depth - 1)
     if convert and shape is not None:
         image = _converted(image, shape)
     transparent = " with a transparent colour" if "transparency" in image.info else ""
@@ -149,9 +156,12 @@ def _require_8_bits(image: Image.Image) -> None:
     Raises:
         InputError: if it is one.
     """
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    bits = tags.get(258, 8)  # its raw mode does not tell where colours lie apart
+    if image.mode.startswith("I;16") and tags and (bits not in (16, (16,)) or tags.get(262) != 1):
+        raise InputError("grey of 9 to 15 bits, or of 16 with white as 0, which Pillow misreads: save it with 8 bits")
     if image.mode.startswith(("I", "F")):
         return
-    bits = getattr(image, "tag_v2", {}).get(258, 8)  # of a TIFF, whose raw mode does not tell where colours lie apart
     deep = max(bits if isinstance(bits, tuple) else (bits,)) > 8
     for tile in getattr(image, "tile", ()):
         raw, *rest = tile[3] if isinstance(tile[3], tuple) else (tile[3],)

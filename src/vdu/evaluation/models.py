@@ -7,7 +7,7 @@ from typing import Any
 from vdu.core.errors import InputError
 from vdu.core.paths import given_path
 from vdu.core.records import read_json
-from vdu.core.runs import Run
+from vdu.core.runs import Run, run_of
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.finding import find_pipeline
 from vdu.models.identity import (
@@ -20,7 +20,7 @@ from vdu.models.identity import (
 from vdu.models.pipelines import check_network, load_pipeline, network_of
 from vdu.training.loop import make_accelerator
 
-__all__ = ["OpenModel", "open_model", "open_models", "open_retrained", "require_comparable", "run_of"]
+__all__ = ["OpenModel", "open_model", "open_models", "open_retrained", "require_comparable"]
 
 READER = "text encoder"  # in the differences of two models
 MADE = ("what this run made", "Make the run again, or put the pipeline back")
@@ -101,23 +101,6 @@ def open_model(source: Any, name: str) -> OpenModel:
         return found
     _require_recorded(found, read_json(run / "run.json").get("pipeline"), path, *MADE)
     return replace(found, run=run)
-
-
-def run_of(pipeline: Path | str) -> Path | None:
-    """The finished run of ``vdu unlearn`` that a pipeline folder lies in.
-
-    Args:
-        pipeline: the folder.
-
-    Returns:
-        The run folder, whose ``run.json`` may record other weights; None if it lies in none.
-    """
-    path, run = Path(pipeline), Path(pipeline).parent
-    if path.name != "pipeline" or not (run / "run.json").is_file():
-        return None
-    record = read_json(run / "run.json")
-    finished = isinstance(record, dict) and record.get("verb") == "unlearn" and record.get("finished")
-    return run if finished else None
 
 
 def open_models(record: Run, original: Any = None) -> tuple[OpenModel, OpenModel]:

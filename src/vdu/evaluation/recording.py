@@ -29,7 +29,7 @@ from vdu.core.records import (
     write_json,
 )
 from vdu.core.rng import derive_seed
-from vdu.core.runs import Run
+from vdu.core.runs import Run, runs_before
 from vdu.data.forget_source import class_names, content_of, reload_forget
 from vdu.data.given import Images
 from vdu.data.images import ImageSet
@@ -370,11 +370,28 @@ def _cost(record: Run) -> list[dict[str, Any]]:
     if made_by is None:
         return _posterior_cost(inputs, record.folder) + own
     maker = read_json(Path(made_by) / "run.json")
-    made = [dict(stage) for stage in maker["stages"] if stage["stage"] in {"posterior", "unlearn"}]
-    pairs = zip(_asked(maker["inputs"]), _asked(inputs), strict=True)
-    if any(None not in each and each[0] != each[1] for each in pairs):  # its rule spoke of other unwanted seeds
-        made = [{name: value for name, value in each.items() if name not in {"stopping", "statement"}} for each in made]
-    return _posterior_cost(maker["inputs"], Path(made_by)) + made + own
+    asked, of_maker, made = _asked(inputs), _asked(maker["inputs"]), _made(Path(made_by), maker)
+    if _differ(of_maker, asked):  # its rule spoke of other unwanted seeds
+        made = _without_statement(made)
+    runs = runs_before(maker["inputs"]["model"])
+    while _differ(of_maker[:-1], asked[:-1]) and (earlier := next(runs, None)):
+        made, of_maker = _without_statement(_made(*earlier)) + made, _asked(earlier[1]["inputs"])
+    return made + own
+
+
+def _made(run: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages in which a run made its model, after those of its posterior."""
+    made = [dict(stage) for stage in record["stages"] if stage["stage"] in {"posterior", "unlearn"}]
+    return _posterior_cost(record["inputs"], run) + made
+
+
+def _without_statement(stages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in each.items() if name not in {"stopping", "statement"}} for each in stages]
+
+
+def _differ(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether two lists of hashes differ where both are known."""
+    return any(None not in each and each[0] != each[1] for each in zip(one, other, strict=True))
 
 
 def _asked(inputs: dict[str, Any]) -> list[Any]:

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vdu.core.processes import say
 from vdu.core.records import read_json
+from vdu.core.runs import runs_before
 from vdu.data.overlap import RETAINED, PixelHashes
-from vdu.evaluation.models import run_of
 
 __all__ = ["retained_before", "retained_of"]
 
@@ -29,8 +28,7 @@ def retained_of(run: Path | None) -> Iterator[PixelHashes]:
     """
     if run is None:
         return
-    if (run / RETAINED).is_file():
-        yield PixelHashes.load(run / RETAINED)
+    yield from _stored(run)
     yield from retained_before(read_json(run / "run.json")["inputs"]["model"])
 
 
@@ -41,15 +39,12 @@ def retained_before(model: Mapping[str, Any]) -> Iterator[PixelHashes]:
         model: its ``path`` and ``sha256``, as ``run.json`` holds them.
 
     Yields:
-        As :func:`retained_of`. A run folder that holds another run by now is named on standard error.
+        As :func:`retained_of`.
     """
-    run = run_of(model["path"])
-    if run is None:
-        return
-    if read_json(run / "run.json")["pipeline"]["sha256"] == model["sha256"]:
-        yield from retained_of(run)
-    else:
-        say(
-            f"vdu: {run}: holds another run by now than the one that a later run started from; the images that that one retained are not "
-            "known, and not looked for among held-out images."
-        )
+    for run, _ in runs_before(model):
+        yield from _stored(run)
+
+
+def _stored(run: Path) -> Iterator[PixelHashes]:
+    if (run / RETAINED).is_file():
+        yield PixelHashes.load(run / RETAINED)

@@ -137,7 +137,7 @@ def complete(
     """
     if not 0 <= handed_share <= 1:
         raise InputError(f"handed_share: got {handed_share}, expected a share of the sampler's steps from 0 to 1.")
-    timesteps = [int(t) for t in case.sampler.make(first).timesteps]  # falling
+    timesteps = [t.item() for t in case.sampler.make(first).timesteps]  # falling
     n_first = round(handed_share * len(timesteps))
     until = timesteps[n_first - 1] if n_first else float("inf")
     with evaluating(first.network, second.network):

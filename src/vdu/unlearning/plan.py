@@ -17,7 +17,7 @@ from vdu.core.processes import first_decides, say
 from vdu.core.ranges import SEED, plain_number, require_choice, require_flags, require_given, require_ranges
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.rng import generator as named_generator
-from vdu.core.runs import check_folder
+from vdu.core.runs import check_folder, runs_before
 from vdu.data.forget import split_by_class
 from vdu.data.forget_source import class_names, record_of, with_names_of
 from vdu.data.given import as_images, is_named
@@ -489,7 +489,7 @@ def _is_self(retain: Any) -> bool:
 
 
 def _kept(plan: Plan, images: ImageSet, *, in_folder: bool) -> ImageSet:
-    """The images to keep, copies of forget images among them; classes to forget are left out of labelled ones.
+    """The images to keep, copies of forget images among them; classes to forget, also of earlier runs, are left out of labelled ones.
 
     Args:
         plan: with the forget set.
@@ -504,6 +504,8 @@ def _kept(plan: Plan, images: ImageSet, *, in_folder: bool) -> ImageSet:
     """
     forget, images = plan.forget, _named(images, plan.original, "--retain")
     unwanted, labelled = class_names(forget), forget.labels is not None and images.labels is not None
+    runs = runs_before({"path": plan.source, "sha256": plan.weights_sha256}) if plan.source else ()
+    unwanted += [each for _, record in runs for each in record["inputs"]["forget"]["classes"] if each not in unwanted]
     if labelled and (forget.class_names is None) != (images.class_names is None):
         without, others = ("forget", "retained")[:: 1 if forget.class_names is None else -1]
         raise InputError(
