@@ -129,7 +129,7 @@ def test_what_a_model_cannot_do_is_refused_before_a_folder_is_emptied(make_pipel
     assert command("sample", "--pipeline", tmp_path / "plain", "--guidance-scale", 2, *over) == 2
     assert "guidance_scale: got one for a model without conditions" in capsys.readouterr().err
     assert command("sample", "--pipeline", tmp_path / "conditional", "--guidance-scale", 2, *over) == 2
-    assert "Guidance needs a null class too" in capsys.readouterr().err
+    assert "has no null class, which guidance and images without a label need" in capsys.readouterr().err
     assert (
         command("pretrain", "--from-pipeline", tmp_path / "conditional", "--data", "digits", "--steps", 1, *over) == 2
     )

@@ -707,7 +707,7 @@ def test_a_class_whose_name_another_one_has_too_is_not_taken_for_it_unsaid(capsy
     denoiser = adapt(tiny_pipelines.dit(id2label=shared))
     assert label_indices(denoiser, ["crane"]) == [7]
     said = capsys.readouterr().err
-    assert "to forget: crane (class 7). 1 of the model's classes have no name of their own (3)" in said
+    assert "to forget: crane (class 7). Classes of the model without a name of their own: 1 (3)" in said
     assert label_indices(denoiser, [3]) == [3] and capsys.readouterr().err == ""
 
 
