@@ -21,7 +21,7 @@ from vdu.commands.judge import JudgeSettings
 from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.unlearn import make_method
 from vdu.core.errors import DivergenceError, InputError
-from vdu.core.records import atomic_file, atomic_folder, sha256_file
+from vdu.core.records import atomic_file, atomic_folder, read_json, sha256_file
 from vdu.core.rng import derive_seed, generator
 from vdu.data.forget import split_by_class
 from vdu.data.images import ImageSet
@@ -106,6 +106,8 @@ class Making:
             **hashes_of(load_pipeline(stem / kind)),
             "files": {f"{stem.name}/{kind}/{WEIGHTS}": sha256_file(stem / kind / WEIGHTS)},  # rows need no average
             "network_evaluations": 3 * settings.steps * settings.batch_size,
+            # of all parts of a training that was interrupted
+            "training_seconds": sum(stage["seconds"] for stage in read_json(stem / "run.json")["stages"]),
         }
 
     def posterior(self, kind: str, done: Needs, stem: Path) -> dict[str, Any]:
