@@ -92,12 +92,12 @@ def test_the_papers_settings_are_those_of_the_paper(name, scale):
         assert {key: value for key, value in row.options.items() if key.startswith(("schedule", "beta"))} == cifar
 
 
-def test_the_shorter_training_has_the_papers_batches():
-    """What differs is stated in ``differs``: the number of steps, the rate, the precision and the average."""
+def test_the_shorter_training_differs_in_what_is_stated():
+    """What differs is stated in ``differs``: the number of steps, the batch, the rate, the precision and the average."""
     network, paper = (dict(load_table("table1", scale).worlds["mnist"].pretrain) for scale in ("network", "paper"))
     assert "training" in load_table("table1", "network").worlds["mnist"].differs
     rate = ("learning_rate", "lr_schedule", "warmup_steps")
-    for name in ("steps", "ema_decay", "checkpointing_steps", "mixed_precision", *rate):
+    for name in ("steps", "batch_size", "ema_decay", "checkpointing_steps", "mixed_precision", *rate):
         for options in (network, paper):
             options.pop(name, None)
     assert network == paper
