@@ -139,7 +139,7 @@ def test_a_settings_file_that_is_damaged_is_named(tmp_path):
         read_toml(path)
     for content in (b"guidance_scale = ", b"\xff", b"a = " + b"9" * 5000):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"config.toml: not a TOML file .*Restore it"):
+        with pytest.raises(InputError, match=r"config.toml: not a TOML file .*Restore the file"):
             read_toml(path)
     path.write_text("guidance_scale = 3.5", "utf-8")
     assert read_toml(path) == {"guidance_scale": 3.5}

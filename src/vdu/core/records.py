@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -222,19 +222,9 @@ def read_json(path: Path | str) -> Any:
         path: the file.
 
     Returns:
-        The parsed value.
-
-    Raises:
-        InputError: if the file is missing or is not JSON.
+        The parsed value. A file that is missing or is not JSON raises an ``InputError``.
     """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number of thousands of digits
-        raise InputError(
-            f"{path}: not valid JSON ({error}). Restore the file or run the step that writes it again."
-        ) from None
+    return _parsed(path, json.loads, "valid JSON")
 
 
 def read_toml(path: Path | str) -> dict[str, Any]:
@@ -244,17 +234,20 @@ def read_toml(path: Path | str) -> dict[str, Any]:
         path: the file.
 
     Returns:
-        Its values.
-
-    Raises:
-        InputError: if the file is missing or is not TOML.
+        Its values. A file that is missing or is not TOML raises an ``InputError``.
     """
+    return _parsed(path, tomllib.loads, "a TOML file")
+
+
+def _parsed(path: Path | str, parse: Callable[[str], Any], kind: str) -> Any:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return parse(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or a number of thousands of digits
-        raise InputError(f"{path}: not a TOML file ({error}). Restore it, or run what wrote it again.") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not of this kind, or a number of thousands of digits
+        raise InputError(
+            f"{path}: not {kind} ({error}). Restore the file or run the step that writes it again."
+        ) from None
 
 
 def sha256_bytes(data: bytes) -> str:
