@@ -42,7 +42,6 @@ LEFTOVER = re.compile(r"\..+\.\d+\.(tmp|old)|\.tmp.*")
 TIMES = {
     "date",
     "seconds",
-    "unlearn_seconds",
     "network_evaluations",
     "resumed",
     "commit",
@@ -434,7 +433,8 @@ def content(out: Path) -> dict[str, str]:
 
 def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _timeless(each) for name, each in value.items() if name not in TIMES}
+        kept = {name: each for name, each in value.items() if name not in TIMES and not name.endswith("_seconds")}
+        return {name: _timeless(each) for name, each in kept.items()}
     return [_timeless(each) for each in value] if isinstance(value, list) else value
 
 

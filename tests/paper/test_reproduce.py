@@ -104,9 +104,10 @@ def cells(folder: Path) -> dict[str, str]:
 def results(folder: Path) -> dict[str, str]:
     """Cell → its result as text, without times."""
     found = {name: read_json(folder / name)["result"] for name in cells(folder)}
-    for result in found.values():
-        result.pop("unlearn_seconds", None)
-    return {name: json.dumps(result) for name, result in found.items()}
+    return {
+        name: json.dumps({key: value for key, value in result.items() if not key.endswith("_seconds")})
+        for name, result in found.items()
+    }
 
 
 def call(*tokens) -> int:
