@@ -22,6 +22,7 @@ from vdu.posterior.isotropic import fit_isotropic
 from vdu.training import loop
 from vdu.training.batches import NoisyImages
 from vdu.training.checkpoint import load_weights
+from vdu.unlearning.unlearn import unlearn as unlearn_in_python
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -378,6 +379,17 @@ def test_what_is_forgotten_is_said_and_recorded(desk, unlearn, capsys):
     assert read_json(desk / "run" / "run.json")["inputs"]["forget"]["passed_over"] == {"hidden": 1, "text": 1}
     card = (desk / "run" / "pipeline" / "README.md").read_text(encoding="utf-8")
     assert "(7 images; 2 files passed over (1 hidden, 1 text), SHA-256" in card
+
+
+def test_files_that_are_passed_over_are_said_under_a_label_too(tmp_path, capsys, make_pipeline):
+    pipe = make_pipeline(num_class_embeds=3)
+    for i in range(4):
+        Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
+    (tmp_path / "notes.txt").write_text("unwanted", encoding="utf-8")
+    run = tmp_path.parent / "run"
+    unlearn_in_python(pipe, "ascent", forget=tmp_path, forget_label=1, steps=1, batch_size=2, folder=run)
+    assert "forgetting 4 images: " in (said := capsys.readouterr().err) and "; 1 file passed over (1 text)" in said
+    assert read_json(run / "run.json")["inputs"]["forget"]["passed_over"] == {"text": 1}
 
 
 def test_folders_of_numbers_and_of_splits(desk, refused, unlearn):

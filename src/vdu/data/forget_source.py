@@ -246,10 +246,10 @@ def dealt(images: ImageSet, places: Sequence[int], known: Sequence[str]) -> Imag
         known: all labels or prompts of the model, in order.
 
     Returns:
-        The images, with the places as labels.
+        The images, with the places as labels, and with what was passed over beside them.
     """
     labels = torch.tensor([places[i % len(places)] for i in range(len(images))])
-    return ImageSet(images.images, labels, class_names=tuple(known), description=images.description)
+    return replace(images, labels=labels, class_names=tuple(known))
 
 
 def _under_prompts(images: ImageSet, metrics: Path, recorded: str | None) -> ImageSet:
