@@ -6,6 +6,7 @@ import re
 import sys
 import tomllib
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,13 @@ from vdu.core.records import sha256_file
 from vdu.core.types import Losses
 from vdu.data.forget_source import reload_forget
 from vdu.data.images import ImageSet
-from vdu.methods import registry
+from vdu.methods import metadata, registry
 from vdu.models.identity import weights_sha256
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.replay import auxiliaries
 from vdu.replay.selection import resemblance
 from vdu.unlearning import default_posterior, engine
+from vdu.unlearning.plan import TrainingOptions
 
 SMALL = {"steps": 3, "batch_size": 4, "learning_rate": 1e-3, "progress": None}
 PIXELS = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -381,6 +383,25 @@ class Floor(vdu.Method):
 '''
 
 
+def test_no_option_has_the_name_of_a_setting_and_no_default_is_a_list(registered):
+    own = {name for name, each in signature(vdu.unlearn).parameters.items() if each.kind is not each.VAR_KEYWORD}
+    assert metadata.SETTINGS == own | set(TrainingOptions.__annotations__)
+    space: dict[str, type] = {}
+    exec(FLOOR.replace("float = 3.0", "list = [1]"), space)
+    with pytest.raises(InputError, match="Floor: cannot become a dataclass .*expected options with a number"):
+        vdu.register("floor")(space["Floor"])
+
+
+def test_a_limit_on_a_value_that_is_never_returned_is_said_once(make_pipeline, registered, capsys):
+    space: dict[str, type] = {}
+    exec(FLOOR.replace("    multiple", "    limits = {'msee': 2.0}\n    multiple"), space)
+    vdu.unlearn(make_pipeline(), vdu.register("floor")(space["Floor"]), forget=PIXELS, **SMALL | {"steps": 2})
+    assert (
+        capsys.readouterr().err.count("the method floor limits msee, and its losses() return no value of that name")
+        == 1
+    )
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -393,6 +414,47 @@ class Floor(vdu.Method):
         ("name = 'floor'; needs = 'forget'; losses = print", "Floor: needs: got 'forget'"),
         ("name = 'floor'; uses = {'techer'}; losses = print", "Floor: uses: got 'techer'; expected .* teacher"),
         ("name = 'floor'; batch_shares = {'retained': 1.0}; losses = print", "Floor: batch_shares: got 'retained'"),
+        ("name = 'floor'; needs = None; losses = print", "Floor: needs: got None"),
+        ("name = 'floor'; uses = 5; losses = print", "Floor: uses: got 5"),
+        ("name = 'floor'; batch_shares = {'forget': 0}; losses = print", "Floor: batch_shares: got {'forget': 0}"),
+        (
+            "name = 'floor'; limits = {'mse': float('nan')}; losses = print",
+            "Floor: limits: got {'mse': nan}; expected a number above 0",
+        ),
+        ("name = 'floor'; limits = None; losses = print", "Floor: limits: got None; expected a mapping"),
+        ("name = 'floor'; stops = 'no'; losses = print", "Floor: stops: got 'no'; expected True or False"),
+        ("name = 'floor'; pool = -3; losses = print", "Floor: pool: got -3; expected 0 or more"),
+        (
+            "name = 'floor'; training = {'steps': 3}; losses = print",
+            "Floor: training: got {'steps': 3}; expected a vdu.methods.defaults",
+        ),
+        ("name = 'floor'; substitutes = 'maybe'; losses = print", "Floor: substitutes: got 'maybe'"),
+        ("name = 'floor'; draws = ['forget']; losses = print", "Floor: draws: got a list"),
+        ("name = 'floor'; strength = ('scale',); losses = print", "Floor: strength: got 'scale', which is no option"),
+        (
+            "name = 'floor'; ranges = {'scale': None}; losses = print",
+            "Floor: ranges: got {'scale': None}; expected a vdu.core.ranges",
+        ),
+        (
+            "name = 'floor'; word_options = {'scale': 1}; losses = print",
+            "Floor: word_options: got 'scale', which is no option",
+        ),
+        (
+            "name = 'floor'; only_with = {'alpha_bar_range': 'x'}; losses = print",
+            "Floor: only_with: got {'alpha_bar_range': 'x'}",
+        ),
+        (
+            "name = 'floor'; only_with = {'alpha_bar_range': ('x', [1])}; losses = print",
+            "Floor: only_with: alpha_bar_range depends on 'x'",
+        ),
+        (
+            "name = 'floor'; estimator = 'fisher'; losses = print",
+            "Floor: estimator: got 'fisher' without an option for the posterior",
+        ),
+        (
+            "name = 'floor'; losses = print; steps: int = 3",
+            "Floor: the option 'steps' has the name of a setting of vdu.unlearn",
+        ),
     ],
 )
 def test_a_method_that_lacks_something_is_refused_before_any_work(source, message, registered):
@@ -418,6 +480,24 @@ def test_a_method_that_lacks_something_is_refused_before_any_work(source, messag
         (
             lambda d, b: Losses({"x": torch.zeros(())}),
             r"returned terms \(x\) without a gradient, so nothing would train",
+        ),
+        (lambda d, b: Losses([d.noise(b["forget"]).mean()]), "returned a list for its terms; expected scalars by name"),
+        (
+            lambda d, b: Losses({1: d.noise(b["forget"]).mean()}),
+            "returned a dict for its terms; expected scalars by name",
+        ),
+        (
+            lambda d, b: Losses({"x": d.noise(b["forget"]).mean() * (1 + 1j)}),
+            r"returned a complex tensor \[\] as the term 'x'",
+        ),
+        (lambda d, b: Losses({"x": d.noise(b["forget"]).mean()}, None), "returned None for its observed values"),
+        (
+            lambda d, b: Losses({"x": d.noise(b["forget"]).mean()}, {"mse": 0.5}),
+            "returned 0.5 as the observed value 'mse'",
+        ),
+        (
+            lambda d, b: Losses({"x": d.noise(b["forget"]).mean()}, {"x": torch.zeros(())}),
+            "returned the name 'x' twice",
         ),
     ],
 )

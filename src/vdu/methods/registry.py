@@ -102,7 +102,12 @@ def _registered_as(name: str | None, kind: Any) -> Any:
     if taken or kind.name == "auto" or (kind.name in _FILES and kind.__module__ != home):
         raise InputError(f"{kind.__name__}: the name {kind.name!r} is taken; give the class another one.")
     if "__dataclass_fields__" not in kind.__dict__:
-        kind = dataclass(frozen=True, eq=False, kw_only=True)(kind)
+        try:
+            kind = dataclass(frozen=True, eq=False, kw_only=True)(kind)
+        except (TypeError, ValueError) as error:  # such as a list as a default, which all objects would share
+            raise InputError(
+                f"{kind.__name__}: cannot become a dataclass ({error}); expected options with a number, a text or a tuple as default."
+            ) from None
     _registered[kind.name] = kind
     return kind
 
@@ -114,10 +119,12 @@ def require_whole(method: Any) -> None:
         method: the class or an object of it; what depends on the options is known of an object alone.
 
     Raises:
-        InputError: if it has no name, has no losses and is not solved in closed form, or names an unknown role or tool.
+        InputError: if it has no name, has no losses and is not solved in closed form, names an unknown role or tool, or says something
+            of itself that is of another kind (:func:`vdu.methods.metadata.require_metadata`).
     """
     from vdu.core.types import Tools
     from vdu.methods.base import BaseMethod
+    from vdu.methods.metadata import are_names, require_metadata
 
     kind = method if isinstance(method, type) else type(method)
     if not method.name:
@@ -131,10 +138,11 @@ def require_whole(method: Any) -> None:
         given = getattr(method, what)
         if isinstance(given, property):
             continue
-        if unknown := [given] if isinstance(given, str) else sorted(set(given) - known):
+        if unknown := sorted(set(given) - known) if are_names(given) else [given]:
             raise InputError(
-                f"{kind.__name__}: {what}: got {unknown[0]!r}; expected a set with some of {', '.join(sorted(known))}."
+                f"{kind.__name__}: {what}: got {shown(unknown[0])}; expected a set with some of {', '.join(sorted(known))}."
             )
+    require_metadata(method)
 
 
 def _first_line(kind: type) -> str:

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from vdu.core.errors import InputError, shown
+from vdu.core.processes import say
 from vdu.core.types import Losses, Method
+from vdu.methods.base import Described
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.training.batches import unflatten
 from vdu.training.loop import Objective
@@ -26,6 +28,7 @@ class MethodObjective(Objective):
     def __init__(self, method: Method, denoiser: PipelineDenoiser) -> None:
         self.method, self.denoiser = method, denoiser
         self.limits, self.per_term = method.limits, method.per_term
+        self._told = False
 
     def losses(self, network: nn.Module, batch: Mapping[str, Tensor]) -> Losses:
         """The method's losses over the network that the loop trains."""
@@ -39,17 +42,42 @@ class MethodObjective(Objective):
         where = f"the method {self.method.name}: losses()"
         if not isinstance(found, Losses):
             raise InputError(f"{where} returned {shown(found)}; expected vdu.Losses of terms, scalars by name.")
-        for name, term in found.terms.items():
-            if not isinstance(term, Tensor) or term.ndim != 0:
-                got = f"a tensor {list(term.shape)}" if isinstance(term, Tensor) else shown(term)
-                raise InputError(
-                    f"{where} returned {got} as the term {name!r}; expected a scalar tensor. Take the mean over the batch."
-                )
+        for what, values in (("term", found.terms), ("observed value", found.observed)):
+            if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+                raise InputError(f"{where} returned {shown(values)} for its {what}s; expected scalars by name.")
+            for name, value in values.items():
+                if not isinstance(value, Tensor) or value.ndim != 0 or value.is_complex():
+                    kind = "complex tensor" if isinstance(value, Tensor) and value.is_complex() else "tensor"
+                    got = f"a {kind} {list(value.shape)}" if isinstance(value, Tensor) else shown(value)
+                    raise InputError(
+                        f"{where} returned {got} as the {what} {name!r}; expected a scalar tensor of real numbers. Take the mean over the batch."
+                    )
+        if twice := sorted(set(found.terms) & set(found.observed)):
+            raise InputError(
+                f"{where} returned the name {twice[0]!r} twice; expected another name for the observed value."
+            )
+        self._tell_of_limits(found)
         if torch.is_grad_enabled() and not any(term.requires_grad for term in found.terms.values()):
             raise InputError(
                 f"{where} returned terms ({', '.join(found.terms)}) without a gradient, so nothing would train; expected one that depends "
                 "on the network of the denoiser it is given."
             )
+
+    def _tell_of_limits(self, found: Losses) -> None:
+        """Say once which limits of a method of one's own can end nothing, since it returns no value of their names."""
+        own = next((vars(kind)["limits"] for kind in type(self.method).__mro__ if "limits" in vars(kind)), {})
+        idle = sorted(set(own) - set(found.terms) - set(found.observed))
+        if (
+            idle
+            and not self._told
+            and not type(self.method).__module__.startswith("vdu.")
+            and own is not Described.limits
+        ):
+            say(
+                f"vdu: warning: the method {self.method.name} limits {', '.join(idle)}, and its losses() return no value of that name, so "
+                "that no run ends by it."
+            )
+        self._told = True
 
     def add_gradients(self, parameters: Mapping[str, nn.Parameter]) -> Mapping[str, float]:
         """The method's closed-form gradients."""
