@@ -459,6 +459,21 @@ def test_held_out_images_are_none_of_the_retained_ones_wherever_the_run_is(pair,
             evaluate(**given, held_out=pair / "held", **QUICK)
 
 
+def test_held_out_images_of_another_class_are_refused_where_something_has_both(pair, pixel_judge):
+    (pair / "held" / "b").mkdir(parents=True)
+    pixels = torch.randint(256, (60, 1, 8, 8), dtype=torch.uint8, generator=seeded(5))
+    for i, each in enumerate(pixels[:6]):
+        Image.fromarray(255 - each[0].numpy()).save(pair / "held" / "b" / f"{i}.png")
+    names = ("A", "b", "c")
+    forget = ImageSet(pixels[:6] // 2, torch.zeros(6, dtype=torch.int64), class_names=("a",))
+    reference = ImageSet(pixels, torch.arange(60) % 3, class_names=names)
+    given = {"before": pair / "before", "after": pair / "after", "forget": forget, "reference": reference, **QUICK}
+    with pytest.raises(InputError, match="held is of the class b, and reference has it beside a, which was forgotten"):
+        evaluate(forget_class="a", held_out=pair / "held", **given)
+    (pair / "held" / "b").rename(pair / "held" / "a")
+    evaluate(forget_class="a", held_out=pair / "held", **given)
+
+
 def test_reference_images_that_the_run_retained_are_a_warning_of_the_evidence(pair, pixel_judge):
     kept, others = (torch.randint(256, (n, 1, 8, 8), dtype=torch.uint8, generator=seeded(n)) for n in (6, 90))
     how = {"forget": pair / "unwanted", "retain": kept, "steps": 1, "batch_size": 4, "progress": None}

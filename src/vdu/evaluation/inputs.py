@@ -8,6 +8,7 @@ import torch
 from vdu.core.class_names import class_key
 from vdu.core.errors import InputError
 from vdu.core.records import sha256_file
+from vdu.core.room import require_room
 from vdu.data.forget_source import class_names, has_captions
 from vdu.data.images import ImageSet
 from vdu.data.overlap import PixelHashes, shared, without_copies
@@ -95,6 +96,7 @@ def load_given(
     judging = given_judges(known[0], classes, judge=options.judge, second_judge=options.second_judge)
     _check_only_name(options, judging, forgotten)
     shape = known[0].image_shape
+    require_room("--n-images", options.n_images, shape)
     real = load_real_images(options.data, options.held_out, classes, shape)
     reference = load_reference(options.reference, options.reference_split, shape)
     concepts = forgotten if sets is None or sets.are_labels else list(sets.concepts)
@@ -107,6 +109,7 @@ def load_given(
     if judging is not None:
         classes_of["the judge"] = judging.judge.class_names
     _check_names(options, concepts, classes_of)
+    _check_held_out(real.forget_held_out, list(options.forget_class) or concepts, classes_of)
     network = None if options.features == "judge" else find_feature_network(options.features)
     if options.cross_judge is not None and sets is None:
         raise InputError(
@@ -116,6 +119,7 @@ def load_given(
     cross = cross_judge(options.cross_judge, shape, judging)
     require_known_classes(sets, judging, cross)
     if judging is None:
+        require_room("--n-judge-samples", options.n_judge_samples, shape)
         require_judge_samples(options)
     return Given(judging, real, reference, network, cross)
 
@@ -211,6 +215,17 @@ def _check_names(options: EvaluationOptions, forgotten: list[str], classes_of: M
             raise InputError(
                 f"--forget-class: got {', '.join(given)}; the forget set is of {', '.join(forgotten)}, and {who} has all of them. Leave "
                 "the option out; it is for judges that use another name for the class."
+            )
+
+
+def _check_held_out(held_out: ImageSet | None, forgotten: list[str], classes_of: Mapping[str, Sequence[str]]) -> None:
+    """Raise an error for held-out images of one class that something has beside the forgotten one: they are of another class."""
+    own = [] if held_out is None else class_names(held_out)
+    for who, known in classes_of.items():
+        if held_out is not None and len(own) == 1 and told_apart(known, own, forgotten):
+            raise InputError(
+                f"--held-out: {held_out.description} is of the class {own[0]}, and {who} has it beside {', '.join(forgotten)}, which was "
+                "forgotten; expected held-out images of what was forgotten. Give the folder of that class."
             )
 
 
