@@ -9,6 +9,7 @@ from vdu.core.errors import InputError, did_you_mean, shown
 from vdu.core.paths import given_output, given_path
 from vdu.core.python_names import names_arguments
 from vdu.core.ranges import require_flags, require_kind
+from vdu.core.room import FLOATS, require_room
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,10 @@ def sample(
     denoiser = opened if isinstance(opened, PipelineDenoiser) else PipelineDenoiser.from_pipeline(opened)
     given: Any = seeds
     given = given.tolist() if hasattr(given, "tolist") else given  # of NumPy and PyTorch
-    chosen = range(given) if isinstance(given, int) and not isinstance(given, bool) and given > 0 else given
+    number = isinstance(given, int) and not isinstance(given, bool) and given > 0
+    chosen = range(given) if number else given
+    if isinstance(chosen, range):  # before its seeds are looked at one by one
+        require_room("seeds", max(0, (chosen.stop - chosen.start) // chosen.step), denoiser.image_shape, FLOATS)
     if (
         not isinstance(chosen, Sequence)
         or isinstance(chosen, str | bytes)

@@ -11,6 +11,7 @@ from vdu.core import progress
 from vdu.core.errors import InputError
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import generator as named_generator
+from vdu.core.room import require_room
 from vdu.core.runs import Run
 from vdu.data.forget_source import content_of
 from vdu.data.images import ImageSet
@@ -72,7 +73,8 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     sampler = settings.sampler()
     data = load_images(settings.data, shape=denoiser.image_shape, split="train") if settings.data else None
     covered(denoiser, settings.name_filter)
-    sampler.make(drawing)  # both refuse now what the model's schedule cannot do
+    require_room("--n-samples", settings.n_samples, drawing.image_shape)
+    sampler.make(drawing)  # all refuse now what the model's schedule cannot do
     resume, keep = (
         bool(settings.resume_from_checkpoint),
         (settings.pipeline, *settings.members, settings.data and place_of(settings.data)),

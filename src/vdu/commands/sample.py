@@ -45,12 +45,13 @@ def run(settings: SampleSettings) -> dict[str, Any]:
         The paths of the images. A class that the model lacks, and guidance of an unconditional one, are refused (``InputError``).
 
     Raises:
-        InputError: if there are more labels than images.
+        InputError: if there are more labels than images, or more images than memory holds.
     """
     import torch
     from safetensors.torch import save_file
 
     from vdu.core.errors import InputError
+    from vdu.core.room import FLOATS, require_room
     from vdu.data.images import to_uint8
     from vdu.data.pictures import save_grid, save_pngs
     from vdu.diffusion.sampling import sample
@@ -66,6 +67,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     denoiser = PipelineDenoiser.from_pipeline(pipeline.to(device))
     sampler = replace(settings.sampler(), guidance_scale=settings.guidance_scale)
     sampler.make(denoiser)  # fails early if the model's schedule does not support it
+    require_room("--n-images", settings.n_images, denoiser.image_shape, FLOATS)
     if len(settings.label) > settings.n_images:
         raise InputError(
             f"--label: got {len(settings.label)} labels for {settings.n_images} images; expected at most one per image. Raise --n-images."

@@ -17,6 +17,7 @@ from vdu.core.python_names import names_arguments
 from vdu.core.ranges import COUNT, require_given, require_kind, require_number
 from vdu.core.records import read_json
 from vdu.core.rng import derive_seed, draw_seed
+from vdu.core.room import require_room
 from vdu.core.surroundings import undisturbed
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
@@ -133,6 +134,8 @@ def fit_posterior(
             )
             raise InputError(f"{name}: got {shown(given)}, and no samples are drawn: {why}. Leave it out.")
     denoiser = PipelineDenoiser.from_pipeline(pipeline)
+    if n_samples is not None:
+        require_room("n_samples", n_samples, denoiser.image_shape)
     labels = None if labels is None else denoiser.meant(labels)
     part = in_training(denoiser, train)
     part = part if train == "all" else part.with_network(trained_weights(part.network, train))

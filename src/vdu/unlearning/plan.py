@@ -17,6 +17,7 @@ from vdu.core.processes import first_decides, say
 from vdu.core.ranges import SEED, plain_number, require_choice, require_flags, require_given, require_ranges
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.rng import generator as named_generator
+from vdu.core.room import require_room
 from vdu.core.runs import check_folder, runs_before
 from vdu.data.forget import split_by_class
 from vdu.data.forget_source import class_names, record_of, with_names_of
@@ -273,6 +274,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     captions = (
         labels if forget is None else tuple(prompts.get("forget", labels))
     )  # what the forget images are images of
+    require_room("--n-own-samples", n_own, original.image_shape)
     draws_forget = forget is None  # under labels or prompts, see require_forget
     draws = selects or draws_forget or "instead" in chosen.method.needs
     if draws or sampler.guidance_scale is not None:

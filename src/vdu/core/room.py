@@ -1,0 +1,44 @@
+"""Whether so many images have room in memory, asked before one is drawn. Standard library only.
+
+Not guaranteed: that fewer images have room; what else is in memory is not counted.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+
+from vdu.core.errors import InputError
+
+__all__ = ["FLOATS", "PIXELS", "require_room"]
+
+PIXELS, FLOATS = 1, 4  # bytes of a value that is kept as uint8, and as float32
+UNKNOWN = 2**50  # bytes, where the system does not say
+
+
+def require_room(name: str, n_images: int, shape: Sequence[int], bytes_each: int = PIXELS) -> None:
+    """Raise an error for more images than all memory holds: drawing them would take years, and end without a result.
+
+    Args:
+        name: of the setting.
+        n_images: how many.
+        shape: channels, height and width of one.
+        bytes_each: of a value.
+
+    Raises:
+        InputError: with the largest number.
+    """
+    each, memory = math.prod(shape) * bytes_each, _memory()
+    if n_images * each > memory:
+        size = "×".join(map(str, shape))
+        raise InputError(
+            f"{name}: got {float(n_images):.3g} images of {size}, which take {n_images * each / 2**30:.3g} GiB, and this machine has "
+            f"{memory / 2**30:.3g} GiB of memory; expected at most {memory // each}."
+        )
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not a POSIX system
+        return UNKNOWN
