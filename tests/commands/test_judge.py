@@ -46,6 +46,11 @@ def test_batches_depend_on_the_step_alone_and_take_as_many_from_each_set():
     assert 0 < level.min() and level.max() < 0.3 and level.max() > 2 * level.min()  # each image draws its own
 
 
+def test_too_many_passes_are_named_as_they_were_given(tmp_path):
+    with pytest.raises(InputError, match="--epochs: got 9000000000000000000 passes over"):
+        run(JudgeSettings(data="digits", output_dir=tmp_path / "run", epochs=9 * 10**18, batch_size=1))
+
+
 @pytest.mark.parametrize("architecture", ["cnn", "lenet"])
 def test_a_judge_of_digits_knows_its_own_error(tmp_path, architecture):
     settings = JudgeSettings(

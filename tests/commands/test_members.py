@@ -44,6 +44,12 @@ def steps(monkeypatch):
     return done, call
 
 
+def test_a_seed_that_the_last_member_cannot_have_is_refused_before_the_first(options, steps, tmp_path):
+    with pytest.raises(InputError, match="--seed: got 9223372036854775807 for 2 members"):
+        pretrain.run(options(tmp_path / "run", seed=2**63 - 1))
+    assert not steps[0] and not (tmp_path / "run").exists()
+
+
 def sha256(folder) -> str:
     return read_json(folder / "run.json")["pipeline"]["sha256"]
 

@@ -5,15 +5,14 @@ The error and the confusion matrix come from the test split. Without labels: :fu
 Not guaranteed: that a judge trained on real images is as good on generated ones.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from vdu.commands.options import Count, GivenFirst, NotNegative, OutputDir, Rate, Seed, Tracker, Weight, plain, to_toml
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 from vdu.core.processes import place
-from vdu.core.ranges import require_ranges
+from vdu.core.ranges import COUNT, require_ranges
 from vdu.core.runs import Run
 
 if TYPE_CHECKING:
@@ -144,7 +143,11 @@ def _how(settings: JudgeSettings, n_images: int) -> "TrainSettings":
     from vdu.training.loop import TrainSettings
 
     require_ranges(vars(settings))  # also where the settings were made in Python
-    steps = math.ceil(settings.epochs * n_images / settings.batch_size)
+    steps = -(-settings.epochs * n_images // settings.batch_size)  # in whole numbers, since floats round large ones
+    if not COUNT.holds(steps):
+        raise InputError(
+            f"--epochs: got {settings.epochs} passes over {n_images} images, which are {shown(steps)} steps; expected fewer."
+        )
     return TrainSettings(
         steps=steps,
         learning_rate=settings.learning_rate,

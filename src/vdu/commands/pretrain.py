@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from vdu.commands.options import Count, GivenFirst, NotNegative, OutputDir, Rate, Seed, Share, Tracker, to_toml
-from vdu.core.errors import BusyError, InputError
+from vdu.core.errors import BusyError, InputError, shown
 from vdu.core.processes import place
 from vdu.core.progress import expect, whole
-from vdu.core.ranges import require_ranges
+from vdu.core.ranges import SEED, require_ranges
 from vdu.core.runs import Run
 
 if TYPE_CHECKING:
@@ -222,6 +222,11 @@ def _class_names(images: "ImageSet", with_left_out: bool) -> tuple[str, ...]:
 
 def _run_members(settings: PretrainSettings) -> dict[str, Any]:
     """Member k in member-k/ with seed + k; finished members, and members that another process is training, are skipped."""
+    if not SEED.holds(last := settings.seed + settings.members - 1):
+        raise InputError(
+            f"--seed: got {settings.seed} for {settings.members} members, of which the last would have the seed {shown(last)}; expected "
+            "seeds of at most 64 bits. Give a smaller one."
+        )
     resume = None if settings.overwrite else "latest"
     summary: dict[str, Any] = {}
     for k in range(settings.members):
