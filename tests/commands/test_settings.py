@@ -57,7 +57,13 @@ def test_a_whole_number_with_a_point_keeps_all_its_digits(command, capsys, tmp_p
             assert code == 0 and "seed = 9007199254740993\n" in said.out
     for text in ("9007199254740992.5", "1e400", "nan"):
         code, said = resolved(command, capsys, "pretrain", f"--seed={text}")
-        assert code != 0 and f"Got {text}; expected a whole number." in " ".join(said.err.split())
+        assert code != 0 and f"Got {text}; expected a whole number" in " ".join(said.err.split())
+
+
+def test_a_number_of_thousands_of_digits_is_refused_as_too_large_in_few_words(command, capsys):
+    for text in ("9" * 5000, "1e400", "1e99999999", str(10**30)):
+        code, said = resolved(command, capsys, "pretrain", f"--steps={text}")
+        assert code != 0 and "at most" in said.err and len(said.err) < 400, text[:20]
 
 
 def test_names_in_a_file_may_have_dashes_or_underscores(command, capsys, tmp_path):

@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -14,8 +15,11 @@ from vdu.core.ranges import (
     RANGES,
     SEED,
     UNIT,
+    plain_number,
     require_ranges,
 )
+from vdu.methods.options import checked, options_of
+from vdu.methods.vdu import VDU
 from vdu.training.loop import TrainSettings
 
 FLOAT32 = torch.finfo(torch.float32).max
@@ -44,6 +48,18 @@ def test_none_is_a_default_and_zero_is_a_zero():
     require_ranges({"a_name_without_a_range": -1})
     with pytest.raises(InputError, match="steps: got 0; expected at least 1"):
         require_ranges({"steps": 0})
+
+
+@pytest.mark.parametrize("value", [10**400, 10**5000, -(10**5000), Fraction(10**400)], ids=list("abcd"))
+def test_a_number_beyond_floats_is_refused_in_few_words(value):
+    for name in ("learning_rate", "steps", "seed"):
+        with pytest.raises(InputError, match=f"{name}: got ") as refused:
+            require_ranges({name: plain_number(value)})
+        assert len(str(refused.value)) < 200
+    with pytest.raises(InputError, match="gamma: got ") as refused:
+        checked(options_of(VDU)["gamma"], value)
+        VDU(posterior=None, gamma=checked(options_of(VDU)["gamma"], value))
+    assert len(str(refused.value)) < 200
 
 
 def test_a_tensor_beyond_all_sizes_is_a_lack_of_memory():

@@ -4,7 +4,6 @@ Every verb's settings are one frozen dataclass in the verb's own file, shared by
 files import PyTorch code inside their functions, so that ``vdu --help`` stays fast.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from decimal import Decimal
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from vdu.core.errors import shown
 from vdu.core.paths import given_output, given_path
 from vdu.core.ranges import (
     AT_LEAST_0,
@@ -59,7 +59,7 @@ def within(allowed: Range) -> Parameter:
 
     def check(type_: Any, value: float | None) -> None:
         if value is not None and not allowed.holds(value):
-            raise ValueError(f"Got {value}; expected {allowed.expected(value)}.")
+            raise ValueError(f"Got {shown(value)}; expected {allowed.expected(value)}.")
 
     return Parameter(validator=check, converter=_whole if allowed.whole else None)
 
@@ -71,11 +71,14 @@ def _whole(type_: Any, tokens: Sequence[Any]) -> int:
     except ValueError:
         pass
     try:
-        value = Decimal(text if math.isfinite(float(text)) else "nan")  # exact: floats beyond 2⁵³ are even
-    except ValueError:
+        value = Decimal(text)  # exact: floats beyond 2⁵³ are even
+    except ArithmeticError:
         value = Decimal("nan")
-    if value != value.to_integral_value():
-        raise ValueError(f"Got {text}; expected a whole number.")
+    short = text if len(text) <= 80 else f"{text[:79]}…"
+    if value.is_finite() and value.adjusted() > 18:
+        raise ValueError(f"Got {short}; expected a whole number of at most 64 bits.")
+    if not value.is_finite() or value != value.to_integral_value():
+        raise ValueError(f"Got {short}; expected a whole number.")
     return int(value)
 
 

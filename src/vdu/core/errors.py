@@ -3,6 +3,7 @@
 Every other error is a bug or a failure of the machine and keeps its type and traceback.
 """
 
+import math
 from difflib import get_close_matches
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = ["BusyError", "DivergenceError", "InputError", "did_you_mean", "is_out_of_memory", "shown"]
+
+
+LONGEST = 256  # bits of a whole number that is written out in a message
 
 
 class InputError(ValueError):
@@ -49,9 +53,11 @@ def shown(value: Any) -> str:
         Some words.
 
     Examples:
-        >>> shown(3), shown("esd"), shown(int), shown([1, 2])
-        ('3', "'esd'", 'the class int', 'a list')
+        >>> shown(3), shown("esd"), shown(int), shown([1, 2]), shown(10**400)
+        ('3', "'esd'", 'the class int', 'a list', '10^400 or so')
     """
+    if isinstance(value, int) and value.bit_length() > LONGEST:  # Python prints no more than 4300 digits
+        return f"{'−' * (value < 0)}10^{int(value.bit_length() * math.log10(2))} or so"
     if value is None or isinstance(value, bool | int | float | PurePath):
         return str(value)
     if isinstance(value, str):

@@ -14,7 +14,7 @@ from vdu.core.errors import InputError, shown
 
 __all__ = [
     "AT_LEAST_0", "COUNT", "ENOUGH_IMAGES", "FRACTION", "NOT_NEGATIVE", "PORT", "POSITIVE", "RANGES", "SEED", "UNIT", "Range",
-    "plain_number", "require_choice", "require_fields", "require_flags", "require_given", "require_kind", "require_number",
+    "in_floats", "plain_number", "require_choice", "require_fields", "require_flags", "require_given", "require_kind", "require_number",
     "require_ranges",
 ]  # fmt: skip
 
@@ -171,10 +171,18 @@ def require_number(name: str, value: Any, range_: Range) -> None:
 
 
 def plain_number(value: Any) -> Any:
-    """A number of NumPy and the like as Python's own, which a record can hold; anything else as it is."""
+    """A number of NumPy and the like as Python's own, which a record can hold; anything else as it is, and so what is beyond floats."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
-    return int(value) if isinstance(value, Integral) else float(value)
+    return int(value) if isinstance(value, Integral) else in_floats(value)
+
+
+def in_floats(value: Any) -> Any:
+    """A number as a float; one that is beyond them as it is, which is outside of every range."""
+    try:
+        return float(value)
+    except OverflowError:
+        return value
 
 
 def require_fields(record: Any) -> None:

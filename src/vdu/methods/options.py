@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vdu.core.errors import InputError, shown
+from vdu.core.ranges import in_floats
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.methods.base import BaseMethod
 
@@ -75,10 +76,10 @@ def checked(item: Field[Any], value: Any) -> Any:
     default = _default(item)
     number = isinstance(value, Real) and not isinstance(value, bool)
     if isinstance(default, float) and number:
-        return float(value)
+        return in_floats(value)
     if isinstance(default, tuple) and isinstance(value, tuple | list):
         if all(isinstance(each, Real) and not isinstance(each, bool) for each in value):
-            return tuple(map(float, value))
+            return tuple(map(in_floats, value))
     elif isinstance(default, int) and not isinstance(default, bool):
         if isinstance(value, Integral) and not isinstance(value, bool):
             return int(value)
