@@ -3,13 +3,15 @@
 import inspect
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, LCMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, EulerDiscreteScheduler, LCMScheduler, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 
+import vdu
 from vdu.core.cache import PACKAGED, cache_folder, write_cached
 from vdu.core.checks import hash_parameters
 from vdu.core.errors import InputError
@@ -19,7 +21,14 @@ from vdu.diffusion.schedule import NoiseSchedule
 from vdu.evaluation.models import _opened
 from vdu.models import identity as room
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.identity import configuration_sha256, identity, is_recorded_configuration, trained_part, weights_sha256
+from vdu.models.identity import (
+    configuration_sha256,
+    differences,
+    identity,
+    is_recorded_configuration,
+    trained_part,
+    weights_sha256,
+)
 from vdu.models.pipelines import load_pipeline, save_pipeline
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.replay.generated import SHARED_SEED, cached_samples
@@ -84,6 +93,36 @@ def test_another_class_of_scheduler_is_the_same_model(make_pipeline):
     plain = make_pipeline({"clip_sample": True})
     other = DDPMPipeline(plain.unet, DDIMScheduler(num_train_timesteps=1000))
     assert configuration_sha256(denoiser(other)) == configuration_sha256(denoiser(plain))
+
+
+def test_a_scheduler_that_does_not_clip_makes_another_model_than_one_that_does(make_pipeline):
+    clips = make_pipeline()
+    told = make_pipeline(scheduler={"clip_sample": False})
+    other = DDPMPipeline(unet=clips.unet, scheduler=EulerDiscreteScheduler())  # has no such option, and does not clip
+    assert "clip_sample" not in other.scheduler.config
+    how = Sampler("ddim", 2)
+    drawn = [vdu.sample(each, 4, how) for each in (clips, told, other)]
+    assert torch.equal(drawn[1], drawn[2]) and not torch.equal(drawn[0], drawn[2])
+    models = [denoiser(each) for each in (clips, told, other)]
+    for what in (identity, configuration_sha256):
+        assert what(models[0]) != what(models[2]) == what(models[1])
+    assert differences(models[0], models[2]) == ["clip_sample"] and not differences(models[1], models[2])
+    assert not is_recorded_configuration(other, models[2], configuration_sha256(models[0]))
+
+
+def test_latents_that_a_scheduler_is_told_to_clip_are_of_another_model():
+    for latent, expected in (
+        (False, [{}, {"clip_sample": False}, {"clip_sample": False}]),
+        (True, [{"clip_sample": True}, {}, {"clip_sample": False}]),
+    ):
+        schedule = NoiseSchedule.linear(4, 0.1, 0.2)
+        made = [
+            SimpleNamespace(scheduler_config=each, schedule=schedule, is_latent=latent)
+            for each in ({"clip_sample": True}, {}, {"clip_sample": False})
+        ]
+        assert [room._sampling(each) for each in made] == expected
+    flow = NoiseSchedule.flow(4)
+    assert room._sampling(SimpleNamespace(scheduler_config={}, schedule=flow, is_latent=False)) == {}
 
 
 def test_a_default_of_another_class_is_no_default_of_ours(make_pipeline):

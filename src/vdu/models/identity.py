@@ -235,10 +235,27 @@ def _described(model: Any, weights: bool = True) -> dict[str, Any]:
         if item.name == "schedule":
             found[item.name] = _schedule(value, model.scheduler_config)
         elif item.name == "scheduler_config":
-            found[item.name] = _options(value, _sampling_defaults())
+            found[item.name] = _sampling(model)
         elif item.default is MISSING or _plain(value, weights) != _plain(item.default, weights):
             found[item.name] = _plain(value, weights)
     return found | ({} if "scheduler_config" in found else {"wrapper": type(model).__name__})
+
+
+def _sampling(model: Any) -> dict[str, Any]:
+    """The options with which a model is sampled, by value.
+
+    A scheduler that has no ``clip_sample`` does not clip, and one that has it clips by default, so that to leave out what is at its
+    default would describe both in the same words. Latents are clipped by nothing but a scheduler that is told to.
+
+    Returns:
+        Those that are not at their defaults, and whether pixels are not clipped, or latents are.
+    """
+    config = model.scheduler_config
+    found = _options(config, _sampling_defaults())
+    if getattr(model, "is_latent", False):
+        return found | ({"clip_sample": True} if config.get("clip_sample") else {})
+    unclipped = "clip_sample" not in config and model.schedule.scaling != "flow"
+    return found | ({"clip_sample": False} if unclipped else {})
 
 
 def _former(described: dict[str, Any]) -> list[dict[str, Any]]:
