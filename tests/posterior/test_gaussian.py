@@ -135,8 +135,9 @@ def test_a_variance_that_float32_cannot_hold_is_refused():
 
 
 def test_numbers_of_the_record_must_be_finite():
-    with pytest.raises(InputError, match="posterior record: loss is nan"):
-        make(extras={"loss": math.nan})
+    for value in (math.nan, math.inf, 10**400, "much", None, torch.zeros(2)):
+        with pytest.raises(InputError, match="posterior record: extras: 'loss' is .*; expected finite numbers by name"):
+            make(extras={"loss": value})
 
 
 def test_check_matches_lists_the_first_differences():
@@ -208,6 +209,13 @@ def test_to_changes_the_dtype_of_both_parts():
         (lambda each: each.save(3), "path: got 3; expected a path"),
         (lambda each: each.only("attn.q"), "names: got 'attn.q'; expected a list of names"),
         (lambda each: each.only(["attn.q", "nope"]), r"names: 1 of 2 are not among the posterior's 3 .*\['nope'\]"),
+        (lambda each: each.only(torch.tensor(2)), "names: got a Tensor; expected a list of names"),
+        (lambda each: each.to(2**63), "device: got 9223372036854775808; expected a torch.device"),
+        (lambda each: each.add_gradient({}, scale=math.nan), "scale: got nan; expected a finite number"),
+        (lambda _: make(extras=3), "posterior record: extras: got 3; expected finite numbers by name"),
+        (lambda _: make(sources="x"), "posterior record: sources: got 'x'; expected hashes"),
+        (lambda _: make(sources={"model": 3}), "posterior record: sources: 'model' is 3; expected hashes"),
+        (lambda _: make(name_filter=3), "name_filter: got 3; expected a regular expression"),
         (lambda _: make(temperature=-1.0), "temperature: got -1.0; expected a number above 0"),
         (lambda _: make(n_train=-5), "n_train: got -5; expected at least 1"),
         (lambda _: make(n_train=2.0), "n_train: got 2.0; expected a whole number, at least 1"),

@@ -14,7 +14,7 @@ estimators give variances of the same scale (see :func:`vdu.posterior.calibrate.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from vdu.core.checks import hash_parameters, require_finite, require_generator
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_file, given_path
-from vdu.core.ranges import POSITIVE, RANGES, require_kind, require_number, require_ranges
+from vdu.core.ranges import POSITIVE, RANGES, Range, plain_number, require_kind, require_number, require_ranges
 from vdu.core.records import sha256_bytes
 from vdu.core.types import NamedTensors
 from vdu.posterior.names import require_same, require_usable_variance, select_names
@@ -33,6 +33,8 @@ from vdu.posterior.sealed import record_text
 from vdu.posterior.storage import flatten, read_posterior, write_posterior
 
 __all__ = ["GaussianPosterior", "normal_like"]
+
+FINITE = Range("a finite number", -math.inf, above=True)
 
 
 def normal_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
@@ -68,6 +70,24 @@ def _named(given: Any, name: str) -> dict[str, Tensor]:
     if found is None or not all(isinstance(each, str) and isinstance(found[each], Tensor) for each in found):
         raise InputError(f"{name}: got {shown(given)}; expected tensors by name, such as network.named_parameters().")
     return found
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (OverflowError, RuntimeError, TypeError, ValueError):
+        return False
+
+
+def _require_by_name(name: str, values: Any, holds: Callable[[Any], bool], words: str) -> None:
+    """Raise an error for anything but a mapping of texts to such values."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"posterior record: {name}: got {shown(values)}; expected {words}.")
+    for key, value in values.items():
+        if not isinstance(key, str) or not holds(value):
+            raise InputError(
+                f"posterior record: {name}: {shown(key)} is {shown(value)}; expected {words}. Check the input."
+            )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -123,11 +143,12 @@ class GaussianPosterior:
         for name, mean in self.mean.items():
             require_finite(f"posterior mean of {name}", mean)
             require_usable_variance(name, self.variance[name])
+        require_kind("name_filter", self.name_filter, str, "a regular expression, as text")
+        _require_by_name("sources", self.sources, lambda value: isinstance(value, str), "hashes, as texts by name")
+        _require_by_name("extras", self.extras, _is_finite, "finite numbers by name")
         object.__setattr__(self, "extras", {name: float(value) for name, value in self.extras.items()})
-        for name, value in self.extras.items():
-            if not math.isfinite(value):
-                raise InputError(f"posterior record: {name} is {value}; expected a finite number. Check the input.")
         require_number("posterior record: temperature", self.temperature, POSITIVE)
+        object.__setattr__(self, "temperature", plain_number(self.temperature))
         require_ranges(vars(self), {name: RANGES[name] for name in ("n_members", "n_train", "prior_precision")})
 
     # The penalty and its gradient
@@ -158,6 +179,7 @@ class GaussianPosterior:
         Returns:
             The unscaled penalty Σ (θ − μ)² / (2σ²), a float64 scalar: a by-product, for the log.
         """
+        require_number("scale", scale, FINITE)
         terms = []
         # tensor by tensor: the temporaries are of the size of one tensor, not of the whole network
         for theta, mean, variance in zip(
@@ -209,7 +231,7 @@ class GaussianPosterior:
         require_kind("dtype", dtype, torch.dtype, "a torch.dtype")
         try:
             place = None if device is None else torch.device(device)
-        except (RuntimeError, TypeError):
+        except (RuntimeError, TypeError, ValueError):
             raise InputError(
                 f"device: got {shown(device)}; expected a torch.device, or its name, such as 'cuda'."
             ) from None
@@ -245,7 +267,7 @@ class GaussianPosterior:
         Raises:
             InputError: if a name is not covered.
         """
-        if isinstance(names, str) or not isinstance(names, Iterable):
+        if isinstance(names, str | Tensor) or not isinstance(names, Iterable):
             raise InputError(f"names: got {shown(names)}; expected a list of names of parameters.")
         chosen = set(names)
         if unknown := sorted(map(str, chosen - set(self.mean))):

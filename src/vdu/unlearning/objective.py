@@ -50,7 +50,7 @@ class MethodObjective(Objective):
                     kind = "complex tensor" if isinstance(value, Tensor) and value.is_complex() else "tensor"
                     got = f"a {kind} {list(value.shape)}" if isinstance(value, Tensor) else shown(value)
                     raise InputError(
-                        f"{where} returned {got} as the {what} {name!r}; expected a scalar tensor of real numbers. Take the mean over the batch."
+                        f"{where} returned {got} as the {what} {name!r}; expected a scalar tensor of real numbers, a mean over the batch."
                     )
         if twice := sorted(set(found.terms) & set(found.observed)):
             raise InputError(
