@@ -459,6 +459,18 @@ def test_held_out_images_are_none_of_the_retained_ones_wherever_the_run_is(pair,
             evaluate(**given, held_out=pair / "held", **QUICK)
 
 
+def test_what_is_no_pipeline_is_called_by_the_argument_that_it_is(pair, make_pipeline):
+    result = vdu.unlearn(make_pipeline(), "ascent", forget=pair / "unwanted", steps=1, batch_size=2, progress=None)
+    given = {"before": make_pipeline(), "after": make_pipeline(seed=1), "forget": pair / "unwanted"}
+    for name in ("before", "after", "retrained"):
+        with pytest.raises(InputError, match=f"^{name}: got int, which lacks a network"):
+            evaluate(**given | {name: 5})
+        with pytest.raises(
+            InputError, match=f"^{name}: got UnlearnResult.* Of a result give its pipeline: {name}=….pipeline"
+        ):
+            evaluate(**given | {name: result})
+
+
 def test_held_out_images_of_another_class_are_refused_where_something_has_both(pair, pixel_judge):
     (pair / "held" / "b").mkdir(parents=True)
     pixels = torch.randint(256, (60, 1, 8, 8), dtype=torch.uint8, generator=seeded(5))

@@ -93,6 +93,24 @@ def test_all_methods_are_checked_before_the_first_runs_and_rows_show_options(pai
     assert "| distillation | forget_weight=0.5 | 1 (seed 0) |" in found.to_markdown()
 
 
+def test_images_are_converted_where_that_is_asked_for(pair, pixel_judge, monkeypatch):
+    asked = []
+
+    def unlearn(*given, **options):
+        asked.append(options["forget"])
+        raise DivergenceError("not of interest")
+
+    monkeypatch.setattr(method_table, "unlearn", unlearn)
+    pixels = torch.arange(40, dtype=torch.uint8).view(-1, 1, 1, 1).expand(40, 1, 16, 16)
+    given = {"methods": ["ascent"], "forget": pixels, **QUICK, **SHORT}
+    with pytest.raises(InputError, match="expected .1, 8, 8."):
+        compare(pair / "before", **given)
+    with pytest.raises(InputError, match="convert: got 'yes'; expected True or False"):
+        compare(pair / "before", convert="yes", **given)
+    compare(pair / "before", convert=True, **given)
+    assert torch.equal(asked[0].images, pixels[:, :, :8, :8])  # of one level each
+
+
 def test_a_finished_row_is_not_computed_again(pair, pixel_judge, monkeypatch):
     given = {"forget": pair / "unwanted", "folder": pair / "table", **QUICK, **SHORT}
     done, real = [], method_table.unlearn

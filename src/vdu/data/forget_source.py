@@ -80,18 +80,22 @@ def _unless_of_several(images: ImageSet, source: Images) -> ImageSet:
     return images
 
 
-def compared_images(source: Images, shape: tuple[int, int, int] | None, classes: Sequence[str]) -> ImageSet:
+def compared_images(
+    source: Images, shape: tuple[int, int, int] | None, classes: Sequence[str], convert: bool = False
+) -> ImageSet:
     """Load the images that one of two compared pipelines was to forget.
 
     Args:
         source: the images, or where they are.
         shape: channels, height and width of the models; None takes those of the first image.
         classes: of a labelled source, those to be forgotten; of one without labels, what the judge calls them.
+        convert: convert images of another size or mode.
 
     Returns:
-        The images. Images of another shape, or of several classes of which none is named, are refused with an ``InputError``.
+        The images. Images of another shape that are not converted, or of several classes of which none is named, are refused with an
+        ``InputError``.
     """
-    images = as_images(source, name="forget", shape=shape)
+    images = as_images(source, name="forget", shape=shape, convert=convert)
     if classes and len(class_names(images)) > 1:
         require_one_order(source, classes, "forget_class")
         return split_by_class(images, classes)[0]

@@ -22,7 +22,7 @@ from vdu.core.errors import DivergenceError, InputError, shown
 from vdu.core.former_names import former_names
 from vdu.core.paths import given_file, given_output
 from vdu.core.python_names import names_arguments
-from vdu.core.ranges import COUNT, require_given, require_number
+from vdu.core.ranges import COUNT, require_flags, require_given, require_number
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
 from vdu.core.runs import require_apart
 from vdu.core.statistics import seeds_interval
@@ -286,7 +286,9 @@ def compare(
     with on_device(device), tempfile.TemporaryDirectory() as place:
         original = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
         before = open_model(original, "pipeline")
-        images, _ = unwanted_images(forget, before.denoiser.image_shape, options.forget_class)
+        convert = training.get("convert", False)
+        require_flags({"convert": convert}, "convert")
+        images, _ = unwanted_images(forget, before.denoiser.image_shape, options.forget_class, convert=convert)
         options = by_name(images, options)
         names, plans = _names(methods), [planned(original, method, forget=images, **training) for method in methods]
         texts = [", ".join(each.chosen.options) for each in plans]

@@ -217,7 +217,14 @@ def _fine_tuned_from(pipeline: Path, hashes: set[str]) -> str | None:
 
 def _opened(pipeline: Any, path: Path | None, unchecked: str | None = None) -> OpenModel:
     """A pipeline on the accelerator; one that no loader checked is named by ``unchecked`` and checked here."""
-    denoiser = PipelineDenoiser.from_pipeline(pipeline)  # refuses what is no pipeline
+    try:
+        denoiser = PipelineDenoiser.from_pipeline(pipeline)  # refuses what is no pipeline
+    except InputError as error:
+        if unchecked is None or unchecked == "pipeline":
+            raise
+        of_result = hasattr(getattr(pipeline, "pipeline", None), "components")
+        hint = f" Of a result give its pipeline: {unchecked}=….pipeline." if of_result else ""
+        raise InputError(f"{unchecked}: {str(error).removeprefix('pipeline: ')}{hint}") from None
     network = network_of(pipeline)
     if unchecked is not None:
         check_network(network, unchecked)

@@ -75,7 +75,11 @@ def require_one_subject(run: Any, before: Any, after: Any, forget: Any, forget_p
 
 
 def unwanted_images(
-    source: Images, shape: tuple[int, int, int], classes: Sequence[str], model_classes: Sequence[str] = ()
+    source: Images,
+    shape: tuple[int, int, int],
+    classes: Sequence[str],
+    model_classes: Sequence[str] = (),
+    convert: bool = False,
 ) -> tuple[ImageSet, dict[str, Any]]:
     """The images that were to be forgotten, and what ``run.json`` holds of them.
 
@@ -84,12 +88,13 @@ def unwanted_images(
         shape: channels, height and width of the models.
         classes: of a labelled source, those to be forgotten; of one without labels, what the judge calls them.
         model_classes: classes of the models, if they are conditional.
+        convert: convert images of another size or mode.
 
     Returns:
-        The images and their record. Images of another shape, or of several classes of which none is named, are refused with an
-        ``InputError``.
+        The images and their record. Images of another shape that are not converted, or of several classes of which none is named, are
+        refused with an ``InputError``.
     """
-    images = compared_images(source, shape, classes)
+    images = compared_images(source, shape, classes, convert)
     record = {
         "source": absolute(source) if is_named(source) else GIVEN,
         "classes": list(classes),
