@@ -238,7 +238,7 @@ class Making:
         settings = unlearn_settings(options)
         if "posterior" in done:
             settings = replace(settings, posterior=self._path(done["posterior"]["posterior"]))
-        if self.world.max_steps and settings.steps is not None:
+        if self.world.max_steps is not None and settings.steps is not None:
             settings = replace(settings, steps=min(settings.steps, self.world.max_steps))
         made = unlearn(
             pipeline, make_method(settings), forget=forget, retain=retain, sampler=self.sampler,

@@ -7,6 +7,7 @@ A run is rows × classes × seeds at a number of images. A file of the same form
 may bring its own ``[scales]``.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vdu.core.errors import InputError
+from vdu.core.ranges import AT_LEAST_0, COUNT, NOT_NEGATIVE, POSITIVE, SEED, Range, require_number
 from vdu.core.records import read_toml
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
 
 HERE = Path(__file__).parent
 METRICS = ("pul", "u_fid")
+FINITE = Range("a finite number", -math.inf, above=True)
 FIGURES = ("grids", "front")
 ENSEMBLES = ("ensemble", "isotropic")  # beginnings of posteriors made from an ensemble; the second has its variance
 OF_MEMBERS = ("ensemble", "ensemble-recentred", "isotropic")  # posteriors made of the world's ensemble
@@ -177,6 +180,17 @@ class Table:
     findings: tuple[str, ...] = ()
 
 
+NUMBERS: Mapping[type, Mapping[str, Range]] = {
+    Printed: {"pul": FINITE, "u_fid": AT_LEAST_0},
+    Claim: dict.fromkeys(("at_least", "factor", "margin"), FINITE),
+    Row: {"epochs": POSITIVE},
+    RowRun: {"seeds": SEED},
+    World: dict.fromkeys(("members", "n_train", "n_own_samples", "n_fisher_samples", "timesteps_per_sample", "max_steps"), COUNT)
+    | {"min_original": NOT_NEGATIVE},
+}  # fmt: skip
+"""The ranges of numbers, by record; TOML has nan and inf, too."""
+
+
 def label_of(table: Table, name: str) -> str:
     """The readable name of a row or a reference."""
     return LABELS.get(name) or table.rows[name].label
@@ -211,6 +225,9 @@ def load_table(name: str, scale: str) -> Table:
     _known(f"{path.name} [runs]", values.get("runs", {}), scales)
     _known(f"{path.name} [findings]", values.get("findings", {}), scales)
     rows = {key: _make(Row, f"{path.name} [rows.{key}]", value) for key, value in values.get("rows", {}).items()}
+    for name in ("pul_tolerance", "u_fid_tolerance"):
+        if name in paper:
+            require_number(f"{path.name} [paper]: {name}", paper[name], AT_LEAST_0)
     table = Table(
         name=path.stem if path.parent == HERE or not (HERE / path.name).is_file() else f"{path.stem}-given",
         scale=scale,
@@ -289,6 +306,10 @@ def _make(kind: type, where: str, values: Any) -> Any:
     for name, value in given.items():
         if not _fits(value, hints[name]):
             raise InputError(f"{where}: {name} is {value!r}; expected {_spoken(hints[name])}.")
+    for name, allowed in NUMBERS[kind].items():
+        for each in given[name] if isinstance(given.get(name), tuple) else [given.get(name)]:
+            if each is not None:
+                require_number(f"{where}: {name}", each, allowed)
     return kind(**given)
 
 
