@@ -4,6 +4,7 @@ Truths are equal bits on a CPU, so a GPU is hidden from the tests. ``VDU_TEST_CU
 runs the main job on it.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,8 @@ os.environ["COLUMNS"] = "200"  # help and messages are not broken into lines by 
 
 import pytest
 import torch
+
+NUMBERS = itertools.count()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,8 +31,16 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Own samples are kept for one test only."""
-    monkeypatch.setenv("VDU_CACHE", str(tmp_path_factory.mktemp("cache")))
+    """Own samples are kept for one test only; the folder is made by the test that needs it, as six thousand take a minute."""
+    monkeypatch.setenv("VDU_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{next(NUMBERS)}"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What a power cut would lose is lost here; a killed process loses nothing by it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture

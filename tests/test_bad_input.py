@@ -125,6 +125,7 @@ def test_a_labelled_set_without_a_class_and_an_unknown_class(refused):
 # the model and its posterior
 
 
+@pytest.mark.slow
 def test_the_posterior_of_another_model(desk, refused, unlearn, make_unet):
     assert unlearn() == 0  # a run that --overwrite must not delete before all is checked
     other = dict(make_unet(block_out_channels=(16,)).named_parameters())
@@ -167,6 +168,7 @@ def test_nan_in_the_weights(desk, refused):
 # the output folder
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_run(desk, refused, unlearn):
     assert unlearn() == 0
     refused("already holds files. Use --overwrite to start anew, --resume-from-checkpoint latest")
@@ -256,6 +258,7 @@ def test_divergence_keeps_the_last_good_weights(desk, unlearn, capsys):
     assert not (desk / "run" / "pipeline").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_the_middle_of_a_checkpoint(desk, unlearn, capsys, monkeypatch):
     assert unlearn(output_dir=desk / "truth") == 0
     resource = pytest.importorskip("resource")  # POSIX
@@ -279,6 +282,7 @@ def test_a_full_disk_in_the_middle_of_a_checkpoint(desk, unlearn, capsys, monkey
     assert contents(desk / "run" / "pipeline") == contents(desk / "truth" / "pipeline")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 3])
 def test_ctrl_c_and_on_with_the_same_bits(desk, unlearn, capsys, monkeypatch, at):
     assert unlearn(output_dir=desk / "truth") == 0

@@ -90,6 +90,7 @@ def denoising_error(denoiser, label):
     return sum(errors) / len(errors)
 
 
+@pytest.mark.slow
 def test_ascent_on_a_label_leaves_the_other_label_less_changed(trained, tmp_path):
     forget = shades().select(torch.arange(1, 40, 2))
     result = unlearn(
@@ -103,6 +104,7 @@ def test_ascent_on_a_label_leaves_the_other_label_less_changed(trained, tmp_path
     assert risen["bright"] > 1.05 * risen["dark"] > 0
 
 
+@pytest.mark.slow
 def test_generated_samples_are_sorted_by_their_label(trained, monkeypatch):
     short = {"steps": 2, "batch_size": 6, "learning_rate": 1e-4}
     monkeypatch.setattr(auxiliary_models, "self_model_settings", lambda steps: short)
@@ -149,6 +151,7 @@ def test_numbers_are_not_matched_with_folders_of_other_numbers(make_pipeline):
     assert labels_for(adapt(pipeline), images, torch.tensor([0]), "forget") == [int(images.labels[0]) + 1]
 
 
+@pytest.mark.slow
 def test_every_probe_runs_under_the_labels_of_its_images(trained):
     """With and without real images of the rest: then generated ones, under the label that they were drawn with."""
     everything, model = shades(), adapt(trained)

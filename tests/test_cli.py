@@ -384,6 +384,7 @@ def test_the_last_line_of_a_continued_demo_counts_what_came_before():
     assert demo._done([cut, second], 95.0, 9).startswith("done in at least 1.6 min, with at least 9 network")
 
 
+@pytest.mark.slow
 def test_the_demo_hands_on_how_its_folder_is_to_be_treated(command, monkeypatch, tmp_path, capsys):
     def stop(settings):
         raise InputError(f"overwrite {settings.overwrite}, resume {settings.resume_from_checkpoint}")
@@ -398,6 +399,7 @@ def test_the_demo_hands_on_how_its_folder_is_to_be_treated(command, monkeypatch,
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
 def test_what_the_terminal_cannot_write_is_escaped(tmp_path, encoding):
     """Windows redirects in cp1252, and LC_ALL=C is ASCII: letters that are missing there are no error."""
@@ -408,6 +410,7 @@ def test_what_the_terminal_cannot_write_is_escaped(tmp_path, encoding):
         assert (got.stdout if code == 0 else got.stderr).decode(encoding)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="closes a file descriptor in a shell")
 def test_a_closed_standard_error_leaves_standard_output_to_the_numbers(make_pipeline, tmp_path):
     make_pipeline().save_pretrained(tmp_path / "model")

@@ -254,6 +254,7 @@ def test_given_judges_and_real_images(labelled, run, command, capsys, monkeypatc
     assert command("report", run) == 0
 
 
+@pytest.mark.slow
 def test_a_model_that_never_makes_the_class_is_refused(labelled, run, command, tmp_path, capsys):
     judge = ("--judge", labelled / "cnn" / "judge")
     assert command("evaluate", run, "--judge", "nosuch", "--dry-run") == 2
@@ -273,6 +274,7 @@ def test_a_model_that_never_makes_the_class_is_refused(labelled, run, command, t
     assert not (other / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_without_labels_beside_a_judge_with_classes(labelled, tmp_path, command, capsys):
     threes, run = pngs(tmp_path / "pngs", (3,)) / "3", tmp_path / "run"
     assert command("unlearn", "--method", "ascent", "--pipeline", labelled / "model" / "pipeline", "--forget", threes,
@@ -293,6 +295,7 @@ def cheap(labelled):
     return ("--pipeline", labelled / "model" / "pipeline", "--n-samples", 8, *QUICK)
 
 
+@pytest.mark.slow
 def test_finetuned_ensemble_and_isotropic(cheap, labelled, tmp_path, command, capsys):
     capsys.readouterr()
     options = ("--n-members", 2, "--finetune-steps", 2, "--finetune-batch-size", 4, "--calibrate", 0.1, "--json")
@@ -308,6 +311,7 @@ def test_finetuned_ensemble_and_isotropic(cheap, labelled, tmp_path, command, ca
     assert all(bool((posterior[f"variance/{name}"] == 0.5).all()) for name, _ in own.named_parameters())
 
 
+@pytest.mark.slow
 def test_networks_of_different_descent_have_no_working_mean(cheap, labelled, tmp_path, command, capsys):
     other, out = tmp_path / "other", tmp_path / "out"
     assert command("pretrain", "--data", "digits", "--steps", 1, "--seed", 5, "--output-dir", other) == 0
@@ -357,6 +361,7 @@ def test_another_class_than_the_forgotten_one_is_not_counted(labelled, run, comm
     assert "got 4; the forget set is of 3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_record_of_a_second_evaluation_has_the_probes_that_it_keeps(labelled, run, command, monkeypatch):
     monkeypatch.setattr(suite, "SUITES", {"quick": {"likelihood": SMALL["likelihood"]}, "none": {}})
     judge = ("--judge", labelled / "cnn" / "judge", "--n-images", 40)

@@ -74,6 +74,7 @@ def test_forget_a_folder_makes_its_own_model_and_images(start, tmp_path):
     assert last.endswith("the new pipeline is in forgotten-folder/pipeline")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [

@@ -43,6 +43,8 @@ from vdu.unlearning import default_posterior
 from vdu.unlearning.labels import forget_set_of_labels
 from vdu.unlearning.unlearn import unlearn
 
+pytestmark = pytest.mark.slow  # half a minute: two processes of their own
+
 SEEDS = list(range(11))  # four micro-batches, the last one not full
 SAMPLERS = {
     "ddpm": Sampler("ddpm", steps=4, microbatch_size=3),
@@ -398,7 +400,6 @@ def test_processes_at_different_steps_do_not_take_each_others_values(folders):
     assert said[0] == said[1] and "got the steps the step of 0, the step of 1; expected the same" in said[0]
 
 
-@pytest.mark.slow
 def test_an_error_in_one_process_ends_all():
     done = torchrun("fail")
     assert done.returncode == 1

@@ -118,6 +118,7 @@ def mixed(digit: int, share: float, n_own: int, seed: int = 0) -> tuple[ImageSet
 SCHEDULE = NoiseSchedule.linear(100, 1e-3, 0.2)
 
 
+@pytest.mark.slow
 def test_a_judge_taught_without_labels_agrees_with_the_true_ones(tmp_path, capsys):
     forget, own = mixed(digit=0, share=0.1, n_own=600)
     judge, record = train_forget_judge(forget, own, SCHEDULE, seed=0, score_steps=150)

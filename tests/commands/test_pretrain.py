@@ -175,6 +175,7 @@ def test_a_new_model_and_a_given_pipeline_exclude_each_other(tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_compiled_network_keeps_its_names_and_its_course(tiny, tmp_path, monkeypatch, precision):
     """Traced but not translated (the "eager" backend), it computes the same bits."""

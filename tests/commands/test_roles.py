@@ -396,6 +396,7 @@ def test_images_to_keep_may_be_given(desk, call):
     assert call(retain="mnist-mini", convert=True, output_dir=desk / "converted") == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_replay_ends_in_the_same_bits(desk, call, monkeypatch):
     """The own samples are drawn again, and are the same: the cache is another one."""
     assert call(retain="self", force=True, output_dir=desk / "truth") == 0

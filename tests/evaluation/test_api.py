@@ -136,6 +136,7 @@ def changed_images(folder):
     first.write_bytes(held)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelled", [False, True])
 @pytest.mark.parametrize("objects", [False, True])
 def test_the_forget_set_of_two_pipelines_is_verified(pair, pixel_judge, make_pipeline, labelled, objects):
@@ -184,6 +185,7 @@ def test_the_evidence_object(evidence, tmp_path):
             evidence.to_html(nonsense)
 
 
+@pytest.mark.slow
 def test_evidence_writes_its_own_numbers_or_says_that_it_is_out_of_date(pair, pixel_judge, monkeypatch, tmp_path):
     where = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted", **QUICK}
     found = {}
@@ -232,6 +234,7 @@ def test_equal_weights_are_a_warning_and_no_effect(pair, pixel_judge, capsys):
     assert "same weights" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_unwanted_images_that_remain_are_no_damage_to_the_rest(pair, pixel_judge):
     """A model that hardly changed: what is left of the unwanted class is left out of the distance, by the stored pixels."""
     found = evaluate(
@@ -251,6 +254,7 @@ def test_unwanted_images_that_remain_are_no_damage_to_the_rest(pair, pixel_judge
     assert found.gone.level == "bad" and found.rest.level != "bad" and "images that remain" in found.rest.figure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheduler", "named"),
     [
@@ -355,6 +359,7 @@ def test_measurements_of_other_models_are_not_taken_over_by_an_unfinished_evalua
     assert evaluate(after=pair / "after", **given).pul == evidence.pul
 
 
+@pytest.mark.slow
 def test_evidence_is_of_images_of_one_class(of_classes, pixel_judge, tmp_path):
     before, after, forget = of_classes
     given = {"before": before, "after": after, "folder": tmp_path, **QUICK}
@@ -413,6 +418,7 @@ def test_labelled_images_are_split_and_unlabelled_ones_are_all_unwanted():
         unwanted_images(labelled, (1, 8, 8), ("c",))
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_in_place_as_on_the_command_line(pair, pixel_judge, command):
     assert command("unlearn", "--pipeline", pair / "before", "--forget", pair / "unwanted", "--method", "ascent", "--steps", 1,
                    "--batch-size", 4, "--output-dir", pair / "run") == 0  # fmt: skip
@@ -428,6 +434,7 @@ def test_a_run_is_evaluated_in_place_as_on_the_command_line(pair, pixel_judge, c
     assert stages == ["unlearn", "judge", "evaluate"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", [None, "run"])
 def test_a_result_of_unlearning_brings_what_its_evaluation_needs(pair, pixel_judge, folder):
     images = [Image.open(path) for path in sorted((pair / "unwanted").iterdir())]
@@ -502,6 +509,7 @@ def test_reference_images_that_the_run_retained_are_a_warning_of_the_evidence(pa
     assert said in (pair / "run" / "report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_held_out_images_are_none_that_an_earlier_run_retained(pair, pixel_judge, capsys):
     first, second = (torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=seeded(seed)) for seed in (1, 2))
     (pair / "held").mkdir()
@@ -522,6 +530,7 @@ def test_held_out_images_are_none_that_an_earlier_run_retained(pair, pixel_judge
     assert "run: holds another run by now" in said and "6 of 12 held-out images are run's retained images" in said
 
 
+@pytest.mark.slow
 def test_the_pipeline_of_a_run_is_that_run(pair, pixel_judge):
     how = {"forget": pair / "unwanted", "steps": 2, "batch_size": 4, "progress": None}
     vdu.unlearn(pair / "before", "ascent", folder=pair / "run", **how)
@@ -554,6 +563,7 @@ def test_the_cost_and_the_method_of_a_result_in_memory_are_part_of_the_evidence(
     assert 'method = "ascent"' in (pair / "new" / "config.toml").read_text()
 
 
+@pytest.mark.slow
 def test_former_names_keep_working(pair, pixel_judge):
     given = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted", **QUICK}
     with pytest.warns(DeprecationWarning, match="evaluate: probes is called suite now"):
@@ -601,6 +611,7 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filters", ["error", "ignore"])
 def test_the_callers_filters_of_warnings_change_no_evidence(pair, pixel_judge, monkeypatch, filters):
     monkeypatch.setattr(
@@ -717,6 +728,7 @@ def test_a_result_that_draws_another_label_instead_is_evaluated_by_label(of_clas
     assert vdu.evaluate(result, **QUICK, forget_class="a").pul.n_images == QUICK["n_images"]
 
 
+@pytest.mark.slow
 def test_copies_within_a_set_count_once(pair, pixel_judge, capsys):
     pixels = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     models = {"before": pair / "before", "after": pair / "after", "forget": pair / "unwanted"}
@@ -829,6 +841,7 @@ def test_another_class_than_the_forgotten_one_is_refused_without_a_judge(pair):
         evaluate(pair / "run", forget_class="b", **QUICK)
 
 
+@pytest.mark.slow
 def test_another_class_than_the_forgotten_one_is_refused_where_real_images_have_both(pair, pixel_judge):
     pixels, labels = torch.randint(256, (60, 1, 8, 8), dtype=torch.uint8, generator=seeded(5)), torch.arange(60) % 3
     reference = ImageSet(pixels, labels, class_names=("A", "b", "c"))

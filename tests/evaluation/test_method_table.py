@@ -56,6 +56,7 @@ def test_a_row_is_unlearning_and_evaluating_by_hand(pair, pixel_judge):
     assert last[3].startswith("All runs: ") and "steps=2, batch_size=4, learning_rate=0.001." in last[3]
 
 
+@pytest.mark.slow
 def test_a_comparison_is_that_of_a_fresh_process_and_leaves_the_callers_settings(pair, pixel_judge):
     given = {"methods": ["ascent"], "forget": pair / "unwanted", **QUICK, **SHORT}
     fresh = compare(pair / "before", **given)
@@ -111,6 +112,7 @@ def test_images_are_converted_where_that_is_asked_for(pair, pixel_judge, monkeyp
     assert torch.equal(asked[0].images, pixels[:, :, :8, :8])  # of one level each
 
 
+@pytest.mark.slow
 def test_a_finished_row_is_not_computed_again(pair, pixel_judge, monkeypatch):
     given = {"forget": pair / "unwanted", "folder": pair / "table", **QUICK, **SHORT}
     done, real = [], method_table.unlearn

@@ -163,6 +163,7 @@ def test_probes_are_given_every_forget_image_once(pair, pixel_judge, monkeypatch
     assert f"1 of {n} forget images that probes are given are copies of others" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pixel_judge")
 def test_samples_of_another_evaluation_contradict_the_figures(pair):
     """As after a kill between the files; the counts may be the same by chance."""

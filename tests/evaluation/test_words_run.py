@@ -75,6 +75,7 @@ def classes_of(samples):
     return samples["images"][:, 0, 0, 0].long() % 3
 
 
+@pytest.mark.slow
 def test_two_pipelines_are_compared_in_words(folders, judged, tmp_path):
     where = {"before": folders / "before", "after": folders / "after", "folder": tmp_path / "out"}
     found = evaluate(**where, forget_prompt="cat", prompts=PROMPTS, **QUICK)
@@ -147,6 +148,7 @@ def test_a_run_knows_its_prompts_and_is_explored_by_them(folders, judged, tmp_pa
     assert bench_again.pul == curve.points["final"].pul and bench_again.u_fid == curve.points["final"].u_fid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [None, ".", "batch1"])
 def test_the_forget_set_of_an_evaluation_in_words_is_verified(folders, judged, tmp_path, given):
     where = {"before": folders / "before", "after": folders / "after", "folder": tmp_path / "out"}
@@ -230,6 +232,7 @@ def test_what_needs_no_drawn_image_is_refused_before_the_forget_set_is_drawn(
         evaluate(before=folders / "before", after=folders / "after", forget_prompt="cat", **QUICK)
 
 
+@pytest.mark.slow
 def test_a_run_that_changed_the_text_encoder_goes_through_to_the_evidence(folders, judged, tmp_path):
     model, run = shutil.copytree(folders / "before", tmp_path / "model"), tmp_path / "run"
     how = {
@@ -358,6 +361,7 @@ def test_held_out_images_of_several_classes_need_labels():
         fix(Given(None, LoadedImages(labelled(3, seed=1)), None, None, None), subject)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["in memory", "folder", "after"])
 def test_a_result_is_asked_as_its_run_was(folders, judged, tmp_path, capsys, kind):
     how = {"forget_prompt": "cat", "keep_prompts": ["tree"], "steps": 1, "batch_size": 2, "progress": None}

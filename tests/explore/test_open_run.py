@@ -136,6 +136,7 @@ def test_damaged_checkpoints_are_refused(run_copy):
         open_run(run_copy)
 
 
+@pytest.mark.slow
 def test_without_checkpoints_there_are_the_two_ends(run_copy):
     shutil.rmtree(run_copy / "checkpoints")
     assert [each.name for each in open_run(run_copy).checkpoints] == ["original", "final"]

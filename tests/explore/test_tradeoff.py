@@ -98,6 +98,7 @@ def test_what_was_measured_is_not_measured_again(measured):
     assert known_curve(run).points == curves[-1].points and list(measure_checkpoints(run)) == []
 
 
+@pytest.mark.slow
 def test_other_weights_or_another_evaluation_are_not_in_the_cache(measured, run_copy, edit_json):
     (run_copy / CACHE_FILE).write_bytes((measured[0].folder / CACHE_FILE).read_bytes())
     assert known_curve(open_run(run_copy)).missing == []
@@ -122,6 +123,7 @@ def test_a_damaged_cache_is_refused(run_copy, text):
         known_curve(open_run(run_copy))
 
 
+@pytest.mark.slow
 def test_another_judge_than_the_evaluations_is_refused(run_copy, edit_json):
     edit_json(run_copy / "metrics.json", "judge", "held_out_error", value=0.3)
     with pytest.raises(InputError, match="Put that judge back"):

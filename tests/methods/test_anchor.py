@@ -115,6 +115,7 @@ def test_the_next_loss_takes_the_new_gamma():
     assert float(after.observed["gamma"]) == 3.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delta", [0.01, 0.04])
 def test_the_saddle_point_is_the_best_point_within_the_constraint(delta):
     """The truth by brute force: K is a quadratic form, so its bound is an ellipse, walked around in 20 000 steps."""

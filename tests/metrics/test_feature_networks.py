@@ -69,6 +69,7 @@ def offline(published):
     return InceptionSource(urls=[f"file:///nowhere/{name}" for name in NAMES], accepted=[published[1]])
 
 
+@pytest.mark.slow
 def test_the_first_place_wins(published, places, tmp_path, monkeypatch):
     where = offline(published)
     for place, name in (("own", NAMES[0]), ("home", NAMES[1]), ("torch", NAMES[0])):  # the last looked into comes first
@@ -99,6 +100,7 @@ def test_a_download_is_checked_and_kept(published, places):
     assert [path.name for path in places["own"].iterdir()] == ["missing.pth"]
 
 
+@pytest.mark.slow
 def test_what_is_found_says_what_it_is(published, places):
     put(published, places["torch"], NAMES[1])
     found = find_feature_network("inception", inception=offline(published))
@@ -220,6 +222,7 @@ def test_lite0_is_the_packages_own_network_on_scaled_levels(lite0):
     torch.testing.assert_close(lite0.extract(levels / 127.5 - 1).float(), expected, rtol=0.0, atol=atol)
 
 
+@pytest.mark.slow
 def test_lite0_says_what_it_is_and_takes_grey(lite0):
     assert (lite0.label, lite0.dimension, lite0.weights_sha256) == ("efficientnet-lite0", 1280, LITE0_SHA256)
     grey = noise(3, 1, 28, 28)

@@ -251,6 +251,7 @@ def test_other_images_are_refused(network, images, message):
         network(images)
 
 
+@pytest.mark.slow
 def test_extract_features_gives_the_same_whatever_n_and_mode(network):
     images = noise(3, 3, 16, 16)
     truth = extract_features(network, images, batch_size=2)

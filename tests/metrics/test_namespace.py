@@ -15,6 +15,7 @@ def test_every_name_is_found_and_documented(name):
     assert name in dir(metrics)
 
 
+@pytest.mark.slow
 def test_the_namespace_imports_at_first_use():
     program = "import sys, vdu.metrics; print('torch' in sys.modules); vdu.metrics.PUL; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -74,6 +74,7 @@ def test_a_frozen_text_encoder_is_refused():
         planned(pipeline, "ascent", **HOW, steps=1, batch_size=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ascent", "esd", "concept-ablation", "vdu"])
 def test_the_text_encoder_alone_changes(method):
     pipeline = tiny_pipelines.stable_diffusion()
@@ -87,6 +88,7 @@ def test_the_text_encoder_alone_changes(method):
     assert made.is_out_of_date()
 
 
+@pytest.mark.slow
 def test_a_run_is_known_by_its_text_encoder_too(tmp_path):
     save_pipeline(tiny_pipelines.stable_diffusion(), tmp_path / "model")
     run = tmp_path / "run"
@@ -105,6 +107,7 @@ def test_a_run_is_known_by_its_text_encoder_too(tmp_path):
             use(run)
 
 
+@pytest.mark.slow
 def test_a_run_is_known_by_its_autoencoder_too(tmp_path):
     save_pipeline(tiny_pipelines.stable_diffusion(), tmp_path / "model")
     run = tmp_path / "run"

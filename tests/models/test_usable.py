@@ -243,6 +243,7 @@ def test_what_changes_nothing_is_loaded(make_pipeline, tmp_path, name):
     assert torch.equal(*(sample(each, [0], sampler) for each in models))
 
 
+@pytest.mark.slow
 def test_a_compiled_network_is_taken_as_it_is(make_pipeline):
     plain = make_pipeline()
     known = weights_sha256(plain.unet)

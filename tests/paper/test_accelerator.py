@@ -123,6 +123,7 @@ def stage(pause: float) -> dict:
     return {"commands": [{"run": run, "makes": "done"}]}
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_stopped_goes_on_where_it_was_and_no_done_command_runs_again(tmp_path):
     folder = tmp_path / "work"
     assert not accelerator.work_on(stage(60.0), "b", folder, time.monotonic() + 2.0)

@@ -191,6 +191,7 @@ def test_rows_start_from_the_raw_weights_and_the_average_is_measured_beside_them
     assert all(torch.equal(saved[name], value.bfloat16()) for name, value in last.items())
 
 
+@pytest.mark.slow
 def test_a_model_retrained_without_the_class_is_measured_like_a_row(copy, tmp_path):
     text = TABLE.replace('average = ["3"]\n', "").replace("retrained = []", 'retrained = ["3"]')
     for old, new in (("[0, 1]", "[0]"), ('["amnesia", "apart"]', '["amnesia"]'), ('posterior = "ensemble"\n', "")):
@@ -209,6 +210,7 @@ def test_a_row_says_how_much_of_its_time_was_unlearning(done):
         assert 0 <= record["result"]["unlearn_seconds"] <= record["seconds"]  # the rest draws images and judges them
 
 
+@pytest.mark.slow
 def test_a_damaged_result_is_made_again_and_no_other(copy, table, capsys):
     name = next(name for name in cells(copy) if "vdu-seed-1" in name)
     wanted, before = results(copy), {each: (copy / each).stat().st_mtime_ns for each in cells(copy)}

@@ -115,6 +115,7 @@ def _gradient(linear, x, drawn):
     return total
 
 
+@pytest.mark.slow
 def test_a_subset_is_unbiased_in_the_gradient_and_too_large_in_the_square(linear, schedule):
     """E F(n) = E F(T) + what drawing t and T/n add; the linear network with W = 0 has only noise in its gradient.
 

@@ -18,6 +18,7 @@ def row(result, model="unlearned"):
     return next(each for each in result["rows"] if each["model"] == model)
 
 
+@pytest.mark.slow
 def test_the_best_condition_is_that_of_least_squares():
     """L(c) = E (ᾱ/(1−ᾱ)) ‖x₀ − W c‖²/d, so that c* solves WᵀW c = Wᵀ mean(x₀), whatever the noise."""
     source = generator(0, "test")
@@ -33,6 +34,7 @@ def test_the_best_condition_is_that_of_least_squares():
             torch.testing.assert_close(each, expected, rtol=0, atol=0.03)
 
 
+@pytest.mark.slow
 def test_what_is_hidden_is_found_and_what_was_never_there_is_not():
     """The unlearned model draws dark under its prompts, but W still reaches bright; the retrained one draws grey whatever it is asked."""
     case = words_case(BRIGHT, DARK, retrained=DARK, prompts=("cat", "a cat"))

@@ -403,6 +403,7 @@ def test_another_runtime_error_keeps_its_traceback():
         cli._guarded(action)
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_the_middle_of_training_keeps_the_checkpoint_and_resumes(
     pretrain, tmp_path, monkeypatch, capsys
 ):

@@ -255,6 +255,7 @@ def test_retained_images_whose_captions_name_the_concept_are_left_out():
     assert plan.retain is not None and set(plan.retain.labels.tolist()) == {1}
 
 
+@pytest.mark.slow
 def test_numbers_that_became_the_models_classes_are_reloaded_as_them(make_pipeline, monkeypatch, tmp_path):
     """Data of the Hugging Face Hub may have labels without names; the record has the model's."""
     stored = ImageSet(pixels(9), torch.arange(9) % 3, description="pets train")
@@ -555,6 +556,7 @@ def test_samples_in_double_precision_give_the_same_posterior(make_pipeline):
 # results, and classes that share a name
 
 
+@pytest.mark.slow
 def test_a_result_is_evaluated_only_as_long_as_it_is_what_its_folder_holds(make_pipeline, tmp_path, monkeypatch):
     """Another run in the same folder, a relative folder seen from elsewhere, and weights changed by hand."""
     pipeline, forget = make_pipeline(), pixels(8)

@@ -241,6 +241,7 @@ def test_the_self_model_is_trained_where_it_acts_and_the_forget_model_everywhere
     assert float(forget.min()) < 0.1 and float(forget.max()) > 0.9
 
 
+@pytest.mark.slow
 def test_the_self_model_is_trained_once_for_a_model_its_samples_and_its_levels(
     make_pipeline, quick, monkeypatch, capsys
 ):
@@ -384,6 +385,7 @@ def test_the_forget_set_stands_in_for_too_few_like_it(make_pipeline, quick, monk
 # the end of a run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("left", "full", "steps", "words"),
     [
@@ -407,6 +409,7 @@ def test_a_run_ends_when_the_rule_says_so(make_pipeline, quick, all_unwanted, mo
     assert bool(result.statement) == (not full)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_has_the_weights_of_a_shorter_one_without_the_rule(
     make_pipeline, quick, all_unwanted, monkeypatch
 ):

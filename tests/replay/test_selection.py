@@ -44,6 +44,7 @@ def sorted_stripes():
     return torch.tensor(truth), found
 
 
+@pytest.mark.slow
 def test_the_zones_are_the_truth_where_the_truth_is_plain(sorted_stripes):
     truth, found = sorted_stripes
     assert not bool((found.forget & found.kept).any())
@@ -87,6 +88,7 @@ def test_the_count_of_evaluations_is_that_of_the_loops(sorted_stripes):
     assert found.evaluations == trained + 3 * (100 + 200)
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_make_it_is_refused():
     lying = stripes([False] * 120, 2)
     with pytest.raises(InputError, match="does not appear to generate this concept"):
@@ -106,6 +108,7 @@ def test_a_model_that_hardly_makes_it_is_refused_with_a_number_to_draw():
     assert f"--n-own-samples {20 * 120 // n} for about 20" in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_model_that_makes_little_else_is_refused():
     mostly = stripes([i % 5 != 0 for i in range(200)], 2, 150)
     with pytest.raises(InputError, match="of the generated samples resemble it; expected at most half"):

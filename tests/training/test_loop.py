@@ -326,6 +326,7 @@ def test_a_network_that_was_trained_before_is_trained_like_a_new_one(make_networ
     assert set(seen) == {torch.float32}
 
 
+@pytest.mark.slow
 def test_a_launcher_that_announces_processes_and_no_place_to_meet_is_refused(tmp_path):
     """In a process of its own, since accelerate keeps what it found."""
     for variables in ({"WORLD_SIZE": "2"}, {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}):

@@ -69,6 +69,7 @@ def test_a_model_that_ignores_words_knows_no_concept():
         require_concepts(model(cat=0.0, dog=0.0), images(), ["cat"], ["dog"], None)
 
 
+@pytest.mark.slow
 def test_a_prompt_without_effect_is_refused_and_forced():
     pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
     pipeline, asked = (

@@ -221,6 +221,7 @@ def test_corrections_are_merged_in_the_pipeline_and_fit_the_original(make, tmp_p
     assert float((before - expected).abs().max()) > 1e-2
 
 
+@pytest.mark.slow
 def test_members_of_a_text_to_image_model_are_tuned_under_prompts(make, tmp_path):
     """What trains is all that is tuned, stored and covered; a posterior that covers too little for an unlearning is refused."""
     pipeline = make("StableDiffusionPipeline")

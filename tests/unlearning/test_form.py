@@ -170,6 +170,7 @@ def test_an_unconditional_model_takes_nothing_instead(make_pipeline):
         planned(make_pipeline(), "concept-ablation", forget=images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("train", "inside"), [("cross-attention", True), ("non-cross-attention", False)])
 def test_esd_x_and_esd_u_for_a_prompt(caught, train, inside):
     pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
@@ -237,6 +238,7 @@ def test_under_labels_all_noise_levels_are_used_unless_a_range_is_given(labelled
     assert made.chosen.options == ("alpha_bar_range=0.0015,0.66",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"repulsion_scale": 50.0}, {"lead": "forget-model"}, {"gradient_length": 0.5}])
 def test_options_of_a_target_that_the_substitute_replaces_are_refused(labelled, options):
     name, value = next(iter(options.items()))

@@ -23,6 +23,7 @@ def run(pipeline, images, **options):
     return unlearn(pipeline, forget=images, method="ascent", steps=2, batch_size=2, progress=None, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", ["all", "lora:2"])
 def test_weights_are_the_same_bits_and_activations_are_computed_again(train, monkeypatch):
     pipeline, images = tiny_pipelines.stable_diffusion(), torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)

@@ -162,6 +162,7 @@ def test_another_run_is_not_resumed_and_nothing_is_trained_for_it(make_pipeline,
         vdu.unlearn(pipeline, "finetune", **resumed)
 
 
+@pytest.mark.slow
 def test_a_run_that_draws_resumes_with_its_own_sampler_alone(make_pipeline, tmp_path):
     """ESD draws its trajectories by it, and concept ablation the images of what takes the place."""
     pipeline = make_pipeline(num_class_embeds=4)
@@ -871,6 +872,7 @@ def test_corrections_of_a_changed_pipeline_are_not_saved(make_pipeline, tmp_path
         result.save_lora(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_images_that_were_given_are_not_said_to_be_drawn(make_pipeline, desk):
     """Under a label as well, and the settings say what they lack."""
     pipeline = make_pipeline(num_class_embeds=4)
@@ -893,6 +895,7 @@ def test_images_that_were_given_are_not_said_to_be_drawn(make_pipeline, desk):
         assert (said in (desk / name / "config.toml").read_text("utf-8")) == (lacking is not None)
 
 
+@pytest.mark.slow
 def test_a_method_in_closed_form_is_not_resumed_for_another_concept(tmp_path):
     """It has no checkpoint that could be told apart."""
     pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")

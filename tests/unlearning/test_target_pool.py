@@ -62,6 +62,7 @@ def test_a_repeated_batch_costs_the_student_alone(run):
     assert not torch.equal(weights(plain), weights(pooled))
 
 
+@pytest.mark.slow
 def test_a_run_with_a_pool_resumes_to_the_same_bits(run, tmp_path):
     whole = run(pool=3, folder=tmp_path / "a", checkpointing_steps=2)
     run(pool=3, folder=tmp_path / "b", checkpointing_steps=2)
