@@ -66,8 +66,8 @@ class DualPlasticity(BoundedPlasticity):
     rate: float = 100.0
     multiplier: Multiplier = field(init=False, default_factory=Multiplier, repr=False, metadata={"identity": False})
 
-    name = "dual-plasticity"
-    needs = frozenset({"forget", "retain"})
+    name = "dual-plasticity"  # ruff: ignore[implicit-class-var-in-dataclass]
+    needs = frozenset({"forget", "retain"})  # ruff: ignore[implicit-class-var-in-dataclass]
 
     @property
     def uses(self) -> frozenset[str]:
