@@ -35,6 +35,7 @@ from vdu.metrics.features import classify, extract_features
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import configuration_sha256, weights_sha256
 from vdu.models.pipelines import hashes_of, load_pipeline, network_of, save_pipeline
+from vdu.paper.coarse import trained_coarsely
 from vdu.paper.row_options import PASSED, unlearn_settings
 from vdu.paper.tables import Row, World
 from vdu.posterior.calibrate import mean_is_usable
@@ -90,12 +91,16 @@ class Making:
             name: value for name, value in spec.items() if name not in {"data", "network", "weights"}
         }
         options["without"] = tuple(spec.get("without", ()))
+        coarse = options.pop("coarse", None)  # size and steps of a first part on reduced images
         if "start" in done:
             self._model(done["start"])
             options["from_pipeline"] = self._path(done["start"]["pipeline"])
         else:
             options["model"] = spec["network"]
         settings = PretrainSettings(data=self.data, output_dir=stem, resume_from_checkpoint="latest", **options)
+        if coarse:
+            start = trained_coarsely(settings, stem.with_name(f"{stem.name}-coarse"), **coarse)
+            settings = replace(settings, model="small", from_pipeline=start)
         pretrain.run(settings)
         kind = spec.get("weights", "pipeline")  # or raw, bf16 or raw-bf16
         if kind != "pipeline":
@@ -105,7 +110,7 @@ class Making:
             **{name: str(path.relative_to(self.folder)) for name, path in found.items()},
             **hashes_of(load_pipeline(stem / kind)),
             "files": {f"{stem.name}/{kind}/{WEIGHTS}": sha256_file(stem / kind / WEIGHTS)},  # rows need no average
-            "network_evaluations": 3 * settings.steps * settings.batch_size,
+            "network_evaluations": 3 * (settings.steps + (coarse or {"steps": 0})["steps"]) * settings.batch_size,
             # of all parts of a training that was interrupted
             "training_seconds": sum(stage["seconds"] for stage in read_json(stem / "run.json")["stages"]),
         }

@@ -1,0 +1,42 @@
+"""A first part of a training on reduced images: the same weights as by hand, and a model of whole images."""
+
+import pytest
+import torch
+
+from vdu.commands.pretrain import PretrainSettings
+from vdu.data.sources import load_images
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.networks import new_pipeline
+from vdu.models.pipelines import load_pipeline
+from vdu.paper.coarse import trained_coarsely
+from vdu.training.loop import TrainSettings
+from vdu.training.pretraining import fit
+
+SETTINGS = {
+    "data": "mnist-mini", "model": "ddpm-pytorch", "steps": 2, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 1,
+    "ema_decay": 0.5,
+}  # fmt: skip
+
+
+def settings(**changes):
+    return PretrainSettings(**SETTINGS | changes)
+
+
+@pytest.mark.slow
+def test_the_first_part_is_a_training_on_reduced_images(tmp_path):
+    found = load_pipeline(trained_coarsely(settings(), tmp_path, size=8, steps=2))
+    assert PipelineDenoiser.from_pipeline(found).image_shape == (1, 28, 28)
+    images = load_images("mnist-mini", split="train", shape=(1, 8, 8), convert=True)
+    by_hand = new_pipeline((1, 28, 28), seed=0, model="ddpm-pytorch")
+    by_hand.unet.register_to_config(sample_size=8)
+    training = TrainSettings(steps=2, learning_rate=1e-3, lr_schedule="constant", warmup_steps=1, ema_decay=0.5, seed=0)
+    fit(PipelineDenoiser.from_pipeline(by_hand), images, training, batch_size=4, seed=0)
+    for name, value in by_hand.unet.state_dict().items():
+        assert torch.equal(value, found.unet.state_dict()[name]), name
+
+
+def test_a_finished_part_is_taken_as_it_is(tmp_path):
+    first = trained_coarsely(settings(), tmp_path, size=8, steps=1)
+    before = (first / "unet" / "config.json").stat().st_mtime_ns
+    assert trained_coarsely(settings(), tmp_path, size=8, steps=1) == first
+    assert (first / "unet" / "config.json").stat().st_mtime_ns == before
