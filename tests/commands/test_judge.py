@@ -6,7 +6,7 @@ import torch
 
 from vdu.cli import app
 from vdu.commands.judge import JudgeSettings, run
-from vdu.core.errors import InputError
+from vdu.core.errors import DivergenceError, InputError
 from vdu.core.records import read_json
 from vdu.data.images import ImageSet
 from vdu.data.sources import load_images
@@ -203,3 +203,11 @@ def test_a_judge_that_is_resumed_costs_what_all_of_it_cost(tmp_path):
         assert (stage["network_evaluations"], "resumed" in stage) == (3 * 256 * 6, False)
         assert stage["seconds"] > seconds
         seconds = stage["seconds"]
+
+
+def test_a_judge_that_diverges_in_the_last_step_ends_as_diverged(tmp_path):
+    """It was told that a file of its features was made wrongly."""
+    settings = JudgeSettings(data="digits", output_dir=tmp_path / "run", epochs=1, batch_size=1442, learning_rate=1e15)
+    with pytest.raises(DivergenceError, match="diverged at step 1: the predictions of the trained model"):
+        run(settings)
+    assert not (tmp_path / "run" / "judge").exists()

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 import tiny_pipelines
 from vdu.commands import posterior as verb
 from vdu.commands.settings import PosteriorSettings
-from vdu.core.errors import InputError
+from vdu.core.errors import DivergenceError, InputError
 from vdu.core.records import read_json, write_json
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.posterior.estimators import ESTIMATORS
@@ -240,3 +240,10 @@ def test_an_unfinished_run_gives_no_posterior(settings, kill, tmp_path):
     (tmp_path / "killed" / "mine.safetensors").rename(tmp_path / "killed" / verb.FILE)
     write_json(tmp_path / "killed" / "run.json", record | {"verb": "unlearn", "finished": False})  # what it was given
     assert verb.load_posterior(tmp_path / "killed" / verb.FILE).estimator == "fisher"
+
+
+def test_a_member_that_diverges_in_its_last_step_is_not_stored(settings, tmp_path):
+    """It was stored, so that a run that was resumed failed by it again."""
+    with pytest.raises(DivergenceError, match="diverged at step 1: the predictions of the trained model"):
+        verb.run(settings("out", "finetuned-ensemble", finetune_steps=1, finetune_learning_rate=1e30))
+    assert not list((tmp_path / "out").glob(f"members/*/{FILE}"))

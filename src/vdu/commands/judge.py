@@ -119,6 +119,7 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
                 folder=record.folder, resume=resume, identity=identity, progress="judge",
                 accelerator=make_accelerator(report_to=settings.report_to, folder=record.folder),
             )  # fmt: skip
+            _require_finite(judge, images, how.steps)
             cost |= {"network_evaluations": 3 * settings.batch_size * how.steps, "whole": True}
         tested = _test(judge, held_out)
         if record.active:
@@ -157,6 +158,18 @@ def _how(settings: JudgeSettings, n_images: int) -> "TrainSettings":
         seed=derive_seed(settings.seed, "training"),
         checkpointing_steps=settings.checkpointing_steps,
     )
+
+
+def _require_finite(judge: "Judge", images: "ImageSet", steps: int) -> None:
+    """Refuse a judge that diverged in its last step, after which no loss is computed."""
+    import torch
+
+    from vdu.core.modes import evaluating
+    from vdu.unlearning.effect import require_finite
+
+    some = images.floats(range(min(64, len(images)))).to(next(judge.parameters()).device)
+    with evaluating(judge), torch.no_grad():
+        require_finite(judge(some), steps)
 
 
 def _test(judge: "Judge", held_out: "ImageSet") -> dict[str, Any]:

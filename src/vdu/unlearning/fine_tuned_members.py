@@ -17,6 +17,7 @@ from vdu.models.lora import sharing_copy
 from vdu.posterior.ensemble import FinetunedEnsemble
 from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit
+from vdu.unlearning.effect import forget_predictions, require_finite
 
 __all__ = ["FILE", "fine_tuned_members", "require_same_members"]
 
@@ -43,7 +44,7 @@ def fine_tuned_members(
         identity: of everything that the members depend on, for :func:`require_same_members`.
 
     Yields:
-        Each member's weights, by name; those that train alone.
+        Each member's weights, by name; those that train alone. One that diverged is not stored, also if it did in its last step.
     """
     for k in range(how.n_members):
         target = folder / "members" / str(k) if folder else None
@@ -98,4 +99,5 @@ def _fine_tuned(
     fit(
         member, images, settings, batch_size=how.finetune_batch_size, seed=seed, folder=target, resume=target is not None, progress=title
     )  # fmt: skip
+    require_finite(forget_predictions(member, images), how.finetune_steps)
     return {name: value.detach() for name, value in member.trainable().items()}
