@@ -23,7 +23,7 @@ from vdu.diffusion.sampling import SCHEDULERS, Sampler, sample
 from vdu.methods.vdu import gradient_ascent
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import weights_sha256
-from vdu.models.pipelines import load_pipeline
+from vdu.models.pipelines import load_pipeline, save_pipeline
 from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit
 from vdu.unlearning import default_posterior
@@ -340,3 +340,30 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused():
 def stable_diffusion_of_words():
     pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
     return tiny_pipelines.stable_diffusion()
+
+
+def test_a_part_that_is_wrapped_is_named(make_pipeline, tmp_path):
+    """It was an AttributeError, of unlearning and of saving."""
+    pipeline = make_pipeline()
+    inner, pipeline.unet = pipeline.unet, torch.nn.DataParallel(pipeline.unet)
+    for use in (PipelineDenoiser.from_pipeline, lambda each: save_pipeline(each, tmp_path / "saved")):
+        with pytest.raises(
+            InputError, match=r"its unet is a DataParallel .*Take it out: pipeline\.unet = pipeline\.unet\.module"
+        ):
+            use(pipeline)
+    pipeline.unet = pipeline.unet.module
+    assert PipelineDenoiser.from_pipeline(pipeline).network is inner
+
+
+@pytest.mark.parametrize("register", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_hook_on_a_gradient_is_refused_as_it_would_have_no_effect(make_pipeline, register):
+    """A copy has none, so that weights which a hook was to hold moved."""
+    pipeline = make_pipeline()
+    handle = getattr(pipeline.unet.conv_in.weight, register)(lambda value: None)
+    how = {"forget": images(), "steps": 1, "batch_size": 2, "progress": None}
+    with pytest.raises(InputError, match=r"conv_in\.weight of its network has a hook on its gradient"):
+        unlearn(pipeline, "ascent", **how)
+    with pytest.raises(InputError, match=r"conv_in\.weight of its network has a hook on its gradient"):
+        fit_posterior(pipeline, "fisher", n_samples=2, n_train=50, generator=torch.Generator().manual_seed(0))
+    handle.remove()
+    assert unlearn(pipeline, "ascent", **how).training.steps == 1

@@ -67,7 +67,7 @@ def family_of(pipeline: Any) -> Any:
         The module.
 
     Raises:
-        InputError: if the pipeline is of no known family.
+        InputError: if the pipeline is of no known family, or a part of it is wrapped.
     """
     networks = [name for name in NETWORKS if isinstance(getattr(pipeline, name, None), nn.Module)]
     if not networks or getattr(pipeline, "scheduler", None) is None:
@@ -77,6 +77,7 @@ def family_of(pipeline: Any) -> Any:
         )
     present = {name for name, part in pipeline.components.items() if part is not None}
     refuse_parts("pipeline", sorted(present - PARTS))
+    _refuse_wrappers(pipeline)
     for family in FAMILIES:
         if family.PARTS >= present and family.NETWORK in networks and family.matches(pipeline):
             return family
@@ -87,6 +88,22 @@ def family_of(pipeline: Any) -> Any:
             "num_class_embeds and no class_embed_type. Other conditions are not supported yet."
         )
     raise InputError(f"pipeline: {type(pipeline).__name__} is not supported; expected one of {KNOWN}.")
+
+
+def _refuse_wrappers(pipeline: Any) -> None:
+    """Refuse a part without a configuration, such as what training on several GPUs puts around a network.
+
+    Raises:
+        InputError: naming the first one.
+    """
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module) and not hasattr(part, "config"):
+            inner = isinstance(getattr(part, "module", None), nn.Module)
+            advice = f"Take it out: pipeline.{name} = pipeline.{name}.module." if inner else "Load the pipeline again."
+            raise InputError(
+                f"pipeline: its {name} is a {type(part).__name__} without a configuration, which no saved pipeline can hold; expected the "
+                f"network itself. {advice}"
+            )
 
 
 def refuse_parts(where: str, others: list[str]) -> None:

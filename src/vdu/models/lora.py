@@ -158,9 +158,17 @@ def check_train(network: nn.Module, train: str) -> None:
         train: as for :func:`training_copy`.
 
     Raises:
-        InputError: if the part is unknown or the network has none, weights of it are frozen, or the rank is above the size of a layer.
+        InputError: if the part is unknown or the network has none, weights of it are frozen or have hooks, or the rank is above the size
+            of a layer.
     """
     rank = lora_rank(train)
+    for name, value in network.named_parameters():
+        if value._backward_hooks or getattr(value, "_post_accumulate_grad_hooks", None):
+            raise InputError(
+                f"pipeline: {name} of its network has a hook on its gradient, which the copy that trains does not have, so that it would "
+                "have no effect; expected none. Call remove() of the handle that its registration returned; requires_grad_(False) freezes "
+                "a weight."
+            )
     if train == "all":  # frozen parts stay as they are
         return
     if train == TEXT_ENCODER:

@@ -138,7 +138,8 @@ def fit_posterior(
         require_room("n_samples", n_samples, denoiser.image_shape)
     labels = None if labels is None else denoiser.meant(labels)
     part = in_training(denoiser, train)
-    part = part if train == "all" else part.with_network(trained_weights(part.network, train))
+    trained = trained_weights(part.network, train)
+    part = part if train == "all" else part.with_network(trained)
     if (
         samples is not None and not denoiser.is_latent and bool((samples.abs() > 1.001).any())
     ):  # room for half precision
