@@ -2,10 +2,19 @@
 
 import io
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 
 from vdu.core import progress
+from vdu.data.decode import fit_shape
+from vdu.data.images import ImageSet
+from vdu.data.overlap import without_copies
+from vdu.data.sources import load_images
+from vdu.training.batches import own_space
 
 
 @pytest.fixture
@@ -99,3 +108,29 @@ def test_on_a_terminal_the_bar_disappears_when_a_stage_ends(monkeypatch):
             shown.update(4)
             assert "unlearn |" in screen.getvalue()
     assert screen.getvalue().rstrip("\r").rpartition("\r")[2].strip() == ""  # the last thing is a blank line
+
+
+def test_reading_encoding_and_comparing_images_are_shown_and_a_silent_verb_shows_nothing(monkeypatch, tmp_path):
+    """Each may take minutes; ``vdu.unlearn(…, progress=None)`` shows none of them."""
+    Image.new("L", (8, 8), 7).save(tmp_path / "a.png")
+    bars, real = [], progress.Bar.__init__
+
+    def made(self, title, *rest):
+        real(self, title, *rest)
+        bars.extend([title] * self.shown)
+
+    monkeypatch.setattr(progress.Bar, "__init__", made)
+    noise = torch.randint(256, (2, 2, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model: Any = SimpleNamespace(is_latent=True, network=torch.nn.Linear(1, 1), encode=lambda images: images)
+
+    def work():
+        images = load_images(tmp_path)
+        fit_shape(images, (1, 4, 4), convert=True)
+        own_space(model, images)
+        without_copies(ImageSet(noise[0]), ImageSet(noise[1]), "held-out images", "forget images")
+
+    work()
+    assert bars == ["reading images", "converting images", "encoding images", "looking for near copies"]
+    with progress.whole("unlearn", shown=False):
+        work()
+    assert len(bars) == 4

@@ -92,7 +92,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
         images, _ = cached_samples(drawing, settings.n_samples, sampler)
         # counted on a cache hit, too
         cost |= {"network_evaluations": settings.n_samples * settings.inference_steps, "whole": True}
-    x0, labels = with_labels(denoiser, images)
+    x0, labels = with_labels(denoiser, images, progress=True)
     members: Any = settings.members
     if isinstance(estimator, FinetunedEnsemble):
         members = fine_tuned_members(

@@ -34,6 +34,7 @@ class Whole:
 
     Args:
         title: the verb.
+        shown: False shows no bars inside it, whatever their stage.
 
     Attributes:
         total: all work; 0 while it is unknown.
@@ -41,7 +42,8 @@ class Whole:
         measured: work that was done and timed.
     """
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, shown: bool = True) -> None:
+        self.shown = shown
         self.title, self.total, self.done, self.measured = title, 0.0, 0.0, 0.0
         self.began = time.monotonic()
         self.stages: dict[str, tuple[float, float]] = {}  # title → work before it, work of one item
@@ -168,7 +170,8 @@ def bar(title: str, total: int, unit: str, *, initial: int = 0, shown: bool = Tr
     Returns:
         The bar; call its ``update`` after every item.
     """
-    return Bar(title, total, unit, initial, shown and is_first())
+    silent = _state.now is not None and not _state.now.shown
+    return Bar(title, total, unit, initial, shown and not silent and is_first())
 
 
 def track(items: Sequence[T], title: str, unit: str, *, shown: bool = True) -> Iterator[T]:
@@ -190,16 +193,17 @@ def track(items: Sequence[T], title: str, unit: str, *, shown: bool = True) -> I
 
 
 @contextmanager
-def whole(title: str) -> Iterator[Whole]:
+def whole(title: str, *, shown: bool = True) -> Iterator[Whole]:
     """A verb, whose stages may :func:`expect` some work.
 
     Args:
         title: the verb.
+        shown: False shows no bars inside it.
 
     Yields:
         The work, unknown at first.
     """
-    before, _state.now, _state.last = _state.now, Whole(title), time.monotonic()
+    before, _state.now, _state.last = _state.now, Whole(title, shown), time.monotonic()
     try:
         yield _state.now
     finally:

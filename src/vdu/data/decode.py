@@ -26,6 +26,7 @@ from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from vdu.core.errors import InputError
+from vdu.core.progress import track
 from vdu.data.images import ImageSet
 
 __all__ = ["FORMATS", "Shape", "complaint", "decode_all", "fit_shape", "is_image", "is_text", "open_image", "to_pixels"]
@@ -208,7 +209,7 @@ def decode_all(
         InputError: if there are none, or some cannot be used; the message names them.
     """
     pixels, problems = None, []
-    for i, (name, opener) in enumerate(zip(names, openers, strict=True)):
+    for i, (name, opener) in enumerate(track([*zip(names, openers, strict=True)], "reading images", "image")):
         try:
             with _own_pillow(), opener() as image:
                 array = to_pixels(image, shape, convert)
@@ -270,6 +271,6 @@ def fit_shape(images: ImageSet, shape: Shape | None, convert: bool) -> ImageSet:
         )
     arrays = [array[0] if images.shape[0] == 1 else array.transpose(1, 2, 0) for array in images.images.numpy()]
     pixels = np.empty((len(arrays), *shape), np.uint8)
-    for i, array in enumerate(arrays):
+    for i, array in enumerate(track(arrays, "converting images", "image")):
         pixels[i] = to_pixels(Image.fromarray(np.ascontiguousarray(array)), shape, convert=True)
     return replace(images, images=torch.from_numpy(pixels), description=f"{images.description}, converted")

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vdu.core.errors import InputError
 from vdu.core.processes import say
+from vdu.core.progress import track
 from vdu.core.records import atomic_file
 from vdu.data.images import ImageSet
 
@@ -158,9 +159,8 @@ def _n_near(images: ImageSet, others: ImageSet) -> int:
         return 0
     ours, theirs = _thumbnails(images), _thumbnails(others)
     bound = NEAR_LEVELS * ours.shape[1] ** 0.5
-    return (
-        sum(int((torch.cdist(part, theirs).amin(1) <= bound).sum()) for part in ours.split(128)) if len(theirs) else 0
-    )
+    parts = track(ours.split(128), "looking for near copies", "part") if len(theirs) else ()
+    return sum(int((torch.cdist(part, theirs).amin(1) <= bound).sum()) for part in parts)
 
 
 def _thumbnails(images: ImageSet) -> Tensor:

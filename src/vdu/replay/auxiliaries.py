@@ -36,7 +36,7 @@ from vdu.replay.selection import (
     require_enough,
     resemblance,
 )
-from vdu.training.batches import condition_of, encoded, labels_for
+from vdu.training.batches import ENCODING, condition_of, encoded, labels_for
 
 __all__ = ["Auxiliaries", "auxiliary_work", "make_auxiliaries", "needs_selection", "selection_work"]
 
@@ -207,7 +207,7 @@ def make_auxiliaries(
     if "teacher" in wanted:
         tools["teacher"] = teacher or _frozen(original.copy(), device)
     if "forget" in method.uses:
-        tools["forget"] = encoded(drawing(), forget.images)
+        tools["forget"] = encoded(drawing(), forget.images, progress=ENCODING if say else None)
     if "sampler" in method.uses:
         tools["sampler"] = sampler
     if "forget_condition" in method.uses:
@@ -251,7 +251,7 @@ def make_auxiliaries(
             sets["own_forget"] = _under_labels(own, judged.forget, labels)
         tools["classifier"] = judged.classifier.to(device)
         if "retained" in wanted:
-            tools["retained"] = encoded(drawing(), kept.images).to(device or "cpu")
+            tools["retained"] = encoded(drawing(), kept.images, progress=ENCODING if say else None).to(device or "cpu")
         seeds = tuple(torch.tensor(image_seeds(SHARED_SEED, len(own)))[judged.forget].tolist())
         if holds_out:
             title = "held-out samples" if say else None

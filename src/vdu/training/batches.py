@@ -21,12 +21,14 @@ from torch import Tensor
 from vdu.core.class_names import composed, require_clear, require_own_name
 from vdu.core.errors import InputError
 from vdu.core.processes import n_launched
+from vdu.core.progress import bar
 from vdu.core.rng import generator
 from vdu.core.types import Condition, Denoiser, NoisedBatch
 from vdu.data.images import ImageSet, to_float
 from vdu.diffusion.schedule import NoiseSchedule, noised_batch
 
 __all__ = [
+    "ENCODING",
     "Draws",
     "NoisyImages",
     "UniformImages",
@@ -42,6 +44,7 @@ __all__ = [
     "unflatten",
 ]
 
+ENCODING = "encoding images"  # title of the bar
 AT_ONCE = 64  # images that are on the network's device together, for one visit of the autoencoder
 
 
@@ -204,12 +207,13 @@ class UniformImages:
 
 
 @torch.no_grad()
-def encoded(denoiser: Denoiser, images: Tensor) -> Tensor:
+def encoded(denoiser: Denoiser, images: Tensor, *, progress: str | None = None) -> Tensor:
     """Images in the model's own space, on the CPU; only some at a time are on the network's device.
 
     Args:
         denoiser: the model.
         images: [n, channels, height, width], 8-bit or in [−1, 1], on the CPU.
+        progress: title of the progress bar of a latent model; None shows none.
 
     Returns:
         The images themselves in [−1, 1] for a pixel model, else latents, [n, …].
@@ -217,7 +221,12 @@ def encoded(denoiser: Denoiser, images: Tensor) -> Tensor:
     if not denoiser.is_latent:
         return _floats(images)
     device = next(denoiser.network.parameters()).device
-    return torch.cat([denoiser.encode(_floats(some).to(device)).cpu() for some in images.split(AT_ONCE)])
+    made = []
+    with bar(progress or "", len(images), "image", shown=progress is not None) as done:
+        for some in images.split(AT_ONCE):
+            made.append(denoiser.encode(_floats(some).to(device)).cpu())
+            done.update(len(some))
+    return torch.cat(made)
 
 
 def own_space(denoiser: Denoiser, images: ImageSet) -> Callable[[Tensor], Tensor]:
@@ -230,7 +239,7 @@ def own_space(denoiser: Denoiser, images: ImageSet) -> Callable[[Tensor], Tensor
     Returns:
         Indices, [n], int64 → the images, or latents, as by :func:`encoded`.
     """
-    return encoded(denoiser, images.images).__getitem__ if denoiser.is_latent else images.floats
+    return encoded(denoiser, images.images, progress=ENCODING).__getitem__ if denoiser.is_latent else images.floats
 
 
 def labels_for(denoiser: Denoiser, images: ImageSet, chosen: Tensor, what: str) -> list[Any]:

@@ -106,7 +106,7 @@ def _fitted(plan: Plan, estimator: str, progress: bool) -> GaussianPosterior:
     denoiser = on_accelerator(plan.original)
     pipeline = plan.pipeline if denoiser is plan.original else replace_network(plan.pipeline, denoiser.network)
     images, _ = cached_samples(denoiser, N_SAMPLES, SAMPLER, progress="generated samples" if progress else None)
-    samples, labels = with_labels(denoiser, images)
+    samples, labels = with_labels(denoiser, images, progress=progress)
     posterior = fit_posterior(
         pipeline, estimator, generator=generator(0, "estimator"), samples=samples, labels=labels, train=plan.train,
         progress=progress_bar(estimator) if progress else None, **OPTIONS.get(estimator, {}),

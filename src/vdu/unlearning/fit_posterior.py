@@ -32,7 +32,7 @@ from vdu.posterior.fit import Progress, Save, fit_samples, take_all
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.protocol import State
 from vdu.replay.generated import generate_samples
-from vdu.training.batches import encoded, labels_for
+from vdu.training.batches import ENCODING, encoded, labels_for
 from vdu.unlearning.fine_tuned_members import fine_tuned_members
 from vdu.unlearning.prompts import sampled
 
@@ -174,20 +174,24 @@ def fit_posterior(
     return replace(posterior, sources={**posterior.sources, **own})
 
 
-def with_labels(denoiser: PipelineDenoiser, images: ImageSet) -> tuple[Tensor, list[Any] | None]:
+def with_labels(
+    denoiser: PipelineDenoiser, images: ImageSet, *, progress: bool = False
+) -> tuple[Tensor, list[Any] | None]:
     """Images as samples of a model, with what they were drawn under.
 
     Args:
         denoiser: the model.
         images: with labels if it is conditional.
+        progress: show a bar while a latent model encodes them.
 
     Returns:
         The samples in the model's own space, and the names of their classes or their prompts; None for an unconditional model.
     """
+    title = ENCODING if progress else None
     if not denoiser.class_names:
-        return encoded(denoiser, images.images), None
+        return encoded(denoiser, images.images, progress=title), None
     labels = labels_for(denoiser, images, torch.arange(len(images)), "samples")
-    return encoded(denoiser, images.images), [
+    return encoded(denoiser, images.images, progress=title), [
         denoiser.class_names[each] if isinstance(each, int) else each for each in labels
     ]
 

@@ -126,7 +126,7 @@ def unlearn(
         raise InputError(f"{'resume' if resume else 'overwrite'}: got True without a folder; expected folder=….")
     require_kind("progress", progress, str, "the title of a progress bar, or None")
     where, title = None if folder is None else given_output(folder, "folder"), progress or None
-    with on_device(device), whole("unlearn"):
+    with on_device(device), whole("unlearn", shown=title is not None):
         plan = make_plan(asked | {"folder": where})
         for each in without_effect(plan, asked):
             say(
