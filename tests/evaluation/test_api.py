@@ -879,3 +879,17 @@ def test_images_of_a_class_of_the_models_have_a_table_by_label(of_classes, pixel
 def test_a_comparison_asks_no_model_in_words(pair):
     with pytest.raises(InputError, match="forget_prompt: vdu.compare does not ask models in words"):
         vdu.compare(pair / "before", methods=["ascent"], forget=pair / "unwanted", forget_prompt="cat")
+
+
+def test_a_model_that_draws_the_unwanted_alone_is_refused_with_both_counts_before_the_longer_part(
+    make_pipeline, pixel_judge, monkeypatch
+):
+    """Its images are black and white, whose pixels 0 and 255 are both of the class to be forgotten."""
+    damaged = make_pipeline(seed=1)
+    damaged.unet.conv_out.weight.data.mul_(1e10)
+    monkeypatch.setattr("vdu.evaluation.measure.filtered_original", lambda *_: pytest.fail("was drawn"))
+    images = ImageSet(torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(
+        InputError, match=r"calls all 24 images of the changed model a \(of the original \d+, of the changed"
+    ):
+        evaluate(before=make_pipeline(seed=0), after=damaged, forget=images, **QUICK)

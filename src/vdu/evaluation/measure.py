@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.evaluation.compare import (
@@ -114,16 +115,17 @@ def measure(
         target: images in which the forget class is counted; None counts it among the others.
 
     Returns:
-        The records, and the images with the judge's predictions. An original without an image of the class is refused with
-        an ``InputError``.
+        The records, and the images with the judge's predictions. An original without an image of the class, and a model with images
+        of the class alone, are refused with an ``InputError``.
     """
     before = first_images(original, n_images, sampler, seed, "original")
     after = first_images(unlearned, n_images, sampler, seed, "unlearned")
     was, now = predict(judging, before), predict(judging, after)
     counted = (was, now) if target is None else (predict(judging, target.original), predict(judging, target.unlearned))
-    require_forget_images(counted[0].judge, judging)  # both refuse before the longer part begins
+    require_forget_images(counted[0].judge, judging)  # all refuse before the longer part begins
     if counted[0].second is not None:
         require_forget_images(counted[0].second, judging.as_second())
+    _require_rest(was.judge, now.judge, judging)
     wanted = n_images if reference is not None else 2 * n_images
     filtered = filtered_original(original, before, judging, wanted, sampler, seed)
     base, about = _reference(network, reference, filtered, n_images)
@@ -197,6 +199,19 @@ def _reference(
     return features, ReferenceRecord(
         "filtered_original", f"filtered original, {n_images} further samples", len(features)
     )
+
+
+def _require_rest(before: Predictions, after: Predictions, judging: Judging) -> None:
+    """Refuse a model of whose images every one is called unwanted: nothing is left to compare with the original's rest."""
+    names = ", ".join(judging.judge.class_names[each] for each in judging.forget_classes)
+    n_before, n_after = (int(judging.is_forget(each.classes).sum()) for each in (before, after))
+    for which, n in (("original", n_before), ("changed model", n_after)):
+        if n == len(before.classes):
+            raise InputError(
+                f"evaluate: the judge calls all {n} images of the {which} {names} (of the original {n_before}, of the changed model "
+                f"{n_after}); expected others as well, to see whether the rest is intact. Look at samples (vdu sample). A model that draws "
+                "one thing alone is damaged: unlearn with a lower learning rate or fewer steps, or give another judge."
+            )
 
 
 def _transitions(before: Predictions, after: Predictions, judging: Judging) -> Transitions:
