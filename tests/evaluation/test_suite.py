@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -22,8 +23,9 @@ DONE = not_run("latent_model")  # as good as measured, and short
 FAILURES = {
     "NotImplementedError": (NotImplementedError("sigmoid"), "failed", "It failed: NotImplementedError: sigmoid"),
     "RuntimeError": (RuntimeError("sizes {8} do\nnot match"), "failed", "It failed: RuntimeError: sizes {8} do not match"),
-    "MemoryError": (MemoryError(), "failed", "It failed: MemoryError: "),
+    "MemoryError": (MemoryError(), "failed", "It failed: MemoryError"),
     "OSError": (OSError(28, "No space left on device"), "failed", "It failed: OSError: [Errno 28] No space left on device"),
+    "a name that is no UTF-8": (RuntimeError("\udcff.png"), "failed", r"It failed: RuntimeError: \udcff.png"),
     "InputError": (InputError("steps: got 9."), "failed", "It failed: steps: got 9."),
     "DivergenceError": (DivergenceError("a loss became nan"), "diverged", "It diverged: a loss became nan"),
 }  # fmt: skip
@@ -65,6 +67,18 @@ def test_a_failing_probe_is_not_run_and_the_others_are(pair, suite, capsys, name
     assert not_run_text(failed) == sentence
     assert found["rows"]
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("pixel_judge")
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), torch.tensor(1.0)])
+def test_a_result_that_cannot_be_written_is_not_run_and_the_probes_after_it_are(pair, monkeypatch, value):
+    """It ended the evaluation with the traceback of the file's writer."""
+    results = {"membership": DONE | {"auc": value}, "stochastic": DONE}
+    probes = {name: lambda _, found=found: found for name, found in results.items()}
+    monkeypatch.setitem(cast("Any", SUITES), "quick", probes)
+    run(pair)
+    codes = {name: each["code"] for name, each in metrics(pair)["probes"].items()}
+    assert codes == {"membership": "failed", "stochastic": "latent_model"}
 
 
 @pytest.mark.usefixtures("pixel_judge")

@@ -7,6 +7,7 @@ original was trained on, with a test split) and ``--held-out`` (unwanted images 
 its result says.
 """
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -312,8 +313,8 @@ def run_suite(
         earlier: results of the same probes, which stay until the new ones are there.
 
     Returns:
-        Results by name, each with the network evaluations that it took. A probe that fails, whatever the error, is reported as not
-        run, with the error; among several processes an error that may be of one of them alone ends all.
+        Results by name, each with the network evaluations that it took. A probe that fails, whatever the error, or whose result
+        is not finite, is reported as not run, with the error; among several processes an error that may be of one of them alone ends all.
 
     Raises:
         KeyboardInterrupt: again, once it is kept that the suite was interrupted.
@@ -327,6 +328,7 @@ def run_suite(
         before = counter.total
         try:
             result = probe(context)
+            json.dumps(result, allow_nan=False)  # one that cannot be written, such as NaN, is none
         except DivergenceError as error:
             result = not_run("diverged", error=str(error))
         except KeyboardInterrupt:
@@ -335,10 +337,9 @@ def run_suite(
         except Exception as error:  # whatever it is: the evidence that there is must not be lost
             if place()[1] > 1 and not isinstance(error, InputError):
                 raise  # the other processes may be elsewhere, and wait
-            text = " ".join(str(error).split())
-            result = not_run(
-                "failed", error=text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
-            )
+            text = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
+            kind = "" if isinstance(error, InputError) else type(error).__name__
+            result = not_run("failed", error=": ".join(filter(None, (kind, text))))
             say(f"vdu: warning: probe {name} failed: {result['error']}")
         if name in earlier and result["status"] != "measured":
             say(f"vdu: warning: probe {name} did not run again; its earlier result stays.")
