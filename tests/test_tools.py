@@ -149,3 +149,15 @@ def test_the_exact_floor_has_as_many_points_as_it_says():
     assert f"the {n:,} packaged training digits" in floor.__doc__
     assert f"Points of the mixture are {n:,} training digits" in (ROOT / "docs/leaderboard.md").read_text("utf-8")
     assert torch.equal(floor.digits().classes.bincount(), torch.full((10,), 1000))
+
+
+def test_the_comparison_with_published_code_names_what_to_fetch(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # it counts memory as another benchmark does
+    peers, given = program("benchmarks/against_peers.py"), ["against_peers.py", "--peer-root", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", given)
+    for folder, (repository, files) in peers.PEERS.items():
+        with pytest.raises(SystemExit, match=f"not found.*git clone https://github.com/{repository} .*{folder}"):
+            peers.main()
+        for file in files:
+            (tmp_path / folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / file).touch()

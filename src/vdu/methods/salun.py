@@ -15,10 +15,11 @@ Reductions: the forget term is the MEAN over all elements, the retain term the S
 Unlearn-Saliency, ``DDPM/runners/diffusion.py``) has this pair for its relabelling, where c′ is the next class; its own ascent sums
 over pixels in both terms. Without labels only ascent is possible.
 
-The UPDATE is masked, not the gradient alone: weight decay moves a weight that has no gradient. The mask of that
-code (``generate_mask`` at commit 2b0a8a1) is not the paper's: it adds |∇ℓ_b| over batches, steps the optimiser between
-them, and ranks in ascending order, which keeps the LEAST salient half. Ours is the gradient of the whole set, at θ*,
-largest first.
+The UPDATE is masked, not the gradient alone: weight decay moves a weight that has no gradient. Our mask is the gradient of the
+whole set, at θ*, largest first. So is that of the public code since commit b874ee9 of 17 December 2023 (``generate_mask``; the
+newest read is a6e89fd), which draws the steps in antithetic pairs, and takes ε_θ with guidance (``cond_scale``, 2 unless set)
+where ours is without. Before that (for example in bc74947 and 2b0a8a1) it stepped the optimiser between the batches and ranked in
+ascending order, which kept the LEAST salient half; 2b0a8a1 also added |∇ℓ_b| over batches.
 
 Not guaranteed: that ascent stops (it has no lower bound; the guard ends a run whose errors pass twice that of predicting
 no noise at all); that ties between weights are broken in the same way on different devices.
