@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Published code of three other methods beside ours, on one small network: the same values, and the ratios of time and memory.
 
-Usage: against_peers.py --peer-root DIR [--rounds 7] [--json OUT.json]      (about three minutes on one core, on the CPU)
+Usage: against_peers.py --peer-root DIR [--rounds 7] [--only PART] [--json OUT.json]      (about four minutes on one core, on the CPU)
 
 DIR holds what others published; nothing of it is part of this repository. Fetch it first:
 
@@ -17,8 +17,8 @@ Tried with the commits af2a29c (SISS), b736571 (selective-amnesia) and a6e89fd (
 
 Their functions run as they are, with our packaged network in the place of theirs and with images from memory in the place of files.
 The network knows no dropping of labels and no guidance, so ``cond_drop_prob`` has no effect and ``cond_scale`` is 0. Samples of the Fisher
-are in [−1, 1]; the published loader gives [0, 1]. Selective Amnesia has T = 100 steps in two chunks: 50 steps share a backward pass, as in
-the published 1000 steps in 20 chunks. EMA and the writing of checkpoints are off.
+are in [−1, 1]; the published loader gives [0, 1]. Selective Amnesia has T = 50 steps in one chunk, so that 50 steps share a backward
+pass, as in the published 1000 steps in 20 chunks. EMA and the writing of checkpoints are off.
 
 Values are compared with the same draws, those of SISS, the Fisher and the mask in float64: ‖ours − theirs‖/‖theirs‖ over all entries. Times
 are those of float32, in seconds of the processor, so that other programs count little. Ours and theirs alternate, the first round warms up,
@@ -80,7 +80,7 @@ SOURCES_OF_DATA = (
 )  # what they import for data and networks, which ours replace
 IMAGES = 16  # per role and step
 FORGET = 0  # the label to forget
-CHUNK = 50  # steps of the schedule in one backward pass
+T = 50  # steps of the schedule of Selective Amnesia, all of them in one backward pass
 STEPS = 4  # of a call that is timed; the first does not count
 
 
@@ -454,6 +454,10 @@ class Deletion:
             "update": apart(ours, combined),
         }
 
+    def step(self, rounds: int) -> dict:
+        """The values, the time and the memory of a step."""
+        return {"values": self.values(), **both_steps(rounds, self.ours, self.theirs, self.images)}
+
     def saturation(self) -> dict:
         """Weights in float32 of every pair at every step, ours and theirs, against float64."""
         steps, seen = torch.arange(1000), {"ours": [], "theirs": [], "float64": []}
@@ -489,15 +493,6 @@ class Deletion:
         return result
 
 
-def siss(root: Path, rounds: int) -> dict:
-    """Weights, losses, gradients and the update."""
-    both = Deletion(root)
-    return {
-        "siss step": {"values": both.values(), **both_steps(rounds, both.ours, both.theirs, both.images)},
-        "siss weights": both.saturation(),
-    }
-
-
 # Selective Amnesia
 
 
@@ -511,7 +506,7 @@ def labelled():
 
 
 class Amnesia:
-    """Fisher and step of Selective Amnesia, ours and theirs, at T = 100."""
+    """Fisher and step of Selective Amnesia, ours and theirs, at T = 50."""
 
     def __init__(self, root: Path):
         self.root, (self.denoiser, self.keep, _) = root, labelled()
@@ -522,8 +517,8 @@ class Amnesia:
 
     def published(self, denoiser, n_iters: int = 0):
         """Their module and object."""
-        arguments = argparse.Namespace(ckpt_folder=".", n_chunks=2, label_to_forget=FORGET)
-        return runner(self.root, "selective-amnesia/ddpm", denoiser, arguments, settings(100, n_iters))
+        arguments = argparse.Namespace(ckpt_folder=".", n_chunks=1, label_to_forget=FORGET)
+        return runner(self.root, "selective-amnesia/ddpm", denoiser, arguments, settings(T, n_iters))
 
     def their_fisher(self, denoiser, samples) -> tuple[dict, list]:
         """F by name, and the order of the samples."""
@@ -534,7 +529,7 @@ class Amnesia:
         other.save_fim()
         return {name.removeprefix("module.network."): value for name, value in stored.items()}, data.order
 
-    def our_fisher(self, denoiser, samples, batch_size: int = CHUNK) -> AmnesiaFisher:
+    def our_fisher(self, denoiser, samples, batch_size: int = T) -> AmnesiaFisher:
         """The state with F."""
         estimator = AmnesiaFisher(timesteps_per_sample=None, batch_size=batch_size)
         state = estimator.init(denoiser, n_items=len(samples), generator=torch.Generator().manual_seed(0))
@@ -573,11 +568,11 @@ class Amnesia:
                 "ours_by_steps_per_call": {
                     n: {
                         "seconds": statistics.median(
-                            timed(lambda n=n: self.our_fisher(self.denoiser, self.samples, n)) for _ in range(rounds)
+                            timed(lambda n=n: self.our_fisher(self.denoiser, self.samples, n)) for _ in range(3)
                         ),
                         "bytes": peak_of(self.denoiser, lambda n=n: self.our_fisher(self.denoiser, self.samples, n)),
                     }
-                    for n in (10, 20, 40, CHUNK, 100)
+                    for n in (10, 25, 40, T)
                 },
             }
 
@@ -596,8 +591,8 @@ class Amnesia:
             x, c = 2 * batch[0] - 1, batch[1]
             surrogate = (torch.rand(x.shape, dtype=torch.float32).to(x) - 0.5) * 2.0
             noise, other = torch.randn_like(x), torch.randn_like(x)
-            t = torch.randint(0, 100, (len(x) // 2 + 1,))
-            t = torch.cat([t, 99 - t])[: len(x)]
+            t = torch.randint(0, T, (len(x) // 2 + 1,))
+            t = torch.cat([t, T - 1 - t])[: len(x)]
             both = denoiser.schedule, denoiser.schedule
             return {
                 "surrogate": noised_batch(surrogate, t, other, *both, condition=unwanted),
@@ -637,12 +632,6 @@ class Amnesia:
             })  # fmt: skip
         values = {f"{name}, step {k + 1}": value for k, each in enumerate(found) for name, value in each.items()}
         return {"values": values, **measured}
-
-
-def amnesia(root: Path, rounds: int) -> dict:
-    """Fisher and step."""
-    both = Amnesia(root)
-    return {"selective amnesia fisher": both.fisher(rounds), "selective amnesia step": both.step(rounds)}
 
 
 # SalUn
@@ -783,10 +772,14 @@ class Saliency:
         }
 
 
-def salun(root: Path, rounds: int) -> dict:
-    """Mask and step."""
-    both = Saliency(root)
-    return {"salun mask": both.mask(rounds), "salun step": both.step(rounds)}
+COMPARED = {
+    "siss step": lambda root, rounds: Deletion(root).step(rounds),
+    "siss weights": lambda root, _: Deletion(root).saturation(),
+    "selective amnesia fisher": lambda root, rounds: Amnesia(root).fisher(rounds),
+    "selective amnesia step": lambda root, rounds: Amnesia(root).step(rounds),
+    "salun mask": lambda root, rounds: Saliency(root).mask(rounds),
+    "salun step": lambda root, rounds: Saliency(root).step(rounds),
+}
 
 
 def commits(root: Path) -> dict:
@@ -798,6 +791,18 @@ def commits(root: Path) -> dict:
     return found
 
 
+def record(root: Path, rounds: int, cells: dict) -> dict:
+    """What was found so far, in the order of the parts, and where."""
+    return {
+        "command": f"python benchmarks/against_peers.py --peer-root DIR --rounds {rounds}",
+        "published_commits": commits(root),
+        "threads": torch.get_num_threads(),
+        "images_per_role": IMAGES,
+        "cells": {name: cells[name] for name in COMPARED if name in cells},
+        "environment": environment(),
+    }
+
+
 def main():
     """Check, compare, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -806,25 +811,18 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=7, help="pairs of measurements, after one that warms up")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", choices=[*COMPARED], help="one of them; the others in the JSON file stay as they are")
     given = parser.parse_args()
     root = given.peer_root.resolve()
     require_peers(root)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # theirs would take a GPU
-    cells = {}
-    for compare in (siss, amnesia, salun):
-        for name, cell in compare(root, given.rounds).items():
-            cells[name] = cell
-            print(name, json.dumps(cell), flush=True)
-    result = {
-        "command": f"python benchmarks/against_peers.py --peer-root DIR --rounds {given.rounds}",
-        "published_commits": commits(root),
-        "threads": torch.get_num_threads(),
-        "images_per_role": IMAGES,
-        "cells": cells,
-        "environment": environment(),
-    }
-    if given.json is not None:
-        write_json(given.json, result)
+    kept = given.only and given.json is not None and given.json.is_file()
+    cells = json.loads(given.json.read_text("utf-8"))["cells"] if kept else {}
+    for name in [given.only] if given.only else COMPARED:
+        cells[name] = COMPARED[name](root, given.rounds)
+        print(name, json.dumps(cells[name]), flush=True)
+        if given.json is not None:
+            write_json(given.json, record(root, given.rounds, cells))
 
 
 if __name__ == "__main__":
