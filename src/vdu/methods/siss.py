@@ -11,8 +11,9 @@ E_m[w_x f(m)] = E_{q(m|x)}[f(m)]: L_x and L_a estimate the plain denoising losse
 bias. w_x ≤ 1/(1−λ) and w_a ≤ 1/λ.
 
 The ratio of the densities is taken in log space: log q(m|a)/q(m|x) = (‖ε_x‖² − ‖ε_a‖²)/2 reaches tens of thousands at clean
-levels, where the exponentials of the public code (claserken/SISS, ``losses/ddpm_deletion_loss.py``) are 0 and ∞. ε_x and ε_a
-are built from the drawn ε and not from m, so that nothing is divided by √(1−ᾱ) after rounding: with c = 1 where a was taken,
+levels, where the exponentials of the public code (claserken/SISS, ``losses/ddpm_deletion_loss.py``) are 0 and ∞; its weights
+take their right limits there all the same (``benchmarks/against_peers.py``). ε_x and ε_a are built from the drawn ε and not
+from m, so that nothing is divided by √(1−ᾱ) after rounding: with c = 1 where a was taken,
 ε_x = ε + c √SNR (a − x), ε_a = ε − (1−c) √SNR (a − x), SNR = ᾱ/(1−ᾱ).
 
 The published s is scaling_norm/‖g_a‖ with a constant scaling_norm, advised to be about 10 % of the keep gradient's norm;
