@@ -18,7 +18,9 @@ Tried with the commits af2a29c (SISS), b736571 (selective-amnesia) and a6e89fd (
 Their functions run as they are, with our packaged network in the place of theirs and with images from memory in the place of files.
 The network knows no dropping of labels and no guidance, so ``cond_drop_prob`` has no effect and ``cond_scale`` is 0. Samples of the Fisher
 are in [−1, 1]; the published loader gives [0, 1]. Selective Amnesia has T = 50 steps in one chunk, so that 50 steps share a backward
-pass, as in the published 1000 steps in 20 chunks. EMA and the writing of checkpoints are off.
+pass, as in the published 1000 steps in 20 chunks. EMA and the writing of checkpoints are off. Our steps are the calls of our training loop
+without its log; theirs are without the log, too, but for the loss that ``train_forget`` reads at each step and the norms that SISS prints.
+``--only`` measures one part and keeps the others of the JSON file; the committed numbers were measured part by part.
 
 Values are compared with the same draws, those of SISS, the Fisher and the mask in float64: ‖ours − theirs‖/‖theirs‖ over all entries. Times
 are those of float32, in seconds of the processor, so that other programs count little. Ours and theirs alternate, the first round warms up,
