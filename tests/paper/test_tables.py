@@ -93,11 +93,11 @@ def test_the_papers_settings_are_those_of_the_paper(name, scale):
 
 
 def test_the_shorter_training_differs_in_what_is_stated():
-    """What differs is stated in ``differs``: the number of steps, the batch, the rate, the precision and the average."""
+    """What differs is stated in ``differs``: the reduced images, the steps, the batch, the rate, the precision and the average."""
     network, paper = (dict(load_table("table1", scale).worlds["mnist"].pretrain) for scale in ("network", "paper"))
     assert "training" in load_table("table1", "network").worlds["mnist"].differs
     rate = ("learning_rate", "lr_schedule", "warmup_steps")
-    for name in ("steps", "batch_size", "ema_decay", "checkpointing_steps", "mixed_precision", *rate):
+    for name in ("coarse", "steps", "batch_size", "ema_decay", "checkpointing_steps", "mixed_precision", *rate):
         for options in (network, paper):
             options.pop(name, None)
     assert network == paper

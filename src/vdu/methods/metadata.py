@@ -6,7 +6,7 @@ Metadata of another kind would end a run with a traceback, or have no effect: a 
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
-from inspect import get_annotations
+from inspect import get_annotations, getattr_static
 from typing import Any
 
 from vdu.core.errors import InputError, did_you_mean, shown
@@ -48,16 +48,18 @@ def require_metadata(method: Any) -> None:
             "expected another name."
         )
     for what, holds, expected in _checks():
-        value = getattr(method, what)
+        value = _known(method, what)
         if not isinstance(value, property) and not holds(value):
             raise InputError(f"{kind.__name__}: {what}: got {_said(value)}; expected {expected}.")
     for what in OF_OPTIONS:
-        if unknown := sorted(map(str, set(getattr(method, what)) - options)):
+        named = _known(method, what)
+        if unknown := sorted(map(str, set(() if isinstance(named, property) else named) - options)):
             raise InputError(
                 f"{kind.__name__}: {what}: got {shown(unknown[0])}, which is no option of the method; expected some of "
                 f"{', '.join(sorted(_own(options)))}.{did_you_mean(unknown[0], options)}"
             )
-    for option, (other, _) in method.only_with.items():
+    only_with = _known(method, "only_with")
+    for option, (other, _) in () if isinstance(only_with, property) else only_with.items():
         if other not in options:
             raise InputError(
                 f"{kind.__name__}: only_with: {option} depends on {shown(other)}, which is no option of the method; expected some of "
@@ -92,6 +94,12 @@ def _checks() -> list[Check]:
         ("choices", lambda value: all(map(are_names, value.values())), "a tuple of texts for each option"),
         ("only_with", lambda value: all(map(_is_condition, value.values())), "(another option, its values) for each option"),
     ]  # fmt: skip
+
+
+def _known(method: Any, what: str) -> Any:
+    """Metadata, or the property that gives them: of a class, and limits, which may depend on the model's noise levels."""
+    value = getattr_static(method, what)
+    return value if isinstance(value, property) and what == "limits" else getattr(method, what)
 
 
 def _own(options: set[str]) -> set[str]:

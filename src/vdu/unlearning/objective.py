@@ -65,14 +65,9 @@ class MethodObjective(Objective):
 
     def _tell_of_limits(self, found: Losses) -> None:
         """Say once which limits of a method of one's own can end nothing, since it returns no value of their names."""
-        own = next((vars(kind)["limits"] for kind in type(self.method).__mro__ if "limits" in vars(kind)), {})
-        idle = sorted(set(own) - set(found.terms) - set(found.observed))
-        if (
-            idle
-            and not self._told
-            and not type(self.method).__module__.startswith("vdu.")
-            and own is not Described.limits
-        ):
+        idle = sorted(set(self.limits) - set(found.terms) - set(found.observed))
+        is_own = not type(self.method).__module__.startswith("vdu.") and self.limits is not Described.limits
+        if idle and is_own and not self._told:
             say(
                 f"vdu: warning: the method {self.method.name} limits {', '.join(idle)}, and its losses() return no value of that name, so "
                 "that no run ends by it."
