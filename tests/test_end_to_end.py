@@ -213,6 +213,7 @@ def run(finished, tmp_path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_given_judges_and_real_images(labelled, run, command, capsys, monkeypatch):
     monkeypatch.setattr(suite, "SUITES", {"quick": SMALL})
     truth = ("--data", "digits", "--retrained", labelled / "without" / "pipeline")
@@ -331,6 +332,7 @@ def test_networks_of_different_descent_have_no_working_mean(cheap, labelled, tmp
     assert line["terms"]["stability"] == 0.0  # centred at the model's own weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["scheduler/scheduler_config.json", "unet/config.json"])
 def test_a_pipeline_whose_configuration_was_changed_is_refused(labelled, run, command, capsys, part):
     """The same weights under another prediction type make other images."""
@@ -341,6 +343,7 @@ def test_a_pipeline_whose_configuration_was_changed_is_refused(labelled, run, co
     assert "weights, other parts or configuration differs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_probe_that_fails_loses_nothing_that_was_measured(labelled, run, command, monkeypatch):
     def failing(context):
         raise InputError("probe: got a failure; expected none.")
@@ -355,6 +358,7 @@ def test_a_probe_that_fails_loses_nothing_that_was_measured(labelled, run, comma
     assert len(load_file(run / "samples" / "unlearned.safetensors")["images"]) == 40
 
 
+@pytest.mark.slow
 def test_another_class_than_the_forgotten_one_is_not_counted(labelled, run, command, capsys):
     judge = ("--judge", labelled / "cnn" / "judge")
     assert command("evaluate", run, *judge, "--forget-class", 4, "--n-images", 40, *BARE) == 2

@@ -156,6 +156,7 @@ def test_the_callers_random_state_is_left_alone():
     assert torch.equal(torch.get_rng_state(), stream)
 
 
+@pytest.mark.slow
 def test_sets_that_teach_nothing_are_refused():
     forget, own = mixed(digit=0, share=0.1, n_own=600)
     with pytest.raises(InputError, match="got 39 forget images; expected at least 40"):

@@ -187,6 +187,7 @@ def test_a_member_that_changed_on_disk_is_noticed(settings, kill, make_pipeline,
         verb.run(settings("killed", "ensemble", resume_from_checkpoint="latest"))
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_text_encoders_is_the_mean_of_theirs_and_knows_them(tmp_path):
     """All members have one network, so that their text encoders alone tell them apart."""
     pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")

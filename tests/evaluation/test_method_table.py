@@ -28,6 +28,7 @@ def table(*rows: MethodRow) -> MethodTable:
     return MethodTable(rows, 40, "judge:pixel")
 
 
+@pytest.mark.slow
 def test_a_row_is_unlearning_and_evaluating_by_hand(pair, pixel_judge):
     given = {"forget": pair / "unwanted", **QUICK | {"n_images": 96}}
     found = compare(pair / "before", methods=["ascent", vdu.gradient_ascent()], seeds=2, **given, **SHORT)

@@ -120,6 +120,7 @@ def test_every_result_is_on_disk_before_the_next_probe_begins(pair, suite, monke
     assert [each.count("latent_model") for each in seen] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_finished_probes_survive_another_evaluation_of_the_same(pair, pixel_judge, monkeypatch, capsys):
     known = json.loads((Path(__file__).parents[1] / "reporting" / "probes.json").read_text("utf-8"))
     names = ("likelihood", "membership")

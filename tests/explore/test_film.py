@@ -36,6 +36,7 @@ def test_the_last_frame_is_the_samplers_image(make_pipeline, name):
     assert (frames[0].expected != frames[-1].expected).any()
 
 
+@pytest.mark.slow
 def test_the_preview_is_close_to_the_stored_sample(opened):
     *_, last = denoise(opened.unlearned, int(opened.data.unlearned.seeds[41]), opened.sampler)
     stored = opened.data.unlearned.images[41]

@@ -19,6 +19,7 @@ from vdu.judges.classifier import load_judge
 from vdu.zoo.packaged import judge_folder
 
 pytestmark = [  # so few images are singular, by design
+    pytest.mark.slow,  # ten seconds before the first: a run with checkpoints is measured
     pytest.mark.filterwarnings("ignore:Fréchet distance:UserWarning"),
     pytest.mark.filterwarnings("ignore:Matrix is singular"),
 ]

@@ -243,6 +243,7 @@ def improved(tmp_path_factory):
     return reference, summary, pipeline
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("index", [[0, 3999], [1, 1234]])
 def test_improved_diffusion_computes_the_same(improved, index):

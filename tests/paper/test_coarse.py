@@ -35,6 +35,7 @@ def test_the_first_part_is_a_training_on_reduced_images(tmp_path):
         assert torch.equal(value, found.unet.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_a_finished_part_is_taken_as_it_is(tmp_path):
     first = trained_coarsely(settings(), tmp_path, size=8, steps=1)
     before = (first / "unet" / "config.json").stat().st_mtime_ns

@@ -32,6 +32,8 @@ from vdu.paper.making import Making
 from vdu.paper.plan import PaperCells
 from vdu.paper.tables import load_table
 
+pytestmark = pytest.mark.slow  # half a minute before the first; tests/paper/test_cells.py shows how cells are made
+
 TABLE = """
 title = "Tiny"
 [paper]

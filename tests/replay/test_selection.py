@@ -97,6 +97,7 @@ def test_a_model_that_does_not_make_it_is_refused():
     assert found.share < 0.05 and int(found.kept.sum()) > 100
 
 
+@pytest.mark.slow
 def test_a_model_that_hardly_makes_it_is_refused_with_a_number_to_draw():
     rarely = stripes([i < 4 for i in range(120)], 2)
     with pytest.raises(InputError, match="expected at least 10 to learn from") as refused:
