@@ -19,9 +19,11 @@ def test_the_largest_number_has_room_and_one_more_has_not(monkeypatch):
     for n, bytes_each in ((101, room.PIXELS), (26, room.FLOATS)):
         with pytest.raises(InputError, match=f"n: got {n} images of 1×8×8.*; expected at most {n - 1}"):
             require_room("n", n, (1, 8, 8), bytes_each)
+    with pytest.raises(InputError, match=r"n: got 10\^400 or so images of 1×8×8, which take 10\^393 or so GiB"):
+        require_room("n", 10**400, (1, 8, 8), room.FLOATS)
 
 
-@pytest.mark.parametrize("n", [9 * 10**18, 10**30])
+@pytest.mark.parametrize("n", [9 * 10**18, 10**30, 10**400])
 def test_no_command_and_no_function_begins_to_draw_so_many(make_pipeline, tmp_path, command, capsys, n):
     pipe = make_pipeline()
     for seeds in (n, range(n), range(n, 0, -1)):

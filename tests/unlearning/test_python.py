@@ -403,6 +403,23 @@ def test_a_limit_on_a_value_that_is_never_returned_is_said_once(make_pipeline, r
     )
 
 
+def test_limits_and_draws_may_depend_on_what_prepare_takes(make_pipeline, registered):
+    prepared = """
+    @property
+    def limits(self):
+        return {"mse": 0.01 * len(self.schedule)}
+
+    @property
+    def draws(self):
+        return {"forget": {f"of {len(self.schedule)}": "image"}}
+
+    multiple"""
+    space: dict[str, type] = {}
+    exec(FLOOR.replace("\n    multiple", prepared, 1), space)
+    made = vdu.unlearn(make_pipeline(), vdu.register("floor")(space["Floor"]), forget=PIXELS, **SMALL | {"steps": 1})
+    assert made.training.steps == 1
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

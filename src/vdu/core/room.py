@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 
-from vdu.core.errors import InputError
+from vdu.core.errors import InputError, shown
 
 __all__ = ["FLOATS", "PIXELS", "require_room"]
 
@@ -31,9 +31,17 @@ def require_room(name: str, n_images: int, shape: Sequence[int], bytes_each: int
     if n_images * each > memory:
         size = "×".join(map(str, shape))
         raise InputError(
-            f"{name}: got {float(n_images):.3g} images of {size}, which take {n_images * each / 2**30:.3g} GiB, and this machine has "
-            f"{memory / 2**30:.3g} GiB of memory; expected at most {memory // each}."
+            f"{name}: got {_short(n_images)} images of {size}, which take {_short(n_images * each, 2**30)} GiB, and this machine has "
+            f"{_short(memory, 2**30)} GiB of memory; expected at most {memory // each}."
         )
+
+
+def _short(value: int, unit: int = 1) -> str:
+    """A whole number in units, with three digits, also where it is beyond floats."""
+    try:
+        return f"{value / unit:.3g}"
+    except OverflowError:
+        return shown(value // unit)
 
 
 def _memory() -> int:

@@ -28,6 +28,7 @@ MAPPINGS = (
     "draws", "limits", "batch_shares", "ranges", "choices", "only_with", "retain_options", "word_options", "label_options",
 )  # fmt: skip
 OF_OPTIONS = ("ranges", "choices", "only_with", "strength", "retain_options", "word_options", "label_options")
+AFTER_PREPARE = ("limits", "draws")
 Check = tuple[str, Callable[[Any], bool], str]
 
 
@@ -97,9 +98,9 @@ def _checks() -> list[Check]:
 
 
 def _known(method: Any, what: str) -> Any:
-    """Metadata, or the property that gives them: of a class, and limits, which may depend on the model's noise levels."""
+    """Metadata, or the property that gives them: of a class, and what nobody reads before ``prepare``, on which it may depend."""
     value = getattr_static(method, what)
-    return value if isinstance(value, property) and what == "limits" else getattr(method, what)
+    return value if isinstance(value, property) and what in AFTER_PREPARE else getattr(method, what)
 
 
 def _own(options: set[str]) -> set[str]:
