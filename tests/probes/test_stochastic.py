@@ -11,6 +11,7 @@ from vdu.core.rng import derive_seed
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import Sampler, sample
 from vdu.models.denoiser import PipelineDenoiser
+from vdu.probes.draws import sampler_words
 from vdu.probes.stochastic import other_samplers, probe
 
 DDPM = Sampler("ddpm", steps=3, microbatch_size=4)
@@ -31,6 +32,13 @@ def test_the_other_samplers_are_otherwise_alike(own, others):
     assert {(each.steps, each.spacing, each.microbatch_size) for each in found} == {
         (7, own.spacing, own.microbatch_size)
     }
+
+
+def test_a_sampler_in_words_has_its_guidance():
+    plain = Sampler("ddpm", steps=20, microbatch_size=4)
+    assert sampler_words(plain) == "ddpm, 20 steps, trailing spacing, micro-batches of 4"
+    guided = sampler_words(replace(plain, guidance_scale=2.5))
+    assert guided == "ddpm, 20 steps, trailing spacing, guidance scale 2.5, micro-batches of 4"
 
 
 @pytest.mark.parametrize(("own", "other"), [("ddim", "ddpm"), ("ddpm", "ddim")])

@@ -151,7 +151,8 @@ def sampler_words(sampler: Sampler) -> str:
     """A sampling protocol in words, for reports."""
     noise = f", eta {sampler.eta:g}" if sampler.scheduler == "ddim" else ""
     clip = "" if sampler.clip_sample is None else f", clip_sample {sampler.clip_sample}"
-    words = f"{sampler.scheduler}, {sampler.steps} steps{noise}, {sampler.spacing} spacing{clip}"
+    guidance = "" if sampler.guidance_scale is None else f", guidance scale {sampler.guidance_scale:g}"
+    words = f"{sampler.scheduler}, {sampler.steps} steps{noise}, {sampler.spacing} spacing{clip}{guidance}"
     return f"{words}, micro-batches of {sampler.microbatch_size}"
 
 
