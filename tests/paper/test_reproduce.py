@@ -377,6 +377,8 @@ def test_the_cost_of_a_posterior_is_that_of_all_members_but_the_original(table, 
     assert made._posterior_evaluations("ensemble-independent", {}) == 2 * 3 * 20 * 32
     apart = replace(made, world=replace(world, ensemble="independent"))
     assert apart._posterior_evaluations("ensemble", {}) == 1 * 3 * 80 * 32  # member 0 is the original
+    coarse = replace(apart, world=replace(apart.world, independent={"coarse": {"size": 4, "steps": 7}, "steps": 20}))
+    assert coarse._posterior_evaluations("ensemble-independent", {}) == 2 * 3 * 27 * 32  # with its first part
     assert made._posterior_evaluations("fisher", {"posterior": {"network_evaluations": 5}}) == 4 * 6 + 5
 
 

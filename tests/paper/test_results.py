@@ -284,6 +284,11 @@ def test_without_matplotlib_an_earlier_plot_stays_and_a_row_that_was_not_run_is_
         assert "\nNot run: ESD analogue (3).\n" in page.read_text("utf-8")
 
 
+def test_costs_are_in_per_cent_of_all_of_the_originals_training():
+    world = {"pretrain": {"coarse": {"size": 8, "steps": 30}, "steps": 10, "batch_size": 2}}
+    assert leaderboard_page._pretraining({"worlds": {"digits": world}}, "digits") == 3 * (30 + 10) * 2
+
+
 def test_a_class_without_numbers_of_a_row_names_it(board):
     judge = {"name": "cnn", "held_out_error": 0.01, "pul_ceiling": 98.0}
     row = {

@@ -265,6 +265,11 @@ def test_a_claim_compares_with_a_row_or_a_reference(write, other):
             'retrained = ["3"]\naverage = ["3"]',
             r"has average, .* with retrained = \['3'\], whose weights are",
         ),
+        (
+            "members = 2",
+            "members = 2\nfinetune = { coarse = { size = 8, steps = 2 }, steps = 1 }",
+            "mine: digits has finetune with coarse, which begins with a new model",
+        ),
         ('metric = "pul"', 'metric = "fid"', r"claim 'it forgets' needs a metric of \('pul', 'u_fid'\)"),
         ("title =", "title = [", r"mine\.toml: not a TOML file \("),
         ("[paper]", "[[paper]]", r"\[paper\]: got list; expected keys and values"),

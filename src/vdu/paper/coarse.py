@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.commands.pretrain import PretrainSettings, training_images
+from vdu.core.records import atomic_folder
 from vdu.data.decode import fit_shape
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.networks import new_pipeline
@@ -50,5 +51,6 @@ def trained_coarsely(settings: PretrainSettings, folder: Path, *, size: int, ste
         folder=folder, resume=True, progress=f"{size}×{size} pixels",
     )  # fmt: skip
     network.register_to_config(sample_size=height)
-    save_pipeline(pipeline, done)
+    with atomic_folder(done) as temporary:  # a folder that is there is whole
+        save_pipeline(pipeline, temporary)
     return done

@@ -10,7 +10,7 @@ from typing import Any
 from vdu.paper.class_tables import LEGEND, MORE, class_tables, cost, verdict_lines
 from vdu.paper.summary import FORGETS, MOST_POINTS, Line, Spread, Summary
 from vdu.paper.table_page import finding_lines
-from vdu.paper.tables import Table, label_of
+from vdu.paper.tables import Table, label_of, training_evaluations
 
 __all__ = ["details", "markdown"]
 
@@ -135,5 +135,4 @@ def _spread(value: Spread | None, digits: int, of_runs: int) -> str:
 
 
 def _pretraining(results: Mapping[str, Any], dataset: str) -> int:
-    world = results["worlds"][dataset]
-    return 3 * world["pretrain"]["steps"] * world["pretrain"]["batch_size"]
+    return training_evaluations(results["worlds"][dataset]["pretrain"])

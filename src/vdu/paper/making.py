@@ -37,7 +37,7 @@ from vdu.models.identity import configuration_sha256, weights_sha256
 from vdu.models.pipelines import hashes_of, load_pipeline, network_of, save_pipeline
 from vdu.paper.coarse import trained_coarsely
 from vdu.paper.row_options import PASSED, unlearn_settings
-from vdu.paper.tables import Row, World
+from vdu.paper.tables import Row, World, training_evaluations
 from vdu.posterior.calibrate import mean_is_usable
 from vdu.posterior.ensemble import fit_ensemble
 from vdu.posterior.gaussian import GaussianPosterior
@@ -110,9 +110,13 @@ class Making:
             **{name: str(path.relative_to(self.folder)) for name, path in found.items()},
             **hashes_of(load_pipeline(stem / kind)),
             "files": {f"{stem.name}/{kind}/{WEIGHTS}": sha256_file(stem / kind / WEIGHTS)},  # rows need no average
-            "network_evaluations": 3 * (settings.steps + (coarse or {"steps": 0})["steps"]) * settings.batch_size,
-            # of all parts of a training that was interrupted
-            "training_seconds": sum(stage["seconds"] for stage in read_json(stem / "run.json")["stages"]),
+            "network_evaluations": training_evaluations({**vars(settings), "coarse": coarse or {}}),
+            # of all parts of a training that was interrupted; nobody records those of a first part on reduced images
+            **(
+                {}
+                if coarse
+                else {"training_seconds": sum(stage["seconds"] for stage in read_json(stem / "run.json")["stages"])}
+            ),
         }
 
     def posterior(self, kind: str, done: Needs, stem: Path) -> dict[str, Any]:
@@ -260,7 +264,7 @@ class Making:
             if self.world.ensemble == "independent" or kind == "ensemble-independent":
                 options = {**self.world.pretrain, **(self.world.independent if kind == "ensemble-independent" else {})}
                 n -= kind != "ensemble-independent"  # whose member 0 is the original
-            return n * 3 * options["steps"] * options["batch_size"]
+            return n * training_evaluations(options)
         drawn = self.world.n_fisher_samples * self.sampler.steps
         return drawn + int(done["posterior"].get("network_evaluations", 0))
 

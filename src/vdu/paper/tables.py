@@ -32,6 +32,7 @@ __all__ = [
     "label_of",
     "load_table",
     "packaged_data",
+    "training_evaluations",
 ]
 
 HERE = Path(__file__).parent
@@ -189,6 +190,22 @@ NUMBERS: Mapping[type, Mapping[str, Range]] = {
     | {"min_original": NOT_NEGATIVE},
 }  # fmt: skip
 """The ranges of numbers, by record; TOML has nan and inf, too."""
+
+
+def training_evaluations(options: Mapping[str, Any]) -> int:
+    """Network evaluations of a training, forward 1 and backward 2 per image; a first part on reduced images counts like the rest.
+
+    Args:
+        options: its ``steps`` and ``batch_size``, and perhaps ``coarse``.
+
+    Returns:
+        Their number.
+
+    Examples:
+        >>> training_evaluations({"coarse": {"size": 16, "steps": 30}, "steps": 10, "batch_size": 2})
+        240
+    """
+    return 3 * (options["steps"] + options.get("coarse", {}).get("steps", 0)) * options["batch_size"]
 
 
 def label_of(table: Table, name: str) -> str:
@@ -362,6 +379,12 @@ def _check(table: Table) -> None:
                 f"{table.name}: {name} has average, so rows start from the original's raw weights, with "
                 + (f"retrained = {list(world.retrained)}" if world.retrained else 'ensemble = "independent"')
                 + ", whose weights are averaged; expected the same kind of weights in all. Leave one of the two out."
+            )
+    for name, world in table.worlds.items():
+        if "coarse" in world.finetune:
+            raise InputError(
+                f"{table.name}: {name} has finetune with coarse, which begins with a new model in place of the original; expected it in "
+                "pretrain or independent alone. Leave it out."
             )
     asked = [(run.dataset, forget, row) for run in table.runs for forget in run.forget for row in run.rows]
     twice = [each for each in asked if asked.count(each) > 1]
