@@ -356,6 +356,32 @@ def test_clipping_that_thresholding_takes_the_place_of_is_refused(make_pipeline,
     assert sample(denoiser, [1], Sampler("ddim", 2, microbatch_size=1)).shape == (1, 1, 8, 8)
 
 
+def test_the_noise_of_a_flows_steps_is_that_of_each_seed(make_unet, monkeypatch):
+    """diffusers before 0.39 draws that noise from the global stream, whatever the generators."""
+    parts = flow_parts(FlowMatchEulerDiscreteScheduler(shift=3.0))
+    model, sampler = (
+        PipelineDenoiser(make_unet(), image_shape=(1, 8, 8), **parts),
+        Sampler("ddpm", 4, microbatch_size=3),
+    )
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(4)
+    sources = generators(SEEDS[:3])
+    x = torch.cat([torch.randn(1, 1, 8, 8, generator=source) for source in sources])
+    with torch.no_grad():
+        for t, (now, after) in zip(scheduler.timesteps, pairwise(scheduler.sigmas), strict=True):
+            output = model.network.eval()(x, t.expand(3)).sample
+            noise = torch.cat([torch.randn(1, 1, 8, 8, generator=source) for source in sources])
+            x = (1 - after) * (x - now * output) + after * noise
+    images = sample(model, SEEDS[:3], sampler)
+    torch.testing.assert_close(images, x.clamp(-1, 1))
+    old = "diffusers.schedulers.scheduling_flow_match_euler_discrete.randn_tensor"
+    monkeypatch.setattr(old, lambda shape, **_: torch.randn(shape), raising=False)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        assert torch.equal(sample(model, SEEDS[:3], sampler), images)
+    assert torch.equal(sample(model, SEEDS[1:2], sampler)[0], images[1])
+
+
 @pytest.mark.parametrize("option", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
 def test_a_flow_pipelines_own_spacing_does_not_take_the_place_of_the_protocols(make_unet, option):
     """Euler's method at s = i/n: trailing, as the protocol says."""

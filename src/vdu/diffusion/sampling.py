@@ -237,9 +237,9 @@ def drawn_as(denoiser: Denoiser, sampler: Sampler) -> str:
     alike = (
         (sampler.scheduler != "ddpm" or small) and (sampler.scheduler != "dpm++" or plain) and "clip_sample" in config
     )
-    return ("" if even else " exact") + (
-        "" if alike else " 2"
-    )  # missed timesteps; noise in the last step, a variant's options, clipping
+    seeded = " seeded" if denoiser.schedule.scaling == "flow" and sampler.scheduler == "ddpm" else ""
+    # missed timesteps; noise in the last step, a variant's options, clipping; noise from the global stream
+    return ("" if even else " exact") + ("" if alike else " 2") + seeded
 
 
 def levels_of(scheduler: Any) -> Tensor | None:
@@ -326,6 +326,25 @@ def _places(scheduler: Any) -> Sequence[Any]:
     return range(len(scheduler.timesteps))[::-1]
 
 
+def _noised_anew(x: Tensor, output: Tensor, sigmas: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """The next x of a flow whose every step draws its noise anew: (1 − s′) x̂0 + s′ ε, x̂0 = x − s u.
+
+    diffusers has this step too (``stochastic_sampling``), but before 0.39 it draws ε from the global stream, whatever the seeds.
+
+    Args:
+        x: at level s, [batch, …].
+        output: u, like ``x``.
+        sigmas: s and s′, [2].
+        generators: of each image.
+
+    Returns:
+        x at level s′, in the dtype of the output.
+    """
+    level, after = sigmas
+    noise = torch.cat([torch.randn(1, *x.shape[1:], generator=source) for source in generators]).to(x.device)
+    return ((1.0 - after) * (x.float() - level * output) + after * noise).to(output.dtype)
+
+
 @own_torch()
 def sample(
     denoiser: Denoiser,
@@ -389,15 +408,19 @@ def _microbatch(denoiser: Denoiser, seeds: list[int], labels: list[Any] | None, 
     scale = sampler.guidance_scale
     null = None if scale is None or is_distilled(condition) else denoiser.condition([None] * len(x))
     step_arguments: dict[str, Any] = {"generator": generators} if sampler.scheduler != "dpm++" else {}
-    if sampler.scheduler == "ddim" and denoiser.schedule.scaling != "flow":
+    flow = denoiser.schedule.scaling == "flow"
+    if sampler.scheduler == "ddim" and not flow:
         step_arguments["eta"] = sampler.eta
-    ancestral = sampler.scheduler == "ddpm" and denoiser.schedule.scaling != "flow"
+    ancestral = sampler.scheduler == "ddpm" and not flow
     keep_variance = ancestral and denoiser.learned_variance
     scaled = getattr(scheduler, "scale_model_input", lambda x_t, t: x_t)
-    for t, known_as in zip(scheduler.timesteps, _places(scheduler), strict=True):
+    for step, (t, known_as) in enumerate(zip(scheduler.timesteps, _places(scheduler), strict=True)):
         timestep = torch.full((len(x),), t.item(), device=x.device)
         output = guided(denoiser, scaled(x, t), timestep, condition, null, scale)
         output = output if keep_variance else output[:, : x.shape[1]]
+        if flow and sampler.scheduler == "ddpm":
+            x = _noised_anew(x, output, scheduler.sigmas[step : step + 2], generators)
+            continue
         made = scheduler.step(output, known_as, x, **step_arguments)
         # no noise in the last step (Ho et al. 2020, arXiv 2006.11239, Algorithm 1); diffusers leaves it out at t = 0 alone
         last = ancestral and t == scheduler.timesteps[-1]
