@@ -13,6 +13,7 @@ from vdu.core.errors import InputError
 from vdu.core.records import sha256_file
 from vdu.data.images import to_float, to_uint8
 from vdu.diffusion.sampling import sample
+from vdu.explore.curve_html import curve_table
 from vdu.explore.open_run import Checkpoint, open_run
 from vdu.explore.tradeoff import CACHE_FILE, has_curve, known_curve, measure_checkpoints, seconds_per_checkpoint
 from vdu.judges.classifier import load_judge
@@ -49,6 +50,13 @@ def test_the_ends_are_the_reports_numbers(opened):
     )
     assert curve.goal == rows["filtered_original"]["u_fid"]
     assert [each.name for each in curve.missing] == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_with_prompts_the_table_says_that_its_distances_are_of_those_to_keep(opened):
+    words = {"kind": "prompts", "concepts": ["three"], "asked": [], "sets": []}
+    asked = replace(opened, data=replace(opened.data, metrics=opened.data.metrics | {"words": words}))
+    for run, images in ((opened, "all images"), (asked, "all images under prompts to keep")):
+        assert f"] of {images}, 95 % interval" in curve_table(known_curve(run), "final")
 
 
 def test_checkpoints_are_measured_one_by_one(measured):

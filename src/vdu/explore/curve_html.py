@@ -80,8 +80,8 @@ def curve_table(curve: Curve, checkpoint: str) -> str:
     ).format("\u202f", number(curve.goal["value"]), interval(dict(curve.goal)))
     return Markup(
         '<div class="vdu-scroll"><table class="vdu-table"><thead><tr><th>step</th><th>PUL, 95 % interval</th>'
-        "<th>forget images</th><th>u-FID[{}] of all images, 95 % interval</th></tr></thead><tbody>{}{}</tbody></table></div>"
-    ).format(curve.features, rows, goal)
+        "<th>forget images</th><th>u-FID[{}] of {}, 95 % interval</th></tr></thead><tbody>{}{}</tbody></table></div>"
+    ).format(curve.features, curve.compared, rows, goal)
 
 
 def _cells(point: Point | None) -> tuple[str, str, str]:

@@ -65,12 +65,14 @@ class Curve:
         points: the known ones, by the checkpoint's name.
         goal: u-FID of the filtered original, {"value", "low", "high"}.
         features: the feature network of the distances.
+        compared: the images that the distances are of, in words.
     """
 
     checkpoints: tuple[Checkpoint, ...]
     points: Mapping[str, Point]
     goal: Mapping[str, float]
     features: str
+    compared: str = "all images"
 
     @property
     def missing(self) -> list[Checkpoint]:
@@ -111,7 +113,9 @@ def known_curve(run: OpenRun) -> Curve:
     }
     cached = _cached(run)
     points |= {each.name: Point(**cached[each.key]) for each in run.checkpoints if each.key in cached}
-    return Curve(run.checkpoints, points, rows["filtered_original"]["u_fid"], run.data.metrics["feature_network"])
+    goal, features = rows["filtered_original"]["u_fid"], run.data.metrics["feature_network"]
+    compared = Curve.compared if run.data.concept is None else "all images under prompts to keep"
+    return Curve(run.checkpoints, points, goal, features, compared)
 
 
 def seconds_per_checkpoint(run: OpenRun) -> float | None:
