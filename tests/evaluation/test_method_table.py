@@ -17,6 +17,7 @@ from vdu.data.images import ImageSet
 from vdu.evaluation import method_table
 from vdu.evaluation.api import compare, evaluate
 from vdu.evaluation.method_table import MethodRow, MethodTable
+from vdu.evaluation.options import EvaluationOptions
 from vdu.methods import registry
 
 pytestmark = pytest.mark.filterwarnings("ignore:Fréchet distance:UserWarning")
@@ -269,6 +270,18 @@ def test_the_table_as_text_and_as_a_page(tmp_path):
     page = found.to_html(tmp_path / "table.html").read_text("utf-8")
     assert "&lt;b&gt;|x" in page and "<b>" not in page
     assert repr(found) == found.to_markdown()
+
+
+def test_the_sentence_below_names_what_changes_the_images():
+    for sampler, words in (
+        (vdu.Sampler("ddpm", 20), "ddpm with 20 steps, a fallback"),
+        (
+            vdu.Sampler("ddim", 50, eta=0.5, guidance_scale=2.5),
+            "ddim with 50 steps, eta 0.5, guidance scale 2.5, a fallback",
+        ),
+    ):
+        options = EvaluationOptions.from_python(forget_class=None, sampler=sampler)
+        assert f"(seed 0), {words} classifier" in method_table._protocol(options, {})
 
 
 def test_pandas_is_named_where_it_is_missing(monkeypatch):

@@ -342,11 +342,13 @@ class _Finished:
 def _protocol(options: EvaluationOptions, training: dict[str, Any]) -> str:
     """What all runs share, as a sentence."""
     drawn = options.sampler
+    eta = f", eta {drawn.eta:g}" if drawn.eta else ""
+    guidance = "" if drawn.guidance_scale is None else f", guidance scale {drawn.guidance_scale:g}"
     judge = f"judge {options.judge}" if options.judge else "a fallback classifier as the judge"
     given = [f"{name}={shown(value)}" for name, value in training.items() if name != "progress"]
     return (
         f"All runs: {options.n_images} images of each model from the same noise (seed {options.seed}), {drawn.scheduler} with "
-        f"{drawn.steps} steps, {judge}; {', '.join(given) or 'training as each method has it by default'}. "
+        f"{drawn.steps} steps{eta}{guidance}, {judge}; {', '.join(given) or 'training as each method has it by default'}. "
         "u-FID “without n”: n unwanted images that remain are left out; of fewer images a distance is larger."
     )
 
