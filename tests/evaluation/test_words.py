@@ -113,6 +113,10 @@ def test_labels_are_sets_of_the_samples_themselves():
     sets = label_sets(Labelled(), ["cat"])
     assert sets is not None and (sets.target, sets.others, sets.are_labels) == (("cat",), ("dog", "tree"), True)
     assert label_sets(Labelled(), ["fox"]) is None and label_sets(Labelled(), []) is None
+    Labelled.class_names = ("L\u00f6we", "dog", "tree")  # a folder of images on macOS has the other form of Unicode
+    lions = label_sets(Labelled(), ["Lo\u0308we"])
+    assert lions is not None and (lions.target, lions.others) == (("L\u00f6we",), ("dog", "tree"))
+    assert label_sets(Labelled(), ["Lo\u0308we", "dog", "tree"]) is None
     both = {"target": [("cat", 0.8)], "others": [("dog", 0.2), ("tree", 0.2)]}
     found = measure_words(drawn_from(original=both, unlearned=both), sets, stub_judging(GREYS, "cat"))
     assert found.kind == "labels" and rates(found, "IRA")["unlearned"] == (1, 2)

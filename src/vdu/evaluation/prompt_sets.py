@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from vdu.core.class_names import composed
 from vdu.core.errors import InputError, shown
 from vdu.core.naming import names
 from vdu.core.paths import given_path
@@ -94,12 +95,14 @@ def label_sets(model: PipelineDenoiser, classes: Sequence[str]) -> PromptSets | 
         classes: names of the forgotten classes.
 
     Returns:
-        The forgotten labels and the others; None if the model has no labels of these names.
+        The forgotten labels and the others, by the model's names; None if it has no labels of these names, in whatever Unicode form.
     """
-    if not classes or model.takes_prompts or not set(classes) < set(model.class_names):
+    known = {composed(name): name for name in model.class_names}
+    found = tuple(known[composed(each)] for each in classes if composed(each) in known)
+    if model.takes_prompts or not found or len(found) < len(classes) or set(found) == set(model.class_names):
         return None
-    others = tuple(each for each in model.class_names if each not in classes)
-    return PromptSets(tuple(classes), tuple(classes), others, are_labels=True)
+    others = tuple(each for each in model.class_names if each not in found)
+    return PromptSets(found, found, others, are_labels=True)
 
 
 def asking(model: PipelineDenoiser, prompts: Sequence[str]) -> PipelineDenoiser:
