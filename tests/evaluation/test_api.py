@@ -493,6 +493,37 @@ def test_held_out_images_of_another_class_are_refused_where_something_has_both(p
     evaluate(forget_class="a", held_out=pair / "held", **given)
 
 
+def test_what_an_earlier_run_forgot_is_left_out_of_the_reference_or_a_warning(pair, pixel_judge):
+    pixels = torch.randint(256, (90, 1, 8, 8), dtype=torch.uint8, generator=seeded(5))
+    names, labels = ("a", "b", "c"), torch.arange(90) % 3
+    how = {"steps": 1, "batch_size": 4, "progress": None}
+    model = pair / "before"
+    for place, name in enumerate(("a", "b")):  # the second run goes on from what the first one made
+        forget = ImageSet(pixels[:6] // 2 + place, torch.full((6,), place), class_names=names)
+        vdu.unlearn(model, "finetune", forget=forget, retain=255 - pixels[:6], folder=pair / name, **how)
+        model = pair / name / "pipeline"
+    labelled = ImageSet(pixels, labels, class_names=names)
+    made = {
+        "run": {"run": pair / "b"},
+        "two pipelines": {
+            "before": pair / "a",
+            "after": pair / "b",
+            "forget": pixels[:6] // 2 + 1,
+            "folder": pair / "e",
+        },
+    }
+    for given in made.values():
+        evaluate(**given, reference=labelled, **QUICK)
+        folder = given.get("folder", pair / "b")
+        assert "without a (by label)" in read(folder / "metrics.json")["reference"]["description"]
+        assert read(folder / "metrics.json")["reference"]["n_images"] <= 60
+        evaluate(**given, reference=pixels, **QUICK)
+        (found,) = (
+            each for each in read(folder / "metrics.json")["warnings"] if each["code"] == "reference_forgotten_before"
+        )
+        assert found["classes"] == "a"
+
+
 def test_reference_images_that_the_run_retained_are_a_warning_of_the_evidence(pair, pixel_judge):
     kept, others = (torch.randint(256, (n, 1, 8, 8), dtype=torch.uint8, generator=seeded(n)) for n in (6, 90))
     how = {"forget": pair / "unwanted", "retain": kept, "steps": 1, "batch_size": 4, "progress": None}

@@ -328,7 +328,7 @@ def test_a_number_of_a_class_is_one_name_whatever_zeros_it_has(make_pipeline):
 
 def test_a_class_that_no_judge_has_is_refused(judge):
     sets = PromptSets(("cat",), ("cat",), ("dog",), classes={"dog": ("a", "dgo")})
-    judging = Judging(PixelJudge(), {"name": "pixel"}, "given", ("a",))
+    judging = Judging(PixelJudge(), {"name": "pixel"}, "given", ("b",))
     with pytest.raises(
         InputError, match="--prompts: classes of 'dog': got 'dgo', which no judge has; expected some of a, b, c"
     ):
@@ -340,6 +340,20 @@ def test_a_class_that_no_judge_has_is_refused(judge):
     require_known_classes(replace(sets, classes={"dog": ("noto", "a")}), judging, cross)
     with pytest.raises(InputError, match="classes of 'dog': got 'a' and 'c', which are classes of one judge"):
         require_known_classes(replace(sets, classes={"dog": ("a", "c")}), judging, cross)
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        PromptSets(("kitty",), ("kitty",), ("one dog", "one b")),  # b is what this judge calls a kitty
+        PromptSets(("kitty",), ("kitty",), ("a dog",), neighbours=("a lynx",), classes={"a lynx": ("b",)}),
+    ],
+)
+def test_a_prompt_to_keep_does_not_count_as_right_where_it_shows_what_was_forgotten(sets):
+    judging = Judging(PixelJudge(), {"name": "pixel"}, "given", ("b",))
+    with pytest.raises(InputError, match="is among the prompts to keep, and asks for b, which the judge counts as"):
+        require_known_classes(sets, judging, None)
+    require_known_classes(sets, replace(judging, forget_names=("c",)), None)
 
 
 def test_noise_levels_that_the_schedule_lacks_are_refused_before_samples_are_drawn(make_pipeline, monkeypatch):

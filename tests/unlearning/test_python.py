@@ -6,8 +6,10 @@ import re
 import sys
 import tomllib
 from dataclasses import replace
+from functools import cached_property
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -403,18 +405,19 @@ def test_a_limit_on_a_value_that_is_never_returned_is_said_once(make_pipeline, r
     )
 
 
-def test_limits_and_draws_may_depend_on_what_prepare_takes(make_pipeline, registered):
-    prepared = """
-    @property
+@pytest.mark.parametrize("kind", ["property", "cached_property"])
+def test_limits_and_draws_may_depend_on_what_prepare_takes(kind, make_pipeline, registered):
+    prepared = f"""
+    @{kind}
     def limits(self):
-        return {"mse": 0.01 * len(self.schedule)}
+        return {{"mse": 0.01 * len(self.schedule)}}
 
-    @property
+    @{kind}
     def draws(self):
-        return {"forget": {f"of {len(self.schedule)}": "image"}}
+        return {{"forget": {{f"of {{len(self.schedule)}}": "image"}}}}
 
     multiple"""
-    space: dict[str, type] = {}
+    space: dict[str, Any] = {"cached_property": cached_property}
     exec(FLOOR.replace("\n    multiple", prepared, 1), space)
     made = vdu.unlearn(make_pipeline(), vdu.register("floor")(space["Floor"]), forget=PIXELS, **SMALL | {"steps": 1})
     assert made.training.steps == 1

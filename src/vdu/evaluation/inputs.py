@@ -14,7 +14,7 @@ from vdu.data.images import ImageSet
 from vdu.data.overlap import PixelHashes, shared, without_copies
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
-from vdu.evaluation.prompt_sets import PromptSets
+from vdu.evaluation.prompt_sets import PromptSets, asked_class
 from vdu.evaluation.records import WarningRecord
 from vdu.evaluation.references import (
     has_labels_of,
@@ -147,7 +147,7 @@ class Fixed:
         compared: what a given judge leaves of the reference.
         network: as in :class:`Given`.
         cross: as in :class:`Given`.
-        warnings: of unwanted images that a given judge takes for something else.
+        warnings: of unwanted images that a given judge takes for something else, and of a reference that may hold what earlier runs forgot.
     """
 
     real: tuple[ImageSet | None, ImageSet | None, ImageSet | None]
@@ -166,18 +166,29 @@ def fix(given: Given, subject: Subject) -> Fixed:
         subject: the forget set, and the retained images of earlier runs.
 
     Returns:
-        The images, with warnings of what a given judge does not see. Too few that are left, or held-out images of several forgotten
-        classes without labels, raise an ``InputError``.
+        The images, without those labelled as a class that earlier runs forgot, since the original does not draw it either; with warnings
+        of what a given judge does not see, and of such classes that the reference has no labels of. Too few images that are left, or
+        held-out images of several forgotten classes without labels, raise an ``InputError``.
     """
-    held_out, retain, retain_held_out = real_images(given.real, subject.forget, subject.trained_on)
+    earlier = [name for name in subject.forgotten_before if class_key(name) not in {*map(class_key, subject.classes)}]
+    known = replace(
+        given.real,
+        retain=_without(given.real.retain, earlier),
+        retain_held_out=_without(given.real.retain_held_out, earlier),
+    )
+    held_out, retain, retain_held_out = real_images(known, subject.forget, subject.trained_on)
     real = (None if held_out is None else _as_forgotten(held_out, subject), retain, retain_held_out)
     reference = unshared_reference(given.reference, subject.forget)
     if reference is not None and has_labels_of(reference, subject.classes):
         reference = without_labels(reference, subject.classes)
+    unknown = [name for name in earlier if reference is not None and not has_labels_of(reference, [name])]
+    reference = _without(reference, earlier)
     if reference is not None and len(reference) and real[0] is not None:
         reference = without_copies(reference, real[0], "reference images", "held-out images")
     compared = reference_left(reference, given.judging, subject.classes)
     warned = seen_by_judge(given.judging, subject.forget, real[0])
+    if unknown:
+        warned += (WarningRecord("reference_forgotten_before", {"classes": ", ".join(unknown)}),)
     return Fixed(real, reference, compared, given.network, given.cross, warned)
 
 
@@ -230,7 +241,10 @@ def _check_held_out(held_out: ImageSet | None, forgotten: list[str], classes_of:
 
 
 def require_known_classes(sets: PromptSets | None, judging: Judging | None, cross: CrossJudge | None) -> None:
-    """Refuse classes given to prompts that no judge has, or of which one judge has several: the prompts would not be counted.
+    """Refuse prompts that would not be counted as they are meant.
+
+    These are prompts with given classes that no judge has, or of which one judge has several; and prompts to keep that ask for a class
+    that the judge counts as forgotten, which would be right if they showed it.
 
     Args:
         sets: the prompts.
@@ -238,8 +252,17 @@ def require_known_classes(sets: PromptSets | None, judging: Judging | None, cros
         cross: the judge of another property.
 
     Raises:
-        InputError: if a class is unknown to all of them, or two are of one judge.
+        InputError: naming the first.
     """
+    kept = () if judging is None or sets is None or judging.source == "fallback" else (*sets.neighbours, *sets.others)
+    for prompt in kept:
+        assert judging is not None and sets is not None
+        asked = asked_class(prompt, judging.judge.class_names, sets.classes)
+        if asked is not None and asked in judging.forget_classes:
+            raise InputError(
+                f"evaluate: {prompt!r} is among the prompts to keep, and asks for {judging.judge.class_names[asked]}, which the judge "
+                "counts as forgotten. Give the prompts that stay without it (others in --prompts), or another --forget-class."
+            )
     judges = [each.judge.class_names for each in (judging, cross) if each is not None]
     if sets is None or not judges:
         return
@@ -311,6 +334,12 @@ def seen_by_judge(
         if 2 * n < of:
             found.append(WarningRecord("unwanted_not_seen", {"set": name, "n_seen": n, "n_images": of}))
     return tuple(found)
+
+
+def _without(images: ImageSet | None, classes: list[str]) -> ImageSet | None:
+    """The images without those whose labels are of the classes, as far as they have such labels."""
+    known = [] if images is None else [name for name in classes if has_labels_of(images, [name])]
+    return without_labels(images, known) if images is not None and known else images
 
 
 def _as_forgotten(held_out: ImageSet, subject: Subject) -> ImageSet:

@@ -25,7 +25,7 @@ from vdu.data.sources import absolute, place_of
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets, asking
-from vdu.evaluation.retained import retained_before
+from vdu.evaluation.retained import forgotten_before, retained_before
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.unlearning.labels import forget_set_of_labels
 
@@ -143,7 +143,8 @@ def made_by(result: Any) -> dict[str, Any]:
 
     Returns:
         ``method``; ``cost``, as a stage of ``run.json``, or None; ``trained_on``, the hashes of the images that it and the runs before it
-        retained; ``classes``, what was forgotten; ``keep``, prompts that were kept; and ``guidance_scale`` of its samples.
+        retained; ``forgotten_before``, classes that those before it forgot; ``classes``, what was forgotten; ``keep``, prompts that were
+        kept; and ``guidance_scale`` of its samples.
     """
     evaluations, seconds = getattr(result, "network_evaluations", None), getattr(result, "seconds", None)
     cost = None
@@ -153,11 +154,13 @@ def made_by(result: Any) -> dict[str, Any]:
     plan = getattr(result, "plan", None)
     retain = getattr(plan, "retain", None)
     trained_on = [] if retain is None else [PixelHashes.of(retain)]
-    trained_on += [] if plan is None else retained_before({"path": plan.source, "sha256": plan.weights_sha256})
+    source = None if plan is None else {"path": plan.source, "sha256": plan.weights_sha256}
+    trained_on += [] if source is None else retained_before(source)
     return {
         "method": getattr(getattr(result, "method", None), "name", None),
         "cost": cost,
         "trained_on": trained_on,
+        "forgotten_before": () if source is None else forgotten_before(source),
         "classes": list(getattr(result, "forget_classes", ())),
         "keep": tuple((getattr(plan, "prompts", None) or {}).get("keep", ())),
         "guidance_scale": getattr(getattr(plan, "sampler", None), "guidance_scale", None),

@@ -52,7 +52,7 @@ from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import check_evidence_folder, images_of_prompts, made_in, open_folder, unwanted_images
 from vdu.evaluation.prompt_sets import label_sets
 from vdu.evaluation.records import EvidenceRecord, WarningRecord, WordsRecord
-from vdu.evaluation.retained import retained_of
+from vdu.evaluation.retained import forgotten_before, retained_of
 from vdu.evaluation.subject import Subject, about_models, classes_to_count, of_labels, sets_in_words
 from vdu.evaluation.suite import (
     DRAWN,
@@ -121,7 +121,9 @@ def _evaluated(record: Run, options: EvaluationOptions, original: Any) -> Record
     classes = classes_to_count(options, sets, forgotten)
     sets = sets or label_sets(before.denoiser, forgotten)
     forget = reload_forget(record.folder, before.denoiser.image_shape)
-    subject = Subject(before, after, retrained, forget, classes, sets, PixelHashes.union(retained_of(record.folder)))
+    trained_on = PixelHashes.union(retained_of(record.folder))
+    earlier = forgotten_before(record.record["inputs"]["model"])
+    subject = Subject(before, after, retrained, forget, classes, sets, trained_on, earlier)
     given = load_given(options, (before, after, retrained), sets, classes, class_names(forget))
     fixed = fix(given, subject)
     record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
@@ -181,7 +183,8 @@ def evaluate_pair(
             images, about = images_of_prompts(forget, first.denoiser, sets, options)
         given = load_given(options, models, sets, classes, class_names(images))
     trained_on = PixelHashes.union([*made.get("trained_on", ()), *retained_of(second.run), *retained_of(first.run)])
-    subject = Subject(first, second, retrained, images, classes, sets, trained_on)
+    earlier = made.get("forgotten_before") or forgotten_before({"path": first.path, "sha256": first.sha256})
+    subject = Subject(first, second, retrained, images, classes, sets, trained_on, earlier)
     fixed = fix(given, subject)
     with open_folder(folder, first, second, about, options, how) as record:
         record.drop_stages("judge", "evaluate", "probes")  # of an earlier evaluation
@@ -262,7 +265,7 @@ def _measured(
     network = fixed.network or find_feature_network("judge", judging=judging)
     given = options.judge is not None
     reference = fixed.compared if given else reference_left(fixed.reference, judging, subject.classes)
-    seen = fixed.warnings if given else seen_by_judge(judging, subject.forget, fixed.real[0])
+    seen = fixed.warnings + (() if given else seen_by_judge(judging, subject.forget, fixed.real[0]))
     seen += trained_on_reference(reference, subject.trained_on)
     counter = EvaluationCounter()
     networks = [each.network for each in models.values()]

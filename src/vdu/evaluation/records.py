@@ -45,6 +45,7 @@ ReferenceKind = Literal["real", "filtered_original"]
 WarningCode = Literal[
     "few_forget_images", "fallback_judge", "no_second_judge", "python_warning", "same_weights", "different_options",
     "different_text_encoder", "different_schedules", "unwanted_not_seen", "reference_trained_on",
+    "reference_forgotten_before",
 ]  # fmt: skip
 
 

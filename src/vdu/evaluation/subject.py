@@ -36,6 +36,7 @@ class Subject:
         classes: the forget classes as the judge calls them.
         sets: what conditional models are asked for.
         trained_on: hashes of the retained images of the runs that made the models.
+        forgotten_before: classes that the original had been made to forget by earlier runs.
     """
 
     before: OpenModel
@@ -45,6 +46,7 @@ class Subject:
     classes: list[str]
     sets: PromptSets | None
     trained_on: PixelHashes | None = None
+    forgotten_before: tuple[str, ...] = ()
 
     @cached_property
     def models(self) -> dict[str, PipelineDenoiser]:

@@ -6,6 +6,7 @@ Metadata of another kind would end a run with a traceback, or have no effect: a 
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
+from functools import cached_property
 from inspect import get_annotations, getattr_static
 from typing import Any
 
@@ -29,6 +30,7 @@ MAPPINGS = (
 )  # fmt: skip
 OF_OPTIONS = ("ranges", "choices", "only_with", "strength", "retain_options", "word_options", "label_options")
 AFTER_PREPARE = ("limits", "draws")
+COMPUTED = (property, cached_property)  # known of an object alone
 Check = tuple[str, Callable[[Any], bool], str]
 
 
@@ -50,17 +52,17 @@ def require_metadata(method: Any) -> None:
         )
     for what, holds, expected in _checks():
         value = _known(method, what)
-        if not isinstance(value, property) and not holds(value):
+        if not isinstance(value, COMPUTED) and not holds(value):
             raise InputError(f"{kind.__name__}: {what}: got {_said(value)}; expected {expected}.")
     for what in OF_OPTIONS:
         named = _known(method, what)
-        if unknown := sorted(map(str, set(() if isinstance(named, property) else named) - options)):
+        if unknown := sorted(map(str, set(() if isinstance(named, COMPUTED) else named) - options)):
             raise InputError(
                 f"{kind.__name__}: {what}: got {shown(unknown[0])}, which is no option of the method; expected some of "
                 f"{', '.join(sorted(_own(options)))}.{did_you_mean(unknown[0], options)}"
             )
     only_with = _known(method, "only_with")
-    for option, (other, _) in () if isinstance(only_with, property) else only_with.items():
+    for option, (other, _) in () if isinstance(only_with, COMPUTED) else only_with.items():
         if other not in options:
             raise InputError(
                 f"{kind.__name__}: only_with: {option} depends on {shown(other)}, which is no option of the method; expected some of "
@@ -100,7 +102,7 @@ def _checks() -> list[Check]:
 def _known(method: Any, what: str) -> Any:
     """Metadata, or the property that gives them: of a class, and what nobody reads before ``prepare``, on which it may depend."""
     value = getattr_static(method, what)
-    return value if isinstance(value, property) and what in AFTER_PREPARE else getattr(method, what)
+    return value if isinstance(value, COMPUTED) and what in AFTER_PREPARE else getattr(method, what)
 
 
 def _own(options: set[str]) -> set[str]:

@@ -186,6 +186,11 @@ def warning_text(warning: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
             f"{warning['n_shared']} of the {warning['n_images']} reference images were retained images of the run: a distance to them is "
             "too small."
         )
+    if code == "reference_forgotten_before":
+        return (
+            f"The model before had been made to forget {warning['classes']}, and the reference images have no labels to leave it out: if "
+            "they hold some of it, every distance to them is too large."
+        )
     options = warning.get("options")
     if code == "different_options":
         return (
