@@ -36,7 +36,7 @@ from vdu.replay import auxiliaries as aids
 from vdu.replay import auxiliary_models as copies
 from vdu.replay.generated import SHARED_SEED, cached_samples, generate_samples, image_seeds
 from vdu.replay.selection import mean_scores, resemblance
-from vdu.training.loop import make_accelerator
+from vdu.training.accelerator import make_accelerator
 from vdu.unlearning.unlearn import unlearn
 from vdu.zoo.packaged import judge_folder, pipeline_folder
 

@@ -15,7 +15,8 @@ from vdu.methods.retrack import Retrack
 from vdu.methods.vdu import gradient_ascent
 from vdu.models.adapt import adapt
 from vdu.models.networks import new_pipeline
-from vdu.models.pipelines import load_pipeline, save_pipeline
+from vdu.models.pipelines import load_pipeline
+from vdu.models.saving import save_pipeline
 from vdu.probes import completion, inpainting, likelihood, membership, relearning, retrained, stochastic
 from vdu.probes.context import ProbeContext
 from vdu.replay import auxiliaries, auxiliary_models

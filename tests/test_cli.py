@@ -178,7 +178,7 @@ def test_every_word_of_other_tools_has_one_of_ours():
 
 
 def test_the_device_that_is_given_is_the_one_of_accelerate(monkeypatch):
-    from vdu.training.loop import make_accelerator
+    from vdu.training.accelerator import make_accelerator
 
     monkeypatch.setattr("vdu.core.device._require", lambda name: None)
     with on_device("meta"):  # every PyTorch has it

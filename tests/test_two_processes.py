@@ -38,7 +38,8 @@ from vdu.judges.judging import Judging
 from vdu.models import usable
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.probes import completion, relearning, stochastic
-from vdu.training.loop import Objective, TrainSettings, make_accelerator, train
+from vdu.training.accelerator import make_accelerator
+from vdu.training.loop import Objective, TrainSettings, train
 from vdu.unlearning import default_posterior
 from vdu.unlearning.labels import forget_set_of_labels
 from vdu.unlearning.unlearn import unlearn

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from vdu.methods.uce import UCE
     from vdu.methods.vdu import VDU, gradient_ascent
     from vdu.models.denoiser import PipelineDenoiser
-    from vdu.models.pipelines import load_pipeline, save_pipeline
+    from vdu.models.pipelines import load_pipeline
+    from vdu.models.saving import save_pipeline
     from vdu.posterior.gaussian import GaussianPosterior
     from vdu.unlearning.fit_posterior import fit_posterior
     from vdu.unlearning.result import UnlearnResult
@@ -83,7 +84,7 @@ _HOMES = {
     "gradient_ascent": "methods.vdu",
     "PipelineDenoiser": "models.denoiser",
     "load_pipeline": "models.pipelines",
-    "save_pipeline": "models.pipelines",
+    "save_pipeline": "models.saving",
     "GaussianPosterior": "posterior.gaussian",
     "fit_posterior": "unlearning.fit_posterior",
     "UnlearnResult": "unlearning.result",

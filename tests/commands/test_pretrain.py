@@ -16,10 +16,11 @@ from vdu.commands.settings import PosteriorSettings
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.records import sha256_file
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import configuration_of, load_pipeline, parts_of, save_pipeline
+from vdu.models.pipelines import configuration_of, load_pipeline, parts_of
+from vdu.models.saving import save_pipeline
+from vdu.training.accelerator import make_accelerator
 from vdu.training.batches import NoisyImages
 from vdu.training.denoising import DenoisingObjective
-from vdu.training.loop import make_accelerator
 from vdu.training.pretraining import identity
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

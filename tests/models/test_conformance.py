@@ -38,7 +38,8 @@ from vdu.models.adapters import pixart
 from vdu.models.configuration import scheduler_configuration
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity, recorded_identities
-from vdu.models.pipelines import load_pipeline, replace_network, save_pipeline
+from vdu.models.pipelines import load_pipeline, replace_network
+from vdu.models.saving import save_pipeline
 from vdu.training.batches import labels_for
 from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit

@@ -12,7 +12,8 @@ from toys import noise_seen
 from vdu.models.ddpm_pytorch import DDPMPytorchUNet, SelfAttention, timestep_embedding
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.networks import new_pipeline
-from vdu.models.pipelines import load_pipeline, save_pipeline
+from vdu.models.pipelines import load_pipeline
+from vdu.models.saving import save_pipeline
 
 TINY = {"sample_size": 8, "widths": (8, 8, 16), "out_width": 8, "layers_per_block": 1, "time_embedding_dim": 8}
 

@@ -16,7 +16,8 @@ from vdu.diffusion.prediction import clean_of
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.methods.vdu import gradient_ascent
 from vdu.models.denoiser import PipelineDenoiser
-from vdu.models.pipelines import load_pipeline, save_pipeline
+from vdu.models.pipelines import load_pipeline
+from vdu.models.saving import save_pipeline
 from vdu.unlearning.unlearn import unlearn
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

@@ -29,7 +29,8 @@ from vdu.models.identity import (
     trained_part,
     weights_sha256,
 )
-from vdu.models.pipelines import load_pipeline, save_pipeline
+from vdu.models.pipelines import load_pipeline
+from vdu.models.saving import save_pipeline
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.replay.generated import SHARED_SEED, cached_samples
 from vdu.unlearning.fit_posterior import fit_posterior

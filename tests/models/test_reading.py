@@ -14,8 +14,9 @@ from vdu.data.images import ImageSet
 from vdu.evaluation.models import open_model
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import differences, identity
-from vdu.models.pipelines import load_pipeline, parts_of, save_pipeline
+from vdu.models.pipelines import load_pipeline, parts_of
 from vdu.models.reading import ReadingNetwork, in_training
+from vdu.models.saving import save_pipeline
 from vdu.unlearning.unlearn import planned
 
 pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")

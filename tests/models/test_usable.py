@@ -23,7 +23,8 @@ from vdu.diffusion.sampling import SCHEDULERS, Sampler, sample
 from vdu.methods.vdu import gradient_ascent
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import weights_sha256
-from vdu.models.pipelines import load_pipeline, save_pipeline
+from vdu.models.pipelines import load_pipeline
+from vdu.models.saving import save_pipeline
 from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit
 from vdu.unlearning import default_posterior

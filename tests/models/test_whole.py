@@ -18,7 +18,8 @@ from vdu.models.adapt import adapt
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity
 from vdu.models.networks import new_pipeline
-from vdu.models.pipelines import load_pipeline, network_of, replace_network, save_pipeline
+from vdu.models.pipelines import load_pipeline, network_of, replace_network
+from vdu.models.saving import save_pipeline
 from vdu.unlearning.unlearn import unlearn
 
 

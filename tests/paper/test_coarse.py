@@ -9,7 +9,8 @@ from vdu.core.records import write_json
 from vdu.data.sources import load_images
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.networks import new_pipeline
-from vdu.models.pipelines import load_pipeline, save_pipeline
+from vdu.models.pipelines import load_pipeline
+from vdu.models.saving import save_pipeline
 from vdu.paper import coarse, making
 from vdu.paper.coarse import trained_coarsely
 from vdu.training.loop import TrainSettings

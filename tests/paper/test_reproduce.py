@@ -25,7 +25,7 @@ from vdu.diffusion.sampling import Sampler
 from vdu.judges.judging import Judging
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import configuration_sha256, weights_sha256
-from vdu.models.pipelines import save_pipeline
+from vdu.models.saving import save_pipeline
 from vdu.paper import making as paper_making
 from vdu.paper import reproduce
 from vdu.paper.making import Making

@@ -39,7 +39,7 @@ from vdu.models.adapt import adapt
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import identity
 from vdu.models.networks import new_pipeline
-from vdu.models.pipelines import save_pipeline
+from vdu.models.saving import save_pipeline
 from vdu.replay.stopping import Stopping
 from vdu.reporting.code_texts import warning_text
 from vdu.unlearning.labels import label_indices

@@ -9,7 +9,8 @@ from torch import nn
 
 from vdu.core.errors import InputError
 from vdu.core.types import Losses
-from vdu.training.loop import Objective, TrainSettings, make_accelerator, require_precision, train
+from vdu.training.accelerator import make_accelerator, require_precision
+from vdu.training.loop import Objective, TrainSettings, train
 
 
 class Line(nn.Module):

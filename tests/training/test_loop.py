@@ -12,7 +12,8 @@ from torch import nn
 
 from vdu.core.errors import DivergenceError, InputError
 from vdu.core.types import Losses
-from vdu.training.loop import Objective, TrainSettings, make_accelerator, train
+from vdu.training.accelerator import make_accelerator
+from vdu.training.loop import Objective, TrainSettings, train
 
 PULL = 0.3
 

@@ -9,7 +9,8 @@ import torch
 from accelerate.tracking import GeneralTracker
 
 from vdu.core.errors import DivergenceError, InputError
-from vdu.training.loop import TrainSettings, make_accelerator, train
+from vdu.training.accelerator import make_accelerator
+from vdu.training.loop import TrainSettings, train
 from vdu.training.trackers import require_tracker
 
 SETTINGS = TrainSettings(steps=7, learning_rate=0.02, lr_schedule="cosine", checkpointing_steps=2, ema_decay=0.9)

@@ -16,7 +16,8 @@ from vdu.data.images import ImageSet
 from vdu.diffusion.sampling import Sampler
 from vdu.models.adapt import adapt, family_of
 from vdu.models.lora import trained_weights
-from vdu.models.pipelines import load_pipeline, network_of, save_pipeline
+from vdu.models.pipelines import load_pipeline, network_of
+from vdu.models.saving import save_pipeline
 from vdu.replay import auxiliaries, auxiliary_models
 from vdu.replay.selection import resemblance
 from vdu.unlearning import default_posterior

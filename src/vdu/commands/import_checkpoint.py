@@ -48,7 +48,8 @@ def run(settings: ImportSettings) -> dict[str, Any]:
     from vdu.core.checks import hash_parameters
     from vdu.models.importers import import_checkpoint
     from vdu.models.paper_networks import PUBLISHED_SCHEDULES
-    from vdu.models.pipelines import network_of, save_pipeline
+    from vdu.models.pipelines import network_of
+    from vdu.models.saving import save_pipeline
 
     folder = settings.output_dir
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

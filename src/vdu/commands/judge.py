@@ -80,8 +80,9 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
     from vdu.data.sources import load_images, place_of
     from vdu.judges.classifier import Judge, save_judge
     from vdu.judges.training import ClassificationObjective, LabelledImages, default_shift, provenance
+    from vdu.training.accelerator import make_accelerator
     from vdu.training.batches import require_divisible
-    from vdu.training.loop import fingerprint_of, make_accelerator, require_resumable, train
+    from vdu.training.loop import fingerprint_of, require_resumable, train
     from vdu.training.trackers import require_tracker
 
     make_accelerator()  # connects the processes of a launcher

@@ -30,7 +30,7 @@ from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.names import covered
 from vdu.posterior.state_file import read_state, write_state
 from vdu.replay.generated import cached_samples
-from vdu.training.loop import make_accelerator
+from vdu.training.accelerator import make_accelerator
 from vdu.unlearning.fine_tuned_members import fine_tuned_members, require_same_members
 from vdu.unlearning.fit_posterior import (
     FILE,

@@ -128,9 +128,11 @@ def run(settings: PretrainSettings) -> dict[str, Any]:
     from vdu.models.denoiser import PipelineDenoiser
     from vdu.models.finding import find_pipeline
     from vdu.models.networks import new_pipeline
-    from vdu.models.pipelines import hashes_of, load_pipeline, save_pipeline
+    from vdu.models.pipelines import hashes_of, load_pipeline
+    from vdu.models.saving import save_pipeline
+    from vdu.training.accelerator import make_accelerator, require_precision
     from vdu.training.batches import condition_of, require_captions, require_divisible
-    from vdu.training.loop import fingerprint_of, make_accelerator, require_precision, require_resumable
+    from vdu.training.loop import fingerprint_of, require_resumable
     from vdu.training.pretraining import fit, identity
     from vdu.training.trackers import require_tracker
     from vdu.unlearning.effect import forget_predictions, require_finite

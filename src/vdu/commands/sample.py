@@ -59,7 +59,7 @@ def run(settings: SampleSettings) -> dict[str, Any]:
     from vdu.models.finding import find_pipeline
     from vdu.models.pipelines import hashes_of, load_pipeline
     from vdu.replay.generated import image_seeds
-    from vdu.training.loop import make_accelerator
+    from vdu.training.accelerator import make_accelerator
 
     device = make_accelerator().device
     settings = replace(settings, pipeline=find_pipeline(settings.pipeline))

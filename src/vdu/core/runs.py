@@ -31,7 +31,7 @@ from vdu.core.records import (
     write_json,
 )
 
-__all__ = ["Run", "check_folder", "only_checks", "require_apart", "run_of", "runs_before"]
+__all__ = ["Run", "check_folder", "forgotten_before", "only_checks", "require_apart", "run_of", "runs_before"]
 
 _CHECKING = ContextVar("checking", default=False)
 _ENTERED = ("overwrite = ", "resume_from_checkpoint = ")  # lines of config.toml
@@ -202,6 +202,18 @@ def runs_before(model: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]
             return
         yield run, record
         model = record["inputs"]["model"]
+
+
+def forgotten_before(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes that the runs that made a model were to forget.
+
+    Args:
+        model: its ``path`` and ``sha256``, as ``run.json`` holds them.
+
+    Returns:
+        Each once, in order of their names; none of a run whose forget set had no classes.
+    """
+    return tuple(sorted({name for _, record in runs_before(model) for name in record["inputs"]["forget"]["classes"]}))
 
 
 class Run:

@@ -28,7 +28,7 @@ from vdu.evaluation.method_table import MethodRow, MethodTable, compare
 from vdu.evaluation.options import EvaluationOptions, listed_prompts
 from vdu.evaluation.pair import made_by, require_one_subject
 from vdu.evaluation.recording import evaluate_pair, evaluate_run
-from vdu.training.loop import make_accelerator
+from vdu.training.accelerator import make_accelerator
 from vdu.unlearning.prompts import read_prompts
 
 __all__ = ["Evidence", "MethodRow", "MethodTable", "compare", "evaluate"]

@@ -18,7 +18,7 @@ from vdu.models.identity import (
     weights_sha256,
 )
 from vdu.models.pipelines import check_network, load_pipeline, network_of
-from vdu.training.loop import make_accelerator
+from vdu.training.accelerator import make_accelerator
 
 __all__ = ["OpenModel", "open_model", "open_models", "open_retrained", "require_comparable"]
 

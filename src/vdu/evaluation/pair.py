@@ -16,7 +16,7 @@ from vdu.core.errors import InputError
 from vdu.core.paths import given_output
 from vdu.core.processes import first_decides
 from vdu.core.records import read_json, read_toml
-from vdu.core.runs import Run, check_folder, require_apart
+from vdu.core.runs import Run, check_folder, forgotten_before, require_apart
 from vdu.data.forget_source import DRAWN, GIVEN, compared_images, dealt, forget_images, has_captions, record_of
 from vdu.data.given import Images, is_named
 from vdu.data.images import ImageSet
@@ -25,7 +25,7 @@ from vdu.data.sources import absolute, place_of
 from vdu.evaluation.models import OpenModel
 from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.prompt_sets import PromptSets, asking
-from vdu.evaluation.retained import forgotten_before, retained_before
+from vdu.evaluation.retained import retained_before
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.unlearning.labels import forget_set_of_labels
 

@@ -29,7 +29,7 @@ from vdu.core.records import (
     write_json,
 )
 from vdu.core.rng import derive_seed
-from vdu.core.runs import Run, runs_before
+from vdu.core.runs import Run, forgotten_before, runs_before
 from vdu.data.forget_source import class_names, content_of, reload_forget
 from vdu.data.given import Images
 from vdu.data.images import ImageSet
@@ -52,7 +52,7 @@ from vdu.evaluation.options import EvaluationOptions
 from vdu.evaluation.pair import check_evidence_folder, images_of_prompts, made_in, open_folder, unwanted_images
 from vdu.evaluation.prompt_sets import label_sets
 from vdu.evaluation.records import EvidenceRecord, WarningRecord, WordsRecord
-from vdu.evaluation.retained import forgotten_before, retained_of
+from vdu.evaluation.retained import retained_of
 from vdu.evaluation.subject import Subject, about_models, classes_to_count, of_labels, sets_in_words
 from vdu.evaluation.suite import (
     DRAWN,
@@ -69,7 +69,7 @@ from vdu.probes.context import ProbeContext
 from vdu.replay.generated import image_seeds
 from vdu.reporting.card import update_card
 from vdu.reporting.code_texts import warning_text
-from vdu.training.loop import make_accelerator
+from vdu.training.accelerator import make_accelerator
 
 __all__ = ["Recorded", "evaluate_pair", "evaluate_run", "require_measurable"]
 

@@ -1,4 +1,4 @@
-"""What runs of ``vdu unlearn`` forgot, and were trained on to keep, on the way to a model.
+"""The images that runs of ``vdu unlearn`` were trained on to keep, on the way to a model.
 
 A run may start from what an earlier run made. Its record names that pipeline by path and hash, so the earlier run folder is found, and
 so on up to a model that no run made.
@@ -14,7 +14,7 @@ from vdu.core.records import read_json
 from vdu.core.runs import runs_before
 from vdu.data.overlap import RETAINED, PixelHashes
 
-__all__ = ["forgotten_before", "retained_before", "retained_of"]
+__all__ = ["retained_before", "retained_of"]
 
 
 def retained_of(run: Path | None) -> Iterator[PixelHashes]:
@@ -43,18 +43,6 @@ def retained_before(model: Mapping[str, Any]) -> Iterator[PixelHashes]:
     """
     for run, _ in runs_before(model):
         yield from _stored(run)
-
-
-def forgotten_before(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """The classes that the runs that made a model were to forget.
-
-    Args:
-        model: its ``path`` and ``sha256``, as ``run.json`` holds them.
-
-    Returns:
-        Each once, in order of their names; none of a run whose forget set had no classes.
-    """
-    return tuple(sorted({name for _, record in runs_before(model) for name in record["inputs"]["forget"]["classes"]}))
 
 
 def _stored(run: Path) -> Iterator[PixelHashes]:

@@ -13,7 +13,8 @@ from vdu.core.records import atomic_folder
 from vdu.data.decode import fit_shape
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.networks import new_pipeline
-from vdu.models.pipelines import network_of, save_pipeline
+from vdu.models.pipelines import network_of
+from vdu.models.saving import save_pipeline
 from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit
 

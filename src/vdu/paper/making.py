@@ -34,7 +34,8 @@ from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.features import classify, extract_features
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import configuration_sha256, weights_sha256
-from vdu.models.pipelines import hashes_of, load_pipeline, network_of, save_pipeline
+from vdu.models.pipelines import hashes_of, load_pipeline, network_of
+from vdu.models.saving import save_pipeline
 from vdu.paper.coarse import trained_coarsely
 from vdu.paper.row_options import PASSED, unlearn_settings
 from vdu.paper.tables import Row, World, training_evaluations
@@ -44,8 +45,8 @@ from vdu.posterior.gaussian import GaussianPosterior
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.replay.generated import generate_samples, image_seeds
 from vdu.replay.selection import select_samples
+from vdu.training.accelerator import make_accelerator
 from vdu.training.checkpoint import latest_checkpoint, load_weights
-from vdu.training.loop import make_accelerator
 from vdu.unlearning.fit_posterior import fit_posterior
 from vdu.unlearning.unlearn import UnlearnResult, unlearn
 from vdu.zoo.packaged import PREFIX, pipeline_folder

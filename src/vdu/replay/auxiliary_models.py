@@ -22,7 +22,8 @@ from vdu.core.rng import derive_seed
 from vdu.core.types import Denoiser
 from vdu.data.images import ImageSet
 from vdu.models.identity import identity, trained_part
-from vdu.training.loop import TrainSettings, make_accelerator
+from vdu.training.accelerator import make_accelerator
+from vdu.training.loop import TrainSettings
 from vdu.training.pretraining import fit
 
 __all__ = ["FORGET_MODEL", "cached_self_model", "fine_tuned_copy", "self_model_settings"]

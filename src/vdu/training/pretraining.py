@@ -12,9 +12,10 @@ from vdu.core.types import Denoiser
 from vdu.data.forget_source import content_of
 from vdu.data.images import ImageSet
 from vdu.models.identity import identity as identity_of
+from vdu.training.accelerator import make_accelerator
 from vdu.training.batches import NoisyImages
 from vdu.training.denoising import DenoisingObjective
-from vdu.training.loop import TrainResult, TrainSettings, make_accelerator, train
+from vdu.training.loop import TrainResult, TrainSettings, train
 
 __all__ = ["fit", "identity"]
 

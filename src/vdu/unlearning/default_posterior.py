@@ -26,7 +26,7 @@ from vdu.models.reading import in_training
 from vdu.posterior.estimators import find_estimator, make_estimator
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.generated import cached_samples
-from vdu.training.loop import make_accelerator
+from vdu.training.accelerator import make_accelerator
 from vdu.unlearning.engine import say
 from vdu.unlearning.fit_posterior import evaluations_per_sample, fit_posterior, progress_bar, with_labels
 from vdu.unlearning.plan import Plan, on_accelerator

@@ -38,9 +38,10 @@ from vdu.models.reading import in_training
 from vdu.replay.auxiliaries import auxiliary_work, make_auxiliaries, needs_selection
 from vdu.replay.guarantee import MOST, N_LOOKS
 from vdu.replay.stopping import ForgottenCheck, Stopping, can_stop
+from vdu.training.accelerator import make_accelerator
 from vdu.training.batches import Draws, NoisyImages, UniformImages, labels_for, role_size, together
 from vdu.training.log import StepLog
-from vdu.training.loop import TrainResult, fingerprint_of, make_accelerator, require_resumable, train
+from vdu.training.loop import TrainResult, fingerprint_of, require_resumable, train
 from vdu.unlearning.effect import forget_predictions, relative_change, require_finite, require_moved
 from vdu.unlearning.form import conditions, in_closed_form, in_place_of, instead_of
 from vdu.unlearning.labels import SHOWN

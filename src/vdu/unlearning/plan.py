@@ -9,18 +9,16 @@ from typing import Any, TypedDict
 
 import torch
 
-from vdu.core.class_names import class_index, class_key
+from vdu.core.class_names import class_index
 from vdu.core.counter import EvaluationCounter
 from vdu.core.errors import InputError, shown
-from vdu.core.naming import names
 from vdu.core.processes import first_decides, say
 from vdu.core.ranges import SEED, plain_number, require_choice, require_flags, require_given, require_ranges
 from vdu.core.rng import derive_seed, draw_seed
 from vdu.core.rng import generator as named_generator
 from vdu.core.room import require_room
-from vdu.core.runs import check_folder, runs_before
-from vdu.data.forget import split_by_class
-from vdu.data.forget_source import class_names, record_of, with_names_of
+from vdu.core.runs import check_folder, forgotten_before
+from vdu.data.forget_source import class_names, record_of
 from vdu.data.given import as_images, is_named
 from vdu.data.images import ImageSet
 from vdu.data.overlap import without_copies
@@ -37,14 +35,16 @@ from vdu.models.reading import in_training
 from vdu.posterior.gaussian import GaussianPosterior
 from vdu.replay.auxiliaries import needs_selection
 from vdu.replay.selection import require_enough
+from vdu.training.accelerator import make_accelerator, require_precision
 from vdu.training.batches import condition_of, require_captions, require_divisible
-from vdu.training.loop import TrainSettings, make_accelerator, require_precision, require_trainable
+from vdu.training.loop import TrainSettings, require_trainable
 from vdu.training.trackers import require_tracker
 from vdu.unlearning.chosen_method import ChosenMethod, choose
 from vdu.unlearning.effect import require_concepts
 from vdu.unlearning.form import conditions, for_model, require_no_steps
-from vdu.unlearning.labels import SHOWN, forget_set_of_labels
+from vdu.unlearning.labels import forget_set_of_labels
 from vdu.unlearning.prompts import require_told_apart, with_prompts
+from vdu.unlearning.retained import retained_images, with_model_names
 from vdu.unlearning.unwanted import forget_set, listed, prompts_of, require_forget
 
 __all__ = ["Plan", "TrainingOptions", "check_origin", "make_plan", "on_accelerator"]
@@ -295,7 +295,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         original=original,
         source=source,
         chosen=chosen,
-        forget=_named(
+        forget=with_model_names(
             forget_set(original, forget, classes, captions, convert, labels if "forget" in prompts else ()),
             original,
             "--forget",
@@ -320,7 +320,10 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     )
     _require_fitting(plan, selects)
     conditions(plan)  # refuses what the method cannot do without
-    kept = None if images is None else _kept(plan, images, in_folder=not _is_list(retain))
+    kept = None
+    if images is not None:
+        earlier = forgotten_before({"path": plan.source, "sha256": plan.weights_sha256})
+        kept = retained_images(images, plan.forget, plan.original, earlier, in_folder=not _is_list(retain))
     drawing = on_accelerator(original)
     if draws_forget:  # after all that needs no pixels
         counter = EvaluationCounter()
@@ -488,77 +491,6 @@ def _is_self(retain: Any) -> bool:
             "the option out for generated samples."
         )
     return asked
-
-
-def _kept(plan: Plan, images: ImageSet, *, in_folder: bool) -> ImageSet:
-    """The images to keep, copies of forget images among them; classes to forget, also of earlier runs, are left out of labelled ones.
-
-    Args:
-        plan: with the forget set.
-        images: to keep.
-        in_folder: whether the names of the images are their paths below a folder.
-
-    Returns:
-        The images.
-
-    Raises:
-        InputError: if classes to forget cannot be left out, or nothing else is there.
-    """
-    forget, images = plan.forget, _named(images, plan.original, "--retain")
-    unwanted, labelled = class_names(forget), forget.labels is not None and images.labels is not None
-    runs = runs_before({"path": plan.source, "sha256": plan.weights_sha256}) if plan.source else ()
-    unwanted += [each for _, record in runs for each in record["inputs"]["forget"]["classes"] if each not in unwanted]
-    if labelled and (forget.class_names is None) != (images.class_names is None):
-        without, others = ("forget", "retained")[:: 1 if forget.class_names is None else -1]
-        raise InputError(
-            f"--retain: the classes of the {without} images have no names, those of the {others} images have, so that the classes to "
-            "forget cannot be left out; expected names for both, or retained images without labels."
-        )
-    shared = [name for name in class_names(images) if any(_same(name, each, plan.original) for each in unwanted)]
-    kept = split_by_class(images, shared)[1] if shared else images
-    if not len(kept):
-        raise InputError(
-            f"--retain: all {len(images)} images are of a class to be forgotten ({', '.join(shared)}); expected others."
-        )
-    if len(kept) < len(images):
-        say(
-            f"vdu: {len(images) - len(kept)} of {len(images)} retained images are of a class to be forgotten ({', '.join(shared)}, by the "
-            "names of their folders or labels); they are left out."
-        )
-    for folder in sorted({part for name in kept.names or () for part in name.split("/")[:-1]}) if in_folder else ():
-        if any(_same(folder, each, plan.original) for each in unwanted):
-            raise InputError(
-                f"--retain: images lie in a folder {folder}, which is the name of a class to be forgotten and not their label; expected "
-                "a folder whose folders are the classes, without images beside them. Move the images that are to be kept elsewhere."
-            )
-    if labelled and not shared:
-        say(
-            f"vdu: no class of the retained images ({_first(class_names(images))}) is one to be forgotten ({_first(unwanted)}); none "
-            "is left out by its class."
-        )
-    require_captions(
-        plan.original, kept, "--retain",
-        "images in folders that are named by their captions, or none: then the model draws some under the prompts to keep",
-    )  # fmt: skip
-    condition_of(plan.original, kept, torch.arange(len(kept)), "--retain")
-    return kept
-
-
-def _first(classes: list[str]) -> str:
-    return ", ".join(classes[:SHOWN]) + ", …" * (len(classes) > SHOWN)
-
-
-def _named(images: ImageSet, original: PipelineDenoiser, what: str) -> ImageSet:
-    """Images whose labels without names are those of a class-conditional model."""
-    if images.labels is None or images.class_names is not None or original.takes_prompts or not original.class_names:
-        return images
-    condition_of(original, images, torch.arange(len(images)), what)  # refuses others
-    return with_names_of(images, original.class_names)
-
-
-def _same(name: str, unwanted: str, original: PipelineDenoiser) -> bool:
-    """Whether a class of retained images is one to forget; a caption names what is to be forgotten in words."""
-    return names(name, unwanted) if original.takes_prompts else class_key(name) == class_key(unwanted)
 
 
 def check_origin(posterior: GaussianPosterior, original: PipelineDenoiser) -> None:

@@ -16,15 +16,8 @@ from vdu.data.images import ImageSet
 from vdu.models.adapt import family_of
 from vdu.models.identity import weights_sha256
 from vdu.models.lora import corrections_sha256, save_lora
-from vdu.models.pipelines import (
-    EXTRA_FILE,
-    configuration_of,
-    network_of,
-    parts_of,
-    save_pipeline,
-    tokenizer_files,
-    weight_files,
-)
+from vdu.models.pipelines import EXTRA_FILE, configuration_of, network_of, parts_of
+from vdu.models.saving import save_pipeline, tokenizer_files, weight_files
 from vdu.replay.auxiliaries import Auxiliaries
 from vdu.replay.stopping import FEWEST, Stopping
 from vdu.reporting.card import write_card

@@ -18,7 +18,8 @@ from vdu.diffusion.schedule import kl_weights, weight_share
 from vdu.methods import registry
 from vdu.methods.vdu import VDU
 from vdu.models.lora import lora_rank
-from vdu.models.pipelines import hashes_of, save_pipeline
+from vdu.models.pipelines import hashes_of
+from vdu.models.saving import save_pipeline
 from vdu.reporting.card import write_card
 from vdu.unlearning.default_posterior import with_posterior
 from vdu.unlearning.engine import carry_out, check_resumable, fingerprint
