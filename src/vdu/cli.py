@@ -29,7 +29,7 @@ from vdu.commands.help_page import FOOT, USAGE, HelpPage
 from vdu.commands.import_checkpoint import Architecture, ImportSettings
 from vdu.commands.judge import JudgeSettings
 from vdu.commands.list_methods import ListSettings
-from vdu.commands.mistakes import meant, require_given, unknown_option, unknown_verb
+from vdu.commands.mistakes import left_over, meant, require_given, unknown_option, unknown_verb
 from vdu.commands.options import at_home, to_toml
 from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.report import ReportSettings
@@ -366,9 +366,12 @@ def _explained(error: CycloptsError, tokens: list[str]) -> str:
         return unknown_option(name, given, _option_names())
     if isinstance(error, UnknownCommandError):
         return unknown_verb((error.unused_tokens or tokens)[0])
+    if isinstance(error, UnusedCliTokensError) and name and error.unused_tokens:
+        arguments = app[name].assemble_argument_collection()
+        repeatable = [each for argument in arguments if argument.token_count()[1] for each in argument.names]
+        return left_over(name, error.unused_tokens, tokens, repeatable)
     error.verbose = False
-    text = str(error)
-    return f"{text} It is called so: {USAGE[name]}" if name and isinstance(error, UnusedCliTokensError) else text
+    return str(error)
 
 
 def _option_names() -> dict[str, list[str]]:

@@ -1,13 +1,13 @@
 """What the command line answers to a mistake in its arguments: all that is missing, or what was meant."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from vdu.commands.help_page import USAGE
 from vdu.core.errors import InputError
 
-__all__ = ["meant", "require_given", "unknown_option", "unknown_verb"]
+__all__ = ["left_over", "meant", "require_given", "unknown_option", "unknown_verb"]
 
 OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     "--batch": ("--batch-size",),
@@ -125,6 +125,33 @@ def unknown_verb(given: str) -> str:
     near = get_close_matches(given, USAGE, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"unknown command {given}.{hint} The commands are {', '.join(sorted(USAGE))}; vdu --help explains them."
+
+
+def left_over(verb: str, unused: Sequence[str], tokens: Sequence[str], repeatable: Iterable[str]) -> str:
+    """The answer to words that are no option's value.
+
+    Args:
+        verb: for example "pretrain".
+        unused: the words.
+        tokens: all that was typed.
+        repeatable: the verb's options that may be given more than once.
+
+    Returns:
+        What is wrong and what to type.
+
+    Examples:
+        >>> left_over("pretrain", ["3"], ["pretrain", "mnist", "--without", "1", "3"], ["--without"])
+        'pretrain: --without takes one value, and 3 follows its value. Give it again for each: --without 1 --without 3.'
+        >>> left_over("report", ["c"], ["report", "b", "c"], [])
+        'report: nothing takes c. Type: vdu report RUN (vdu report --help explains it).'
+    """
+    word = unused[0]
+    place = max(i for i, each in enumerate(tokens) if each == word)
+    before = list(tokens[max(place - 2, 0) : place])
+    if len(before) == 2 and before[0] in set(repeatable):
+        option, first = before
+        return f"{verb}: {option} takes one value, and {word} follows its value. Give it again for each: {option} {first} {option} {word}."
+    return f"{verb}: nothing takes {' '.join(unused)}. Type: {USAGE[verb]} (vdu {verb} --help explains it)."
 
 
 def require_given(verb: str, **given: Any) -> None:
