@@ -142,6 +142,19 @@ def test_a_plain_model_has_nothing_of_ours(make_pipeline, tmp_path):
     assert not {"timestep_scale", "class_names", "null_class"} & set(held[0])
 
 
+def test_a_model_that_is_passed_on_names_no_place_of_this_machine(make_pipeline, tmp_path):
+    save_pipeline(make_pipeline(), tmp_path / "private")
+    pipeline = load_pipeline(tmp_path / "private")
+    pipeline.save_pretrained(tmp_path / "plain")
+    assert str(tmp_path) in (tmp_path / "plain" / "unet" / "config.json").read_text()  # what diffusers writes
+    pipeline.scheduler.register_to_config(_name_or_path="owner/name")  # of the Hub
+    save_pipeline(pipeline, tmp_path / "ours")
+    assert not [file for file in (tmp_path / "ours").rglob("*.json") if str(tmp_path) in file.read_text()]
+    scheduler = json.loads((tmp_path / "ours" / "scheduler" / "scheduler_config.json").read_text())
+    assert scheduler["_name_or_path"] == "owner/name"
+    assert identity(adapt(load_pipeline(tmp_path / "ours"))) == identity(adapt(pipeline))
+
+
 def test_what_is_set_on_the_pipeline_comes_before_what_it_was_saved_with(make_pipeline, tmp_path):
     save_pipeline(scaled(make_pipeline), tmp_path / "a")
     changed = load_pipeline(tmp_path / "a")

@@ -8,7 +8,7 @@ from torch import nn
 
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_output
-from vdu.core.records import write_json
+from vdu.core.records import read_json, write_json
 from vdu.core.surroundings import own_torch
 from vdu.models.adapt import family_of
 from vdu.models.configuration import (
@@ -20,6 +20,7 @@ from vdu.models.pipelines import CONFIG_HASH, EXTRA_FILE, SHARD, check_network, 
 
 __all__ = ["save_pipeline", "tokenizer_files", "weight_files"]
 
+SOURCE = "_name_or_path"
 CARD_MARK = "after approximate machine unlearning with `vdu`"  # in a model card of vdu.reporting.card
 WEIGHTS = (
     ".safetensors",
@@ -41,6 +42,8 @@ READ = (".json", ".txt", ".model", ".jinja")  # of a tokenizer, whichever of the
 def save_pipeline(pipeline: Any, path: Path | str) -> None:
     """Save a pipeline in diffusers' layout (safetensors), with ``vdu.json`` beside it where diffusers has no field for something.
 
+    Paths that the parts were loaded from are left out of the files, so that a model that is passed on says nothing of this machine.
+
     Raises:
         InputError: if it is no pipeline, its saved files would not give it back, the path is none, or its parts have weights there that
             would stay beside the new ones.
@@ -54,6 +57,7 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
     keep_extras(pipeline, pipeline, network_of(pipeline))
     _make_room(pipeline, path)
     pipeline.save_pretrained(str(path), safe_serialization=True)
+    _leave_out_places(pipeline, path)
     for name in _networks(pipeline):
         for index in (path / name).glob("*.safetensors.index.json"):  # in place of one file
             index.with_name(index.name.removesuffix(".index.json")).unlink(missing_ok=True)
@@ -62,6 +66,16 @@ def save_pipeline(pipeline: Any, path: Path | str) -> None:
         del found["timestep_scale"]
     if found:
         write_json(path / EXTRA_FILE, found | {CONFIG_HASH: config_sha256(path, family_of(pipeline).NETWORK)})
+
+
+def _leave_out_places(pipeline: Any, path: Path) -> None:
+    """Remove the places on this machine that the parts were loaded from, which diffusers writes; a name of the Hub stays."""
+    parts = [file for name in pipeline.components for file in (path / name).glob("*config.json")]
+    for file in (path / "model_index.json", *parts):
+        values = read_json(file)
+        source = values.get(SOURCE)
+        if isinstance(source, str) and (Path(source).is_absolute() or Path(source).exists()):
+            write_json(file, {name: value for name, value in values.items() if name != SOURCE})
 
 
 def _require_saveable(pipeline: Any) -> None:
