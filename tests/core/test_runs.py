@@ -331,3 +331,26 @@ def test_processes_in_two_folders_are_at_two_steps(tmp_path, monkeypatch):
     for name in "ab":
         started(tmp_path / name).finish()
     assert len(steps) == len(set(steps)) == 6
+
+
+def test_a_run_made_anew_is_another_one_if_its_text_encoder_alone_is_another(tmp_path, capsys):
+    def record(path, parts, forgotten):
+        (path / "pipeline").mkdir(parents=True, exist_ok=True)
+        of_model = {"path": None, "sha256": "u"}
+        inputs = {"model": of_model, "forget": {"classes": [forgotten]}}
+        made = {"sha256": "u", "parts_sha256": parts}
+        values = {
+            "format_version": FORMAT_VERSION,
+            "verb": "unlearn",
+            "finished": "now",
+            "inputs": inputs,
+            "pipeline": made,
+        }
+        write_json(path / "run.json", values)
+
+    record(tmp_path / "run", "first", "cat")
+    model = {"path": str(tmp_path / "run" / "pipeline"), "sha256": "u", "parts_sha256": "first"}
+    assert runs.forgotten_before(model) == ("cat",)
+    assert runs.forgotten_before({"path": model["path"], "sha256": "u"}) == ("cat",)  # a record of before
+    record(tmp_path / "run", "second", "fish")
+    assert runs.forgotten_before(model) == () and "holds another run by now" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from tests.evaluation.conftest import QUICK, counted
 
 import vdu
 from vdu.core.errors import DivergenceError, InputError
+from vdu.core.rng import generator
 from vdu.data.images import ImageSet
 from vdu.evaluation import method_table
 from vdu.evaluation.api import compare, evaluate
@@ -112,6 +114,35 @@ def test_images_are_converted_where_that_is_asked_for(pair, pixel_judge, monkeyp
         compare(pair / "before", convert="yes", **given)
     compare(pair / "before", convert=True, **given)
     assert torch.equal(asked[0].images, pixels[:, :, :8, :8])  # of one level each
+
+
+def test_a_comparison_knows_what_an_earlier_run_forgot(pair, pixel_judge, monkeypatch):
+    pixels = torch.randint(256, (9, 1, 8, 8), dtype=torch.uint8, generator=generator(6, "pixels"))
+    labelled = ImageSet(pixels, torch.arange(9) % 3, class_names=("a", "b", "c"))
+    vdu.unlearn(
+        pair / "before",
+        "finetune",
+        forget=labelled,
+        forget_class="a",
+        retain=255 - pixels,
+        folder=pair / "first",
+        **SHORT,
+    )
+    kept = []
+    monkeypatch.setattr("vdu.evaluation.method_table._row", lambda job, *more: sys.exit())
+    plan = method_table.planned
+    monkeypatch.setattr(method_table, "planned", lambda *given, **more: kept.append(plan(*given, **more)) or kept[-1])
+    with pytest.raises(SystemExit):
+        compare(
+            pair / "first" / "pipeline",
+            methods=["finetune"],
+            forget=labelled,
+            forget_class="b",
+            retain=labelled,
+            **QUICK,
+            **SHORT,
+        )
+    assert kept[0].retain.labels.unique().tolist() == [2]
 
 
 @pytest.mark.slow

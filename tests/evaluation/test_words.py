@@ -112,6 +112,8 @@ def test_labels_are_sets_of_the_samples_themselves():
 
     sets = label_sets(Labelled(), ["cat"])
     assert sets is not None and (sets.target, sets.others, sets.are_labels) == (("cat",), ("dog", "tree"), True)
+    later = label_sets(Labelled(), ["cat"], ["dog"])  # an earlier run made it forget dogs, which it does not draw
+    assert later is not None and later.others == ("tree",)
     assert label_sets(Labelled(), ["fox"]) is None and label_sets(Labelled(), []) is None
     Labelled.class_names = ("L\u00f6we", "dog", "tree")  # a folder of images on macOS has the other form of Unicode
     lions = label_sets(Labelled(), ["Lo\u0308we"])

@@ -155,6 +155,17 @@ def test_own_prompts_that_name_the_concept_are_forgotten_with_it():
     assert changed.prompts == ("a tree", "cat", "two cats", "Cat face, noto style")
 
 
+def test_what_an_earlier_run_forgot_is_neither_kept_nor_a_substitute():
+    own = model("a wolf", "a poodle, noto style", "a pig")
+    changed, _ = with_prompts(own, "wolf", earlier=["poodle"])
+    assert changed.prompts == ("a pig", "wolf", "a wolf")
+    assert prompt_sets(own, ["wolf"], earlier=["poodle"]).others == ("a pig",)
+    with pytest.raises(
+        InputError, match="got 'two poodles', which names what is to be forgotten, or was by an earlier"
+    ):
+        with_prompts(own, "wolf", instead="two poodles", earlier=["poodle"])
+
+
 def test_a_model_without_prompts_keeps_the_packaged_ones():
     changed, forgotten = with_prompts(model(), "dog")
     assert forgotten == ("dog",) and len(changed.prompts) > 50

@@ -812,6 +812,15 @@ def test_a_run_is_not_both_continued_and_begun_anew(desk):
         vdu.unlearn(desk / "model", "ascent", resume=True, overwrite=True, **options)
 
 
+def test_changed_forget_images_make_a_result_in_memory_out_of_date(make_pipeline):
+    result = vdu.unlearn(make_pipeline(), "ascent", forget=PIXELS.clone(), **SMALL)
+    assert not result.is_out_of_date()
+    result.forget.images.fill_(200)
+    assert result.is_out_of_date()
+    with pytest.raises(InputError, match="out of date.* or the forget set other images"):
+        vdu.evaluate(result)
+
+
 def test_a_changed_scheduler_makes_a_result_out_of_date(desk):
     from diffusers import DDPMScheduler
 

@@ -186,7 +186,7 @@ def runs_before(model: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]
     """The runs of ``vdu unlearn`` that led to a model, as far as their folders hold them.
 
     Args:
-        model: its ``path`` and ``sha256``, as ``run.json`` holds them.
+        model: its ``path``, ``sha256`` and, if it has other parts, ``parts_sha256``, as ``run.json`` holds them.
 
     Yields:
         Folder and record of each, the last run first. The chain ends at a model that no run made, or with a folder that holds another
@@ -194,7 +194,9 @@ def runs_before(model: Mapping[str, Any]) -> Iterator[tuple[Path, dict[str, Any]
     """
     while model.get("path") and (run := run_of(model["path"])) is not None:
         record = read_json(run / "run.json")
-        if record["pipeline"]["sha256"] != model["sha256"]:
+        made = record["pipeline"]
+        parts = made.get("parts_sha256"), model.get("parts_sha256")  # what reads prompts may be all that was trained
+        if made["sha256"] != model["sha256"] or (None not in parts and parts[0] != parts[1]):
             say(
                 f"vdu: {run}: holds another run by now than the one that a later run started from, so what that one forgot and retained is "
                 "not known."
@@ -208,7 +210,7 @@ def forgotten_before(model: Mapping[str, Any]) -> tuple[str, ...]:
     """The classes that the runs that made a model were to forget.
 
     Args:
-        model: its ``path`` and ``sha256``, as ``run.json`` holds them.
+        model: as for :func:`runs_before`.
 
     Returns:
         Each once, in order of their names; none of a run whose forget set had no classes.

@@ -155,10 +155,10 @@ def _run_folder(result: Any) -> Path | None:
         changed = (
             f"the run in {folder} has other weights or options"
             if folder
-            else "the original or the new pipeline has other weights or options than when it was made"
+            else "the original or the new pipeline has other weights or options than when it was made, or the forget set other images"
         )
         raise InputError(
-            f"evaluate: got a result that is out of date: {changed}, since one of them was changed or made again. Give the "
+            f"evaluate: got a result that is out of date: {changed}, since something was changed or made again. Give the "
             "two pipelines that you mean as before=… and after=…, with forget=…, or a run folder."
         )
     return folder

@@ -19,9 +19,11 @@ from vdu.evaluation.records import WarningRecord
 from vdu.evaluation.references import (
     has_labels_of,
     load_reference,
+    others_of,
     reference_images,
     told_apart,
     unshared_reference,
+    without_known_labels,
     without_labels,
 )
 from vdu.evaluation.subject import Subject
@@ -170,11 +172,11 @@ def fix(given: Given, subject: Subject) -> Fixed:
         of what a given judge does not see, and of such classes that the reference has no labels of. Too few images that are left, or
         held-out images of several forgotten classes without labels, raise an ``InputError``.
     """
-    earlier = [name for name in subject.forgotten_before if class_key(name) not in {*map(class_key, subject.classes)}]
+    earlier = others_of(subject.forgotten_before, subject.classes)
     known = replace(
         given.real,
-        retain=_without(given.real.retain, earlier),
-        retain_held_out=_without(given.real.retain_held_out, earlier),
+        retain=without_known_labels(given.real.retain, earlier),
+        retain_held_out=without_known_labels(given.real.retain_held_out, earlier),
     )
     held_out, retain, retain_held_out = real_images(known, subject.forget, subject.trained_on)
     real = (None if held_out is None else _as_forgotten(held_out, subject), retain, retain_held_out)
@@ -182,7 +184,7 @@ def fix(given: Given, subject: Subject) -> Fixed:
     if reference is not None and has_labels_of(reference, subject.classes):
         reference = without_labels(reference, subject.classes)
     unknown = [name for name in earlier if reference is not None and not has_labels_of(reference, [name])]
-    reference = _without(reference, earlier)
+    reference = without_known_labels(reference, earlier)
     if reference is not None and len(reference) and real[0] is not None:
         reference = without_copies(reference, real[0], "reference images", "held-out images")
     compared = reference_left(reference, given.judging, subject.classes)
@@ -334,12 +336,6 @@ def seen_by_judge(
         if 2 * n < of:
             found.append(WarningRecord("unwanted_not_seen", {"set": name, "n_seen": n, "n_images": of}))
     return tuple(found)
-
-
-def _without(images: ImageSet | None, classes: list[str]) -> ImageSet | None:
-    """The images without those whose labels are of the classes, as far as they have such labels."""
-    known = [] if images is None else [name for name in classes if has_labels_of(images, [name])]
-    return without_labels(images, known) if images is not None and known else images
 
 
 def _as_forgotten(held_out: ImageSet, subject: Subject) -> ImageSet:

@@ -42,7 +42,6 @@ from vdu.methods import registry
 from vdu.methods.base import compiled
 from vdu.methods.options import of_the_task
 from vdu.models.identity import identity, trained_part
-from vdu.models.pipelines import load_pipeline
 from vdu.reporting.rest_u_fid import rest_u_fid
 from vdu.unlearning.unlearn import planned, unlearn
 
@@ -284,15 +283,14 @@ def compare(
     if where is not None:
         require_apart(where, [place_of(each) for each in (forget, options.reference) if is_named(each)])
     with on_device(device), tempfile.TemporaryDirectory() as place:
-        original = load_pipeline(pipeline) if isinstance(pipeline, str | Path) else pipeline
-        before = open_model(original, "pipeline")
+        before = open_model(pipeline, "pipeline")
         convert = training.get("convert", False)
         require_flags({"convert": convert}, "convert")
         images, _ = unwanted_images(forget, before.denoiser.image_shape, options.forget_class, convert=convert)
         options = by_name(images, options)
-        names, plans = _names(methods), [planned(original, method, forget=images, **training) for method in methods]
+        names, plans = _names(methods), [planned(pipeline, method, forget=images, **training) for method in methods]
         texts = [", ".join(each.chosen.options) for each in plans]
-        contents = require_measurable(original, images, options)  # refuses now, as the plans do
+        contents = require_measurable(pipeline, images, options)  # refuses now, as the plans do
         contents += (
             [f"retain {content_of(plans[0].retain, before.denoiser.class_names)}"]
             if plans[0].retain is not None
@@ -303,7 +301,7 @@ def compare(
         trained = trained_part(before.denoiser)
         contents += [f"trained {trained}"] if trained else []
         content = content_of(images, before.denoiser.class_names)
-        job = _Job(original, images, content, options, training, identity(before.denoiser), tuple(contents))
+        job = _Job(pipeline, images, content, options, training, identity(before.denoiser), tuple(contents))
         where = where or Path(place)
         runs = [
             _row(job, method, name, text, each, where / f"{name}-{each}")

@@ -154,7 +154,7 @@ def made_by(result: Any) -> dict[str, Any]:
     plan = getattr(result, "plan", None)
     retain = getattr(plan, "retain", None)
     trained_on = [] if retain is None else [PixelHashes.of(retain)]
-    source = None if plan is None else {"path": plan.source, "sha256": plan.weights_sha256}
+    source = None if plan is None else plan.model
     trained_on += [] if source is None else retained_before(source)
     return {
         "method": getattr(getattr(result, "method", None), "name", None),

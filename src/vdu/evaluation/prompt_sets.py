@@ -68,7 +68,12 @@ class PromptSets:
 
 
 def prompt_sets(
-    model: PipelineDenoiser, concepts: Sequence[str], *, keep: Sequence[str] = (), given: Any = None
+    model: PipelineDenoiser,
+    concepts: Sequence[str],
+    *,
+    keep: Sequence[str] = (),
+    given: Any = None,
+    earlier: Sequence[str] = (),
 ) -> PromptSets:
     """The sets for a text-to-image model.
 
@@ -77,22 +82,24 @@ def prompt_sets(
         concepts: the prompts that were to be forgotten.
         keep: the prompts that were to be kept; none takes the model's own or the packaged neutral ones.
         given: a file, or a mapping of the same form (see the module's first lines); None for the defaults.
+        earlier: what earlier runs made the model forget, which is not among the default prompts to keep.
 
     Returns:
         The sets. A model without words, or prompts that contradict each other, raise an ``InputError``.
     """
-    view, forgotten = with_prompts(model, list(concepts), list(keep) or None)
+    view, forgotten = with_prompts(model, list(concepts), list(keep) or None, earlier=earlier)
     kept = tuple(each for each in view.class_names if each not in forgotten)
     default = PromptSets(tuple(concepts), forgotten, kept)
     return default if given is None else _with_given(default, given)
 
 
-def label_sets(model: PipelineDenoiser, classes: Sequence[str]) -> PromptSets | None:
+def label_sets(model: PipelineDenoiser, classes: Sequence[str], earlier: Sequence[str] = ()) -> PromptSets | None:
     """The sets for a class-conditional model.
 
     Args:
         model: the original.
         classes: names of the forgotten classes.
+        earlier: names of classes that earlier runs made the model forget, which it does not draw.
 
     Returns:
         The forgotten labels and the others, by the model's names; None if it has no labels of these names, in whatever Unicode form.
@@ -101,7 +108,8 @@ def label_sets(model: PipelineDenoiser, classes: Sequence[str]) -> PromptSets | 
     found = tuple(known[composed(each)] for each in classes if composed(each) in known)
     if model.takes_prompts or not found or len(found) < len(classes) or set(found) == set(model.class_names):
         return None
-    others = tuple(each for each in model.class_names if each not in found)
+    gone = {composed(each) for each in earlier}
+    others = tuple(each for each in model.class_names if each not in found and composed(each) not in gone)
     return PromptSets(found, found, others, are_labels=True)
 
 

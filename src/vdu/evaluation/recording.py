@@ -117,12 +117,13 @@ def _evaluated(record: Run, options: EvaluationOptions, original: Any) -> Record
     options.warn()
     before, after = open_models(record, original)
     retrained = open_retrained(options.retrained, before, after)
-    sets = sets_in_words(before.denoiser, config.get("forget_prompt", ()), config.get("keep_prompts", ()), options)
+    earlier = forgotten_before(record.record["inputs"]["model"])
+    concepts, keep = config.get("forget_prompt", ()), config.get("keep_prompts", ())
+    sets = sets_in_words(before.denoiser, concepts, keep, options, earlier)
     classes = classes_to_count(options, sets, forgotten)
-    sets = sets or label_sets(before.denoiser, forgotten)
+    sets = sets or label_sets(before.denoiser, forgotten, earlier)
     forget = reload_forget(record.folder, before.denoiser.image_shape)
     trained_on = PixelHashes.union(retained_of(record.folder))
-    earlier = forgotten_before(record.record["inputs"]["model"])
     subject = Subject(before, after, retrained, forget, classes, sets, trained_on, earlier)
     given = load_given(options, (before, after, retrained), sets, classes, class_names(forget))
     fixed = fix(given, subject)
@@ -162,7 +163,8 @@ def evaluate_pair(
     retrained = open_retrained(options.retrained, first, second)
     made = how or made_in(second, options)
     options = options.guided_as(made.get("guidance_scale"))
-    sets = sets_in_words(first.denoiser, options.forget_prompt, made.get("keep", ()), options)
+    earlier = made.get("forgotten_before") or forgotten_before(first.to_json())
+    sets = sets_in_words(first.denoiser, options.forget_prompt, made.get("keep", ()), options, earlier)
     classes = classes_to_count(options, sets, [])
     models, counter = (first, second, retrained), EvaluationCounter()
     if sets is not None and forget is None:  # drawn from the original, after all that needs no pixels
@@ -176,14 +178,13 @@ def evaluate_pair(
             assert forget is not None  # see require_one_subject
             shape, known = first.denoiser.image_shape, first.denoiser.class_names
             images, about = unwanted_images(forget, shape, () if how else options.forget_class, known)
-            options, own, sets = of_labels(first.denoiser, images, options)
+            options, own, sets = of_labels(first.denoiser, images, options, earlier)
             classes = classes_to_count(options, None, made.get("classes") or own)
             about["classes"] = made.get("classes") or classes
         else:
             images, about = images_of_prompts(forget, first.denoiser, sets, options)
         given = load_given(options, models, sets, classes, class_names(images))
     trained_on = PixelHashes.union([*made.get("trained_on", ()), *retained_of(second.run), *retained_of(first.run)])
-    earlier = made.get("forgotten_before") or forgotten_before({"path": first.path, "sha256": first.sha256})
     subject = Subject(first, second, retrained, images, classes, sets, trained_on, earlier)
     fixed = fix(given, subject)
     with open_folder(folder, first, second, about, options, how) as record:

@@ -29,11 +29,13 @@ __all__ = [
     "first_images",
     "has_labels_of",
     "load_reference",
+    "others_of",
     "reference_images",
     "split_at_random",
     "told_apart",
     "unshared_reference",
     "without_forget",
+    "without_known_labels",
     "without_labels",
 ]
 
@@ -180,6 +182,25 @@ def reference_images(images: ImageSet, judging: Judging, names: list[str]) -> Im
 def has_labels_of(images: ImageSet, names: list[str]) -> bool:
     """Whether images have labels that say which of them are of some classes."""
     return images.labels is not None and bool(names) and bool(_matching(images.class_names or (), names))
+
+
+def without_known_labels(images: ImageSet | None, names: Sequence[str]) -> ImageSet | None:
+    """The images without those whose labels are of some classes, as far as they have such labels.
+
+    Args:
+        images: the images, or None.
+        names: the classes to leave out.
+
+    Returns:
+        The others; the same object if that is all of them.
+    """
+    known = [] if images is None else [name for name in names if has_labels_of(images, [name])]
+    return without_labels(images, known) if images is not None and known else images
+
+
+def others_of(names: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """The names that are not, whatever their spelling, among some classes."""
+    return [name for name in names if class_key(name) not in {*map(class_key, classes)}]
 
 
 def told_apart(known: Sequence[str], some: Sequence[str], others: Sequence[str]) -> bool:

@@ -36,7 +36,7 @@ def retained_before(model: Mapping[str, Any]) -> Iterator[PixelHashes]:
     """The hashes of the images that the runs that made a model were trained on to keep.
 
     Args:
-        model: its ``path`` and ``sha256``, as ``run.json`` holds them.
+        model: as for :func:`vdu.core.runs.runs_before`.
 
     Yields:
         As :func:`retained_of`.

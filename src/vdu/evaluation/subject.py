@@ -74,7 +74,11 @@ class Subject:
 
 
 def sets_in_words(
-    original: PipelineDenoiser, concepts: Sequence[str], keep: Sequence[str], options: EvaluationOptions
+    original: PipelineDenoiser,
+    concepts: Sequence[str],
+    keep: Sequence[str],
+    options: EvaluationOptions,
+    earlier: Sequence[str] = (),
 ) -> PromptSets | None:
     """What the models are asked for in words.
 
@@ -83,6 +87,7 @@ def sets_in_words(
         concepts: what was to be forgotten, in words.
         keep: prompts that the run kept.
         options: of the evaluation, with its own prompts.
+        earlier: what earlier runs made the original forget.
 
     Returns:
         The sets of prompts, or None if nothing was to be forgotten in words.
@@ -91,7 +96,7 @@ def sets_in_words(
         InputError: if there are prompts, and nothing was to be forgotten in words.
     """
     if concepts:
-        return prompt_sets(original, concepts, keep=keep, given=options.prompts)
+        return prompt_sets(original, concepts, keep=keep, given=options.prompts, earlier=earlier)
     if options.prompts is not None:
         raise InputError(
             "--prompts: got prompts, and nothing was to be forgotten in words; expected a run of `vdu unlearn --forget-prompt`, or "
@@ -154,7 +159,7 @@ def _classes_of(judge: Path | str) -> tuple[str, ...]:
 
 
 def of_labels(
-    original: PipelineDenoiser, images: ImageSet, options: EvaluationOptions
+    original: PipelineDenoiser, images: ImageSet, options: EvaluationOptions, earlier: Sequence[str] = ()
 ) -> tuple[EvaluationOptions, list[str], PromptSets | None]:
     """What images say of the forgotten classes, where nothing was to be forgotten in words.
 
@@ -162,14 +167,15 @@ def of_labels(
         original: the original.
         images: the forget set.
         options: of the evaluation.
+        earlier: what earlier runs made the original forget.
 
     Returns:
         The options, with classes of several by name where they were given by number; the classes of the images, if they are a
         class-conditional model's; and its labels, if it is asked with them.
     """
     options, own = by_name(images, options), class_names(images)
-    sets = label_sets(original, own)
-    return options, own if sets else [], sets or label_sets(original, options.forget_class)
+    sets = label_sets(original, own, earlier)
+    return options, own if sets else [], sets or label_sets(original, options.forget_class, earlier)
 
 
 def about_models(subject: Subject) -> tuple[WarningRecord, ...]:

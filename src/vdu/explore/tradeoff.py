@@ -20,12 +20,20 @@ from vdu.core.errors import InputError
 from vdu.core.processes import say
 from vdu.core.records import FORMAT_VERSION, read_json, sha256_bytes, write_json
 from vdu.core.rng import derive_seed
+from vdu.core.runs import forgotten_before
 from vdu.data.forget_source import reload_forget
 from vdu.data.images import ImageSet, to_uint8
 from vdu.diffusion.sampling import sample
 from vdu.evaluation.compare import distances, paired_pul
 from vdu.evaluation.prompt_sets import asking
-from vdu.evaluation.references import filtered_original, load_reference, reference_images, unshared_reference
+from vdu.evaluation.references import (
+    filtered_original,
+    load_reference,
+    others_of,
+    reference_images,
+    unshared_reference,
+    without_known_labels,
+)
 from vdu.explore.open_run import Checkpoint, OpenRun
 from vdu.judges.judging import Judging, find_judges
 from vdu.metrics.feature_networks import FeatureNetwork, find_feature_network
@@ -161,7 +169,8 @@ def _bench(run: OpenRun) -> _Bench:
     network = find_feature_network(settings.features, judging=judging)
     seed, n = derive_seed(settings.seed, "evaluate"), len(stored)
     loaded = load_reference(settings.reference, settings.reference_split, forget.shape)
-    real = unshared_reference(loaded, forget)
+    earlier = others_of(forgotten_before(run.data.run["inputs"]["model"]), classes)
+    real = without_known_labels(unshared_reference(loaded, forget), earlier)
     if real is not None:
         reference = reference_images(real, judging, classes)
         _require_same_reference(run, reference)

@@ -28,7 +28,7 @@ from vdu.methods.defaults import LOOP_DEFAULTS, TrainingDefaults
 from vdu.models.configuration import extra
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.finding import find_pipeline
-from vdu.models.identity import recorded_identities, weights_sha256
+from vdu.models.identity import parts_sha256, recorded_identities, weights_sha256
 from vdu.models.lora import check_train, lora_rank, trained_weights
 from vdu.models.pipelines import check_network, hashes_of, load_pipeline
 from vdu.models.reading import in_training
@@ -147,6 +147,11 @@ class Plan:
     def weights_sha256(self) -> str:
         """SHA-256 of the original's weights."""
         return weights_sha256(self.original.network)
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The original as ``run.json`` holds it: its path, and the hashes of its weights and other parts."""
+        return _as_recorded(self.source, self.original)
 
     @property
     def drawn(self) -> bool:
@@ -268,7 +273,10 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     if train == "all":  # another part is made to train
         require_trainable(original.network)
     if "forget" in prompts:
-        original, all_named = with_prompts(original, prompts["forget"], prompts.get("keep"), prompts.get("instead"))
+        earlier = forgotten_before(_as_recorded(source, original))
+        original, all_named = with_prompts(
+            original, prompts["forget"], prompts.get("keep"), prompts.get("instead"), earlier
+        )
         require_told_apart(original, all_named, prompts.get("instead"))
         labels = all_named  # also of the model's own prompts those that name the concept: none of them stays
     captions = (
@@ -322,7 +330,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     conditions(plan)  # refuses what the method cannot do without
     kept = None
     if images is not None:
-        earlier = forgotten_before({"path": plan.source, "sha256": plan.weights_sha256})
+        earlier = forgotten_before(plan.model)
         kept = retained_images(images, plan.forget, plan.original, earlier, in_folder=not _is_list(retain))
     drawing = on_accelerator(original)
     if draws_forget:  # after all that needs no pixels
@@ -394,6 +402,15 @@ def _train_settings(training: TrainingOptions, default: TrainingDefaults, seed: 
     )
     settings.rate(0)  # refuses an unknown schedule now
     return settings
+
+
+def _as_recorded(source: str, original: PipelineDenoiser) -> dict[str, Any]:
+    parts = parts_sha256(original)
+    return {
+        "path": source,
+        "sha256": weights_sha256(original.network),
+        **({} if parts is None else {"parts_sha256": parts}),
+    }
 
 
 def _open(given: Any) -> tuple[Any, str]:

@@ -73,14 +73,17 @@ def with_prompts(
     forget: str | Sequence[str],
     keep: Sequence[str] | None = None,
     instead: str | None = None,
+    earlier: Sequence[str] = (),
 ) -> tuple[PipelineDenoiser, tuple[str, ...]]:
     """A model whose samples are drawn under the prompts to forget and to keep.
 
     Args:
         original: a text-to-image model.
         forget: the prompts to forget, as :func:`read_prompts` returns them.
-        keep: the prompts to keep, likewise; None takes the model's own or the packaged list.
+        keep: the prompts to keep, likewise; None takes the model's own or the packaged list, without what earlier runs forgot: under
+            these prompts the model draws something else by now.
         instead: what to draw in the place of the concept, or None.
+        earlier: what earlier runs made the model forget.
 
     Returns:
         The model, and all prompts to forget.
@@ -99,9 +102,9 @@ def with_prompts(
     require_kind("--instead", instead, str, "a prompt")
     if instead is not None and like_a_file(instead):
         raise InputError(f"--instead: got {instead!r}, which looks like a file; expected a prompt.")
-    if instead is not None and any(names(instead, each) for each in concepts):
+    if instead is not None and any(names(instead, each) for each in (*concepts, *earlier)):
         raise InputError(
-            f"--instead: got {instead!r}, which names what is to be forgotten; expected another prompt, or none."
+            f"--instead: got {instead!r}, which names what is to be forgotten, or was by an earlier run; expected another prompt, or none."
         )
 
     def unwanted(prompt: str) -> bool:
@@ -116,7 +119,8 @@ def with_prompts(
                 f"--keep-prompts: {both[0]!r} names what is to be forgotten; expected other prompts. Leave it out."
             )
     else:
-        kept = tuple(prompt for prompt in own or _neutral() if not unwanted(prompt))
+        gone = [prompt for prompt in own or _neutral() if any(names(prompt, each) for each in earlier)]
+        kept = tuple(prompt for prompt in own or _neutral() if not unwanted(prompt) and prompt not in gone)
     if not kept:
         raise InputError("--keep-prompts: every prompt of the model names what is to be forgotten; give some to keep.")
     forgotten = tuple(dict.fromkeys([*concepts, *(prompt for prompt in own if unwanted(prompt))]))

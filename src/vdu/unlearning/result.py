@@ -153,13 +153,14 @@ class UnlearnResult:
         """Whether this result and what it was made of, or its run folder, are no longer of the same weights.
 
         Returns:
-            True if the folder holds another run by now, or the pipeline (without a folder: or the original) was changed.
+            True if the folder holds another run by now, or the pipeline (without a folder: the original, or the forget set) was changed.
         """
         if self.folder is None:
             return (
                 self._was_changed()
                 or self.original_sha256 not in {None, weights_sha256(network_of(self.original))}
                 or self.original_parts not in {None, parts_of(self.original)}
+                or (self.inputs is not None and self.inputs["forget"]["sha256"] != self.forget.sha256)
             )
         path = self.folder / "run.json"
         recorded = (
