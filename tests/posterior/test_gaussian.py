@@ -156,6 +156,21 @@ def test_name_filter_ignores_other_parameters():
     assert torch.equal(posterior.with_mean(named(5)).mean["attn.q"], named(5)["attn.q"])
 
 
+def test_training_the_network_leaves_a_posterior_of_its_weights_as_it_was():
+    mean = {name: nn.Parameter(tensor) for name, tensor in named(2).items()}
+    variance = {name: tensor.exp() for name, tensor in named(1).items()}
+    posterior = GaussianPosterior(mean=mean, variance=variance, estimator="test")
+    others = [posterior.to(dtype=torch.float32), posterior.only(SHAPES), posterior.scaled(1.0)]
+    with torch.no_grad():
+        for tensor in (*mean.values(), *variance.values()):
+            tensor.add_(1)
+    for made in (posterior, *others):
+        for name in SHAPES:
+            assert torch.equal(made.mean[name], named(2)[name])
+            assert torch.equal(made.variance[name], named(1)[name].exp())
+    assert others[1].mean["scale"] is posterior.mean["scale"]  # no second copy
+
+
 def test_with_mean_copies():
     parameters = {name: nn.Parameter(tensor) for name, tensor in named(2).items()}
     posterior = make().with_mean(parameters)

@@ -37,6 +37,10 @@ __all__ = ["GaussianPosterior", "normal_like"]
 FINITE = Range("a finite number", -math.inf, above=True)
 
 
+class _Own(dict[str, Tensor]):
+    """Tensors that posteriors alone hold, so that they need no copy."""
+
+
 def normal_like(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal draws in the shape, dtype and place of a tensor.
 
@@ -95,8 +99,8 @@ class GaussianPosterior:
     """Mean and variance per named parameter, and their provenance.
 
     Args:
-        mean: μ, name → tensor of any shape.
-        variance: σ² > 0, the same names and shapes.
+        mean: μ, name → tensor of any shape; copied, not shared.
+        variance: σ² > 0, the same names and shapes; copied, too.
         estimator: name of the estimator, for example ``"ensemble"``.
         n_members: number of ensemble members, if applicable.
         prior_precision: precision of the prior that bounds σ², if there is one.
@@ -139,7 +143,9 @@ class GaussianPosterior:
         require_same("posterior variance", self.variance, self.mean)
         for kind in ("mean", "variance"):
             tensors = getattr(self, kind)
-            object.__setattr__(self, kind, {name: tensors[name].detach() for name in sorted(tensors)})
+            own = isinstance(tensors, _Own)  # else whoever trains the network they came from would change them
+            copies = {name: tensors[name] if own else tensors[name].detach().clone() for name in sorted(tensors)}
+            object.__setattr__(self, kind, _Own(copies))
         for name, mean in self.mean.items():
             require_finite(f"posterior mean of {name}", mean)
             require_usable_variance(name, self.variance[name])
@@ -237,8 +243,8 @@ class GaussianPosterior:
             ) from None
         return replace(
             self,
-            mean={name: tensor.to(place, dtype) for name, tensor in self.mean.items()},
-            variance={name: tensor.to(place, dtype) for name, tensor in self.variance.items()},
+            mean=_Own({name: tensor.to(place, dtype) for name, tensor in self.mean.items()}),
+            variance=_Own({name: tensor.to(place, dtype) for name, tensor in self.variance.items()}),
         )
 
     def with_mean(self, mean: NamedTensors) -> Self:
@@ -253,7 +259,7 @@ class GaussianPosterior:
         chosen = self._covered_part(_named(mean, "mean"))
         require_same("new mean", chosen, self.mean)
         copies = {name: tensor.detach().to(self.mean[name], copy=True) for name, tensor in chosen.items()}
-        return replace(self, mean=copies)
+        return replace(self, mean=_Own(copies))
 
     def only(self, names: Iterable[str]) -> Self:
         """The same posterior of fewer parameters.
@@ -275,7 +281,9 @@ class GaussianPosterior:
                 f"names: {len(unknown)} of {len(chosen)} are not among the posterior's {len(self.mean)} parameters, first {unknown[:3]}; "
                 "expected names that it covers (those of its mean)."
             )
-        mean, variance = ({name: each[name] for name in each if name in chosen} for each in (self.mean, self.variance))
+        mean, variance = (
+            _Own({name: each[name] for name in each if name in chosen}) for each in (self.mean, self.variance)
+        )
         return replace(self, mean=mean, variance=variance)
 
     def scaled(self, temperature: float) -> Self:
@@ -289,7 +297,7 @@ class GaussianPosterior:
         """
         require_number("temperature", temperature, POSITIVE)
         variance = {name: tensor * temperature for name, tensor in self.variance.items()}
-        return replace(self, variance=variance, temperature=self.temperature * temperature)
+        return replace(self, variance=_Own(variance), temperature=self.temperature * temperature)
 
     def sample(self, generator: torch.Generator) -> dict[str, Tensor]:
         """One draw of the weights, μ + σz.
