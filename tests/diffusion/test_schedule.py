@@ -8,6 +8,7 @@ from torch.distributions import Normal, kl_divergence
 from vdu.core.errors import InputError
 from vdu.diffusion.schedule import (
     NoiseSchedule,
+    batch_at,
     check_weights,
     kl_weights,
     matching_timesteps,
@@ -159,6 +160,52 @@ def test_matching_is_the_inverse_of_alpha_bar_at(own):
 def test_levels_outside_the_own_range_go_to_its_ends():
     own = NoiseSchedule.linear(10, 0.1, 0.2)
     assert matching_timesteps(torch.tensor([0.999, 1e-6]), own).tolist() == [0.0, 9.0]
+
+
+def test_a_schedule_is_a_copy_of_the_levels_it_was_made_from():
+    levels = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
+    schedule = NoiseSchedule(levels)
+    levels.zero_()
+    assert schedule.alpha_bars.tolist() == [0.9, 0.5, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda own: own.coefficients(torch.tensor([0, -1]), torch.zeros(1)),
+            r"index: got -1, 1 of 2 .* from 0 to 2, ",
+        ),
+        (lambda own: own.coefficients(torch.tensor([3]), torch.zeros(1)), "index: got 3, 1 of 1 .* from 0 to 2, "),
+        (lambda own: own.alpha_bar_at(torch.tensor([1.0, -0.5])), "timestep: got -0.5, 1 of 2 .* from 0 to 2, "),
+        (lambda own: own.alpha_bar_at(torch.tensor([2.5, math.inf])), "timestep: got 2.5, 2 of 2 .* from 0 to 2, "),
+        (lambda own: own.alpha_bar_at(torch.tensor([math.nan])), "timestep: got nan, 1 of 1"),
+        (lambda own: own.coefficients_at(torch.tensor([-5.0]), torch.zeros(1)), "timestep: got -5, .* from 0 to 2, "),
+        (lambda own: own.timesteps_at(torch.tensor([0.5, 2.0])), "alpha_bars: got 2, 1 of 2 .* from 0 to 1, "),
+        (lambda own: matching_timesteps(torch.tensor([-1.0]), own), "alpha_bars: got -1, 1 of 1 .* from 0 to 1, "),
+        (lambda own: matching_timesteps(torch.tensor([math.nan]), own), "alpha_bars: got nan, 1 of 1"),
+        (lambda _: NoiseSchedule.flow(3).timesteps_at(torch.tensor([1.5])), "alpha_bars: got 1.5, 1 of 1"),
+        (
+            lambda _: NoiseSchedule.flow(3).coefficients_at(torch.tensor([1001.0]), torch.zeros(1)),
+            "timestep: got 1001, 1 of 1 .* from 0 to 1000, ",
+        ),
+        (
+            lambda own: noised_batch(torch.zeros(1, 1, 2, 2), torch.tensor([-1]), torch.zeros(1, 1, 2, 2), own, own),
+            "index: got -1, 1 of 1",
+        ),
+        (lambda own: batch_at(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), math.nan, own), "alpha_bars: got nan"),
+    ],
+)
+def test_what_is_out_of_range_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call(NoiseSchedule(torch.tensor([0.9, 0.5, 0.1])))
+
+
+def test_the_ends_of_the_ranges_are_inside():
+    own, flow, like = NoiseSchedule(torch.tensor([0.9, 0.5, 0.1])), NoiseSchedule.flow(3), torch.zeros(1)
+    assert own.timesteps_at(torch.tensor([1.0, 0.0])).tolist() == [0.0, 2.0]
+    assert flow.timesteps_at(torch.tensor([1.0, 0.0])).tolist() == [0.0, 1000.0]
+    assert [each.tolist() for each in flow.coefficients_at(torch.tensor([0, 1000]), like)] == [[1.0, 0.0], [0.0, 1.0]]
 
 
 def test_alpha_bar_between_two_steps_is_the_mean_in_log_snr():

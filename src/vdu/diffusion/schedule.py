@@ -67,7 +67,7 @@ class NoiseSchedule:
     def __post_init__(self) -> None:
         require_choice("noise schedule: scaling", self.scaling, SCALINGS)
         words = "ᾱ as a tensor of at least two numbers"
-        alpha_bars = as_tensor("noise schedule", self.alpha_bars, words).detach().to("cpu", torch.float64)
+        alpha_bars = as_tensor("noise schedule", self.alpha_bars, words).detach().to("cpu", torch.float64, copy=True)
         object.__setattr__(self, "alpha_bars", alpha_bars)
         listed = alpha_bars.ndim == 1 and len(alpha_bars) >= 2
         if not listed or not (alpha_bars[1:] < alpha_bars[:-1]).all() or alpha_bars[0] >= 1 or alpha_bars[-1] < 0:
@@ -139,13 +139,15 @@ class NoiseSchedule:
             Both [batch].
 
         Raises:
-            InputError: if one is no tensor, or the indices are no whole numbers.
+            InputError: if one is no tensor, or the indices are no whole numbers from 0 to T − 1.
         """
         require_tensor("index", index, "timestep indices as a tensor [batch]")
         require_tensor("like", like, "a tensor of the dtype and device that the result shall have")
         if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
             raise InputError(f"index: got {index.dtype}; expected whole numbers, as torch.int64.")
-        alpha, sigma = self._roots(self.alpha_bars[index.cpu()], like)
+        rows = index.cpu()
+        _require_within("index", rows, len(self) - 1, "the timestep indices of this schedule")
+        alpha, sigma = self._roots(self.alpha_bars[rows], like)
         if self.scaling == "flow":
             alpha, sigma = alpha / (alpha + sigma), sigma / (alpha + sigma)
         return alpha.to(like), sigma.to(like)
@@ -160,15 +162,16 @@ class NoiseSchedule:
         """α and σ at some timesteps of a network of this schedule, possibly fractional.
 
         Args:
-            timestep: the network's timestep argument, [batch].
+            timestep: the network's timestep argument, [batch], within [0, T − 1] (flow: [0, 1000]).
             like: gives dtype and device.
 
         Returns:
-            Both [batch].
+            Both [batch]. A timestep out of its range is refused.
         """
         require_tensor("timestep", timestep, "timesteps as a tensor [batch]")
         require_tensor("like", like, "a tensor of the dtype and device that the result shall have")
         if self.scaling == "flow":
+            _require_within("timestep", timestep.detach().cpu(), 1000, "the times of flow matching")
             s = (timestep / 1000).to(like)
             return 1 - s, s
         alpha, sigma = self._roots(self.alpha_bar_at(timestep), like)
@@ -178,15 +181,15 @@ class NoiseSchedule:
         """The timestep arguments for some noise levels, for a network of this schedule.
 
         Args:
-            alpha_bars: ᾱ, [n], within (0, 1).
+            alpha_bars: ᾱ, [n], within [0, 1].
 
         Returns:
-            Fractional timestep indices (variance-preserving; clamped to the schedule's own range) or 1000 s (flow), [n], float64.
+            Fractional timestep indices (variance-preserving; clamped to the schedule's own range) or 1000 s (flow), [n], float64. A level
+            outside of [0, 1] is refused.
         """
         if self.scaling == "variance-preserving":
             return matching_timesteps(alpha_bars, self)
-        require_tensor("alpha_bars", alpha_bars, LEVELS)
-        level = alpha_bars.double()
+        level = _levels(alpha_bars)
         return 1000 * (1 - level).sqrt() / (level.sqrt() + (1 - level).sqrt())
 
     @cached_property
@@ -236,15 +239,35 @@ class NoiseSchedule:
             timestep: [batch], within [0, T − 1].
 
         Returns:
-            ᾱ, [batch], float64, on the device of ``timestep``.
+            ᾱ, [batch], float64, on the device of ``timestep``. A timestep out of its range is refused.
         """
         require_tensor("timestep", timestep, "timesteps as a tensor [batch]")
         t = timestep.detach().to("cpu", torch.float64)
-        low = t.floor().long().clamp(0, len(self) - 1)
+        _require_within("timestep", t, len(self) - 1, "the timesteps of this schedule")
+        low = t.floor().long()
         high = (low + 1).clamp(max=len(self) - 1)
         fraction = t - low
         between = torch.sigmoid(torch.lerp(self.log_snr[low], self.log_snr[high], fraction))
         return torch.where(fraction == 0, self.alpha_bars[low], between).to(timestep.device)
+
+
+def _require_within(name: str, values: Tensor, high: float, words: str) -> None:
+    """Raise an error unless all values, on the CPU, are from 0 to a highest: NaN is not, and −1 would stand for the last."""
+    inside = (values >= 0) & (values <= high)
+    if not bool(inside.all()):
+        outside = values[~inside]
+        raise InputError(
+            f"{name}: got {outside[0].item():g}, {outside.numel()} of {values.numel()} out of range; expected numbers from 0 to {high:g}, "
+            f"{words}. Correct these, or leave them out."
+        )
+
+
+def _levels(alpha_bars: Tensor) -> Tensor:
+    """ᾱ in float64; an error for what is no tensor of numbers from 0 to 1."""
+    require_tensor("alpha_bars", alpha_bars, LEVELS)
+    levels = alpha_bars.double()
+    _require_within("alpha_bars", levels.detach().cpu(), 1, LEVELS)
+    return levels
 
 
 def require_range(name: str, alpha_bar_range: tuple[float, float]) -> None:
@@ -270,15 +293,15 @@ def matching_timesteps(alpha_bars: Tensor, own: NoiseSchedule) -> Tensor:
     """The fractional timesteps of a network's own schedule that have the given ᾱ.
 
     Args:
-        alpha_bars: target ᾱ, [n], within (0, 1).
+        alpha_bars: target ᾱ, [n], within [0, 1].
         own: the schedule that the network was trained with.
 
     Returns:
         Timesteps within [0, T_own − 1], [n], float64. A level outside the range of ``own`` is clamped to its nearest end, since
-        the network was not trained on cleaner or noisier images.
+        the network was not trained on cleaner or noisier images; one outside of [0, 1] is refused.
     """
-    require_tensor("alpha_bars", alpha_bars, LEVELS)
-    wanted = torch.log(alpha_bars.double().clamp(min=1e-20)) - torch.log1p(-alpha_bars.double())
+    levels = _levels(alpha_bars)
+    wanted = torch.log(levels.clamp(min=1e-20)) - torch.log1p(-levels)
     rising = own.log_snr.flip(0)
     right = torch.searchsorted(rising, wanted).clamp(1, len(own) - 1)
     left = right - 1
@@ -365,12 +388,12 @@ def noised_batch(
         The batch.
     """
     rows = index.cpu()
+    scaled = schedule if schedule.scaling == own.scaling else replace(schedule, scaling=own.scaling)
+    alpha, sigma = scaled.coefficients(rows, x0)  # refuses an index out of range
     alpha_bar = schedule.alpha_bars[rows]
     same = schedule is own or (len(schedule) == len(own) and torch.equal(schedule.alpha_bars, own.alpha_bars))
     plain = same and own.scaling == "variance-preserving"
     timestep = rows if plain else own.timesteps_at(alpha_bar)
-    scaled = schedule if schedule.scaling == own.scaling else replace(schedule, scaling=own.scaling)
-    alpha, sigma = scaled.coefficients(rows, x0)
     return NoisedBatch(
         x0, noise, index, alpha, sigma, alpha_bar.to(x0), timestep.to(x0.device), condition, draws or {}, target
     )  # fmt: skip
