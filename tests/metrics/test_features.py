@@ -53,6 +53,12 @@ def test_every_batch_has_the_same_size_and_padding_leaves_no_trace():
     assert torch.equal(found, images(10).flatten(1).double() * 2)
 
 
+def test_a_network_may_fill_one_buffer_again():
+    buffer = torch.zeros(4, 16, dtype=torch.float64)
+    found = extract_features(lambda batch: buffer.copy_(batch.flatten(1)), images(10), batch_size=4)
+    assert torch.equal(found, images(10).flatten(1).double())
+
+
 def test_an_image_has_the_same_features_in_any_company():
     net = network()
     assert torch.equal(

@@ -184,7 +184,7 @@ def _run(network: Network, part: Tensor, batch_size: int) -> Tensor:
             f"network: got an output of shape {tuple(output.shape)} for {batch_size} images, "
             f"expected [{batch_size}, d]. Give a network that ends in one vector per image (pool or flatten)."
         )
-    return output[: len(part)].to("cpu", torch.float64)
+    return output[: len(part)].to("cpu", torch.float64, copy=True)  # a network may fill one buffer again
 
 
 def _require_images(images: Tensor) -> None:
