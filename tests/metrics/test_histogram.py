@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +103,12 @@ def test_interval_repeats_with_its_generator():
 def test_forget_classes_that_do_not_exist_are_refused(forget):
     with pytest.raises(InputError, match=r"forget_classes: got .* from 0 to 3"):
         measure(classes(1, 2, 3), classes(3, 2, 1), forget=forget)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_counts_that_are_no_finite_numbers_are_refused(odd):
+    with pytest.raises(InputError, match="counts: 1 of 3 values are NaN or infinite; expected finite"):
+        expected_distribution([1.0, odd, 2.0], [0])
 
 
 def test_a_model_that_makes_nothing_else_is_refused():

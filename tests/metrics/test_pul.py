@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -163,6 +164,21 @@ def test_no_correction_where_false_positives_explain_the_count(n_original, corre
 def test_correction_refuses_a_rate_that_is_none(rate):
     with pytest.raises(InputError, match=r"false_positive_rate: got (-0\.1|1\.1|nan); expected"):
         corrected_pul(counted(50, 10, 500), false_positive_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        ({"value": math.nan}, "pul: value: got nan; expected a finite number of per cent"),
+        ({"low": -math.inf}, "pul: low: got -inf; expected a finite number"),
+        ({"n": math.nan}, "pul: n: got nan; expected a finite number, 0 or more"),
+        ({"n_original": math.inf}, "pul: n_original: got inf; expected a finite number, 0 or more"),
+    ],
+)
+def test_correction_refuses_a_result_with_numbers_that_are_none(odd, message):
+    counted = replace(PULResult(50.0, 40.0, 60.0, n_original=100, n_unlearned=50, n=1000), **odd)
+    with pytest.raises(InputError, match=message):
+        corrected_pul(counted, false_positive_rate=0.02)
 
 
 def test_flip_table_equals_a_loop():

@@ -25,7 +25,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vdu.core.checks import as_tensor
+from vdu.core.checks import as_tensor, require_finite
 from vdu.core.errors import InputError
 from vdu.core.surroundings import own_torch
 from vdu.metrics.intervals import centred_interval, require_resampling, resample_counts
@@ -86,7 +86,7 @@ def expected_distribution(counts: Tensor, forget_classes: Sequence[int]) -> Tens
         Fractions, [K], float64, of sum 1.
 
     Raises:
-        InputError: if no image is retained.
+        InputError: if a count is negative, NaN or infinite, or no image is retained.
 
     Examples:
         >>> expected_distribution(torch.tensor([5, 3, 1]), [0]).tolist()
@@ -97,6 +97,7 @@ def expected_distribution(counts: Tensor, forget_classes: Sequence[int]) -> Tens
         raise InputError(
             f"counts: got shape {tuple(counts.shape)}; expected the number of images of each class, [K], 0 or more."
         )
+    require_finite("counts", counts)
     keep = _retained(len(counts), forget_classes)
     kept = counts.to(torch.float64) * keep.to(counts.device)
     if kept.sum() == 0:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from vdu.core.checks import as_tensor
 from vdu.core.errors import InputError, shown
-from vdu.core.ranges import COUNT, NOT_NEGATIVE, UNIT, require_number
+from vdu.core.ranges import AT_LEAST_0, COUNT, NOT_NEGATIVE, UNIT, Range, require_number
 from vdu.core.statistics import TAIL
 from vdu.core.surroundings import own_torch
 from vdu.metrics.features import Network, features_of, require_network
@@ -47,6 +47,8 @@ __all__ = [
     "percentage_unlearned",
     "pul_ceiling",
 ]
+
+PER_CENT = Range("a finite number of per cent", -math.inf, above=True)
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def corrected_pul(pul: PULResult, *, false_positive_rate: float) -> CorrectedPUL
         Value and limits; None if false positives alone explain the original's count.
 
     Raises:
-        InputError: if the rate is outside [0, 1], or the PUL is no result of :func:`percentage_unlearned`.
+        InputError: if the rate is outside [0, 1], or the PUL is no result of :func:`percentage_unlearned`, such as one with NaN.
 
     Source: Rogan and Gladen (1978), American Journal of Epidemiology 107(1).
 
@@ -198,6 +200,10 @@ def corrected_pul(pul: PULResult, *, false_positive_rate: float) -> CorrectedPUL
     require_number("false_positive_rate", false_positive_rate, UNIT)
     if not isinstance(pul, PULResult):
         raise InputError(f"pul: got {shown(pul)}; expected the result of percentage_unlearned, or of PUL.compute.")
+    for name in ("value", "low", "high"):
+        require_number(f"pul: {name}", getattr(pul, name), PER_CENT)
+    for name in ("n", "n_original"):
+        require_number(f"pul: {name}", getattr(pul, name), AT_LEAST_0)
     false_positives = pul.n * false_positive_rate
     if pul.n_original <= false_positives:
         return None
