@@ -23,6 +23,7 @@ import vdu
 from vdu.core.errors import InputError
 from vdu.models.adapt import adapt
 from vdu.models.as_saved import require_as_saved, require_no_global_hooks
+from vdu.models.configuration import require_switches
 from vdu.models.denoiser import PipelineDenoiser
 from vdu.models.identity import (
     configuration_sha256,
@@ -345,8 +346,28 @@ PARTS = {
         "conv_in has a forward of its own .*load the pipeline again, without enable_group_offload and enable_layerwise_casting",
     ),
     "scale 0": (lambda each: each.vae.register_to_config(scaling_factor=0.0), r"have the scale 0\.0 and the shift 0\.0; expected finite"),
-    "scale nan": (lambda each: each.vae.register_to_config(scaling_factor=float("nan")), "have the scale nan"),
-    "no scale": (lambda each: each.vae.register_to_config(scaling_factor=None), "have the scale None"),
+    "scale nan": (lambda each: each.vae.register_to_config(scaling_factor=float("nan")), "scaling_factor: got nan; expected a finite"),
+    "no scale": (lambda each: each.vae.register_to_config(scaling_factor=None), "autoencoder: scaling_factor: got None; expected a finite"),
+    "a scale in quotes": (
+        lambda each: each.vae.register_to_config(scaling_factor="0.7"), r"scaling_factor: got '0\.7'; expected a finite number",
+    ),
+    "a scale that is a switch": (lambda each: each.vae.register_to_config(scaling_factor=True), "factor: got True; expected a finite"),
+    "a shift in quotes": (lambda each: each.vae.register_to_config(shift_factor="0.1"), r"shift_factor: got '0\.1'; expected a finite"),
+    "a switch of the network": (
+        lambda each: each.unet.register_to_config(center_input_sample="false"),
+        "its network: center_input_sample: got 'false'; expected true or false",
+    ),
+    "switches of each block": (
+        lambda each: each.unet.register_to_config(only_cross_attention=[False, "false"]),
+        "its network: only_cross_attention: got 'false'; expected true or false",
+    ),
+    "a switch of the autoencoder": (
+        lambda each: each.vae.register_to_config(force_upcast="false"), "its autoencoder: force_upcast: got 'false'; expected true",
+    ),
+    "a switch of the words": (
+        lambda each: setattr(each.text_encoder.config, "use_attention_mask", "false"),
+        r"its text encoder CLIPTextModel \(1\): use_attention_mask: got 'false'; expected true or false",
+    ),
     "endless prompts": (
         lambda each: setattr(each.tokenizer, "model_max_length", int(1e30)),
         r"its text_encoder reads 64; expected at most as many\. Set pipeline\.tokenizer\.model_max_length = 64",
@@ -375,6 +396,24 @@ def test_a_cache_of_diffusers_is_refused_until_it_is_off():
     opened(pipeline)
     pipeline.vae.register_to_config(shift_factor=None)
     with pytest.raises(InputError, match="the shift None"):
+        opened(pipeline)
+
+
+def test_truth_values_of_each_kind_are_taken(stable_diffusion):
+    for each in (True, 0, [True, False], (False, True)):
+        stable_diffusion.unet.register_to_config(only_cross_attention=each)
+        require_switches(stable_diffusion.unet, "network")
+    stable_diffusion.unet.register_to_config(mid_block_only_cross_attention=None, cross_attention_norm="layer_norm")
+    stable_diffusion.text_encoder.config.use_attention_mask = True
+    for each in (stable_diffusion, *stable_diffusion.components.values()):
+        require_switches(each, "pipeline")
+
+
+def test_a_switch_of_the_pipeline_in_quotes_is_refused():
+    pytest.importorskip("transformers", reason="tiny text encoders are made with transformers")
+    pipeline = tiny_pipelines.sdxl()
+    pipeline.register_to_config(force_zeros_for_empty_prompt="false")
+    with pytest.raises(InputError, match="pipeline: force_zeros_for_empty_prompt: got 'false'; expected true or false"):
         opened(pipeline)
 
 

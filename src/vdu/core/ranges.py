@@ -13,7 +13,7 @@ from typing import Any, cast
 from vdu.core.errors import InputError, shown
 
 __all__ = [
-    "AT_LEAST_0", "COUNT", "ENOUGH_IMAGES", "FRACTION", "NOT_NEGATIVE", "PORT", "POSITIVE", "RANGES", "SEED", "UNIT", "Range",
+    "AT_LEAST_0", "COUNT", "ENOUGH_IMAGES", "FINITE", "FRACTION", "NOT_NEGATIVE", "PORT", "POSITIVE", "RANGES", "SEED", "UNIT", "Range",
     "in_floats", "plain_number", "require_choice", "require_fields", "require_flags", "require_given", "require_kind", "require_number",
     "require_ranges",
 ]  # fmt: skip
@@ -85,6 +85,7 @@ POSITIVE = Range("a number above 0", 0, above=True)
 NOT_NEGATIVE = Range("0 or more", 0, whole=True)
 AT_LEAST_0 = Range("a finite number, 0 or more", 0)
 FRACTION = Range("a number from 0 to below 1", 0, high=1)
+FINITE = Range("a finite number", -math.inf, above=True)
 UNIT = Range("a number from 0 to 1", 0, high=1, below=False)
 PERCENTAGE = Range("a percentage from 0 to 100", 0, high=100, below=False)
 GUIDANCE = Range(

@@ -24,7 +24,7 @@ from vdu.diffusion.schedule import NoiseSchedule
 __all__ = [
     "EXTRAS", "checked_extra", "discrete_parts", "extra", "is_a", "keep_extras", "odd_options", "quiet_diffusers", "read_extras",
     "read_prediction_type", "read_schedule", "read_shape", "read_sides", "refuse_unknown_options", "require_own_schedule",
-    "scheduler_configuration", "unet_parts",
+    "require_switches", "scheduler_configuration", "unet_parts",
 ]  # fmt: skip
 
 DISCRETE_TYPES = ("epsilon", "v_prediction", "sample")
@@ -258,18 +258,50 @@ def read_schedule(scheduler: Any) -> NoiseSchedule:
 
 def _require_plain_options(scheduler: Any) -> None:
     """Raise an error for a switch that is a text, which counts as on, and for a variance that diffusers takes for the small one."""
-    for name, usual in inspect.signature(type(scheduler).__init__).parameters.items():
-        value = scheduler.config.get(name, usual.default)
-        if (
-            isinstance(usual.default, bool)
-            and value is not None
-            and not isinstance(value, bool)
-            and value not in (0, 1)
-        ):
-            raise InputError(f"pipeline's scheduler: {name}: got {shown(value)}; expected true or false.")
+    require_switches(scheduler, "pipeline's scheduler")
     kind = scheduler.config.get("variance_type")
     if kind is not None:
         require_choice("pipeline's scheduler: variance_type", kind, VARIANCES)
+
+
+def require_switches(part: Any, where: str) -> None:
+    """Refuse a switch of a configuration that is no truth value: a text such as "false" counts as on.
+
+    Args:
+        part: a network, encoder or scheduler, or a pipeline; one without a configuration passes.
+        where: subject of the message.
+
+    Raises:
+        InputError: naming the switch.
+    """
+    part = getattr(part, "_orig_mod", part)  # of torch.compile
+    config = getattr(part, "config", {})
+    switches, given = (
+        (_switches_of_class(type(part)), config) if isinstance(config, Mapping) else _switches_of_encoder(config)
+    )
+    for name, several in switches.items():
+        value = given.get(name)
+        values = value if several and isinstance(value, list | tuple) else [value]
+        for each in values:
+            if not (each is None or isinstance(each, bool) or each in (0, 1)):
+                raise InputError(f"{where}: {name}: got {shown(each)}; expected true or false.")
+
+
+def _switches_of_class(kind: type) -> dict[str, bool]:
+    """Options of a class of diffusers that are true or false, by the default or the annotation; whether each may be a list of such."""
+    return {
+        each.name: "tuple" in str(each.annotation).lower()  # one for each block
+        for each in inspect.signature(kind.__init__).parameters.values()
+        if isinstance(each.default, bool) or each.annotation in (bool, bool | None)
+    }
+
+
+def _switches_of_encoder(config: Any) -> tuple[dict[str, bool], Mapping[str, Any]]:
+    """The same of a configuration of transformers, whose class is read for the defaults; and its values."""
+    usual = vars(type(config)())
+    return {name: False for name in usual if isinstance(usual[name], bool)} | {"use_attention_mask": False}, vars(
+        config
+    )
 
 
 def require_own_schedule(scheduler: Any) -> None:

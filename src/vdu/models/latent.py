@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vdu.core.errors import InputError
 from vdu.core.modes import evaluating
+from vdu.core.ranges import FINITE, require_number
 from vdu.models.configuration import read_sides
 from vdu.models.denoiser import PipelineDenoiser
 
@@ -138,7 +139,8 @@ def latent_parts(
         The arguments.
 
     Raises:
-        InputError: if the network has no size, or none that is above 0, or its channels are not those of the latents.
+        InputError: if the network has no size, or none that is above 0, or its channels are not those of the latents, or the scale or
+            shift is no number.
     """
     config, size = autoencoder.config, network.config.sample_size if size is None else size
     if size is None:
@@ -155,6 +157,9 @@ def latent_parts(
             f"pipeline: the network of this {type(pipeline).__name__} takes {channels} channels and its autoencoder makes "
             f"{made}; expected the same number. Inpainting, depth and editing models are not supported."
         )
+    require_number("pipeline's autoencoder: scaling_factor", config.scaling_factor, FINITE)
+    if config.get("shift_factor") is not None:
+        require_number("pipeline's autoencoder: shift_factor", config.shift_factor, FINITE)
     height, width = read_sides(size, "network")
     factor = 2 ** (len(config.block_out_channels) - 1)
     return {

@@ -11,7 +11,7 @@ from vdu.core.errors import InputError, is_out_of_memory
 from vdu.core.modes import evaluating
 from vdu.diffusion.sampling import Sampler
 from vdu.models.as_saved import require_as_saved, require_no_global_hooks, require_tokenizer_as_saved
-from vdu.models.configuration import odd_options
+from vdu.models.configuration import odd_options, require_switches
 from vdu.models.pipelines import check_network
 
 __all__ = ["require_usable", "require_whole"]
@@ -47,8 +47,8 @@ def require_whole(denoiser: Any) -> None:
         denoiser: the model.
 
     Raises:
-        InputError: if the weights of a part are not loaded, a part is not what its saved files give back, or another part than the network
-            has NaN or infinite weights.
+        InputError: if the weights of a part are not loaded, a switch of its configuration is no truth value, a part is not what its saved
+            files give back, or another part than the network has NaN or infinite weights.
     """
     for what, part in _parts(denoiser).items():
         absent = [name for name, value in part.named_parameters() if value.is_meta]
@@ -58,6 +58,7 @@ def require_whole(denoiser: Any) -> None:
                 "loaded weights. Load the pipeline with from_pretrained, without offloading."
             )
         _require_plain(part, what)
+        require_switches(part, f"pipeline: its {what}")
         require_as_saved(part, what)
         if part is not denoiser.network:
             check_network(part, f"pipeline: {what}")

@@ -26,7 +26,7 @@ from vdu.core.errors import InputError, shown
 from vdu.core.paths import like_a_file
 from vdu.core.records import sha256_bytes
 from vdu.core.types import Condition
-from vdu.models.configuration import extra
+from vdu.models.configuration import extra, require_switches
 from vdu.models.identity import MASKED
 from vdu.models.latent import LatentDenoiser, visiting
 
@@ -251,6 +251,7 @@ def text_parts(
     pipeline: Any, encode: Callable[[Any, str | None, torch.device], dict[str, Tensor]], how: Sequence[str] = ()
 ) -> dict[str, Any]:
     """What a text-to-image pipeline gives its denoiser about words, by argument name of :class:`TextDenoiser`."""
+    require_switches(pipeline, "pipeline")
     for name in ENCODERS:
         tokenizer = name.replace("text_encoder", "tokenizer")
         absent = [

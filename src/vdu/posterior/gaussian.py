@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from vdu.core.checks import hash_parameters, require_finite, require_generator
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_file, given_path
-from vdu.core.ranges import POSITIVE, RANGES, Range, plain_number, require_kind, require_number, require_ranges
+from vdu.core.ranges import FINITE, POSITIVE, RANGES, plain_number, require_kind, require_number, require_ranges
 from vdu.core.records import sha256_bytes
 from vdu.core.types import NamedTensors
 from vdu.posterior.names import require_same, require_usable_variance, select_names
@@ -33,8 +33,6 @@ from vdu.posterior.sealed import record_text
 from vdu.posterior.storage import flatten, read_posterior, write_posterior
 
 __all__ = ["GaussianPosterior", "normal_like"]
-
-FINITE = Range("a finite number", -math.inf, above=True)
 
 
 class _Own(dict[str, Tensor]):
