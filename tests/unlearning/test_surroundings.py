@@ -14,9 +14,12 @@ from accelerate.state import AcceleratorState
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import vdu
 from tiny_pipelines import flux
+from vdu.core.errors import InputError
 from vdu.core.surroundings import own_torch
 from vdu.data.forget import split_by_class
 from vdu.diffusion.sampling import Sampler, sample
@@ -231,6 +234,38 @@ def test_the_user_may_choose_a_precision_afterwards():
     job()
     assert Accelerator(mixed_precision="bf16", cpu=True).mixed_precision == "bf16"
     AcceleratorState._reset_state(True)
+
+
+class Rounds(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        return found.bfloat16().float() if func is torch.nn.functional.linear else found
+
+
+BLOCKS = {
+    "Rounds": Rounds,
+    "FlopCounterMode": lambda: FlopCounterMode(display=False),
+    "coarse": lambda: torch.autograd.graph.saved_tensors_hooks(coarse, coarse),
+}
+
+
+def coarse(tensor):
+    return tensor * 2 if tensor.is_floating_point() else tensor
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_block_that_could_change_every_operation_is_refused(name):
+    opened = vdu.PipelineDenoiser.from_pipeline(pipeline())
+    with BLOCKS[name]():
+        for call in (job, lambda: sample(opened, [0], Sampler("ddim", 1)), lambda: opened.from_pipeline(pipeline())):
+            with pytest.raises(InputError, match=rf"\._?{name} is on around this call.*outside of its with"):
+                call()
+
+
+def test_activations_that_are_kept_elsewhere_change_nothing():
+    truth()
+    with torch.autograd.graph.save_on_cpu():
+        check()
 
 
 def test_a_refusal_puts_the_settings_back_too():

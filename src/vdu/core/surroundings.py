@@ -4,6 +4,8 @@
                  the global random stream
     accelerate   its ``ACCELERATE_…`` variables, and the state that all of its objects share; the device asked for is kept
     neither      processes, ranks and addresses of a launcher, which ``torchrun`` sets
+    refused      modes and hooks of a ``with`` block around the call that see every operation, since nobody knows what they change;
+                 even PyTorch's ``FlopCounterMode`` changes bits. A default device and ``save_on_cpu`` are none of them
 
 Not guaranteed: equal bits under ``torch.set_flush_denormal``, which cannot be read; deterministic algorithms, where asked for, stay on.
 """
@@ -17,8 +19,12 @@ from threading import Lock, RLock, get_ident
 from typing import Any
 
 import torch
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from vdu.core.device import VARIABLES
+from vdu.core.errors import InputError
 from vdu.core.processes import say
 
 __all__ = ["accelerate_variables_hidden", "own_torch", "undisturbed"]
@@ -135,6 +141,7 @@ def _random_states() -> list[tuple[Write, Any]]:
 @contextmanager
 def _fresh() -> Iterator[None]:
     """PyTorch's settings as in a fresh process; what other threads still use stays."""
+    _require_no_modes()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with ExitStack() as undo:
         undo.enter_context(torch.random.fork_rng(devices=devices))
@@ -150,6 +157,24 @@ def _fresh() -> Iterator[None]:
                 undo.callback(_put_back, write, before)
                 write(fresh)
         yield
+
+
+def _require_no_modes() -> None:
+    """Refuse a block of the caller's own that may change every operation in this thread, or every tensor kept for a gradient.
+
+    Raises:
+        InputError: naming its class, or its function.
+    """
+    modes = (*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack())
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True) or ()
+    found = [type(each) for each in modes if not isinstance(each, DeviceContext)]
+    found += [each for each in hooks if each.__module__ != torch.autograd.graph.__name__]
+    for each in found:
+        name = f"{each.__module__}.{getattr(each, '__qualname__', type(each).__name__)}"
+        raise InputError(
+            f"PyTorch: {name} is on around this call, as a mode or a hook on saved tensors, so it could change every result, and no saved "
+            "pipeline has it; expected none. Call this outside of its with block."
+        )
 
 
 def _put_back(write: Write, value: Any) -> None:
