@@ -62,7 +62,16 @@ def test_a_part_that_is_frozen_is_not_trained_behind_the_users_back(make_pipelin
         run(pipeline, gradient_ascent(), train="attention")
     with pytest.raises(InputError, match=match):
         fit_posterior(pipeline, "fisher", n_train=9, generator=torch.Generator(), train="attention")
-    run(pipeline, gradient_ascent(), train="lora:2")  # corrections leave the weights as they are
+    with pytest.raises(
+        InputError, match=rf"got 'lora:2', and 1 of the {4 * len(layers)} weights that it corrects are frozen"
+    ):
+        run(pipeline, gradient_ascent(), train="lora:2")  # the merged weight would be another one
+    pipeline.unet.requires_grad_(False)  # as scripts for LoRA leave the network that they correct
+    made = run(pipeline, gradient_ascent(), train="lora:2").pipeline.unet
+    assert not torch.equal(made.mid_block.attentions[0].to_q.weight, pipeline.unet.mid_block.attentions[0].to_q.weight)
+    pipeline.unet.requires_grad_(True)
+    layers[0].to_q.bias.requires_grad_(False)  # which is not corrected
+    run(pipeline, gradient_ascent(), train="lora:2")
     layers[0].to_q.requires_grad_(True)
     pipeline.unet.conv_in.requires_grad_(False)  # of another part
     made = run(pipeline, gradient_ascent(), train="attention").pipeline.unet

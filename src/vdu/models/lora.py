@@ -158,8 +158,8 @@ def check_train(network: nn.Module, train: str) -> None:
         train: as for :func:`training_copy`.
 
     Raises:
-        InputError: if the part is unknown or the network has none, weights of it are frozen or have hooks, or the rank is above the size
-            of a layer.
+        InputError: if the part is unknown or the network has none, weights of it are frozen (of corrected ones some, in a network that is
+            not frozen as a whole) or have hooks, or the rank is above the size of a layer.
     """
     rank = lora_rank(train)
     for name, value in network.named_parameters():
@@ -190,9 +190,14 @@ def check_train(network: nn.Module, train: str) -> None:
             f"expected one of {', '.join(found)}."
         )
     weights = [value for layer in layers.values() for value in layer.parameters()]
-    if rank is None and (
-        frozen := sum(not value.requires_grad for value in weights)
-    ):  # corrections leave them as they are
+    fixed = sum(not layer.weight.requires_grad for layer in layers.values())
+    if rank is not None and fixed and any(value.requires_grad for value in network.parameters()):
+        raise InputError(
+            f"train: got {train!r}, and {fixed} of the {len(layers)} weights that it corrects are frozen (requires_grad is False), and "
+            "would change in the merged pipeline; expected none of them to be frozen, or the whole network. Call requires_grad_(True) on "
+            "the layers, or train another part."
+        )
+    if rank is None and (frozen := sum(not value.requires_grad for value in weights)):
         raise InputError(
             f"train: got {train!r}, and {frozen} of the {len(weights)} weights of these layers are frozen (requires_grad is False); "
             "expected all of them to train. Call requires_grad_(True) on the layers, or train another part."
