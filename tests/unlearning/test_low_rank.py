@@ -8,9 +8,12 @@ from safetensors.torch import load_file
 
 from vdu.core.errors import InputError
 from vdu.data.images import ImageSet
+from vdu.methods.conflict_free import ConflictFree
 from vdu.methods.esd import ESD
+from vdu.methods.salun import SalUn, saliency
 from vdu.methods.vdu import VDU, gradient_ascent
-from vdu.models.lora import LORA_FILE
+from vdu.models.denoiser import PipelineDenoiser
+from vdu.models.lora import LORA_FILE, training_copy
 from vdu.models.pipelines import load_pipeline
 from vdu.posterior.isotropic import fit_isotropic
 from vdu.replay import auxiliary_models
@@ -93,6 +96,28 @@ def test_the_teacher_of_corrections_is_the_same_network_without_them(make_pipeli
         value.data_ptr() == pipeline.unet.get_parameter(name).data_ptr() and not value.requires_grad
         for name, value in given[0].network.named_parameters()
     )
+
+
+def test_a_method_that_measures_weights_at_the_start_does_not_train_corrections(make_pipeline, tmp_path):
+    """B is 0 there, so that the gradient by A is 0 whatever is to be forgotten, and a mask of the largest holds ties."""
+    pipeline, retain = make_pipeline(), ImageSet(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
+    student = PipelineDenoiser.from_pipeline(pipeline).with_network(training_copy(pipeline.unet, "lora:2"))
+    source = torch.Generator().manual_seed(0)
+    found = saliency(
+        student, torch.rand(4, 1, 8, 8, generator=source), torch.ones(len(student.schedule)), schedule=student.schedule,
+        batch_size=2, clip_norm=1.0, generator=source,
+    )  # fmt: skip
+    assert all(bool(value.any()) == name.endswith("lora_B") for name, value in found.items())
+    posterior = fit_isotropic(dict(pipeline.unet.named_parameters()), 1.0)
+    for method in (SalUn(), ConflictFree(posterior=posterior, radius=1.0)):
+        with pytest.raises(
+            InputError,
+            match=rf"train: got lora:2, but with these options the method {method.name} .*train attention",
+        ):
+            run(pipeline, method, retain=retain, train="lora:2", folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    for method in (SalUn(salient_share=1), ConflictFree()):
+        assert moved(run(pipeline, method, retain=retain, train="lora:2"), pipeline)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ class Described(Hooks):
         substitutes: when another label or prompt takes the place of one to forget (``Tools.substitute``): "" never, "asked" if the user
             names one (``--instead``), "words" also the empty prompt for what is forgotten in words, "always" also the null condition.
         part: the only part of the network that it changes (``--train``); None if the user chooses.
+        corrections: whether low-rank corrections can train (``--train lora:RANK``), which have no gradient of their own at the start.
         word_part: what trains if the user says in words what is to be forgotten and chooses no part; None is all of the network.
         estimator: the estimator of the posterior that the method requires; None if it requires none.
         retain_options: options that apply if the user gives images to keep.
@@ -98,6 +99,7 @@ class Described(Hooks):
     stops: bool = False
     substitutes: str = ""
     part: str | None = None
+    corrections: bool = True
     word_part: str | None = None
     strength: tuple[str, ...] = ()
     estimator: str | None = None

@@ -98,6 +98,11 @@ class ConflictFree(BaseMethod):
         if self.posterior is not None and not wanted:
             raise InputError("posterior: given, but neither precondition nor radius uses it; set one, or leave it out.")
 
+    @property
+    def corrections(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether there is no posterior, which is one of weights."""
+        return self.posterior is None
+
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Check that the posterior matches the model, and centre it on the current weights."""
         ready = super().prepare(denoiser, tools)

@@ -21,6 +21,9 @@ newest read is a6e89fd), which draws the steps in antithetic pairs, and takes ε
 where ours is without. Before that (for example in bc74947 and 2b0a8a1) it stepped the optimiser between the batches and ranked in
 ascending order, which kept the LEAST salient half; 2b0a8a1 also added |∇ℓ_b| over batches.
 
+Low-rank corrections (LoRA) W₀ + B A start at B = 0, where the gradient by A is 0 and the mask would hold all of B and ties of A:
+they are refused unless the share is 1.
+
 Not guaranteed: that ascent stops (it has no lower bound; the guard ends a run whose errors pass twice that of predicting
 no noise at all); that ties between weights are broken in the same way on different devices.
 
@@ -91,6 +94,11 @@ class SalUn(BaseMethod):
     def uses(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The forget images for the mask, with their conditions."""
         return frozenset({"forget", "forget_condition"} if self._conditional else {"forget"})
+
+    @property
+    def corrections(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether nothing is masked: B of a correction starts at 0, so that every gradient by A is 0, whatever the forget images are."""
+        return self.salient_share == 1
 
     def prepare(self, denoiser: Denoiser, tools: Tools) -> Self:
         """Compute the mask at the original weights, and store these weights."""

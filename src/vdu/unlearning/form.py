@@ -54,7 +54,8 @@ def for_model(
         Both.
 
     Raises:
-        InputError: if the method cannot use what takes the place of the concept, lacks it, or changes another part.
+        InputError: if the method cannot use what takes the place of the concept, lacks it, changes another part, or cannot train low-rank
+            corrections.
     """
     if train is not None:
         lora_rank(train)  # refuses what names no part
@@ -91,7 +92,13 @@ def for_model(
         )
     if part is not None and train not in {None, "all", part}:
         raise InputError(f"--train: got {train}, but the method {method.name} changes {part} alone; leave it out.")
-    return chosen, part or train or ("forget" in prompts and getattr(method, "word_part", None)) or "all"
+    train = part or train or ("forget" in prompts and getattr(method, "word_part", None)) or "all"
+    if lora_rank(train) and not getattr(method, "corrections", True):
+        raise InputError(
+            f"--train: got {train}, but with these options the method {method.name} measures the model's own weights before it trains, and "
+            "low-rank corrections have none that say anything then; expected a part of the weights (--train attention), or all of them."
+        )
+    return chosen, train
 
 
 def _under_labels(chosen: ChosenMethod) -> ChosenMethod:
