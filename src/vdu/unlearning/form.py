@@ -92,13 +92,13 @@ def for_model(
         )
     if part is not None and train not in {None, "all", part}:
         raise InputError(f"--train: got {train}, but the method {method.name} changes {part} alone; leave it out.")
-    train = part or train or ("forget" in prompts and getattr(method, "word_part", None)) or "all"
-    if lora_rank(train) and not getattr(method, "corrections", True):
+    trained = part or train or ("forget" in prompts and getattr(method, "word_part", None)) or "all"
+    if lora_rank(trained) and not getattr(method, "corrections", True):
         raise InputError(
-            f"--train: got {train}, but with these options the method {method.name} measures the model's own weights before it trains, and "
-            "low-rank corrections have none that say anything then; expected a part of the weights (--train attention), or all of them."
+            f"--train: got {trained}, but with these options the method {method.name} measures the model's own weights before it "
+            "trains, and low-rank corrections have none that say anything then; expected a part of the weights (--train attention), or all of them."
         )
-    return chosen, train
+    return chosen, trained
 
 
 def _under_labels(chosen: ChosenMethod) -> ChosenMethod:
