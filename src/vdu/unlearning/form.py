@@ -95,8 +95,8 @@ def for_model(
     trained = part or train or ("forget" in prompts and getattr(method, "word_part", None)) or "all"
     if lora_rank(trained) and not getattr(method, "corrections", True):
         raise InputError(
-            f"--train: got {trained}, but with these options the method {method.name} measures the model's own weights before it "
-            "trains, and low-rank corrections have none that say anything then; expected a part of the weights (--train attention), or all of them."
+            f"--train: got {trained}, but with these options the method {method.name} measures the model's own weights before it trains, "
+            "and low-rank corrections have none that say anything then; expected a part of the weights (--train attention), or all of them."
         )
     return chosen, trained
 
