@@ -229,3 +229,70 @@ def test_compared_images_of_several_classes_are_refused_as_those_to_forget(class
     assert len(compared_images(Listed(pairs, ("a", "b", "c")), (1, 8, 6), ("b",))) == 2
     assert len(compared_images(ImageSet(torch.from_numpy(GREY), torch.arange(5)), (1, 8, 6), ())) == 5
     assert len(compared_images(Listed(pairs[1::3], classes), (1, 8, 6), ())) == 2  # of one class
+
+
+class Refilled(Dataset):
+    """One buffer for all items, as readers of large files have."""
+
+    def __init__(self, pixels, buffer, n=3):
+        self.pixels, self.buffer, self.label, self.n = pixels, buffer, torch.zeros((), dtype=torch.int64), n
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        if isinstance(self.buffer, Image.Image):
+            self.buffer.paste(Image.fromarray(self.pixels[i, 0]))
+        elif isinstance(self.buffer, np.ndarray):
+            self.buffer[:] = self.pixels[i]
+        else:
+            self.buffer.copy_(torch.from_numpy(self.pixels[i]))
+        return self.buffer, self.label.fill_(i)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array", "pillow", "opened"])
+def test_a_dataset_that_fills_one_buffer_again_gives_every_image(kind, tmp_path):
+    Image.fromarray(GREY[4, 0]).save(tmp_path / "blank.png")
+    buffer = {"tensor": torch.zeros(1, 8, 6, dtype=torch.uint8), "array": np.zeros((1, 8, 6), np.uint8)}
+    buffer |= {"pillow": Image.new("L", (6, 8)), "opened": Image.open(tmp_path / "blank.png")}
+    found = as_images(Refilled(GREY, buffer[kind]), name="forget")
+    assert torch.equal(found.images, torch.from_numpy(GREY[:3])) and found.labels.tolist() == [0, 1, 2]
+
+
+def test_what_only_the_file_of_an_image_tells_is_still_seen(tmp_path):
+    frames = [Image.fromarray(each[0]) for each in GREY[:2]]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:])
+    opened = Image.open(tmp_path / "two.gif")
+    opened.load()
+    with pytest.raises(InputError, match="several frames"):
+        as_images(Listed([opened]), name="forget")
+
+
+def test_labels_that_are_texts_are_names_and_never_indices():
+    names = ["1", "2", "3"]
+    pairs = [(GREY[i], names[i % 3]) for i in range(5)]
+    found = as_images(Listed(pairs, names), name="forget")
+    assert found.labels.tolist() == [0, 1, 2, 0, 1] and found.class_names == ("1", "2", "3")
+    assert len(forget_images(Listed(pairs, names), (1, 8, 6), classes=("1",))) == 2
+    both = ConcatDataset([Listed(pairs, names), Listed([(GREY[0], "3"), (GREY[1], 0)], ["3", "4"])])
+    merged = as_images(both, name="forget")
+    assert [merged.class_names[label] for label in merged.labels] == ["1", "2", "3", "1", "2", "3", "3"]
+    wrong = [b"1", bytearray(b"1"), "1_0", " 1", "0", np.array("1"), np.array("1", dtype=object)]
+    for label in wrong:
+        with pytest.raises(
+            InputError, match=r"a label of the Dataset is .*; expected class indices, 0 or more, or names"
+        ):
+            as_images(Listed([(GREY[0], 0), (GREY[1], label)], [*names, "10"]), name="forget")
+    with pytest.raises(InputError, match="a label of the Dataset is '1'"):
+        as_images(Listed([(GREY[0], "1")]), name="forget")
+    with pytest.raises(InputError, match="a label of the Dataset is 'a'"):  # of two classes
+        as_images(Listed([(GREY[0], "a")], ["a", "a"]), name="forget")
+
+
+def test_classes_without_an_order_are_refused():
+    for classes in ({"cat", "dog"}, (each for each in ("cat", "dog")), {"cat": 0, "dog": 1}.keys()):
+        with pytest.raises(InputError, match=r"the dataset's classes: got .*; expected a list"):
+            as_images(Listed([(GREY[0], 0), (GREY[1], 1)], classes), name="forget")
+    for classes in (["cat", "dog"], ("cat", "dog"), np.array(["cat", "dog"]), {"dog": 1, "cat": 0}):
+        found = as_images(Listed([(GREY[0], 0), (GREY[1], 1)], classes), name="forget")
+        assert found.class_names == ("cat", "dog")

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import ChainDataset, ConcatDataset, Dataset, IterableDataset, Subset
 
+from vdu.core.class_names import composed
 from vdu.core.errors import InputError, shown
 from vdu.core.paths import given_path
 from vdu.data.decode import Shape, decode_all, fit_shape, open_image
@@ -143,7 +144,7 @@ def _from_list(given: Sequence[Any], name: str, shape: Shape | None, convert: bo
 
 
 def _from_dataset(given: Any, name: str, shape: Shape | None, convert: bool) -> ImageSet:
-    found = list(_items(given))
+    found = [(_copied(item), names) for item, names in _items(given)]  # some fill one buffer again for every item
     items, classes = [item for item, _ in found], [names for _, names in found]
     pairs = [isinstance(item, tuple | list) and len(item) == 2 for item in items]
     if any(pairs) and not all(pairs):
@@ -162,6 +163,24 @@ def _from_dataset(given: Any, name: str, shape: Shape | None, convert: bool) -> 
     else:
         pixels = torch.cat([_one(each, name) for each in images])
     return ImageSet(pixels, *_labels(labels, classes, name))
+
+
+def _copied(item: Any) -> Any:
+    """An item as it is now, which stays when the Dataset fills the same memory with the next one."""
+    if isinstance(item, tuple | list):
+        return tuple(map(_copied, item))
+    if isinstance(item, Tensor):
+        return item.detach().clone()
+    if isinstance(item, np.ndarray):
+        return item.copy()
+    if isinstance(item, Image.Image) and not _as_opened(item):
+        return item.copy()
+    return item
+
+
+def _as_opened(image: Image.Image) -> bool:
+    """Whether an image's file tells what its copy would not: what is not yet read, frames, and the tags of a TIFF."""
+    return bool(getattr(image, "tile", ())) or getattr(image, "is_animated", False) or hasattr(image, "tag_v2")
 
 
 def _items(dataset: Any) -> Iterator[tuple[Any, Classes]]:
@@ -210,6 +229,11 @@ def _names(classes: Any) -> Classes:
         classes = [labels[place] for place in range(len(labels))]
     if isinstance(classes, str) or not isinstance(classes, Iterable):
         return None
+    ordered = isinstance(classes, Sequence) or (isinstance(classes, np.ndarray) and classes.ndim == 1)
+    if not ordered:
+        raise InputError(
+            f"the dataset's classes: got {shown(classes)}; expected a list, since the order of the names is that of the labels."
+        )
     return tuple(map(str, classes)) or None
 
 
@@ -251,14 +275,17 @@ def _labels(
     """Labels, names of the images (None) and names of the classes; parts with classes of their own are merged by name."""
     if not labels:
         return None, None, None
-    try:
-        found = [int(label) for label in labels]
-        torch.tensor(found)
-        wrong = [given for given, label in zip(labels, found, strict=True) if float(given) != label]
-    except (TypeError, ValueError, OverflowError):
-        found, wrong = [], labels
-    if wrong:  # among them fractions, such as probabilities
-        raise InputError(f"{name}: a label of the Dataset is {shown(wrong[0])}; expected class indices, 0 or more.")
+    found: list[int] = []
+    wrong: list[Any] = []
+    for label, names in zip(labels, classes, strict=True):
+        if (place := _place(label, names or ())) is None:
+            wrong.append(label)
+        else:
+            found.append(place)
+    if wrong:
+        raise InputError(
+            f"{name}: a label of the Dataset is {shown(wrong[0])}; expected class indices, 0 or more, or names among its classes."
+        )
     several = len(set(classes)) > 1
     unnamed = [label for label, names in zip(found, classes, strict=True) if not names or not 0 <= label < len(names)]
     if unnamed and several:
@@ -269,10 +296,25 @@ def _labels(
     if unnamed:
         return torch.tensor(found), None, None
     merged = dict.fromkeys(each for names in dict.fromkeys(classes) for each in names or ())
-    place = {each: i for i, each in enumerate(merged)}
+    places = {each: i for i, each in enumerate(merged)}
     if several:
-        found = [place[(names or ())[label]] for label, names in zip(found, classes, strict=True)]
+        found = [places[(names or ())[label]] for label, names in zip(found, classes, strict=True)]
     return torch.tensor(found), None, tuple(merged) if several else classes[0]
+
+
+def _place(label: Any, names: tuple[str, ...]) -> int | None:
+    """The index that a label is, or that of the class of which it is the name; None for anything else, such as a probability."""
+    if isinstance(label, str):  # never the number that is written in it
+        same = [i for i, each in enumerate(names) if composed(each) == composed(label)]
+        return same[0] if len(same) == 1 else None
+    if isinstance(label, bytes | bytearray) or getattr(getattr(label, "dtype", None), "kind", "") in ("S", "U", "O"):
+        return None
+    try:
+        found = int(label)
+        torch.tensor(found)
+        return found if float(label) == found else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _decoded(images: Sequence[Image.Image], name: str, shape: Shape | None, convert: bool) -> Tensor:
