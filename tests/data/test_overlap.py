@@ -98,3 +98,33 @@ def test_hashes_in_a_file_find_the_copies_that_the_images_find(tmp_path):
     (tmp_path / "hashes.safetensors").write_bytes(b"{}")
     with pytest.raises(InputError, match=r"hashes\.safetensors: cannot be read"):
         PixelHashes.load(tmp_path / "hashes.safetensors")
+
+
+@pytest.mark.parametrize(("channels", "side"), [(1, 28), (3, 32), (1, 8), (3, 7), (3, 21)])
+def test_near_copies_of_exactly_one_level_are_all_noticed(capsys, channels, side):
+    """Every pixel one darker: each mean differs by one level. Half of the others are two levels darker."""
+    rng = np.random.default_rng(0)
+    theirs = torch.from_numpy(rng.integers(2, 256, (40, channels, side, side), dtype=np.uint8))
+    if side == 21:  # cells nearly black or white, where products round most
+        coarse = rng.integers(0, 2, (40, channels, 7, 7)).repeat(3, 2).repeat(3, 3)
+        theirs = torch.from_numpy((245 * coarse + rng.integers(2, 10, coarse.shape)).astype(np.uint8))
+    ours = torch.cat([theirs - 1, theirs[:20] - 2])
+    without_copies(ImageSet(ours), ImageSet(theirs), "held-out images", "forget images")
+    assert "warning: 40 of 60 held-out images look like copies" in capsys.readouterr().err
+
+
+def test_near_copies_are_those_that_exact_means_find(capsys):
+    """Near the bound, among images so much alike that a product of matrices in float32 does not tell them apart."""
+    rng = np.random.default_rng(1)
+    base = rng.integers(0, 2, (1, 3, 14, 14)) * 249 + 3
+    theirs = base + rng.integers(-3, 3, (60, 3, 14, 14))
+    ours = base + np.concatenate([rng.integers(-most, most + 1, (30, 3, 14, 14)) for most in (1, 2)])
+    one, other = (
+        each.reshape(60, 3, 7, 2, 7, 2).sum((3, 5)).reshape(60, -1) for each in (ours, theirs)
+    )  # 4 × the mean
+    squares = ((one[:, None] - other) ** 2).sum(2)
+    expected = int((squares.min(1) <= 16 * 147).sum())  # exact, in whole numbers
+    assert 10 < expected < 50
+    sets = [ImageSet(torch.from_numpy(each.astype(np.uint8))) for each in (ours, theirs)]
+    without_copies(*sets, "held-out images", "forget images")
+    assert f"warning: {expected} of 60 held-out images look like copies" in capsys.readouterr().err
