@@ -82,10 +82,10 @@ def test_variance_channels_are_dropped_and_kept_in_the_raw_output():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_timesteps_are_scaled_without_loss(dtype):
-    ours = denoiser(torch.zeros(2, 1, 4, 4, dtype=dtype), timestep_scale=0.25)
+    ours = denoiser(torch.zeros(2, 1, 4, 4, dtype=dtype), schedule=NoiseSchedule.linear(4000), timestep_scale=0.25)
     noise_seen(ours, torch.zeros(2, 1, 4, 4, dtype=dtype), torch.tensor([3999, 1]))
-    noise_seen(ours, torch.zeros(2, 1, 4, 4, dtype=dtype), torch.tensor([3999.5, 1], dtype=torch.float64))
-    assert [asked.tolist() for asked in ours.network.asked] == [[999.75, 0.25], [999.875, 0.25]]
+    noise_seen(ours, torch.zeros(2, 1, 4, 4, dtype=dtype), torch.tensor([3998.5, 1], dtype=torch.float64))
+    assert [asked.tolist() for asked in ours.network.asked] == [[999.75, 0.25], [999.625, 0.25]]
 
 
 def test_a_copy_has_weights_of_its_own(make_pipeline):
