@@ -84,7 +84,6 @@ def _checks() -> list[Check]:
         ("stops", _is_switch, "True or False"),
         ("relabels", _is_switch, "True or False"),
         ("corrections", _is_switch, "True or False"),
-        ("corrections", _is_switch, "True or False"),
         ("pool", NOT_NEGATIVE.holds, NOT_NEGATIVE.words),
         ("substitutes", lambda value: isinstance(value, str) and value in SUBSTITUTES, "'', 'asked', 'words' or 'always'"),
         ("part", _is_text_or_none, "what trains, as text, or None"),
