@@ -29,7 +29,15 @@ from vdu.commands.help_page import FOOT, USAGE, HelpPage
 from vdu.commands.import_checkpoint import Architecture, ImportSettings
 from vdu.commands.judge import JudgeSettings
 from vdu.commands.list_methods import ListSettings
-from vdu.commands.mistakes import left_over, meant, require_given, unknown_option, unknown_verb
+from vdu.commands.mistakes import (
+    MAY_BE_EMPTY,
+    left_over,
+    meant,
+    require_given,
+    require_no_empty,
+    unknown_option,
+    unknown_verb,
+)
 from vdu.commands.options import at_home, to_toml
 from vdu.commands.pretrain import PretrainSettings
 from vdu.commands.report import ReportSettings
@@ -351,6 +359,7 @@ def _dispatch(tokens: list[str]) -> None:
             values = without_former_defaults(values, tokens)
             tokens = with_options_of_file(values, tokens)
         app.config = (Dict(values, use_commands_as_keys=False, source=str(path)),)
+    require_no_empty(tokens)
     PAGE.everything = "--help-all" in tokens
     try:
         app(["--help" if token == "--help-all" else token for token in tokens])
@@ -402,6 +411,11 @@ def _read_config(path: Path, verb: list[str]) -> dict[str, Any]:
             near = None if near is None else near.split()[0].removeprefix("--").replace("-", "_")
             hint = f"Did you mean {near!r}?" if near else f"The settings of {verb[0]} are {', '.join(known)}."
             raise InputError(f"--config {path}: {name!r} is not a setting of vdu {verb[0]}. {hint}")
+        empty = values[name] == "" or (isinstance(values[name], list) and "" in values[name])
+        if empty and name not in {*MAY_BE_EMPTY, "forget"}:  # empty in the file of a run that drew its images
+            raise InputError(
+                f"--config {path}: {name} is empty; expected something in it. Leave it out for the default."
+            )
     return values
 
 

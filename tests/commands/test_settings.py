@@ -5,9 +5,14 @@ from typing import get_type_hints
 
 import pytest
 
+import vdu
 from vdu.cli import SETTINGS
+from vdu.commands import judge, posterior
 from vdu.commands.compare import CompareSettings
+from vdu.commands.judge import JudgeSettings
 from vdu.commands.options import at_home
+from vdu.commands.settings import PosteriorSettings
+from vdu.core.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -109,3 +114,55 @@ def test_a_tilde_is_expanded_in_every_path(command, capsys, monkeypatch, tmp_pat
     assert code == 0 and f'posterior = "{tmp_path}/p"' in said.out
     runs = at_home(CompareSettings(runs=(Path("~/a"), Path("b")), output=Path("~/c.html")))
     assert (runs.runs, runs.output) == ((tmp_path / "a", Path("b")), tmp_path / "c.html")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "named"),
+    [
+        (["unlearn", "zoo:mnist-labels", "--forget", "", "--forget-label", "8"], "--forget"),
+        (["unlearn", "zoo:mnist-labels", "", "--forget-label", "8"], "vdu unlearn"),
+        (["unlearn", "zoo:mnist", "f", "--posterior="], "--posterior"),
+        (["unlearn", "zoo:mnist", "f", "--retain", ""], "--retain"),
+        (["unlearn", "zoo:mnist", "f", "-o", ""], "-o"),
+        (["posterior", "finetuned-ensemble", "zoo:mnist", "--data", ""], "--data"),
+        (["posterior", "fisher", "zoo:mnist", "--name-filter="], "--name-filter"),
+        (["evaluate", "run", "--retrained", ""], "--retrained"),
+        (["evaluate", "run", "--judge", ""], "--judge"),
+        (["pretrain", "digits", "--from", ""], "--from"),
+        (["pretrain", "digits", "--without", "1", "--without", ""], "--without"),
+        (["judge", "digits", "--name", ""], "--name"),
+        (["report", "run", "--by", ""], "--by"),
+        (["report", ""], "vdu report"),
+        (["demo", "--output-dir", ""], "--output-dir"),
+    ],
+)
+def test_an_empty_text_is_not_what_was_left_out(command, capsys, tmp_path, monkeypatch, tokens, named):
+    """A shell makes it of an unset variable; a path would be the current folder, and images would be drawn in place of the user's."""
+    monkeypatch.chdir(tmp_path)
+    assert command(*tokens) == 2
+    assert f"vdu: {named}: got '', which is empty; expected something in it" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_text_in_a_file_is_refused_but_for_what_a_run_writes(command, capsys, tmp_path):
+    file = tmp_path / "c.toml"
+    for text in ('posterior = ""', 'retain = ""', 'forget_class = ["1", ""]'):
+        file.write_text(text, encoding="utf-8")
+        code, said = resolved(command, capsys, "unlearn", "--config", file)
+        assert code == 2 and f"{text.split()[0]} is empty; expected something in it" in said.err
+    file.write_text('forget = ""\nforget_label = ["8"]', encoding="utf-8")  # images drawn under a label
+    assert command("unlearn", "zoo:mnist-labels", "--config", file, "--dry-run") == 0
+    file.write_text('label = [""]', encoding="utf-8")
+    assert command("sample", "zoo:emoji", "--config", file, "--dry-run") == 0
+    assert command("sample", "zoo:emoji", "--label", "", "--dry-run") == 0
+
+
+def test_an_empty_text_in_python_is_refused_too(tmp_path):
+    for call, name in (
+        (lambda: posterior.run(PosteriorSettings(estimator="finetuned-ensemble", data="")), "data"),
+        (lambda: posterior.run(PosteriorSettings(name_filter="")), "name_filter"),
+        (lambda: judge.run(JudgeSettings(data="digits", name="")), "name"),
+        (lambda: vdu.report(tmp_path, by=""), "by"),
+    ):
+        with pytest.raises(InputError, match=f"^{name}: got '', which is empty"):
+            call()

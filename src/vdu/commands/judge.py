@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from vdu.commands.options import Count, GivenFirst, NotNegative, OutputDir, Rate, Seed, Tracker, Weight, plain, to_toml
 from vdu.core.errors import InputError, shown
 from vdu.core.processes import place
-from vdu.core.ranges import COUNT, require_ranges
+from vdu.core.ranges import COUNT, require_given, require_ranges
 from vdu.core.runs import Run
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
     from vdu.training.loop import fingerprint_of, require_resumable, train
     from vdu.training.trackers import require_tracker
 
+    require_given(vars(settings), "name")
     make_accelerator()  # connects the processes of a launcher
     images, held_out = (load_images(settings.data, split=split) for split in ("train", "test"))
     if images.labels is None or held_out.labels is None:

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any
 
 from vdu.commands.help_page import USAGE
+from vdu.core import ranges
 from vdu.core.errors import InputError
 
-__all__ = ["left_over", "meant", "require_given", "unknown_option", "unknown_verb"]
+__all__ = ["MAY_BE_EMPTY", "left_over", "meant", "require_given", "require_no_empty", "unknown_option", "unknown_verb"]
 
+MAY_BE_EMPTY = {"label"}  # a prompt to draw: the empty one
 OTHER_WORDS: Mapping[str, tuple[str, ...]] = {
     "--batch": ("--batch-size",),
     "--bf16": ("--mixed-precision bf16",),
@@ -152,6 +155,21 @@ def left_over(verb: str, unused: Sequence[str], tokens: Sequence[str], repeatabl
         option, first = before
         return f"{verb}: {option} takes one value, and {word} follows its value. Give it again for each: {option} {first} {option} {word}."
     return f"{verb}: nothing takes {' '.join(unused)}. Type: {USAGE[verb]} (vdu {verb} --help explains it)."
+
+
+def require_no_empty(tokens: Sequence[str]) -> None:
+    """Refuse an empty text, as a shell makes of an unset variable: it would count as not given, and as a path it is the current folder.
+
+    Args:
+        tokens: the command line; the ``InputError`` names the option, or the verb of an argument.
+    """
+    for before, token in pairwise(["", *tokens]):
+        name, joined, value = token.partition("=") if token.startswith("-") else ("", "", token)
+        if value or (name and not joined):
+            continue
+        name = name or (before if before.startswith("-") and "=" not in before else f"vdu {tokens[0]}".rstrip())
+        if name.lstrip("-").replace("-", "_") not in MAY_BE_EMPTY:
+            ranges.require_given({name: ""}, name)
 
 
 def require_given(verb: str, **given: Any) -> None:

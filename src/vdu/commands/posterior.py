@@ -9,6 +9,7 @@ from torch import Tensor
 from vdu.commands.settings import PosteriorSettings, to_toml
 from vdu.core import progress
 from vdu.core.errors import InputError
+from vdu.core.ranges import require_given
 from vdu.core.records import sha256_bytes
 from vdu.core.rng import generator as named_generator
 from vdu.core.room import require_room
@@ -60,6 +61,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     Raises:
         InputError: if the settings, the model or a stored state cannot be used, or the mean is not a working model.
     """
+    require_given(vars(settings), "data", "name_filter")
     options = _options(settings)
     estimator = make_estimator(settings.estimator, **options)  # fails early on invalid settings
     takes = find_estimator(settings.estimator).takes
@@ -71,7 +73,7 @@ def run(settings: PosteriorSettings) -> dict[str, Any]:
     denoiser = in_training(drawing, settings.train)
     denoiser = denoiser.with_network(trained_weights(denoiser.network, settings.train))
     sampler = settings.sampler()
-    data = load_images(settings.data, shape=denoiser.image_shape, split="train") if settings.data else None
+    data = load_images(settings.data, shape=denoiser.image_shape, split="train") if settings.data is not None else None
     covered(denoiser, settings.name_filter)
     require_room("--n-samples", settings.n_samples, drawing.image_shape)
     sampler.make(drawing)  # all refuse now what the model's schedule cannot do

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdu.core.errors import InputError
+from vdu.core.ranges import require_given
 from vdu.core.records import atomic_file, read_json, sha256_bytes, sha256_file, write_json
 from vdu.reporting import page_tables
 from vdu.reporting.asked import asked_tables
@@ -115,6 +116,7 @@ def make_report(
     Returns:
         The page, and the content of ``evidence.json``. The same run folder and version of vdu give the same bytes.
     """
+    require_given({"by": by}, "by")
     data = collect(run_dir)
     doubt = retrained_doubt(data)
     if doubt:
