@@ -159,7 +159,7 @@ def _n_near(images: ImageSet, others: ImageSet) -> int:
     if images.shape != others.shape or not len(others):
         return 0
     ours, theirs = _thumbnails(images), _thumbnails(others)
-    parts = track(ours.split(128), "looking for near copies", "part") if len(theirs) else ()
+    parts = track(ours.split(128), "looking for near copies", "part") if len(ours) and len(theirs) else ()
     return sum(_n_near_part(part, theirs) for part in parts)
 
 
