@@ -216,5 +216,18 @@ def test_numbers_of_numpy_are_numbers(make_pipeline, tmp_path):
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text(encoding="utf-8"))
     assert (config["steps"], config["batch_size"], config["seed"]) == (1, 2, 3)
     assert (config["inference_steps"], config["eta"], config["microbatch_size"]) == (4, 0.5, 8)
+    labelled, where = make_pipeline(num_class_embeds=3), tmp_path / "labels"
+    how = {
+        "steps": 1,
+        "batch_size": 2,
+        "learning_rate": 1e-6,
+        "force": True,
+        "sampler": vdu.Sampler("ddim", 2),
+        "progress": None,
+    }
+    how |= {"forget": IMAGES, "forget_label": np.int64(0), "instead": np.int64(1), "n_own_samples": np.int64(50)}
+    vdu.unlearn(labelled, "concept-ablation", folder=where, **how)
+    config = tomllib.loads((where / "config.toml").read_text(encoding="utf-8"))
+    assert (config["instead"], config["n_own_samples"], config["forget_label"]) == (1, 50, ["0"])
     options = EvaluationOptions.from_python(forget_class=(), n_images=np.int64(24), seed=np.int64(5))
     assert (options.protocol()["n_images"], options.protocol()["seed"]) == (24, 5)

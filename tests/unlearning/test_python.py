@@ -240,6 +240,8 @@ def test_one_draw_of_a_generator_or_a_seed_and_never_both(make_pipeline):
 
     assert end() == end(seed=0) != end(seed=1)
     assert end(generator=torch.Generator().manual_seed(3)) == end(generator=torch.Generator().manual_seed(3)) != end()
+    with pytest.raises(InputError, match="seed: got 0 and a generator; expected one of them"):  # as given as any other
+        end(generator=torch.Generator(), seed=0)
     with pytest.raises(InputError, match="seed: got 1 and a generator; expected one of them"):
         end(seed=1, generator=torch.Generator())
 

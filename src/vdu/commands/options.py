@@ -61,7 +61,7 @@ def within(allowed: Range) -> Parameter:
         if value is not None and not allowed.holds(value):
             raise ValueError(f"Got {shown(value)}; expected {allowed.expected(value)}.")
 
-    return Parameter(validator=check, converter=_whole if allowed.whole else None)
+    return Parameter(validator=check, converter=_whole if allowed.whole else _real)
 
 
 def _whole(type_: Any, tokens: Sequence[Any]) -> int:
@@ -80,6 +80,16 @@ def _whole(type_: Any, tokens: Sequence[Any]) -> int:
     if not value.is_finite() or value != value.to_integral_value():
         raise ValueError(f"Got {short}; expected a whole number.")
     return int(value)
+
+
+def _real(type_: Any, tokens: Sequence[Any]) -> float:
+    text = str(tokens[0].value)
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    short = text if len(text) <= 80 else f"{text[:79]}…"
+    raise ValueError(f"Got {short}; expected a number. Leave it out for the default.")  # also for none, which would be taken for that
 
 
 # checked before a run folder is touched

@@ -251,7 +251,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
     prompts = prompts_of(asked, labels)
     require_forget(forget, classes, labels or prompts.get("forget"))
     n_own, full_length, convert = (
-        _given(asked["n_own_samples"], default.n_own_samples),
+        plain_number(_given(asked["n_own_samples"], default.n_own_samples)),
         asked["full_length"],
         asked["convert"],
     )
@@ -322,7 +322,7 @@ def make_plan(asked: Mapping[str, Any]) -> Plan:
         gradient_checkpointing=bool(training.get("gradient_checkpointing")),
         force=asked["force"],
         full_length=full_length,
-        seed=int(asked["seed"]) if generator is None else None,
+        seed=label_seed if generator is None else None,
         run_seed=run_seed,
         report_to=asked["report_to"],
     )
@@ -350,19 +350,19 @@ def _seeds(seed: Any, generator: Any) -> tuple[int, int]:
     """Seeds of images drawn under labels, and of everything else; with a generator one draw from it is both.
 
     Returns:
-        The two seeds.
+        The two seeds; without any the seed is 0.
 
     Raises:
         InputError: if they are of another kind, or both are given.
     """
-    if not SEED.holds(seed):
+    if seed is not None and not SEED.holds(seed):
         raise InputError(f"seed: got {shown(seed)}; expected {SEED.words}.")
-    seed = int(seed)
     if generator is None:
+        seed = int(seed or 0)
         return seed, draw_seed(named_generator(seed, "unlearn"))
     if not isinstance(generator, torch.Generator):
         raise InputError(f"generator: got {shown(generator)}; expected a torch.Generator, or an integer as seed=….")
-    if seed:
+    if seed is not None:
         raise InputError(f"seed: got {seed} and a generator; expected one of them.")
     drawn = draw_seed(generator)
     return drawn, drawn

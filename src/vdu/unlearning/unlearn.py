@@ -55,7 +55,7 @@ def unlearn(
     sampler: Sampler | None = None,
     full_length: bool = False,
     force: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
     generator: torch.Generator | None = None,
     device: str | torch.device | None = None,
     folder: Path | str | None = None,
@@ -97,7 +97,7 @@ def unlearn(
         full_length: take all steps, even if the stopping rule (:mod:`vdu.replay.stopping`) is met earlier.
         force: continue if the model generates almost none, or almost only, images like the forget set, or does not draw a prompt to
             forget (:mod:`vdu.unlearning.effect`).
-        seed: seeds everything; equal seeds give the weights of ``vdu unlearn --seed``, bit by bit on one
+        seed: seeds everything, by default 0; equal seeds give the weights of ``vdu unlearn --seed``, bit by bit on one
             CPU process with the same number of threads.
         generator: instead of ``seed``: one draw from it seeds everything.
         device: "cpu", "cuda", "cuda:1" and so on, or "mps"; by default CUDA if there is any, else the CPU.

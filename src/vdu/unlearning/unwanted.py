@@ -5,6 +5,7 @@ from numbers import Integral
 from typing import Any
 
 from vdu.core.errors import InputError, shown
+from vdu.core.ranges import plain_number
 from vdu.data.forget_source import forget_images
 from vdu.data.images import ImageSet
 from vdu.models.denoiser import PipelineDenoiser
@@ -47,7 +48,8 @@ def prompts_of(asked: Mapping[str, Any], labels: tuple[Any, ...]) -> dict[str, A
     Raises:
         InputError: if there are prompts to keep and none to forget, or labels as well.
     """
-    given = {"forget": asked["forget_prompt"], "keep": asked["keep_prompts"], "instead": asked["instead"]}
+    instead = plain_number(asked["instead"])  # of NumPy, which no record could hold
+    given = {"forget": asked["forget_prompt"], "keep": asked["keep_prompts"], "instead": instead}
     if given["forget"] is None and given["keep"] is not None:
         raise InputError("--keep-prompts: got one without --forget-prompt; expected what to forget in words as well.")
     if given["forget"] is not None and labels:
