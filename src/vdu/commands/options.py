@@ -89,7 +89,9 @@ def _real(type_: Any, tokens: Sequence[Any]) -> float:
     except ValueError:
         pass
     short = text if len(text) <= 80 else f"{text[:79]}…"
-    raise ValueError(f"Got {short}; expected a number. Leave it out for the default.")  # also for none, which would be taken for that
+    raise ValueError(
+        f"Got {short}; expected a number. Leave it out for the default."
+    )  # also for none, which would be taken for that
 
 
 # checked before a run folder is touched
