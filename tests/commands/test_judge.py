@@ -1,4 +1,6 @@
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from vdu.data.sources import load_images
 from vdu.diffusion.schedule import NoiseSchedule
 from vdu.judges.classifier import load_judge, save_judge
 from vdu.judges.fallback import _hold_out, train_forget_judge
+from vdu.judges.judging import given_judges
 from vdu.judges.training import LabelledImages, judge_logits, shifted
 
 
@@ -192,6 +195,26 @@ def test_test_images_are_no_training_images(tmp_path, capsys):
     with pytest.raises(InputError, match="test images: all 8 .* are among the training images"):
         run(JudgeSettings(data=str(tmp_path / "twice"), output_dir=tmp_path / "other", epochs=1, batch_size=4))
     assert not (tmp_path / "other").exists()
+
+
+def test_a_judge_that_was_never_tested_on_a_class_says_nothing_of_it(tmp_path, capsys):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for name, low in (("a", 0), ("b", 100)):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for i in range(4):
+                value = (
+                    low + i + (50 if split == "test" and name == "b" else 0)
+                )  # the test images of a are training images
+                Image.new("L", (8, 8), value).save(tmp_path / "data" / split / name / f"{i}.png")
+    made = run(JudgeSettings(data=str(tmp_path / "data"), output_dir=tmp_path / "run", epochs=1, batch_size=4))
+    assert "warning: no test images of a; such a class cannot be forgotten by this judge" in capsys.readouterr().err
+    model = cast("Any", SimpleNamespace(image_shape=(1, 8, 8)))
+    with pytest.raises(InputError, match="was tested on no image of a, so nothing says how often it is wrong"):
+        given_judges(model, ["a"], judge=made["judge"], second_judge=None)
+    with pytest.raises(InputError, match="was tested on no image of the classes to keep"):  # an error rate of 0/0
+        given_judges(model, ["b"], judge=made["judge"], second_judge=None)
 
 
 def test_a_judge_that_is_resumed_costs_what_all_of_it_cost(tmp_path):

@@ -1,6 +1,7 @@
 """Arguments of the wrong kind, for every public function: refused in our words, which never print an object."""
 
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,3 +232,14 @@ def test_numbers_of_numpy_are_numbers(make_pipeline, tmp_path):
     assert (config["instead"], config["n_own_samples"], config["forget_label"]) == (1, 50, ["0"])
     options = EvaluationOptions.from_python(forget_class=(), n_images=np.int64(24), seed=np.int64(5))
     assert (options.protocol()["n_images"], options.protocol()["seed"]) == (24, 5)
+
+
+def test_places_are_recorded_whole_and_names_as_they_are(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = EvaluationOptions(
+        judge="mine", second_judge=Path("mine"), features="inception", reference="digits"
+    ).protocol()
+    assert found["judge"] == found["second_judge"] == str(tmp_path / "mine")  # for `vdu verify` from another folder
+    assert (found["features"], found["reference"]) == ("inception", "digits")
+    assert EvaluationOptions(judge="zoo:mnist").protocol()["judge"] == "zoo:mnist"

@@ -5,6 +5,7 @@ The error and the confusion matrix come from the test split. Without labels: :fu
 Not guaranteed: that a judge trained on real images is as good on generated ones.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -104,6 +105,7 @@ def run(settings: JudgeSettings) -> dict[str, Any]:
         )
     with isolated_global(derive_seed(settings.seed, "weights")):
         judge = Judge(settings.architecture, images.shape, _class_names(images, held_out))
+    _warn_of_empty_classes(judge.class_names, training=images, test=held_out)
     require_tracker(settings.report_to, settings.output_dir)
     resume, n_processes = bool(settings.resume_from_checkpoint), place()[1]
     inputs = {"data": provenance(images), "held_out": provenance(held_out)}
@@ -139,6 +141,19 @@ def _class_names(images: "ImageSet", held_out: "ImageSet") -> tuple[str, ...]:
         )
     n_classes = 1 + max(int(each.labels.max()) for each in (images, held_out) if each.labels is not None)
     return images.class_names or tuple(str(place) for place in range(n_classes))
+
+
+def _warn_of_empty_classes(names: Sequence[str], **parts: "ImageSet") -> None:
+    """Name on standard error the classes without images in a split: the judge cannot find them, or nothing says how well it does."""
+    from vdu.core.processes import say
+
+    for split, images in parts.items():
+        assert images.labels is not None
+        counts = images.labels.bincount(minlength=len(names)).tolist()
+        if empty := [name for name, count in zip(names, counts, strict=True) if not count]:
+            say(
+                f"vdu: warning: no {split} images of {', '.join(empty)}; such a class cannot be forgotten by this judge."
+            )
 
 
 def _how(settings: JudgeSettings, n_images: int) -> "TrainSettings":

@@ -7,7 +7,7 @@ from typing import Any
 
 from vdu.core.errors import InputError, shown
 
-__all__ = ["given_file", "given_output", "given_path", "home_cache", "like_a_file", "require_text"]
+__all__ = ["absolute_if_here", "given_file", "given_output", "given_path", "home_cache", "like_a_file", "require_text"]
 
 _LIKE_A_FILE = re.compile(
     r"(~\w*|\.\.?|[A-Za-z]:)?[/\\].*"  # a path from the root, the home folder or here
@@ -69,6 +69,15 @@ def given_file(given: Any, name: str = "path") -> Path:
     if path.is_dir():
         raise InputError(f"{name}: got {path}, which is a folder; expected a file in it.")
     return path
+
+
+def absolute_if_here(given: Path | str) -> str:
+    """A record of what a user gave, which may be a name or a place: the whole path of an existing file or folder, else the words."""
+    try:
+        path = Path(given).expanduser()
+        return str(path.absolute()) if path.exists() else str(given)
+    except (OSError, RuntimeError, ValueError):
+        return str(given)
 
 
 def home_cache() -> Path | None:

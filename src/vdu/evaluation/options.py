@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vdu.core.errors import InputError, shown
+from vdu.core.paths import absolute_if_here
 from vdu.core.processes import say
 from vdu.core.ranges import (
     Range,
@@ -26,6 +27,7 @@ __all__ = ["EvaluationOptions", "listed_prompts"]
 MEASURABLE = Range("at least 6, since a distance of fewer images is undefined, and better 500 or more", 6, whole=True)
 DEFAULT_SAMPLER = Sampler("ddpm", 20)  # that of the command line
 UNNAMED = ("sampler", "forget_class", "forget_prompt", "retrained")  # recorded elsewhere, or under names of their own
+_PLACES = ("judge", "second_judge", "cross_judge", "prompts", "reference", "data", "held_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ class EvaluationOptions:
         }  # fmt: skip
 
     def protocol(self) -> Mapping[str, Any]:
-        """The options as plain values, as ``metrics.json`` records them; unset ones are left out."""
+        """The options as plain values, as ``metrics.json`` records them: unset ones are left out, paths of what exists are absolute."""
         drawn = self.sampler
         found = {f"sampler_{name}": value for name, value in drawn.describe().items() if value is not None}
         found |= {
@@ -127,16 +129,13 @@ class EvaluationOptions:
         }  # fmt: skip
         for name in (each.name for each in fields(self) if each.name not in UNNAMED):
             value = getattr(self, name)
-            if value is not None:
-                found[name] = (
-                    value
-                    if isinstance(value, str | int)
-                    else str(value)
-                    if isinstance(value, Path)
-                    else "prompts given in Python"
-                    if name == "prompts"
-                    else getattr(value, "description", "") or "images given in Python"
-                )
+            if isinstance(value, str | Path):
+                found[name] = absolute_if_here(value) if name in _PLACES else str(value)
+            elif isinstance(value, int):
+                found[name] = value
+            elif value is not None:
+                described = getattr(value, "description", "")
+                found[name] = "prompts given in Python" if name == "prompts" else described or "images given in Python"
         return found
 
     @classmethod

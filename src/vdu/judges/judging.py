@@ -1,5 +1,6 @@
 """Selection of the judges: a given, packaged or fallback classifier, and a second one as a check."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,8 @@ def given_judges(
         The judges; None if none is given.
 
     Raises:
-        InputError: if the classes or the image size do not match a judge's, no class is left to keep, or only the second one is given.
+        InputError: if the classes or the image size do not match a judge's, no class is left to keep, only the second one is given, or a
+            judge was never tested on a forget class, or on no other.
     """
     if judge is None and second_judge is not None:
         raise InputError(f"--second-judge: got {second_judge} without --judge; expected both, or none of them.")
@@ -231,4 +233,21 @@ def _load(where: Path | str, original: Denoiser, forget_names: list[str]) -> tup
             f"the run forgot {', '.join(forget_names) or 'images without a class'}. "
             "Name the judge's classes with --forget-class, or give no judge, in which case a fallback classifier is trained."
         )
+    if "confusion" in record:
+        _require_tested(where, record["confusion"], judge.class_names, forget_names)
     return judge, record
+
+
+def _require_tested(
+    where: Path | str, confusion: list[list[int]], names: Sequence[str], forget_names: list[str]
+) -> None:
+    """Refuse a judge whose held-out images say nothing of a forget class, or of no other class."""
+    counts = {name: sum(row) for name, row in zip(names, confusion, strict=True)}
+    untested = [name for name in forget_names if not counts[name]]
+    if not untested and not any(counts[name] for name in names if name not in forget_names):
+        untested = ["the classes to keep"]
+    if untested:
+        raise InputError(
+            f"judge {where}: was tested on no image of {', '.join(untested)}, so nothing says how often it is wrong there. Train it with "
+            "such images in its test split (`vdu judge`), or give another judge."
+        )
