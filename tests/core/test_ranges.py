@@ -22,16 +22,20 @@ from vdu.methods.options import checked, options_of
 from vdu.methods.vdu import VDU
 from vdu.training.loop import TrainSettings
 
-FLOAT32 = torch.finfo(torch.float32).max
+FLOAT32, SMALLEST = torch.finfo(torch.float32).max, torch.finfo(torch.float32).smallest_normal
 
 
 @pytest.mark.parametrize(
     ("allowed", "inside", "outside"),
     [
         (COUNT, (1, 7, 2**63 - 1), (0, -1, 1.5, 2**63, math.inf, math.nan, True, "3", None)),
-        (POSITIVE, (1e-12, 3.0, 3, FLOAT32), ("1", 0, 0.0, -1e-9, FLOAT32 * (1 + 1e-9), math.inf, math.nan)),
+        (
+            POSITIVE,
+            (1e-12, SMALLEST, 3.0, 3, FLOAT32),
+            ("1", 0, SMALLEST * (1 - 1e-9), 1e-300, -1e-9, FLOAT32 * (1 + 1e-9), math.inf, math.nan),
+        ),
         (NOT_NEGATIVE, (0, 5), (-1, 0.5, -1e-9, math.inf, math.nan)),
-        (FRACTION, (0, 0.0, 0.999), (1, 1.0, -0.1, math.nan)),
+        (FRACTION, (0, 0.0, 0.999), (1, 1.0, 1e-300, -0.1, math.nan)),
         (UNIT, (0, 1, 0.5), (1 + 1e-12, -1e-12, math.nan, "1")),
         (AT_LEAST_0, (0, 3.5, 10**38), (-1e-12, 10**400, math.inf, math.nan, False)),
         (SEED, (0, -1, 2**63 - 1, -(2**63)), (2**63, -(2**63) - 1, 0.5, "0", True)),

@@ -133,5 +133,9 @@ def test_bad_features_are_refused():
         frechet_distance(x, x.clone().index_put_((torch.tensor(0), torch.tensor(0)), torch.tensor(torch.nan).double()))
     with pytest.raises(InputError, match=r"got 2 and 3 dimensions"):
         frechet_distance(x, normal(10, 3))
+    with pytest.raises(
+        InputError, match=r"reference: got numbers up to .*e\+180; expected features of at most 3.4e\+38"
+    ):
+        frechet_distance(x * 1e180, x)  # its square overflows
     with pytest.raises(InputError, match=r"n_resamples: got 5"):
         frechet_interval(x, x, n_resamples=5, generator=generator())

@@ -13,18 +13,20 @@ from typing import Any, cast
 from vdu.core.errors import InputError, shown
 
 __all__ = [
-    "AT_LEAST_0", "COUNT", "ENOUGH_IMAGES", "FINITE", "FRACTION", "NOT_NEGATIVE", "PORT", "POSITIVE", "RANGES", "SEED", "UNIT", "Range",
+    "AT_LEAST_0", "COUNT", "ENOUGH_IMAGES", "FINITE", "FLOATS", "FRACTION",
+    "NOT_NEGATIVE", "PORT", "POSITIVE", "RANGES", "SEED", "UNIT", "Range",
     "in_floats", "plain_number", "require_choice", "require_fields", "require_flags", "require_given", "require_kind", "require_number",
     "require_ranges",
 ]  # fmt: skip
 
 
 INTEGERS, FLOATS = (-(2**63), 2**63 - 1), (-(2 - 2**-23) * 2.0**127, (2 - 2**-23) * 2.0**127)  # of 64 bits; of float32
+SMALLEST = 2.0**-126  # of float32 in full precision: a smaller number than this would count as 0 somewhere
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from ``low`` to ``high``; those that tensors cannot hold (64 bits of an integer, float32) are outside of every range.
+    """The numbers from ``low`` to ``high``; those that tensors cannot hold (64 bits, float32, where 1e-300 is 0) are in no range.
 
     Attributes:
         words: the expectation, for messages; see :meth:`expected`.
@@ -59,6 +61,8 @@ class Range:
             return False
         value = cast(Any, value)
         least, most = INTEGERS if self.whole else FLOATS
+        if 0 < abs(value) < SMALLEST:
+            return False
         inside = least <= value <= most and (self.low < value if self.above else self.low <= value)
         return inside and (value < self.high if self.below else value <= self.high)
 
@@ -72,11 +76,13 @@ class Range:
             The words, with the largest number where it is beyond that.
 
         Examples:
-            >>> COUNT.expected(0), COUNT.expected(2**63)
-            ('at least 1', 'at least 1, and at most 9.2e+18')
+            >>> COUNT.expected(0), COUNT.expected(2**63), UNIT.expected(1e-300)
+            ('at least 1', 'at least 1, and at most 9.2e+18', 'a number from 0 to 1, and at least 1.2e-38 in size or 0')
         """
         most = (INTEGERS if self.whole else FLOATS)[1]
         beyond = isinstance(value, Real) and cast(Any, value) > most
+        if isinstance(value, Real) and 0 < abs(cast(Any, value)) < SMALLEST:
+            return f"{self.words}, and at least {SMALLEST:.2g} in size{' or 0' if self.holds(0.0) else ''}"
         return f"{self.words}, and at most {most:.2g}" if beyond else self.words
 
 

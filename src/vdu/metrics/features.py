@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vdu.core.checks import as_tensor, require_finite
 from vdu.core.errors import InputError, shown
 from vdu.core.modes import evaluating
-from vdu.core.ranges import COUNT, require_number
+from vdu.core.ranges import COUNT, FLOATS, require_number
 from vdu.core.surroundings import own_torch
 from vdu.data.images import ImageSet, to_float
 
@@ -120,7 +120,7 @@ def as_features(name: str, features: Tensor, *, at_least: int = 2) -> Tensor:
         Features, [N, d], float64.
 
     Raises:
-        InputError: if the shape is wrong, there are too few, or one is NaN or infinite.
+        InputError: if the shape is wrong, there are too few, or one is NaN, infinite, or beyond float32, where a distance overflows.
     """
     features = as_tensor(name, features, "features [N, d], one row for each image")
     if features.ndim != 2 or features.shape[0] < at_least or features.shape[1] == 0:
@@ -129,7 +129,12 @@ def as_features(name: str, features: Tensor, *, at_least: int = 2) -> Tensor:
             "Give one row of features per image, and more images if there are too few."
         )
     require_finite(name, features)
-    return features.detach().to(torch.float64)
+    features = features.detach().to(torch.float64)
+    if (most := float(features.abs().max())) > FLOATS[1]:
+        raise InputError(
+            f"{name}: got numbers up to {most:.2g}; expected features of at most {FLOATS[1]:.2g}, as float32 holds them."
+        )
+    return features
 
 
 def require_same_dimension(first: int, second: int) -> None:
