@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Do the defaults, which were chosen on grey digits, hold in colour? An unconditional latent model of emoji forgets one group.
 
-Usage: colour.py PIPELINE CANVAS OUT.json [--groups heart cat clock] [--methods auto retrack vdu siss] [--n-images 1000] [--folder FOLDER]
+Usage: colour.py PIPELINE CANVAS OUT.json [--groups heart cat clock] [--methods auto retrack vdu siss] [--strengths 4.5 9] [--n-images 1000]
+                 [--folder FOLDER]
 
 CANVAS is what ``tools/make_emoji_canvas.py`` makes, PIPELINE what ``tools/make_colour_pipeline.py`` and ``vdu pretrain`` make of it. The
-packaged classifier of emoji groups counts. SISS retains the training pictures of the other groups. With FOLDER finished runs are kept, and
-OUT.json is written after every method.
+packaged classifier of emoji groups counts. SISS retains the training pictures of the other groups. Each strength is one more run of distillation,
+with that repulsion_scale. With FOLDER finished runs are kept, and OUT.json is written after every method.
 """
 
 import argparse
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--groups", nargs="*", default=["heart", "cat", "clock"])
     parser.add_argument("--methods", nargs="+", default=["auto", "retrack", "vdu", "siss"])
+    parser.add_argument("--strengths", nargs="*", type=float, default=[])
     parser.add_argument("--n-images", type=int, default=1000)
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
@@ -70,12 +72,14 @@ def main() -> None:
     for group in given.groups:
         forget, others = split_by_class(pictures(given.canvas, "train"), group)
         rows: list[Any] = []
-        for method in given.methods:
+        methods = {name: name for name in given.methods}
+        methods |= {f"auto-{scale:g}": vdu.RetainDistillation(repulsion_scale=scale) for scale in given.strengths}
+        for name, method in methods.items():
             table = vdu.compare(
                 given.pipeline, forget=forget, methods=[method], forget_class=group, judge=judge_folder("emoji-object"),
                 reference=pictures(given.canvas, "test"), n_images=given.n_images,
-                folder=given.folder and given.folder / f"{group}-{method}",
-                **({"retain": others} if method in GIVEN_OTHERS else {}),
+                folder=given.folder and given.folder / f"{group}-{name}",
+                **({"retain": others} if name in GIVEN_OTHERS else {}),
             )  # fmt: skip
             rows += [*(() if rows else table.references), *table.runs]
             print(group, table, sep="\n", flush=True)
