@@ -5,8 +5,8 @@ Usage: colour.py PIPELINE CANVAS OUT.json [--groups heart cat clock] [--methods 
                  [--folder FOLDER]
 
 CANVAS is what ``tools/make_emoji_canvas.py`` makes, PIPELINE what ``tools/make_colour_pipeline.py`` and ``vdu pretrain`` make of it. The
-packaged classifier of emoji groups counts. SISS retains the training pictures of the other groups. Each strength is one more run of distillation,
-with that repulsion_scale. With FOLDER finished runs are kept, and OUT.json is written after every method.
+packaged classifier of emoji groups counts. SISS retains the training pictures of the other groups. Each strength is one more run of
+distillation, with that repulsion_scale. With FOLDER finished runs are kept, and OUT.json is written after every method.
 """
 
 import argparse
