@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import vdu
 from tiny_pipelines import flux
 from vdu.core.errors import InputError
+from vdu.core.rng import isolated_global
 from vdu.core.surroundings import own_torch
 from vdu.data.forget import split_by_class
 from vdu.diffusion.sampling import Sampler, sample
@@ -227,6 +228,27 @@ def test_threads_train_one_after_the_other():
     assert all(torch.equal(*pair) for each in found for pair in zip(each, expected, strict=True))
     assert mine.mixed_precision == Accelerator(cpu=True).mixed_precision == "bf16"
     AcceleratorState._reset_state(True)
+
+
+def test_a_thread_that_samples_leaves_the_stream_of_one_that_trains_alone():
+    entered, leave = Event(), Event()
+
+    def other():
+        with own_torch():
+            entered.set()
+            assert leave.wait(60)
+
+    stream = torch.get_rng_state()
+    with own_torch(), isolated_global(3), ThreadPoolExecutor(1) as pool:
+        expected = torch.rand(4)
+        torch.manual_seed(3)
+        waiting = pool.submit(other)
+        assert entered.wait(60)
+        first = torch.rand(2)  # of dropout, say
+        leave.set()
+        waiting.result()
+        assert torch.equal(torch.cat([first, torch.rand(2)]), expected)
+    assert torch.equal(torch.get_rng_state(), stream)
 
 
 def test_the_user_may_choose_a_precision_afterwards():

@@ -113,7 +113,10 @@ def own_torch() -> Iterator[None]:
 
 @contextmanager
 def _held() -> Iterator[None]:
-    """What the threads found is back once the last of them has left: the random streams, and settings that were left for others."""
+    """What the threads found is back once the last of them has left: the random streams, and settings that were left for others.
+
+    No thread puts the streams back before, since another one may be drawing from them.
+    """
     thread = get_ident()
     with _ENTERING:
         if not _INSIDE:
@@ -133,7 +136,7 @@ def _held() -> Iterator[None]:
 
 
 def _random_states() -> list[tuple[Write, Any]]:
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
     on_devices = [(partial(torch.cuda.set_rng_state, device=each), torch.cuda.get_rng_state(each)) for each in devices]
     return [(torch.set_rng_state, torch.get_rng_state()), *on_devices]
 
@@ -142,9 +145,7 @@ def _random_states() -> list[tuple[Write, Any]]:
 def _fresh() -> Iterator[None]:
     """PyTorch's settings as in a fresh process; what other threads still use stays."""
     _require_no_modes()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with ExitStack() as undo:
-        undo.enter_context(torch.random.fork_rng(devices=devices))
         undo.enter_context(torch.inference_mode(False))
         undo.enter_context(torch.enable_grad())
         for kind in DEVICES:
