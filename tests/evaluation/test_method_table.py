@@ -5,6 +5,7 @@ import json
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -182,6 +183,12 @@ def test_a_row_is_of_images_of_one_class(of_classes, pixel_judge, monkeypatch, t
     other, kept = replace(images, class_names=("b",)), replace(images, images=255 - images.images, class_names=("c",))
     compare(model, forget=images, retain=kept, **given)
     compare(model, forget=images, retain=kept, **given)
+    same = {
+        name: np.int64(value) if isinstance(value, int) else value
+        for name, value in given.items()
+        if name != "progress"
+    }
+    compare(model, forget=images, retain=kept, **same)
     for changes in ({"forget": other, "retain": kept}, {"forget": images, "retain": replace(kept, class_names=("b",))}):
         with pytest.raises(InputError, match="holds the row of another comparison"):
             compare(model, **given, **changes)

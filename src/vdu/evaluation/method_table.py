@@ -22,7 +22,7 @@ from vdu.core.errors import DivergenceError, InputError, shown
 from vdu.core.former_names import former_names
 from vdu.core.paths import given_file, given_output
 from vdu.core.python_names import names_arguments
-from vdu.core.ranges import COUNT, require_flags, require_given, require_number
+from vdu.core.ranges import COUNT, plain_number, require_flags, require_given, require_number
 from vdu.core.records import atomic_file, read_json, sha256_bytes, write_json
 from vdu.core.runs import require_apart
 from vdu.core.statistics import seeds_interval
@@ -380,9 +380,8 @@ def _row(job: _Job, method: Any, name: str, texts: str, seed: int, folder: Path)
     named = isinstance(method, str | type)  # else its options are its own
     has_retain = job.training.get("retain") is not None
     options = str(of_the_task(kind, retain=has_retain, words=False) or "") if named else method.identity
-    training = {
-        each: value for each, value in job.training.items() if each not in ("retain", "posterior")
-    }  # among the contents
+    elsewhere = ("retain", "posterior", "progress")  # among the contents, and without an effect
+    training = {each: plain_number(value) for each, value in job.training.items() if each not in elsewhere}
     described = (
         job.identity, job.content, name, options, seed, sorted(job.options.protocol().items(), key=str),
         job.options.forget_class, sorted(training.items(), key=str), *job.contents,
