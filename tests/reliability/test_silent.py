@@ -716,6 +716,9 @@ def test_the_same_model_saved_again_and_a_corrected_file_are_taken(make_pipeline
     file = tmp_path / "vdu.json"
     file.write_text(file.read_text().replace("0.25", "0.5"))
     assert adapt(vdu.load_pipeline(tmp_path)).timestep_scale == 0.5
+    file.write_text('{"timestep_scales": 0.25}')
+    with pytest.raises(InputError, match=r"holds 'timestep_scales'; expected names among timestep_scale, class_names"):
+        vdu.load_pipeline(tmp_path)
 
 
 def test_a_class_whose_name_another_one_has_too_is_not_taken_for_it_unsaid(capsys):

@@ -370,6 +370,38 @@ def test_small_functions_under_another_default_device_and_dtype(name, place, tmp
             assert SMALL[name](place, tmp_path / str(dtype)) == fresh
 
 
+def test_the_attention_of_diffusers_is_that_of_a_fresh_process():
+    dispatch = pytest.importorskip("diffusers.models.attention_dispatch")
+    model = flux()
+    expected = vdu.sample(model, 2, Sampler("ddim", 2))
+    used = []
+    native = dispatch._AttentionBackendRegistry._backends[dispatch.AttentionBackendName._NATIVE_MATH]
+    with pytest.MonkeyPatch.context() as patch, dispatch.attention_backend("_native_math"):
+        patch.setitem(
+            dispatch._AttentionBackendRegistry._backends,
+            dispatch.AttentionBackendName._NATIVE_MATH,
+            lambda *given, **more: used.append(1) or native(*given, **more),
+        )
+        assert torch.equal(vdu.sample(model, 2, Sampler("ddim", 2)), expected) and not used
+        assert dispatch._AttentionBackendRegistry._active_backend == dispatch.AttentionBackendName._NATIVE_MATH
+    model.transformer.set_attention_backend("_native_math")
+    with pytest.raises(
+        InputError, match=r"the attention backend _native_math instead of None.*reset_attention_backend"
+    ):
+        vdu.sample(model, 2, Sampler("ddim", 2))
+    model.transformer.reset_attention_backend()
+    assert torch.equal(vdu.sample(model, 2, Sampler("ddim", 2)), expected)
+
+
+@pytest.mark.parametrize("name", ["meta", "nonsense", "cuda:99"])
+def test_a_device_of_the_environment_that_cannot_compute_is_refused(monkeypatch, name):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", name)
+    with pytest.raises(
+        InputError, match=f"ACCELERATE_TORCH_DEVICE: got '?{name}'?, and PyTorch .* cannot compute on it here"
+    ):
+        job()
+
+
 def test_a_flux_network_under_another_default_device():
     pytest.importorskip("transformers")
     model = vdu.PipelineDenoiser.from_pipeline(flux())

@@ -26,9 +26,10 @@ def on_device(name: Any) -> Iterator[None]:
             else the CPU).
 
     Yields:
-        Nothing. A device that this machine does not have is an ``InputError``.
+        Nothing. A device that this machine does not have is an ``InputError``, also where accelerate's own variable names it.
     """
     if name is None:
+        _require_variable()
         yield
         return
     name = str(name) if type(name).__name__ == "device" else name
@@ -70,6 +71,24 @@ def _require(name: Any) -> None:
             )
     if name == "mps" and not torch.backends.mps.is_available():
         raise InputError("--device: got mps, but PyTorch finds no Apple GPU here. Use --device cpu.")
+
+
+def _require_variable() -> None:
+    """Refuse a device in accelerate's variable that cannot hold numbers here."""
+    asked = os.environ.get(VARIABLES[0])
+    if not asked:
+        return
+    import torch
+
+    try:
+        held = torch.zeros(1, device=asked).device.type != "meta"
+    except Exception:  # each kind of device has errors of its own
+        held = False
+    if not held:
+        raise InputError(
+            f"{VARIABLES[0]}: got {shown(asked)}, and PyTorch {torch.__version__} cannot compute on it here; expected cpu, cuda, cuda:N or "
+            "mps, whichever there is. Correct or unset this variable."
+        )
 
 
 def _states() -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
     PyTorch      default dtype and device, gradient and inference mode, autocast, float32 precision, oneDNN, cuDNN, attention kernels,
                  the global random stream
+    diffusers    the attention backend of transformers
     accelerate   its ``ACCELERATE_…`` variables, and the state that all of its objects share; the device asked for is kept
     neither      processes, ranks and addresses of a launcher, which ``torchrun`` sets
     refused      modes and hooks of a ``with`` block around the call that see every operation, since nobody knows what they change;
@@ -11,10 +12,12 @@ Not guaranteed: equal bits under ``torch.set_flush_denormal``, which cannot be r
 """
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from importlib import import_module
 from threading import Lock, RLock, get_ident
 from typing import Any
 
@@ -32,6 +35,7 @@ __all__ = ["accelerate_variables_hidden", "own_torch", "undisturbed"]
 PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
 DEVICES = ("cpu", "cuda", "mps")
 OPERATIONS = ("matmul", "conv", "rnn")
+ATTENTION = "diffusers.models.attention_dispatch"
 Read = Callable[[], Any]
 Write = Callable[[Any], object]
 _ENTERING, _ALONE = Lock(), RLock()
@@ -68,6 +72,27 @@ def _matmul_precision() -> str:
     return torch.get_float32_matmul_precision()
 
 
+def _attention_dispatch() -> Any:
+    """Diffusers' choice of attention for transformers, where anything chose or may have chosen one; None if that is not loaded."""
+    if "DIFFUSERS_ATTN_BACKEND" in os.environ:  # read when it is loaded
+        return import_module(ATTENTION)
+    return sys.modules.get(ATTENTION)
+
+
+def _attention_backend() -> str:
+    dispatch = _attention_dispatch()
+    return (
+        "native"
+        if dispatch is None
+        else str(dispatch.AttentionBackendName(dispatch._AttentionBackendRegistry._active_backend).value)
+    )
+
+
+def _set_attention_backend(name: str) -> None:
+    if (dispatch := _attention_dispatch()) is not None:
+        dispatch._AttentionBackendRegistry.set_active_backend(dispatch.AttentionBackendName(name))
+
+
 SETTINGS: tuple[tuple[Read, Write, Any], ...] = (
     (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
     (*_attribute(torch.backends.mkldnn, "enabled"), True),
@@ -80,6 +105,7 @@ SETTINGS: tuple[tuple[Read, Write, Any], ...] = (
     (torch.backends.cuda.math_sdp_enabled, torch.backends.cuda.enable_math_sdp, True),
     (torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp, True),
     (torch._C._get_sdp_priority_order, torch._C._set_sdp_priority_order, [1, 2, 0, 3, 4]),
+    (_attention_backend, _set_attention_backend, "native"),
 )  # how each is read and written, and its value in a fresh process
 
 

@@ -5,7 +5,8 @@ every later noise of that image. The network is always evaluated on micro-batche
 copies, since float32 sums depend on the shape of a batch. Image 17 therefore has the same bits whatever is drawn beside it and
 on however many processes.
 
-Not guaranteed: equal bits on other machines, PyTorch versions or devices.
+Not guaranteed: equal bits on other machines, PyTorch versions or devices; nor for a network whose weights are frozen
+(``requires_grad_(False)``) or in another memory format, for which PyTorch may choose other kernels.
 """
 
 import inspect

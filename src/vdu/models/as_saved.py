@@ -41,6 +41,7 @@ ADVICE = {
     "offloading": "diffusers cannot take this off: load the pipeline again, without enable_group_offload and enable_layerwise_casting.",
     "accelerate": "Call accelerator.unwrap_model(…, keep_fp32_wrapper=False).",
     "processor": "Call set_processor of that module with a processor of the latter class.",
+    "backend": "Call reset_attention_backend() of the part.",
     "use_tiling": "Call pipeline.vae.disable_tiling().",
     "shared": "Give each its own: module.weight = torch.nn.Parameter(module.weight.detach().clone()).",
 }
@@ -191,6 +192,12 @@ def _of_module(module: nn.Module, twin: nn.Module) -> Iterator[Difference]:
     for name in own.keys() - made.keys():
         if callable(getattr(type(module), name, None)) and not _is_own_method(module, name):
             yield f"a {name} of its own ({_called(own[name])})", _origin(module, own[name])
+    here, there = (getattr(getattr(each, "processor", None), "_attention_backend", None) for each in (module, twin))
+    if here != there:
+        yield (
+            f"the attention backend {getattr(here, 'value', here)} instead of {getattr(there, 'value', there)}",
+            "backend",
+        )
     for name in made:
         if not name.startswith(("_", "tile_")) and name not in HARMLESS:
             here, there = _plain(own.get(name)), _plain(made[name])

@@ -324,6 +324,12 @@ def _read_extra(path: Path) -> dict[str, Any]:
     held = read_json(path)
     if not isinstance(held, dict):
         raise InputError(f"{path}: holds {shown(held)}; expected names and values. Save the pipeline again.")
+    known = (*EXTRAS, CONFIG_HASH)
+    if strangers := sorted(set(held) - set(known)):
+        raise InputError(
+            f"{path}: holds {', '.join(map(shown, strangers))}; expected names among {', '.join(known)}. Correct it, or save the "
+            "pipeline again."
+        )
     return {name: checked_extra(name, held[name], str(path)) for name in EXTRAS if held.get(name) is not None}
 
 
