@@ -278,6 +278,15 @@ def test_an_option_of_another_kind_is_named_instead_of_the_librarys_error(make_p
     assert "NoneType" not in str(refused.value) and "group_norm()" not in str(refused.value)
 
 
+def test_a_whole_number_written_as_a_float_is_named(make_pipeline, tmp_path):
+    make_pipeline().save_pretrained(tmp_path)
+    file = tmp_path / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_train_timesteps": 50.0}))
+    with pytest.raises(InputError, match=r"num_train_timesteps is 50\.0 \(usually 1000\)") as refused:
+        load_pipeline(tmp_path)
+    assert "arange" not in str(refused.value)
+
+
 @pytest.mark.parametrize("size", ["x", 0, -8, [8, 8, 8], [8.5, 8]])
 def test_a_size_that_is_none_is_refused(make_pipeline, size):
     pipeline = make_pipeline()

@@ -128,7 +128,9 @@ def _opener(path: Path) -> Callable[[], Image.Image]:
 
 def _only_train(place: Path, split: str | None) -> None:
     if split not in (None, "train"):
-        raise InputError(f"{place}: has no {split} split. Put the images into {place}/{split}, or ask for 'train'.")
+        raise InputError(
+            f"{place}: has no {split} split. Put the images into {place}/{split}; without them there is only 'train'."
+        )
 
 
 def _is_hidden(path: Path) -> bool:

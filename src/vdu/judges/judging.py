@@ -244,7 +244,8 @@ def _require_tested(
     """Refuse a judge whose held-out images say nothing of a forget class, or of no other class."""
     counts = {name: sum(row) for name, row in zip(names, confusion, strict=True)}
     untested = [name for name in forget_names if not counts[name]]
-    if not untested and not any(counts[name] for name in names if name not in forget_names):
+    others = [name for name in names if name not in forget_names]
+    if not untested and others and not any(counts[name] for name in others):
         untested = ["the classes to keep"]
     if untested:
         raise InputError(

@@ -198,13 +198,17 @@ def odd_options(kind: type, config: Mapping[str, Any]) -> str:
     Returns:
         For a message, such as "norm_eps is null (usually 1e-05)"; empty if there are none.
     """
-    usual = {each.name: each.default for each in inspect.signature(kind.__init__).parameters.values()}
+    options = inspect.signature(kind.__init__).parameters
+    usual = {each.name: each.default for each in options.values()}
     odd = [
         f"{name} is {json.dumps(config[name])} (usually {json.dumps(usual[name])})"
         for name in usual
         if name in config
         and isinstance(usual[name], bool | int | float | str | tuple | list)
-        and _json_kind(config[name]) is not _json_kind(usual[name])
+        and (
+            _json_kind(config[name]) is not _json_kind(usual[name])
+            or (options[name].annotation in {int, "int"} and isinstance(config[name], float))
+        )
     ]
     return ", ".join(odd)
 
