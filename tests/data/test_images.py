@@ -48,8 +48,8 @@ def test_conversion_refuses_what_it_cannot_represent():
         ({"labels": torch.zeros(4)}, r"labels: got torch\.float32"),
         ({"labels": torch.tensor([0, 1, 2, 3])}, r"values in 0 … 3, expected 0 … 2"),
         ({"labels": torch.tensor([0, -1, 2, 0])}, r"values in -1 … 2"),
-        ({"names": ("a", "b")}, r"got 2 names"),
-        ({"names": ("a", "b", "c", "a")}, r"3 of them distinct, for 4 images"),
+        ({"names": ("a", "b")}, r"names of images: got 2, 2 of them distinct, for 4"),
+        ({"names": ("a", "b", "c", "a")}, r"3 of them distinct \('a' is there more than once\), for 4 images"),
     ],
 )
 def test_fields_must_fit_together(changes, message):

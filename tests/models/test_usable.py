@@ -278,6 +278,14 @@ def test_an_option_of_another_kind_is_named_instead_of_the_librarys_error(make_p
     assert "NoneType" not in str(refused.value) and "group_norm()" not in str(refused.value)
 
 
+def test_a_variance_that_diffusers_would_not_expect_is_refused(make_pipeline):
+    with pytest.raises(
+        InputError, match=r"gives 2 channels.*variance_type 'fixed_small', with which diffusers fails.*learned_range"
+    ):
+        PipelineDenoiser.from_pipeline(make_pipeline(out_channels=2))
+    assert PipelineDenoiser.from_pipeline(make_pipeline({"variance_type": "learned_range"}, out_channels=2))
+
+
 def test_a_whole_number_written_as_a_float_is_named(make_pipeline, tmp_path):
     make_pipeline().save_pretrained(tmp_path)
     file = tmp_path / "scheduler/scheduler_config.json"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.tracking import GeneralTracker
+from diffusers import DDPMScheduler
 from PIL import Image
 
 import tiny_pipelines
@@ -824,8 +825,6 @@ def test_changed_forget_images_make_a_result_in_memory_out_of_date(make_pipeline
 
 
 def test_a_changed_scheduler_makes_a_result_out_of_date(desk):
-    from diffusers import DDPMScheduler
-
     for folder in (None, desk / "run"):
         result = vdu.unlearn(desk / "model", "ascent", forget=desk / "unwanted", folder=folder, **SMALL)
         assert not result.is_out_of_date()
@@ -834,6 +833,32 @@ def test_a_changed_scheduler_makes_a_result_out_of_date(desk):
         result.save_pretrained(desk / f"clean-{folder is None}")
         with pytest.raises(InputError, match="out of date"):
             vdu.evaluate(result)
+
+
+@pytest.mark.parametrize("change", [{"scheduler": DDPMScheduler(beta_end=0.03)}, {"timestep_scale": 0.25}])
+def test_other_options_of_the_original_make_a_result_in_memory_out_of_date(make_pipeline, change):
+    original = make_pipeline()
+    result = vdu.unlearn(original, "ascent", forget=PIXELS.clone(), **SMALL)
+    for name, value in change.items():
+        setattr(original, name, value)
+    assert result.is_out_of_date()
+    with pytest.raises(InputError, match="out of date"):
+        vdu.evaluate(result)
+
+
+def test_a_list_of_images_names_what_is_no_image_file(make_pipeline, tmp_path):
+    for file in ("a.png", "folder/b.png"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), 9).save(tmp_path / file)
+    for given, words in (
+        (
+            [tmp_path / "a.png", tmp_path / "folder"],
+            f"got a list with the folder {tmp_path / 'folder'}; expected files",
+        ),
+        ([tmp_path / "a.png", tmp_path / "a.png"], r"2, 1 of them distinct \('.*a\.png' is there more than once\)"),
+    ):
+        with pytest.raises(InputError, match=words):
+            vdu.unlearn(make_pipeline(), "ascent", forget=given, **SMALL)
 
 
 def test_the_card_goes_with_the_model_that_it_describes(desk, capsys):

@@ -128,6 +128,10 @@ def _from_list(given: Sequence[Any], name: str, shape: Shape | None, convert: bo
         return ImageSet(_decoded(given, name, shape, convert))
     if given and all(is_named(each) for each in given):
         paths = [given_path(each, name) for each in given]
+        if folders := [str(path) for path in paths if path.is_dir()]:
+            raise InputError(
+                f"{name}: got a list with the folder {folders[0]}; expected files, or one folder in place of the list."
+            )
         missing = [str(path) for path in paths if not path.is_file()]
         if missing:
             raise InputError(f"{name}: {len(missing)} of {len(paths)} files do not exist, first {missing[0]}.")

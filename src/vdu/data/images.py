@@ -111,8 +111,10 @@ class ImageSet:
         if self.labels is not None:
             _check_labels(self.labels, len(self), self.class_names)
         if self.names is not None and (len(self.names), len(set(self.names))) != (len(self), len(self)):
+            twice = [name for name in dict.fromkeys(self.names) if self.names.count(name) > 1]
+            again = f" ({shown(twice[0])} is there more than once)" if twice else ""
             raise InputError(
-                f"names: got {len(self.names)} names, {len(set(self.names))} of them distinct, for {len(self)} images; "
+                f"names of images: got {len(self.names)}, {len(set(self.names))} of them distinct{again}, for {len(self)} images; "
                 "expected one distinct name per image."
             )
 

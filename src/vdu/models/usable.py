@@ -125,6 +125,13 @@ def _try(denoiser: Any) -> None:
             f"pipeline: its network gives {tuple(output.shape[1:])} for images of {shape}; expected the same shape, or twice the channels "
             "(a learned variance). Correct its configuration, or use another model."
         )
+    fixed = str(denoiser.scheduler_config.get("variance_type", "")).startswith("fixed")
+    if fixed and not denoiser.is_latent and output.shape[1] == 2 * shape[0]:
+        raise InputError(
+            f"pipeline: its network gives {2 * shape[0]} channels, noise and variance, and its scheduler has variance_type "
+            f"{denoiser.scheduler_config['variance_type']!r}, with which diffusers fails; expected learned or learned_range, as the "
+            "network was trained. Set it in the scheduler's configuration."
+        )
     if denoiser.learned_variance and output.shape[1] == shape[0]:
         raise InputError(
             f"pipeline: its scheduler has variance_type {denoiser.scheduler_config['variance_type']!r}, and its network gives {shape[0]} "

@@ -156,10 +156,12 @@ class UnlearnResult:
             True if the folder holds another run by now, or the pipeline (without a folder: the original, or the forget set) was changed.
         """
         if self.folder is None:
+            options = (self.inputs or {}).get("model", {}).get("configuration_sha256")
             return (
                 self._was_changed()
                 or self.original_sha256 not in {None, weights_sha256(network_of(self.original))}
                 or self.original_parts not in {None, parts_of(self.original)}
+                or options not in {None, configuration_of(self.original)}
                 or (self.inputs is not None and self.inputs["forget"]["sha256"] != self.forget.sha256)
             )
         path = self.folder / "run.json"
