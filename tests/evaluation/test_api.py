@@ -183,6 +183,10 @@ def test_the_evidence_object(evidence, tmp_path):
     for nonsense, why in ((3, "path: got 3; expected a path"), (tmp_path, "which is a folder; expected a file in it")):
         with pytest.raises(InputError, match=why):
             evidence.to_html(nonsense)
+    (tmp_path / "mine.json").write_text("{}", encoding="utf-8")
+    for write in (evidence.to_html, evidence.to_json):
+        with pytest.raises(InputError, match="mine.json: is there and no .*, and would be lost"):
+            write(tmp_path / "mine.json")
 
 
 @pytest.mark.slow

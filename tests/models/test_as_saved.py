@@ -204,6 +204,9 @@ def test_hooks_of_the_whole_process_are_refused(make_pipeline):
         modules.register_module_forward_hook,
         modules.register_module_forward_pre_hook,
         modules.register_module_full_backward_hook,
+        modules.register_module_buffer_registration_hook,
+        modules.register_module_module_registration_hook,
+        modules.register_module_parameter_registration_hook,
         optimizers.register_optimizer_step_pre_hook,
         optimizers.register_optimizer_step_post_hook,
     ):

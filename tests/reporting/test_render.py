@@ -168,6 +168,11 @@ def test_same_run_same_bytes_and_output_elsewhere(run_dir, tmp_path):
 def test_an_output_that_is_a_folder_is_refused(run_dir, tmp_path):
     with pytest.raises(InputError, match="is a folder; expected the name of the page"):
         render_report(run_dir, output=tmp_path)
+    for file in ("metrics.json", "samples/original.safetensors"):
+        before = (run_dir / file).read_bytes()
+        with pytest.raises(InputError, match="is there and no page, and would be lost"):
+            render_report(run_dir, output=run_dir / file)
+        assert (run_dir / file).read_bytes() == before
 
 
 def test_a_failure_leaves_the_last_good_page(run_dir):

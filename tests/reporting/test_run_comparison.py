@@ -292,8 +292,15 @@ def test_what_cannot_be_compared_at_all(pair, tmp_path):
         run(Settings(pair[0], output=tmp_path / "c.html"))
     with pytest.raises(InputError, match="more than once"):
         run(Settings(pair[0], pair[0] / ".." / pair[0].name, output=tmp_path / "c.html"))
-    with pytest.raises(InputError, match="is a folder; expected the name of a page"):
+    with pytest.raises(InputError, match="is a folder; expected the name of the page"):
         run(Settings(*pair, output=tmp_path))
+    for name in ("report.html", "metrics.json", "new.html"):
+        with pytest.raises(InputError, match="is in the folder of a run, whose own page and records are there"):
+            run(Settings(*pair, output=pair[0] / name))
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="is there and no page, and would be lost"):
+        run(Settings(*pair, output=tmp_path / "notes.txt"))
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"
     (pair[1] / "metrics.json").unlink()
     with pytest.raises(InputError, match="metrics.json: made by `vdu evaluate`"):
         run(Settings(*pair, output=tmp_path / "c.html"))

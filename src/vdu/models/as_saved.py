@@ -133,7 +133,8 @@ def require_no_global_hooks() -> None:
     Raises:
         InputError: if there are any.
     """
-    for_modules = [getattr(nn.modules.module, f"_global{name}", {}) for name in HOOKS]
+    registrations = [f"_{kind}_registration_hooks" for kind in ("buffer", "module", "parameter")]
+    for_modules = [getattr(nn.modules.module, f"_global{name}", {}) for name in (*HOOKS, *registrations)]
     optimizers = sys.modules["torch.optim.optimizer"]  # torch.optim hides it
     for_optimizers = [getattr(optimizers, f"_global_optimizer_{when}_hooks", {}) for when in ("pre", "post")]
     for each in chain.from_iterable(hooks.values() for hooks in (*for_modules, *for_optimizers)):

@@ -13,6 +13,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -54,6 +55,10 @@ CLEANED = "captions are cleaned"  # of PixArt, where the libraries for it are in
 MASKED = "padding is masked"  # by Stable Diffusion, where its text encoder's use_attention_mask is on; likewise
 _ABSENT = object()
 BLOCK = 2**20  # integers that are summed at a time
+_OF_BLOCKS = [
+    2 * int(each) + 1
+    for each in torch.randint(2**62, (4096,), generator=torch.Generator().manual_seed(1), device="cpu")
+]
 Memory = WeakKeyDictionary[nn.Module, tuple[Any, str]]  # of hashes, with what would change beside them
 _known: Memory = WeakKeyDictionary()
 _known_read: Memory = WeakKeyDictionary()
@@ -139,8 +144,8 @@ def weights_sha256(network: nn.Module) -> str:
     """SHA-256 of a network's weights and buffers (:func:`vdu.core.checks.hash_parameters` of its state).
 
     Args:
-        network: hashed once in a process, and again only after a tensor has changed; that is seen from a sum of its bytes as
-            64-bit integers, each weighted by its place, which costs a tenth of the hash.
+        network: hashed once in a process, and again only after a tensor has changed; that is seen from a checksum of its
+            bytes, which costs a fraction of the hash.
 
     Returns:
         64 hexadecimal digits.
@@ -211,16 +216,23 @@ def is_recorded_configuration(pipeline: Any, denoiser: Denoiser, recorded: str) 
 
 
 def _sum(tensor: Tensor) -> tuple[Any, ...]:
-    """A sum of a tensor's bytes as integers, weighted by their places, and its version, which most changes in place raise."""
+    """A checksum of a tensor's bytes, and its version, which most changes in place raise."""
+    # words of 32 bits times random ones of 64, modulo 2⁶⁴: with places as weights an even number of changed signs cancelled
     flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    whole = flat[: len(flat) // 8 * 8]
-    aligned = whole.clone() if whole.data_ptr() % 8 else whole
+    whole = flat[: len(flat) // 4 * 4]
+    aligned = whole.clone() if whole.data_ptr() % 4 else whole
     version = None if tensor.is_inference() else tensor._version
-    words, total = aligned.view(torch.int64), 0
-    places = 2 * torch.arange(min(len(words), BLOCK), device=words.device) + 1  # odd, so that no bit is lost
+    words, total = aligned.view(torch.int32), 0
+    weights = _weights(words.device)
     for i, block in enumerate(words.split(BLOCK)):
-        total += (2 * i + 1) * int((block * places[: len(block)]).sum())
-    return version, total, flat[len(whole) :].tolist()
+        total += _OF_BLOCKS[i % len(_OF_BLOCKS)] * int((block.long() * weights[: len(block)]).sum())
+    return version, total % 2**64, flat[len(whole) :].tolist()
+
+
+@cache
+def _weights(device: torch.device) -> Tensor:
+    source = torch.Generator().manual_seed(0)
+    return torch.randint(-(2**63), 2**63 - 1, (BLOCK,), generator=source, device="cpu").to(device)
 
 
 def _digest(described: Any) -> str:

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vdu.core.errors import InputError
 from vdu.core.records import atomic_file
 from vdu.reporting.charts import IntervalRow, interval_plot
 from vdu.reporting.headline_figures import FIGURES, ComparedRun, Figure, compared
-from vdu.reporting.render import environment, template
+from vdu.reporting.render import environment, require_page_name, template
 from vdu.reporting.run_comparison import PROTOCOL
 
 __all__ = ["text_table", "write_comparison"]
@@ -51,16 +50,13 @@ def write_comparison(
         noted: what else differs.
 
     Returns:
-        The path.
-
-    Raises:
-        InputError: if the name is a folder's.
+        The path. A name where something else than a page would be replaced is an ``InputError``
+        (:func:`vdu.reporting.render.require_page_name`).
     """
     from markupsafe import Markup
 
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; expected the name of a page, for example {path / 'compare.html'}.")
+    require_page_name(path)
     names, found = [run.name for run in runs], compared(runs)
     page = environment().get_template("compare.html.j2").render(
         style=Markup(template("report.css") + template("answers.css")),

@@ -67,23 +67,45 @@ def render_report(
         by: the person or team that answers for the report.
 
     Returns:
-        The path of the page.
-
-    Raises:
-        InputError: if the run folder is incomplete or of another format, or if the output's name is a folder.
+        The path of the page. An incomplete run folder, one of another format, and an output that would replace something else than a page
+        (:func:`require_page_name`) are an ``InputError``.
     """
     folder = Path(run_dir)
     path = Path(output) if output is not None else folder / "report.html"
-    if path.is_dir():
-        raise InputError(
-            f"{path}: is a folder; expected the name of the page to write, for example {path / 'report.html'}."
-        )
+    require_page_name(path, folder)
     _require_no_other_evidence(path)
     page, machine = make_report(folder, hide_forgotten=hide_forgotten, by=by)  # refuses before anything is written
     with atomic_file(path) as temporary:
         temporary.write_bytes(page)
     write_json(path.with_name("evidence.json"), machine)
     return path
+
+
+def require_page_name(path: Path, own: Path | None = None) -> None:
+    """Refuse a name where a page would replace something else.
+
+    Args:
+        path: where a page is to be written.
+        own: the run folder that the page is of, if it is of one.
+
+    Raises:
+        InputError: if the name is a folder's, or a file's that is no page, or in the folder of another run.
+    """
+    if path.is_dir():
+        raise InputError(
+            f"{path}: is a folder; expected the name of the page to write, for example {path / 'report.html'}."
+        )
+    if (path.parent / "run.json").is_file() and (own is None or path.parent.resolve() != own.resolve()):
+        raise InputError(
+            f"{path}: is in the folder of a run, whose own page and records are there; expected a name in another folder."
+        )
+    if path.is_file():
+        with path.open("rb") as file:
+            begins = file.read(64).lstrip().lower()
+        if begins and not begins.startswith(b"<!doctype html"):
+            raise InputError(
+                f"{path}: is there and no page, and would be lost; expected another name, or a page to replace."
+            )
 
 
 def _require_no_other_evidence(path: Path) -> None:
