@@ -145,7 +145,7 @@ def weights_sha256(network: nn.Module) -> str:
 
     Args:
         network: hashed once in a process, and again only after a tensor has changed; that is seen from a checksum of its
-            bytes, which costs a fraction of the hash.
+            bytes, which costs as much as the hash where the processor has instructions for SHA-256, and less elsewhere.
 
     Returns:
         64 hexadecimal digits.
