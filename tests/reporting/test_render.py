@@ -173,6 +173,13 @@ def test_an_output_that_is_a_folder_is_refused(run_dir, tmp_path):
         with pytest.raises(InputError, match="is there and no page, and would be lost"):
             render_report(run_dir, output=run_dir / file)
         assert (run_dir / file).read_bytes() == before
+    for folder in (run_dir, tmp_path):
+        with pytest.raises(InputError, match="is the name of the evidence beside the page"):
+            render_report(run_dir, output=folder / "evidence.json")
+    (tmp_path / "evidence.json").write_text('{"mine": 1}', encoding="utf-8")
+    with pytest.raises(InputError, match="is there and no evidence, and would be lost"):
+        render_report(run_dir, output=tmp_path / "page.html")
+    assert (tmp_path / "evidence.json").read_text(encoding="utf-8") == '{"mine": 1}'
 
 
 def test_a_failure_leaves_the_last_good_page(run_dir):

@@ -74,11 +74,10 @@ def _whole(type_: Any, tokens: Sequence[Any]) -> int:
         value = Decimal(text)  # exact: floats beyond 2⁵³ are even
     except ArithmeticError:
         value = Decimal("nan")
-    short = text if len(text) <= 80 else f"{text[:79]}…"
     if value.is_finite() and value.adjusted() > 18:
-        raise ValueError(f"Got {short}; expected a whole number of at most 64 bits.")
+        raise ValueError(f"Got {_short(text)}; expected a whole number of at most 64 bits.")
     if not value.is_finite() or value != value.to_integral_value():
-        raise ValueError(f"Got {short}; expected a whole number.")
+        raise ValueError(f"Got {_short(text)}; expected a whole number.")
     return int(value)
 
 
@@ -86,12 +85,12 @@ def _real(type_: Any, tokens: Sequence[Any]) -> float:
     text = str(tokens[0].value)
     try:
         return float(text)
-    except ValueError:
-        pass
-    short = text if len(text) <= 80 else f"{text[:79]}…"
-    raise ValueError(
-        f"Got {short}; expected a number. Leave it out for the default."
-    )  # also for none, which would be taken for that
+    except ValueError:  # "none" too, which cyclopts would take for the default
+        raise ValueError(f"Got {_short(text)}; expected a number. Leave it out for the default.") from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 # checked before a run folder is touched

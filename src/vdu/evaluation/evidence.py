@@ -12,19 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from vdu.core.errors import InputError
 from vdu.core.paths import given_file
 from vdu.core.ranges import PERCENTAGE, require_number
-from vdu.core.records import atomic_file, read_json, sha256_file
+from vdu.core.records import atomic_file, sha256_file
 from vdu.evaluation.recording import Recorded
 from vdu.evaluation.records import EvidenceRecord, Interval, KeptRecord, PULRecord
 from vdu.reporting.collect import collect
 from vdu.reporting.evidence_json import QUESTIONS
 from vdu.reporting.findings.answer import Answer
 from vdu.reporting.provenance import READ_FILES
-from vdu.reporting.render import answers, render_report, require_page_name
+from vdu.reporting.render import answers, render_report, require_evidence_name, require_page_name
 
 __all__ = ["Evidence"]
 
@@ -160,10 +159,8 @@ class Evidence:
         path = given_file(path)
         if name.endswith(".html"):
             require_page_name(path, self.folder)
-        elif path.is_file() and "provenance" not in _object(path):
-            raise InputError(
-                f"{path}: is there and no evidence, and would be lost; expected another name, or evidence to replace."
-            )
+        else:
+            require_evidence_name(path)
         self._require_current()
         with tempfile.TemporaryDirectory() as place:
             render_report(self.folder, output=Path(place) / "report.html")
@@ -179,15 +176,6 @@ class Evidence:
                 f"evidence: is out of date: {self.folder} holds other files than it was read from ({', '.join(changed)}), as after another "
                 "evaluation there. Use the evidence of that one, or evaluate again with a folder of its own."
             )
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """A JSON object; empty for a file that holds none."""
-    try:
-        value = read_json(path)
-    except InputError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _hashes(folder: Path) -> dict[str, str]:

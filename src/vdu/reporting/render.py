@@ -73,6 +73,8 @@ def render_report(
     folder = Path(run_dir)
     path = Path(output) if output is not None else folder / "report.html"
     require_page_name(path, folder)
+    if path.name == "evidence.json" or path.parent.resolve() != folder.resolve():
+        require_evidence_name(path.with_name("evidence.json"), path)
     _require_no_other_evidence(path)
     page, machine = make_report(folder, hide_forgotten=hide_forgotten, by=by)  # refuses before anything is written
     with atomic_file(path) as temporary:
@@ -106,6 +108,29 @@ def require_page_name(path: Path, own: Path | None = None) -> None:
             raise InputError(
                 f"{path}: is there and no page, and would be lost; expected another name, or a page to replace."
             )
+
+
+def require_evidence_name(path: Path, page: Path | None = None) -> None:
+    """Refuse a name where evidence would replace something else.
+
+    Args:
+        path: where ``evidence.json`` is to be written.
+        page: the page that it is written beside, if there is one.
+
+    Raises:
+        InputError: if the page has that name itself, or a file is there that is no evidence.
+    """
+    if path == page:
+        raise InputError(
+            f"{path}: is the name of the evidence beside the page; expected another, for example report.html."
+        )
+    if path.is_file():
+        try:
+            held = read_json(path)
+        except InputError:
+            held = None
+        if not isinstance(held, dict) or "provenance" not in held:
+            raise InputError(f"{path}: is there and no evidence, and would be lost; expected another name or folder.")
 
 
 def _require_no_other_evidence(path: Path) -> None:
